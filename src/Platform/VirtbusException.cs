@@ -1,0 +1,19 @@
+namespace Virtbus.Platform;
+
+/// <summary>
+/// The one exception base for errors that an operator or the host causes: a wrong name, a busy device, a missing file.
+/// <see cref="Exception.Message"/> is a sentence that names the object, the value and the remedy; <see cref="Errno"/> is what Linux answers.
+/// Never thrown on a data path: what a peer sends wrong is a <see cref="Fault"/>.
+/// </summary>
+public class VirtbusException : Exception
+{
+    /// <summary>Makes an error.</summary>
+    /// <param name="errno">What Linux answers to the same request.</param>
+    /// <param name="message">A sentence naming the object, the value and the remedy.</param>
+    /// <param name="inner">The cause, where there is one.</param>
+    public VirtbusException(Errno errno, string message, Exception? inner = null)
+        : base(message, inner) => Errno = errno;
+
+    /// <summary>What Linux answers to the same request.</summary>
+    public Errno Errno { get; }
+}
