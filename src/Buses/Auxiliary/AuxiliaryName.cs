@@ -1,0 +1,43 @@
+using System.Collections.Concurrent;
+using Virtbus.Platform;
+
+namespace Virtbus.Buses.Auxiliary;
+
+/// <summary>The two halves of a match name, checked and joined once however many devices share them.</summary>
+internal sealed class AuxiliaryName
+{
+    // AUXILIARY_NAME_SIZE of Linux, which counts a closing NUL.
+    public const int MaxLength = 39;
+
+    private static readonly ConcurrentDictionary<(string Module, string Name), AuxiliaryName> Known = new();
+
+    private AuxiliaryName(string matchName)
+    {
+        MatchName = matchName;
+        Modalias = AuxiliaryBus.ModaliasPrefix + matchName;
+    }
+
+    public string MatchName { get; }
+
+    public string Modalias { get; }
+
+    public static AuxiliaryName Get(string module, string name)
+    {
+        if (Known.TryGetValue((module ?? "", name ?? ""), out var known))
+            return known;
+        Check("module", module, name);
+        Check("part", name, name);
+        var text = $"{module}.{name}";
+        if (text.Length > MaxLength)
+            throw new VirtbusException(Errno.EINVAL, $"Auxiliary name '{text}' has {text.Length} characters. Module and name have at most {MaxLength} together.");
+        return Known.GetOrAdd((module!, name!), new AuxiliaryName(text));
+    }
+
+    private static void Check(string what, string? value, string? name)
+    {
+        if (string.IsNullOrEmpty(value))
+            throw new VirtbusException(Errno.EINVAL, $"Auxiliary device '{name}' has no {what} name. Name its creator's module and the kind of part.");
+        if (!value.All(c => char.IsAsciiLetterOrDigit(c) || c is '_' or '-'))
+            throw new VirtbusException(Errno.EINVAL, $"Auxiliary {what} name '{value}' is not valid. Use letters, digits, '_' and '-'.");
+    }
+}

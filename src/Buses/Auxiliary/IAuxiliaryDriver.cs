@@ -1,0 +1,11 @@
+namespace Virtbus.Buses.Auxiliary;
+
+/// <summary>What the bus needs of a driver, whatever device type it takes.</summary>
+internal interface IAuxiliaryDriver
+{
+    AuxiliaryDeviceId[] IdTable { get; }
+
+    ValueTask AddDynamicIdAsync(AuxiliaryDeviceId id);
+
+    ValueTask RemoveDynamicIdAsync(string name);
+}

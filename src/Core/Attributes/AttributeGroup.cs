@@ -1,0 +1,47 @@
+namespace Virtbus.Core;
+
+/// <summary>Attributes that belong together, in the object's own directory or in one below it. Static and shared by all objects of a kind.</summary>
+public sealed class AttributeGroup
+{
+    private readonly Func<object, IEnumerable<ObjectAttribute>> _list;
+
+    private AttributeGroup(string? name, Func<object, IEnumerable<ObjectAttribute>> list)
+    {
+        Name = name;
+        _list = list;
+    }
+
+    /// <summary>A group of fixed attributes in the object's own directory.</summary>
+    /// <param name="attributes">The attributes.</param>
+    public AttributeGroup(params ObjectAttribute[] attributes)
+        : this(null, _ => attributes)
+    {
+    }
+
+    /// <summary>A group of fixed attributes in a directory of its own.</summary>
+    /// <param name="name">The directory's name.</param>
+    /// <param name="attributes">The attributes.</param>
+    public AttributeGroup(string name, params ObjectAttribute[] attributes)
+        : this(name, _ => attributes)
+    {
+    }
+
+    /// <summary>The directory's name; null for the object's own directory.</summary>
+    public string? Name { get; }
+
+    /// <summary>A directory whose files depend on the object (Linux: <c>irqs/</c>).</summary>
+    /// <param name="name">The directory's name.</param>
+    /// <param name="list">The attributes of an object at this moment.</param>
+    /// <typeparam name="T">The object's type.</typeparam>
+    public static AttributeGroup Dynamic<T>(string name, Func<T, IEnumerable<ObjectAttribute>> list)
+        where T : class => new(name, owner => list((T)owner));
+
+    internal IEnumerable<ObjectAttribute> List(object owner)
+    {
+        foreach (var attribute in _list(owner))
+        {
+            if (attribute.IsVisible(owner))
+                yield return attribute;
+        }
+    }
+}

@@ -1,0 +1,390 @@
+using System.Diagnostics.CodeAnalysis;
+using Virtbus.Platform;
+
+namespace Virtbus.Core;
+
+/// <summary>
+/// Every object's attributes in one tree, with the names and the layout of Linux's sysfs: <c>devices/</c>, <c>bus/</c>, <c>class/</c>,
+/// <c>module/</c>, <c>kernel/</c>. Nothing of it exists before someone looks. Everything that shows or changes the fabric goes through it.
+/// </summary>
+public sealed class FabricTree
+{
+    private const int MaxLinks = 40;
+    private readonly Fabric _fabric;
+    private readonly List<TreeDirectory> _extra = [];
+
+    internal FabricTree(Fabric fabric)
+    {
+        _fabric = fabric;
+        Root = new TreeDirectory("", ListRoot);
+    }
+
+    /// <summary>The top of the tree.</summary>
+    public TreeDirectory Root { get; }
+
+    /// <summary>Finds what a path names. Links on the way are followed; a link at the end is followed when <paramref name="follow"/> is set.</summary>
+    /// <param name="path">Names separated by '/', from the root; a leading '/' and '..' are allowed.</param>
+    /// <param name="follow">Whether a link at the end is followed.</param>
+    /// <exception cref="VirtbusException">ENOENT: nothing of that name; ENOTDIR: a file on the way; ELOOP: too many links.</exception>
+    public TreeNode Find(string path, bool follow = true)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        var links = 0;
+        return Walk(path, follow, ref links);
+    }
+
+    /// <summary>Reads the attribute at a path.</summary>
+    /// <param name="path">The path of a file.</param>
+    /// <exception cref="VirtbusException">EISDIR: the path names a directory; see <see cref="Find"/> and <see cref="TreeFile.Read"/>.</exception>
+    public string Read(string path) => FindFile(path).Read();
+
+    /// <summary>Writes the attribute at a path.</summary>
+    /// <param name="path">The path of a file.</param>
+    /// <param name="value">The value.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    /// <exception cref="VirtbusException">EISDIR: the path names a directory; see <see cref="Find"/> and <see cref="TreeFile.WriteAsync"/>.</exception>
+    public ValueTask WriteAsync(string path, string value, CancellationToken cancellationToken = default) =>
+        FindFile(path).WriteAsync(value, cancellationToken);
+
+    internal void AddTop(TreeDirectory directory) => _extra.Add(directory);
+
+    private TreeFile FindFile(string path) => Find(path) switch
+    {
+        TreeFile file => file,
+        _ => throw new VirtbusException(Errno.EISDIR, $"{path} is a directory. Name an attribute in it."),
+    };
+
+    private TreeNode Walk(string path, bool follow, ref int links)
+    {
+        var names = path.Split('/', StringSplitOptions.RemoveEmptyEntries);
+        var above = new Stack<TreeDirectory>();
+        TreeNode node = Root;
+        for (var i = 0; i < names.Length; i++)
+        {
+            if (node is not TreeDirectory directory)
+                throw new VirtbusException(Errno.ENOTDIR, $"/{string.Join('/', names[..i])} is not a directory, so it has no '{names[i]}'.");
+            if (names[i] == ".")
+                continue;
+            if (names[i] == "..")
+            {
+                node = above.TryPop(out var up) ? up : Root;
+                continue;
+            }
+            var found = directory.Find(names[i])
+                ?? throw new VirtbusException(Errno.ENOENT, $"'{names[i]}' does not exist in /{string.Join('/', names[..i])}. Get that directory to list it.");
+            if (found is TreeLink link && (follow || i < names.Length - 1))
+            {
+                if (++links > MaxLinks)
+                    throw new VirtbusException(Errno.ELOOP, $"{path} leads through more than {MaxLinks} links.");
+                found = Walk(link.Target, follow: true, ref links);
+            }
+            above.Push(directory);
+            node = found;
+        }
+        return node;
+    }
+
+    private IEnumerable<TreeNode> ListRoot()
+    {
+        yield return new TreeDirectory("bus", () => _fabric.Buses.Select(BusDirectory), n => _fabric.TryGetBus(n, out var bus) ? BusDirectory(bus) : null);
+        yield return new TreeDirectory("class", ListClasses);
+        yield return new TreeDirectory("devices", ListDevices, FindRootDevice);
+        yield return new TreeDirectory("kernel", ListKernel);
+        foreach (var directory in _extra)
+            yield return directory;
+        yield return new TreeDirectory("power", () => [new TreeFile("/power/state", _fabric, SystemState)]);
+    }
+
+    private IEnumerable<TreeNode> ListKernel()
+    {
+        yield return new TreeFile("/kernel/uevent_seqnum", _fabric, UeventSeqnum);
+        yield return new TreeDirectory("debug", () => [new TreeFile("/kernel/debug/devices_deferred", _fabric, DevicesDeferred)]);
+    }
+
+    // Devices.
+    private IEnumerable<TreeNode> ListDevices()
+    {
+        foreach (var device in _fabric.RootDevices)
+        {
+            if (device.Class is null)
+                yield return DeviceDirectory(device);
+        }
+        if (FindRootDevice("virtual") is { } virtuals)
+            yield return virtuals;
+    }
+
+    private TreeNode? FindRootDevice(string name)
+    {
+        if (_fabric.Roots.TryGet(name, out var device) && device.Class is null)
+            return DeviceDirectory(device);
+        if (name != "virtual" || !_fabric.RootDevices.Any(d => d.Class is not null))
+            return null;
+        return new TreeDirectory("virtual", () => _fabric.RootDevices
+            .Where(d => d.Class is not null)
+            .GroupBy(d => d.Class!)
+            .Select(g => new TreeDirectory(g.Key.Name, () => g.Select(DeviceDirectory))));
+    }
+
+    private TreeDirectory DeviceDirectory(Device device) => new(device.Name, () => ListDevice(device), name => FindInDevice(device, name));
+
+    // A device may have many children: looking one up must not list them all.
+    private TreeNode? FindInDevice(Device device, string name) =>
+        device.TryGetChild(name, out var child) && SharesDirectory(device, child) ? DeviceDirectory(child) : null;
+
+    private static bool SharesDirectory(Device device, Device child) => child.Class is null || device.Class is not null;
+
+    private IEnumerable<TreeNode> ListDevice(Device device)
+    {
+        var path = device.DevPath;
+        yield return new TreeFile(path + "/uevent", device, DeviceUevent);
+        if (device.Subsystem is { } subsystem)
+            yield return new TreeLink("subsystem", (device.Bus is null ? "/class/" : "/bus/") + subsystem);
+        if (device.Parent is { } parent && device.Class is not null)
+            yield return new TreeLink("device", parent.DevPath);
+        if (device.Bus is { } bus)
+        {
+            if (device.Driver is { } driver)
+                yield return new TreeLink("driver", Fabric.DriverPath(driver));
+            if (bus.HasDriverOverride)
+                yield return new TreeFile(path + "/driver_override", device, DriverOverride);
+            if (device.Modalias is not null)
+                yield return new TreeFile(path + "/modalias", device, Modalias);
+            yield return new TreeFile(path + "/waiting_for_supplier", device, WaitingForSupplier);
+        }
+        foreach (var link in device.Links?.Suppliers ?? [])
+            yield return new TreeLink("supplier:" + DeviceLink.Label(link.Supplier), "/class/devlink/" + link.Name);
+        foreach (var link in device.Links?.Consumers ?? [])
+            yield return new TreeLink("consumer:" + DeviceLink.Label(link.Consumer), "/class/devlink/" + link.Name);
+        yield return new TreeDirectory("power", () => PowerFiles.Select(a => new TreeFile($"{path}/power/{a.Name}", device, a)));
+        foreach (var node in ListGroups(path, device, [
+            .. device.Class?.DeviceAttributeGroups ?? [],
+            .. device.Bus?.DeviceAttributeGroups ?? [],
+            .. device.AttributeGroups,
+            .. device.Driver?.DeviceAttributeGroups ?? []]))
+        {
+            yield return node;
+        }
+        var children = device.Children;
+        foreach (var group in children.Where(c => !SharesDirectory(device, c)).GroupBy(c => c.Class!))
+            yield return new TreeDirectory(group.Key.Name, () => group.Select(DeviceDirectory));
+        foreach (var child in children.Where(c => SharesDirectory(device, c)))
+            yield return DeviceDirectory(child);
+    }
+
+    private static IEnumerable<TreeNode> ListGroups(string path, object owner, IEnumerable<AttributeGroup> groups)
+    {
+        foreach (var group in groups)
+        {
+            if (group.Name is not { } name)
+            {
+                foreach (var attribute in group.List(owner))
+                    yield return new TreeFile($"{path}/{attribute.Name}", owner, attribute);
+            }
+            else
+            {
+                yield return new TreeDirectory(name, () => group.List(owner).Select(a => new TreeFile($"{path}/{name}/{a.Name}", owner, a)));
+            }
+        }
+    }
+
+    // Buses and drivers.
+    private TreeDirectory BusDirectory(Bus bus) => new(bus.Name, () => ListBus(bus));
+
+    private IEnumerable<TreeNode> ListBus(Bus bus)
+    {
+        var path = "/bus/" + bus.Name;
+        yield return new TreeDirectory(
+            "devices",
+            () => bus.Devices.Select(d => new TreeLink(d.Name, d.DevPath)),
+            name => bus.TryGetDevice(name, out var device) ? new TreeLink(name, device.DevPath) : null);
+        yield return new TreeDirectory(
+            "drivers",
+            () => bus.Drivers.Select(DriverDirectory),
+            name => bus.TryGetDriver(name, out var driver) ? DriverDirectory(driver) : null);
+        yield return new TreeFile(path + "/drivers_autoprobe", bus, DriversAutoprobe);
+        yield return new TreeFile(path + "/drivers_probe", bus, DriversProbe);
+        yield return new TreeFile(path + "/uevent", bus, BusUevent);
+        foreach (var node in ListGroups(path, bus, bus.AttributeGroups))
+            yield return node;
+    }
+
+    private TreeDirectory DriverDirectory(Driver driver) => new(driver.Name, () => ListDriver(driver));
+
+    private IEnumerable<TreeNode> ListDriver(Driver driver)
+    {
+        var path = Fabric.DriverPath(driver);
+        if (!driver.SuppressBindAttributes)
+        {
+            yield return new TreeFile(path + "/bind", driver, Bind);
+            yield return new TreeFile(path + "/unbind", driver, Unbind);
+        }
+        yield return new TreeFile(path + "/uevent", driver, DriverUevent);
+        if (driver.Module is { } module)
+            yield return new TreeLink("module", "/module/" + module);
+        foreach (var node in ListGroups(path, driver, [.. driver.Bus.DriverAttributeGroups, .. driver.AttributeGroups]))
+            yield return node;
+        foreach (var device in driver.Devices)
+            yield return new TreeLink(device.Name, device.DevPath);
+    }
+
+    // Classes.
+    private IEnumerable<TreeNode> ListClasses()
+    {
+        foreach (var @class in _fabric.Classes)
+            yield return new TreeDirectory(@class.Name, () => @class.Devices.Select(d => new TreeLink(d.Name, d.DevPath)));
+        yield return new TreeDirectory("devlink", () => _fabric.Links.Select(l => new TreeDirectory(l.Name, () => ListLink(l))));
+    }
+
+    private static IEnumerable<TreeNode> ListLink(DeviceLink link)
+    {
+        foreach (var attribute in LinkFiles)
+            yield return new TreeFile($"/class/devlink/{link.Name}/{attribute.Name}", link, attribute);
+        yield return new TreeLink("consumer", link.Consumer.DevPath);
+        yield return new TreeLink("supplier", link.Supplier.DevPath);
+    }
+
+    // Attributes that every object of a kind has.
+    private static readonly ObjectAttribute<Fabric> UeventSeqnum = new("uevent_seqnum", f => $"{f.Uevents.Seqnum}");
+
+    private static readonly ObjectAttribute<Fabric> DevicesDeferred = new(
+        "devices_deferred",
+        f => string.Concat(f.DeferredDevices.Select(d => $"{d.Name}\t{d.DeferredReason}\n")));
+
+    private static readonly ObjectAttribute<Fabric> SystemState = new(
+        "state",
+        _ => "mem on",
+        (f, value, _) => value switch
+        {
+            "mem" => f.SuspendAsync(),
+            "on" => f.ResumeAsync(),
+            _ => throw new VirtbusException(Errno.EINVAL, $"/power/state: '{value}' is not a state. Write mem to suspend or on to resume."),
+        });
+
+    private static readonly ObjectAttribute<Device> DeviceUevent = new(
+        "uevent",
+        d => string.Concat(d.Fabric!.VariablesOf(d).Pairs.ToArray().Select(p => $"{p.Key}={p.Value}\n")),
+        (d, value, _) =>
+        {
+            SyntheticUevent(value, d.DevPath, (action, more) => d.Fabric!.EmitUevent(d, action, more));
+            return default;
+        });
+
+    private static readonly ObjectAttribute<Bus> BusUevent = new("uevent", null, (b, value, _) =>
+    {
+        SyntheticUevent(value, "/bus/" + b.Name, (action, more) => b.Fabric!.Uevents.Emit(action, "/bus/" + b.Name, "bus", ToVariables(more)));
+        return default;
+    });
+
+    private static readonly ObjectAttribute<Driver> DriverUevent = new("uevent", null, (d, value, _) =>
+    {
+        SyntheticUevent(value, Fabric.DriverPath(d), (action, more) => d.Bus.Fabric!.Uevents.Emit(action, Fabric.DriverPath(d), "drivers", ToVariables(more)));
+        return default;
+    });
+
+    private static readonly ObjectAttribute<Device> DriverOverride = new(
+        "driver_override",
+        d => d.DriverOverride ?? "(null)",
+        (d, value, _) =>
+        {
+            d.Fabric!.SetDriverOverride(d, value);
+            return default;
+        });
+
+    private static readonly ObjectAttribute<Device> Modalias = new("modalias", d => d.Modalias ?? "");
+
+    private static readonly ObjectAttribute<Device> WaitingForSupplier = new(
+        "waiting_for_supplier",
+        d => d.Links?.Suppliers.Any(l => l is { IsManaged: true, Supplier: { Bus: not null, Driver: null } }) == true ? "1" : "0");
+
+    private static readonly ObjectAttribute<Bus> DriversAutoprobe = new(
+        "drivers_autoprobe",
+        b => b.DriversAutoprobe ? "1" : "0",
+        (b, value, _) =>
+        {
+            b.DriversAutoprobe = AttributeValue.ParseBoolean($"/bus/{b.Name}/drivers_autoprobe", value);
+            return default;
+        });
+
+    private static readonly ObjectAttribute<Bus> DriversProbe = new("drivers_probe", null, (b, value, _) => b.Fabric!.ProbeAsync(b, value));
+
+    private static readonly ObjectAttribute<Driver> Bind = new("bind", null, (d, value, _) => d.Bus.Fabric!.BindAsync(d, value));
+
+    private static readonly ObjectAttribute<Driver> Unbind = new("unbind", null, (d, value, _) => d.Bus.Fabric!.UnbindAsync(d, value));
+
+    private static readonly ObjectAttribute<Device>[] PowerFiles =
+    [
+        new(
+            "control",
+            d => d.PowerState?.IsRuntimeForbidden == true ? "on" : "auto",
+            (d, value, _) => value switch
+            {
+                "auto" => d.Power.AllowRuntimeAsync(true),
+                "on" => d.Power.AllowRuntimeAsync(false),
+                _ => throw new VirtbusException(Errno.EINVAL, $"{d.DevPath}/power/control: '{value}' is not a mode. Write auto or on."),
+            }),
+        new("runtime_active_kids", d => $"{d.PowerState?.RuntimeActiveChildren ?? 0}"),
+        new("runtime_active_time", d => $"{(long)(d.PowerState?.RuntimeActiveTime ?? default).TotalMilliseconds}"),
+        new("runtime_status", d => (d.PowerState?.RuntimeStatus ?? RuntimeStatus.Unsupported).ToString().ToLowerInvariant()),
+        new("runtime_suspended_time", d => $"{(long)(d.PowerState?.RuntimeSuspendedTime ?? default).TotalMilliseconds}"),
+        new("runtime_usage", d => $"{d.PowerState?.RuntimeUsage ?? 0}"),
+        new(
+            "state",
+            d => d.PowerState?.IsSuspended == true ? "suspended" : "on",
+            (d, value, _) => value switch
+            {
+                "suspend" or "suspended" => d.Fabric!.SuspendAsync(d),
+                "on" or "resume" => d.Fabric!.ResumeAsync(d),
+                _ => throw new VirtbusException(Errno.EINVAL, $"{d.DevPath}/power/state: '{value}' is not a state. Write suspend or on."),
+            }),
+    ];
+
+    private static readonly ObjectAttribute<DeviceLink>[] LinkFiles =
+    [
+        new("auto_remove_on", l => l.Flags.HasFlag(DeviceLinkFlags.AutoremoveSupplier) ? "supplier unbind"
+            : l.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer) ? "consumer unbind" : "never"),
+        new("runtime_pm", l => l.Flags.HasFlag(DeviceLinkFlags.PmRuntime) ? "1" : "0"),
+        new("status", l => l.Status),
+    ];
+
+    // "ACTION [UUID [KEY=VALUE ...]]", as the kernel takes it.
+    private static void SyntheticUevent(string value, string path, Action<UeventAction, KeyValuePair<string, string>[]> emit)
+    {
+        var words = value.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        if (words.Length == 0 || !TryParseAction(words[0], out var action))
+            throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: '{value}' does not begin with an action. Write add, remove, change, move, online, offline, bind or unbind.");
+        var variables = new List<KeyValuePair<string, string>>();
+        if (words.Length == 1)
+        {
+            variables.Add(new("SYNTH_UUID", "0"));
+        }
+        else
+        {
+            if (!Guid.TryParseExact(words[1], "D", out _))
+                throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: '{words[1]}' is not a UUID of 36 characters.");
+            variables.Add(new("SYNTH_UUID", words[1]));
+        }
+        foreach (var word in words.Skip(2))
+        {
+            var parts = word.Split('=', 2);
+            if (parts.Length != 2 || !parts[0].All(char.IsAsciiLetterOrDigit) || !parts[1].All(char.IsAsciiLetterOrDigit))
+                throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: '{word}' is not KEY=VALUE of letters and digits.");
+            variables.Add(new("SYNTH_ARG_" + parts[0], parts[1]));
+        }
+        emit(action, [.. variables]);
+    }
+
+    private static bool TryParseAction(string word, [NotNullWhen(true)] out UeventAction action)
+    {
+        var index = Array.IndexOf(Uevent.ActionNames, word);
+        action = (UeventAction)Math.Max(index, 0);
+        return index >= 0;
+    }
+
+    private static UeventVariables ToVariables(KeyValuePair<string, string>[] pairs)
+    {
+        var variables = new UeventVariables();
+        foreach (var (key, value) in pairs)
+            variables.Add(key, value);
+        return variables;
+    }
+}

@@ -1,0 +1,36 @@
+namespace Virtbus.Core;
+
+/// <summary>
+/// A named value of an object: read, write or both. The descriptor is static; it costs an object nothing until someone looks.
+/// Make one with <see cref="ObjectAttribute{T}"/>.
+/// </summary>
+public abstract class ObjectAttribute
+{
+    /// <summary>The most bytes that one write may have, as a page of sysfs.</summary>
+    public const int MaxStoreBytes = 4096;
+
+    private protected ObjectAttribute(string name) => Name = name;
+
+    /// <summary>The file name.</summary>
+    public string Name { get; }
+
+    /// <summary>True when the attribute can be read.</summary>
+    public abstract bool CanRead { get; }
+
+    /// <summary>True when the attribute can be written.</summary>
+    public abstract bool CanWrite { get; }
+
+    /// <summary>The file mode as Linux shows it: 0444, 0200 or 0644 (octal).</summary>
+    public int Mode => (CanRead, CanWrite) switch
+    {
+        (true, true) => 0x1A4,
+        (true, false) => 0x124,
+        _ => 0x80,
+    };
+
+    internal abstract bool IsVisible(object owner);
+
+    internal abstract string Show(object owner);
+
+    internal abstract ValueTask StoreAsync(object owner, string value, CancellationToken cancellationToken);
+}

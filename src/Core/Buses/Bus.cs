@@ -1,0 +1,203 @@
+using System.Collections.Concurrent;
+using System.Diagnostics.CodeAnalysis;
+using Virtbus.Platform;
+
+namespace Virtbus.Core;
+
+/// <summary>
+/// Matches devices to drivers and hands over. A bus has no resources and no life cycle of its own; what it adds for its kind is a
+/// device type, a driver type, a pure <see cref="Match"/> and the words of its attributes and events.
+/// </summary>
+public abstract class Bus
+{
+    private readonly ConcurrentDictionary<string, Driver> _drivers = new();
+    private readonly ConcurrentDictionary<string, Driver[]> _byKey = new();
+    private Driver[] _withoutKeys = [];
+
+    /// <summary>Makes a bus.</summary>
+    /// <param name="name">Lower-case name, as under <c>/sys/bus</c>.</param>
+    protected Bus(string name)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        Name = name;
+    }
+
+    /// <summary>The bus's name.</summary>
+    public string Name { get; }
+
+    /// <summary>The fabric that the bus is registered with; null before.</summary>
+    public Fabric? Fabric { get; internal set; }
+
+    /// <summary>True (as at start) when a new device or driver is matched and probed at once; else only when asked to.</summary>
+    public bool DriversAutoprobe { get; set; } = true;
+
+    /// <summary>True when devices of this bus have a <c>driver_override</c>.</summary>
+    public virtual bool HasDriverOverride => false;
+
+    /// <summary>The devices on the bus in creation order, at this moment.</summary>
+    public IReadOnlyList<Device> Devices => Directory.Snapshot();
+
+    /// <summary>The number of devices on the bus.</summary>
+    public int DeviceCount => Directory.Count;
+
+    /// <summary>The drivers in registration order, at this moment.</summary>
+    public IReadOnlyList<Driver> Drivers => [.. _drivers.Values.OrderBy(d => d.Order)];
+
+    /// <summary>Finds a device by name.</summary>
+    /// <param name="name">The device's name.</param>
+    /// <param name="device">The device.</param>
+    public bool TryGetDevice(string name, [NotNullWhen(true)] out Device? device) => Directory.TryGet(name, out device);
+
+    /// <summary>Finds a driver by name.</summary>
+    /// <param name="name">The driver's name.</param>
+    /// <param name="driver">The driver.</param>
+    public bool TryGetDriver(string name, [NotNullWhen(true)] out Driver? driver) => _drivers.TryGetValue(name, out driver);
+
+    /// <summary>
+    /// Finds the entry of a driver's table that serves a device. Pure: same answer for the same arguments, no effect (DM-05); may be
+    /// called at any time from any thread.
+    /// </summary>
+    /// <param name="device">The device's identity, which is all that a match may look at.</param>
+    /// <param name="driver">The driver.</param>
+    /// <returns>The entry, handed to the driver's probe; null when the driver does not serve the device.</returns>
+    public abstract DeviceId? Match(IDeviceIdentity device, Driver driver);
+
+    /// <summary>The one key under which drivers that can serve this device are indexed; null to look at every driver.</summary>
+    /// <param name="device">The device's identity.</param>
+    protected internal virtual string? MatchKey(IDeviceIdentity device) => null;
+
+    /// <summary>The keys under which a driver is indexed; null when it must be looked at for every device.</summary>
+    /// <param name="driver">The driver.</param>
+    protected internal virtual IReadOnlyCollection<string>? MatchKeys(Driver driver) => null;
+
+    /// <summary>The alias by which a module for the device is found; null on buses that have none.</summary>
+    /// <param name="device">The device.</param>
+    protected internal virtual string? GetModalias(Device device) => null;
+
+    /// <summary>Adds the bus's variables to a device's events.</summary>
+    /// <param name="device">The device.</param>
+    /// <param name="variables">The event's variables; add to them.</param>
+    protected internal virtual void AddUeventVariables(Device device, UeventVariables variables)
+    {
+    }
+
+    /// <summary>Runs before the driver's probe: claims what the bus must own for it. An error fails the bind.</summary>
+    /// <param name="device">The device.</param>
+    /// <param name="driver">The driver that is about to probe.</param>
+    protected internal virtual ValueTask ConfigureAsync(Device device, Driver driver) => default;
+
+    /// <summary>Undoes <see cref="ConfigureAsync"/>; called once for each successful one.</summary>
+    /// <param name="device">The device.</param>
+    /// <param name="driver">The driver that was bound or whose probe failed.</param>
+    protected internal virtual ValueTask UnconfigureAsync(Device device, Driver driver) => default;
+
+    /// <summary>Power callbacks of the bus; null when the driver's own are called.</summary>
+    protected internal virtual IPowerOps? PowerOps => null;
+
+    /// <summary>The power domain of a device of this bus, or null.</summary>
+    /// <param name="device">The device.</param>
+    protected internal virtual IPowerDomain? GetPowerDomain(Device device) => null;
+
+    /// <summary>Attributes of the bus's own directory.</summary>
+    protected internal virtual IReadOnlyList<AttributeGroup> AttributeGroups => [];
+
+    /// <summary>Attributes of every device on the bus.</summary>
+    protected internal virtual IReadOnlyList<AttributeGroup> DeviceAttributeGroups => [];
+
+    /// <summary>Attributes of every driver on the bus.</summary>
+    protected internal virtual IReadOnlyList<AttributeGroup> DriverAttributeGroups => [];
+
+    /// <inheritdoc/>
+    public override string ToString() => Name;
+
+    internal DeviceDirectory Directory { get; } = new();
+
+    internal DeviceList Unbound { get; } = new();
+
+    internal IReadOnlyList<Device> DevicesOf(Driver driver)
+    {
+        if (Fabric is not { } fabric)
+            return [];
+        lock (fabric.Gate)
+            return driver.Bound.ToArray();
+    }
+
+    /// <summary>The drivers that may serve a device, in registration order. Takes no lock.</summary>
+    internal Driver[] Candidates(IDeviceIdentity device)
+    {
+        if (device.DriverOverride is { } wanted)
+            return _drivers.TryGetValue(wanted, out var driver) ? [driver] : [];
+        if (MatchKey(device) is not { } key)
+            return [.. Drivers];
+        var keyed = _byKey.TryGetValue(key, out var found) ? found : [];
+        var rest = Volatile.Read(ref _withoutKeys);
+        if (rest.Length == 0)
+            return keyed;
+        Driver[] all = [.. keyed, .. rest];
+        Array.Sort(all, static (a, b) => a.Order.CompareTo(b.Order));
+        return all;
+    }
+
+    // The index is changed under the fabric's gate only.
+    internal void AddDriver(Driver driver)
+    {
+        if (!_drivers.TryAdd(driver.Name, driver))
+            throw new VirtbusException(Errno.EBUSY, $"Driver '{driver.Name}' is already registered on bus {Name}. Unregister it first.");
+        Index(driver);
+    }
+
+    internal void RemoveDriver(Driver driver)
+    {
+        Unindex(driver, MatchKeys(driver));
+        _drivers.TryRemove(new KeyValuePair<string, Driver>(driver.Name, driver));
+    }
+
+    internal void Reindex(Driver driver, IReadOnlyCollection<string>? oldKeys)
+    {
+        Unindex(driver, oldKeys);
+        Index(driver);
+    }
+
+    private void Index(Driver driver)
+    {
+        if (MatchKeys(driver) is not { } keys)
+        {
+            _withoutKeys = [.. _withoutKeys, driver];
+            return;
+        }
+        foreach (var key in keys)
+        {
+            _byKey.AddOrUpdate(
+                key,
+                static (_, d) => [d],
+                static (_, old, d) =>
+                {
+                    if (old.Contains(d))
+                        return old;
+                    Driver[] all = [.. old, d];
+                    Array.Sort(all, static (a, b) => a.Order.CompareTo(b.Order));
+                    return all;
+                },
+                driver);
+        }
+    }
+
+    private void Unindex(Driver driver, IReadOnlyCollection<string>? keys)
+    {
+        if (keys is null)
+        {
+            _withoutKeys = [.. _withoutKeys.Where(d => d != driver)];
+            return;
+        }
+        foreach (var key in keys)
+        {
+            if (!_byKey.TryGetValue(key, out var old))
+                continue;
+            Driver[] left = [.. old.Where(d => d != driver)];
+            if (left.Length == 0)
+                _byKey.TryRemove(key, out _);
+            else
+                _byKey[key] = left;
+        }
+    }
+}

@@ -1,0 +1,204 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Core;
+
+/// <summary>
+/// A device of a fabric. Its life is that of a Linux device: made (initialized, one reference held by the creator), added to a fabric,
+/// deleted, and released when the last reference is gone. A creator embeds what it wants to hand to a driver by deriving from a bus's
+/// device type; there is no untyped payload.
+/// </summary>
+/// <remarks>
+/// Name, parent, bus and class are fixed at creation. After a failed <see cref="Fabric.AddAsync"/> the only thing to do is to drop the
+/// reference (<see cref="Put"/>). All members are safe to call from any thread unless they say otherwise.
+/// </remarks>
+public class Device : IDeviceIdentity
+{
+    private int _references = 1;
+    private object? _driverData;
+
+    /// <summary>Initializes a device; the caller holds its first reference.</summary>
+    /// <param name="name">Unique under its parent and on its bus or class; no '/', not empty, at most 255 bytes.</param>
+    /// <param name="parent">The device that this one was cut from, or null for a device at the root.</param>
+    /// <param name="bus">The bus that matches it to drivers, or null.</param>
+    /// <param name="class">The class that it belongs to, or null.</param>
+    /// <exception cref="VirtbusException">EINVAL: the name is not one that a directory can have.</exception>
+    public Device(string name, Device? parent = null, Bus? bus = null, Class? @class = null)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        if (name.Length is 0 or > 255 || name.Contains('/') || name.Contains('\0') || name is "." or "..")
+            throw new VirtbusException(Errno.EINVAL, $"Device name '{name}' is not valid. Use 1 to 255 characters without '/'.");
+        Name = name;
+        Parent = parent;
+        Bus = bus;
+        Class = @class;
+    }
+
+    /// <summary>The device's one name.</summary>
+    public string Name { get; }
+
+    /// <summary>The device that this one was cut from.</summary>
+    public Device? Parent { get; }
+
+    /// <summary>The bus that matches this device to drivers.</summary>
+    public Bus? Bus { get; }
+
+    /// <summary>The class that this device belongs to.</summary>
+    public Class? Class { get; }
+
+    /// <summary>The fabric that the device was added to; null before.</summary>
+    public Fabric? Fabric { get; internal set; }
+
+    /// <summary>How far the device is in its life.</summary>
+    public DeviceState State { get; internal set; }
+
+    /// <summary>State and driver at this moment, taken in one read.</summary>
+    public Binding Binding { get; internal set; } = Binding.Unbound;
+
+    /// <summary>The bound driver, or null.</summary>
+    public Driver? Driver => Binding is { State: BindingState.Bound, Driver: var driver } ? driver : null;
+
+    /// <summary>
+    /// True from the moment that the hardware behind the device is known to be gone (surprise removal). Drivers stop touching it;
+    /// register reads give all ones.
+    /// </summary>
+    public bool IsGone { get; internal set; }
+
+    /// <summary>Why the last probe asked to be tried again, while the device waits for that; else null.</summary>
+    public string? DeferredReason { get; internal set; }
+
+    /// <summary>Only a driver of this name may bind, whatever its table says; null when not set. Taking effect needs an unbind and a bind.</summary>
+    public string? DriverOverride { get; internal set; }
+
+    /// <summary>The position in creation order, which power transitions follow; 0 before the device is added.</summary>
+    public long Sequence { get; internal set; }
+
+    /// <summary>What the driver registered while probing, released in reverse order when it is unbound or its probe fails.</summary>
+    public DeviceResources Resources => LazyInitializer.EnsureInitialized(ref _resources, () => new DeviceResources(this));
+
+    /// <summary>Power state of the device.</summary>
+    public DevicePower Power => LazyInitializer.EnsureInitialized(ref PowerState, () => new DevicePower(this));
+
+    /// <summary>Called when the last reference is gone, on the thread that dropped it; the creator frees ids and payload here.</summary>
+    public Action<Device>? Release { get; init; }
+
+    /// <summary>What the driver put on the device with <see cref="SetDriverData{T}"/>.</summary>
+    /// <typeparam name="T">The type that was stored.</typeparam>
+    /// <returns>The data, or null when there is none.</returns>
+    /// <exception cref="InvalidCastException">Data of another type was stored: a bug of the driver.</exception>
+    public T? GetDriverData<T>()
+        where T : class => (T?)_driverData;
+
+    /// <summary>Stores a driver's own state on the device. Cleared when the driver is unbound or its probe fails.</summary>
+    /// <typeparam name="T">The type of the state.</typeparam>
+    /// <param name="data">The state, or null to clear.</param>
+    public void SetDriverData<T>(T? data)
+        where T : class => _driverData = data;
+
+    /// <summary>Takes a reference.</summary>
+    /// <returns>This device.</returns>
+    /// <exception cref="InvalidOperationException">The device was released.</exception>
+    public Device Get()
+    {
+        if (Interlocked.Increment(ref _references) <= 1)
+            throw new InvalidOperationException($"Device {Name} was released and can't be referenced.");
+        return this;
+    }
+
+    /// <summary>Drops a reference; the last one releases the device, exactly once.</summary>
+    /// <exception cref="InvalidOperationException">More references were dropped than taken.</exception>
+    public void Put()
+    {
+        var left = Interlocked.Decrement(ref _references);
+        if (left < 0)
+            throw new InvalidOperationException($"Device {Name} has no reference left to drop.");
+        if (left > 0)
+            return;
+        State = DeviceState.Released;
+        OnRelease();
+        Release?.Invoke(this);
+        if (AddedOnce)
+            Parent?.Put();
+    }
+
+    /// <summary>Takes a reference that is given up by disposing it.</summary>
+    public DeviceReference Hold() => new(this);
+
+    /// <summary>Called when the last reference is gone, before <see cref="Release"/>.</summary>
+    protected virtual void OnRelease()
+    {
+    }
+
+    /// <summary>Attributes that this kind of device has besides those of its bus and class. The descriptors are static and shared.</summary>
+    protected internal virtual IReadOnlyList<AttributeGroup> AttributeGroups => [];
+
+    /// <summary>Adds variables of this kind of device to its events.</summary>
+    /// <param name="variables">The event's variables; add to them.</param>
+    protected internal virtual void AddUeventVariables(UeventVariables variables)
+    {
+    }
+
+    /// <summary>The children in creation order, at this moment.</summary>
+    public IReadOnlyList<Device> Children => _children is null ? [] : [.. _children.Snapshot()];
+
+    /// <summary>The path below the tree's root, as Linux spells it: <c>/devices/…</c>.</summary>
+    public string DevPath
+    {
+        get
+        {
+            if (Class is null)
+                return Parent is null ? "/devices/" + Name : string.Concat(Parent.DevPath, "/", Name);
+            // A class device hangs in a directory of its class, so that names of several classes under one parent never meet.
+            if (Parent is null)
+                return string.Concat("/devices/virtual/", Class.Name, "/", Name);
+            return Parent.Class is null
+                ? string.Concat(Parent.DevPath, "/", string.Concat(Class.Name, "/", Name))
+                : string.Concat(Parent.DevPath, "/", Name);
+        }
+    }
+
+    /// <summary>The subsystem that events and the <c>subsystem</c> link name: bus, else class.</summary>
+    public string? Subsystem => Bus?.Name ?? Class?.Name;
+
+    /// <summary>The alias by which a module that serves this device is found, or null.</summary>
+    public string? Modalias => Bus?.GetModalias(this);
+
+    /// <inheritdoc/>
+    public override string ToString() => Name;
+
+    internal void ClearDriverData() => _driverData = null;
+
+    internal int References => Volatile.Read(ref _references);
+
+    internal DeviceResources? ResourcesOrNull => _resources;
+
+    internal DeviceDirectory ChildDirectory => LazyInitializer.EnsureInitialized(ref _children, () => new DeviceDirectory());
+
+    internal bool TryGetChild(string name, [System.Diagnostics.CodeAnalysis.NotNullWhen(true)] out Device? child)
+    {
+        child = null;
+        return _children is not null && _children.TryGet(name, out child);
+    }
+
+    internal IEnumerable<Device> ChildrenNewestFirst => _children is null ? [] : _children.Snapshot().Reverse();
+
+    internal bool HasChildren => _children is { IsEmpty: false };
+
+    private DeviceResources? _resources;
+    private DeviceDirectory? _children;
+    internal DevicePower? PowerState;
+    internal DeviceLinks? Links;
+
+    // The rest is guarded by the fabric's gate.
+    internal bool AddedOnce;
+    internal TransitionFrame? Holder;
+    internal Queue<TransitionWaiter>? Waiters;
+    internal CancellationTokenSource? ProbeCancellation;
+    internal List<Device>? PendingDescendants;
+    internal TaskCompletionSource? Deleting;
+    internal bool IsDeferred;
+
+    // A device is on one of two intrusive lists: its bus's unbound devices, or its driver's devices.
+    internal Device? ListNext;
+    internal Device? ListPrevious;
+    internal DeviceList? List;
+}

@@ -1,0 +1,727 @@
+using System.Collections.Concurrent;
+using System.Diagnostics.CodeAnalysis;
+using Microsoft.Extensions.Logging;
+using Virtbus.Platform;
+
+namespace Virtbus.Core;
+
+/// <summary>
+/// One device tree with its buses and classes: the driver core. Transitions (add, bind, unbind, delete, suspend) are asynchronous, one
+/// at a time per device, parents before children, siblings side by side. Readers take no part in them and never wait for one.
+/// </summary>
+/// <remarks>All members are safe to call from any thread.</remarks>
+public sealed class Fabric
+{
+    private readonly ConcurrentDictionary<string, Bus> _buses = new();
+    private readonly ConcurrentDictionary<string, Class> _classes = new();
+    private readonly HashSet<Task> _work = [];
+    private readonly List<DeviceLink> _links = [];
+    private Action<string>[] _modaliasListeners = [];
+    private long _sequence;
+    private long _driverOrder;
+
+    /// <summary>Makes an empty fabric.</summary>
+    /// <param name="options">Scheduler, clock, logs; defaults when null.</param>
+    public Fabric(FabricOptions? options = null)
+    {
+        options ??= new FabricOptions();
+        Scheduler = options.Scheduler;
+        Time = options.Time;
+        LoggerFactory = options.LoggerFactory;
+        Log = options.LoggerFactory.CreateLogger("Virtbus.Core");
+        Uevents = new UeventLog(options.UeventHistory);
+        Transitions = new Transitions(this);
+        Binder = new Binder(this);
+        PowerTransitions = new PowerTransitions(this);
+        Tree = new FabricTree(this);
+    }
+
+    /// <summary>Where control-plane work runs.</summary>
+    public FabricScheduler Scheduler { get; }
+
+    /// <summary>The clock.</summary>
+    public TimeProvider Time { get; }
+
+    /// <summary>Makes the loggers of drivers and subsystems.</summary>
+    public ILoggerFactory LoggerFactory { get; }
+
+    /// <summary>The events of the fabric.</summary>
+    public UeventLog Uevents { get; }
+
+    /// <summary>The attributes of every object, in one tree with Linux's sysfs names.</summary>
+    public FabricTree Tree { get; }
+
+    /// <summary>The buses by name.</summary>
+    public IReadOnlyList<Bus> Buses => [.. _buses.Values.OrderBy(b => b.Name, StringComparer.Ordinal)];
+
+    /// <summary>The classes by name.</summary>
+    public IReadOnlyList<Class> Classes => [.. _classes.Values.OrderBy(c => c.Name, StringComparer.Ordinal)];
+
+    /// <summary>The devices without a parent, in creation order, at this moment.</summary>
+    public IReadOnlyList<Device> RootDevices => Roots.Snapshot();
+
+    /// <summary>The devices whose probe waits for something, with <see cref="Device.DeferredReason"/>.</summary>
+    public IReadOnlyList<Device> DeferredDevices => Binder.Deferred;
+
+    /// <summary>Every device, parents before children, in creation order, at this moment.</summary>
+    public IEnumerable<Device> AllDevices
+    {
+        get
+        {
+            var pending = new Stack<Device>(Roots.Snapshot().Reverse());
+            while (pending.TryPop(out var device))
+            {
+                yield return device;
+                foreach (var child in device.ChildrenNewestFirst)
+                    pending.Push(child);
+            }
+        }
+    }
+
+    internal Lock Gate { get; } = new();
+
+    internal ILogger Log { get; }
+
+    internal Transitions Transitions { get; }
+
+    internal Binder Binder { get; }
+
+    internal PowerTransitions PowerTransitions { get; }
+
+    internal DeviceDirectory Roots { get; } = new();
+
+    /// <summary>Registers a bus.</summary>
+    /// <param name="bus">The bus.</param>
+    /// <typeparam name="T">The bus's type.</typeparam>
+    /// <returns>The bus.</returns>
+    /// <exception cref="VirtbusException">EEXIST: a bus of that name is there.</exception>
+    public T RegisterBus<T>(T bus)
+        where T : Bus
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        if (!_buses.TryAdd(bus.Name, bus))
+            throw new VirtbusException(Errno.EEXIST, $"Bus '{bus.Name}' is already registered. Use the one that is there.");
+        bus.Fabric = this;
+        Uevents.Emit(UeventAction.Add, "/bus/" + bus.Name, "bus", null);
+        return bus;
+    }
+
+    /// <summary>Takes a bus out.</summary>
+    /// <param name="bus">A bus without devices and drivers.</param>
+    /// <exception cref="VirtbusException">EBUSY: devices or drivers are left on it.</exception>
+    public void UnregisterBus(Bus bus)
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        lock (Gate)
+        {
+            if (bus.DeviceCount > 0 || bus.Drivers.Count > 0)
+                throw new VirtbusException(Errno.EBUSY, $"Bus {bus.Name} has {bus.DeviceCount} devices and {bus.Drivers.Count} drivers. Remove them first.");
+            _buses.TryRemove(new KeyValuePair<string, Bus>(bus.Name, bus));
+        }
+        Uevents.Emit(UeventAction.Remove, "/bus/" + bus.Name, "bus", null);
+    }
+
+    /// <summary>Finds a bus.</summary>
+    /// <param name="name">The bus's name.</param>
+    /// <param name="bus">The bus.</param>
+    public bool TryGetBus(string name, [NotNullWhen(true)] out Bus? bus) => _buses.TryGetValue(name, out bus);
+
+    /// <summary>The bus of a type, which a driver for it asks for.</summary>
+    /// <typeparam name="T">The bus's type.</typeparam>
+    /// <exception cref="VirtbusException">ENODEV: no such bus is registered.</exception>
+    public T GetBus<T>()
+        where T : Bus =>
+        _buses.Values.OfType<T>().FirstOrDefault()
+        ?? throw new VirtbusException(Errno.ENODEV, $"The fabric has no {typeof(T).Name}. Register the bus first.");
+
+    /// <summary>Registers a class.</summary>
+    /// <param name="class">The class.</param>
+    /// <returns>The class.</returns>
+    /// <exception cref="VirtbusException">EEXIST: a class of that name is there.</exception>
+    public Class RegisterClass(Class @class)
+    {
+        ArgumentNullException.ThrowIfNull(@class);
+        if (!_classes.TryAdd(@class.Name, @class))
+            throw new VirtbusException(Errno.EEXIST, $"Class '{@class.Name}' is already registered. Use the one that is there.");
+        return @class;
+    }
+
+    /// <summary>Finds a class.</summary>
+    /// <param name="name">The class's name.</param>
+    /// <param name="class">The class.</param>
+    public bool TryGetClass(string name, [NotNullWhen(true)] out Class? @class) => _classes.TryGetValue(name, out @class);
+
+    /// <summary>Tells an observer of the devices that a class has and of those that come.</summary>
+    /// <param name="class">The class.</param>
+    /// <param name="observer">The observer.</param>
+    public async ValueTask AddClassObserverAsync(Class @class, IClassObserver observer)
+    {
+        ArgumentNullException.ThrowIfNull(@class);
+        Device[] there;
+        lock (Gate)
+        {
+            @class.AddObserver(observer);
+            there = @class.Directory.Snapshot();
+        }
+        foreach (var device in there)
+            await ObserveAsync(device, observer, static (o, d) => o.DeviceAddedAsync(d));
+    }
+
+    /// <summary>Tells an observer that the devices of a class go, as far as it is concerned.</summary>
+    /// <param name="class">The class.</param>
+    /// <param name="observer">The observer.</param>
+    public async ValueTask RemoveClassObserverAsync(Class @class, IClassObserver observer)
+    {
+        ArgumentNullException.ThrowIfNull(@class);
+        Device[] there;
+        lock (Gate)
+        {
+            @class.RemoveObserver(observer);
+            there = @class.Directory.Snapshot();
+        }
+        foreach (var device in there)
+            await ObserveAsync(device, observer, static (o, d) => o.DeviceRemovedAsync(d));
+    }
+
+    /// <summary>
+    /// Puts a device into the tree, tells the world, and looks for a driver. Returns when the probes of synchronous drivers have ended;
+    /// a failed probe is no error of the add. A device added by its parent's probe is probed when that probe has ended.
+    /// </summary>
+    /// <param name="device">An initialized device. After an error the caller drops its reference; nothing else is to be undone.</param>
+    /// <exception cref="VirtbusException">
+    /// EEXIST: the name is taken; ENODEV: the parent is not in the tree; EINVAL: the device was added before, or its bus or class is not
+    /// registered here.
+    /// </exception>
+    public async ValueTask AddAsync(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        IClassObserver[] observers;
+        lock (Gate)
+        {
+            InsertInGate(device);
+            // Taken in the same step as the entry in the class, so an observer that comes meanwhile sees the device exactly once.
+            observers = device.Class?.Observers ?? [];
+        }
+        EmitFor(device, UeventAction.Add);
+        await Scheduler.InterleaveAsync();
+        foreach (var observer in observers)
+            await ObserveAsync(device, observer, static (o, d) => o.DeviceAddedAsync(d));
+        if (device.Bus is not { } bus)
+            return;
+        if (_modaliasListeners.Length > 0 && device.Modalias is { } modalias)
+        {
+            foreach (var listener in _modaliasListeners)
+                listener(modalias);
+        }
+        if (bus.DriversAutoprobe)
+            await Binder.AttachAsync(device, mayStart: true);
+    }
+
+    /// <summary>
+    /// Takes a device out of the tree: a running probe is cancelled and waited for, the driver is unbound, children that are left go first.
+    /// The creator's reference stays. Deleting twice is harmless; the second call waits for the first.
+    /// </summary>
+    /// <param name="device">The device.</param>
+    /// <exception cref="VirtbusException">EINVAL: the device was never added; EDEADLK: called from a callback of the device itself.</exception>
+    public async ValueTask DeleteAsync(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        if (Transitions.Holds(device))
+            throw new VirtbusException(Errno.EDEADLK, $"Device {device.Name} can't be deleted by its own callback. Delete it after the callback has returned.");
+        TaskCompletionSource done;
+        Task? earlier;
+        CancellationTokenSource? probe;
+        lock (Gate)
+        {
+            if (device.Fabric != this)
+                throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is not in this fabric. Only a device that was added can be deleted.");
+            earlier = device.Deleting?.Task;
+            done = device.Deleting ??= new(TaskCreationOptions.RunContinuationsAsynchronously);
+            device.State = earlier is null ? DeviceState.Deleted : device.State;
+            probe = device.ProbeCancellation;
+        }
+        if (earlier is not null)
+        {
+            await earlier;
+            return;
+        }
+        Cancel(probe);
+        try
+        {
+            await Transitions.RunAsync(device, this, static (d, fabric) => fabric.DeleteInTransitionAsync(d));
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
+        {
+            lock (Gate)
+            {
+                device.State = DeviceState.Added;
+                device.Deleting = null;
+            }
+            throw;
+        }
+        finally
+        {
+            done.SetResult();
+        }
+        device.Put();
+    }
+
+    /// <summary>Deletes a device and drops the creator's reference (Linux: device_unregister).</summary>
+    /// <param name="device">The device.</param>
+    public async ValueTask UnregisterAsync(Device device)
+    {
+        await DeleteAsync(device);
+        device.Put();
+    }
+
+    /// <summary>
+    /// The hardware behind a device is gone, whatever is going on with it: the device and all below it are marked gone at once, running
+    /// probes are cancelled, drivers are unbound, the devices leave the tree.
+    /// </summary>
+    /// <param name="device">The device.</param>
+    public ValueTask SurpriseRemoveAsync(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        var probes = new List<CancellationTokenSource>();
+        lock (Gate)
+            MarkGone(device);
+        foreach (var probe in probes)
+            Cancel(probe);
+        return DeleteAsync(device);
+
+        void MarkGone(Device d)
+        {
+            d.IsGone = true;
+            if (d.ProbeCancellation is { } probe)
+                probes.Add(probe);
+            foreach (var child in d.Children)
+                MarkGone(child);
+        }
+    }
+
+    /// <summary>Registers a driver and binds the devices that it serves. Which of driver and device came first makes no difference.</summary>
+    /// <param name="driver">The driver.</param>
+    /// <exception cref="VirtbusException">EBUSY: a driver of that name is on the bus; EINVAL: its bus is not registered here.</exception>
+    public async ValueTask RegisterDriverAsync(Driver driver)
+    {
+        ArgumentNullException.ThrowIfNull(driver);
+        var bus = driver.Bus;
+        if (bus.Fabric != this)
+            throw new VirtbusException(Errno.EINVAL, $"Driver {driver.Name} is for bus {bus.Name}, which is not registered with this fabric. Register the bus first.");
+        Device[] unbound;
+        lock (Gate)
+        {
+            driver.Order = ++_driverOrder;
+            bus.AddDriver(driver);
+            driver.IsRegistered = true;
+            unbound = bus.DriversAutoprobe ? bus.Unbound.ToArray() : [];
+        }
+        Uevents.Emit(UeventAction.Add, DriverPath(driver), "drivers", null);
+        await Binder.AttachManyAsync([.. unbound.Where(d => !Transitions.Holds(d) && bus.Match(d, driver) is not null)], driver);
+    }
+
+    /// <summary>Unbinds every device of a driver, newest first, and takes the driver out.</summary>
+    /// <param name="driver">The driver.</param>
+    /// <exception cref="VirtbusException">ENODEV: the driver is not registered.</exception>
+    public async ValueTask UnregisterDriverAsync(Driver driver)
+    {
+        ArgumentNullException.ThrowIfNull(driver);
+        lock (Gate)
+        {
+            if (!driver.IsRegistered)
+                throw new VirtbusException(Errno.ENODEV, $"Driver {driver.Name} is not registered on bus {driver.Bus.Name}.");
+            driver.IsRegistered = false;
+            driver.Bus.RemoveDriver(driver);
+        }
+        while (true)
+        {
+            Device[] bound;
+            lock (Gate)
+                bound = driver.Bound.ToArray();
+            if (bound.Length == 0)
+                break;
+            foreach (var device in bound.Reverse())
+                await Binder.UnbindAsync(device, driver);
+        }
+        Uevents.Emit(UeventAction.Remove, DriverPath(driver), "drivers", null);
+    }
+
+    /// <summary>
+    /// Changes a driver's id table and binds devices that it serves now. Buses use it for dynamic ids.
+    /// </summary>
+    /// <param name="driver">A registered driver.</param>
+    /// <param name="change">Changes the table; runs under a lock, so it must be short and must not call the fabric.</param>
+    public async ValueTask ChangeIdsAsync(Driver driver, Action change)
+    {
+        ArgumentNullException.ThrowIfNull(driver);
+        ArgumentNullException.ThrowIfNull(change);
+        Device[] unbound;
+        lock (Gate)
+        {
+            var old = driver.Bus.MatchKeys(driver);
+            change();
+            if (!driver.IsRegistered)
+                return;
+            driver.Bus.Reindex(driver, old);
+            unbound = driver.Bus.Unbound.ToArray();
+        }
+        await Binder.AttachManyAsync([.. unbound.Where(d => !Transitions.Holds(d) && driver.Bus.Match(d, driver) is not null)], driver);
+    }
+
+    /// <summary>Binds a device to a driver, as a write to the driver's <c>bind</c> does.</summary>
+    /// <param name="driver">The driver.</param>
+    /// <param name="deviceName">The device's name on the driver's bus.</param>
+    /// <exception cref="VirtbusException">ENODEV: no such device, or the driver does not serve it; EBUSY: it is bound; EAGAIN: the probe was deferred; else the probe's error.</exception>
+    public async ValueTask BindAsync(Driver driver, string deviceName)
+    {
+        ArgumentNullException.ThrowIfNull(driver);
+        var device = FindOnBus(driver.Bus, deviceName);
+        if (device.Driver is { } bound)
+            throw AlreadyBound(device, bound);
+        if (driver.Bus.Match(device, driver) is null)
+            throw new VirtbusException(Errno.ENODEV, DoesNotServe(driver, device));
+        var outcome = await Binder.AttachAsync(device, driver);
+        ThrowIfNotBound(device, driver, outcome);
+    }
+
+    /// <summary>Unbinds a device from a driver, as a write to the driver's <c>unbind</c> does.</summary>
+    /// <param name="driver">The driver.</param>
+    /// <param name="deviceName">The device's name on the driver's bus.</param>
+    /// <exception cref="VirtbusException">ENODEV: no such device, or it is not bound to this driver.</exception>
+    public async ValueTask UnbindAsync(Driver driver, string deviceName)
+    {
+        ArgumentNullException.ThrowIfNull(driver);
+        var device = FindOnBus(driver.Bus, deviceName);
+        if (await Binder.UnbindAsync(device, driver))
+            return;
+        var now = device.Driver is { } other ? $"is bound to {other.Name}" : "has no driver";
+        throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} is not bound to {driver.Name}: it {now}.");
+    }
+
+    /// <summary>Looks for a driver for a device as when it was plugged in, as a write to the bus's <c>drivers_probe</c> does.</summary>
+    /// <param name="bus">The bus.</param>
+    /// <param name="deviceName">The device's name on the bus.</param>
+    /// <exception cref="VirtbusException">ENODEV: no such device; EINVAL: no driver was bound; EAGAIN: the probe was deferred.</exception>
+    public async ValueTask ProbeAsync(Bus bus, string deviceName)
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        var device = FindOnBus(bus, deviceName);
+        var outcome = await Binder.AttachAsync(device);
+        switch (outcome.Result)
+        {
+            case AttachResult.Bound or AttachResult.AlreadyBound or AttachResult.Parked:
+                return;
+            case AttachResult.Deferred:
+                throw new VirtbusException(Errno.EAGAIN, $"Probe of {device.Name} was deferred: {device.DeferredReason ?? "it is tried again"}. It is tried again when a driver binds.");
+            default:
+                var why = outcome.Error is { } e ? $"the last probe failed: {e.Message}" : $"no driver on bus {bus.Name} serves it. Load a module or set driver_override.";
+                throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} was not bound: {why}", outcome.Error);
+        }
+    }
+
+    /// <summary>Sets or clears the only driver name that may bind a device. Takes effect at the next bind; nothing is unbound.</summary>
+    /// <param name="device">A device on a bus that has overrides.</param>
+    /// <param name="driverName">The name; null or empty to clear.</param>
+    /// <exception cref="VirtbusException">EOPNOTSUPP: the bus has no overrides; EINVAL: the name is too long.</exception>
+    public void SetDriverOverride(Device device, string? driverName)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        if (device.Bus is not { HasDriverOverride: true })
+            throw new VirtbusException(Errno.EOPNOTSUPP, $"Device {device.Name} is on {(device.Bus is null ? "no bus" : "bus " + device.Bus.Name)}, which has no driver_override.");
+        if (driverName?.Length > ObjectAttribute.MaxStoreBytes - 2)
+            throw new VirtbusException(Errno.EINVAL, $"driver_override of {device.Name}: the name has {driverName.Length} characters, which no driver's name has.");
+        device.DriverOverride = string.IsNullOrEmpty(driverName) ? null : driverName;
+    }
+
+    /// <summary>Makes a consumer depend on a supplier.</summary>
+    /// <param name="consumer">The device that needs the other.</param>
+    /// <param name="supplier">A device in the tree.</param>
+    /// <param name="flags">How the link behaves.</param>
+    /// <returns>The link; the one that is there when both are linked already.</returns>
+    /// <exception cref="VirtbusException">EINVAL: the supplier is not in the tree, or depends on the consumer.</exception>
+    public DeviceLink AddLink(Device consumer, Device supplier, DeviceLinkFlags flags = DeviceLinkFlags.None)
+    {
+        ArgumentNullException.ThrowIfNull(consumer);
+        ArgumentNullException.ThrowIfNull(supplier);
+        lock (Gate)
+        {
+            if (supplier.State != DeviceState.Added || consumer.State is DeviceState.Deleted or DeviceState.Released)
+                throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {(supplier.State != DeviceState.Added ? supplier.Name : consumer.Name)} is not in the tree.");
+            if (DependsOn(supplier, consumer))
+                throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {supplier.Name} itself depends on {consumer.Name}. Links must not form a circle.");
+            if (consumer.Links?.Suppliers.FirstOrDefault(l => l.Supplier == supplier) is { } there)
+                return there;
+            var link = new DeviceLink(supplier, consumer, flags);
+            var ofConsumer = consumer.Links ??= new DeviceLinks();
+            var ofSupplier = supplier.Links ??= new DeviceLinks();
+            ofConsumer.Suppliers = [.. ofConsumer.Suppliers, link];
+            ofSupplier.Consumers = [.. ofSupplier.Consumers, link];
+            _links.Add(link);
+            return link;
+        }
+    }
+
+    /// <summary>Removes a link.</summary>
+    /// <param name="link">The link.</param>
+    public void RemoveLink(DeviceLink link)
+    {
+        ArgumentNullException.ThrowIfNull(link);
+        lock (Gate)
+            RemoveLinkInGate(link);
+    }
+
+    /// <summary>The links of the fabric.</summary>
+    public IReadOnlyList<DeviceLink> Links
+    {
+        get
+        {
+            lock (Gate)
+                return [.. _links];
+        }
+    }
+
+    /// <summary>Puts a device, what is below it and what depends on these to sleep; all devices when <paramref name="device"/> is null.</summary>
+    /// <param name="device">The top of the part that sleeps.</param>
+    /// <exception cref="VirtbusException">EBUSY: another power transition is under way; else what a driver answered, after everything was woken again.</exception>
+    public ValueTask SuspendAsync(Device? device = null) => PowerTransitions.SuspendAsync(device);
+
+    /// <summary>Wakes what <see cref="SuspendAsync"/> put to sleep, in reverse order.</summary>
+    /// <param name="device">The top of the part that wakes.</param>
+    /// <exception cref="VirtbusException">EBUSY: another power transition is under way, or a device above sleeps.</exception>
+    public ValueTask ResumeAsync(Device? device = null) => PowerTransitions.ResumeAsync(device);
+
+    /// <summary>Calls the shutdown of every bound driver, children before parents, newest first. Errors are logged.</summary>
+    public ValueTask ShutdownAsync() => PowerTransitions.ShutdownAsync();
+
+    /// <summary>Waits until nothing goes on beside its caller: asynchronous and deferred probes, module loads, and what they start.</summary>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    public async Task SettleAsync(CancellationToken cancellationToken = default)
+    {
+        while (true)
+        {
+            Task[] work;
+            lock (Gate)
+                work = [.. _work];
+            if (work.Length == 0)
+                return;
+            await Task.WhenAll(work).WaitAsync(cancellationToken);
+        }
+    }
+
+    /// <summary>Emits an event for a device.</summary>
+    /// <param name="device">The device.</param>
+    /// <param name="action">What happened.</param>
+    /// <param name="variables">More variables.</param>
+    public void EmitUevent(Device device, UeventAction action, params KeyValuePair<string, string>[] variables)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(variables);
+        var all = VariablesOf(device);
+        foreach (var (key, value) in variables)
+            all.Add(key, value);
+        Uevents.Emit(action, device.DevPath, device.Subsystem ?? "", all);
+    }
+
+    /// <summary>Starts work beside the caller; <see cref="SettleAsync"/> waits for it, its errors are logged.</summary>
+    /// <param name="name">What the work is, for the log.</param>
+    /// <param name="work">The work.</param>
+    public void StartWork(string name, Func<Task> work)
+    {
+        ArgumentNullException.ThrowIfNull(work);
+        var started = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        lock (Gate)
+            _work.Add(started.Task);
+        _ = Scheduler.Start(async () =>
+        {
+            try
+            {
+                await Scheduler.InterleaveAsync();
+                await work();
+            }
+            catch (Exception e)
+            {
+                FabricLog.WorkFailed(Log, name, e);
+            }
+            finally
+            {
+                lock (Gate)
+                    _work.Remove(started.Task);
+                started.SetResult();
+            }
+        });
+    }
+
+    internal void AddModaliasListener(Action<string> listener)
+    {
+        lock (Gate)
+            _modaliasListeners = [.. _modaliasListeners, listener];
+    }
+
+    internal void RemoveModaliasListener(Action<string> listener)
+    {
+        lock (Gate)
+            _modaliasListeners = [.. _modaliasListeners.Where(l => l != listener)];
+    }
+
+    internal static string DriverPath(Driver driver) => $"/bus/{driver.Bus.Name}/drivers/{driver.Name}";
+
+    internal UeventVariables VariablesOf(Device device)
+    {
+        var variables = new UeventVariables();
+        if (device.Driver is { } driver)
+            variables.Add("DRIVER", driver.Name);
+        if (device.Modalias is { } modalias)
+            variables.Add("MODALIAS", modalias);
+        device.Bus?.AddUeventVariables(device, variables);
+        device.AddUeventVariables(variables);
+        return variables;
+    }
+
+    internal void EmitFor(Device device, UeventAction action) =>
+        Uevents.Emit(action, device.DevPath, device.Subsystem ?? "", VariablesOf(device));
+
+    internal void RemoveLinkInGate(DeviceLink link)
+    {
+        if (!_links.Remove(link))
+            return;
+        link.Consumer.Links!.Suppliers = [.. link.Consumer.Links.Suppliers.Where(l => l != link)];
+        link.Supplier.Links!.Consumers = [.. link.Supplier.Links.Consumers.Where(l => l != link)];
+    }
+
+    private void InsertInGate(Device device)
+    {
+        if (device.AddedOnce)
+            throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} was added before. Make a new device.");
+        if (device.Bus is { } bus && bus.Fabric != this)
+            throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is for bus {bus.Name}, which is not registered with this fabric. Register the bus first.");
+        if (device.Class is { } @class && !(_classes.TryGetValue(@class.Name, out var registered) && registered == @class))
+            throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is of class {@class.Name}, which is not registered with this fabric. Register the class first.");
+        if (device.Parent is { } parent && (parent.State != DeviceState.Added || parent.Fabric != this))
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name}: its parent {parent.Name} is not in the tree. Add the parent first.");
+        if (device.Bus is { } b && b.TryGetDevice(device.Name, out _))
+            throw Duplicate(device, $"bus {b.Name}");
+        if (device.Class is { } c && c.TryGetDevice(device.Name, out _))
+            throw Duplicate(device, $"class {c.Name}");
+        var siblings = device.Parent?.ChildDirectory ?? Roots;
+        if (!siblings.TryAdd(device))
+            throw Duplicate(device, device.Parent?.DevPath ?? "/devices");
+        device.AddedOnce = true;
+        device.Sequence = ++_sequence;
+        device.Fabric = this;
+        device.State = DeviceState.Added;
+        device.Get();
+        device.Parent?.Get();
+        if (device.Bus is not null)
+        {
+            device.Bus.Directory.TryAdd(device);
+            device.Bus.Unbound.Add(device);
+        }
+        device.Class?.Directory.TryAdd(device);
+    }
+
+    private static VirtbusException Duplicate(Device device, string where) =>
+        new(Errno.EEXIST, $"Device '{device.Name}' exists already in {where}. Delete that one or choose another name.");
+
+    private async ValueTask<bool> DeleteInTransitionAsync(Device device)
+    {
+        if (device.Class is { } @class)
+        {
+            IClassObserver[] observers;
+            lock (Gate)
+            {
+                observers = @class.Observers;
+                @class.Directory.Remove(device);
+            }
+            foreach (var observer in observers)
+                await ObserveAsync(device, observer, static (o, d) => o.DeviceRemovedAsync(d));
+        }
+        await Binder.UnbindInTransitionAsync(device, null);
+        // The driver took its own children along; what others hung below goes now.
+        foreach (var child in device.ChildrenNewestFirst)
+            await DeleteAsync(child);
+        var path = device.DevPath;
+        var variables = VariablesOf(device);
+        lock (Gate)
+        {
+            Binder.ForgetInGate(device);
+            foreach (var link in device.Links?.Suppliers.Concat(device.Links.Consumers) ?? [])
+                RemoveLinkInGate(link);
+            DeviceList.Remove(device);
+            device.Bus?.Directory.Remove(device);
+            (device.Parent?.ChildDirectory ?? Roots).Remove(device);
+        }
+        Uevents.Emit(UeventAction.Remove, path, device.Subsystem ?? "", variables);
+        return true;
+    }
+
+    private async ValueTask ObserveAsync(Device device, IClassObserver observer, Func<IClassObserver, Device, ValueTask> call)
+    {
+        try
+        {
+            await call(observer, device);
+        }
+        catch (Exception e)
+        {
+            FabricLog.ObserverFailed(Log, device.Name, device.Class!.Name, e);
+        }
+    }
+
+    private static void Cancel(CancellationTokenSource? source)
+    {
+        if (source is { IsCancellationRequested: false })
+            source.Cancel();
+    }
+
+    private static Device FindOnBus(Bus bus, string deviceName) =>
+        bus.TryGetDevice(deviceName, out var device)
+            ? device
+            : throw new VirtbusException(Errno.ENODEV, $"Bus {bus.Name} has no device '{deviceName}'. '/bus/{bus.Name}/devices' lists those there are.");
+
+    private static VirtbusException AlreadyBound(Device device, Driver driver) =>
+        new(Errno.EBUSY, $"Device {device.Name} is bound to {driver.Name}. Unbind it first.");
+
+    private static string DoesNotServe(Driver driver, Device device) =>
+        device.DriverOverride is { } wanted && wanted != driver.Name
+            ? $"Driver {driver.Name} can't bind {device.Name}: its driver_override is '{wanted}'. Clear or change driver_override first."
+            : $"Driver {driver.Name} does not serve {device.Name}{(device.Modalias is { } m ? $" ({m})" : "")}: no entry of its id table matches.";
+
+    private static void ThrowIfNotBound(Device device, Driver driver, AttachOutcome outcome)
+    {
+        switch (outcome.Result)
+        {
+            case AttachResult.Bound:
+                return;
+            case AttachResult.AlreadyBound:
+                throw AlreadyBound(device, device.Driver ?? driver);
+            case AttachResult.Deferred:
+                throw new VirtbusException(Errno.EAGAIN, $"Probe of {device.Name} by {driver.Name} was deferred: {device.DeferredReason ?? "it is tried again"}. It is tried again when a driver binds.");
+            case AttachResult.Parked:
+                throw new VirtbusException(Errno.EAGAIN, $"Device {device.Name} is probed when the device above it has finished its probe or its sleep.");
+            case AttachResult.NoDriver:
+                throw new VirtbusException(Errno.ENODEV, DoesNotServe(driver, device));
+            case AttachResult.Gone:
+                throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was removed meanwhile.");
+            default:
+                var errno = outcome.Error is VirtbusException v ? v.Errno : Errno.EIO;
+                throw new VirtbusException(errno, $"Probe of {device.Name} by {driver.Name} failed: {outcome.Error?.Message}", outcome.Error);
+        }
+    }
+
+    // Linux: device_is_dependent. Children and consumers of a device depend on it.
+    private static bool DependsOn(Device device, Device on)
+    {
+        if (device == on)
+            return true;
+        foreach (var child in on.Children)
+        {
+            if (DependsOn(device, child))
+                return true;
+        }
+        foreach (var link in on.Links?.Consumers ?? [])
+        {
+            if (DependsOn(device, link.Consumer))
+                return true;
+        }
+        return false;
+    }
+}

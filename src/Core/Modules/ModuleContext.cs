@@ -1,0 +1,49 @@
+using Microsoft.Extensions.Logging;
+
+namespace Virtbus.Core;
+
+/// <summary>A module's connection to the fabric that loaded it.</summary>
+public sealed class ModuleContext
+{
+    private readonly List<Driver> _drivers = [];
+
+    internal ModuleContext(Fabric fabric, string name)
+    {
+        Fabric = fabric;
+        Name = name;
+        Log = fabric.LoggerFactory.CreateLogger(name);
+    }
+
+    /// <summary>The fabric.</summary>
+    public Fabric Fabric { get; }
+
+    /// <summary>The module's name, the first part of the names of the devices that it creates (Linux: KBUILD_MODNAME).</summary>
+    public string Name { get; }
+
+    /// <summary>The module's log.</summary>
+    public ILogger Log { get; }
+
+    /// <summary>Registers a driver as the module's own (DM-25). It is unregistered when the module is unloaded.</summary>
+    /// <param name="driver">The driver.</param>
+    /// <exception cref="Platform.VirtbusException">As <see cref="Fabric.RegisterDriverAsync"/>.</exception>
+    public async ValueTask RegisterDriverAsync(Driver driver)
+    {
+        ArgumentNullException.ThrowIfNull(driver);
+        driver.Module = Name;
+        // Before the registration: its probes may fail the init, and the driver must go then too.
+        _drivers.Add(driver);
+        await Fabric.RegisterDriverAsync(driver);
+    }
+
+    internal IReadOnlyList<Driver> Drivers => _drivers;
+
+    internal async ValueTask UnregisterAllAsync()
+    {
+        foreach (var driver in Enumerable.Reverse(_drivers))
+        {
+            if (driver.IsRegistered && driver.Module == Name)
+                await Fabric.UnregisterDriverAsync(driver);
+        }
+        _drivers.Clear();
+    }
+}

@@ -1,0 +1,237 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Core;
+
+/// <summary>
+/// Power state of one device: what system sleep reached, and the runtime counters. Runtime power management is off until the
+/// device's driver enables it. A use of a device is a use of its parent, so parents wake first and sleep last.
+/// </summary>
+/// <remarks>Safe from any thread. Runtime callbacks of one device never overlap.</remarks>
+public sealed class DevicePower
+{
+    private readonly Device _device;
+    private readonly SemaphoreSlim _turn = new(1, 1);
+    private int _usage;
+    private int _activeChildren;
+    private long _since;
+    private TimeSpan _active;
+    private TimeSpan _suspended;
+    private bool _forbidden;
+
+    internal DevicePower(Device device) => _device = device;
+
+    /// <summary>True from the suspend callback to the resume callback of system sleep.</summary>
+    public bool IsSuspended => Phase >= SleepPhase.Suspended;
+
+    /// <summary>How many users keep the device awake.</summary>
+    public int RuntimeUsage => Volatile.Read(ref _usage);
+
+    /// <summary>How many children are awake.</summary>
+    public int RuntimeActiveChildren => Volatile.Read(ref _activeChildren);
+
+    /// <summary>Runtime state.</summary>
+    public RuntimeStatus RuntimeStatus { get; private set; } = RuntimeStatus.Unsupported;
+
+    /// <summary>True when the user forbade runtime sleep (<c>power/control</c> is <c>on</c>).</summary>
+    public bool IsRuntimeForbidden => _forbidden;
+
+    /// <summary>Time spent awake since runtime power management was enabled.</summary>
+    public TimeSpan RuntimeActiveTime => Total(RuntimeStatus.Active, _active);
+
+    /// <summary>Time spent asleep since runtime power management was enabled.</summary>
+    public TimeSpan RuntimeSuspendedTime => Total(RuntimeStatus.Suspended, _suspended);
+
+    internal SleepPhase Phase { get; set; }
+
+    /// <summary>Turns runtime power management on; called by a driver in its probe. It is turned off when the driver is unbound.</summary>
+    /// <param name="active">True when the device is awake now.</param>
+    public void EnableRuntime(bool active)
+    {
+        if (RuntimeStatus != RuntimeStatus.Unsupported)
+            return;
+        _since = Now();
+        _active = _suspended = TimeSpan.Zero;
+        RuntimeStatus = active ? RuntimeStatus.Active : RuntimeStatus.Suspended;
+        if (active)
+            AdjustParent(1);
+    }
+
+    /// <summary>Takes a use of the device and wakes it, parents and runtime suppliers first.</summary>
+    /// <param name="cancellationToken">Ends the wait for a running callback.</param>
+    /// <exception cref="VirtbusException">EINVAL: the device is in the error state; or what the driver's callback answers. No use is taken then.</exception>
+    public async ValueTask RuntimeGetAsync(CancellationToken cancellationToken = default)
+    {
+        await _turn.WaitAsync(cancellationToken);
+        try
+        {
+            if (RuntimeStatus == RuntimeStatus.Error)
+                throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} is in a runtime power error. Unbind its driver and bind it again.");
+            if (_usage == 0)
+                await GetNeededAsync(cancellationToken);
+            _usage++;
+            if (RuntimeStatus == RuntimeStatus.Suspended)
+            {
+                try
+                {
+                    await RunCallbackAsync(ops => ops.RuntimeResumeAsync(_device));
+                }
+                catch
+                {
+                    if (--_usage == 0)
+                        await PutNeededAsync();
+                    throw;
+                }
+                Account(RuntimeStatus.Active);
+                AdjustParent(1);
+            }
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    /// <summary>Gives a use up; the device sleeps when it was the last and no child is awake.</summary>
+    /// <exception cref="VirtbusException">EINVAL: no use was taken; or what the driver's callback answers.</exception>
+    public async ValueTask RuntimePutAsync()
+    {
+        await _turn.WaitAsync();
+        try
+        {
+            if (_usage == 0)
+                throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} has no runtime use to give up.");
+            if (--_usage > 0)
+                return;
+            try
+            {
+                await SleepIfIdleAsync();
+            }
+            finally
+            {
+                await PutNeededAsync();
+            }
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    /// <summary>Lets the device sleep when idle (<c>auto</c>) or keeps it awake (<c>on</c>).</summary>
+    /// <param name="allowed">True for <c>auto</c>.</param>
+    public async ValueTask AllowRuntimeAsync(bool allowed)
+    {
+        if (allowed != _forbidden)
+            return;
+        _forbidden = !allowed;
+        if (allowed)
+            await RuntimePutAsync();
+        else
+            await RuntimeGetAsync();
+    }
+
+    // The driver is gone: whatever it left behind does not count for the next one.
+    internal async ValueTask DisableRuntimeAsync()
+    {
+        if (RuntimeStatus == RuntimeStatus.Unsupported && _usage == 0)
+            return;
+        await _turn.WaitAsync();
+        try
+        {
+            if (RuntimeStatus == RuntimeStatus.Active)
+                AdjustParent(-1);
+            RuntimeStatus = RuntimeStatus.Unsupported;
+            if (_usage > 0)
+                await PutNeededAsync();
+            _usage = 0;
+            _forbidden = false;
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    // A driver's remove runs on an awake device.
+    internal async ValueTask WakeForRemoveAsync()
+    {
+        if (RuntimeStatus != RuntimeStatus.Suspended || _device.IsGone)
+            return;
+        try
+        {
+            await RuntimeGetAsync();
+        }
+        catch (Exception e)
+        {
+            FabricLog.PowerFailed(_device.Fabric!.Log, _device.Name, "runtime resume before unbind", e.Message);
+        }
+    }
+
+    private async ValueTask SleepIfIdleAsync()
+    {
+        if (RuntimeStatus != RuntimeStatus.Active || _activeChildren > 0 || _forbidden)
+            return;
+        await RunCallbackAsync(ops => ops.RuntimeSuspendAsync(_device));
+        Account(RuntimeStatus.Suspended);
+        AdjustParent(-1);
+    }
+
+    private async ValueTask RunCallbackAsync(Func<IPowerOps, ValueTask> callback)
+    {
+        if (PowerTransitions.OpsOf(_device) is not { } ops)
+            return;
+        try
+        {
+            await callback(ops);
+        }
+        catch (VirtbusException e) when (e.Errno is Errno.EBUSY or Errno.EAGAIN)
+        {
+            // The driver says "not now"; that is no error state.
+            throw;
+        }
+        catch
+        {
+            if (RuntimeStatus == RuntimeStatus.Active)
+                AdjustParent(-1);
+            Account(RuntimeStatus.Error);
+            throw;
+        }
+    }
+
+    private async ValueTask GetNeededAsync(CancellationToken cancellationToken)
+    {
+        if (_device.Parent is { } parent)
+            await parent.Power.RuntimeGetAsync(cancellationToken);
+        foreach (var supplier in RuntimeSuppliers())
+            await supplier.Power.RuntimeGetAsync(cancellationToken);
+    }
+
+    private async ValueTask PutNeededAsync()
+    {
+        foreach (var supplier in RuntimeSuppliers())
+            await supplier.Power.RuntimePutAsync();
+        if (_device.Parent is { } parent)
+            await parent.Power.RuntimePutAsync();
+    }
+
+    private IEnumerable<Device> RuntimeSuppliers() =>
+        _device.Links?.Suppliers.Where(l => l.Flags.HasFlag(DeviceLinkFlags.PmRuntime)).Select(l => l.Supplier) ?? [];
+
+    private void AdjustParent(int by)
+    {
+        if (_device.Parent is { } parent)
+            Interlocked.Add(ref parent.Power._activeChildren, by);
+    }
+
+    private void Account(RuntimeStatus status)
+    {
+        (_active, _suspended) = (RuntimeActiveTime, RuntimeSuspendedTime);
+        _since = Now();
+        RuntimeStatus = status;
+    }
+
+    private TimeSpan Total(RuntimeStatus status, TimeSpan before) =>
+        RuntimeStatus == status && _device.Fabric is { } fabric ? before + fabric.Time.GetElapsedTime(_since) : before;
+
+    private long Now() => _device.Fabric?.Time.GetTimestamp() ?? 0;
+}

@@ -1,0 +1,189 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Core;
+
+/// <summary>System sleep of a tree or a part of it, resume, and shutdown.</summary>
+internal sealed class PowerTransitions(Fabric fabric)
+{
+    private int _busy;
+
+    /// <summary>The callbacks that are asked for a device: class, bus, driver; the first that has any.</summary>
+    public static IPowerOps? OpsOf(Device device) =>
+        device.Class?.PowerOps ?? device.Bus?.PowerOps ?? device.Binding.Driver?.PowerOps;
+
+    public async ValueTask SuspendAsync(Device? root)
+    {
+        using var turn = Enter();
+        var order = Order(root, withConsumers: true);
+        try
+        {
+            foreach (var device in order)
+                await StepAsync(device, SleepPhase.Awake, SleepPhase.Prepared, "prepare", static (o, d) => o.PrepareAsync(d));
+            foreach (var device in order.Reverse())
+                await StepAsync(device, SleepPhase.Prepared, SleepPhase.Suspended, "suspend", static (o, d) => o.SuspendAsync(d));
+            foreach (var device in order.Reverse())
+                await StepAsync(device, SleepPhase.Suspended, SleepPhase.SuspendedLate, "suspend_late", static (o, d) => o.SuspendLateAsync(d));
+            foreach (var device in order.Reverse())
+                await StepAsync(device, SleepPhase.SuspendedLate, SleepPhase.SuspendedNoIrq, "suspend_noirq", static (o, d) => o.SuspendNoIrqAsync(d));
+        }
+        catch
+        {
+            await WakeAsync(order);
+            throw;
+        }
+    }
+
+    public async ValueTask ResumeAsync(Device? root)
+    {
+        using (Enter())
+        {
+            if (SleepingAncestor(root) is { } above)
+                throw new VirtbusException(Errno.EBUSY, $"Device {root!.Name} can't resume while {above.Name} above it is suspended. Resume {above.Name}.");
+            await WakeAsync(Order(root, withConsumers: true));
+        }
+        await fabric.Binder.AttachParkedAsync();
+    }
+
+    public async ValueTask ShutdownAsync()
+    {
+        foreach (var device in Order(null, withConsumers: false).Reverse())
+        {
+            try
+            {
+                await fabric.Transitions.RunAsync(device, 0, static async (d, _) =>
+                {
+                    if (d.State == DeviceState.Added && d.Driver is { } driver)
+                        await driver.ShutdownAsync(d);
+                    return 0;
+                });
+            }
+            catch (Exception e)
+            {
+                FabricLog.PowerFailed(fabric.Log, device.Name, "shutdown", e.Message);
+            }
+        }
+    }
+
+    /// <summary>The device itself or the nearest one above it that sleeps or is about to.</summary>
+    public static Device? SleepingSelfOrAncestor(Device device) =>
+        device.PowerState is { Phase: > SleepPhase.Awake } ? device : SleepingAncestor(device);
+
+    private static Device? SleepingAncestor(Device? device)
+    {
+        for (var above = device?.Parent; above is not null; above = above.Parent)
+        {
+            if (above.PowerState is { Phase: > SleepPhase.Awake })
+                return above;
+        }
+        return null;
+    }
+
+    private Turn Enter()
+    {
+        if (Interlocked.Exchange(ref _busy, 1) != 0)
+            throw new VirtbusException(Errno.EBUSY, "A power transition is under way. Try again when it has ended.");
+        return new Turn(this);
+    }
+
+    private readonly struct Turn(PowerTransitions owner) : IDisposable
+    {
+        public void Dispose() => Volatile.Write(ref owner._busy, 0);
+    }
+
+    private async ValueTask WakeAsync(IReadOnlyList<Device> order)
+    {
+        foreach (var device in order)
+            await UndoAsync(device, SleepPhase.SuspendedNoIrq, SleepPhase.SuspendedLate, "resume_noirq", static (o, d) => o.ResumeNoIrqAsync(d));
+        foreach (var device in order)
+            await UndoAsync(device, SleepPhase.SuspendedLate, SleepPhase.Suspended, "resume_early", static (o, d) => o.ResumeEarlyAsync(d));
+        foreach (var device in order)
+            await UndoAsync(device, SleepPhase.Suspended, SleepPhase.Prepared, "resume", static (o, d) => o.ResumeAsync(d));
+        foreach (var device in order.Reverse())
+            await UndoAsync(device, SleepPhase.Prepared, SleepPhase.Awake, "complete", static (o, d) => o.CompleteAsync(d));
+    }
+
+    private async ValueTask StepAsync(Device device, SleepPhase from, SleepPhase to, string name, Func<IPowerOps, Device, ValueTask> callback)
+    {
+        await fabric.Transitions.RunAsync(device, (from, to, name, callback), static async (d, step) =>
+        {
+            if (d.State != DeviceState.Added || d.Power.Phase != step.from)
+                return 0;
+            try
+            {
+                if (OpsOf(d) is { } ops)
+                    await step.callback(ops, d);
+            }
+            catch (Exception e)
+            {
+                var errno = e is VirtbusException v ? v.Errno : Errno.EIO;
+                throw new VirtbusException(errno, $"Device {d.Name} refused to {step.name}: {e.Message} What was suspended before it was resumed.", e);
+            }
+            d.Power.Phase = step.to;
+            return 0;
+        });
+    }
+
+    private async ValueTask UndoAsync(Device device, SleepPhase from, SleepPhase to, string name, Func<IPowerOps, Device, ValueTask> callback)
+    {
+        await fabric.Transitions.RunAsync(device, (from, to, name, callback, fabric.Log), static async (d, step) =>
+        {
+            if (d.PowerState is not { } power || power.Phase != step.from)
+                return 0;
+            power.Phase = step.to;
+            if (d.State != DeviceState.Added)
+                return 0;
+            try
+            {
+                if (OpsOf(d) is { } ops)
+                    await step.callback(ops, d);
+            }
+            catch (Exception e)
+            {
+                // A device that does not wake must not keep the others asleep.
+                FabricLog.PowerFailed(step.Log, d.Name, step.name, e.Message);
+            }
+            return 0;
+        });
+    }
+
+    // Parents and suppliers come before children and consumers; otherwise creation order.
+    private IReadOnlyList<Device> Order(Device? root, bool withConsumers)
+    {
+        lock (fabric.Gate)
+        {
+            var set = new HashSet<Device>();
+            if (root is null)
+                Collect(fabric.Roots.Snapshot());
+            else
+                Collect([root]);
+            var order = new List<Device>(set.Count);
+            var done = new HashSet<Device>();
+            foreach (var device in set.OrderBy(d => d.Sequence))
+                Visit(device);
+            return order;
+
+            void Collect(IEnumerable<Device> devices)
+            {
+                foreach (var device in devices)
+                {
+                    if (!set.Add(device))
+                        continue;
+                    Collect(device.Children);
+                    if (withConsumers && device.Links is { } links)
+                        Collect(links.Consumers.Select(l => l.Consumer).Where(c => c.State == DeviceState.Added));
+                }
+            }
+
+            void Visit(Device device)
+            {
+                if (!set.Contains(device) || !done.Add(device))
+                    return;
+                if (device.Parent is { } parent)
+                    Visit(parent);
+                foreach (var link in device.Links?.Suppliers ?? [])
+                    Visit(link.Supplier);
+                order.Add(device);
+            }
+        }
+    }
+}

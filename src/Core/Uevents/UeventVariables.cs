@@ -1,0 +1,30 @@
+using System.Runtime.InteropServices;
+using System.Text;
+using Virtbus.Platform;
+
+namespace Virtbus.Core;
+
+/// <summary>The KEY=value pairs of one event. Bounded as in the kernel: 64 variables, 2,048 bytes.</summary>
+public sealed class UeventVariables
+{
+    private const int MaxVariables = 64;
+    private const int MaxBytes = 2048;
+    private readonly List<KeyValuePair<string, string>> _pairs = [];
+    private int _bytes;
+
+    /// <summary>Adds a variable.</summary>
+    /// <param name="key">Upper-case name without '='.</param>
+    /// <param name="value">The value.</param>
+    /// <exception cref="VirtbusException">ENOMEM, as the kernel answers: too many variables or too long.</exception>
+    public void Add(string key, string value)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(key);
+        ArgumentNullException.ThrowIfNull(value);
+        _bytes += key.Length + Encoding.UTF8.GetByteCount(value) + 2;
+        if (_pairs.Count == MaxVariables || _bytes > MaxBytes)
+            throw new VirtbusException(Errno.ENOMEM, $"Event variable {key}={value} is one too many: an event holds {MaxVariables} variables in {MaxBytes} bytes.");
+        _pairs.Add(new(key, value));
+    }
+
+    internal ReadOnlySpan<KeyValuePair<string, string>> Pairs => CollectionsMarshal.AsSpan(_pairs);
+}
