@@ -16,6 +16,7 @@ public sealed class Fabric
     private readonly ConcurrentDictionary<string, Class> _classes = new();
     private readonly HashSet<Task> _work = [];
     private readonly List<DeviceLink> _links = [];
+    private readonly Dictionary<Type, object> _subsystems = [];
     private Action<string>[] _modaliasListeners = [];
     private long _sequence;
     private long _driverOrder;
@@ -150,6 +151,23 @@ public sealed class Fabric
     /// <param name="name">The class's name.</param>
     /// <param name="class">The class.</param>
     public bool TryGetClass(string name, [NotNullWhen(true)] out Class? @class) => _classes.TryGetValue(name, out @class);
+
+    /// <summary>The subsystem of a type, of which a fabric has one.</summary>
+    /// <param name="make">Makes it at the first call; runs under a lock of its own and may register classes and buses.</param>
+    /// <typeparam name="T">The subsystem's type.</typeparam>
+    public T GetSubsystem<T>(Func<Fabric, T> make)
+        where T : class
+    {
+        ArgumentNullException.ThrowIfNull(make);
+        lock (_subsystems)
+        {
+            if (_subsystems.TryGetValue(typeof(T), out var there))
+                return (T)there;
+            var made = make(this);
+            _subsystems.Add(typeof(T), made);
+            return made;
+        }
+    }
 
     /// <summary>Tells an observer of the devices that a class has and of those that come.</summary>
     /// <param name="class">The class.</param>
