@@ -94,7 +94,13 @@ internal static unsafe partial class Libc
     internal static partial int eventfd(uint initial, int flags);
 
     [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint read(FileDescriptor fd, void* buffer, nuint count);
+
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial nint write(FileDescriptor fd, void* buffer, nuint count);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int ioctl(FileDescriptor fd, nuint request, void* argument);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint preadv2(FileDescriptor fd, IoVector* vectors, int count, long offset, int flags);

@@ -17,7 +17,7 @@ public sealed class AdapterEngine : IDisposable
     private readonly ConcurrentDictionary<string, IBlockBackend> _media = new();
     private readonly AdapterSwitch _switch = new();
     private readonly AutoResetEvent _doorbell = new(false);
-    private readonly ConcurrentQueue<QueueSet> _retired = new();
+    private readonly ConcurrentQueue<(QueueSet Set, ManualResetEventSlim Gone)> _retired = new();
     private QueueSet[] _sets = [];
     private uint _nextId;
     private Thread? _thread;
@@ -106,11 +106,13 @@ public sealed class AdapterEngine : IDisposable
         return set is not null;
     }
 
-    /// <summary>Frees a queue set. No interrupt of it is raised once the adapter's thread has gone round.</summary>
+    /// <summary>Frees a queue set. When it returns, no interrupt of it is raised any more. Not to be called from an interrupt.</summary>
     /// <param name="id">Its number.</param>
     /// <param name="fault">ENOENT: no such queue set.</param>
     public bool TryFree(uint id, out Fault fault)
     {
+        using var gone = new ManualResetEventSlim();
+        bool running;
         lock (_lock)
         {
             if (!TryGet(id, out var set))
@@ -120,9 +122,13 @@ public sealed class AdapterEngine : IDisposable
             }
             set!.SetInterrupt(null);
             Volatile.Write(ref _sets, [.. _sets.Where(s => s != set)]);
-            _retired.Enqueue(set);
+            running = _thread is not null && !_stop;
+            if (running)
+                _retired.Enqueue((set, gone));
         }
         Wake();
+        if (running)
+            gone.Wait();
         fault = Fault.None;
         return true;
     }
@@ -172,12 +178,21 @@ public sealed class AdapterEngine : IDisposable
                     break;
             }
         }
+        RetireFreed();
+    }
+
+    private void RetireFreed()
+    {
+        while (_retired.TryDequeue(out var freed))
+        {
+            _switch.Forget(freed.Set);
+            freed.Gone.Set();
+        }
     }
 
     private bool MoveFrames()
     {
-        while (_retired.TryDequeue(out var gone))
-            _switch.Forget(gone);
+        RetireFreed();
         var ports = Volatile.Read(ref _sets);
         var moved = false;
         foreach (var port in ports)

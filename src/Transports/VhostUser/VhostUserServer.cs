@@ -2,6 +2,7 @@ using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Subsystems.Vhost;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -9,7 +10,7 @@ namespace Virtbus.Transports.VhostUser;
 /// A vhost-user back end: offers a vDPA device on a Unix socket, to one front end (QEMU, libblkio, DPDK) at a time. When that one goes,
 /// all that it shared is let go of and the next is served. One thread answers requests; the device's own threads serve the rings.
 /// </summary>
-public sealed class VhostUserServer : IAsyncDisposable
+public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
 {
     private const int LinesPerSpan = 20;
     private static readonly TimeSpan LineSpan = TimeSpan.FromSeconds(10);
