@@ -28,6 +28,7 @@ public class Device : IDeviceIdentity
         if (name.Length is 0 or > 255 || name.Contains('/') || name.Contains('\0') || name is "." or "..")
             throw new VirtbusException(Errno.EINVAL, $"Device name '{name}' is not valid. Use 1 to 255 characters without '/'.");
         Name = name;
+        NameHash = StringComparer.Ordinal.GetHashCode(name);
         Parent = parent;
         Bus = bus;
         Class = @class;
@@ -167,6 +168,8 @@ public class Device : IDeviceIdentity
 
     internal void ClearDriverData() => _driverData = null;
 
+    internal int NameHash { get; }
+
     internal int References => Volatile.Read(ref _references);
 
     internal DeviceResources? ResourcesOrNull => _resources;
@@ -197,8 +200,7 @@ public class Device : IDeviceIdentity
     internal TaskCompletionSource? Deleting;
     internal bool IsDeferred;
 
-    // A device is on one of two intrusive lists: its bus's unbound devices, or its driver's devices.
-    internal Device? ListNext;
-    internal Device? ListPrevious;
+    // A device is on one of two lists: its bus's unbound devices, or its driver's devices.
     internal DeviceList? List;
+    internal int ListIndex;
 }
