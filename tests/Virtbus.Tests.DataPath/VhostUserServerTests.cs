@@ -151,6 +151,18 @@ public sealed class VhostUserServerTests : IDisposable
         file.Dispose();
     }
 
+    [Theory]
+    [InlineData(true, 0)]
+    [InlineData(false, 1)]
+    public void Memory_that_may_shrink_is_told_of_once(bool sealedSize, int lines)
+    {
+        using var front = Connected();
+        using var file = MemoryFile.Create("virtbus-test", 8192, sealedSize);
+        front.Do(ADD_MEM_REG, Region(0x9000_0000, 4096, 0x9000_0000), file);
+        front.Do(ADD_MEM_REG, Region(0xa000_0000, 4096, 0xa000_0000), file);
+        Assert.Equal(lines, _fixture.Log.Count(1010));
+    }
+
     [Fact]
     public void Ring_waits_while_its_region_is_taken_out_and_put_back()
     {
