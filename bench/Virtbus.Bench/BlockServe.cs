@@ -11,6 +11,9 @@ namespace Virtbus.Bench;
 /// <summary>A disk on a vhost-user socket until standard input ends; then what its queue counted.</summary>
 internal static class BlockServe
 {
+    internal const ulong AllocationWarmUp = 500_000;
+    internal const ulong AllocationRequests = 1_000_000;
+
     internal static async Task<int> RunAsync(string[] args)
     {
         using var logs = LoggerFactory.Create(builder => builder
@@ -31,10 +34,25 @@ internal static class BlockServe
         while (await Console.In.ReadLineAsync() is { } line)
         {
             if (line == "allocations")
-                Console.WriteLine($"{GC.GetTotalAllocatedBytes(precise: true)} {server.GetQueueCounters(0).Requests}");
+                Console.WriteLine(MeasureAllocations(server));
         }
 
         Console.WriteLine(server.GetQueueCounters(0));
         return 0;
+    }
+
+    /// <summary>Bytes that the process allocates while it serves a million requests, after a warm-up.</summary>
+    private static long MeasureAllocations(VhostUserServer server)
+    {
+        WaitFor(server, AllocationWarmUp);
+        var before = GC.GetTotalAllocatedBytes(precise: true);
+        WaitFor(server, AllocationWarmUp + AllocationRequests);
+        return GC.GetTotalAllocatedBytes(precise: true) - before;
+    }
+
+    private static void WaitFor(VhostUserServer server, ulong requests)
+    {
+        while (server.GetQueueCounters(0).Requests < requests)
+            Thread.Yield();
     }
 }

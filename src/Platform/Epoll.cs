@@ -3,7 +3,7 @@ using System.Runtime.CompilerServices;
 namespace Virtbus.Platform;
 
 /// <summary>
-/// An epoll set: what one thread waits on. Add and remove from any thread; one thread waits. Nothing is allocated by a wait.
+/// An epoll set: what one thread waits on. Add from any thread; one thread waits. Nothing is allocated by a wait.
 /// </summary>
 public sealed class Epoll : IDisposable
 {
@@ -34,15 +34,6 @@ public sealed class Epoll : IDisposable
         Unsafe.WriteUnaligned(entry + EpollLayout.DataOffset, (ulong)bit);
         if (Libc.epoll_ctl(_descriptor, Libc.EPOLL_CTL_ADD, descriptor, entry) < 0)
             throw HostError.Make("waiting on a descriptor", Libc.LastError);
-    }
-
-    /// <summary>Takes a descriptor out; one that is not in the set is left alone.</summary>
-    /// <param name="descriptor">The descriptor.</param>
-    public unsafe void Remove(FileDescriptor descriptor)
-    {
-        var entry = stackalloc byte[16];
-        // SAFETY: the kernel ignores the event of a removal; old ones want a valid pointer.
-        _ = Libc.epoll_ctl(_descriptor, Libc.EPOLL_CTL_DEL, descriptor, entry);
     }
 
     /// <summary>Waits until a descriptor of the set is readable.</summary>

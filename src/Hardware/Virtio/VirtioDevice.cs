@@ -189,11 +189,10 @@ public abstract class VirtioDevice : IDisposable
             ObjectDisposedException.ThrowIf(_disposed, this);
             foreach (var queue in _queues)
                 queue.Stop();
-            var old = _map;
+            _map.Dispose();
             _map = map.Acquire();
             foreach (var queue in _queues)
                 TryRun(queue, out _);
-            old.Dispose();
         }
     }
 

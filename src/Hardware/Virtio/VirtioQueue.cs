@@ -33,6 +33,7 @@ internal sealed class VirtioQueue : IDisposable
     private EventFd? _runningKick;
     private EventFd? _runningCall;
     private volatile bool _stopping;
+    private volatile bool _broken;
     private ushort _nextAvailable;
     private ulong _kicks;
     private ulong _calls;
@@ -65,7 +66,11 @@ internal sealed class VirtioQueue : IDisposable
     internal bool IsRunning => _thread is not null;
 
     /// <summary>Set by the queue's thread when the driver broke the ring; cleared when the queue is made ready anew.</summary>
-    internal bool IsBroken { get; set; }
+    internal bool IsBroken
+    {
+        get => _broken;
+        set => _broken = value;
+    }
 
     internal ushort NextAvailable
     {

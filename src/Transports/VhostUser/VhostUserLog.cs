@@ -37,4 +37,7 @@ internal static partial class VhostUserLog
     [LoggerMessage(1009, LogLevel.Debug, "vhost-user {Path}: front end {Session} {Request} flags 0x{Flags:x} size {Size} descriptors {Descriptors}")]
     internal static partial void Received(
         ILogger logger, string path, long session, VhostUserRequest request, uint flags, int size, int descriptors);
+
+    [LoggerMessage(1010, LogLevel.Information, "vhost-user {Path}: memory of front end {Session} is not sealed against shrinking: shrinking it ends this process. Use memory-backend-memfd in QEMU")]
+    internal static partial void Unsealed(ILogger logger, string path, long session);
 }

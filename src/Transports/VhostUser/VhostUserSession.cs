@@ -26,7 +26,8 @@ internal sealed class VhostUserSession : IDisposable
     private readonly VhostUserRing[] _rings;
     private readonly Lock _backendLock = new();
     private UnixStream? _backend;
-    private ulong? _features;
+    private bool _featuresSet;
+    private bool _unsealedWarned;
     private byte _status;
 
     internal VhostUserSession(VhostUserServer server, IVdpaOps device, UnixStream stream, EventFd cancel, ILogger logger, long number)
@@ -44,7 +45,7 @@ internal sealed class VhostUserSession : IDisposable
     }
 
     /// <summary>Virtio features that the front end took; 0 before it did.</summary>
-    internal ulong Features => _features ?? 0;
+    internal ulong Features { get; private set; }
 
     /// <summary>Protocol features that the front end took.</summary>
     internal ulong ProtocolFeatures { get; private set; }
@@ -153,8 +154,10 @@ internal sealed class VhostUserSession : IDisposable
                 SetBackend(UnixStream.Adopt(message.TakeDescriptor()));
                 return true;
             case VhostUserRequest.SET_MEM_TABLE:
+                WarnUnsealed(message);
                 return TrySetMemory(message, out fault) && MemoryChanged();
             case VhostUserRequest.ADD_MEM_REG:
+                WarnUnsealed(message);
                 return _memory.TryAdd(message.Region(8), message.Descriptors[0], out fault) && MemoryChanged();
             case VhostUserRequest.REM_MEM_REG:
                 return _memory.TryRemove(message.Region(8), out fault) && MemoryChanged();
@@ -195,15 +198,15 @@ internal sealed class VhostUserSession : IDisposable
         if ((wanted & ~_device.DeviceFeatures) != 0)
             return Refuse(Errno.EINVAL, "a feature was taken that was not offered", out fault);
         // Sent twice by QEMU at each start: the second time nothing changes.
-        if (_features != wanted)
+        if (!_featuresSet || Features != wanted)
         {
             StopRings();
             _device.Reset();
-            _features = wanted;
+            SetFeatures(wanted, true);
             if (!_device.TrySetStatus(StatusDriver, out fault) || !_device.TrySetDriverFeatures(wanted, out fault) ||
                 !_device.TrySetStatus(StatusDriver | StatusFeaturesOk, out fault))
             {
-                _features = null;
+                SetFeatures(0, false);
                 return false;
             }
         }
@@ -216,6 +219,12 @@ internal sealed class VhostUserSession : IDisposable
         }
 
         return TryRunAll(out fault);
+    }
+
+    private void SetFeatures(ulong features, bool set)
+    {
+        Features = features;
+        _featuresSet = set;
     }
 
     private bool TrySetProtocolFeatures(ulong features, out Fault fault)
@@ -244,7 +253,7 @@ internal sealed class VhostUserSession : IDisposable
         _device.Reset();
         foreach (var ring in _rings)
             ring.Reset();
-        _features = null;
+        SetFeatures(0, false);
         _status = 0;
     }
 
@@ -268,6 +277,15 @@ internal sealed class VhostUserSession : IDisposable
             _backend?.Dispose();
             _backend = stream;
         }
+    }
+
+    // An access beyond the end of a file that was cut is a signal that no program survives; only a seal rules it out.
+    private void WarnUnsealed(in VhostUserMessage message)
+    {
+        if (_unsealedWarned || message.Descriptors.All(descriptor => descriptor.CannotShrink()))
+            return;
+        _unsealedWarned = true;
+        VhostUserLog.Unsealed(_logger, _server.Path, _number);
     }
 
     private bool TrySetMemory(in VhostUserMessage message, out Fault fault)
@@ -438,7 +456,7 @@ internal sealed class VhostUserSession : IDisposable
         if (!TryLocate(ring, out var place))
             return Refuse(Errno.EFAULT, "a ring address lies in no shared region", out fault);
         // A front end need not send SET_FEATURES before its rings; it then has none.
-        if (_features is null && !TrySetFeatures(VhostUserProtocol.VHOST_USER_F_PROTOCOL_FEATURES, out fault))
+        if (!_featuresSet && !TrySetFeatures(VhostUserProtocol.VHOST_USER_F_PROTOCOL_FEATURES, out fault))
             return false;
         if (ring.Applied is not null)
             return true;
