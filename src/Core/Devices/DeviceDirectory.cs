@@ -6,7 +6,12 @@ namespace Virtbus.Core;
 /// <summary>Devices by name. Readers take no lock; writers hold the fabric's gate.</summary>
 internal sealed class DeviceDirectory
 {
+    private readonly bool _byPlace;
     private readonly ConcurrentDictionary<string, Device> _devices = new(concurrencyLevel: 1, capacity: 1);
+
+    /// <summary>Makes an empty directory.</summary>
+    /// <param name="byPlace">Whether the key is the device's place below its parent, or its plain name.</param>
+    public DeviceDirectory(bool byPlace = false) => _byPlace = byPlace;
 
     public bool IsEmpty => _devices.IsEmpty;
 
@@ -14,9 +19,11 @@ internal sealed class DeviceDirectory
 
     public bool TryGet(string name, [NotNullWhen(true)] out Device? device) => _devices.TryGetValue(name, out device);
 
-    public bool TryAdd(Device device) => _devices.TryAdd(device.Name, device);
+    public bool TryAdd(Device device) => _devices.TryAdd(Key(device), device);
 
-    public void Remove(Device device) => _devices.TryRemove(new KeyValuePair<string, Device>(device.Name, device));
+    public void Remove(Device device) => _devices.TryRemove(new KeyValuePair<string, Device>(Key(device), device));
+
+    private string Key(Device device) => _byPlace ? device.Place : device.Name;
 
     /// <summary>The devices in creation order.</summary>
     public Device[] Snapshot()
