@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Collections.Frozen;
 using System.Diagnostics.CodeAnalysis;
 using Microsoft.Extensions.Logging;
 using Virtbus.Platform;
@@ -89,37 +90,46 @@ public sealed class Fabric
 
     internal PowerTransitions PowerTransitions { get; }
 
-    internal DeviceDirectory Roots { get; } = new();
+    internal DeviceDirectory Roots { get; } = new(byPlace: true);
 
     /// <summary>Registers a bus.</summary>
     /// <param name="bus">The bus.</param>
     /// <typeparam name="T">The bus's type.</typeparam>
     /// <returns>The bus.</returns>
-    /// <exception cref="VirtbusException">EEXIST: a bus of that name is there.</exception>
+    /// <exception cref="VirtbusException">EEXIST: a bus of that name is there; EBUSY: the bus is registered with another fabric.</exception>
     public T RegisterBus<T>(T bus)
         where T : Bus
     {
         ArgumentNullException.ThrowIfNull(bus);
-        if (!_buses.TryAdd(bus.Name, bus))
-            throw new VirtbusException(Errno.EEXIST, $"Bus '{bus.Name}' is already registered. Use the one that is there.");
-        bus.Fabric = this;
-        Uevents.Emit(UeventAction.Add, "/bus/" + bus.Name, "bus", null);
+        lock (Gate)
+        {
+            if (_buses.ContainsKey(bus.Name))
+                throw new VirtbusException(Errno.EEXIST, $"Bus '{bus.Name}' is already registered. Use the one that is there.");
+            if (bus.Fabric is not null)
+                throw new VirtbusException(Errno.EBUSY, $"Bus '{bus.Name}' is registered with another fabric. Make a bus for each fabric.");
+            bus.Fabric = this;
+            _buses.TryAdd(bus.Name, bus);
+            Uevents.Emit(UeventAction.Add, "/bus/" + bus.Name, "bus", null);
+        }
         return bus;
     }
 
     /// <summary>Takes a bus out.</summary>
     /// <param name="bus">A bus without devices and drivers.</param>
-    /// <exception cref="VirtbusException">EBUSY: devices or drivers are left on it.</exception>
+    /// <exception cref="VirtbusException">EBUSY: devices or drivers are left on it; ENODEV: the bus is not registered here.</exception>
     public void UnregisterBus(Bus bus)
     {
         ArgumentNullException.ThrowIfNull(bus);
         lock (Gate)
         {
+            if (bus.Fabric != this)
+                throw new VirtbusException(Errno.ENODEV, $"Bus {bus.Name} is not registered with this fabric.");
             if (bus.DeviceCount > 0 || bus.Drivers.Count > 0)
                 throw new VirtbusException(Errno.EBUSY, $"Bus {bus.Name} has {bus.DeviceCount} devices and {bus.Drivers.Count} drivers. Remove them first.");
             _buses.TryRemove(new KeyValuePair<string, Bus>(bus.Name, bus));
+            bus.Fabric = null;
+            Uevents.Emit(UeventAction.Remove, "/bus/" + bus.Name, "bus", null);
         }
-        Uevents.Emit(UeventAction.Remove, "/bus/" + bus.Name, "bus", null);
     }
 
     /// <summary>Finds a bus.</summary>
@@ -147,6 +157,22 @@ public sealed class Fabric
         return @class;
     }
 
+    /// <summary>Takes a class out.</summary>
+    /// <param name="class">A class without devices.</param>
+    /// <exception cref="VirtbusException">EBUSY: devices of it are left; ENODEV: the class is not registered here.</exception>
+    public void UnregisterClass(Class @class)
+    {
+        ArgumentNullException.ThrowIfNull(@class);
+        lock (Gate)
+        {
+            if (!_classes.TryGetValue(@class.Name, out var registered) || registered != @class)
+                throw new VirtbusException(Errno.ENODEV, $"Class {@class.Name} is not registered with this fabric.");
+            if (!@class.Directory.IsEmpty)
+                throw new VirtbusException(Errno.EBUSY, $"Class {@class.Name} has {@class.Directory.Count} devices. Delete them first.");
+            _classes.TryRemove(new KeyValuePair<string, Class>(@class.Name, @class));
+        }
+    }
+
     /// <summary>Finds a class.</summary>
     /// <param name="name">The class's name.</param>
     /// <param name="class">The class.</param>
@@ -169,20 +195,25 @@ public sealed class Fabric
         }
     }
 
-    /// <summary>Tells an observer of the devices that a class has and of those that come.</summary>
+    /// <summary>
+    /// Tells an observer of the devices that a class has and of those that come. Each device is announced once and, before it goes,
+    /// taken back once; the two never overlap.
+    /// </summary>
     /// <param name="class">The class.</param>
     /// <param name="observer">The observer.</param>
     public async ValueTask AddClassObserverAsync(Class @class, IClassObserver observer)
     {
         ArgumentNullException.ThrowIfNull(@class);
+        ArgumentNullException.ThrowIfNull(observer);
+        ClassObservation observation;
         Device[] there;
         lock (Gate)
         {
-            @class.AddObserver(observer);
+            observation = @class.AddObserver(observer);
             there = @class.Directory.Snapshot();
         }
         foreach (var device in there)
-            await ObserveAsync(device, observer, static (o, d) => o.DeviceAddedAsync(d));
+            await AnnounceAsync(device, [observation]);
     }
 
     /// <summary>Tells an observer that the devices of a class go, as far as it is concerned.</summary>
@@ -191,14 +222,22 @@ public sealed class Fabric
     public async ValueTask RemoveClassObserverAsync(Class @class, IClassObserver observer)
     {
         ArgumentNullException.ThrowIfNull(@class);
-        Device[] there;
+        ClassObservation? observation;
+        Device[] known;
         lock (Gate)
         {
-            @class.RemoveObserver(observer);
-            there = @class.Directory.Snapshot();
+            observation = @class.RemoveObserver(observer);
+            if (observation is null)
+                return;
+            known = [.. observation.Known.OrderByDescending(d => d.Sequence)];
         }
-        foreach (var device in there)
-            await ObserveAsync(device, observer, static (o, d) => o.DeviceRemovedAsync(d));
+        foreach (var device in known)
+        {
+            if (Transitions.Holds(device))
+                await TakeBackAsync(device, [observation]);
+            else
+                await Transitions.RunAsync(device, (this, observation), static (d, a) => a.Item1.TakeBackAsync(d, [a.observation]), mustSucceed: true);
+        }
     }
 
     /// <summary>
@@ -213,75 +252,43 @@ public sealed class Fabric
     public async ValueTask AddAsync(Device device)
     {
         ArgumentNullException.ThrowIfNull(device);
-        IClassObserver[] observers;
+        // The bus's and the device's own words are asked for outside the gate; the event itself is numbered in the same step as the entry
+        // into the tree, so nothing about the device is told before it.
+        var variables = VariablesOrLog(device);
+        IReadOnlyList<ClassObservation> observers;
         lock (Gate)
         {
             InsertInGate(device);
-            // Taken in the same step as the entry in the class, so an observer that comes meanwhile sees the device exactly once.
+            Uevents.Emit(UeventAction.Add, device.DevPath, device.Subsystem ?? "", variables);
             observers = device.Class?.Observers ?? [];
         }
-        EmitFor(device, UeventAction.Add);
         await Scheduler.InterleaveAsync();
-        foreach (var observer in observers)
-            await ObserveAsync(device, observer, static (o, d) => o.DeviceAddedAsync(d));
+        if (observers.Count > 0)
+            await AnnounceAsync(device, observers);
         if (device.Bus is not { } bus)
             return;
-        if (_modaliasListeners.Length > 0 && device.Modalias is { } modalias)
+        if (_modaliasListeners.Length > 0 && ModaliasOrLog(device) is { } modalias)
         {
             foreach (var listener in _modaliasListeners)
                 listener(modalias);
         }
         if (bus.DriversAutoprobe)
-            await Binder.AttachAsync(device, mayStart: true);
+            await Binder.AttachManyAsync([device]);
     }
 
     /// <summary>
-    /// Takes a device out of the tree: a running probe is cancelled and waited for, the driver is unbound, children that are left go first.
-    /// The creator's reference stays. Deleting twice is harmless; the second call waits for the first.
+    /// Takes a device out of the tree: a running probe is cancelled and waited for, the devices below it go, newest first, then its driver
+    /// is unbound. The creator's reference stays. Deleting twice is harmless; the second call waits for the first.
     /// </summary>
     /// <param name="device">The device.</param>
-    /// <exception cref="VirtbusException">EINVAL: the device was never added; EDEADLK: called from a callback of the device itself.</exception>
-    public async ValueTask DeleteAsync(Device device)
+    /// <exception cref="VirtbusException">
+    /// EINVAL: the device was never added; EDEADLK: called from a callback of the device, of one below it or of one that depends on it, or
+    /// from one that the device's own transition waits for. The device stays then.
+    /// </exception>
+    public ValueTask DeleteAsync(Device device)
     {
         ArgumentNullException.ThrowIfNull(device);
-        if (Transitions.Holds(device))
-            throw new VirtbusException(Errno.EDEADLK, $"Device {device.Name} can't be deleted by its own callback. Delete it after the callback has returned.");
-        TaskCompletionSource done;
-        Task? earlier;
-        CancellationTokenSource? probe;
-        lock (Gate)
-        {
-            if (device.Fabric != this)
-                throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is not in this fabric. Only a device that was added can be deleted.");
-            earlier = device.Deleting?.Task;
-            done = device.Deleting ??= new(TaskCreationOptions.RunContinuationsAsynchronously);
-            device.State = earlier is null ? DeviceState.Deleted : device.State;
-            probe = device.ProbeCancellation;
-        }
-        if (earlier is not null)
-        {
-            await earlier;
-            return;
-        }
-        Cancel(probe);
-        try
-        {
-            await Transitions.RunAsync(device, this, static (d, fabric) => fabric.DeleteInTransitionAsync(d));
-        }
-        catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
-        {
-            lock (Gate)
-            {
-                device.State = DeviceState.Added;
-                device.Deleting = null;
-            }
-            throw;
-        }
-        finally
-        {
-            done.SetResult();
-        }
-        device.Put();
+        return DeleteAsync(device, mustSucceed: false);
     }
 
     /// <summary>Deletes a device and drops the creator's reference (Linux: device_unregister).</summary>
@@ -294,18 +301,31 @@ public sealed class Fabric
 
     /// <summary>
     /// The hardware behind a device is gone, whatever is going on with it: the device and all below it are marked gone at once, running
-    /// probes are cancelled, drivers are unbound, the devices leave the tree.
+    /// probes are cancelled, drivers are unbound, the devices leave the tree. Called from a callback that the removal has to wait for, it
+    /// returns at once and the removal follows when the callback has returned.
     /// </summary>
     /// <param name="device">The device.</param>
-    public ValueTask SurpriseRemoveAsync(Device device)
+    /// <exception cref="VirtbusException">EINVAL: the device was never added.</exception>
+    public async ValueTask SurpriseRemoveAsync(Device device)
     {
         ArgumentNullException.ThrowIfNull(device);
         var probes = new List<CancellationTokenSource>();
         lock (Gate)
+        {
+            if (device.Fabric != this)
+                throw NeverAdded(device);
             MarkGone(device);
+        }
         foreach (var probe in probes)
-            Cancel(probe);
-        return DeleteAsync(device);
+            Cancel(device, probe);
+        try
+        {
+            await DeleteAsync(device);
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
+        {
+            StartWork("surprise removal of " + device.Name, () => DeleteAsync(device).AsTask());
+        }
 
         void MarkGone(Device d)
         {
@@ -324,23 +344,22 @@ public sealed class Fabric
     {
         ArgumentNullException.ThrowIfNull(driver);
         var bus = driver.Bus;
-        if (bus.Fabric != this)
-            throw new VirtbusException(Errno.EINVAL, $"Driver {driver.Name} is for bus {bus.Name}, which is not registered with this fabric. Register the bus first.");
-        Device[] unbound;
+        Device[] free;
         lock (Gate)
         {
-            driver.Order = ++_driverOrder;
-            bus.AddDriver(driver);
+            if (bus.Fabric != this)
+                throw new VirtbusException(Errno.EINVAL, $"Driver {driver.Name} is for bus {bus.Name}, which is not registered with this fabric. Register the bus first.");
+            bus.AddDriver(driver, ++_driverOrder);
             driver.IsRegistered = true;
-            unbound = bus.DriversAutoprobe ? bus.Unbound.ToArray() : [];
+            Uevents.Emit(UeventAction.Add, DriverPath(driver), "drivers", null);
+            free = bus.DriversAutoprobe ? bus.NotBound() : [];
         }
-        Uevents.Emit(UeventAction.Add, DriverPath(driver), "drivers", null);
-        await Binder.AttachManyAsync([.. unbound.Where(d => !Transitions.Holds(d) && bus.Match(d, driver) is not null)], driver);
+        await Binder.AttachManyAsync([.. free.Where(d => Binder.Match(d, driver) is not null)], driver);
     }
 
     /// <summary>Unbinds every device of a driver, newest first, and takes the driver out.</summary>
     /// <param name="driver">The driver.</param>
-    /// <exception cref="VirtbusException">ENODEV: the driver is not registered.</exception>
+    /// <exception cref="VirtbusException">ENODEV: the driver is not registered; EDEADLK: called from a callback that an unbind would wait for. The driver stays then.</exception>
     public async ValueTask UnregisterDriverAsync(Driver driver)
     {
         ArgumentNullException.ThrowIfNull(driver);
@@ -348,20 +367,35 @@ public sealed class Fabric
         {
             if (!driver.IsRegistered)
                 throw new VirtbusException(Errno.ENODEV, $"Driver {driver.Name} is not registered on bus {driver.Bus.Name}.");
+            foreach (var device in driver.Bound.ToArray())
+                ThrowIfCallerDependsOn(device);
+            // No new probe begins from here on. The name stays taken until the last device is unbound.
             driver.IsRegistered = false;
-            driver.Bus.RemoveDriver(driver);
         }
-        while (true)
+        try
         {
-            Device[] bound;
-            lock (Gate)
-                bound = driver.Bound.ToArray();
-            if (bound.Length == 0)
-                break;
-            foreach (var device in bound.Reverse())
-                await Binder.UnbindAsync(device, driver);
+            while (true)
+            {
+                Device[] bound;
+                lock (Gate)
+                    bound = driver.Bound.ToArray();
+                if (bound.Length == 0)
+                    break;
+                foreach (var device in bound.Reverse())
+                    await Binder.UnbindAsync(device, driver);
+            }
         }
-        Uevents.Emit(UeventAction.Remove, DriverPath(driver), "drivers", null);
+        catch
+        {
+            lock (Gate)
+                driver.IsRegistered = true;
+            throw;
+        }
+        lock (Gate)
+        {
+            driver.Bus.RemoveDriver(driver);
+            Uevents.Emit(UeventAction.Remove, DriverPath(driver), "drivers", null);
+        }
     }
 
     /// <summary>
@@ -373,7 +407,7 @@ public sealed class Fabric
     {
         ArgumentNullException.ThrowIfNull(driver);
         ArgumentNullException.ThrowIfNull(change);
-        Device[] unbound;
+        Device[] free;
         lock (Gate)
         {
             var old = driver.Bus.MatchKeys(driver);
@@ -381,9 +415,9 @@ public sealed class Fabric
             if (!driver.IsRegistered)
                 return;
             driver.Bus.Reindex(driver, old);
-            unbound = driver.Bus.Unbound.ToArray();
+            free = driver.Bus.NotBound();
         }
-        await Binder.AttachManyAsync([.. unbound.Where(d => !Transitions.Holds(d) && driver.Bus.Match(d, driver) is not null)], driver);
+        await Binder.AttachManyAsync([.. free.Where(d => Binder.Match(d, driver) is not null)], driver);
     }
 
     /// <summary>Binds a device to a driver, as a write to the driver's <c>bind</c> does.</summary>
@@ -396,7 +430,7 @@ public sealed class Fabric
         var device = FindOnBus(driver.Bus, deviceName);
         if (device.Driver is { } bound)
             throw AlreadyBound(device, bound);
-        if (driver.Bus.Match(device, driver) is null)
+        if (Binder.Match(device, driver) is null)
             throw new VirtbusException(Errno.ENODEV, DoesNotServe(driver, device));
         var outcome = await Binder.AttachAsync(device, driver);
         ThrowIfNotBound(device, driver, outcome);
@@ -456,7 +490,7 @@ public sealed class Fabric
     /// <param name="supplier">A device in the tree.</param>
     /// <param name="flags">How the link behaves.</param>
     /// <returns>The link; the one that is there when both are linked already.</returns>
-    /// <exception cref="VirtbusException">EINVAL: the supplier is not in the tree, or depends on the consumer.</exception>
+    /// <exception cref="VirtbusException">EINVAL: the supplier is not in the tree, or depends on the consumer, or the flags contradict each other.</exception>
     public DeviceLink AddLink(Device consumer, Device supplier, DeviceLinkFlags flags = DeviceLinkFlags.None)
     {
         ArgumentNullException.ThrowIfNull(consumer);
@@ -465,6 +499,8 @@ public sealed class Fabric
         {
             if (supplier.State != DeviceState.Added || consumer.State is DeviceState.Deleted or DeviceState.Released)
                 throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {(supplier.State != DeviceState.Added ? supplier.Name : consumer.Name)} is not in the tree.");
+            if (flags.HasFlag(DeviceLinkFlags.Stateless) && (flags & ManagedFlags) != DeviceLinkFlags.None)
+                throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: a stateless link does not follow binding, so {flags & ManagedFlags} has no meaning. Drop one of them.");
             if (DependsOn(supplier, consumer))
                 throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {supplier.Name} itself depends on {consumer.Name}. Links must not form a circle.");
             if (consumer.Links?.Suppliers.FirstOrDefault(l => l.Supplier == supplier) is { } there)
@@ -500,18 +536,24 @@ public sealed class Fabric
 
     /// <summary>Puts a device, what is below it and what depends on these to sleep; all devices when <paramref name="device"/> is null.</summary>
     /// <param name="device">The top of the part that sleeps.</param>
-    /// <exception cref="VirtbusException">EBUSY: another power transition is under way; else what a driver answered, after everything was woken again.</exception>
+    /// <exception cref="VirtbusException">
+    /// EBUSY: another power transition is under way; EDEADLK: called from a callback; else what a driver answered, after what this call put to
+    /// sleep was woken again.
+    /// </exception>
     public ValueTask SuspendAsync(Device? device = null) => PowerTransitions.SuspendAsync(device);
 
     /// <summary>Wakes what <see cref="SuspendAsync"/> put to sleep, in reverse order.</summary>
     /// <param name="device">The top of the part that wakes.</param>
-    /// <exception cref="VirtbusException">EBUSY: another power transition is under way, or a device above sleeps.</exception>
+    /// <exception cref="VirtbusException">EBUSY: another power transition is under way, or a device above or a supplier sleeps; EDEADLK: called from a callback.</exception>
     public ValueTask ResumeAsync(Device? device = null) => PowerTransitions.ResumeAsync(device);
 
     /// <summary>Calls the shutdown of every bound driver, children before parents, newest first. Errors are logged.</summary>
     public ValueTask ShutdownAsync() => PowerTransitions.ShutdownAsync();
 
-    /// <summary>Waits until nothing goes on beside its caller: asynchronous and deferred probes, module loads, and what they start.</summary>
+    /// <summary>
+    /// Waits until nothing goes on beside its caller: asynchronous and deferred probes, module loads, and what they start. Not to be called
+    /// from such work, which would wait for itself.
+    /// </summary>
     /// <param name="cancellationToken">Ends the wait.</param>
     public async Task SettleAsync(CancellationToken cancellationToken = default)
     {
@@ -595,8 +637,35 @@ public sealed class Fabric
         return variables;
     }
 
+    // An event of the core's own is told whatever the bus or the device have to say to it.
     internal void EmitFor(Device device, UeventAction action) =>
-        Uevents.Emit(action, device.DevPath, device.Subsystem ?? "", VariablesOf(device));
+        Uevents.Emit(action, device.DevPath, device.Subsystem ?? "", VariablesOrLog(device));
+
+    /// <summary>Refuses what a callback asks for when it would wait for the callback: it takes along what depends on the device.</summary>
+    internal void ThrowIfCallerDependsOn(Device device)
+    {
+        for (var frame = Transitions.Ambient; frame is not null; frame = frame.Outer)
+        {
+            if (frame.Device is { } held && DependsOn(held, device))
+            {
+                throw new VirtbusException(
+                    Errno.EDEADLK,
+                    $"Device {device.Name} can't be unbound or deleted from a callback of {held.Name}, which goes with it. Do it after the callback has returned.");
+            }
+        }
+    }
+
+    internal void Cancel(Device device, CancellationTokenSource? source)
+    {
+        try
+        {
+            source?.Cancel();
+        }
+        catch (AggregateException e)
+        {
+            FabricLog.CancelFailed(Log, device.Name, e);
+        }
+    }
 
     internal void RemoveLinkInGate(DeviceLink link)
     {
@@ -614,12 +683,14 @@ public sealed class Fabric
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is for bus {bus.Name}, which is not registered with this fabric. Register the bus first.");
         if (device.Class is { } @class && !(_classes.TryGetValue(@class.Name, out var registered) && registered == @class))
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is of class {@class.Name}, which is not registered with this fabric. Register the class first.");
-        if (device.Parent is { } parent && (parent.State != DeviceState.Added || parent.Fabric != this))
+        if (device.Parent is { } parent && (parent.State != DeviceState.Added || parent.IsGone || parent.Fabric != this))
             throw new VirtbusException(Errno.ENODEV, $"Device {device.Name}: its parent {parent.Name} is not in the tree. Add the parent first.");
         if (device.Bus is { } b && b.TryGetDevice(device.Name, out _))
             throw Duplicate(device, $"bus {b.Name}");
         if (device.Class is { } c && c.TryGetDevice(device.Name, out _))
             throw Duplicate(device, $"class {c.Name}");
+        if (device.Parent is null ? device.Place == "virtual" : OwnFiles.Contains(device.Place))
+            throw Duplicate(device, device.Parent?.DevPath ?? "/devices");
         var siblings = device.Parent?.ChildDirectory ?? Roots;
         if (!siblings.TryAdd(device))
             throw Duplicate(device, device.Parent?.DevPath ?? "/devices");
@@ -640,25 +711,79 @@ public sealed class Fabric
     private static VirtbusException Duplicate(Device device, string where) =>
         new(Errno.EEXIST, $"Device '{device.Name}' exists already in {where}. Delete that one or choose another name.");
 
+    private async ValueTask DeleteAsync(Device device, bool mustSucceed)
+    {
+        TransitionFrame frame;
+        TransitionWaiter? waiter;
+        CancellationTokenSource? probe;
+        lock (Gate)
+        {
+            if (device.Fabric != this)
+                throw NeverAdded(device);
+            if (device.IsOut)
+                return;
+            if (!mustSucceed)
+                ThrowIfCallerDependsOn(device);
+            frame = Transitions.EnterInGate(device, mustSucceed, out waiter);
+            device.State = DeviceState.Deleted;
+            device.Deletes++;
+            probe = device.ProbeCancellation;
+        }
+        Cancel(device, probe);
+        if (waiter is not null)
+        {
+            try
+            {
+                await waiter.Task;
+            }
+            catch (VirtbusException)
+            {
+                StayAfterRefusedDelete(device);
+                throw;
+            }
+        }
+        if (await Transitions.RunHeldAsync(device, frame, this, static (d, fabric) => fabric.DeleteInTransitionAsync(d)))
+            device.Put();
+    }
+
+    private void StayAfterRefusedDelete(Device device)
+    {
+        lock (Gate)
+        {
+            if (--device.Deletes > 0 || device.IsOut)
+                return;
+            device.State = DeviceState.Added;
+            if (device.Bus is { } bus && device is { List: null, Binding.State: BindingState.Unbound })
+                bus.Unbound.Add(device);
+        }
+        // Its probe may have been cancelled, or an attempt turned away.
+        if (device is { IsGone: false, Bus.DriversAutoprobe: true })
+            StartWork("probe of " + device.Name, () => Binder.AttachAsync(device).AsTask());
+    }
+
     private async ValueTask<bool> DeleteInTransitionAsync(Device device)
     {
+        if (device.IsOut)
+            return false;
         if (device.Class is { } @class)
         {
-            IClassObserver[] observers;
+            IReadOnlyList<ClassObservation> observers;
             lock (Gate)
             {
                 observers = @class.Observers;
                 @class.Directory.Remove(device);
             }
-            foreach (var observer in observers)
-                await ObserveAsync(device, observer, static (o, d) => o.DeviceRemovedAsync(d));
+            await TakeBackAsync(device, observers);
         }
-        await Binder.UnbindInTransitionAsync(device, null);
-        // The driver took its own children along; what others hung below goes now.
+        // Children before parents: what hangs below still has a working parent while it is unbound.
         foreach (var child in device.ChildrenNewestFirst)
-            await DeleteAsync(child);
+            await DeleteAsync(child, mustSucceed: true);
+        await Binder.UnbindInTransitionAsync(device, null);
+        await Binder.ReleaseLeftoversAsync(device);
+        if (device.PowerState is { } power)
+            await power.ForgetUsesAsync();
         var path = device.DevPath;
-        var variables = VariablesOf(device);
+        var variables = VariablesOrLog(device);
         lock (Gate)
         {
             Binder.ForgetInGate(device);
@@ -667,8 +792,46 @@ public sealed class Fabric
             DeviceList.Remove(device);
             device.Bus?.Directory.Remove(device);
             (device.Parent?.ChildDirectory ?? Roots).Remove(device);
+            device.IsOut = true;
+            Uevents.Emit(UeventAction.Remove, path, device.Subsystem ?? "", variables);
         }
-        Uevents.Emit(UeventAction.Remove, path, device.Subsystem ?? "", variables);
+        return true;
+    }
+
+    private async ValueTask AnnounceAsync(Device device, IReadOnlyList<ClassObservation> observers)
+    {
+        if (Transitions.Holds(device))
+            await AnnounceInTransitionAsync(device, observers);
+        else
+            await Transitions.RunAsync(device, (this, observers), static (d, a) => a.Item1.AnnounceInTransitionAsync(d, a.observers), mustSucceed: true);
+    }
+
+    private async ValueTask<bool> AnnounceInTransitionAsync(Device device, IReadOnlyList<ClassObservation> observers)
+    {
+        foreach (var observation in observers)
+        {
+            lock (Gate)
+            {
+                // Deleted meanwhile, or the observer left, or it was told by the other of the two ways.
+                if (device.State != DeviceState.Added || observation.IsOver || !observation.Known.Add(device))
+                    continue;
+            }
+            await ObserveAsync(device, observation.Observer, static (o, d) => o.DeviceAddedAsync(d));
+        }
+        return true;
+    }
+
+    private async ValueTask<bool> TakeBackAsync(Device device, IReadOnlyList<ClassObservation> observers)
+    {
+        foreach (var observation in observers)
+        {
+            lock (Gate)
+            {
+                if (!observation.Known.Remove(device))
+                    continue;
+            }
+            await ObserveAsync(device, observation.Observer, static (o, d) => o.DeviceRemovedAsync(d));
+        }
         return true;
     }
 
@@ -684,11 +847,34 @@ public sealed class Fabric
         }
     }
 
-    private static void Cancel(CancellationTokenSource? source)
+    private UeventVariables VariablesOrLog(Device device)
     {
-        if (source is { IsCancellationRequested: false })
-            source.Cancel();
+        try
+        {
+            return VariablesOf(device);
+        }
+        catch (Exception e)
+        {
+            FabricLog.UeventVariablesFailed(Log, device.Name, e);
+            return new UeventVariables();
+        }
     }
+
+    private string? ModaliasOrLog(Device device)
+    {
+        try
+        {
+            return device.Modalias;
+        }
+        catch (Exception e)
+        {
+            FabricLog.UeventVariablesFailed(Log, device.Name, e);
+            return null;
+        }
+    }
+
+    private static VirtbusException NeverAdded(Device device) =>
+        new(Errno.EINVAL, $"Device {device.Name} is not in this fabric. Only a device that was added can be deleted.");
 
     private static Device FindOnBus(Bus bus, string deviceName) =>
         bus.TryGetDevice(deviceName, out var device)
@@ -730,16 +916,25 @@ public sealed class Fabric
     {
         if (device == on)
             return true;
-        foreach (var child in on.Children)
+        var seen = new HashSet<Device> { on };
+        var pending = new Stack<Device>([on]);
+        while (pending.TryPop(out var next))
         {
-            if (DependsOn(device, child))
-                return true;
-        }
-        foreach (var link in on.Links?.Consumers ?? [])
-        {
-            if (DependsOn(device, link.Consumer))
-                return true;
+            foreach (var dependent in next.Children.Concat(next.Links?.Consumers.Select(l => l.Consumer) ?? []))
+            {
+                if (dependent == device)
+                    return true;
+                if (seen.Add(dependent))
+                    pending.Push(dependent);
+            }
         }
         return false;
     }
+
+    // What the directory of every device has; a child of such a name could not be told from it.
+    private static readonly FrozenSet<string> OwnFiles = FrozenSet.Create(
+        StringComparer.Ordinal, "device", "driver", "driver_override", "modalias", "power", "subsystem", "uevent", "waiting_for_supplier");
+
+    private const DeviceLinkFlags ManagedFlags =
+        DeviceLinkFlags.AutoremoveConsumer | DeviceLinkFlags.AutoremoveSupplier | DeviceLinkFlags.AutoprobeConsumer;
 }

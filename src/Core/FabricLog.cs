@@ -29,6 +29,21 @@ internal static partial class FabricLog
     [LoggerMessage(108, LogLevel.Error, "Work beside its caller failed: {Work}")]
     public static partial void WorkFailed(ILogger log, string work, Exception error);
 
+    [LoggerMessage(109, LogLevel.Error, "{Device}: what its driver runs when a probe is cancelled failed; the removal goes on")]
+    public static partial void CancelFailed(ILogger log, string device, Exception error);
+
+    [LoggerMessage(110, LogLevel.Error, "{Device}: looking for drivers on bus {Bus} failed; it stays unbound")]
+    public static partial void CandidatesFailed(ILogger log, string device, string bus, Exception error);
+
+    [LoggerMessage(111, LogLevel.Error, "{Device}: its retried probe failed")]
+    public static partial void RetryFailed(ILogger log, string device, Exception error);
+
+    [LoggerMessage(112, LogLevel.Error, "{Device}: its consumer {Consumer} could not be unbound before it: {Reason}")]
+    public static partial void ConsumerStays(ILogger log, string device, string consumer, string reason);
+
+    [LoggerMessage(201, LogLevel.Error, "{Device}: the variables of its event could not be made; the event has none")]
+    public static partial void UeventVariablesFailed(ILogger log, string device, Exception error);
+
     [LoggerMessage(301, LogLevel.Information, "Module {Module} loaded")]
     public static partial void ModuleLoaded(ILogger log, string module);
 

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Virtbus.Core;
 using Virtbus.Platform;
 
@@ -9,6 +10,9 @@ namespace Virtbus.Buses.Auxiliary;
 /// </summary>
 public sealed class AuxiliaryBus : Bus
 {
+    // Kept by the bus: names go with the fabric that used them.
+    internal readonly ConcurrentDictionary<(string Module, string Name), AuxiliaryName> Names = new();
+
     internal const string ModaliasPrefix = "auxiliary:";
 
     /// <summary>Makes the bus; register it with a fabric.</summary>

@@ -25,7 +25,7 @@ public class AuxiliaryDevice : Device, IAuxiliaryIdentity
     /// <param name="parent">The device that this part was cut from; mandatory.</param>
     /// <exception cref="VirtbusException">EINVAL: module, name or parent is missing or not allowed.</exception>
     public AuxiliaryDevice(AuxiliaryBus bus, string module, string name, uint id, Device parent)
-        : this(bus, AuxiliaryName.Get(module, name), id, parent)
+        : this(bus, AuxiliaryName.Get(bus?.Names ?? new(), module, name), id, parent)
     {
     }
 
@@ -76,10 +76,10 @@ public class AuxiliaryDevice : Device, IAuxiliaryIdentity
     /// <exception cref="VirtbusException">EINVAL: it is not shown.</exception>
     public void RemoveIrq(int irq)
     {
-        var irqs = LazyInitializer.EnsureInitialized(ref _irqs, () => []);
-        lock (irqs)
+        var irqs = _irqs;
+        lock (irqs ?? [])
         {
-            if (!irqs.Remove(irq))
+            if (irqs?.Remove(irq) != true)
                 throw new VirtbusException(Errno.EINVAL, $"Interrupt {irq} is not under irqs/ of {Name}. Remove only what was added.");
         }
     }

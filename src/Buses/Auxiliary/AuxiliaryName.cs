@@ -9,8 +9,6 @@ internal sealed class AuxiliaryName
     // AUXILIARY_NAME_SIZE of Linux, which counts a closing NUL.
     public const int MaxLength = 39;
 
-    private static readonly ConcurrentDictionary<(string Module, string Name), AuxiliaryName> Known = new();
-
     private AuxiliaryName(string matchName)
     {
         MatchName = matchName;
@@ -21,16 +19,17 @@ internal sealed class AuxiliaryName
 
     public string Modalias { get; }
 
-    public static AuxiliaryName Get(string module, string name)
+    /// <summary>The name of two halves, from what a bus knows already or checked and made.</summary>
+    public static AuxiliaryName Get(ConcurrentDictionary<(string Module, string Name), AuxiliaryName> known, string module, string name)
     {
-        if (Known.TryGetValue((module ?? "", name ?? ""), out var known))
-            return known;
+        if (known.TryGetValue((module ?? "", name ?? ""), out var there))
+            return there;
         Check("module", module, name);
         Check("part", name, name);
         var text = $"{module}.{name}";
         if (text.Length > MaxLength)
             throw new VirtbusException(Errno.EINVAL, $"Auxiliary name '{text}' has {text.Length} characters. Module and name have at most {MaxLength} together.");
-        return Known.GetOrAdd((module!, name!), new AuxiliaryName(text));
+        return known.GetOrAdd((module!, name!), new AuxiliaryName(text));
     }
 
     private static void Check(string what, string? value, string? name)

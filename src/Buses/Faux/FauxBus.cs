@@ -11,7 +11,8 @@ public sealed class FauxBus : Bus
 {
     internal const string ModaliasPrefix = "faux:";
 
-    private Device? _root;
+    private readonly Lock _lock = new();
+    private Task<Device>? _root;
 
     /// <summary>Makes the bus; register it with a fabric.</summary>
     public FauxBus()
@@ -32,13 +33,7 @@ public sealed class FauxBus : Bus
         where THardware : class
     {
         var fabric = Fabric ?? throw new VirtbusException(Errno.EINVAL, "The faux bus is not registered with a fabric. Register it first.");
-        if (_root is null)
-        {
-            var root = new Device("faux");
-            await fabric.AddAsync(root);
-            _root = root;
-        }
-        var device = new FauxDevice<THardware>(this, name, model, hardware, _root);
+        var device = new FauxDevice<THardware>(this, name, model, hardware, await GetRootAsync(fabric));
         try
         {
             await fabric.AddAsync(device);
@@ -48,6 +43,32 @@ public sealed class FauxBus : Bus
         {
             device.Put();
             throw;
+        }
+    }
+
+    // One root for all, however many devices are made at once; a new one when someone deleted it.
+    private Task<Device> GetRootAsync(Fabric fabric)
+    {
+        lock (_lock)
+        {
+            if (_root is { IsFaulted: false } root && (!root.IsCompletedSuccessfully || root.Result.State == DeviceState.Added))
+                return root;
+            return _root = AddRootAsync();
+        }
+
+        async Task<Device> AddRootAsync()
+        {
+            var root = new Device("faux");
+            try
+            {
+                await fabric.AddAsync(root);
+                return root;
+            }
+            finally
+            {
+                // The tree's reference is the only one: the root lives as long as it is in the tree.
+                root.Put();
+            }
         }
     }
 

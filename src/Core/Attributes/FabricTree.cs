@@ -11,7 +11,7 @@ public sealed class FabricTree
 {
     private const int MaxLinks = 40;
     private readonly Fabric _fabric;
-    private readonly List<TreeDirectory> _extra = [];
+    private TreeDirectory[] _extra = [];
 
     internal FabricTree(Fabric fabric)
     {
@@ -29,8 +29,7 @@ public sealed class FabricTree
     public TreeNode Find(string path, bool follow = true)
     {
         ArgumentNullException.ThrowIfNull(path);
-        var links = 0;
-        return Walk(path, follow, ref links);
+        return Walk(path, follow);
     }
 
     /// <summary>Reads the attribute at a path.</summary>
@@ -46,7 +45,17 @@ public sealed class FabricTree
     public ValueTask WriteAsync(string path, string value, CancellationToken cancellationToken = default) =>
         FindFile(path).WriteAsync(value, cancellationToken);
 
-    internal void AddTop(TreeDirectory directory) => _extra.Add(directory);
+    internal void AddTop(TreeDirectory directory)
+    {
+        lock (_fabric.Gate)
+            _extra = [.. _extra, directory];
+    }
+
+    internal void RemoveTop(TreeDirectory directory)
+    {
+        lock (_fabric.Gate)
+            _extra = [.. _extra.Where(d => d != directory)];
+    }
 
     private TreeFile FindFile(string path) => Find(path) switch
     {
@@ -54,35 +63,45 @@ public sealed class FabricTree
         _ => throw new VirtbusException(Errno.EISDIR, $"{path} is a directory. Name an attribute in it."),
     };
 
-    private TreeNode Walk(string path, bool follow, ref int links)
+    // As the kernel walks: a link's target takes the link's place, so '..' behind it leads to the target's own directory.
+    private TreeNode Walk(string path, bool follow)
     {
-        var names = path.Split('/', StringSplitOptions.RemoveEmptyEntries);
-        var above = new Stack<TreeDirectory>();
+        var links = 0;
+        var left = new Stack<string>(Names(path).Reverse());
+        var above = new Stack<(string Name, TreeDirectory Directory)>();
         TreeNode node = Root;
-        for (var i = 0; i < names.Length; i++)
+        while (left.TryPop(out var name))
         {
             if (node is not TreeDirectory directory)
-                throw new VirtbusException(Errno.ENOTDIR, $"/{string.Join('/', names[..i])} is not a directory, so it has no '{names[i]}'.");
-            if (names[i] == ".")
+                throw new VirtbusException(Errno.ENOTDIR, $"{PathOf(above)} is not a directory, so it has no '{name}'.");
+            if (name == ".")
                 continue;
-            if (names[i] == "..")
+            if (name == "..")
             {
-                node = above.TryPop(out var up) ? up : Root;
+                node = above.TryPop(out var up) ? up.Directory : Root;
                 continue;
             }
-            var found = directory.Find(names[i])
-                ?? throw new VirtbusException(Errno.ENOENT, $"'{names[i]}' does not exist in /{string.Join('/', names[..i])}. Get that directory to list it.");
-            if (found is TreeLink link && (follow || i < names.Length - 1))
+            var found = directory.Find(name)
+                ?? throw new VirtbusException(Errno.ENOENT, $"'{name}' does not exist in {PathOf(above)}. Get that directory to list it.");
+            if (found is TreeLink link && (follow || left.Count > 0))
             {
                 if (++links > MaxLinks)
                     throw new VirtbusException(Errno.ELOOP, $"{path} leads through more than {MaxLinks} links.");
-                found = Walk(link.Target, follow: true, ref links);
+                foreach (var part in Names(link.Target).Reverse())
+                    left.Push(part);
+                above.Clear();
+                node = Root;
+                continue;
             }
-            above.Push(directory);
+            above.Push((name, directory));
             node = found;
         }
         return node;
     }
+
+    private static string[] Names(string path) => path.Split('/', StringSplitOptions.RemoveEmptyEntries);
+
+    private static string PathOf(IEnumerable<(string Name, TreeDirectory Directory)> above) => "/" + string.Join('/', above.Reverse().Select(a => a.Name));
 
     private IEnumerable<TreeNode> ListRoot()
     {

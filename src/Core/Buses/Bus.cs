@@ -114,6 +114,9 @@ public abstract class Bus
 
     internal DeviceList Unbound { get; } = new();
 
+    /// <summary>The devices that are being probed or unbound. Guarded by the fabric's gate.</summary>
+    internal HashSet<Device> Busy { get; } = [];
+
     internal IReadOnlyList<Device> DevicesOf(Driver driver)
     {
         if (Fabric is not { } fabric)
@@ -138,12 +141,24 @@ public abstract class Bus
         return all;
     }
 
-    // The index is changed under the fabric's gate only.
-    internal void AddDriver(Driver driver)
+    /// <summary>The devices that a new driver may get, in creation order: those without a driver, and those whose probe or unbind is not over.</summary>
+    internal Device[] NotBound()
     {
-        if (!_drivers.TryAdd(driver.Name, driver))
+        Device[] devices = [.. Unbound.ToArray(), .. Busy.Where(d => d.Binding.State != BindingState.Unbound)];
+        if (Busy.Count > 0)
+            Array.Sort(devices, static (a, b) => a.Sequence.CompareTo(b.Sequence));
+        return devices;
+    }
+
+    // The index is changed under the fabric's gate only.
+    internal void AddDriver(Driver driver, long order)
+    {
+        if (_drivers.ContainsKey(driver.Name))
             throw new VirtbusException(Errno.EBUSY, $"Driver '{driver.Name}' is already registered on bus {Name}. Unregister it first.");
-        Index(driver);
+        var keys = MatchKeys(driver);
+        driver.Order = order;
+        _drivers.TryAdd(driver.Name, driver);
+        Index(driver, keys);
     }
 
     internal void RemoveDriver(Driver driver)
@@ -155,12 +170,12 @@ public abstract class Bus
     internal void Reindex(Driver driver, IReadOnlyCollection<string>? oldKeys)
     {
         Unindex(driver, oldKeys);
-        Index(driver);
+        Index(driver, MatchKeys(driver));
     }
 
-    private void Index(Driver driver)
+    private void Index(Driver driver, IReadOnlyCollection<string>? keys)
     {
-        if (MatchKeys(driver) is not { } keys)
+        if (keys is null)
         {
             _withoutKeys = [.. _withoutKeys, driver];
             return;

@@ -8,7 +8,7 @@ namespace Virtbus.Core;
 /// </summary>
 public sealed class Class
 {
-    private IClassObserver[] _observers = [];
+    private ClassObservation[] _observers = [];
 
     /// <summary>Makes a class.</summary>
     /// <param name="name">Lower-case name, as under <c>/sys/class</c>.</param>
@@ -40,10 +40,22 @@ public sealed class Class
 
     internal DeviceDirectory Directory { get; } = new();
 
-    internal IClassObserver[] Observers => Volatile.Read(ref _observers);
+    internal IReadOnlyList<ClassObservation> Observers => _observers;
 
     // Under the fabric's gate.
-    internal void AddObserver(IClassObserver observer) => _observers = [.. _observers, observer];
+    internal ClassObservation AddObserver(IClassObserver observer)
+    {
+        var observation = new ClassObservation(observer);
+        _observers = [.. _observers, observation];
+        return observation;
+    }
 
-    internal void RemoveObserver(IClassObserver observer) => _observers = [.. _observers.Where(o => o != observer)];
+    internal ClassObservation? RemoveObserver(IClassObserver observer)
+    {
+        if (Array.Find(_observers, o => o.Observer == observer) is not { } observation)
+            return null;
+        observation.IsOver = true;
+        _observers = [.. _observers.Where(o => o != observation)];
+        return observation;
+    }
 }

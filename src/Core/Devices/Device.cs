@@ -13,11 +13,14 @@ namespace Virtbus.Core;
 /// </remarks>
 public class Device : IDeviceIdentity
 {
+    private static readonly System.Buffers.SearchValues<char> NotInNames =
+        System.Buffers.SearchValues.Create([.. Enumerable.Range(0, 32).Select(c => (char)c), '\u007f', '/']);
+
     private int _references = 1;
     private object? _driverData;
 
     /// <summary>Initializes a device; the caller holds its first reference.</summary>
-    /// <param name="name">Unique under its parent and on its bus or class; no '/', not empty, at most 255 bytes.</param>
+    /// <param name="name">Unique under its parent and on its bus or class; 1 to 255 bytes without '/' and control characters.</param>
     /// <param name="parent">The device that this one was cut from, or null for a device at the root.</param>
     /// <param name="bus">The bus that matches it to drivers, or null.</param>
     /// <param name="class">The class that it belongs to, or null.</param>
@@ -25,8 +28,8 @@ public class Device : IDeviceIdentity
     public Device(string name, Device? parent = null, Bus? bus = null, Class? @class = null)
     {
         ArgumentNullException.ThrowIfNull(name);
-        if (name.Length is 0 or > 255 || name.Contains('/') || name.Contains('\0') || name is "." or "..")
-            throw new VirtbusException(Errno.EINVAL, $"Device name '{name}' is not valid. Use 1 to 255 characters without '/'.");
+        if (!IsFileName(name))
+            throw new VirtbusException(Errno.EINVAL, $"Device name '{name}' is not valid. Use 1 to 255 bytes without '/' and control characters.");
         Name = name;
         NameHash = StringComparer.Ordinal.GetHashCode(name);
         Parent = parent;
@@ -100,25 +103,43 @@ public class Device : IDeviceIdentity
     /// <exception cref="InvalidOperationException">The device was released.</exception>
     public Device Get()
     {
-        if (Interlocked.Increment(ref _references) <= 1)
-            throw new InvalidOperationException($"Device {Name} was released and can't be referenced.");
-        return this;
+        // The count of a released device stays 0, so that a refused Get can't make a later Put release it again.
+        for (var seen = References; seen > 0;)
+        {
+            var was = Interlocked.CompareExchange(ref _references, seen + 1, seen);
+            if (was == seen)
+                return this;
+            seen = was;
+        }
+        throw new InvalidOperationException($"Device {Name} was released and can't be referenced.");
     }
 
     /// <summary>Drops a reference; the last one releases the device, exactly once.</summary>
     /// <exception cref="InvalidOperationException">More references were dropped than taken.</exception>
     public void Put()
     {
-        var left = Interlocked.Decrement(ref _references);
-        if (left < 0)
-            throw new InvalidOperationException($"Device {Name} has no reference left to drop.");
-        if (left > 0)
+        int seen, was = References;
+        do
+        {
+            seen = was;
+            if (seen == 0)
+                throw new InvalidOperationException($"Device {Name} has no reference left to drop.");
+            was = Interlocked.CompareExchange(ref _references, seen - 1, seen);
+        }
+        while (was != seen);
+        if (seen > 1)
             return;
         State = DeviceState.Released;
-        OnRelease();
-        Release?.Invoke(this);
-        if (AddedOnce)
-            Parent?.Put();
+        try
+        {
+            OnRelease();
+            Release?.Invoke(this);
+        }
+        finally
+        {
+            if (AddedOnce)
+                Parent?.Put();
+        }
     }
 
     /// <summary>Takes a reference that is given up by disposing it.</summary>
@@ -146,16 +167,14 @@ public class Device : IDeviceIdentity
     {
         get
         {
-            if (Class is null)
-                return Parent is null ? "/devices/" + Name : string.Concat(Parent.DevPath, "/", Name);
-            // A class device hangs in a directory of its class, so that names of several classes under one parent never meet.
             if (Parent is null)
-                return string.Concat("/devices/virtual/", Class.Name, "/", Name);
-            return Parent.Class is null
-                ? string.Concat(Parent.DevPath, "/", string.Concat(Class.Name, "/", Name))
-                : string.Concat(Parent.DevPath, "/", Name);
+                return (Class is null ? "/devices/" : "/devices/virtual/") + Place;
+            return string.Concat(Parent.DevPath, "/", Place);
         }
     }
+
+    // A class device hangs in a directory of its class, so that names of several classes under one parent never meet.
+    internal string Place => Class is null || Parent?.Class is not null ? Name : string.Concat(Class.Name, "/", Name);
 
     /// <summary>The subsystem that events and the <c>subsystem</c> link name: bus, else class.</summary>
     public string? Subsystem => Bus?.Name ?? Class?.Name;
@@ -166,6 +185,9 @@ public class Device : IDeviceIdentity
     /// <inheritdoc/>
     public override string ToString() => Name;
 
+    internal static bool IsFileName(string name) =>
+        name.Length is > 0 and <= 255 && name is not ("." or "..") && !name.AsSpan().ContainsAny(NotInNames) && System.Text.Encoding.UTF8.GetByteCount(name) <= 255;
+
     internal void ClearDriverData() => _driverData = null;
 
     internal int NameHash { get; }
@@ -174,7 +196,7 @@ public class Device : IDeviceIdentity
 
     internal DeviceResources? ResourcesOrNull => _resources;
 
-    internal DeviceDirectory ChildDirectory => LazyInitializer.EnsureInitialized(ref _children, () => new DeviceDirectory());
+    internal DeviceDirectory ChildDirectory => LazyInitializer.EnsureInitialized(ref _children, static () => new DeviceDirectory(byPlace: true));
 
     internal bool TryGetChild(string name, [System.Diagnostics.CodeAnalysis.NotNullWhen(true)] out Device? child)
     {
@@ -194,11 +216,13 @@ public class Device : IDeviceIdentity
     // The rest is guarded by the fabric's gate.
     internal bool AddedOnce;
     internal TransitionFrame? Holder;
-    internal Queue<TransitionWaiter>? Waiters;
+    internal List<TransitionWaiter>? Waiters;
     internal CancellationTokenSource? ProbeCancellation;
     internal List<Device>? PendingDescendants;
-    internal TaskCompletionSource? Deleting;
+    internal int Deletes;
+    internal bool IsOut;
     internal bool IsDeferred;
+    internal bool IsRetryQueued;
 
     // A device is on one of two lists: its bus's unbound devices, or its driver's devices.
     internal DeviceList? List;

@@ -11,8 +11,13 @@ internal sealed class DeviceDirectory
     private const int MinSlots = 8;
     private static readonly Device Gone = new("gone");
 
+    private readonly bool _byPlace;
     private Slot[] _slots = new Slot[MinSlots];
     private int _used;
+
+    /// <summary>Makes an empty directory.</summary>
+    /// <param name="byPlace">Whether the key is the device's place below its parent, or its plain name.</param>
+    public DeviceDirectory(bool byPlace = false) => _byPlace = byPlace;
 
     public int Count { get; private set; }
 
@@ -26,8 +31,8 @@ internal sealed class DeviceDirectory
 
     public bool TryAdd(Device device)
     {
-        var hash = device.NameHash;
-        if (Find(device.Name, hash) is not null)
+        var hash = HashOf(device);
+        if (Find(Key(device), hash) is not null)
             return false;
         if ((_used + 1) * 2 > _slots.Length)
             Rebuild();
@@ -40,7 +45,7 @@ internal sealed class DeviceDirectory
     public void Remove(Device device)
     {
         var slots = _slots;
-        for (var i = device.NameHash & (slots.Length - 1); slots[i].Device is { } found; i = (i + 1) & (slots.Length - 1))
+        for (var i = HashOf(device) & (slots.Length - 1); slots[i].Device is { } found; i = (i + 1) & (slots.Length - 1))
         {
             if (found != device)
                 continue;
@@ -67,13 +72,19 @@ internal sealed class DeviceDirectory
         return [.. devices];
     }
 
+    // Only class devices have a place that is not their name.
+    private string Key(Device device) => _byPlace ? device.Place : device.Name;
+
+    private int HashOf(Device device) =>
+        _byPlace && device.Class is not null ? StringComparer.Ordinal.GetHashCode(device.Place) : device.NameHash;
+
     private Device? Find(string name, int hash)
     {
         var slots = Volatile.Read(ref _slots);
         for (var i = hash & (slots.Length - 1); Volatile.Read(ref slots[i].Device) is { } found; i = (i + 1) & (slots.Length - 1))
         {
             // The hash was written before the device, so it is there when the device is; it keeps most devices from being touched.
-            if (slots[i].Hash == hash && found != Gone && found.Name == name)
+            if (slots[i].Hash == hash && found != Gone && Key(found) == name)
                 return found;
         }
         return null;

@@ -47,29 +47,74 @@ internal sealed class Binder(Fabric fabric)
     }
 
     /// <summary>Finds a driver for a device, and for those below it that waited for its probe.</summary>
-    public async ValueTask<AttachOutcome> AttachAsync(Device device, Driver? only = null, bool mayStart = false)
+    /// <param name="device">The device.</param>
+    /// <param name="only">The one driver to try, or null.</param>
+    /// <param name="mayStart">Whether an asynchronous driver's probe may be started beside the caller.</param>
+    /// <param name="fromOrder">Passes over drivers registered before; an attempt that was begun elsewhere has tried them.</param>
+    public async ValueTask<AttachOutcome> AttachAsync(Device device, Driver? only = null, bool mayStart = false, long fromOrder = 0)
     {
-        var outcome = await fabric.Transitions.RunAsync(device, (this, only, mayStart), static (d, a) => a.Item1.AttachInTransitionAsync(d, a.only, a.mayStart));
-        await AttachPendingAsync(device);
+        AttachOutcome outcome;
+        try
+        {
+            outcome = await fabric.Transitions.RunAsync(
+                device,
+                (this, only, mayStart, fromOrder),
+                static (d, a) => a.Item1.AttachInTransitionAsync(d, a.only, a.mayStart, a.fromOrder));
+        }
+        finally
+        {
+            await AttachPendingAsync(device);
+        }
         return outcome;
     }
 
-    /// <summary>Attaches several devices: siblings side by side, those of force-synchronous drivers one after the other.</summary>
+    /// <summary>
+    /// Attaches several devices: parents before what is below them, siblings side by side, those of force-synchronous drivers one after the
+    /// other. A device whose transition waits for the caller gets its attempt beside the caller.
+    /// </summary>
     public async ValueTask AttachManyAsync(IReadOnlyList<Device> devices, Driver? only = null)
     {
         List<Task>? running = null;
+        var attempts = devices.Count > 1 ? new Dictionary<Device, Task>(devices.Count) : null;
         foreach (var device in devices)
         {
-            var attach = AttachAsync(device, only, mayStart: true);
-            if (attach.IsCompletedSuccessfully)
+            var attempt = attempts is null ? AttachOrStartAsync(device, only) : AttachAfterParentAsync(device, only, attempts);
+            if (attempt.IsCompletedSuccessfully)
                 continue;
+            var task = attempt.AsTask();
+            attempts?.Add(device, task);
             if (IsForceSynchronous(device, only))
-                await attach;
+                await task;
             else
-                (running ??= []).Add(attach.AsTask());
+                (running ??= []).Add(task);
         }
         if (running is not null)
             await Task.WhenAll(running);
+    }
+
+    private async ValueTask AttachAfterParentAsync(Device device, Driver? only, Dictionary<Device, Task> attempts)
+    {
+        for (var above = device.Parent; above is not null; above = above.Parent)
+        {
+            if (attempts.TryGetValue(above, out var attempt))
+            {
+                await attempt;
+                break;
+            }
+        }
+        await AttachOrStartAsync(device, only);
+    }
+
+    private async ValueTask AttachOrStartAsync(Device device, Driver? only)
+    {
+        try
+        {
+            await AttachAsync(device, only, mayStart: true);
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
+        {
+            fabric.StartWork("probe of " + device.Name, () => AttachAsync(device, only).AsTask());
+        }
     }
 
     /// <summary>Makes the attempts that waited for the end of a suspend.</summary>
@@ -86,8 +131,16 @@ internal sealed class Binder(Fabric fabric)
 
     /// <summary>Unbinds a device; consumers first.</summary>
     /// <returns>False when the device was not bound, or not to the driver named.</returns>
-    public ValueTask<bool> UnbindAsync(Device device, Driver? expected = null) =>
-        fabric.Transitions.RunAsync(device, (this, expected), static (d, a) => a.Item1.UnbindInTransitionAsync(d, a.expected));
+    /// <exception cref="VirtbusException">EDEADLK: the caller is a callback that the unbind would wait for.</exception>
+    public ValueTask<bool> UnbindAsync(Device device, Driver? expected = null, bool mustSucceed = false)
+    {
+        if (!mustSucceed)
+        {
+            lock (fabric.Gate)
+                fabric.ThrowIfCallerDependsOn(device);
+        }
+        return fabric.Transitions.RunAsync(device, (this, expected), static (d, a) => a.Item1.UnbindInTransitionAsync(d, a.expected), mustSucceed);
+    }
 
     public async ValueTask<bool> UnbindInTransitionAsync(Device device, Driver? expected)
     {
@@ -100,29 +153,29 @@ internal sealed class Binder(Fabric fabric)
                 return false;
             // From here on no consumer can begin a probe, so the list is complete.
             device.Binding = driver.UnbindingBinding;
+            device.Bus!.Busy.Add(device);
             foreach (var link in device.Links?.Consumers ?? [])
             {
                 if (link.IsManaged && link.Consumer.Binding.State != BindingState.Unbound)
                     (consumers ??= []).Add(link.Consumer);
             }
         }
-        if (consumers is not null)
+        foreach (var consumer in consumers?.OrderByDescending(c => c.Sequence) ?? Enumerable.Empty<Device>())
         {
-            foreach (var consumer in consumers.OrderByDescending(c => c.Sequence))
-                await UnbindAsync(consumer);
+            try
+            {
+                await UnbindAsync(consumer, mustSucceed: true);
+            }
+            catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
+            {
+                // Linked by the very callback that unbinds its supplier.
+                FabricLog.ConsumerStays(fabric.Log, device.Name, consumer.Name, e.Message);
+            }
         }
         if (device.PowerState is { } power)
-            await power.WakeForRemoveAsync();
-        try
-        {
-            await fabric.Scheduler.InterleaveAsync();
-            await driver.RemoveAsync(device);
-        }
-        catch (Exception e)
-        {
-            FabricLog.RemoveFailed(fabric.Log, device.Name, driver.Name, e);
-        }
-        await LetGoAsync(device, driver);
+            await power.HoldForRemoveAsync();
+        await fabric.Scheduler.InterleaveAsync();
+        await RemoveAndLetGoAsync(device, driver);
         lock (fabric.Gate)
         {
             SetUnbound(device);
@@ -132,6 +185,9 @@ internal sealed class Binder(Fabric fabric)
         return true;
     }
 
+    /// <summary>Releases what was put into the resources of a device that has no driver.</summary>
+    public ValueTask ReleaseLeftoversAsync(Device device) => ReleaseResourcesAsync(device);
+
     /// <summary>Forgets a device that leaves the tree.</summary>
     public void ForgetInGate(Device device)
     {
@@ -139,13 +195,29 @@ internal sealed class Binder(Fabric fabric)
         _parked.Remove(device);
     }
 
-    private async ValueTask<AttachOutcome> AttachInTransitionAsync(Device device, Driver? only, bool mayStart)
+    /// <summary>The entry of a driver's table that serves a device, an override considered; null when the driver does not serve it.</summary>
+    public DeviceId? Match(Device device, Driver driver)
+    {
+        if (device.DriverOverride is { } wanted && wanted != driver.Name)
+            return null;
+        try
+        {
+            return driver.Bus.Match(device, driver);
+        }
+        catch (Exception e)
+        {
+            FabricLog.MatchFailed(fabric.Log, device.Name, driver.Bus.Name, driver.Name, e);
+            return null;
+        }
+    }
+
+    private async ValueTask<AttachOutcome> AttachInTransitionAsync(Device device, Driver? only, bool mayStart, long fromOrder)
     {
         if (device.Bus is not { } bus)
             return new(AttachResult.NoDriver);
         lock (fabric.Gate)
         {
-            if (device.State != DeviceState.Added)
+            if (device.State != DeviceState.Added || device.IsGone)
                 return new(AttachResult.Gone);
             if (device.Driver is not null)
                 return new(AttachResult.AlreadyBound);
@@ -165,14 +237,13 @@ internal sealed class Binder(Fabric fabric)
             }
         }
         var outcome = new AttachOutcome(AttachResult.NoDriver);
-        Driver[] candidates = only is null ? bus.Candidates(device) : [only];
-        foreach (var driver in candidates)
+        foreach (var driver in only is null ? CandidatesOrLog(bus, device) : [only])
         {
-            if (TryMatch(bus, device, driver) is not { } id)
+            if (driver.Order < fromOrder || Match(device, driver) is not { } id)
                 continue;
             if (mayStart && driver.ProbeType == ProbeType.PreferAsynchronous)
             {
-                fabric.StartWork("asynchronous probe of " + device.Name, () => AttachAsync(device, only).AsTask());
+                fabric.StartWork("asynchronous probe of " + device.Name, () => AttachAsync(device, only, fromOrder: driver.Order).AsTask());
                 return new(AttachResult.Started);
             }
             var one = await ProbeAsync(device, driver, id);
@@ -184,7 +255,26 @@ internal sealed class Binder(Fabric fabric)
             if (one is { Result: AttachResult.Deferred, Error: null })
                 return one;
         }
+        if (only is null && outcome.Result != AttachResult.Deferred)
+        {
+            // Every driver had its turn and none waits for anything.
+            lock (fabric.Gate)
+                RemoveDeferred(device);
+        }
         return outcome;
+    }
+
+    private Driver[] CandidatesOrLog(Bus bus, Device device)
+    {
+        try
+        {
+            return bus.Candidates(device);
+        }
+        catch (Exception e)
+        {
+            FabricLog.CandidatesFailed(fabric.Log, device.Name, bus.Name, e);
+            return [];
+        }
     }
 
     private async ValueTask<AttachOutcome> ProbeAsync(Device device, Driver driver, DeviceId id)
@@ -195,7 +285,7 @@ internal sealed class Binder(Fabric fabric)
         CancellationTokenSource cancellation;
         lock (fabric.Gate)
         {
-            if (device.State != DeviceState.Added)
+            if (device.State != DeviceState.Added || device.IsGone)
                 return new(AttachResult.Gone);
             if (!driver.IsRegistered)
                 return new(AttachResult.NoDriver);
@@ -208,67 +298,74 @@ internal sealed class Binder(Fabric fabric)
             device.Binding = driver.ProbingBinding;
             DeviceList.Remove(device);
             driver.Bound.Add(device);
+            bus.Busy.Add(device);
             device.ProbeCancellation = cancellation = new CancellationTokenSource();
         }
+        // A parent that sleeps while idle is awake for the probes below it.
+        var parent = device.Parent?.PowerState is { RuntimeStatus: not RuntimeStatus.Unsupported } power && await power.TryHoldAsync("probe of " + device.Name) ? power : null;
         Exception? error = null;
         try
         {
             await ConfigureAndProbeAsync(bus, device, driver, id, cancellation.Token);
-            // A device that vanished during its probe is not bound, whatever the probe made of it.
-            if (cancellation.IsCancellationRequested)
-                await RemoveAfterLateProbeAsync(device, driver);
         }
         catch (Exception e)
         {
             error = e;
         }
+        if (parent is not null)
+            await parent.LetGoAsync();
         if (error is not null)
             return FinishFailed(device, driver, error, trigger);
+        bool vanished;
         lock (fabric.Gate)
         {
             device.ProbeCancellation = null;
-            if (cancellation.IsCancellationRequested)
+            // A device that vanished during its probe is not bound, whatever the probe made of it.
+            vanished = device.State != DeviceState.Added || device.IsGone;
+            device.Binding = vanished ? driver.UnbindingBinding : driver.BoundBinding;
+            if (!vanished)
             {
-                SetUnbound(device);
-                return new(AttachResult.Gone);
+                bus.Busy.Remove(device);
+                RemoveDeferred(device);
             }
-            device.Binding = driver.BoundBinding;
-            RemoveDeferred(device);
-            TriggerDeferredInGate(device);
         }
+        if (vanished)
+        {
+            await RemoveAndLetGoAsync(device, driver);
+            lock (fabric.Gate)
+                SetUnbound(device);
+            return new(AttachResult.Gone);
+        }
+        // Told before those that waited for it may go on.
         fabric.EmitFor(device, UeventAction.Bind);
+        lock (fabric.Gate)
+            TriggerDeferredInGate(device);
         return new(AttachResult.Bound);
     }
 
-    private static async ValueTask ConfigureAndProbeAsync(Bus bus, Device device, Driver driver, DeviceId id, CancellationToken token)
+    private async ValueTask ConfigureAndProbeAsync(Bus bus, Device device, Driver driver, DeviceId id, CancellationToken token)
     {
-        await bus.ConfigureAsync(device, driver);
+        var configured = false;
+        IPowerDomain? domain = null;
         try
         {
-            var domain = bus.GetPowerDomain(device);
-            if (domain is not null)
-                await domain.AttachAsync(device);
-            try
+            await bus.ConfigureAsync(device, driver);
+            configured = true;
+            if (bus.GetPowerDomain(device) is { } attach)
             {
-                await driver.ProbeAsync(device, id, token);
+                await attach.AttachAsync(device);
+                domain = attach;
             }
-            catch
-            {
-                // What the probe acquired goes before what it stood on.
-                await device.Fabric!.Binder.ReleaseResourcesAsync(device);
-                if (domain is not null)
-                    await domain.DetachAsync(device);
-                throw;
-            }
+            await driver.ProbeAsync(device, id, token);
         }
         catch
         {
-            await bus.UnconfigureAsync(device, driver);
+            await LetGoAsync(device, driver, domain, configured);
             throw;
         }
     }
 
-    private async ValueTask RemoveAfterLateProbeAsync(Device device, Driver driver)
+    private async ValueTask RemoveAndLetGoAsync(Device device, Driver driver)
     {
         try
         {
@@ -278,7 +375,16 @@ internal sealed class Binder(Fabric fabric)
         {
             FabricLog.RemoveFailed(fabric.Log, device.Name, driver.Name, e);
         }
-        await LetGoAsync(device, driver);
+        IPowerDomain? domain = null;
+        try
+        {
+            domain = device.Bus!.GetPowerDomain(device);
+        }
+        catch (Exception e)
+        {
+            FabricLog.ReleaseFailed(fabric.Log, device.Name, e);
+        }
+        await LetGoAsync(device, driver, domain, configured: true);
     }
 
     private async ValueTask ReleaseResourcesAsync(Device device)
@@ -287,17 +393,25 @@ internal sealed class Binder(Fabric fabric)
             await resources.ReleaseAllAsync(fabric.Log);
     }
 
-    // After remove: resources in reverse order, then power domain and bus, as they were acquired.
-    private async ValueTask LetGoAsync(Device device, Driver driver)
+    // What the probe acquired goes before what it stood on. Each step is taken whatever became of the one before.
+    private async ValueTask LetGoAsync(Device device, Driver driver, IPowerDomain? domain, bool configured)
     {
         await ReleaseResourcesAsync(device);
         if (device.PowerState is { } power)
             await power.DisableRuntimeAsync();
         try
         {
-            if (device.Bus!.GetPowerDomain(device) is { } domain)
+            if (domain is not null)
                 await domain.DetachAsync(device);
-            await device.Bus.UnconfigureAsync(device, driver);
+        }
+        catch (Exception e)
+        {
+            FabricLog.ReleaseFailed(fabric.Log, device.Name, e);
+        }
+        try
+        {
+            if (configured)
+                await device.Bus!.UnconfigureAsync(device, driver);
         }
         catch (Exception e)
         {
@@ -311,7 +425,12 @@ internal sealed class Binder(Fabric fabric)
         {
             device.ProbeCancellation = null;
             SetUnbound(device);
-            if (device.State != DeviceState.Added)
+            foreach (var link in device.Links?.Suppliers ?? [])
+            {
+                if (link.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer))
+                    fabric.RemoveLinkInGate(link);
+            }
+            if (device.State != DeviceState.Added || device.IsGone)
                 return new(AttachResult.Gone, error);
             if (error is ProbeDeferException)
             {
@@ -341,6 +460,8 @@ internal sealed class Binder(Fabric fabric)
     private async ValueTask AttachPendingAsync(Device device)
     {
         List<Device>? pending;
+        if (device.PendingDescendants is null)
+            return;
         lock (fabric.Gate)
         {
             pending = device.PendingDescendants;
@@ -350,24 +471,11 @@ internal sealed class Binder(Fabric fabric)
             await AttachManyAsync(pending);
     }
 
-    private DeviceId? TryMatch(Bus bus, Device device, Driver driver)
-    {
-        try
-        {
-            return bus.Match(device, driver);
-        }
-        catch (Exception e)
-        {
-            FabricLog.MatchFailed(fabric.Log, device.Name, bus.Name, driver.Name, e);
-            return null;
-        }
-    }
-
     private bool IsForceSynchronous(Device device, Driver? only)
     {
         if (only is not null)
             return only.ProbeType == ProbeType.ForceSynchronous;
-        return device.Bus is { } bus && bus.Candidates(device).Any(d => d.ProbeType == ProbeType.ForceSynchronous);
+        return device.Bus is { } bus && CandidatesOrLog(bus, device).Any(d => d.ProbeType == ProbeType.ForceSynchronous);
     }
 
     private static Device? MissingSupplier(Device device)
@@ -383,8 +491,9 @@ internal sealed class Binder(Fabric fabric)
     private static void SetUnbound(Device device)
     {
         DeviceList.Remove(device);
+        device.Bus!.Busy.Remove(device);
         if (device.State == DeviceState.Added)
-            device.Bus!.Unbound.Add(device);
+            device.Bus.Unbound.Add(device);
         device.Binding = Binding.Unbound;
         device.ClearDriverData();
     }
@@ -434,15 +543,14 @@ internal sealed class Binder(Fabric fabric)
 
     private void RetryInGate()
     {
-        if (_deferred.Count == 0)
-            return;
-        var queued = _retry.Count == 0 ? null : _retry.ToHashSet();
         foreach (var device in _deferred)
         {
-            if (queued is null || !queued.Contains(device))
-                _retry.Enqueue(device);
+            if (device.IsRetryQueued)
+                continue;
+            device.IsRetryQueued = true;
+            _retry.Enqueue(device);
         }
-        if (_retrying)
+        if (_retrying || _retry.Count == 0)
             return;
         _retrying = true;
         fabric.StartWork("deferred probes", RetryAsync);
@@ -460,10 +568,20 @@ internal sealed class Binder(Fabric fabric)
                     _retrying = false;
                     return;
                 }
-                if (!device.IsDeferred)
+                device.IsRetryQueued = false;
+                // Turned off, probes are made when asked for only; the device keeps its place and its reason.
+                if (!device.IsDeferred || !device.Bus!.DriversAutoprobe)
                     continue;
             }
-            await AttachAsync(device);
+            try
+            {
+                await AttachAsync(device);
+            }
+            catch (Exception e)
+            {
+                // One device's trouble must not end the retries of the others.
+                FabricLog.RetryFailed(fabric.Log, device.Name, e);
+            }
         }
     }
 }

@@ -9,13 +9,13 @@ namespace Virtbus.Core;
 public abstract class Driver
 {
     /// <summary>Makes a driver.</summary>
-    /// <param name="name">Unique on its bus; no '/'.</param>
+    /// <param name="name">Unique on its bus; 1 to 255 bytes without '/' and control characters.</param>
     /// <exception cref="VirtbusException">EINVAL: the name is not one that a directory can have.</exception>
     protected Driver(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
-        if (name.Length is 0 or > 255 || name.Contains('/') || name is "." or "..")
-            throw new VirtbusException(Errno.EINVAL, $"Driver name '{name}' is not valid. Use 1 to 255 characters without '/'.");
+        if (!Device.IsFileName(name))
+            throw new VirtbusException(Errno.EINVAL, $"Driver name '{name}' is not valid. Use 1 to 255 bytes without '/' and control characters.");
         Name = name;
         BoundBinding = new Binding(BindingState.Bound, this);
         ProbingBinding = new Binding(BindingState.Probing, this);

@@ -5,7 +5,7 @@ namespace Virtbus.Core;
 /// <summary>A module's connection to the fabric that loaded it.</summary>
 public sealed class ModuleContext
 {
-    private readonly List<Driver> _drivers = [];
+    private Driver[] _drivers = [];
 
     internal ModuleContext(Fabric fabric, string name)
     {
@@ -30,20 +30,24 @@ public sealed class ModuleContext
     {
         ArgumentNullException.ThrowIfNull(driver);
         driver.Module = Name;
-        // Before the registration: its probes may fail the init, and the driver must go then too.
-        _drivers.Add(driver);
+        // Before the registration: its probes may fail the init, and the driver must go then too. Readers list the drivers meanwhile.
+        lock (_lock)
+            _drivers = [.. _drivers, driver];
         await Fabric.RegisterDriverAsync(driver);
     }
 
-    internal IReadOnlyList<Driver> Drivers => _drivers;
+    internal IReadOnlyList<Driver> Drivers => Volatile.Read(ref _drivers);
+
+    private readonly Lock _lock = new();
 
     internal async ValueTask UnregisterAllAsync()
     {
-        foreach (var driver in Enumerable.Reverse(_drivers))
+        foreach (var driver in Drivers.Reverse())
         {
             if (driver.IsRegistered && driver.Module == Name)
                 await Fabric.UnregisterDriverAsync(driver);
         }
-        _drivers.Clear();
+        lock (_lock)
+            _drivers = [];
     }
 }

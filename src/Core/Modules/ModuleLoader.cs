@@ -22,6 +22,7 @@ public sealed class ModuleLoader : IDisposable
     private readonly HashSet<string> _requested = [];
     private readonly HashSet<SkippedModule> _reported = [];
     private readonly FileSystemWatcher? _watcher;
+    private readonly TreeDirectory _tree;
     private ModuleIndex _index;
 
     /// <summary>Makes a loader and its index; from now on devices that appear get their module.</summary>
@@ -37,7 +38,8 @@ public sealed class ModuleLoader : IDisposable
         _index = ModuleIndex.Read(Folder);
         ReportSkipped();
         fabric.AddModaliasListener(OnModalias);
-        fabric.Tree.AddTop(new TreeDirectory("module", ListTree));
+        _tree = new TreeDirectory("module", ListTree);
+        fabric.Tree.AddTop(_tree);
         if (watch && Directory.Exists(Folder))
         {
             _watcher = new FileSystemWatcher(Folder, "*.dll") { NotifyFilter = NotifyFilters.FileName | NotifyFilters.LastWrite | NotifyFilters.Size };
@@ -45,6 +47,7 @@ public sealed class ModuleLoader : IDisposable
             _watcher.Changed += (_, _) => OnFolderChanged();
             _watcher.Renamed += (_, _) => OnFolderChanged();
             _watcher.Deleted += (_, _) => OnFolderChanged();
+            _watcher.Error += (_, _) => OnFolderChanged();
             _watcher.EnableRaisingEvents = true;
         }
     }
@@ -111,7 +114,7 @@ public sealed class ModuleLoader : IDisposable
         await _turn.WaitAsync();
         try
         {
-            context = await ExitInTurnAsync(name.Replace('-', '_'), force);
+            context = await ExitInTurnAsync(name, force);
         }
         finally
         {
@@ -155,6 +158,7 @@ public sealed class ModuleLoader : IDisposable
     {
         _watcher?.Dispose();
         _fabric.RemoveModaliasListener(OnModalias);
+        _fabric.Tree.RemoveTop(_tree);
     }
 
     private static LoadedModule Describe(Entry entry) => new(
@@ -288,9 +292,10 @@ public sealed class ModuleLoader : IDisposable
     {
         Entry? entry;
         lock (_loaded)
-            entry = _loaded.GetValueOrDefault(name);
+            entry = _loaded.GetValueOrDefault(name) ?? _loaded.GetValueOrDefault(name.Replace('-', '_'));
         if (entry is null)
             throw new VirtbusException(Errno.ENOENT, $"Module {name} is not loaded. 'module list' names the loaded ones.");
+        name = entry.Info.Name;
         if (entry.Holders.Count > 0)
             throw new VirtbusException(Errno.EBUSY, $"Module {name} is in use by {string.Join(", ", entry.Holders)}. Unload that first.");
         var bound = entry.Context.Drivers.SelectMany(d => d.Devices).Select(d => d.Name).ToList();

@@ -19,6 +19,12 @@ internal static class ModuleMetadata
         reason = "";
         try
         {
+            // A pipe or a device has no length, and opening one may never return.
+            if (new FileInfo(path).Length == 0)
+            {
+                reason = "it is empty, or no regular file";
+                return null;
+            }
             using var file = File.OpenRead(path);
             if (file.Length > MaxFileBytes)
             {
@@ -41,8 +47,9 @@ internal static class ModuleMetadata
         {
             reason = e.Message;
         }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException or InvalidOperationException or ArgumentException or OverflowException)
+        catch (Exception e)
         {
+            // Whatever a file made with intent makes the reader throw: the other modules are read all the same.
             reason = $"it can't be read ({e.Message.TrimEnd('.')})";
         }
         return null;
@@ -114,9 +121,11 @@ internal static class ModuleMetadata
         object?[] arguments = [.. value.FixedArguments.Select(a => a.Value)];
         try
         {
-            return ((ModuleAliasAttribute)Activator.CreateInstance(type, arguments)!).Alias;
+            if (((ModuleAliasAttribute)Activator.CreateInstance(type, arguments)!).Alias is { Length: > 0 } alias)
+                return alias;
+            throw new VirtbusException(Errno.EINVAL, $"its {type.Name} names no alias");
         }
-        catch (Exception e) when (e is MissingMethodException or TargetInvocationException)
+        catch (Exception e) when (e is MemberAccessException or TargetInvocationException)
         {
             throw new VirtbusException(Errno.EINVAL, $"its {type.Name} can't be made from its arguments", e);
         }

@@ -17,6 +17,8 @@ public sealed class DevicePower
     private TimeSpan _active;
     private TimeSpan _suspended;
     private bool _forbidden;
+    private bool _heldForRemove;
+    private readonly Stack<DevicePower> _needed = new();
 
     internal DevicePower(Device device) => _device = device;
 
@@ -56,7 +58,7 @@ public sealed class DevicePower
             AdjustParent(1);
     }
 
-    /// <summary>Takes a use of the device and wakes it, parents and runtime suppliers first.</summary>
+    /// <summary>Takes a use of the device and wakes it, parents and runtime suppliers first. Uses outlive a driver: each is given up by who took it.</summary>
     /// <param name="cancellationToken">Ends the wait for a running callback.</param>
     /// <exception cref="VirtbusException">EINVAL: the device is in the error state; or what the driver's callback answers. No use is taken then.</exception>
     public async ValueTask RuntimeGetAsync(CancellationToken cancellationToken = default)
@@ -64,26 +66,7 @@ public sealed class DevicePower
         await _turn.WaitAsync(cancellationToken);
         try
         {
-            if (RuntimeStatus == RuntimeStatus.Error)
-                throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} is in a runtime power error. Unbind its driver and bind it again.");
-            if (_usage == 0)
-                await GetNeededAsync(cancellationToken);
-            _usage++;
-            if (RuntimeStatus == RuntimeStatus.Suspended)
-            {
-                try
-                {
-                    await RunCallbackAsync(ops => ops.RuntimeResumeAsync(_device));
-                }
-                catch
-                {
-                    if (--_usage == 0)
-                        await PutNeededAsync();
-                    throw;
-                }
-                Account(RuntimeStatus.Active);
-                AdjustParent(1);
-            }
+            await GetInTurnAsync(cancellationToken);
         }
         finally
         {
@@ -92,24 +75,13 @@ public sealed class DevicePower
     }
 
     /// <summary>Gives a use up; the device sleeps when it was the last and no child is awake.</summary>
-    /// <exception cref="VirtbusException">EINVAL: no use was taken; or what the driver's callback answers.</exception>
+    /// <exception cref="VirtbusException">EINVAL: no use was taken; or what the driver's callback answers, and the use is given up all the same.</exception>
     public async ValueTask RuntimePutAsync()
     {
         await _turn.WaitAsync();
         try
         {
-            if (_usage == 0)
-                throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} has no runtime use to give up.");
-            if (--_usage > 0)
-                return;
-            try
-            {
-                await SleepIfIdleAsync();
-            }
-            finally
-            {
-                await PutNeededAsync();
-            }
+            await PutInTurnAsync();
         }
         finally
         {
@@ -117,34 +89,20 @@ public sealed class DevicePower
         }
     }
 
-    /// <summary>Lets the device sleep when idle (<c>auto</c>) or keeps it awake (<c>on</c>).</summary>
+    /// <summary>Lets the device sleep when idle (<c>auto</c>) or keeps it awake (<c>on</c>), which counts as a use.</summary>
     /// <param name="allowed">True for <c>auto</c>.</param>
     public async ValueTask AllowRuntimeAsync(bool allowed)
     {
-        if (allowed != _forbidden)
-            return;
-        _forbidden = !allowed;
-        if (allowed)
-            await RuntimePutAsync();
-        else
-            await RuntimeGetAsync();
-    }
-
-    // The driver is gone: whatever it left behind does not count for the next one.
-    internal async ValueTask DisableRuntimeAsync()
-    {
-        if (RuntimeStatus == RuntimeStatus.Unsupported && _usage == 0)
-            return;
         await _turn.WaitAsync();
         try
         {
-            if (RuntimeStatus == RuntimeStatus.Active)
-                AdjustParent(-1);
-            RuntimeStatus = RuntimeStatus.Unsupported;
-            if (_usage > 0)
-                await PutNeededAsync();
-            _usage = 0;
-            _forbidden = false;
+            if (allowed != _forbidden)
+                return;
+            if (!allowed)
+                await GetInTurnAsync(CancellationToken.None);
+            _forbidden = !allowed;
+            if (allowed)
+                await PutInTurnAsync();
         }
         finally
         {
@@ -152,24 +110,146 @@ public sealed class DevicePower
         }
     }
 
-    // A driver's remove runs on an awake device.
-    internal async ValueTask WakeForRemoveAsync()
+    /// <summary>Takes a use for the core, which goes on without it when the device does not wake.</summary>
+    internal async ValueTask<bool> TryHoldAsync(string purpose)
     {
-        if (RuntimeStatus != RuntimeStatus.Suspended || _device.IsGone)
-            return;
         try
         {
             await RuntimeGetAsync();
+            return true;
         }
         catch (Exception e)
         {
-            FabricLog.PowerFailed(_device.Fabric!.Log, _device.Name, "runtime resume before unbind", e.Message);
+            FabricLog.PowerFailed(_device.Fabric!.Log, _device.Name, "runtime resume for " + purpose, e.Message);
+            return false;
+        }
+    }
+
+    /// <summary>Gives up a use of the core's.</summary>
+    internal async ValueTask LetGoAsync()
+    {
+        try
+        {
+            await RuntimePutAsync();
+        }
+        catch (Exception e)
+        {
+            FabricLog.PowerFailed(_device.Fabric!.Log, _device.Name, "runtime suspend", e.Message);
+        }
+    }
+
+    /// <summary>A driver's remove runs on an awake device, and no runtime callback runs beside it or after it.</summary>
+    internal async ValueTask HoldForRemoveAsync()
+    {
+        if (RuntimeStatus != RuntimeStatus.Unsupported && !_device.IsGone)
+            _heldForRemove = await TryHoldAsync("unbind");
+    }
+
+    /// <summary>The driver is gone, or its probe failed: runtime power management is off until the next driver enables it.</summary>
+    internal async ValueTask DisableRuntimeAsync()
+    {
+        await _turn.WaitAsync();
+        try
+        {
+            var wasActive = RuntimeStatus == RuntimeStatus.Active;
+            RuntimeStatus = RuntimeStatus.Unsupported;
+            if (_heldForRemove)
+            {
+                _heldForRemove = false;
+                await PutInTurnAsync();
+            }
+            if (wasActive)
+            {
+                AdjustParent(-1);
+                if (_device.Parent is { } parent)
+                    await parent.Power.IdleAsync();
+            }
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    /// <summary>The device leaves the tree: uses that are left hold nothing above it any more.</summary>
+    internal async ValueTask ForgetUsesAsync()
+    {
+        await _turn.WaitAsync();
+        try
+        {
+            _forbidden = false;
+            if (_usage > 0)
+            {
+                _usage = 0;
+                await PutNeededAsync();
+            }
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    private async ValueTask IdleAsync()
+    {
+        await _turn.WaitAsync();
+        try
+        {
+            if (_usage == 0)
+                await SleepIfIdleAsync();
+        }
+        catch (Exception e)
+        {
+            FabricLog.PowerFailed(_device.Fabric!.Log, _device.Name, "runtime suspend", e.Message);
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    private async ValueTask GetInTurnAsync(CancellationToken cancellationToken)
+    {
+        if (RuntimeStatus == RuntimeStatus.Error)
+            throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} is in a runtime power error. Unbind its driver and bind it again.");
+        if (_usage == 0)
+            await GetNeededAsync(cancellationToken);
+        _usage++;
+        if (RuntimeStatus != RuntimeStatus.Suspended)
+            return;
+        try
+        {
+            await RunCallbackAsync(ops => ops.RuntimeResumeAsync(_device));
+        }
+        catch
+        {
+            if (--_usage == 0)
+                await PutNeededAsync();
+            throw;
+        }
+        Account(RuntimeStatus.Active);
+        AdjustParent(1);
+    }
+
+    private async ValueTask PutInTurnAsync()
+    {
+        if (_usage == 0)
+            throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} has no runtime use to give up.");
+        if (--_usage > 0)
+            return;
+        try
+        {
+            await SleepIfIdleAsync();
+        }
+        finally
+        {
+            await PutNeededAsync();
         }
     }
 
     private async ValueTask SleepIfIdleAsync()
     {
-        if (RuntimeStatus != RuntimeStatus.Active || _activeChildren > 0 || _forbidden)
+        if (RuntimeStatus != RuntimeStatus.Active || RuntimeActiveChildren > 0)
             return;
         await RunCallbackAsync(ops => ops.RuntimeSuspendAsync(_device));
         Account(RuntimeStatus.Suspended);
@@ -200,22 +280,35 @@ public sealed class DevicePower
 
     private async ValueTask GetNeededAsync(CancellationToken cancellationToken)
     {
-        if (_device.Parent is { } parent)
-            await parent.Power.RuntimeGetAsync(cancellationToken);
-        foreach (var supplier in RuntimeSuppliers())
-            await supplier.Power.RuntimeGetAsync(cancellationToken);
+        // Kept until the last use goes: links may change in between, and what was taken is what is given up.
+        try
+        {
+            if (_device.Parent is { } parent)
+                await NeedAsync(parent.Power, cancellationToken);
+            foreach (var link in _device.Links?.Suppliers ?? [])
+            {
+                if (link.Flags.HasFlag(DeviceLinkFlags.PmRuntime))
+                    await NeedAsync(link.Supplier.Power, cancellationToken);
+            }
+        }
+        catch
+        {
+            await PutNeededAsync();
+            throw;
+        }
+    }
+
+    private async ValueTask NeedAsync(DevicePower power, CancellationToken cancellationToken)
+    {
+        await power.RuntimeGetAsync(cancellationToken);
+        _needed.Push(power);
     }
 
     private async ValueTask PutNeededAsync()
     {
-        foreach (var supplier in RuntimeSuppliers())
-            await supplier.Power.RuntimePutAsync();
-        if (_device.Parent is { } parent)
-            await parent.Power.RuntimePutAsync();
+        while (_needed.TryPop(out var power))
+            await power.LetGoAsync();
     }
-
-    private IEnumerable<Device> RuntimeSuppliers() =>
-        _device.Links?.Suppliers.Where(l => l.Flags.HasFlag(DeviceLinkFlags.PmRuntime)).Select(l => l.Supplier) ?? [];
 
     private void AdjustParent(int by)
     {

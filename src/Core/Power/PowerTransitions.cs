@@ -13,17 +13,31 @@ internal sealed class PowerTransitions(Fabric fabric)
 
     public async ValueTask SuspendAsync(Device? root)
     {
-        using var turn = Enter();
-        var order = Order(root, withConsumers: true);
+        try
+        {
+            using (Enter())
+                await SleepAsync(root);
+        }
+        catch
+        {
+            await fabric.Binder.AttachParkedAsync();
+            throw;
+        }
+    }
+
+    private async ValueTask SleepAsync(Device? root)
+    {
+        // What sleeps already is not this transition's to wake again when it fails.
+        var order = Order(root, withConsumers: true).FindAll(static d => d.PowerState is not { Phase: > SleepPhase.Awake });
         try
         {
             foreach (var device in order)
                 await StepAsync(device, SleepPhase.Awake, SleepPhase.Prepared, "prepare", static (o, d) => o.PrepareAsync(d));
-            foreach (var device in order.Reverse())
+            foreach (var device in Enumerable.Reverse(order))
                 await StepAsync(device, SleepPhase.Prepared, SleepPhase.Suspended, "suspend", static (o, d) => o.SuspendAsync(d));
-            foreach (var device in order.Reverse())
+            foreach (var device in Enumerable.Reverse(order))
                 await StepAsync(device, SleepPhase.Suspended, SleepPhase.SuspendedLate, "suspend_late", static (o, d) => o.SuspendLateAsync(d));
-            foreach (var device in order.Reverse())
+            foreach (var device in Enumerable.Reverse(order))
                 await StepAsync(device, SleepPhase.SuspendedLate, SleepPhase.SuspendedNoIrq, "suspend_noirq", static (o, d) => o.SuspendNoIrqAsync(d));
         }
         catch
@@ -36,17 +50,37 @@ internal sealed class PowerTransitions(Fabric fabric)
     public async ValueTask ResumeAsync(Device? root)
     {
         using (Enter())
-        {
-            if (SleepingAncestor(root) is { } above)
-                throw new VirtbusException(Errno.EBUSY, $"Device {root!.Name} can't resume while {above.Name} above it is suspended. Resume {above.Name}.");
-            await WakeAsync(Order(root, withConsumers: true));
-        }
+            await WakeAsync(Wakeable(root));
         await fabric.Binder.AttachParkedAsync();
+    }
+
+    // Parents and suppliers first: what stands on something that stays asleep stays asleep too, and wakes with that.
+    private List<Device> Wakeable(Device? root)
+    {
+        var wakeable = new HashSet<Device>();
+        var order = Order(root, withConsumers: true);
+        foreach (var device in order)
+        {
+            var asleep = Needs(device).FirstOrDefault(n => n.PowerState is { Phase: > SleepPhase.Awake } && !wakeable.Contains(n));
+            if (asleep is null)
+                wakeable.Add(device);
+            else if (device == root)
+                throw new VirtbusException(Errno.EBUSY, $"Device {root.Name} can't resume while {asleep.Name}, which it needs, is suspended. Resume {asleep.Name}.");
+        }
+        return order.FindAll(wakeable.Contains);
+    }
+
+    private static IEnumerable<Device> Needs(Device device)
+    {
+        if (device.Parent is { } parent)
+            yield return parent;
+        foreach (var link in device.Links?.Suppliers ?? [])
+            yield return link.Supplier;
     }
 
     public async ValueTask ShutdownAsync()
     {
-        foreach (var device in Order(null, withConsumers: false).Reverse())
+        foreach (var device in Enumerable.Reverse(Order(null, withConsumers: false)))
         {
             try
             {
@@ -65,12 +99,9 @@ internal sealed class PowerTransitions(Fabric fabric)
     }
 
     /// <summary>The device itself or the nearest one above it that sleeps or is about to.</summary>
-    public static Device? SleepingSelfOrAncestor(Device device) =>
-        device.PowerState is { Phase: > SleepPhase.Awake } ? device : SleepingAncestor(device);
-
-    private static Device? SleepingAncestor(Device? device)
+    public static Device? SleepingSelfOrAncestor(Device device)
     {
-        for (var above = device?.Parent; above is not null; above = above.Parent)
+        for (var above = device; above is not null; above = above.Parent)
         {
             if (above.PowerState is { Phase: > SleepPhase.Awake })
                 return above;
@@ -80,6 +111,9 @@ internal sealed class PowerTransitions(Fabric fabric)
 
     private Turn Enter()
     {
+        // It would come to the caller's own device, and could then neither go on nor unwind.
+        if (Transitions.Ambient?.Device is { } held)
+            throw new VirtbusException(Errno.EDEADLK, $"A power transition can't be made from a callback of {held.Name}. Make it after the callback has returned.");
         if (Interlocked.Exchange(ref _busy, 1) != 0)
             throw new VirtbusException(Errno.EBUSY, "A power transition is under way. Try again when it has ended.");
         return new Turn(this);
@@ -90,7 +124,7 @@ internal sealed class PowerTransitions(Fabric fabric)
         public void Dispose() => Volatile.Write(ref owner._busy, 0);
     }
 
-    private async ValueTask WakeAsync(IReadOnlyList<Device> order)
+    private async ValueTask WakeAsync(List<Device> order)
     {
         foreach (var device in order)
             await UndoAsync(device, SleepPhase.SuspendedNoIrq, SleepPhase.SuspendedLate, "resume_noirq", static (o, d) => o.ResumeNoIrqAsync(d));
@@ -98,7 +132,7 @@ internal sealed class PowerTransitions(Fabric fabric)
             await UndoAsync(device, SleepPhase.SuspendedLate, SleepPhase.Suspended, "resume_early", static (o, d) => o.ResumeEarlyAsync(d));
         foreach (var device in order)
             await UndoAsync(device, SleepPhase.Suspended, SleepPhase.Prepared, "resume", static (o, d) => o.ResumeAsync(d));
-        foreach (var device in order.Reverse())
+        foreach (var device in Enumerable.Reverse(order))
             await UndoAsync(device, SleepPhase.Prepared, SleepPhase.Awake, "complete", static (o, d) => o.CompleteAsync(d));
     }
 
@@ -147,7 +181,7 @@ internal sealed class PowerTransitions(Fabric fabric)
     }
 
     // Parents and suppliers come before children and consumers; otherwise creation order.
-    private IReadOnlyList<Device> Order(Device? root, bool withConsumers)
+    private List<Device> Order(Device? root, bool withConsumers)
     {
         lock (fabric.Gate)
         {

@@ -1,11 +1,33 @@
 namespace Virtbus.Core;
 
 /// <summary>One held transition of an activity; frames chain from the innermost to the outermost.</summary>
-internal sealed class TransitionFrame(Device device, TransitionFrame? outer)
+/// <remarks>
+/// The ambient context that carries a frame is captured by timers, sockets and tasks that outlive the transition. So an ended frame names
+/// no device any more: it neither keeps the device (and its driver's module) in memory nor makes later work look like a callback of it.
+/// </remarks>
+internal sealed class TransitionFrame
 {
-    public Device Device { get; } = device;
+    private Device? _device;
 
-    public TransitionFrame? Outer { get; } = outer;
+    public TransitionFrame(Device device, TransitionFrame? outer)
+    {
+        _device = device;
+        Outer = Live(outer);
+    }
+
+    /// <summary>The device whose transition is held; null when the transition has ended.</summary>
+    public Device? Device => Volatile.Read(ref _device);
+
+    public TransitionFrame? Outer { get; }
+
+    public static TransitionFrame? Live(TransitionFrame? frame)
+    {
+        while (frame is { Device: null })
+            frame = frame.Outer;
+        return frame;
+    }
+
+    public void End() => Volatile.Write(ref _device, null);
 
     public bool Contains(TransitionFrame frame)
     {

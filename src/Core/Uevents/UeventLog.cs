@@ -8,7 +8,11 @@ public sealed class UeventLog
     private UeventSubscription[] _subscriptions = [];
     private long _seqnum;
 
-    internal UeventLog(int capacity) => _history = new Uevent?[capacity];
+    internal UeventLog(int capacity)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(capacity, 1);
+        _history = new Uevent?[capacity];
+    }
 
     /// <summary>The number of the newest event; 0 when there was none.</summary>
     public long Seqnum => Interlocked.Read(ref _seqnum);

@@ -1,0 +1,231 @@
+using Virtbus.Buses.Auxiliary;
+using Virtbus.Core;
+using Virtbus.Platform;
+using Xunit;
+
+namespace Virtbus.Tests.Core;
+
+/// <summary>What a user writes into bind, unbind, drivers_probe, driver_override, new_id: DM-13, DM-21, DM-25, DM-26, with Linux's errors.</summary>
+public sealed class BindTests
+{
+    private const string Drivers = "/bus/auxiliary/drivers/";
+
+    [Fact]
+    public async Task One_part_is_unbound_and_bound_again_and_its_siblings_are_untouched()
+    {
+        var world = await World.NewAsync();
+        await world.RegisterAsync("d", "a");
+        var one = await world.AddAsync("a", 1);
+        var two = await world.AddAsync("a", 2);
+        world.ClearCalls();
+        await world.Fabric.Tree.WriteAsync(Drivers + "test.d/unbind", "mod.a.1\n");
+        Assert.Null(one.Driver);
+        await world.Fabric.Tree.WriteAsync(Drivers + "test.d/bind", "mod.a.1\n");
+        Assert.NotNull(one.Driver);
+        Assert.NotNull(two.Driver);
+        Assert.Equal(["test.d remove mod.a.1", "test.d probe mod.a.1 1"], world.Calls);
+    }
+
+    [Fact]
+    public async Task Errors_are_linuxs_and_name_object_value_and_remedy()
+    {
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("d", "a");
+        var other = await world.RegisterAsync("e", "b");
+        var device = await world.AddAsync("a", 1);
+        var free = await world.AddAsync("c", 1);
+        var e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(driver, "mod.a.9"));
+        Assert.Equal("Bus auxiliary has no device 'mod.a.9'. '/bus/auxiliary/devices' lists those there are.", e.Message);
+        e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        Assert.Equal("Device mod.a.1 is bound to test.d. Unbind it first.", e.Message);
+        e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.BindAsync(other, "mod.a.1"));
+        Assert.Equal("Device mod.a.1 is bound to test.d. Unbind it first.", e.Message);
+        e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(driver, "mod.c.1"));
+        Assert.Equal("Driver test.d does not serve mod.c.1 (auxiliary:mod.c): no entry of its id table matches.", e.Message);
+        e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnbindAsync(other, "mod.a.1"));
+        Assert.Equal("Device mod.a.1 is not bound to test.e: it is bound to test.d.", e.Message);
+        e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnbindAsync(other, "mod.c.1"));
+        Assert.Equal("Device mod.c.1 is not bound to test.e: it has no driver.", e.Message);
+        e = await Deadline.Refused(Errno.EINVAL, () => world.Fabric.ProbeAsync(world.Bus, "mod.c.1"));
+        Assert.Equal("Device mod.c.1 was not bound: no driver on bus auxiliary serves it. Load a module or set driver_override.", e.Message);
+        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.ProbeAsync(world.Bus, "nobody"));
+        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnregisterDriverAsync(world.Driver("never", "a")));
+        e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.RegisterDriverAsync(world.Driver("d", "x")));
+        Assert.Equal("Driver 'test.d' is already registered on bus auxiliary. Unregister it first.", e.Message);
+        Assert.NotNull(device.Driver);
+        Assert.Null(free.Driver);
+    }
+
+    [Fact]
+    public async Task Error_of_the_probe_is_the_error_of_the_bind()
+    {
+        var world = await World.NewAsync();
+        var driver = world.Driver("d", "a");
+        driver.OnProbe = (_, _, _) => throw new VirtbusException(Errno.ENOMEM, "No memory.");
+        await world.Fabric.RegisterDriverAsync(driver);
+        await world.AddAsync("a", 1);
+        var e = await Deadline.Refused(Errno.ENOMEM, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        Assert.Equal("Probe of mod.a.1 by test.d failed: No memory.", e.Message);
+        driver.OnProbe = (_, _, _) => throw new InvalidOperationException("a bug");
+        await Deadline.Refused(Errno.EIO, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        driver.OnProbe = (_, _, _) => throw new ProbeDeferException("clock is missing");
+        e = await Deadline.Refused(Errno.EAGAIN, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        Assert.Contains("clock is missing", e.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Override_binds_its_driver_whatever_the_table_says_and_keeps_every_other_away()
+    {
+        var world = await World.NewAsync();
+        var device = await world.AddAsync("a", 1);
+        await world.Fabric.Tree.WriteAsync("/bus/auxiliary/devices/mod.a.1/driver_override", "test.wanted");
+        var served = await world.RegisterAsync("served", "a");
+        Assert.Null(device.Driver);
+        var e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(served, "mod.a.1"));
+        Assert.Equal("Driver test.served can't bind mod.a.1: its driver_override is 'test.wanted'. Clear or change driver_override first.", e.Message);
+        var wanted = await world.RegisterAsync("wanted", "elsewhere");
+        Assert.Same(wanted, device.Driver);
+        Assert.Equal("test.wanted\n", world.Fabric.Tree.Read("/bus/auxiliary/devices/mod.a.1/driver_override"));
+
+        await world.Fabric.Tree.WriteAsync("/bus/auxiliary/devices/mod.a.1/driver_override", "\n");
+        Assert.Equal("(null)\n", world.Fabric.Tree.Read("/bus/auxiliary/devices/mod.a.1/driver_override"));
+        Assert.Same(wanted, device.Driver);
+        await world.Fabric.UnbindAsync(wanted, "mod.a.1");
+        await world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_probe", "mod.a.1");
+        Assert.Same(served, device.Driver);
+        Deadline.Refused(Errno.EOPNOTSUPP, () => world.Fabric.SetDriverOverride(world.Parent, "x"));
+        Deadline.Refused(Errno.EINVAL, () => world.Fabric.SetDriverOverride(device, new string('x', 5000)));
+    }
+
+    [Fact]
+    public async Task Autoprobe_off_leaves_binding_to_the_user()
+    {
+        var world = await World.NewAsync();
+        await world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_autoprobe", "0");
+        Assert.Equal("0\n", world.Fabric.Tree.Read("/bus/auxiliary/drivers_autoprobe"));
+        var one = await world.AddAsync("a", 1);
+        var driver = await world.RegisterAsync("d", "a");
+        var two = await world.AddAsync("a", 2);
+        Assert.Empty(world.Calls);
+        await world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_probe", "mod.a.1");
+        Assert.Same(driver, one.Driver);
+        await world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_probe", "mod.a.1");
+        Assert.Null(two.Driver);
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_autoprobe", "perhaps"));
+    }
+
+    [Fact]
+    public async Task Dynamic_id_binds_at_once_and_only_a_dynamic_id_is_removed()
+    {
+        var world = await World.NewAsync();
+        var device = await world.AddAsync("b", 1);
+        var driver = await world.RegisterAsync("d", "a");
+        await world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.b 0x2a");
+        Assert.Same(driver, device.Driver);
+        Assert.Equal(["test.d probe mod.b.1 42"], world.Calls);
+        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.b"));
+        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.a"));
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", ""));
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "nodot"));
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.c x"));
+        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/remove_id", "mod.a"));
+        await world.Fabric.Tree.WriteAsync(Drivers + "test.d/remove_id", "mod.b");
+        Assert.Same(driver, device.Driver);
+        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/remove_id", "mod.b"));
+        Assert.Null((await world.AddAsync("b", 2)).Driver);
+    }
+
+    [Fact]
+    public async Task Unregistering_a_driver_unbinds_newest_first_and_returns_after_the_last_remove()
+    {
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("d", "a");
+        await world.AddAsync("a", 1);
+        await world.AddAsync("a", 2);
+        world.ClearCalls();
+        await world.Fabric.UnregisterDriverAsync(driver);
+        Assert.Equal(["test.d remove mod.a.2", "test.d remove mod.a.1"], world.Calls);
+        Assert.False(driver.IsRegistered);
+        Assert.Empty(world.Bus.Drivers);
+        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnregisterDriverAsync(driver));
+        await world.Fabric.RegisterDriverAsync(driver);
+        Assert.Equal(2, driver.Devices.Count);
+    }
+
+    [Fact]
+    public async Task Callbacks_are_optional_and_a_failing_remove_unbinds_all_the_same()
+    {
+        var world = await World.NewAsync();
+        var bare = new BareDriver(world.Bus);
+        await world.Fabric.RegisterDriverAsync(bare);
+        var device = await world.AddAsync("bare", 1);
+        Assert.Same(bare, device.Driver);
+        await world.Fabric.SuspendAsync();
+        await world.Fabric.ResumeAsync();
+        await world.Fabric.ShutdownAsync();
+        await world.Fabric.UnbindAsync(bare, "mod.bare.1");
+        var failing = await world.RegisterAsync("d", "a");
+        failing.OnRemove = _ => throw new InvalidOperationException("no");
+        await world.AddAsync("a", 1);
+        await world.Fabric.UnregisterDriverAsync(failing);
+        Assert.Contains(world.Lines.Lines, l => l.Contains("remove of driver test.d failed", StringComparison.Ordinal));
+        Assert.Empty(failing.Devices);
+    }
+
+    [Fact]
+    public async Task Driver_data_is_cleared_when_the_driver_goes_or_its_probe_fails()
+    {
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("d", "a");
+        driver.OnProbe = (d, _, _) =>
+        {
+            d.SetDriverData("mine");
+            return default;
+        };
+        driver.OnRemove = d =>
+        {
+            world.Say(d.GetDriverData<string>() ?? "none");
+            return default;
+        };
+        var device = await world.AddAsync("a", 1);
+        Assert.Equal("mine", device.GetDriverData<string>());
+        Assert.Throws<InvalidCastException>(() => device.GetDriverData<Version>());
+        await world.Fabric.UnbindAsync(driver, device.Name);
+        Assert.Equal("mine", world.Calls[^1]);
+        Assert.Null(device.GetDriverData<string>());
+        driver.OnProbe = (d, _, _) =>
+        {
+            d.SetDriverData("mine");
+            throw new VirtbusException(Errno.EIO, "No.");
+        };
+        await Deadline.Refused(Errno.EIO, () => world.Fabric.BindAsync(driver, device.Name));
+        Assert.Null(device.GetDriverData<string>());
+    }
+
+    [Fact]
+    public async Task Driver_that_suppresses_them_has_no_bind_and_unbind()
+    {
+        var world = await World.NewAsync();
+        await world.Fabric.RegisterDriverAsync(new BareDriver(world.Bus) { SuppressBindAttributes = true });
+        await Deadline.Refused(Errno.ENOENT, () => world.Fabric.Tree.WriteAsync(Drivers + "bare/bind", "x"));
+    }
+
+    [Fact]
+    public async Task Bus_with_devices_or_of_another_fabric_is_not_taken_out()
+    {
+        var world = await World.NewAsync();
+        var device = await world.AddAsync("a", 1);
+        Deadline.Refused(Errno.EBUSY, () => world.Fabric.UnregisterBus(world.Bus));
+        Deadline.Refused(Errno.EEXIST, () => world.Fabric.RegisterBus(new AuxiliaryBus()));
+        var second = new Fabric();
+        Deadline.Refused(Errno.EBUSY, () => second.RegisterBus(world.Bus));
+        Deadline.Refused(Errno.ENODEV, () => second.UnregisterBus(world.Bus));
+        await world.Fabric.UnregisterAsync(device);
+        world.Fabric.UnregisterBus(world.Bus);
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddAsync(world.New("a", 2)));
+        second.RegisterBus(world.Bus);
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.RegisterDriverAsync(world.Driver("d", "a")));
+    }
+
+    private sealed class BareDriver(AuxiliaryBus bus) : AuxiliaryDriver<AuxiliaryDevice>(bus, "bare", null, new AuxiliaryDeviceId("mod.bare"));
+}
