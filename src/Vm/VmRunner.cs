@@ -209,7 +209,7 @@ public sealed class VmRunner
 
     private static async Task<string?> DrainAsync(NetworkStream port, Stream target, string mark, CancellationToken cancellation)
     {
-        EndMark end = new(Encoding.ASCII.GetBytes($"\x1e{mark}"));
+        EndMark end = new(Encoding.ASCII.GetBytes($"\u001e{mark}"));
         byte[] buffer = new byte[32 * 1024];
         int count;
         do

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Virtbus.Platform;
 
 namespace Virtbus.Vm;
 
@@ -42,7 +43,7 @@ internal static class ElfImage
     private static ReadOnlySpan<byte> Section(ReadOnlySpan<byte> elf, string name)
     {
         if (!IsElf64(elf))
-            return [];
+            throw new VirtbusException(Errno.EBADMSG, "A kernel module is no 64-bit ELF file. Install the kernel package anew.");
         int offset = Int(BinaryPrimitives.ReadUInt64LittleEndian(elf[0x28..]));
         int size = BinaryPrimitives.ReadUInt16LittleEndian(elf[0x3A..]);
         int count = BinaryPrimitives.ReadUInt16LittleEndian(elf[0x3C..]);
@@ -62,7 +63,7 @@ internal static class ElfImage
     private static ReadOnlySpan<byte> Content(ReadOnlySpan<byte> elf, ReadOnlySpan<byte> header) =>
         elf.Slice(Int(BinaryPrimitives.ReadUInt64LittleEndian(header[0x18..])), Int(BinaryPrimitives.ReadUInt64LittleEndian(header[0x20..])));
 
-    private static bool IsElf64(ReadOnlySpan<byte> elf) => elf.Length >= 0x40 && elf.StartsWith("\x7FELF\x02\x01"u8);
+    private static bool IsElf64(ReadOnlySpan<byte> elf) => elf.Length >= 0x40 && elf.StartsWith("\u007FELF\u0002\u0001"u8);
 
     private static int Int(ulong value) => checked((int)value);
 }
