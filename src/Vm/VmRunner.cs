@@ -242,10 +242,16 @@ public sealed class VmRunner
     private VirtbusException Died(int exitCode)
     {
         if (exitCode == 0)
-            return new VirtbusException(Errno.EIO, $"The guest ended before its command did: it panicked or was powered off. {ConsoleEnd()}");
+            return new VirtbusException(Errno.EIO, $"The guest ended before its command did: {PanicLine() ?? "it was powered off"}. {ConsoleEnd()}");
         string messages = HostCommand.LastLines(_messages.ToString(), ErrorLines);
         string names = _options.Devices.Count == 0 ? "" : $" Check the daemon of {string.Join(", ", _options.Devices.Select(device => $"'{device.Name}'"))}.";
         return new VirtbusException(Errno.EIO, $"QEMU ended with code {exitCode}.{names} It said:\n{messages}\n{ConsoleEnd()}");
+    }
+
+    private string? PanicLine()
+    {
+        lock (_console)
+            return _console.ToString().Split('\n').FirstOrDefault(line => line.Contains("Kernel panic"))?.Trim();
     }
 
     private string ConsoleEnd()

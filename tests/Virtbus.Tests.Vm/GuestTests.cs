@@ -32,6 +32,32 @@ public sealed class GuestTests
         Assert.Equal(bytes, result.RawError);
     }
 
+    [Theory]
+    [InlineData(null, "")]
+    [InlineData("text", "text")]
+    public async Task Standard_input_opens_again_by_name_and_has_an_end(string? text, string seen)
+    {
+        using MemoryStream input = new(Encoding.UTF8.GetBytes(text ?? ""));
+        Result result = await RunAsync(["sh", "-c", "usleep 100000; cat /dev/stdin"], input: text is null ? null : input);
+        Assert.Equal(seen, result.Output);
+    }
+
+    [Fact]
+    public async Task Command_need_not_read_its_input()
+    {
+        using MemoryStream input = new(new byte[4 * 1024 * 1024]);
+        Result result = await RunAsync(["head", "-c", "1"], input: input);
+        Assert.Equal(0, result.Code);
+        Assert.Equal([0], result.RawOutput);
+    }
+
+    [Fact]
+    public async Task Powering_off_before_the_command_ended_is_an_error()
+    {
+        VirtbusException error = await Assert.ThrowsAsync<VirtbusException>(() => RunAsync(["poweroff", "-f"]));
+        Assert.Contains("powered off", error.Message);
+    }
+
     [Fact]
     public async Task Arguments_reach_the_command_as_they_are()
     {
@@ -72,7 +98,7 @@ public sealed class GuestTests
     {
         VirtbusException error = await Assert.ThrowsAsync<VirtbusException>(() => RunAsync(["sh", "-c", "echo c >/proc/sysrq-trigger"]));
         Assert.Equal(Errno.EIO, error.Errno);
-        Assert.Contains("sysrq", error.Message);
+        Assert.Contains("Kernel panic", error.Message);
     }
 
     [Fact]

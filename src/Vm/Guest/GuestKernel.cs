@@ -49,12 +49,12 @@ internal sealed record GuestKernel(string Version, string Image, string Modules)
     /// <summary>The newest cloud kernel (it boots quickest), else the newest of all; null when there is none.</summary>
     public static GuestKernel? Best(IEnumerable<GuestKernel> kernels) => kernels
         .OrderBy(kernel => kernel.Version.Contains("cloud"))
-        .ThenBy(kernel => kernel.Version, Comparer<string>.Create(CompareVersions))
+        .ThenBy(kernel => SortKey(kernel.Version), StringComparer.Ordinal)
         .LastOrDefault();
 
-    /// <summary>Compares releases with runs of digits as numbers: 6.1.0-9 comes before 6.1.0-56.</summary>
-    public static int CompareVersions(string left, string right) =>
-        string.Compare(left, right, System.Globalization.CultureInfo.InvariantCulture, System.Globalization.CompareOptions.NumericOrdering);
+    // Runs of digits padded with zeros, so that an ordinal comparison takes them as numbers: 6.1.0-9 comes before 6.1.0-56.
+    private static string SortKey(string version) =>
+        string.Concat(version.Split('.', '-').Select(part => part.All(char.IsAsciiDigit) ? part.PadLeft(8, '0') : $"-{part}"));
 
     private static bool IsReadable(string file)
     {

@@ -87,26 +87,35 @@ exec 5>"$port"
 # A read before the host is seen as connected ends at once; so try until the line is there.
 until read -r mark input script <&3; do usleep 5000; done
 printf %s "$script" | base64 -d >/run/command
-mkfifo /run/in /run/out /run/err
+
+# Runs COMMAND with our standard input, and ends the guest.
+run() {
+    exec 3<&-
+    # COMMAND gets pipes and not the ports themselves: a port opens once only, and COMMAND may open /dev/stderr.
+    # We open each for reading and writing first, so no open waits for the other end: one that waits can be interrupted by a child's end.
+    mkfifo /run/out /run/err
+    exec 7<>/run/out 8<>/run/err
+    cat </run/out >&4 5>&- 6<&- 7>&- 8>&- &
+    out=$!
+    cat </run/err >&5 4>&- 6<&- 7>&- 8>&- &
+    err=$!
+    echo 'virtbus: the guest is up' >/dev/console
+    setsid env -i PATH=/bin HOME=/root TERM="$TERM" sh -c 'cd; . /run/command' >/run/out 2>/run/err 4>&- 5>&- 6<&- 7>&- 8>&-
+    code=$?
+    exec 7>&- 8>&-
+    kill_sessions
+    wait "$out" "$err"
+    finish
+    # The marks tell the host that all bytes of the stream have passed.
+    printf '\036%s%d\n' "$mark" "$code" >&4
+    printf '\036%s\n' "$mark" >&5
+    # The watcher of the control port powers off.
+    while :; do wait; usleep 100000; done
+}
+
 if [ "$input" = yes ]; then
-    cat <&3 >/run/in 4>&- 5>&- 6<&- &
+    # An anonymous pipe: unlike a named one it can be opened again as /dev/stdin when its writer is gone.
+    cat <&3 4>&- 5>&- 6<&- | run
 else
-    : >/run/in &
+    run </dev/null
 fi
-feeder=$!
-# Pipes, not the ports themselves: a port opens once only, and COMMAND may open /dev/stderr.
-cat /run/out >&4 3<&- 5>&- 6<&- &
-out=$!
-cat /run/err >&5 3<&- 4>&- 6<&- &
-err=$!
-echo 'virtbus: the guest is up' >/dev/console
-setsid env -i PATH=/bin HOME=/root TERM="$TERM" sh -c 'cd; . /run/command' </run/in >/run/out 2>/run/err 3<&- 4>&- 5>&- 6<&-
-code=$?
-kill_sessions
-kill "$feeder"
-wait "$out" "$err"
-finish
-# The marks tell the host that all bytes of the stream have passed.
-printf '\036%s%d\n' "$mark" "$code" >&4
-printf '\036%s\n' "$mark" >&5
-while :; do wait; usleep 100000; done

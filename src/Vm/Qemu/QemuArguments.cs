@@ -19,7 +19,9 @@ internal static class QemuArguments
         bool kvm = accelerator == VmAccelerator.Kvm;
         yield return "-no-user-config";
         yield return "-nodefaults";
-        yield return "-nographic";
+        // Not -nographic: that has the firmware write to the serial console too, and clear the user's screen.
+        yield return "-display";
+        yield return "none";
         yield return "-no-reboot";
         yield return "-machine";
         yield return $"q35,accel={(kvm ? "kvm" : "tcg")},sata=off,smbus=off,memory-backend=mem";
