@@ -1,0 +1,41 @@
+using System.Text.RegularExpressions;
+
+namespace Virtbus.Vm;
+
+/// <summary>The user's terminal while QEMU has it. QEMU makes it raw and, if it is killed, leaves it so; disposing puts it back.</summary>
+internal sealed partial class UserTerminal : IAsyncDisposable
+{
+    private readonly string? _saved;
+
+    private UserTerminal(string? saved) => _saved = saved;
+
+    /// <summary>Terminal type and size, for the guest's command line.</summary>
+    public string KernelArguments { get; private init; } = "";
+
+    /// <summary>Remembers the terminal's settings. Without a terminal there is nothing to remember.</summary>
+    public static async Task<UserTerminal> SaveAsync(CancellationToken cancellation)
+    {
+        if (Console.IsInputRedirected || Console.IsOutputRedirected)
+            return new UserTerminal(saved: null);
+        string saved = await SttyAsync("-g", cancellation);
+        string type = Environment.GetEnvironmentVariable("TERM") is { } term && TermName().IsMatch(term) ? term : "linux";
+        return new UserTerminal(saved.Trim())
+        {
+            KernelArguments = $"TERM={type} virtbus_rows={Console.WindowHeight} virtbus_columns={Console.WindowWidth}",
+        };
+    }
+
+    /// <inheritdoc/>
+    public async ValueTask DisposeAsync()
+    {
+        if (_saved is not null)
+            await SttyAsync(_saved, CancellationToken.None);
+    }
+
+    // -F, since our tools run without our standard input.
+    private static Task<string> SttyAsync(string argument, CancellationToken cancellation) =>
+        HostCommand.RunTextAsync(["stty", "-F", "/dev/tty", argument], "Run it from a terminal.", cancellation);
+
+    [GeneratedRegex("^[A-Za-z0-9][A-Za-z0-9+._-]*$", RegexOptions.ExplicitCapture | RegexOptions.CultureInvariant, matchTimeoutMilliseconds: 1000)]
+    private static partial Regex TermName();
+}
