@@ -82,6 +82,9 @@ public class Device : IDeviceIdentity
     /// <summary>Power state of the device.</summary>
     public DevicePower Power => LazyInitializer.EnsureInitialized(ref PowerState, () => new DevicePower(this));
 
+    /// <summary>True while system sleep has suspended the device. Unlike <see cref="Power"/> it costs no object.</summary>
+    public bool IsSuspended => PowerState?.IsSuspended == true;
+
     /// <summary>Called when the last reference is gone, on the thread that dropped it; the creator frees ids and payload here.</summary>
     public Action<Device>? Release { get; init; }
 

@@ -1,0 +1,9 @@
+namespace Virtbus.Cli;
+
+/// <summary>What the program ends with.</summary>
+internal static class ExitCode
+{
+    public const int Done = 0;
+    public const int Failed = 1;
+    public const int Usage = 2;
+}
