@@ -3,7 +3,7 @@ using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
 using Virtbus.Hardware.Block;
 using Virtbus.Hardware.VirtioBlk;
-using Virtbus.Tests.Shared;
+using Virtbus.Drivers.NicVdpa;
 using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Bench;

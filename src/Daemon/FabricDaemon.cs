@@ -36,7 +36,7 @@ internal sealed partial class FabricDaemon
         var auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
         Fabric.RegisterBus(new FauxBus());
         _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules is { } extra ? [extra.Value] : Array.Empty<string>()]);
-        _provisioner = options.Provisioner(new ProvisioningContext(Fabric, options.Runtime.Path, options.LoggerFactory));
+        _provisioner = options.Provisioner(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));
         _groups = new DeviceGroups(Fabric, auxiliary);
         View = new FabricView(Fabric, _loader);
     }

@@ -26,7 +26,7 @@ internal sealed class FabricDaemonOptions
     public TimeProvider Time { get; init; } = TimeProvider.System;
 
     /// <summary>Makes what makes the hardware.</summary>
-    public Func<ProvisioningContext, IProvisioner> Provisioner { get; init; } = context => new BareProvisioner(context);
+    public Func<ProvisioningContext, IProvisioner> Provisioner { get; init; } = context => new HardwareProvisioner(context);
 
     /// <summary>Told each step of going up and down, in a few words.</summary>
     public Action<string> Progress { get; init; } = _ => { };

@@ -1,6 +1,6 @@
 using Virtbus.Hardware.Block;
 using Virtbus.Hardware.VirtioBlk;
-using Virtbus.Tests.Shared;
+using Virtbus.Drivers.NicVdpa;
 using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Tests.DataPath;

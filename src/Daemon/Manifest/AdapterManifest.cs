@@ -7,10 +7,12 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Model">The make.</param>
 /// <param name="Mac">The station address; derived from the name when null.</param>
 /// <param name="Parts">What the adapter is capable of.</param>
+/// <param name="Ports">How many network parts it has, when it has any.</param>
 /// <param name="Tap">The host's TAP device that is joined to the adapter's switch.</param>
 internal sealed record AdapterManifest(
     ManifestValue<string> Name,
     ManifestValue<AdapterModel> Model,
     ManifestValue<PhysicalAddress>? Mac,
     ManifestValue<AdapterParts> Parts,
+    ManifestValue<int> Ports,
     ManifestValue<string>? Tap);

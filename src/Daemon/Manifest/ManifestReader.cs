@@ -24,10 +24,11 @@ internal sealed class ManifestReader
         var model = new Field<AdapterModel>("model", new ChoiceRule<AdapterModel>(), "the make, merlin or harrier.", required: true);
         var mac = new Field<System.Net.NetworkInformation.PhysicalAddress>("mac", new MacRule(), "the station address; derived from the name when absent.");
         var parts = new Field<IReadOnlyList<ManifestValue<AdapterParts>>>("parts", new ListRule<AdapterParts>(new ChoiceRule<AdapterParts>(), unique: true), "what the adapter is capable of; both net and vdpa when absent; may be [].");
+        var ports = new Field<int>("ports", new CountRule(1, 16), "the number of network parts, when net is among the parts; 1 when absent.");
         var tap = new Field<string>("tap", new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15), "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
         var adapters = new Field<IReadOnlyList<ManifestValue<AdapterManifest>>>(
             "adapters",
-            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, tap], [], r =>
+            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, ports, tap], [], r =>
             {
                 var theName = r.Read(adapterName);
                 var theModel = r.Read(model);
@@ -36,9 +37,10 @@ internal sealed class ManifestReader
                 var theParts = words is { } w
                     ? new ManifestValue<AdapterParts>(w.Value.Aggregate(AdapterParts.None, (all, p) => all | p.Value), w.At)
                     : new ManifestValue<AdapterParts>(AdapterParts.Net | AdapterParts.Vdpa, r.At);
+                var thePorts = r.Read(ports, 1);
                 var theTap = r.Read(tap);
                 // A wrong model does not take the adapter's name away from those who refer to it.
-                return theName is { } n ? new AdapterManifest(n, theModel ?? default, theMac, theParts, theTap) : null;
+                return theName is { } n ? new AdapterManifest(n, theModel ?? default, theMac, theParts, thePorts, theTap) : null;
             })),
             "simulated multi-function adapters.");
 

@@ -4,7 +4,8 @@ using Virtbus.Core;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>What a provisioner works with.</summary>
-/// <param name="Fabric">The fabric, with its buses registered.</param>
-/// <param name="RuntimeFolder">Where sockets go; private to the user.</param>
+/// <param name="Fabric">The fabric, with its buses.</param>
+/// <param name="Modules">Loads driver modules by name.</param>
+/// <param name="RuntimeFolder">Where sockets go.</param>
 /// <param name="LoggerFactory">Makes loggers.</param>
-internal sealed record ProvisioningContext(Fabric Fabric, string RuntimeFolder, ILoggerFactory LoggerFactory);
+internal sealed record ProvisioningContext(Fabric Fabric, ModuleLoader Modules, string RuntimeFolder, ILoggerFactory LoggerFactory);
