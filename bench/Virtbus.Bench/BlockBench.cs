@@ -79,11 +79,11 @@ internal static class BlockBench
     {
         await using var target = await Target.OpenOursAsync(options, "null");
         var load = LoadAsync(options, "randread", 32);
-        var bytes = await target.MeasureAllocationsAsync();
+        var (bytes, requests) = await target.MeasureAllocationsAsync();
         await load;
-        Console.WriteLine($"allocated: {bytes} bytes in {BlockServe.AllocationRequests} requests");
+        Console.WriteLine($"allocated: {bytes} bytes in {requests} requests");
         // One object for each request would be 24 bytes at least. What the runtime does beside it stays far below one byte.
-        return bytes < (long)BlockServe.AllocationRequests / 100;
+        return bytes < requests / 100;
     }
 
     private static async Task<double> LoadAsync(Options options, string pattern, int depth)
@@ -142,11 +142,12 @@ internal static class BlockBench
             return new Target(process, ours: false);
         }
 
-        internal async Task<long> MeasureAllocationsAsync()
+        internal async Task<(long Bytes, long Requests)> MeasureAllocationsAsync()
         {
             await _process.StandardInput.WriteLineAsync("allocations");
             await _process.StandardInput.FlushAsync();
-            return long.Parse(await _process.StandardOutput.ReadLineAsync() ?? "", CultureInfo.InvariantCulture);
+            var words = (await _process.StandardOutput.ReadLineAsync() ?? "").Split(' ');
+            return (long.Parse(words[0], CultureInfo.InvariantCulture), long.Parse(words[1], CultureInfo.InvariantCulture));
         }
 
         public async ValueTask DisposeAsync()
