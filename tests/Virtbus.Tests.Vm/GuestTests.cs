@@ -151,6 +151,50 @@ public sealed class GuestTests
         await qemu.WaitForExitAsync().WaitAsync(Limit);
     }
 
+    [Fact]
+    public async Task Shell_has_a_terminal_with_job_control_and_its_exit_powers_off()
+    {
+        RequireQemu();
+        // script gives the program a terminal whose other end is our pipes.
+        ProcessStartInfo start = new("script") { RedirectStandardInput = true, RedirectStandardOutput = true, UseShellExecute = false };
+        string program = Path.Combine(AppContext.BaseDirectory, "Virtbus.Tests.Vm");
+        foreach (string argument in new[] { "--quiet", "--return", "--command", $"{program} {Program.RunShell}", "/dev/null" })
+            start.ArgumentList.Add(argument);
+        using Process shell = Process.Start(start)!;
+        try
+        {
+            await SeeAsync(shell, "# ");
+            await TypeAsync(shell, "sh -c 'echo $((6*7)) in $(tty); sleep 1000'\r");
+            await SeeAsync(shell, "42 in /dev/ttyS0");
+            await TypeAsync(shell, "\u0003");
+            await SeeAsync(shell, "# ");
+            await TypeAsync(shell, "exit\r");
+            await shell.WaitForExitAsync().WaitAsync(Limit);
+            Assert.Equal(0, shell.ExitCode);
+        }
+        finally
+        {
+            shell.Kill(entireProcessTree: true);
+        }
+    }
+
+    private static async Task TypeAsync(Process shell, string keys)
+    {
+        await shell.StandardInput.WriteAsync(keys);
+        await shell.StandardInput.FlushAsync();
+    }
+
+    private static async Task SeeAsync(Process shell, string text)
+    {
+        StringBuilder seen = new();
+        char[] one = new char[1];
+        while (!seen.ToString().EndsWith(text))
+        {
+            Assert.Equal(1, await shell.StandardOutput.ReadAsync(one).AsTask().WaitAsync(Limit));
+            seen.Append(one[0]);
+        }
+    }
+
     private static async Task<Result> RunAsync(
         IReadOnlyList<string> command, IReadOnlyList<VmDevice>? devices = null, Stream? input = null, TimeSpan? deadline = null,
         Action<VmRunner>? seen = null, CancellationToken cancellation = default)

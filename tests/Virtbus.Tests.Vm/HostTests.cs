@@ -128,6 +128,16 @@ public sealed class HostTests
     }
 
     [Fact]
+    public void Private_QEMU_does_not_look_for_modules_of_another()
+    {
+        using TestFolder folder = new();
+        string program = folder.PathOf("qemu");
+        File.WriteAllText(program, "a\0/usr/lib/x86_64-linux-gnu/qemu\0b/usr/lib/x86_64-linux-gnu/qemu.d\0");
+        QemuRoot.ForgetModuleFolder(program);
+        Assert.Equal("a\0/usr/lib/x86_64-linux-gnu/none\0b/usr/lib/x86_64-linux-gnu/qemu.d\0", File.ReadAllText(program));
+    }
+
+    [Fact]
     public async Task Variable_wins_and_a_QEMU_without_the_device_is_refused()
     {
         using TestFolder folder = new();

@@ -53,7 +53,7 @@ kill_sessions() {
 }
 
 if [ "$virtbus_mode" = shell ]; then
-    stty rows "${virtbus_rows:-24}" columns "${virtbus_columns:-80}" </dev/ttyS0
+    stty -F /dev/ttyS0 rows "${virtbus_rows:-24}" columns "${virtbus_columns:-80}"
     {
         echo "Linux $(uname -r) in a virtual machine. 'exit' powers it off, Ctrl-A X ends it at once."
         for disk in /sys/block/vd*; do

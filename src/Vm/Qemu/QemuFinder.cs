@@ -77,9 +77,7 @@ public sealed class QemuFinder
     private static async Task<string?> FirstMissingAsync(QemuProgram qemu, IReadOnlyCollection<string> devices, CancellationToken cancellation)
     {
         string help = await HostCommand.RunTextAsync(
-            ["env", .. qemu.Environment.Select(pair => $"{pair.Key}={pair.Value}"), .. qemu.Command, "-device", "help"],
-            "Set VIRTBUS_QEMU to a QEMU that runs.",
-            cancellation);
+            [.. qemu.Command, "-device", "help"], "Set VIRTBUS_QEMU to a QEMU that runs.", cancellation);
         return devices.FirstOrDefault(device => !help.Contains($"name \"{device}\""));
     }
 }

@@ -49,8 +49,6 @@ internal sealed class QemuProcess : IAsyncDisposable
         };
         foreach (string argument in command.Skip(1))
             start.ArgumentList.Add(argument);
-        foreach ((string name, string value) in qemu.Environment)
-            start.Environment[name] = value;
 
         QemuProcess running = new(new Process { StartInfo = start });
         TaskCompletionSource started = new(TaskCreationOptions.RunContinuationsAsynchronously);

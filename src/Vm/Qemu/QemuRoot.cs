@@ -47,9 +47,24 @@ internal static class QemuRoot
                     ["chroot", partial, "apt-get", "install", "-y", "--no-install-recommends", "-t", $"{Suite}-backports", "qemu-system-x86"],
                     cancellation);
                 await RunAsync(["chroot", partial, "apt-get", "clean"], cancellation);
+                ForgetModuleFolder(Path.Combine(partial, "usr/bin/qemu-system-x86_64"));
             },
             cancellation);
         return ProgramIn(root);
+    }
+
+    /// <summary>
+    /// Changes the folder in which a QEMU looks for its loadable modules to one that does not exist. Run outside its root, it would find
+    /// the modules of the machine's own QEMU there, and aborts over their version. What we use is built in.
+    /// </summary>
+    public static void ForgetModuleFolder(string program)
+    {
+        ReadOnlySpan<byte> folder = "/usr/lib/x86_64-linux-gnu/qemu\0"u8;
+        ReadOnlySpan<byte> nowhere = "/usr/lib/x86_64-linux-gnu/none\0"u8;
+        byte[] image = File.ReadAllBytes(program);
+        for (int at = image.AsSpan().IndexOf(folder); at >= 0; at = image.AsSpan().IndexOf(folder))
+            nowhere.CopyTo(image.AsSpan(at));
+        File.WriteAllBytes(program, image);
     }
 
     private static QemuProgram ProgramIn(string root)
@@ -61,8 +76,7 @@ internal static class QemuRoot
             [
                 Path.Combine(libraries, "ld-linux-x86-64.so.2"), "--library-path", libraries, program,
                 "-L", Path.Combine(root, "usr/share/qemu"), "-L", Path.Combine(root, "usr/share/seabios"),
-            ],
-            new Dictionary<string, string> { ["QEMU_MODULE_DIR"] = Path.Combine(libraries, "qemu") });
+            ]);
     }
 
     private static Task RunAsync(IReadOnlyList<string> command, CancellationToken cancellation) =>
