@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using Virtbus.Cli.Text;
 using Virtbus.Cli.Verbs;
+using Virtbus.Daemon.Manifest;
 
 namespace Virtbus.Cli;
 
@@ -51,6 +52,28 @@ internal static class CommandLine
         return words;
     }
 
+    /// <summary>What is wrong with a parsed line; null when nothing is.</summary>
+    public static string? UsageError(ParseResult result)
+    {
+        if (result.Errors.Count > 0)
+            return result.UnmatchedTokens is [var word, ..] ? NotUnderstood(result, word) : result.Errors[0].Message;
+        // The parser takes an option that it does not know for an argument. Only values that are written may begin so.
+        var option = result.CommandResult.Children.OfType<ArgumentResult>()
+            .Where(a => a.Argument.Name != AttrVerbs.Value)
+            .SelectMany(a => a.Tokens)
+            .FirstOrDefault(t => t.Value.StartsWith('-'));
+        return option is null ? null : NotUnderstood(result, option.Value);
+    }
+
+    private static string NotUnderstood(ParseResult result, string word)
+    {
+        var command = result.CommandResult.Command;
+        var verb = string.Join(' ', ["virtbus", .. VerbOf(result)]);
+        return word.StartsWith('-') || command.Subcommands.Count == 0
+            ? $"'{verb}' does not take '{word}'.{Suggestion.For(word, command.Options.Select(o => o.Name))}"
+            : $"'{word}' is no verb of '{verb}'.{Suggestion.For(word, command.Subcommands.Select(c => c.Name))}";
+    }
+
     /// <summary>How the verb of a parsed line is to print.</summary>
     public static Output OutputOf(ParseResult result) => new(result.GetValue(Json), result.GetValue(Pretty));
 
@@ -61,6 +84,16 @@ internal static class CommandLine
         foreach (var argument in arguments)
             command.Arguments.Add(argument);
         command.SetAction(result => run(result, ControlClient.FromEnvironment(), OutputOf(result)));
+        return command;
+    }
+
+    /// <summary>A verb that asks the daemon and then goes on for a while.</summary>
+    public static Command AskingAsync(string name, string description, Func<ParseResult, ControlClient, Task<int>> run, params Argument[] arguments)
+    {
+        var command = new Command(name, description);
+        foreach (var argument in arguments)
+            command.Arguments.Add(argument);
+        command.SetAction((result, _) => run(result, ControlClient.FromEnvironment()));
         return command;
     }
 

@@ -134,6 +134,8 @@ internal sealed class ControlClient
                 return (status, ContentLength(Encoding.ASCII.GetString(head)), buffer[(end + 4)..filled]);
             }
             var read = filled == buffer.Length ? 0 : stream.Read(buffer, filled, buffer.Length - filled);
+            if (read == 0 && filled == 0)
+                throw new IOException("The connection ended before the answer began.");
             if (read == 0)
                 break;
             filled += read;

@@ -6,9 +6,9 @@ var (words, command) = CommandLine.Split(args);
 try
 {
     var result = CommandLine.Make(command).Parse(words);
-    if (result.Errors is [var first, ..])
+    if (CommandLine.UsageError(result) is { } error)
     {
-        Console.Error.WriteLine($"virtbus: {first.Message}");
+        Console.Error.WriteLine($"virtbus: {error}");
         Console.Error.WriteLine($"Try 'virtbus {string.Join(' ', CommandLine.VerbOf(result))} --help'.".Replace("  ", " "));
         return ExitCode.Usage;
     }

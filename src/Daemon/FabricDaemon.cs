@@ -230,7 +230,7 @@ internal sealed partial class FabricDaemon
         }
         catch (VirtbusException e) when (e is not ManifestException)
         {
-            throw new VirtbusException(e.Errno, new ManifestError(name.At, name.Value, e.Message).ToString(_options.Manifest.File), e);
+            throw new VirtbusException(e.Errno, new ManifestError(name.At, name.Path, e.Message).ToString(_options.Manifest.File), e);
         }
     }
 

@@ -6,13 +6,16 @@ namespace Virtbus.Cli.Verbs;
 
 internal static class AttrVerbs
 {
+    /// <summary>The name of the argument that can be anything.</summary>
+    public const string Value = "VALUE";
+
     // More than any attribute takes: the daemon says how much that is.
     private const int MaxInput = 32 << 10;
 
     public static Command Make()
     {
         var (toGet, toSet) = (Names.Attribute(), Names.Attribute());
-        var value = new Argument<string?>("VALUE") { Description = "The value; read from standard input when absent.", Arity = ArgumentArity.ZeroOrOne };
+        var value = new Argument<string?>(Value) { Description = "The value; read from standard input when absent.", Arity = ArgumentArity.ZeroOrOne };
         return CommandLine.Group(
             "attr",
             "Read and write attributes, the files of the fabric's tree.",

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using Virtbus.Daemon.Api;
 using Virtbus.Platform;
+using Virtbus.Vm;
 
 namespace Virtbus.Cli.Verbs;
 
@@ -10,10 +11,10 @@ internal static class VmVerb
     public static Command Make(string[]? guestCommand)
     {
         var devices = Names.Sockets();
-        return CommandLine.Asking(
+        return CommandLine.AskingAsync(
             "vm",
             "Start a virtual machine with devices attached; a shell in it, or after '--' a command.",
-            (result, client, output) => Run(Resolve(client, result.GetRequiredValue(devices)), guestCommand),
+            (result, client) => RunAsync(Resolve(client, result.GetRequiredValue(devices)), guestCommand),
             devices);
     }
 
@@ -27,7 +28,31 @@ internal static class VmVerb
         Errno.ENODEV,
         $"No device '{name}' offers a socket. {(sockets.Count == 0 ? "No device of this fabric does; add a disk to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
 
-    private static int Run(IReadOnlyList<SocketAnswer> sockets, string[]? guestCommand) => throw new VirtbusException(
-        Errno.ENOSYS,
-        $"This build starts no virtual machines. Open {string.Join(", ", sockets.Select(s => s.Path))} with a VMM of yours{(guestCommand is null ? "" : " and run the command there")}.");
+    private static async Task<int> RunAsync(IReadOnlyList<SocketAnswer> sockets, string[]? guestCommand)
+    {
+        await using var output = Console.OpenStandardOutput();
+        await using var error = Console.OpenStandardError();
+        var options = new VmOptions
+        {
+            Devices = [.. sockets.Select(s => new VmDevice(s.Device, VmDeviceKind.VhostUserBlk, s.Path))],
+            Command = guestCommand ?? [],
+            Input = Console.IsInputRedirected ? Console.OpenStandardInput() : null,
+            Output = output,
+            Error = error,
+        };
+        try
+        {
+            return await new VmRunner(options, new ErrorLines()).RunAsync(CancellationToken.None);
+        }
+        catch (OperationCanceledException)
+        {
+            return ExitCode.Interrupted;
+        }
+    }
+
+    // Progress goes to the error stream, so that the command's output stays alone; in order, so not through a thread pool.
+    private sealed class ErrorLines : IProgress<string>
+    {
+        public void Report(string value) => Console.Error.WriteLine($"  {value}");
+    }
 }

@@ -21,6 +21,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
 {
     private const int MaxBodyBytes = 64 << 10;
     private const int EventsWaiting = 1024;
+    private static readonly TimeSpan TimeToDrain = TimeSpan.FromMilliseconds(150);
     private static readonly byte[] NewLine = [(byte)'\n'];
     private readonly FabricDaemon _daemon;
     private readonly ILogger _log;
@@ -67,7 +68,13 @@ internal sealed partial class ControlServer : IAsyncDisposable
     }
 
     /// <summary>Ends event streams, waits for the other requests, and closes the socket.</summary>
-    public ValueTask DisposeAsync() => _app.DisposeAsync();
+    public async ValueTask DisposeAsync()
+    {
+        // Disposing alone would cut connections off, the answer to who asked for the end among them.
+        using var patience = new CancellationTokenSource(TimeToDrain);
+        await _app.StopAsync(patience.Token);
+        await _app.DisposeAsync();
+    }
 
     private void Map()
     {

@@ -35,12 +35,12 @@ internal sealed class ManifestReader
                 var theMac = r.Read(mac);
                 var words = r.Read(parts);
                 var theParts = words is { } w
-                    ? new ManifestValue<AdapterParts>(w.Value.Aggregate(AdapterParts.None, (all, p) => all | p.Value), w.At)
-                    : new ManifestValue<AdapterParts>(AdapterParts.Net | AdapterParts.Vdpa, r.At);
+                    ? new ManifestValue<AdapterParts>(w.Value.Aggregate(AdapterParts.None, (all, p) => all | p.Value), w.At, w.Path)
+                    : r.Absent(AdapterParts.Net | AdapterParts.Vdpa);
                 var thePorts = r.Read(ports, 1);
                 var theTap = r.Read(tap);
                 // A wrong model does not take the adapter's name away from those who refer to it.
-                return theName is { } n ? new AdapterManifest(n, theModel ?? default, theMac, theParts, thePorts, theTap) : null;
+                return theName is { } n ? new AdapterManifest(n, theModel ?? r.Absent(default(AdapterModel)), theMac, theParts, thePorts, theTap) : null;
             })),
             "simulated multi-function adapters.");
 
@@ -58,14 +58,13 @@ internal sealed class ManifestReader
             {
                 var theName = r.Read(diskName);
                 var theAdapter = r.Read(adapter);
-                DiskBacking? backing = null;
-                var at = r.At;
+                var backing = r.Absent<DiskBacking>(new DiskBacking.Null(0));
                 if (r.Read(image) is { } f)
-                    (backing, at) = (new DiskBacking.File(f), f.At);
+                    backing = new ManifestValue<DiskBacking>(new DiskBacking.File(f), f.At, f.Path);
                 if (r.Read(memory) is { } m)
-                    (backing, at) = (new DiskBacking.Memory(m), m.At);
+                    backing = new ManifestValue<DiskBacking>(new DiskBacking.Memory(m), m.At, m.Path);
                 if (r.Read(nothing) is { } z)
-                    (backing, at) = (new DiskBacking.Null(z), z.At);
+                    backing = new ManifestValue<DiskBacking>(new DiskBacking.Null(z), z.At, z.Path);
                 var theReadOnly = r.Read(readOnly, false);
                 var theQueues = r.Read(queues, 1);
                 var theSerial = r.Read(serial);
@@ -74,10 +73,10 @@ internal sealed class ManifestReader
                 return new DiskManifest(
                     n,
                     a,
-                    new ManifestValue<DiskBacking>(backing ?? new DiskBacking.Null(0), at),
+                    backing,
                     theReadOnly,
                     theQueues,
-                    theSerial ?? new ManifestValue<string>(n.Value.Length <= 20 ? n.Value : n.Value[..20], n.At));
+                    theSerial ?? n with { Value = n.Value.Length <= 20 ? n.Value : n.Value[..20] });
             })),
             "virtio-blk disks, each on a vhost-user socket of its own.");
 
@@ -164,20 +163,19 @@ internal sealed class ManifestReader
     private void CheckNames(FabricManifest manifest)
     {
         var named = new Dictionary<string, ManifestPosition>();
-        foreach (var (name, path) in manifest.Adapters.Select((a, i) => (a.Name, $"adapters[{i}].name")).Concat(manifest.Disks.Select((d, i) => (d.Name, $"disks[{i}].name"))))
+        foreach (var name in manifest.Adapters.Select(a => a.Name).Concat(manifest.Disks.Select(d => d.Name)))
         {
             if (!named.TryAdd(name, name.At))
-                _errors.Add(new ManifestError(name.At, path, $"'{name}' is the name of the object at line {named[name].Line} already. Choose another."));
+                Add(name, $"'{name}' is the name of the object at line {named[name].Line} already. Choose another.");
         }
         var groups = new Dictionary<string, ManifestPosition>();
-        for (var i = 0; i < manifest.Devices.Count; i++)
+        foreach (var group in manifest.Devices)
         {
-            var group = manifest.Devices[i];
             var match = $"{group.Module}.{group.Name}";
             if (match.Length > MaxAuxiliaryName)
-                _errors.Add(new ManifestError(group.Name.At, $"devices[{i}].name", $"'{match}' has {match.Length} characters. Module and name have at most {MaxAuxiliaryName} together, with the dot."));
+                Add(group.Name, $"'{match}' has {match.Length} characters. Module and name have at most {MaxAuxiliaryName} together, with the dot.");
             else if (!groups.TryAdd(match, group.Name.At))
-                _errors.Add(new ManifestError(group.Name.At, $"devices[{i}].name", $"'{match}' is made at line {groups[match].Line} already. Give that group a higher count."));
+                Add(group.Name, $"'{match}' is made at line {groups[match].Line} already. Give that group a higher count.");
         }
     }
 
@@ -186,21 +184,22 @@ internal sealed class ManifestReader
         var adapters = new Dictionary<string, AdapterManifest>();
         foreach (var adapter in manifest.Adapters)
             adapters.TryAdd(adapter.Name, adapter);
-        for (var i = 0; i < manifest.Disks.Count; i++)
+        foreach (var name in manifest.Disks.Select(d => d.Adapter))
         {
-            var name = manifest.Disks[i].Adapter;
             if (!adapters.TryGetValue(name, out var adapter))
-                _errors.Add(NoAdapter(name, $"disks[{i}].adapter", adapters.Keys));
+                AddNoAdapter(name, adapters.Keys);
             else if (!adapter.Parts.Value.HasFlag(AdapterParts.Vdpa))
-                _errors.Add(new ManifestError(name.At, $"disks[{i}].adapter", $"'{name}' has no vdpa part. Add vdpa to its parts at line {adapter.Parts.At.Line}, or name another adapter."));
+                Add(name, $"'{name}' has no vdpa part. Add vdpa to its parts at line {adapter.Parts.At.Line}, or name another adapter.");
         }
-        for (var i = 0; i < manifest.Devices.Count; i++)
+        foreach (var group in manifest.Devices)
         {
-            if (manifest.Devices[i].Parent is { } parent && !adapters.ContainsKey(parent))
-                _errors.Add(NoAdapter(parent, $"devices[{i}].parent", adapters.Keys));
+            if (group.Parent is { } parent && !adapters.ContainsKey(parent))
+                AddNoAdapter(parent, adapters.Keys);
         }
     }
 
-    private static ManifestError NoAdapter(ManifestValue<string> name, string path, IReadOnlyCollection<string> adapters) =>
-        new(name.At, path, $"'{name}' is no adapter of this manifest.{Suggestion.For(name, adapters)} {(adapters.Count == 0 ? "It has none; add one under 'adapters'." : $"Its adapters are {string.Join(", ", adapters)}.")}");
+    private void AddNoAdapter(ManifestValue<string> name, IReadOnlyCollection<string> adapters) =>
+        Add(name, $"'{name}' is no adapter of this manifest.{Suggestion.For(name, adapters)} {(adapters.Count == 0 ? "It has none; add one under 'adapters'." : $"Its adapters are {string.Join(", ", adapters)}.")}");
+
+    private void Add(ManifestValue<string> at, string message) => _errors.Add(new ManifestError(at.At, at.Path, message));
 }

@@ -264,10 +264,11 @@ internal sealed class ListRule<T>(Rule<T> item, bool unique = false) : Rule<IRea
             if (unique && items.Any(o => Equals(o.Value, one)))
                 errors.Add(new ManifestError(at, $"{path}[{i}]", $"{sequence.Items[i].Kind} is in the list already. Remove one of the two."));
             else
-                items.Add(new ManifestValue<T>(one, at));
+                items.Add(new ManifestValue<T>(one, at, $"{path}[{i}]"));
         }
         value = items;
-        return true;
+        // A set with a wrong member says nothing for sure; other lists keep their good items, so that what refers to these is not wrong too.
+        return !unique || items.Count == sequence.Items.Count;
     }
 
     public override void WriteSchema(Utf8JsonWriter json)

@@ -4,7 +4,8 @@ namespace Virtbus.Daemon.Manifest;
 /// <typeparam name="T">The value's type.</typeparam>
 /// <param name="Value">The value.</param>
 /// <param name="At">The place.</param>
-internal readonly record struct ManifestValue<T>(T Value, ManifestPosition At)
+/// <param name="Path">The path in the document, for example <c>disks[0].file</c>.</param>
+internal readonly record struct ManifestValue<T>(T Value, ManifestPosition At, string Path)
 {
     public static implicit operator T(ManifestValue<T> value) => value.Value;
 

@@ -55,7 +55,7 @@ internal sealed class SectionRule<T>(string what, Field[] fields, Field[] oneOf,
         }
         var chosen = oneOf.Where(f => known.ContainsKey(f.Name)).ToArray();
         if (oneOf.Length > 0 && chosen.Length != 1)
-            errors.Add(new ManifestError(node.At, path, $"{what} has {(chosen.Length == 0 ? "none" : Names(chosen))} of {Names(oneOf)}. Give exactly one."));
+            errors.Add(new ManifestError(node.At, path, $"{what} has exactly one of {Names(oneOf)}; this has {(chosen.Length == 0 ? "none" : Names(chosen))}. {(chosen.Length == 0 ? "Add one." : "Keep one.")}"));
         var reader = new SectionReader(mapping.At, path, known, errors);
         value = bind(reader)!;
         return value is not null;
@@ -102,14 +102,18 @@ internal sealed class SectionRule<T>(string what, Field[] fields, Field[] oneOf,
 /// <summary>Hands the values of one mapping to the code that makes its object.</summary>
 internal sealed class SectionReader(ManifestPosition at, string path, Dictionary<string, ManifestNode> values, List<ManifestError> errors)
 {
-    public ManifestPosition At => at;
-
     /// <summary>Reads the value of a key; null when it is absent or wrong. Each key is read once, so each error comes once.</summary>
-    public ManifestValue<T>? Read<T>(Field<T> field) =>
-        values.TryGetValue(field.Name, out var node) && field.Typed.TryRead(node, path.Length == 0 ? field.Name : $"{path}.{field.Name}", errors, out var value)
-            ? new ManifestValue<T>(value, node.At)
+    public ManifestValue<T>? Read<T>(Field<T> field)
+    {
+        var inside = path.Length == 0 ? field.Name : $"{path}.{field.Name}";
+        return values.TryGetValue(field.Name, out var node) && field.Typed.TryRead(node, inside, errors, out var value)
+            ? new ManifestValue<T>(value, node.At, inside)
             : null;
+    }
 
     /// <summary>Reads the value of a key, or takes what stands for its absence.</summary>
-    public ManifestValue<T> Read<T>(Field<T> field, T absent) => Read(field) ?? new ManifestValue<T>(absent, at);
+    public ManifestValue<T> Read<T>(Field<T> field, T absent) => Read(field) ?? Absent(absent);
+
+    /// <summary>A value that the manifest leaves out.</summary>
+    public ManifestValue<T> Absent<T>(T value) => new(value, at, path);
 }

@@ -20,23 +20,24 @@ internal static class Suggestion
         return nearest is null ? "" : $" Did you mean '{nearest}'?";
     }
 
-    // Levenshtein's distance.
+    // Levenshtein's distance, with two letters that changed places as one slip.
     private static int Distance(string a, string b)
     {
-        var row = new int[b.Length + 1];
+        var rows = new int[a.Length + 1, b.Length + 1];
+        for (var i = 0; i <= a.Length; i++)
+            rows[i, 0] = i;
         for (var j = 0; j <= b.Length; j++)
-            row[j] = j;
+            rows[0, j] = j;
         for (var i = 1; i <= a.Length; i++)
         {
-            var diagonal = row[0];
-            row[0] = i;
             for (var j = 1; j <= b.Length; j++)
             {
-                var above = row[j];
-                row[j] = Math.Min(Math.Min(row[j], row[j - 1]) + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1));
-                diagonal = above;
+                var best = Math.Min(Math.Min(rows[i - 1, j], rows[i, j - 1]) + 1, rows[i - 1, j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1));
+                if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                    best = Math.Min(best, rows[i - 2, j - 2] + 1);
+                rows[i, j] = best;
             }
         }
-        return row[b.Length];
+        return rows[a.Length, b.Length];
     }
 }
