@@ -82,6 +82,16 @@ public sealed class Fabric
 
     internal Lock Gate { get; } = new();
 
+    /// <summary>How many pieces of work go on beside their caller.</summary>
+    internal int WorkCount
+    {
+        get
+        {
+            lock (Gate)
+                return _work.Count;
+        }
+    }
+
     internal ILogger Log { get; }
 
     internal Transitions Transitions { get; }
@@ -564,7 +574,9 @@ public sealed class Fabric
                 work = [.. _work];
             if (work.Length == 0)
                 return;
-            await Task.WhenAll(work).WaitAsync(cancellationToken);
+            // One by one: a combined task is completed on the thread pool, past the fabric's scheduler.
+            foreach (var one in work)
+                await one.WaitAsync(cancellationToken);
         }
     }
 
@@ -673,6 +685,9 @@ public sealed class Fabric
             return;
         link.Consumer.Links!.Suppliers = [.. link.Consumer.Links.Suppliers.Where(l => l != link)];
         link.Supplier.Links!.Consumers = [.. link.Supplier.Links.Consumers.Where(l => l != link)];
+        // It may have waited for this supplier only.
+        if (link.Consumer.IsDeferred)
+            Binder.RetryInGate();
     }
 
     private void InsertInGate(Device device)

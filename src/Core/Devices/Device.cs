@@ -221,7 +221,7 @@ public class Device : IDeviceIdentity
     internal TransitionFrame? Holder;
     internal List<TransitionWaiter>? Waiters;
     internal CancellationTokenSource? ProbeCancellation;
-    internal List<Device>? PendingDescendants;
+    internal HashSet<Device>? PendingDescendants;
     internal int Deletes;
     internal bool IsOut;
     internal bool IsDeferred;

@@ -32,7 +32,7 @@ internal sealed class Binder(Fabric fabric)
     // Guarded by the fabric's gate.
     private readonly LinkedList<Device> _deferred = new();
     private readonly Queue<Device> _retry = new();
-    private readonly List<Device> _parked = [];
+    private readonly HashSet<Device> _parked = [];
     private long _deferredTrigger;
     private bool _retrying;
 
@@ -43,6 +43,16 @@ internal sealed class Binder(Fabric fabric)
         {
             lock (fabric.Gate)
                 return [.. _deferred];
+        }
+    }
+
+    /// <summary>The devices whose probe waits for the end of a sleep.</summary>
+    public int ParkedCount
+    {
+        get
+        {
+            lock (fabric.Gate)
+                return _parked.Count;
         }
     }
 
@@ -123,7 +133,7 @@ internal sealed class Binder(Fabric fabric)
         Device[] parked;
         lock (fabric.Gate)
         {
-            parked = [.. _parked];
+            parked = InOrder(_parked);
             _parked.Clear();
         }
         await AttachManyAsync(parked);
@@ -172,8 +182,6 @@ internal sealed class Binder(Fabric fabric)
                 FabricLog.ConsumerStays(fabric.Log, device.Name, consumer.Name, e.Message);
             }
         }
-        if (device.PowerState is { } power)
-            await power.HoldForRemoveAsync();
         await fabric.Scheduler.InterleaveAsync();
         await RemoveAndLetGoAsync(device, driver);
         lock (fabric.Gate)
@@ -221,20 +229,8 @@ internal sealed class Binder(Fabric fabric)
                 return new(AttachResult.Gone);
             if (device.Driver is not null)
                 return new(AttachResult.AlreadyBound);
-            // Parents before children: a device found during its parent's probe is probed when that probe has ended.
-            for (var above = device.Parent; above is not null; above = above.Parent)
-            {
-                if (above.Binding.State == BindingState.Probing)
-                {
-                    (above.PendingDescendants ??= []).Add(device);
-                    return new(AttachResult.Parked);
-                }
-            }
-            if (PowerTransitions.SleepingSelfOrAncestor(device) is not null)
-            {
-                _parked.Add(device);
+            if (ParkInGate(device))
                 return new(AttachResult.Parked);
-            }
         }
         var outcome = new AttachOutcome(AttachResult.NoDriver);
         foreach (var driver in only is null ? CandidatesOrLog(bus, device) : [only])
@@ -246,8 +242,10 @@ internal sealed class Binder(Fabric fabric)
                 fabric.StartWork("asynchronous probe of " + device.Name, () => AttachAsync(device, only, fromOrder: driver.Order).AsTask());
                 return new(AttachResult.Started);
             }
-            var one = await ProbeAsync(device, driver, id);
-            if (one.Result is AttachResult.Bound or AttachResult.Gone)
+            var one = device.Parent?.PowerState is { RuntimeStatus: not RuntimeStatus.Unsupported } power
+                ? await ProbeBelowAwakeParentAsync(power, device, driver, id)
+                : await ProbeAsync(device, driver, id);
+            if (one.Result is AttachResult.Bound or AttachResult.Gone or AttachResult.Parked)
                 return one;
             if (outcome.Result != AttachResult.Deferred && one.Result != AttachResult.NoDriver)
                 outcome = one;
@@ -255,13 +253,37 @@ internal sealed class Binder(Fabric fabric)
             if (one is { Result: AttachResult.Deferred, Error: null })
                 return one;
         }
-        if (only is null && outcome.Result != AttachResult.Deferred)
+        if (only is null && fromOrder == 0 && outcome.Result != AttachResult.Deferred)
         {
             // Every driver had its turn and none waits for anything.
             lock (fabric.Gate)
                 RemoveDeferred(device);
         }
         return outcome;
+    }
+
+    // Parents before children: a device found during a probe above it is probed when that has ended, one found during a sleep when that has.
+    private bool ParkInGate(Device device)
+    {
+        for (var above = device.Parent; above is not null; above = above.Parent)
+        {
+            if (above.Binding.State == BindingState.Probing)
+            {
+                (above.PendingDescendants ??= []).Add(device);
+                return true;
+            }
+        }
+        if (PowerTransitions.SleepingSelfOrAncestor(device) is null)
+            return false;
+        _parked.Add(device);
+        return true;
+    }
+
+    private static Device[] InOrder(HashSet<Device> devices)
+    {
+        Device[] order = [.. devices];
+        Array.Sort(order, static (a, b) => a.Sequence.CompareTo(b.Sequence));
+        return order;
     }
 
     private Driver[] CandidatesOrLog(Bus bus, Device device)
@@ -277,6 +299,21 @@ internal sealed class Binder(Fabric fabric)
         }
     }
 
+    // A parent that sleeps while idle is awake for the probes below it.
+    private async ValueTask<AttachOutcome> ProbeBelowAwakeParentAsync(DevicePower parent, Device device, Driver driver, DeviceId id)
+    {
+        var held = await parent.TryHoldAsync("probe of " + device.Name);
+        try
+        {
+            return await ProbeAsync(device, driver, id);
+        }
+        finally
+        {
+            if (held)
+                await parent.LetGoAsync();
+        }
+    }
+
     private async ValueTask<AttachOutcome> ProbeAsync(Device device, Driver driver, DeviceId id)
     {
         await fabric.Scheduler.InterleaveAsync();
@@ -287,6 +324,9 @@ internal sealed class Binder(Fabric fabric)
         {
             if (device.State != DeviceState.Added || device.IsGone)
                 return new(AttachResult.Gone);
+            // Looked at again: a probe or a sleep above may have begun since the attempt did.
+            if (ParkInGate(device))
+                return new(AttachResult.Parked);
             if (!driver.IsRegistered)
                 return new(AttachResult.NoDriver);
             if (MissingSupplier(device) is { } supplier)
@@ -301,8 +341,6 @@ internal sealed class Binder(Fabric fabric)
             bus.Busy.Add(device);
             device.ProbeCancellation = cancellation = new CancellationTokenSource();
         }
-        // A parent that sleeps while idle is awake for the probes below it.
-        var parent = device.Parent?.PowerState is { RuntimeStatus: not RuntimeStatus.Unsupported } power && await power.TryHoldAsync("probe of " + device.Name) ? power : null;
         Exception? error = null;
         try
         {
@@ -312,8 +350,6 @@ internal sealed class Binder(Fabric fabric)
         {
             error = e;
         }
-        if (parent is not null)
-            await parent.LetGoAsync();
         if (error is not null)
             return FinishFailed(device, driver, error, trigger);
         bool vanished;
@@ -367,6 +403,8 @@ internal sealed class Binder(Fabric fabric)
 
     private async ValueTask RemoveAndLetGoAsync(Device device, Driver driver)
     {
+        if (device.PowerState is { } power)
+            await power.HoldForRemoveAsync();
         try
         {
             await driver.RemoveAsync(device);
@@ -459,16 +497,15 @@ internal sealed class Binder(Fabric fabric)
 
     private async ValueTask AttachPendingAsync(Device device)
     {
-        List<Device>? pending;
+        Device[] pending;
         if (device.PendingDescendants is null)
             return;
         lock (fabric.Gate)
         {
-            pending = device.PendingDescendants;
+            pending = InOrder(device.PendingDescendants ?? []);
             device.PendingDescendants = null;
         }
-        if (pending is not null)
-            await AttachManyAsync(pending);
+        await AttachManyAsync(pending);
     }
 
     private bool IsForceSynchronous(Device device, Driver? only)
@@ -541,7 +578,8 @@ internal sealed class Binder(Fabric fabric)
         RetryInGate();
     }
 
-    private void RetryInGate()
+    /// <summary>Tries the deferred devices again, beside the caller.</summary>
+    public void RetryInGate()
     {
         foreach (var device in _deferred)
         {

@@ -45,6 +45,9 @@ public sealed class DevicePower
 
     internal SleepPhase Phase { get; set; }
 
+    /// <summary>True while a runtime transition of the device goes on.</summary>
+    internal bool IsInTurn => _turn.CurrentCount == 0;
+
     /// <summary>Turns runtime power management on; called by a driver in its probe. It is turned off when the driver is unbound.</summary>
     /// <param name="active">True when the device is awake now.</param>
     public void EnableRuntime(bool active)
@@ -138,11 +141,30 @@ public sealed class DevicePower
         }
     }
 
-    /// <summary>A driver's remove runs on an awake device, and no runtime callback runs beside it or after it.</summary>
+    /// <summary>A driver's remove runs on an awake device below an awake parent; no runtime callback runs beside it or after it.</summary>
     internal async ValueTask HoldForRemoveAsync()
     {
-        if (RuntimeStatus != RuntimeStatus.Unsupported && !_device.IsGone)
-            _heldForRemove = await TryHoldAsync("unbind");
+        await _turn.WaitAsync();
+        try
+        {
+            if (RuntimeStatus is RuntimeStatus.Active or RuntimeStatus.Suspended && !_device.IsGone)
+            {
+                try
+                {
+                    await GetInTurnAsync(CancellationToken.None);
+                    _heldForRemove = true;
+                }
+                catch (Exception e)
+                {
+                    FabricLog.PowerFailed(_device.Fabric!.Log, _device.Name, "runtime resume before unbind", e.Message);
+                }
+            }
+            await TurnOffAsync();
+        }
+        finally
+        {
+            _turn.Release();
+        }
     }
 
     /// <summary>The driver is gone, or its probe failed: runtime power management is off until the next driver enables it.</summary>
@@ -151,24 +173,28 @@ public sealed class DevicePower
         await _turn.WaitAsync();
         try
         {
-            var wasActive = RuntimeStatus == RuntimeStatus.Active;
-            RuntimeStatus = RuntimeStatus.Unsupported;
+            await TurnOffAsync();
             if (_heldForRemove)
             {
                 _heldForRemove = false;
                 await PutInTurnAsync();
-            }
-            if (wasActive)
-            {
-                AdjustParent(-1);
-                if (_device.Parent is { } parent)
-                    await parent.Power.IdleAsync();
             }
         }
         finally
         {
             _turn.Release();
         }
+    }
+
+    private async ValueTask TurnOffAsync()
+    {
+        var wasActive = RuntimeStatus == RuntimeStatus.Active;
+        RuntimeStatus = RuntimeStatus.Unsupported;
+        if (!wasActive)
+            return;
+        AdjustParent(-1);
+        if (_device.Parent is { } parent)
+            await parent.Power.IdleAsync();
     }
 
     /// <summary>The device leaves the tree: uses that are left hold nothing above it any more.</summary>

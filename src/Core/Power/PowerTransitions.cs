@@ -28,21 +28,30 @@ internal sealed class PowerTransitions(Fabric fabric)
     private async ValueTask SleepAsync(Device? root)
     {
         // What sleeps already is not this transition's to wake again when it fails.
-        var order = Order(root, withConsumers: true).FindAll(static d => d.PowerState is not { Phase: > SleepPhase.Awake });
+        var ours = new HashSet<Device>();
         try
         {
+            // A device can come, or be linked, until the one above it is prepared; so it is looked for again.
+            while (true)
+            {
+                var more = Order(Collect(root, withConsumers: true).Where(static d => d.PowerState is not { Phase: > SleepPhase.Awake })).FindAll(ours.Add);
+                if (more.Count == 0)
+                    break;
+                foreach (var device in more)
+                    await StepAsync(device, SleepPhase.Awake, SleepPhase.Prepared, "prepare", static (o, d) => o.PrepareAsync(d));
+            }
+            var order = Order(ours);
+            order.Reverse();
             foreach (var device in order)
-                await StepAsync(device, SleepPhase.Awake, SleepPhase.Prepared, "prepare", static (o, d) => o.PrepareAsync(d));
-            foreach (var device in Enumerable.Reverse(order))
                 await StepAsync(device, SleepPhase.Prepared, SleepPhase.Suspended, "suspend", static (o, d) => o.SuspendAsync(d));
-            foreach (var device in Enumerable.Reverse(order))
+            foreach (var device in order)
                 await StepAsync(device, SleepPhase.Suspended, SleepPhase.SuspendedLate, "suspend_late", static (o, d) => o.SuspendLateAsync(d));
-            foreach (var device in Enumerable.Reverse(order))
+            foreach (var device in order)
                 await StepAsync(device, SleepPhase.SuspendedLate, SleepPhase.SuspendedNoIrq, "suspend_noirq", static (o, d) => o.SuspendNoIrqAsync(d));
         }
         catch
         {
-            await WakeAsync(order);
+            await WakeAsync(Order(ours));
             throw;
         }
     }
@@ -58,7 +67,7 @@ internal sealed class PowerTransitions(Fabric fabric)
     private List<Device> Wakeable(Device? root)
     {
         var wakeable = new HashSet<Device>();
-        var order = Order(root, withConsumers: true);
+        var order = Order(Collect(root, withConsumers: true));
         foreach (var device in order)
         {
             var asleep = Needs(device).FirstOrDefault(n => n.PowerState is { Phase: > SleepPhase.Awake } && !wakeable.Contains(n));
@@ -80,7 +89,7 @@ internal sealed class PowerTransitions(Fabric fabric)
 
     public async ValueTask ShutdownAsync()
     {
-        foreach (var device in Enumerable.Reverse(Order(null, withConsumers: false)))
+        foreach (var device in Enumerable.Reverse(Order(Collect(null, withConsumers: false))))
         {
             try
             {
@@ -180,44 +189,52 @@ internal sealed class PowerTransitions(Fabric fabric)
         });
     }
 
-    // Parents and suppliers come before children and consumers; otherwise creation order.
-    private List<Device> Order(Device? root, bool withConsumers)
+    private HashSet<Device> Collect(Device? root, bool withConsumers)
     {
+        var set = new HashSet<Device>();
+        var pending = new Stack<Device>();
         lock (fabric.Gate)
         {
-            var set = new HashSet<Device>();
-            if (root is null)
-                Collect(fabric.Roots.Snapshot());
-            else
-                Collect([root]);
-            var order = new List<Device>(set.Count);
-            var done = new HashSet<Device>();
-            foreach (var device in set.OrderBy(d => d.Sequence))
-                Visit(device);
-            return order;
-
-            void Collect(IEnumerable<Device> devices)
+            foreach (var device in root is null ? fabric.Roots.Snapshot() : [root])
+                pending.Push(device);
+            while (pending.TryPop(out var device))
             {
-                foreach (var device in devices)
+                if (!set.Add(device))
+                    continue;
+                foreach (var child in device.Children)
+                    pending.Push(child);
+                foreach (var link in (withConsumers ? device.Links?.Consumers : null) ?? [])
                 {
-                    if (!set.Add(device))
-                        continue;
-                    Collect(device.Children);
-                    if (withConsumers && device.Links is { } links)
-                        Collect(links.Consumers.Select(l => l.Consumer).Where(c => c.State == DeviceState.Added));
+                    if (link.Consumer.State == DeviceState.Added)
+                        pending.Push(link.Consumer);
                 }
             }
+        }
+        return set;
+    }
 
-            void Visit(Device device)
-            {
-                if (!set.Contains(device) || !done.Add(device))
-                    return;
-                if (device.Parent is { } parent)
-                    Visit(parent);
-                foreach (var link in device.Links?.Suppliers ?? [])
-                    Visit(link.Supplier);
-                order.Add(device);
-            }
+    // Parents and suppliers come before children and consumers; otherwise creation order.
+    private List<Device> Order(IEnumerable<Device> devices)
+    {
+        var set = devices.ToHashSet();
+        var order = new List<Device>(set.Count);
+        var done = new HashSet<Device>();
+        lock (fabric.Gate)
+        {
+            foreach (var device in set.OrderBy(d => d.Sequence))
+                Visit(device);
+        }
+        return order;
+
+        void Visit(Device device)
+        {
+            if (!set.Contains(device) || !done.Add(device))
+                return;
+            if (device.Parent is { } parent)
+                Visit(parent);
+            foreach (var link in device.Links?.Suppliers ?? [])
+                Visit(link.Supplier);
+            order.Add(device);
         }
     }
 }

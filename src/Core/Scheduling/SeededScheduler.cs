@@ -39,8 +39,19 @@ public sealed class SeededScheduler : FabricScheduler
     /// <exception cref="InvalidOperationException">The program waits for something that nothing will do: a hang.</exception>
     public void Run(Func<Task> program)
     {
-        var task = Task.Factory.StartNew(program, CancellationToken.None, TaskCreationOptions.DenyChildAttach, _queue).Unwrap();
-        _queue.Drain();
+        // A context of the calling thread would draw every await to itself, past the seed.
+        var context = SynchronizationContext.Current;
+        SynchronizationContext.SetSynchronizationContext(null);
+        Task task;
+        try
+        {
+            task = Task.Factory.StartNew(program, CancellationToken.None, TaskCreationOptions.DenyChildAttach, _queue).Unwrap();
+            _queue.Drain();
+        }
+        finally
+        {
+            SynchronizationContext.SetSynchronizationContext(context);
+        }
         if (!task.IsCompleted)
             throw new InvalidOperationException("The simulated program waits for something that nothing is left to do.");
 #pragma warning disable VSTHRD002 // The task is complete; this only rethrows its error.
