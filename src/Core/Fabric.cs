@@ -119,7 +119,7 @@ public sealed class Fabric
                 throw new VirtbusException(Errno.EBUSY, $"Bus '{bus.Name}' is registered with another fabric. Make a bus for each fabric.");
             bus.Fabric = this;
             _buses.TryAdd(bus.Name, bus);
-            Uevents.Emit(UeventAction.Add, "/bus/" + bus.Name, "bus", null);
+            Uevents.Emit(UeventAction.Add, "/bus", bus.Name, "bus");
         }
         return bus;
     }
@@ -138,7 +138,7 @@ public sealed class Fabric
                 throw new VirtbusException(Errno.EBUSY, $"Bus {bus.Name} has {bus.DeviceCount} devices and {bus.Drivers.Count} drivers. Remove them first.");
             _buses.TryRemove(new KeyValuePair<string, Bus>(bus.Name, bus));
             bus.Fabric = null;
-            Uevents.Emit(UeventAction.Remove, "/bus/" + bus.Name, "bus", null);
+            Uevents.Emit(UeventAction.Remove, "/bus", bus.Name, "bus");
         }
     }
 
@@ -269,7 +269,7 @@ public sealed class Fabric
         lock (Gate)
         {
             InsertInGate(device);
-            Uevents.Emit(UeventAction.Add, device.DevPath, device.Subsystem ?? "", variables);
+            Emit(device, UeventAction.Add, variables);
             observers = device.Class?.Observers ?? [];
         }
         await Scheduler.InterleaveAsync();
@@ -283,7 +283,7 @@ public sealed class Fabric
                 listener(modalias);
         }
         if (bus.DriversAutoprobe)
-            await Binder.AttachManyAsync([device]);
+            await Binder.AttachOrStartAsync(device, only: null);
     }
 
     /// <summary>
@@ -361,7 +361,7 @@ public sealed class Fabric
                 throw new VirtbusException(Errno.EINVAL, $"Driver {driver.Name} is for bus {bus.Name}, which is not registered with this fabric. Register the bus first.");
             bus.AddDriver(driver, ++_driverOrder);
             driver.IsRegistered = true;
-            Uevents.Emit(UeventAction.Add, DriverPath(driver), "drivers", null);
+            Uevents.Emit(UeventAction.Add, DriverFolder(driver), driver.Name, "drivers");
             free = bus.DriversAutoprobe ? bus.NotBound() : [];
         }
         await Binder.AttachManyAsync([.. free.Where(d => Binder.Match(d, driver) is not null)], driver);
@@ -404,7 +404,7 @@ public sealed class Fabric
         lock (Gate)
         {
             driver.Bus.RemoveDriver(driver);
-            Uevents.Emit(UeventAction.Remove, DriverPath(driver), "drivers", null);
+            Uevents.Emit(UeventAction.Remove, DriverFolder(driver), driver.Name, "drivers");
         }
     }
 
@@ -591,7 +591,7 @@ public sealed class Fabric
         var all = VariablesOf(device);
         foreach (var (key, value) in variables)
             all.Add(key, value);
-        Uevents.Emit(action, device.DevPath, device.Subsystem ?? "", all);
+        Emit(device, action, all);
     }
 
     /// <summary>Starts work beside the caller; <see cref="SettleAsync"/> waits for it, its errors are logged.</summary>
@@ -635,7 +635,9 @@ public sealed class Fabric
             _modaliasListeners = [.. _modaliasListeners.Where(l => l != listener)];
     }
 
-    internal static string DriverPath(Driver driver) => $"/bus/{driver.Bus.Name}/drivers/{driver.Name}";
+    internal static string DriverFolder(Driver driver) => $"/bus/{driver.Bus.Name}/drivers";
+
+    internal static string DriverPath(Driver driver) => $"{DriverFolder(driver)}/{driver.Name}";
 
     internal UeventVariables VariablesOf(Device device)
     {
@@ -651,7 +653,10 @@ public sealed class Fabric
 
     // An event of the core's own is told whatever the bus or the device have to say to it.
     internal void EmitFor(Device device, UeventAction action) =>
-        Uevents.Emit(action, device.DevPath, device.Subsystem ?? "", VariablesOrLog(device));
+        Emit(device, action, VariablesOrLog(device));
+
+    private void Emit(Device device, UeventAction action, UeventVariables variables) =>
+        Uevents.Emit(action, device.Folder, device.Place, device.Subsystem ?? "", variables);
 
     /// <summary>Refuses what a callback asks for when it would wait for the callback: it takes along what depends on the device.</summary>
     internal void ThrowIfCallerDependsOn(Device device)
@@ -797,7 +802,6 @@ public sealed class Fabric
         await Binder.ReleaseLeftoversAsync(device);
         if (device.PowerState is { } power)
             await power.ForgetUsesAsync();
-        var path = device.DevPath;
         var variables = VariablesOrLog(device);
         lock (Gate)
         {
@@ -808,7 +812,7 @@ public sealed class Fabric
             device.Bus?.Directory.Remove(device);
             (device.Parent?.ChildDirectory ?? Roots).Remove(device);
             device.IsOut = true;
-            Uevents.Emit(UeventAction.Remove, path, device.Subsystem ?? "", variables);
+            Emit(device, UeventAction.Remove, variables);
         }
         return true;
     }

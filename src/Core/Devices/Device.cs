@@ -166,15 +166,10 @@ public class Device : IDeviceIdentity
     public IReadOnlyList<Device> Children => _children is null ? [] : [.. _children.Snapshot()];
 
     /// <summary>The path below the tree's root, as Linux spells it: <c>/devices/…</c>.</summary>
-    public string DevPath
-    {
-        get
-        {
-            if (Parent is null)
-                return (Class is null ? "/devices/" : "/devices/virtual/") + Place;
-            return string.Concat(Parent.DevPath, "/", Place);
-        }
-    }
+    public string DevPath => string.Concat(Folder, "/", Place);
+
+    // The directory that the device's place is in. A parent keeps its own path, so that its children share the one string.
+    internal string Folder => Parent is null ? Class is null ? "/devices" : "/devices/virtual" : Parent._path ??= Parent.DevPath;
 
     // A class device hangs in a directory of its class, so that names of several classes under one parent never meet.
     internal string Place => Class is null || Parent?.Class is not null ? Name : string.Concat(Class.Name, "/", Name);
@@ -213,6 +208,7 @@ public class Device : IDeviceIdentity
 
     private DeviceResources? _resources;
     private DeviceDirectory? _children;
+    private string? _path;
     internal DevicePower? PowerState;
     internal DeviceLinks? Links;
 

@@ -260,7 +260,7 @@ public sealed class ModuleLoader : IDisposable
             foreach (var other in needed)
                 other.Holders.Add(info.Name);
         }
-        _fabric.Uevents.Emit(UeventAction.Add, "/module/" + info.Name, "module", null);
+        _fabric.Uevents.Emit(UeventAction.Add, "/module", info.Name, "module");
         try
         {
             await entry.Module.InitAsync(entry.Context);
@@ -335,7 +335,7 @@ public sealed class ModuleLoader : IDisposable
             foreach (var other in entry.Needs)
                 _loaded[other].Holders.Remove(entry.Info.Name);
         }
-        _fabric.Uevents.Emit(UeventAction.Remove, "/module/" + entry.Info.Name, "module", null);
+        _fabric.Uevents.Emit(UeventAction.Remove, "/module", entry.Info.Name, "module");
         entry.Close();
     }
 
