@@ -462,10 +462,10 @@ internal sealed class Simulation
         if (to > from && to > 1)
         {
             foreach (var below in device.Children.OfType<SimDevice>())
-                Require(below.Model != Bound.Yes || below.Sleep >= to, $"{device} sleeps before {below} below it");
+                Require(below is not { Model: Bound.Yes, State: DeviceState.Added } || below.Sleep >= to, $"{device} sleeps before {below} below it");
             foreach (var link in device.Links?.Consumers ?? [])
             {
-                if (link.Consumer is SimDevice { Model: Bound.Yes } consumer && IsOld(link))
+                if (link.Consumer is SimDevice { Model: Bound.Yes, State: DeviceState.Added } consumer && IsOld(link))
                     Require(consumer.Sleep >= to, $"{device} sleeps before its consumer {consumer}");
             }
         }

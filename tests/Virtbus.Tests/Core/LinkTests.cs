@@ -1,0 +1,124 @@
+using Virtbus.Core;
+using Virtbus.Platform;
+using Xunit;
+
+namespace Virtbus.Tests.Core;
+
+/// <summary>Device links order probe, unbind and power: upstream section 1.7; DM-14 (two halves, removal of either in order).</summary>
+public sealed class LinkTests
+{
+    [Fact]
+    public async Task Consumer_waits_for_its_supplier_and_goes_before_it()
+    {
+        var world = await World.NewAsync();
+        var driver = world.Driver("d", "a");
+        var consumer = await world.AddAsync("a", 1);
+        var supplier = await world.AddAsync("s", 1);
+        var link = world.Fabric.AddLink(consumer, supplier);
+        await world.Fabric.RegisterDriverAsync(driver);
+        Assert.Null(consumer.Driver);
+        Assert.Equal("supplier mod.s.1 not ready", consumer.DeferredReason);
+        Assert.Equal("1\n", world.Fabric.Tree.Read("/bus/auxiliary/devices/mod.a.1/waiting_for_supplier"));
+        Assert.Equal(("dormant", DeviceLinkState.Dormant), (link.Status, link.State));
+        var suppliers = await world.RegisterAsync("s", "s");
+        await world.Fabric.SettleAsync().In();
+        Assert.NotNull(consumer.Driver);
+        Assert.Equal("active\n", world.Fabric.Tree.Read("/class/devlink/auxiliary:mod.s.1--auxiliary:mod.a.1/status"));
+        Assert.Equal("/class/devlink/auxiliary:mod.s.1--auxiliary:mod.a.1", Assert.IsType<TreeLink>(world.Fabric.Tree.Find("/bus/auxiliary/devices/mod.a.1/supplier:auxiliary:mod.s.1", follow: false)).Target);
+        world.ClearCalls();
+        await world.Fabric.UnbindAsync(suppliers, supplier.Name);
+        Assert.Equal(["test.d remove mod.a.1", "test.s remove mod.s.1"], world.Calls);
+        await world.Fabric.BindAsync(suppliers, supplier.Name);
+        Assert.Equal(DeviceLinkState.Available, link.State);
+    }
+
+    [Fact]
+    public async Task Consumer_whose_supplier_is_deleted_is_tried_again_without_it()
+    {
+        var world = await World.NewAsync();
+        var consumer = await world.AddAsync("a", 1);
+        var supplier = await world.AddAsync("s", 1);
+        world.Fabric.AddLink(consumer, supplier);
+        await world.RegisterAsync("d", "a");
+        Assert.Null(consumer.Driver);
+        await world.Fabric.DeleteAsync(supplier);
+        await world.Fabric.SettleAsync().In();
+        Assert.NotNull(consumer.Driver);
+        Assert.Empty(world.Fabric.Links);
+    }
+
+    [Fact]
+    public async Task Circles_are_refused_also_through_the_tree()
+    {
+        var world = await World.NewAsync();
+        var a = await world.AddAsync("a", 1);
+        var b = await world.AddAsync("a", 2);
+        var below = await world.AddAsync("a", 3, a);
+        var link = world.Fabric.AddLink(a, b);
+        Assert.Same(link, world.Fabric.AddLink(a, b, DeviceLinkFlags.Stateless));
+        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(b, a));
+        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, a));
+        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(b, below));
+        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, below));
+        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, world.New("a", 9)));
+        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(below, b, DeviceLinkFlags.Stateless | DeviceLinkFlags.AutoprobeConsumer));
+        world.Fabric.RemoveLink(link);
+        Assert.NotNull(world.Fabric.AddLink(b, a));
+    }
+
+    [Fact]
+    public async Task Search_for_a_circle_ends_soon_in_a_net_of_many_diamonds()
+    {
+        var world = await World.NewAsync();
+        var layer = new[] { await world.AddAsync("a", 0), await world.AddAsync("a", 1) };
+        for (var i = 1u; i < 40; i++)
+        {
+            var next = new[] { await world.AddAsync("a", i * 2), await world.AddAsync("a", (i * 2) + 1) };
+            foreach (var consumer in next)
+            {
+                foreach (var supplier in layer)
+                    await Task.Run(() => world.Fabric.AddLink(consumer, supplier)).In();
+            }
+            layer = next;
+        }
+        Assert.Equal(156, world.Fabric.Links.Count);
+    }
+
+    [Fact]
+    public async Task Flags_remove_the_link_or_probe_the_consumer()
+    {
+        var world = await World.NewAsync();
+        var consumers = await world.RegisterAsync("c", "c");
+        var suppliers = await world.RegisterAsync("s", "s");
+        var consumer = await world.AddAsync("c", 1);
+        var supplier = await world.AddAsync("s", 1);
+        world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.AutoremoveConsumer);
+        await world.Fabric.UnbindAsync(consumers, consumer.Name);
+        Assert.Empty(world.Fabric.Links);
+
+        world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.AutoremoveSupplier);
+        await world.Fabric.BindAsync(consumers, consumer.Name);
+        await world.Fabric.UnbindAsync(suppliers, supplier.Name);
+        Assert.Empty(world.Fabric.Links);
+        Assert.Null(consumer.Driver);
+
+        world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.AutoprobeConsumer);
+        await world.Fabric.BindAsync(suppliers, supplier.Name);
+        await world.Fabric.SettleAsync().In();
+        Assert.NotNull(consumer.Driver);
+
+        world.Fabric.RemoveLink(world.Fabric.Links[0]);
+        var stateless = world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.Stateless);
+        Assert.Equal("not tracked", stateless.Status);
+        await world.Fabric.UnbindAsync(suppliers, supplier.Name);
+        Assert.NotNull(consumer.Driver);
+
+        await world.Fabric.UnbindAsync(consumers, consumer.Name);
+        world.Fabric.RemoveLink(stateless);
+        await world.Fabric.BindAsync(suppliers, supplier.Name);
+        world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.AutoremoveConsumer);
+        consumers.OnProbe = (_, _, _) => throw new VirtbusException(Errno.EIO, "No.");
+        await Deadline.Refused(Errno.EIO, () => world.Fabric.BindAsync(consumers, consumer.Name));
+        Assert.Empty(world.Fabric.Links);
+    }
+}
