@@ -301,6 +301,26 @@ public sealed class Fabric
         return DeleteAsync(device, mustSucceed: false);
     }
 
+    /// <summary>Adds a device (Linux: device_register); after an error the creator's reference is dropped too, so nothing is left behind.</summary>
+    /// <param name="device">An initialized device.</param>
+    /// <typeparam name="T">The device's type.</typeparam>
+    /// <returns>The device.</returns>
+    /// <exception cref="VirtbusException">As <see cref="AddAsync"/>.</exception>
+    public async ValueTask<T> RegisterAsync<T>(T device)
+        where T : Device
+    {
+        try
+        {
+            await AddAsync(device);
+            return device;
+        }
+        catch
+        {
+            device.Put();
+            throw;
+        }
+    }
+
     /// <summary>Deletes a device and drops the creator's reference (Linux: device_unregister).</summary>
     /// <param name="device">The device.</param>
     public async ValueTask UnregisterAsync(Device device)

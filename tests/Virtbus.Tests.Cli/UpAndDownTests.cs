@@ -71,8 +71,8 @@ public sealed class UpAndDownTests
     public async Task What_can_not_be_made_is_told_at_its_line_and_leaves_nothing()
     {
         await using var fabric = new TestFabric();
-        // The device at the root of the second group has the name of an adapter.
-        var manifest = fabric.Write("m.yaml", "adapters:\n  - { name: demo, model: merlin }\ndevices:\n  - { module: demo, name: part }\n");
+        // The device at the root of the group has the name of the faux bus's root.
+        var manifest = fabric.Write("m.yaml", "adapters:\n  - { name: a, model: merlin }\ndevices:\n  - { module: faux, name: part }\n");
         var run = await fabric.RunAsync("up", manifest, "--detach");
         Assert.Equal(1, run.Code);
         Assert.Contains($"virtbus: {manifest}:4:27: ", run.Errors, StringComparison.Ordinal);

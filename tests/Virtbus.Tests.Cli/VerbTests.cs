@@ -99,7 +99,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     {
         Assert.Equal("virtbus: Probe of demo.bad.0 by cli_demo.bad failed: the part does not answer.", await _fabric.RefusedAsync("driver", "bind", "demo.bad.0", "cli_demo.bad"));
         Assert.Contains("the clock is missing", await _fabric.RefusedAsync("driver", "bind", "demo.later.0", "cli_demo.later"), StringComparison.Ordinal);
-        Assert.Contains("is on no bus", await _fabric.RefusedAsync("driver", "bind", "adapter0", "cli_demo.part"), StringComparison.Ordinal);
+        Assert.Contains("is on no bus", await _fabric.RefusedAsync("driver", "bind", "faux", "cli_demo.part"), StringComparison.Ordinal);
         Assert.Equal("virtbus: There is no device 'demo.part.7'. 'virtbus device list' names those there are.", await _fabric.RefusedAsync("device", "show", "demo.part.7"));
     }
 
@@ -121,7 +121,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     [InlineData("get /nowhere", "'nowhere' does not exist in /.")]
     [InlineData("get /bus/auxiliary/drivers_autoprobe/x", "is not a directory")]
     [InlineData("get /bus/auxiliary/drivers_probe", "is write-only")]
-    [InlineData("set /devices/adapter0 1", "is a directory. Name an attribute in it.")]
+    [InlineData("set /devices/faux/adapter0 1", "is a directory. Name an attribute in it.")]
     [InlineData("set /bus/auxiliary/devices/demo.part.0/modalias x", "is read-only; 'x' was not written.")]
     [InlineData("set /bus/auxiliary/drivers_autoprobe -1", "'-1' is not a truth value. Write 0 or 1.")]
     [InlineData("set /bus/auxiliary/drivers_autoprobe maybe", "'maybe' is not a truth value. Write 0 or 1.")]
@@ -144,11 +144,11 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     [Fact]
     public async Task Power_goes_down_and_up_again()
     {
-        Assert.Equal("adapter0: suspended\n", await _fabric.OkAsync("power", "suspend", "adapter0"));
-        Assert.Equal("suspended\n", await _fabric.OkAsync("attr", "get", "/devices/adapter0/demo.part.0/power/state"));
-        Assert.Contains("can't resume while adapter0 above it is suspended", await _fabric.RefusedAsync("power", "resume", "demo.part.0"), StringComparison.Ordinal);
+        Assert.Equal("adapter0: bound to merlin_core, suspended\n", await _fabric.OkAsync("power", "suspend", "adapter0"));
+        Assert.Equal("suspended\n", await _fabric.OkAsync("attr", "get", "/devices/faux/adapter0/demo.part.0/power/state"));
+        Assert.Contains("can't resume while adapter0, which it needs, is suspended", await _fabric.RefusedAsync("power", "resume", "demo.part.0"), StringComparison.Ordinal);
         await _fabric.OkAsync("power", "resume", "adapter0");
-        Assert.Equal("on\n", await _fabric.OkAsync("attr", "get", "/devices/adapter0/demo.part.0/power/state"));
+        Assert.Equal("on\n", await _fabric.OkAsync("attr", "get", "/devices/faux/adapter0/demo.part.0/power/state"));
     }
 
     [Fact]

@@ -50,20 +50,17 @@ public sealed class VdpaManagement
             if (_closed)
                 throw new VirtbusException(Errno.ENODEV, $"{Name} is going away; vDPA device '{profile.Name}' was not made.");
             var ops = _ops.Create(profile);
-            VdpaDevice? device = null;
             try
             {
-                device = new VdpaDevice(_bus, profile.Name, Device, ops);
-                await _bus.Fabric!.AddAsync(device);
+                var device = await _bus.Fabric!.RegisterAsync(new VdpaDevice(_bus, profile.Name, Device, ops));
+                _devices.Add(device);
+                return device;
             }
             catch
             {
-                device?.Put();
                 _ops.Destroy(ops);
                 throw;
             }
-            _devices.Add(device);
-            return device;
         }
         finally
         {

@@ -13,10 +13,15 @@ internal static class DeviceTree
         table.WriteTo(writer);
     }
 
-    /// <summary>State in one word or phrase, as people read it.</summary>
-    public static string State(DeviceAnswer device)
+    /// <summary>State in one phrase, as people read it: "bound to nic_net, suspended".</summary>
+    public static string StateWithDriver(DeviceAnswer device) => Phrase(device, device.Driver is { } driver ? $"{device.State} to {driver}" : device.State);
+
+    /// <summary>State in one phrase beside a column for the driver: "bound, suspended".</summary>
+    public static string State(DeviceAnswer device) => Phrase(device, device.State);
+
+    private static string Phrase(DeviceAnswer device, string? state)
     {
-        var state = device.Deferred is { } reason ? $"{device.State}: {reason}" : device.State ?? "";
+        state = device.Deferred is { } reason ? $"{state}: {reason}" : state ?? "";
         if (device.Power == "on")
             return state;
         return state.Length == 0 ? device.Power : $"{state}, {device.Power}";

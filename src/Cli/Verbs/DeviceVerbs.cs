@@ -36,7 +36,7 @@ internal static class DeviceVerbs
     public static void PrintAgain(ControlClient client, Output output, DeviceAnswer device)
     {
         var now = client.Ask("GET", ControlClient.Query("/v1/device", ("name", device.Path)));
-        output.Print(now, ApiJson.Default.DeviceAnswer, (w, d) => w.WriteLine($"{d.Name}: {DeviceTree.State(d)}{(d.Driver is null ? "" : $" to {d.Driver}")}"));
+        output.Print(now, ApiJson.Default.DeviceAnswer, (w, d) => w.WriteLine($"{d.Name}: {DeviceTree.StateWithDriver(d)}"));
     }
 
     private static void WriteList(TextWriter writer, IReadOnlyList<DeviceAnswer> devices)

@@ -17,7 +17,7 @@ public sealed class Uevent
         _folder = folder;
         _name = name;
         Subsystem = subsystem;
-        _variables = variables?.Pairs ?? [];
+        _variables = variables?.Pairs ?? ArraySegment<KeyValuePair<string, string>>.Empty;
     }
 
     /// <summary>The event's number: each event's is one more than that of the event before it.</summary>

@@ -43,15 +43,7 @@ internal sealed class DeviceGroups(Fabric fabric, AuxiliaryBus bus) : IAsyncDisp
 
     private async ValueTask AddAsync(Device device)
     {
-        try
-        {
-            await fabric.AddAsync(device);
-        }
-        catch
-        {
-            device.Put();
-            throw;
-        }
+        await fabric.RegisterAsync(device);
         _made.Push(device);
     }
 }

@@ -115,15 +115,7 @@ public abstract class NicCore : INicCore
             ids.Free(id);
             throw;
         }
-        try
-        {
-            await bus.AddAsync(part);
-        }
-        catch
-        {
-            part.Put();
-            throw;
-        }
+        await Device.Fabric.RegisterAsync(part);
         Device.Resources.AddAction(() => bus.DestroyAsync(part));
     }
 

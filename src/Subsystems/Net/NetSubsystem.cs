@@ -36,23 +36,13 @@ public sealed class NetSubsystem
     /// <param name="ops">The driver's operations.</param>
     /// <param name="options">What the driver says of it.</param>
     /// <exception cref="VirtbusException">EEXIST: an interface of that name is there.</exception>
-    public async ValueTask<NetDevice> RegisterAsync(Device parent, INetOps ops, NetDeviceOptions options)
+    public ValueTask<NetDevice> RegisterAsync(Device parent, INetOps ops, NetDeviceOptions options)
     {
         ArgumentNullException.ThrowIfNull(parent);
         ArgumentNullException.ThrowIfNull(options);
         var index = Interlocked.Increment(ref _lastIndex);
         var name = $"{parent.Name}n{options.PhysicalPortName}";
-        var device = new NetDevice(this, name.Length <= MaxName ? name : $"eth{index}", parent, ops, options, index);
-        try
-        {
-            await parent.Fabric!.AddAsync(device);
-            return device;
-        }
-        catch
-        {
-            device.Put();
-            throw;
-        }
+        return parent.Fabric!.RegisterAsync(new NetDevice(this, name.Length <= MaxName ? name : $"eth{index}", parent, ops, options, index));
     }
 
     /// <summary>Takes an interface down and out.</summary>

@@ -32,21 +32,11 @@ public sealed class VhostSubsystem
     /// <param name="parent">The vDPA device.</param>
     /// <param name="label">The name that users know.</param>
     /// <param name="ops">The operations.</param>
-    public async ValueTask<VhostDevice> RegisterAsync(Device parent, string label, IVdpaOps ops)
+    public ValueTask<VhostDevice> RegisterAsync(Device parent, string label, IVdpaOps ops)
     {
         ArgumentNullException.ThrowIfNull(parent);
         var id = _ids.Allocate();
-        var device = new VhostDevice(this, $"vhost-vdpa-{id}", label, parent, ops, _ => _ids.Free(id));
-        try
-        {
-            await parent.Fabric!.AddAsync(device);
-            return device;
-        }
-        catch
-        {
-            device.Put();
-            throw;
-        }
+        return parent.Fabric!.RegisterAsync(new VhostDevice(this, $"vhost-vdpa-{id}", label, parent, ops, _ => _ids.Free(id)));
     }
 
     /// <summary>Takes a device out; transports have closed it when this returns.</summary>
