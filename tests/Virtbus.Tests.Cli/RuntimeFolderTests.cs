@@ -76,24 +76,12 @@ public sealed class RuntimeFolderTests
     public async Task What_a_killed_daemon_left_is_taken_over()
     {
         await using var fabric = new TestFabric();
-        var first = fabric.Start("up");
-        await ReadUntilAsync(first, "Next:");
+        var first = await fabric.StartUpAsync("");
         first.Kill();
         await first.WaitForExitAsync();
         Assert.True(File.Exists(fabric.ControlSocket));
         Assert.Contains("No fabric is running in", await fabric.RefusedAsync("tree"), StringComparison.Ordinal);
         await fabric.UpAsync("");
         await fabric.OkAsync("tree");
-    }
-
-    internal static async Task ReadUntilAsync(System.Diagnostics.Process process, string line)
-    {
-        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
-        while (await process.StandardOutput.ReadLineAsync(deadline.Token) is { } read)
-        {
-            if (read.StartsWith(line, StringComparison.Ordinal))
-                return;
-        }
-        Assert.Fail($"'{line}' did not come: {await process.StandardError.ReadToEndAsync(deadline.Token)}");
     }
 }

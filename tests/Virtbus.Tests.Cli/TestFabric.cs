@@ -87,6 +87,25 @@ public sealed class TestFabric : IAsyncDisposable
 
     public Task<string> UpAsync(string manifest, [CallerMemberName] string name = "") => OkAsync("up", Write(name[..Math.Min(name.Length, 40)] + ".yaml", manifest), "--detach");
 
+    /// <summary>Brings a fabric up in a process of its own that logs to its standard error, and waits until all is ready.</summary>
+    public async Task<Process> StartUpAsync(string manifest)
+    {
+        var up = Start("up", Write("m.yaml", manifest));
+        await ReadUntilAsync(up, "Next:");
+        return up;
+    }
+
+    public static async Task ReadUntilAsync(Process process, string line)
+    {
+        using var deadline = new CancellationTokenSource(Deadline);
+        while (await process.StandardOutput.ReadLineAsync(deadline.Token) is { } read)
+        {
+            if (read.StartsWith(line, StringComparison.Ordinal))
+                return;
+        }
+        Assert.Fail($"'{line}' did not come: {await process.StandardError.ReadToEndAsync(deadline.Token)}");
+    }
+
     public async ValueTask DisposeAsync()
     {
         if (File.Exists(ControlSocket))

@@ -29,8 +29,7 @@ public sealed class UpAndDownTests
     public async Task A_signal_takes_a_fabric_down_within_two_seconds(string signal)
     {
         await using var fabric = new TestFabric();
-        var up = fabric.Start("up", fabric.Write("m.yaml", TestFabric.DemoManifest));
-        await RuntimeFolderTests.ReadUntilAsync(up, "Next:");
+        var up = await fabric.StartUpAsync(TestFabric.DemoManifest);
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
         var start = Stopwatch.GetTimestamp();
         using (var kill = Process.Start("kill", ["-" + signal, $"{up.Id}"]))

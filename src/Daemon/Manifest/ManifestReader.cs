@@ -48,7 +48,7 @@ internal sealed class ManifestReader
         var adapter = new Field<string>("adapter", name, "the adapter on whose vdpa part the disk is.", required: true);
         var image = new Field<string>("file", new PathRule(baseFolder, folder: false), "the file with the sectors.");
         var memory = new Field<long>("memory", new SizeRule(), "the size of a disk in memory, for example 64MiB.");
-        var nothing = new Field<long>("null", new SizeRule(), "the size of a disk that reads zeros and drops writes.");
+        var nothing = new Field<long>("null", new SizeRule(), "the size of a disk that drops writes; what is read from it is undefined.");
         var readOnly = new Field<bool>("readonly", new BooleanRule(), "whether writes are refused; false when absent.");
         var queues = new Field<int>("queues", new CountRule(1, 64), "the number of request queues; 1 when absent.");
         var serial = new Field<string>("serial", new SerialRule(20), "what the guest reads as serial number; the name when absent.");

@@ -11,11 +11,13 @@ public sealed class MemoryBackend : IBlockBackend
     /// <summary>Makes one. Pages are taken from the host when they are first written.</summary>
     /// <param name="capacity">Size in bytes, a multiple of <paramref name="blockSize"/>.</param>
     /// <param name="blockSize">Unit of requests in bytes, a power of two from 512 to 65536.</param>
+    /// <param name="readOnly">Whether writes are refused.</param>
     /// <exception cref="VirtbusException">EINVAL for a size that does not fit; ENOMEM.</exception>
-    public MemoryBackend(long capacity, int blockSize = 512)
+    public MemoryBackend(long capacity, int blockSize = 512, bool readOnly = false)
     {
         BlockGeometry.Check("memory", capacity, blockSize);
         Capacity = capacity;
+        IsReadOnly = readOnly;
         BlockSize = blockSize;
         _store = HostMemory.Allocate("virtbus-disk", (ulong)capacity, out var file);
         file.Dispose();
@@ -31,7 +33,7 @@ public sealed class MemoryBackend : IBlockBackend
     public int BlockSize { get; }
 
     /// <inheritdoc/>
-    public bool IsReadOnly => false;
+    public bool IsReadOnly { get; }
 
     /// <inheritdoc/>
     public IBlockChannel OpenChannel(int depth) => new Channel(_store.Acquire());

@@ -8,11 +8,13 @@ public sealed class NullBackend : IBlockBackend
     /// <summary>Makes one.</summary>
     /// <param name="capacity">Size in bytes, a multiple of <paramref name="blockSize"/>.</param>
     /// <param name="blockSize">Unit of requests in bytes, a power of two from 512 to 65536.</param>
+    /// <param name="readOnly">Whether writes are refused.</param>
     /// <exception cref="VirtbusException">EINVAL for a size that does not fit.</exception>
-    public NullBackend(long capacity, int blockSize = 512)
+    public NullBackend(long capacity, int blockSize = 512, bool readOnly = false)
     {
         BlockGeometry.Check("null", capacity, blockSize);
         Capacity = capacity;
+        IsReadOnly = readOnly;
         BlockSize = blockSize;
     }
 
@@ -26,7 +28,7 @@ public sealed class NullBackend : IBlockBackend
     public int BlockSize { get; }
 
     /// <inheritdoc/>
-    public bool IsReadOnly => false;
+    public bool IsReadOnly { get; }
 
     /// <inheritdoc/>
     public IBlockChannel OpenChannel(int depth) => new Channel();
