@@ -57,7 +57,7 @@ public sealed partial class DocsExampleTests
     {
         var script = new StringBuilder();
         foreach (var step in steps)
-            script.Append(step.Command).Append("\necho; echo ").Append(End).Append(" $?\n");
+            script.Append(step.Command).Append("\ncode=$?; echo; echo ").Append(End).Append(" $code\n");
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
         using var shell = Process.Start(new ProcessStartInfo("bash", ["-c", "exec 2>&1\n" + script])
         {
