@@ -31,7 +31,7 @@ projects=("$@")
 if ((${#projects[@]} == 0)); then
   for project in "$root"/tests/Virtbus.Tests*/; do
     name=$(basename "$project")
-    [[ -f $project/$name.csproj ]] && projects+=("$name")
+    grep -qs xunit.v3 "$project/$name.csproj" && projects+=("$name")
   done
 fi
 
