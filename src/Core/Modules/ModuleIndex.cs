@@ -24,15 +24,8 @@ public sealed class ModuleIndex
             return index;
         foreach (var path in Directory.EnumerateFiles(folder, "*.dll").Order(StringComparer.Ordinal))
         {
-            var file = new FileInfo(path);
-            if (!file.Exists)
-            {
-                // Taken away since it was listed, or a link to nothing.
-                if (file.LinkTarget is { } target)
-                    index._skipped.Add(new SkippedModule(path, $"it is a link to '{target}', which does not exist"));
-                continue;
-            }
-            var stamp = (file.LastWriteTimeUtc, file.Length);
+            var file = ModuleMetadata.Resolve(path);
+            var stamp = (file.LastWriteTimeUtc, file.Exists ? file.Length : 0);
             var info = known is not null && known._stamps.TryGetValue(path, out var old) && old == stamp
                 ? known._byName.GetValueOrDefault(Path.GetFileNameWithoutExtension(path))
                 : null;
