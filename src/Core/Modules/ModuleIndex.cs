@@ -29,20 +29,13 @@ public sealed class ModuleIndex
         foreach (var path in folders.Where(Directory.Exists).SelectMany(f => Directory.EnumerateFiles(f, "*.dll").Order(StringComparer.Ordinal)))
         {
             var name = Path.GetFileNameWithoutExtension(path);
-            var file = new FileInfo(path);
-            if (!file.Exists)
-            {
-                // Taken away since it was listed, or a link to nothing.
-                if (file.LinkTarget is { } target)
-                    index._skipped.Add(new SkippedModule(path, $"it is a link to '{target}', which does not exist"));
-                continue;
-            }
             if (index._byName.TryGetValue(name, out var first))
             {
                 index._skipped.Add(new SkippedModule(path, $"{first.Path} is a module of the same name and comes first"));
                 continue;
             }
-            var stamp = (file.LastWriteTimeUtc, file.Length);
+            var file = ModuleMetadata.Resolve(path);
+            var stamp = (file.LastWriteTimeUtc, file.Exists ? file.Length : 0);
             var info = known is not null && known._stamps.TryGetValue(path, out var old) && old == stamp ? known._byName.GetValueOrDefault(name) : null;
             var reason = "";
             info ??= ModuleMetadata.TryRead(path, out reason);

@@ -20,7 +20,7 @@ internal static class ModuleMetadata
         try
         {
             // A pipe or a device has no length, and opening one may never return.
-            if (new FileInfo(path).Length == 0)
+            if (Resolve(path).Length == 0)
             {
                 reason = "it is empty, or no regular file";
                 return null;
@@ -53,6 +53,21 @@ internal static class ModuleMetadata
             reason = $"it can't be read ({e.Message.TrimEnd('.')})";
         }
         return null;
+    }
+
+    /// <summary>The file that a path leads to, also when it is a link.</summary>
+    public static FileInfo Resolve(string path)
+    {
+        var file = new FileInfo(path);
+        try
+        {
+            return file.ResolveLinkTarget(returnFinalTarget: true) as FileInfo ?? file;
+        }
+        catch (IOException)
+        {
+            // A circle of links, or gone since it was listed: what reads it says so.
+            return file;
+        }
     }
 
     private static ModuleInfo? Read(string path, MetadataReader reader, out string reason)

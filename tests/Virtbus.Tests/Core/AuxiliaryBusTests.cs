@@ -1,54 +1,203 @@
+using System.Reflection;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Core;
+using Virtbus.Platform;
 using Xunit;
 
 namespace Virtbus.Tests.Core;
 
+/// <summary>
+/// The virtual bus: VB-01, VB-02, VB-03, VB-04, VB-05, VB-06, VB-08, VB-09, VB-10, VB-12, VB-14, VB-16, VB-20, VB-23, VB-24, VB-28, VB-29,
+/// VB-30, VB-31, VB-32, VB-33.
+/// </summary>
 public sealed class AuxiliaryBusTests
 {
-    private sealed class TestDriver(AuxiliaryBus bus, string name, params AuxiliaryDeviceId[] ids)
-        : AuxiliaryDriver<AuxiliaryDevice<string>>(bus, "test", name, ids)
+    /// <summary>A creator's own container.</summary>
+    private sealed class QueuePart(AuxiliaryBus bus, uint id, Device parent) : AuxiliaryDevice(bus, "lan", "rdma", id, parent)
     {
-        public List<string> Log { get; } = [];
+        public List<string> Users { get; } = [];
 
-        protected override ValueTask ProbeAsync(AuxiliaryDevice<string> device, AuxiliaryDeviceId id, CancellationToken cancellationToken)
+        public int Allocate(string user)
         {
-            Log.Add($"probe {device.Name} {device.Payload} {id.DriverData}");
-            return default;
+            Users.Add(user);
+            return Users.Count;
         }
+    }
 
-        protected override ValueTask RemoveAsync(AuxiliaryDevice<string> device)
+    private sealed class QueueDriver(AuxiliaryBus bus) : AuxiliaryDriver<QueuePart>(bus, "irdma", null, new AuxiliaryDeviceId("lan.rdma"))
+    {
+        protected override ValueTask ProbeAsync(QueuePart device, AuxiliaryDeviceId id, CancellationToken cancellationToken)
         {
-            Log.Add($"remove {device.Name}");
+            device.Allocate(Name);
+            device.Resources.AddAction(() =>
+            {
+                device.Users.Remove(Name);
+                return default;
+            });
             return default;
         }
     }
 
-    [Theory]
-    [InlineData(true)]
-    [InlineData(false)]
-    public async Task Payload_and_matched_entry_reach_probe_in_either_order(bool driverFirst)
+    [Fact]
+    public async Task Consumer_gets_the_creators_own_container_and_calls_back_through_it()
     {
-        var fabric = new Fabric();
-        var bus = fabric.RegisterBus(new AuxiliaryBus());
-        var parent = new Device("parent");
-        await fabric.AddAsync(parent);
-        var driver = new TestDriver(bus, "d", new AuxiliaryDeviceId("mod.other", 1), new AuxiliaryDeviceId("mod.part", 2));
-        if (driverFirst)
-            await fabric.RegisterDriverAsync(driver);
-        var device = await bus.CreateAsync(parent, "mod", "part", "hello", 7u);
-        if (!driverFirst)
-            await fabric.RegisterDriverAsync(driver);
+        var world = await World.NewAsync();
+        await world.Fabric.RegisterDriverAsync(new QueueDriver(world.Bus));
+        var part = new QueuePart(world.Bus, 0, world.Parent);
+        await world.Bus.AddAsync(part);
+        Assert.Equal(["irdma"], part.Users);
+        await world.Fabric.UnbindAsync(part.Driver!, part.Name);
+        Assert.Empty(part.Users);
+    }
 
-        Assert.Equal("mod.part.7", device.Name);
-        Assert.Equal(["probe mod.part.7 hello 2"], driver.Log);
-        Assert.Same(driver, device.Driver);
-        Assert.Equal("auxiliary:mod.part\n", fabric.Tree.Read("/bus/auxiliary/devices/mod.part.7/modalias"));
+    [Fact]
+    public async Task Part_of_another_type_under_a_served_name_is_refused_not_cast()
+    {
+        var world = await World.NewAsync();
+        await world.Fabric.RegisterDriverAsync(new QueueDriver(world.Bus));
+        var wrong = await world.Bus.CreateAsync(world.Parent, "lan", "rdma", "a string", 1u);
+        Assert.Null(wrong.Driver);
+        Assert.Contains(world.Lines.Lines, l => l.Contains("Driver irdma takes devices of type QueuePart; lan.rdma.1 is a AuxiliaryDevice`1", StringComparison.Ordinal));
+    }
 
-        await fabric.Tree.WriteAsync("/bus/auxiliary/drivers/test.d/unbind", "mod.part.7");
-        Assert.Null(device.Driver);
-        await bus.DestroyAsync(device);
-        Assert.Equal(DeviceState.Released, device.State);
-        Assert.Equal(2, driver.Log.Count);
+    [Theory]
+    [InlineData("mod", "part", 7u, "mod.part.7")]
+    [InlineData("m-o_d", "P-1_x", uint.MaxValue, "m-o_d.P-1_x.4294967295")]
+    public async Task Name_is_module_name_id(string module, string part, uint id, string name)
+    {
+        var world = await World.NewAsync();
+        var device = await world.Bus.CreateAsync(world.Parent, module, part, "payload", id);
+        Assert.Equal((name, $"{module}.{part}", $"auxiliary:{module}.{part}"), (device.Name, device.MatchName, device.Modalias));
+        await Deadline.Refused(Errno.EEXIST, async () => await world.Bus.CreateAsync(world.Parent, module, part, "payload", id));
+    }
+
+    [Theory]
+    [InlineData("", "part")]
+    [InlineData("mod", "")]
+    [InlineData(null, "part")]
+    [InlineData("mo.d", "part")]
+    [InlineData("mod", "pa/rt")]
+    [InlineData("mod", "pärt")]
+    [InlineData("twenty_characters_ab", "twenty_characters_ab")]
+    public void Name_that_breaks_the_rules_is_refused(string? module, string part)
+    {
+        var world = new World();
+        Deadline.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, module!, part, 0, world.Parent));
+    }
+
+    [Fact]
+    public void Name_of_39_characters_is_the_longest()
+    {
+        var world = new World();
+        Assert.Equal(39, new AuxiliaryDevice(world.Bus, new string('m', 19), new string('p', 19), 0, world.Parent).MatchName.Length);
+        Deadline.Refused(Errno.EINVAL, () => new TestDriver(world, "d", new AuxiliaryDeviceId(new string('m', 20) + "." + new string('p', 19))));
+    }
+
+    [Fact]
+    public void Parent_and_bus_are_mandatory_and_nothing_is_to_be_undone_when_they_are_missing()
+    {
+        var world = new World();
+        Deadline.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, "mod", "a", 0, null!));
+        Deadline.Refused(Errno.EINVAL, () => new AuxiliaryDevice(null!, "mod", "a", 0, world.Parent));
+        Assert.Equal(1, world.Parent.References);
+    }
+
+    [Fact]
+    public async Task Create_in_one_call_leaves_nothing_behind_when_it_fails()
+    {
+        var world = await World.NewAsync();
+        var ids = new IdAllocator(limit: 2);
+        await Deadline.Refused(Errno.EINVAL, async () => await world.Bus.CreateAsync(world.Parent, "mo.d", "a", "payload", ids));
+        await Assert.ThrowsAsync<ArgumentNullException>(async () => await world.Bus.CreateAsync<string>(world.Parent, "mod", "a", null!, ids));
+        Assert.Equal(0, ids.Count);
+        await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", 0u);
+        await Deadline.Refused(Errno.EEXIST, async () => await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", ids));
+        Assert.Equal(0, ids.Count);
+        var first = await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids);
+        await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids);
+        await Deadline.Refused(Errno.ENOSPC, async () => await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids));
+        await world.Bus.DestroyAsync(first);
+        Assert.Equal("mod.b.0", (await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids)).Name);
+        var unregistered = new AuxiliaryBus();
+        await Deadline.Refused(Errno.EINVAL, async () => await unregistered.CreateAsync(world.Parent, "mod", "a", "payload", 5u));
+    }
+
+    [Fact]
+    public async Task Several_kinds_of_parts_on_one_parent_each_get_their_driver_and_none_needs_another()
+    {
+        var world = await World.NewAsync();
+        var net = await world.RegisterAsync("net", "net");
+        var rdma = await world.RegisterAsync("rdma", "rdma");
+        var netPart = await world.AddAsync("net", 0);
+        var rdmaPart = await world.AddAsync("rdma", 0);
+        Assert.Same(net, netPart.Driver);
+        Assert.Same(rdma, rdmaPart.Driver);
+        await world.Fabric.UnregisterAsync(netPart);
+        Assert.Same(rdma, rdmaPart.Driver);
+    }
+
+    [Fact]
+    public async Task Creator_that_allows_one_user_at_a_time_says_so_in_its_contract()
+    {
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("d", "a");
+        var taken = false;
+        driver.OnProbe = (d, _, _) =>
+        {
+            if (taken)
+                throw new VirtbusException(Errno.EBUSY, "The port is in use.");
+            taken = true;
+            d.Resources.AddAction(() =>
+            {
+                taken = false;
+                return default;
+            });
+            return default;
+        };
+        var one = await world.AddAsync("a", 1);
+        var two = await world.AddAsync("a", 2);
+        Assert.Null(two.Driver);
+        await Deadline.Refused(Errno.EBUSY, () => world.Fabric.BindAsync(driver, two.Name));
+        await world.Fabric.UnbindAsync(driver, one.Name);
+        await world.Fabric.BindAsync(driver, two.Name);
+        Assert.Same(driver, two.Driver);
+    }
+
+    [Fact]
+    public async Task Interrupts_are_files_under_irqs_on_those_devices_that_have_any()
+    {
+        var world = await World.NewAsync();
+        var device = await world.AddAsync("sf", 1);
+        const string Path = "/bus/auxiliary/devices/mod.sf.1/irqs";
+        Deadline.Refused(Errno.EINVAL, () => device.RemoveIrq(5));
+        Deadline.Refused(Errno.ENOENT, () => world.Fabric.Tree.Find(Path));
+        device.AddIrq(70);
+        device.AddIrq(5);
+        Deadline.Refused(Errno.EEXIST, () => device.AddIrq(5));
+        Assert.Equal(["5", "70"], Assert.IsType<TreeDirectory>(world.Fabric.Tree.Find(Path)).List().Select(n => n.Name));
+        Assert.Equal("", world.Fabric.Tree.Read(Path + "/5"));
+        device.RemoveIrq(5);
+        Assert.Equal([70], device.Irqs);
+        Assert.Throws<ArgumentOutOfRangeException>(() => device.AddIrq(-1));
+    }
+
+    [Fact]
+    public void Public_surface_has_no_untyped_payload_and_dispatches_nothing()
+    {
+        foreach (var type in typeof(AuxiliaryBus).Assembly.GetExportedTypes().Where(t => t.Namespace == typeof(AuxiliaryBus).Namespace))
+        {
+            foreach (var member in type.GetMembers(BindingFlags.Public | BindingFlags.Instance | BindingFlags.Static | BindingFlags.DeclaredOnly))
+            {
+                var types = member switch
+                {
+                    PropertyInfo p => [p.PropertyType],
+                    MethodInfo m when m.Name is not (nameof(Equals) or "op_Equality" or "op_Inequality") => m.GetParameters().Select(a => a.ParameterType).Append(m.ReturnType),
+                    ConstructorInfo c => c.GetParameters().Select(a => a.ParameterType),
+                    _ => [],
+                };
+                Assert.DoesNotContain(typeof(object), types);
+                Assert.DoesNotContain(typeof(nint), types);
+            }
+        }
     }
 }

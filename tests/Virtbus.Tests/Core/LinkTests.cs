@@ -81,7 +81,9 @@ public sealed class LinkTests
             }
             layer = next;
         }
-        Assert.Equal(156, world.Fabric.Links.Count);
+        var top = await world.AddAsync("s", 1);
+        await Task.Run(() => world.Fabric.AddLink(world.Bus.Devices[0], top)).In();
+        Assert.Equal(157, world.Fabric.Links.Count);
     }
 
     [Fact]

@@ -1,0 +1,127 @@
+using System.Text;
+using Virtbus.Core;
+using Virtbus.Platform;
+using Xunit;
+
+namespace Virtbus.Tests.Core;
+
+/// <summary>Events in the kernel's format: DM-03, DM-23, DM-27.</summary>
+public sealed class UeventTests
+{
+    [Fact]
+    public async Task Bytes_are_those_that_the_kernel_would_send()
+    {
+        var world = await World.NewAsync();
+        await world.RegisterAsync("d", "a");
+        await world.AddAsync("a", 1);
+        var bind = world.Fabric.Uevents.History().Single(e => e.ActionName == "bind");
+        Assert.Equal(
+            "bind@/devices/parent/mod.a.1\0ACTION=bind\0DEVPATH=/devices/parent/mod.a.1\0SUBSYSTEM=auxiliary\0" +
+            "DRIVER=test.d\0MODALIAS=auxiliary:mod.a\0SEQNUM=" + bind.Seqnum + "\0",
+            Encoding.UTF8.GetString(bind.ToKernelFormat()));
+        Assert.Equal("/bus/auxiliary/drivers/test.d", world.Fabric.Uevents.History().Single(e => e.Subsystem == "drivers").DevPath);
+    }
+
+    [Fact]
+    public async Task Events_of_a_device_come_in_the_order_of_its_life_and_are_numbered_without_a_gap()
+    {
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("d", "a");
+        var device = await world.AddAsync("a", 1);
+        await world.Fabric.UnbindAsync(driver, device.Name);
+        await world.Fabric.BindAsync(driver, device.Name);
+        await world.Fabric.DeleteAsync(device);
+        Assert.Equal(
+            ["add", "bind", "unbind", "bind", "unbind", "remove"],
+            world.Fabric.Uevents.History().Where(e => e.DevPath.EndsWith("mod.a.1", StringComparison.Ordinal)).Select(e => e.ActionName));
+        Assert.Equal(Enumerable.Range(1, (int)world.Fabric.Uevents.Seqnum), world.Fabric.Uevents.History().Select(e => (int)e.Seqnum));
+        Assert.Equal(world.Fabric.Uevents.Seqnum + "\n", world.Fabric.Tree.Read("/kernel/uevent_seqnum"));
+    }
+
+    [Fact]
+    public async Task Subscriber_gets_bind_only_after_add_however_many_register_drivers_meanwhile()
+    {
+        var world = await World.NewAsync();
+        var add = Task.Run(async () =>
+        {
+            for (var i = 0u; i < 300; i++)
+                await world.AddAsync("a", i);
+        });
+        while (!add.IsCompleted)
+            await world.Fabric.UnregisterDriverAsync(await world.RegisterAsync("d", "a"));
+        await add.In();
+        var last = new Dictionary<string, string>();
+        foreach (var uevent in world.Fabric.Uevents.History().Where(e => e.DevPath.Contains("mod.a.", StringComparison.Ordinal)))
+        {
+            var before = last.GetValueOrDefault(uevent.DevPath);
+            Assert.True(uevent.ActionName switch { "add" => before is null, "bind" => before is "add" or "unbind", _ => before == "bind" }, $"{uevent} after {before}");
+            last[uevent.DevPath] = uevent.ActionName;
+        }
+    }
+
+    [Fact]
+    public async Task History_is_bounded()
+    {
+        var fabric = new Fabric(new FabricOptions { UeventHistory = 4 });
+        for (var i = 0; i < 10; i++)
+            await fabric.AddAsync(new Device("d" + i));
+        Assert.Equal([7L, 8, 9, 10], fabric.Uevents.History().Select(e => e.Seqnum));
+        Assert.Equal([10L], fabric.Uevents.History(after: 9).Select(e => e.Seqnum));
+        Assert.Empty(fabric.Uevents.History(after: 99));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new Fabric(new FabricOptions { UeventHistory = 0 }));
+    }
+
+    [Fact]
+    public async Task Slow_subscriber_loses_the_oldest_and_is_told()
+    {
+        var fabric = new Fabric();
+        using var slow = fabric.Uevents.Subscribe(capacity: 3);
+        using var fast = fabric.Uevents.Subscribe();
+        for (var i = 0; i < 5; i++)
+            await fabric.AddAsync(new Device("d" + i));
+        var batch = await slow.ReadAsync().In();
+        Assert.Equal((2L, "/devices/d2"), (batch.Lost, batch.Events[0].DevPath));
+        Assert.Equal(3, batch.Events.Count);
+        batch = await fast.ReadAsync().In();
+        Assert.Equal((0L, 5), (batch.Lost, batch.Events.Count));
+        var waiting = slow.ReadAsync().AsTask();
+        Assert.False(waiting.IsCompleted);
+        await fabric.AddAsync(new Device("late"));
+        batch = await waiting.In();
+        Assert.Equal((0L, 1), (batch.Lost, batch.Events.Count));
+        waiting = slow.ReadAsync().AsTask();
+        slow.Dispose();
+        Assert.Empty((await waiting.In()).Events);
+        using var cancelled = new CancellationTokenSource();
+        var read = fast.ReadAsync(CancellationToken.None).AsTask();
+        Assert.Single((await read.In()).Events);
+        read = fast.ReadAsync(cancelled.Token).AsTask();
+        await cancelled.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => read.In());
+    }
+
+    [Fact]
+    public async Task Written_uevent_is_sent_with_its_uuid_and_arguments()
+    {
+        var world = await World.NewAsync();
+        await world.AddAsync("a", 1);
+        const string File = "/devices/parent/mod.a.1/uevent";
+        await world.Fabric.Tree.WriteAsync(File, "change");
+        await world.Fabric.Tree.WriteAsync(File, "add 0fb5f1c6-0ee9-4a0f-9b33-6a5a4e4d4a11 A=1 B=xyz");
+        var last = world.Fabric.Uevents.History().TakeLast(2).ToArray();
+        Assert.Contains(last[0].Variables, v => v is { Key: "SYNTH_UUID", Value: "0" });
+        Assert.Equal(("add", "xyz"), (last[1].ActionName, last[1].Variables.Single(v => v.Key == "SYNTH_ARG_B").Value));
+        foreach (var wrong in new[] { "", "jump", "add not-a-uuid", "add 0fb5f1c6-0ee9-4a0f-9b33-6a5a4e4d4a11 A=." })
+            await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(File, wrong));
+    }
+
+    [Fact]
+    public void Variables_are_bounded_as_in_the_kernel()
+    {
+        var many = new UeventVariables();
+        for (var i = 0; i < 64; i++)
+            many.Add("K" + i, "v");
+        Deadline.Refused(Errno.ENOMEM, () => many.Add("ONE_TOO_MANY", "v"));
+        Deadline.Refused(Errno.ENOMEM, () => new UeventVariables().Add("LONG", new string('x', 2048)));
+    }
+}
