@@ -3,6 +3,8 @@ using Virtbus.Cli;
 using Virtbus.Platform;
 
 var (words, command) = CommandLine.Split(args);
+if (words.Length == 0)
+    words = ["--help"];
 try
 {
     var result = CommandLine.Make(command).Parse(words);

@@ -918,7 +918,9 @@ public sealed class Fabric
     private static Device FindOnBus(Bus bus, string deviceName) =>
         bus.TryGetDevice(deviceName, out var device)
             ? device
-            : throw new VirtbusException(Errno.ENODEV, $"Bus {bus.Name} has no device '{deviceName}'. '/bus/{bus.Name}/devices' lists those there are.");
+            : throw new VirtbusException(Errno.ENODEV, deviceName.Length == 0
+                ? $"No device was named. Write the name of a device on bus {bus.Name}."
+                : $"Bus {bus.Name} has no device '{deviceName}'. '/bus/{bus.Name}/devices' lists those there are.");
 
     private static VirtbusException AlreadyBound(Device device, Driver driver) =>
         new(Errno.EBUSY, $"Device {device.Name} is bound to {driver.Name}. Unbind it first.");

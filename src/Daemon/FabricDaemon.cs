@@ -181,7 +181,7 @@ internal sealed partial class FabricDaemon
             bound,
             Fabric.DeferredDevices.Count,
             _loader.Loaded.Count,
-            [.. _provisioner.Sockets.Select(s => new SocketAnswer(s.Device, s.Protocol, s.Path))]);
+            [.. _provisioner.Sockets.Select(s => new SocketAnswer(s.Device, s.Protocol, s.Path, s.IsConnected))]);
     }
 
     private static string Version => typeof(FabricDaemon).Assembly.GetName().Version?.ToString(3) ?? "";

@@ -53,13 +53,15 @@ public sealed class FileDescriptor : SafeHandle
         return result == 0;
     }
 
-    /// <summary>Whether the file can never shrink (F_SEAL_SHRINK is set), so that a mapping of it can never fault.</summary>
-    /// <returns>False for an unsealed file, and for one that cannot be sealed.</returns>
-    public bool CannotShrink()
+    /// <summary>
+    /// Makes sure that the file never shrinks, so that a mapping of it can never fault: F_SEAL_SHRINK is set already, or is set now.
+    /// </summary>
+    /// <returns>False for a file that cannot be sealed.</returns>
+    public bool TrySealShrink()
     {
         const int SealShrink = 2;
         var seals = Libc.fcntl(this, Libc.F_GET_SEALS, 0);
-        return seals >= 0 && (seals & SealShrink) != 0;
+        return seals >= 0 && ((seals & SealShrink) != 0 || Libc.fcntl(this, Libc.F_ADD_SEALS, SealShrink) == 0);
     }
 
     /// <summary>Whether the descriptor is an eventfd, by what the kernel calls it.</summary>

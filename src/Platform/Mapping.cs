@@ -7,7 +7,7 @@ namespace Virtbus.Platform;
 /// </summary>
 /// <remarks>
 /// A file that shrinks under a mapping makes an access beyond its new end fault (SIGBUS), which ends the process. A peer that sends a file
-/// sealed with F_SEAL_SHRINK cannot do it (<see cref="FileDescriptor.CannotShrink"/>). For an unsealed file the size is checked when it is
+/// sealed with F_SEAL_SHRINK cannot do it (<see cref="FileDescriptor.TrySealShrink"/>). For an unsealed file the size is checked when it is
 /// mapped and the rest is trust in the peer; accesses that the kernel makes (preadv, pwritev) answer EFAULT in place of the signal.
 /// </remarks>
 public sealed class Mapping : SafeHandle

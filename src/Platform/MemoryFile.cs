@@ -10,12 +10,12 @@ public static class MemoryFile
     /// <summary>Makes one, zero filled.</summary>
     /// <param name="name">What /proc shows for it.</param>
     /// <param name="size">Size in bytes.</param>
-    /// <param name="sealedSize">Whether its size is fixed for good, so that no holder can make a mapping of it fault.</param>
+    /// <param name="sealedSize">Whether its size is fixed for good, so that no holder can make a mapping of it fault; else nobody can fix it.</param>
     /// <returns>The descriptor, owned by the caller.</returns>
     /// <exception cref="VirtbusException">The host has no memory or no descriptor left.</exception>
     public static FileDescriptor Create(string name, ulong size, bool sealedSize = true)
     {
-        var number = Libc.memfd_create(name, Libc.MFD_CLOEXEC | Libc.MFD_ALLOW_SEALING);
+        var number = Libc.memfd_create(name, Libc.MFD_CLOEXEC | (sealedSize ? Libc.MFD_ALLOW_SEALING : 0));
         if (number < 0)
             throw HostError.Make($"memory file '{name}'", Libc.LastError);
         var file = new FileDescriptor(number);

@@ -158,6 +158,12 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
             await _fabric.RefusedAsync("vm", "demo.part.0", "--", "ls", "-j"));
 
     [Fact]
+    public async Task Device_and_driver_in_the_wrong_order_are_told_apart() =>
+        Assert.Equal(
+            "virtbus: 'cli_demo.part' is a driver, not a device. The device comes first, then the driver.",
+            await _fabric.RefusedAsync("driver", "bind", "cli_demo.part", "demo.part.0"));
+
+    [Fact]
     public async Task Completion_knows_verbs_options_and_names_of_the_fabric()
     {
         async Task<string[]> At(string line) => (await _fabric.OkAsync($"[suggest:{line.Length}]", line)).Split('\n', StringSplitOptions.RemoveEmptyEntries);

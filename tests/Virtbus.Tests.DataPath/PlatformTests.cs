@@ -89,7 +89,11 @@ public sealed class PlatformTests : IDisposable
     {
         using var sealedFile = MemoryFile.Create("virtbus-test", 4096);
         using var open = MemoryFile.Create("virtbus-test", 4096, sealedSize: false);
-        Assert.True(sealedFile.CannotShrink());
-        Assert.False(open.CannotShrink());
+        using var sealable = new FileDescriptor(Libc.memfd_create("virtbus-test", Libc.MFD_ALLOW_SEALING | Libc.MFD_CLOEXEC));
+        Assert.Equal(0, Libc.ftruncate(sealable, 4096));
+        Assert.True(sealedFile.TrySealShrink());
+        Assert.True(sealable.TrySealShrink());
+        Assert.NotEqual(0, Libc.ftruncate(sealable, 0));
+        Assert.False(open.TrySealShrink());
     }
 }

@@ -10,7 +10,7 @@ public class VhostUserFuzzTests
     [Fact]
     public void A_100_000_mutated_messages_and_rings_neither_crash_nor_leak()
     {
-        var seed = Environment.GetEnvironmentVariable("VIRTBUS_SEED") is { } text ? int.Parse(text) : 4711;
+        var seed = Environment.GetEnvironmentVariable("VIRTBUS_SEED") is { } text ? unchecked((int)ulong.Parse(text)) : 4711;
         TestContext.Current.TestOutputHelper?.WriteLine($"seed {seed}");
         var random = new Random(seed);
         using var fixture = new VhostUserFixture();

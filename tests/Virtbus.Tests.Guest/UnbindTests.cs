@@ -56,6 +56,8 @@ public sealed class UnbindTests
             "disk0");
         await guest.SeeAsync("reading");
         Assert.True(File.Exists(socket));
+        Assert.Contains("Device 'disk0' is in use", await fabric.RefusedAsync("vm", "disk0", "--", "true"), StringComparison.Ordinal);
+        Assert.Contains("'disk0' is named twice", await fabric.RefusedAsync("vm", "disk0", "disk0", "--", "true"), StringComparison.Ordinal);
         await fabric.OkAsync("driver", "unbind", "merlin_core.vdpa.0");
         Assert.False(File.Exists(socket));
         Assert.Contains("No device 'disk0' offers a socket", await fabric.RefusedAsync("vm", "disk0", "--", "true"), StringComparison.Ordinal);

@@ -180,12 +180,12 @@ internal static class UpVerb
             writer.WriteLine();
         }
         writer.WriteLine("Next:");
-        writer.WriteLine("  virtbus tree              the devices again");
+        writer.WriteLine("  ./virtbus tree              the devices again");
         if (status.Sockets.Count > 0)
-            writer.WriteLine($"  virtbus vm {status.Sockets[0].Device,-15}a virtual machine with it");
-        writer.WriteLine("  virtbus attr get /        all that can be read and written");
-        writer.WriteLine("  virtbus monitor           events as they happen");
-        writer.WriteLine($"  virtbus down              take it down{(isDetached ? "" : "; Ctrl-C here does too")}");
+            writer.WriteLine($"  ./virtbus vm {status.Sockets[0].Device,-15}a virtual machine with it");
+        writer.WriteLine("  ./virtbus attr get /        all that can be read and written");
+        writer.WriteLine("  ./virtbus monitor           events as they happen");
+        writer.WriteLine($"  ./virtbus down              take it down{(isDetached ? "" : "; Ctrl-C here does too")}");
     }
 
     /// <summary>Turns the signals that end a program into a token.</summary>

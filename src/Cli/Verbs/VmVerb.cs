@@ -21,6 +21,11 @@ internal static class VmVerb
     private static IReadOnlyList<SocketAnswer> Resolve(ControlClient client, IReadOnlyList<string> names)
     {
         var sockets = client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets;
+        if (names.FirstOrDefault(n => names.Count(other => other == n) > 1) is { } twice)
+            throw new VirtbusException(Errno.EINVAL, $"Device '{twice}' is named twice. A socket serves one user at a time; name each device once.");
+        // A second user would wait for the first one to go.
+        if (sockets.FirstOrDefault(s => s.Connected && names.Contains(s.Device)) is { } busy)
+            throw new VirtbusException(Errno.EBUSY, $"Device '{busy.Device}' is in use: something is connected to {busy.Path}. End that first.");
         return [.. names.Select(name => sockets.FirstOrDefault(s => s.Device == name) ?? throw NoSocket(name, sockets))];
     }
 

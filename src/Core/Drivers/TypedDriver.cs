@@ -59,7 +59,7 @@ public abstract class TypedDriver<TDevice, TId> : Driver
         {
             throw new VirtbusException(
                 Errno.EINVAL,
-                $"Driver {Name} takes devices of type {typeof(TDevice).Name}; {device.Name} is a {device.GetType().Name}. Build driver and creator against the same contract.");
+                $"Driver {Name} takes devices of type {NameOf(typeof(TDevice))}; {device.Name} is a {NameOf(device.GetType())}. Build driver and creator against the same contract.");
         }
         return ProbeAsync(typed, entry, cancellationToken);
     }
@@ -69,6 +69,10 @@ public abstract class TypedDriver<TDevice, TId> : Driver
 
     /// <inheritdoc/>
     protected internal sealed override ValueTask ShutdownAsync(Device device) => ShutdownAsync((TDevice)device);
+
+    private static string NameOf(Type type) => type.IsGenericType
+        ? $"{type.Name[..type.Name.IndexOf('`')]}<{string.Join(", ", type.GetGenericArguments().Select(NameOf))}>"
+        : type.Name;
 
     private sealed class Ops(TypedDriver<TDevice, TId> driver) : IPowerOps
     {

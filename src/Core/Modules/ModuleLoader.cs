@@ -82,16 +82,18 @@ public sealed class ModuleLoader : IDisposable
     /// <summary>Reads the folders again. Devices without a driver whose module is there now get it.</summary>
     public async Task RescanAsync()
     {
+        HashSet<ModuleInfo> known;
         await _turn.WaitAsync();
         try
         {
+            known = new HashSet<ModuleInfo>(_index.Modules, ReferenceEqualityComparer.Instance);
             Refresh();
         }
         finally
         {
             _turn.Release();
         }
-        RequestForUnbound();
+        RequestForUnbound(module => !known.Contains(module));
     }
 
     /// <summary>Loads a module and those that it depends on. Loading a loaded module does nothing.</summary>
@@ -179,9 +181,11 @@ public sealed class ModuleLoader : IDisposable
         [.. entry.Holders.Order(StringComparer.Ordinal)],
         entry.Context.Drivers.Sum(d => d.Devices.Count));
 
-    private void OnModalias(string modalias)
+    private void OnModalias(string modalias) => Request(modalias, Index.FindByAlias(modalias));
+
+    private void Request(string modalias, IEnumerable<ModuleInfo> modules)
     {
-        foreach (var module in Index.FindByAlias(modalias))
+        foreach (var module in modules)
         {
             lock (_loaded)
             {
@@ -211,12 +215,13 @@ public sealed class ModuleLoader : IDisposable
 
     private void OnFolderChanged() => _fabric.StartWork("scan of the modules folder", RescanAsync);
 
-    private void RequestForUnbound()
+    // A module that was there before was asked for when its device came; who unloaded it since wants it unloaded.
+    private void RequestForUnbound(Func<ModuleInfo, bool> isNew)
     {
         foreach (var device in _fabric.Buses.SelectMany(b => b.Devices))
         {
             if (device.Binding.State == BindingState.Unbound && device.Bus!.DriversAutoprobe && device.Modalias is { } modalias)
-                OnModalias(modalias);
+                Request(modalias, Index.FindByAlias(modalias).Where(isNew));
         }
     }
 

@@ -17,7 +17,7 @@ internal sealed record StatusAnswer(
     IReadOnlyList<SocketAnswer> Sockets);
 
 /// <summary>A socket by which a device is opened.</summary>
-internal sealed record SocketAnswer(string Device, string Protocol, string Path);
+internal sealed record SocketAnswer(string Device, string Protocol, string Path, bool Connected);
 
 /// <summary>
 /// A device. State: unbound, deferred, probing, bound, unbinding or gone; absent for a device that is on no bus. Deferred: why its probe

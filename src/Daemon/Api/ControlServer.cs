@@ -20,6 +20,7 @@ namespace Virtbus.Daemon.Api;
 internal sealed partial class ControlServer : IAsyncDisposable
 {
     private const int MaxBodyBytes = 64 << 10;
+    private static readonly TimeSpan MaxSettle = TimeSpan.FromSeconds(1);
     private const int EventsWaiting = 1024;
     private static readonly TimeSpan TimeToDrain = TimeSpan.FromMilliseconds(150);
     private static readonly byte[] NewLine = [(byte)'\n'];
@@ -94,6 +95,8 @@ internal sealed partial class ControlServer : IAsyncDisposable
         {
             using var body = new StreamReader(c.Request.Body, new UTF8Encoding(false, true));
             await tree.WriteAsync(Argument(c, "path"), await body.ReadToEndAsync(c.RequestAborted), c.RequestAborted);
+            // What the write set off beside itself (a disk that comes back, a module that loads) is done when the answer goes, unless it takes long.
+            await Task.WhenAny(_daemon.Fabric.SettleAsync(c.RequestAborted), Task.Delay(MaxSettle, c.RequestAborted));
             c.Response.StatusCode = StatusCodes.Status204NoContent;
         });
         Get("/v1/events", StreamEventsAsync);

@@ -76,6 +76,7 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         return found.Count switch
         {
             1 => found[0],
+            0 when fabric.Buses.Any(b => b.TryGetDriver(name, out _)) => throw new VirtbusException(Errno.ENODEV, $"'{name}' is a driver, not a device. The device comes first, then the driver."),
             0 => throw new VirtbusException(Errno.ENODEV, $"There is no device '{name}'. 'virtbus device list' names those there are."),
             _ => throw new VirtbusException(Errno.EINVAL, $"There are {found.Count} devices '{name}'. Write one of: {string.Join(", ", found.Select(d => d.Subsystem is { } s ? $"{s}:{name}" : d.DevPath))}."),
         };

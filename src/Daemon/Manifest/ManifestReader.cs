@@ -113,6 +113,8 @@ internal sealed class ManifestReader
     public static FabricManifest ReadFile(string path)
     {
         string text;
+        if (Directory.Exists(path))
+            throw new VirtbusException(Errno.EISDIR, $"Manifest {path} is a folder. Name a file in it, or none for the default manifest.");
         try
         {
             var info = new FileInfo(path);

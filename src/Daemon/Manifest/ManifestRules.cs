@@ -211,6 +211,7 @@ internal sealed class PathRule(string baseFolder, bool folder) : ScalarRule<stri
         var why = (folder ? File.Exists(value) : Directory.Exists(value)) ? $"{value} is a {(folder ? "file" : "folder")}." : $"{value} does not exist.";
         errors.Add(new ManifestError(node.At, path, folder
             ? $"{why} Make the folder, or name one that is there."
+            : Directory.Exists(value) ? $"{why} Name a file."
             : $"{why} Make it, for example with: truncate -s 64M {value}"));
         return false;
     }

@@ -4,4 +4,5 @@ namespace Virtbus.Daemon.Provisioning;
 /// <param name="Device">The name by which the manifest knows the device.</param>
 /// <param name="Protocol">What is spoken on it, for example <c>vhost-user-blk</c>.</param>
 /// <param name="Path">The socket's absolute path.</param>
-internal sealed record DeviceSocket(string Device, string Protocol, string Path);
+/// <param name="IsConnected">True while someone has the device open.</param>
+internal sealed record DeviceSocket(string Device, string Protocol, string Path, bool IsConnected);

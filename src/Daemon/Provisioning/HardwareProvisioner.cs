@@ -37,8 +37,10 @@ internal sealed class HardwareProvisioner : IProvisioner
 
     public IReadOnlyList<DeviceSocket> Sockets =>
     [
-        .. _vhost.Class.Devices.OfType<VhostDevice>().Where(d => d.Endpoint is not null)
-            .Select(d => new DeviceSocket(d.Label, "vhost-user-blk", d.Endpoint!.Path)),
+        .. from device in _vhost.Class.Devices.OfType<VhostDevice>()
+           let endpoint = device.Endpoint
+           where endpoint is not null
+           select new DeviceSocket(device.Label, "vhost-user-blk", endpoint.Path, endpoint.IsConnected),
     ];
 
     public async ValueTask<Device> ProvisionAdapterAsync(AdapterManifest adapter, CancellationToken cancellationToken)

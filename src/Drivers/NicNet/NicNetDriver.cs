@@ -25,9 +25,9 @@ internal sealed class NicNetDriver(AuxiliaryBus bus, string module) : AuxiliaryD
         await interfaceDevice.SetUpAsync(true);
     }
 
-    protected override ValueTask SuspendAsync(NicPart device) => SetUpAsync(device, false);
+    protected override ValueTask SuspendAsync(NicPart device) => SetPresentAsync(device, false);
 
-    protected override ValueTask ResumeAsync(NicPart device) => SetUpAsync(device, true);
+    protected override ValueTask ResumeAsync(NicPart device) => SetPresentAsync(device, true);
 
-    private static ValueTask SetUpAsync(NicPart device, bool up) => device.GetDriverData<NetDevice>()?.SetUpAsync(up) ?? default;
+    private static ValueTask SetPresentAsync(NicPart device, bool present) => device.GetDriverData<NetDevice>()?.SetPresentAsync(present) ?? default;
 }

@@ -18,6 +18,7 @@ public sealed class NetDevice : Device
     private IFrameReceiver[] _receivers = [];
     private NetStatistics _statistics;
     private volatile bool _up;
+    private volatile bool _present = true;
     private volatile bool _carrier;
     private volatile int _mtu = 1500;
 
@@ -47,8 +48,8 @@ public sealed class NetDevice : Device
     /// <summary>The largest payload of a frame, in bytes.</summary>
     public int Mtu => _mtu;
 
-    /// <summary>True between open and stop.</summary>
-    public bool IsUp => _up;
+    /// <summary>True while frames can flow: the user wants the interface up, and its hardware is awake.</summary>
+    public bool IsUp => _up && _present;
 
     /// <summary>True while the link carries.</summary>
     public bool HasCarrier => _carrier;
@@ -66,16 +67,34 @@ public sealed class NetDevice : Device
         {
             if (up == _up)
                 return;
-            if (up)
-            {
+            if (up && _present)
                 await _ops.OpenAsync(this);
-                _up = true;
-            }
-            else
-            {
-                _up = false;
+            _up = up;
+            if (!up && _present)
                 await _ops.StopAsync(this);
-            }
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    /// <summary>
+    /// Called by the driver when the hardware goes to sleep and when it is awake again. The user's wish to have the interface up or down stays.
+    /// </summary>
+    /// <param name="present">Whether the hardware can be used.</param>
+    public async ValueTask SetPresentAsync(bool present)
+    {
+        await _turn.WaitAsync();
+        try
+        {
+            if (present == _present)
+                return;
+            if (present && _up)
+                await _ops.OpenAsync(this);
+            _present = present;
+            if (!present && _up)
+                await _ops.StopAsync(this);
         }
         finally
         {
@@ -88,7 +107,7 @@ public sealed class NetDevice : Device
     /// <param name="fault">ENETDOWN as ENOTCONN: the interface is down; EMSGSIZE: the length; ENOBUFS: the queue is full.</param>
     public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
     {
-        if (!_up)
+        if (!_up || !_present)
             fault = new Fault(Errno.ENOTCONN, "the interface is down");
         else if (frame.Length < 14 || frame.Length > _mtu + 18)
             fault = new Fault(Errno.EMSGSIZE, "the frame is shorter than a header or longer than the MTU allows");
@@ -157,7 +176,7 @@ public sealed class NetDevice : Device
             new ObjectAttribute<NetDevice>("carrier", d => d._carrier ? "1" : "0"),
             new ObjectAttribute<NetDevice>("ifindex", d => $"{d.Index}"),
             new ObjectAttribute<NetDevice>("mtu", d => $"{d._mtu}", (d, value, _) => d.SetMtu(value)),
-            new ObjectAttribute<NetDevice>("operstate", d => !d._up || !d._carrier ? "down" : "up"),
+            new ObjectAttribute<NetDevice>("operstate", d => !d.IsUp || !d._carrier ? "down" : "up"),
             new ObjectAttribute<NetDevice>("flags", d => d._up ? "0x1003" : "0x1002", (d, value, _) => d.SetFlagsAsync(value)),
             new ObjectAttribute<NetDevice>("phys_port_name", d => d.PhysicalPortName)),
         new(

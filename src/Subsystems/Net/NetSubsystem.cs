@@ -41,8 +41,7 @@ public sealed class NetSubsystem
         ArgumentNullException.ThrowIfNull(parent);
         ArgumentNullException.ThrowIfNull(options);
         var index = Interlocked.Increment(ref _lastIndex);
-        var name = $"{parent.Name}n{options.PhysicalPortName}";
-        return parent.Fabric!.RegisterAsync(new NetDevice(this, name.Length <= MaxName ? name : $"eth{index}", parent, ops, options, index));
+        return parent.Fabric!.RegisterAsync(new NetDevice(this, NameOf(parent.Name, options.PhysicalPortName), parent, ops, options, index));
     }
 
     /// <summary>Takes an interface down and out.</summary>
@@ -52,5 +51,15 @@ public sealed class NetSubsystem
         ArgumentNullException.ThrowIfNull(device);
         await device.SetUpAsync(false);
         await device.Fabric!.UnregisterAsync(device);
+    }
+
+    // The same hardware and port always give the same name (VB-20). One that is too long is cut and told apart by a hash of the whole.
+    private static string NameOf(string parent, string port)
+    {
+        var name = $"{parent}n{port}";
+        if (name.Length <= MaxName)
+            return name;
+        var hash = parent.Aggregate(2166136261u, (h, c) => (h ^ c) * 16777619) & 0xFFFF;
+        return $"{parent[..(MaxName - port.Length - 5)]}{hash:x4}n{port}";
     }
 }

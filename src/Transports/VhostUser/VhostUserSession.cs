@@ -154,10 +154,10 @@ internal sealed class VhostUserSession : IDisposable
                 SetBackend(UnixStream.Adopt(message.TakeDescriptor()));
                 return true;
             case VhostUserRequest.SET_MEM_TABLE:
-                WarnUnsealed(message);
+                SealMemory(message);
                 return TrySetMemory(message, out fault) && MemoryChanged();
             case VhostUserRequest.ADD_MEM_REG:
-                WarnUnsealed(message);
+                SealMemory(message);
                 return _memory.TryAdd(message.Region(8), message.Descriptors[0], out fault) && MemoryChanged();
             case VhostUserRequest.REM_MEM_REG:
                 return _memory.TryRemove(message.Region(8), out fault) && MemoryChanged();
@@ -279,10 +279,14 @@ internal sealed class VhostUserSession : IDisposable
         }
     }
 
-    // An access beyond the end of a file that was cut is a signal that no program survives; only a seal rules it out.
-    private void WarnUnsealed(in VhostUserMessage message)
+    // An access beyond the end of a file that was cut is a signal that no program survives; only a seal rules it out. Set before the file's
+    // size is looked at, so that nothing comes between.
+    private void SealMemory(in VhostUserMessage message)
     {
-        if (_unsealedWarned || message.Descriptors.All(descriptor => descriptor.CannotShrink()))
+        var isSealed = true;
+        foreach (var descriptor in message.Descriptors)
+            isSealed &= descriptor.TrySealShrink();
+        if (isSealed || _unsealedWarned)
             return;
         _unsealedWarned = true;
         VhostUserLog.Unsealed(_logger, _server.Path, _number);

@@ -224,6 +224,36 @@ public sealed class AdapterTests
     }
 
     [Fact]
+    public async Task Interface_that_the_user_took_down_stays_down_over_a_suspend()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0);
+        await fixture.Fabric.Tree.WriteAsync("/class/net/adapter0np0/flags", "0");
+        await fixture.Fabric.SuspendAsync(adapter);
+        await fixture.Fabric.ResumeAsync(adapter);
+
+        Assert.Equal("down\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/operstate"));
+        Assert.Equal(0, adapter.Hardware.Engine.QueueSetCount);
+        await fixture.Fabric.Tree.WriteAsync("/class/net/adapter0np0/flags", "1");
+        Assert.True(fixture.Net("adapter0np0").IsUp);
+    }
+
+    [Fact]
+    public async Task Interface_of_an_adapter_with_a_long_name_has_a_lasting_name_too()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        await fixture.AddMerlinAsync("adapter-with-a-long-name-0", nets: 1, vdpas: 0);
+        await fixture.AddMerlinAsync("adapter-with-a-long-name-1", nets: 1, vdpas: 0);
+        var names = NetSubsystem.Of(fixture.Fabric).Class.Devices.Select(d => d.Name).ToArray();
+        Assert.Equal(2, names.Distinct().Count());
+        Assert.All(names, n => Assert.Equal(15, n.Length));
+
+        await fixture.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/nic_net/unbind", "merlin_core.net.0");
+        await fixture.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/nic_net/bind", "merlin_core.net.0");
+        Assert.Equal(names.Order(), NetSubsystem.Of(fixture.Fabric).Class.Devices.Select(d => d.Name).Order());
+    }
+
+    [Fact]
     public async Task Surprise_removal_of_an_adapter_under_traffic_leaves_nothing()
     {
         await using var fixture = await AdapterFixture.StartAsync();

@@ -184,6 +184,25 @@ public sealed class ModuleTests : IDisposable
     }
 
     [Fact]
+    public async Task Module_that_was_unloaded_by_hand_stays_so_when_another_file_comes()
+    {
+        using var loader = new ModuleLoader(_fabric, _folder.Path, watch: false);
+        var parent = new Device("p");
+        await _fabric.AddAsync(parent);
+        await _bus.CreateAsync(parent, "byhand", "part", "payload", 0u);
+        _folder.Make("byhand_module", aliases: ["auxiliary:byhand.*"]);
+        await loader.RescanAsync();
+        await _fabric.SettleAsync().In();
+        Assert.Equal("byhand_module", Assert.Single(loader.Loaded).Info.Name);
+
+        await loader.UnloadAsync("byhand_module", force: true);
+        _folder.Make("another_module");
+        await loader.RescanAsync();
+        await _fabric.SettleAsync().In();
+        Assert.Empty(loader.Loaded);
+    }
+
+    [Fact]
     public async Task Replaced_file_is_used_by_the_next_load()
     {
         _folder.Make("replaced", description: "one");
