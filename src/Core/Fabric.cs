@@ -17,6 +17,7 @@ public sealed class Fabric
     private readonly ConcurrentDictionary<string, Class> _classes = new();
     private readonly HashSet<Task> _work = [];
     private readonly List<DeviceLink> _links = [];
+    private readonly Dictionary<Type, object> _subsystems = [];
     private Action<string>[] _modaliasListeners = [];
     private long _sequence;
     private long _driverOrder;
@@ -118,7 +119,7 @@ public sealed class Fabric
                 throw new VirtbusException(Errno.EBUSY, $"Bus '{bus.Name}' is registered with another fabric. Make a bus for each fabric.");
             bus.Fabric = this;
             _buses.TryAdd(bus.Name, bus);
-            Uevents.Emit(UeventAction.Add, "/bus/" + bus.Name, "bus", null);
+            Uevents.Emit(UeventAction.Add, "/bus", bus.Name, "bus");
         }
         return bus;
     }
@@ -137,7 +138,7 @@ public sealed class Fabric
                 throw new VirtbusException(Errno.EBUSY, $"Bus {bus.Name} has {bus.DeviceCount} devices and {bus.Drivers.Count} drivers. Remove them first.");
             _buses.TryRemove(new KeyValuePair<string, Bus>(bus.Name, bus));
             bus.Fabric = null;
-            Uevents.Emit(UeventAction.Remove, "/bus/" + bus.Name, "bus", null);
+            Uevents.Emit(UeventAction.Remove, "/bus", bus.Name, "bus");
         }
     }
 
@@ -186,6 +187,23 @@ public sealed class Fabric
     /// <param name="name">The class's name.</param>
     /// <param name="class">The class.</param>
     public bool TryGetClass(string name, [NotNullWhen(true)] out Class? @class) => _classes.TryGetValue(name, out @class);
+
+    /// <summary>The subsystem of a type, of which a fabric has one.</summary>
+    /// <param name="make">Makes it at the first call; runs under a lock of its own and may register classes and buses.</param>
+    /// <typeparam name="T">The subsystem's type.</typeparam>
+    public T GetSubsystem<T>(Func<Fabric, T> make)
+        where T : class
+    {
+        ArgumentNullException.ThrowIfNull(make);
+        lock (_subsystems)
+        {
+            if (_subsystems.TryGetValue(typeof(T), out var there))
+                return (T)there;
+            var made = make(this);
+            _subsystems.Add(typeof(T), made);
+            return made;
+        }
+    }
 
     /// <summary>
     /// Tells an observer of the devices that a class has and of those that come. Each device is announced once and, before it goes,
@@ -251,7 +269,7 @@ public sealed class Fabric
         lock (Gate)
         {
             InsertInGate(device);
-            Uevents.Emit(UeventAction.Add, device.DevPath, device.Subsystem ?? "", variables);
+            Emit(device, UeventAction.Add, variables);
             observers = device.Class?.Observers ?? [];
         }
         await Scheduler.InterleaveAsync();
@@ -265,7 +283,7 @@ public sealed class Fabric
                 listener(modalias);
         }
         if (bus.DriversAutoprobe)
-            await Binder.AttachManyAsync([device]);
+            await Binder.AttachOrStartAsync(device, only: null);
     }
 
     /// <summary>
@@ -281,6 +299,26 @@ public sealed class Fabric
     {
         ArgumentNullException.ThrowIfNull(device);
         return DeleteAsync(device, mustSucceed: false);
+    }
+
+    /// <summary>Adds a device (Linux: device_register); after an error the creator's reference is dropped too, so nothing is left behind.</summary>
+    /// <param name="device">An initialized device.</param>
+    /// <typeparam name="T">The device's type.</typeparam>
+    /// <returns>The device.</returns>
+    /// <exception cref="VirtbusException">As <see cref="AddAsync"/>.</exception>
+    public async ValueTask<T> RegisterAsync<T>(T device)
+        where T : Device
+    {
+        try
+        {
+            await AddAsync(device);
+            return device;
+        }
+        catch
+        {
+            device.Put();
+            throw;
+        }
     }
 
     /// <summary>Deletes a device and drops the creator's reference (Linux: device_unregister).</summary>
@@ -343,7 +381,7 @@ public sealed class Fabric
                 throw new VirtbusException(Errno.EINVAL, $"Driver {driver.Name} is for bus {bus.Name}, which is not registered with this fabric. Register the bus first.");
             bus.AddDriver(driver, ++_driverOrder);
             driver.IsRegistered = true;
-            Uevents.Emit(UeventAction.Add, DriverPath(driver), "drivers", null);
+            Uevents.Emit(UeventAction.Add, DriverFolder(driver), driver.Name, "drivers");
             free = bus.DriversAutoprobe ? bus.NotBound() : [];
         }
         await Binder.AttachManyAsync([.. free.Where(d => Binder.Match(d, driver) is not null)], driver);
@@ -386,7 +424,7 @@ public sealed class Fabric
         lock (Gate)
         {
             driver.Bus.RemoveDriver(driver);
-            Uevents.Emit(UeventAction.Remove, DriverPath(driver), "drivers", null);
+            Uevents.Emit(UeventAction.Remove, DriverFolder(driver), driver.Name, "drivers");
         }
     }
 
@@ -573,7 +611,7 @@ public sealed class Fabric
         var all = VariablesOf(device);
         foreach (var (key, value) in variables)
             all.Add(key, value);
-        Uevents.Emit(action, device.DevPath, device.Subsystem ?? "", all);
+        Emit(device, action, all);
     }
 
     /// <summary>Starts work beside the caller; <see cref="SettleAsync"/> waits for it, its errors are logged.</summary>
@@ -617,7 +655,9 @@ public sealed class Fabric
             _modaliasListeners = [.. _modaliasListeners.Where(l => l != listener)];
     }
 
-    internal static string DriverPath(Driver driver) => $"/bus/{driver.Bus.Name}/drivers/{driver.Name}";
+    internal static string DriverFolder(Driver driver) => $"/bus/{driver.Bus.Name}/drivers";
+
+    internal static string DriverPath(Driver driver) => $"{DriverFolder(driver)}/{driver.Name}";
 
     internal UeventVariables VariablesOf(Device device)
     {
@@ -633,7 +673,10 @@ public sealed class Fabric
 
     // An event of the core's own is told whatever the bus or the device have to say to it.
     internal void EmitFor(Device device, UeventAction action) =>
-        Uevents.Emit(action, device.DevPath, device.Subsystem ?? "", VariablesOrLog(device));
+        Emit(device, action, VariablesOrLog(device));
+
+    private void Emit(Device device, UeventAction action, UeventVariables variables) =>
+        Uevents.Emit(action, device.Folder, device.Place, device.Subsystem ?? "", variables);
 
     /// <summary>Refuses what a callback asks for when it would wait for the callback: it takes along what depends on the device.</summary>
     internal void ThrowIfCallerDependsOn(Device device)
@@ -779,7 +822,6 @@ public sealed class Fabric
         await Binder.ReleaseLeftoversAsync(device);
         if (device.PowerState is { } power)
             await power.ForgetUsesAsync();
-        var path = device.DevPath;
         var variables = VariablesOrLog(device);
         lock (Gate)
         {
@@ -790,7 +832,7 @@ public sealed class Fabric
             device.Bus?.Directory.Remove(device);
             (device.Parent?.ChildDirectory ?? Roots).Remove(device);
             device.IsOut = true;
-            Uevents.Emit(UeventAction.Remove, path, device.Subsystem ?? "", variables);
+            Emit(device, UeventAction.Remove, variables);
         }
         return true;
     }

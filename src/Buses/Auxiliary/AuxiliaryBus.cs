@@ -43,7 +43,7 @@ public sealed class AuxiliaryBus : Bus
     /// <exception cref="VirtbusException">As the constructor and <see cref="AddAsync"/>; nothing is left behind.</exception>
     public ValueTask<AuxiliaryDevice<TPayload>> CreateAsync<TPayload>(Device parent, string module, string name, TPayload payload, uint id)
         where TPayload : class =>
-        AddOrDropAsync(new AuxiliaryDevice<TPayload>(this, module, name, id, parent, payload));
+        FabricOrThrow().RegisterAsync(new AuxiliaryDevice<TPayload>(this, module, name, id, parent, payload));
 
     /// <summary>Makes and adds a device in one call, with the lowest free id; it is given back when the device is released.</summary>
     /// <typeparam name="TPayload">What creator and consumer share.</typeparam>
@@ -68,7 +68,7 @@ public sealed class AuxiliaryBus : Bus
             ids.Free(id);
             throw;
         }
-        return AddOrDropAsync(device);
+        return FabricOrThrow().RegisterAsync(device);
     }
 
     /// <inheritdoc/>
@@ -97,21 +97,6 @@ public sealed class AuxiliaryBus : Bus
 
     /// <inheritdoc/>
     protected override IReadOnlyList<AttributeGroup> DriverAttributeGroups => IdGroups;
-
-    private async ValueTask<T> AddOrDropAsync<T>(T device)
-        where T : AuxiliaryDevice
-    {
-        try
-        {
-            await AddAsync(device);
-            return device;
-        }
-        catch
-        {
-            device.Put();
-            throw;
-        }
-    }
 
     private Fabric FabricOrThrow() =>
         Fabric ?? throw new VirtbusException(Errno.EINVAL, "The auxiliary bus is not registered with a fabric. Register it first.");

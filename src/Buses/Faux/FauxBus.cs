@@ -33,17 +33,7 @@ public sealed class FauxBus : Bus
         where THardware : class
     {
         var fabric = Fabric ?? throw new VirtbusException(Errno.EINVAL, "The faux bus is not registered with a fabric. Register it first.");
-        var device = new FauxDevice<THardware>(this, name, model, hardware, await GetRootAsync(fabric));
-        try
-        {
-            await fabric.AddAsync(device);
-            return device;
-        }
-        catch
-        {
-            device.Put();
-            throw;
-        }
+        return await fabric.RegisterAsync(new FauxDevice<THardware>(this, name, model, hardware, await GetRootAsync(fabric)));
     }
 
     // One root for all, however many devices are made at once; a new one when someone deleted it.

@@ -281,7 +281,7 @@ public sealed class FabricTree
 
     private static readonly ObjectAttribute<Device> DeviceUevent = new(
         "uevent",
-        d => string.Concat(d.Fabric!.VariablesOf(d).Pairs.ToArray().Select(p => $"{p.Key}={p.Value}\n")),
+        d => string.Concat(d.Fabric!.VariablesOf(d).Pairs.Select(p => $"{p.Key}={p.Value}\n")),
         (d, value, _) =>
         {
             SyntheticUevent(value, d.DevPath, (action, more) => d.Fabric!.EmitUevent(d, action, more));
@@ -290,13 +290,13 @@ public sealed class FabricTree
 
     private static readonly ObjectAttribute<Bus> BusUevent = new("uevent", null, (b, value, _) =>
     {
-        SyntheticUevent(value, "/bus/" + b.Name, (action, more) => b.Fabric!.Uevents.Emit(action, "/bus/" + b.Name, "bus", ToVariables(more)));
+        SyntheticUevent(value, "/bus/" + b.Name, (action, more) => b.Fabric!.Uevents.Emit(action, "/bus", b.Name, "bus", ToVariables(more)));
         return default;
     });
 
     private static readonly ObjectAttribute<Driver> DriverUevent = new("uevent", null, (d, value, _) =>
     {
-        SyntheticUevent(value, Fabric.DriverPath(d), (action, more) => d.Bus.Fabric!.Uevents.Emit(action, Fabric.DriverPath(d), "drivers", ToVariables(more)));
+        SyntheticUevent(value, Fabric.DriverPath(d), (action, more) => d.Bus.Fabric!.Uevents.Emit(action, Fabric.DriverFolder(d), d.Name, "drivers", ToVariables(more)));
         return default;
     });
 

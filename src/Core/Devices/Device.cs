@@ -31,6 +31,7 @@ public class Device : IDeviceIdentity
         if (!IsFileName(name))
             throw new VirtbusException(Errno.EINVAL, $"Device name '{name}' is not valid. Use 1 to 255 bytes without '/' and control characters.");
         Name = name;
+        NameHash = StringComparer.Ordinal.GetHashCode(name);
         Parent = parent;
         Bus = bus;
         Class = @class;
@@ -80,6 +81,9 @@ public class Device : IDeviceIdentity
 
     /// <summary>Power state of the device.</summary>
     public DevicePower Power => LazyInitializer.EnsureInitialized(ref PowerState, () => new DevicePower(this));
+
+    /// <summary>True while system sleep has suspended the device. Unlike <see cref="Power"/> it costs no object.</summary>
+    public bool IsSuspended => PowerState?.IsSuspended == true;
 
     /// <summary>Called when the last reference is gone, on the thread that dropped it; the creator frees ids and payload here.</summary>
     public Action<Device>? Release { get; init; }
@@ -162,15 +166,10 @@ public class Device : IDeviceIdentity
     public IReadOnlyList<Device> Children => _children is null ? [] : [.. _children.Snapshot()];
 
     /// <summary>The path below the tree's root, as Linux spells it: <c>/devices/…</c>.</summary>
-    public string DevPath
-    {
-        get
-        {
-            if (Parent is null)
-                return (Class is null ? "/devices/" : "/devices/virtual/") + Place;
-            return string.Concat(Parent.DevPath, "/", Place);
-        }
-    }
+    public string DevPath => string.Concat(Folder, "/", Place);
+
+    // The directory that the device's place is in. A parent keeps its own path, so that its children share the one string.
+    internal string Folder => Parent is null ? Class is null ? "/devices" : "/devices/virtual" : Parent._path ??= Parent.DevPath;
 
     // A class device hangs in a directory of its class, so that names of several classes under one parent never meet.
     internal string Place => Class is null || Parent?.Class is not null ? Name : string.Concat(Class.Name, "/", Name);
@@ -188,6 +187,8 @@ public class Device : IDeviceIdentity
         name.Length is > 0 and <= 255 && name is not ("." or "..") && !name.AsSpan().ContainsAny(NotInNames) && System.Text.Encoding.UTF8.GetByteCount(name) <= 255;
 
     internal void ClearDriverData() => _driverData = null;
+
+    internal int NameHash { get; }
 
     internal int References => Volatile.Read(ref _references);
 
@@ -207,6 +208,7 @@ public class Device : IDeviceIdentity
 
     private DeviceResources? _resources;
     private DeviceDirectory? _children;
+    private string? _path;
     internal DevicePower? PowerState;
     internal DeviceLinks? Links;
 
@@ -221,8 +223,7 @@ public class Device : IDeviceIdentity
     internal bool IsDeferred;
     internal bool IsRetryQueued;
 
-    // A device is on one of two intrusive lists: its bus's unbound devices, or its driver's devices.
-    internal Device? ListNext;
-    internal Device? ListPrevious;
+    // A device is on one of two lists: its bus's unbound devices, or its driver's devices.
     internal DeviceList? List;
+    internal int ListIndex;
 }

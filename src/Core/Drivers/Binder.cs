@@ -115,7 +115,7 @@ internal sealed class Binder(Fabric fabric)
         await AttachOrStartAsync(device, only);
     }
 
-    private async ValueTask AttachOrStartAsync(Device device, Driver? only)
+    public async ValueTask AttachOrStartAsync(Device device, Driver? only)
     {
         try
         {
@@ -123,7 +123,7 @@ internal sealed class Binder(Fabric fabric)
         }
         catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
         {
-            fabric.StartWork("probe of " + device.Name, () => AttachAsync(device, only).AsTask());
+            StartAttach(device, only, fromOrder: 0);
         }
     }
 
@@ -239,7 +239,7 @@ internal sealed class Binder(Fabric fabric)
                 continue;
             if (mayStart && driver.ProbeType == ProbeType.PreferAsynchronous)
             {
-                fabric.StartWork("asynchronous probe of " + device.Name, () => AttachAsync(device, only, fromOrder: driver.Order).AsTask());
+                StartAttach(device, only, driver.Order);
                 return new(AttachResult.Started);
             }
             var one = device.Parent?.PowerState is { RuntimeStatus: not RuntimeStatus.Unsupported } power
@@ -261,6 +261,10 @@ internal sealed class Binder(Fabric fabric)
         }
         return outcome;
     }
+
+    // A method of its own: a closure in a method on the way of every device would be made for every device.
+    private void StartAttach(Device device, Driver? only, long fromOrder) =>
+        fabric.StartWork("probe of " + device.Name, () => AttachAsync(device, only, fromOrder: fromOrder).AsTask());
 
     // Parents before children: a device found during a probe above it is probed when that has ended, one found during a sleep when that has.
     private bool ParkInGate(Device device)

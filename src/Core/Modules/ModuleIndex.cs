@@ -1,6 +1,6 @@
 namespace Virtbus.Core;
 
-/// <summary>Which module serves which alias: an immutable index of a modules folder, as depmod makes. Making it runs no module's code.</summary>
+/// <summary>Which module serves which alias: an immutable index of modules folders, as depmod makes. Making it runs no module's code.</summary>
 public sealed class ModuleIndex
 {
     private readonly Dictionary<string, ModuleInfo> _byName = [];
@@ -17,18 +17,26 @@ public sealed class ModuleIndex
     /// <summary>Reads a folder.</summary>
     /// <param name="folder">The folder; one that does not exist has no modules.</param>
     /// <param name="known">An earlier index: files that did not change since are not read again.</param>
-    public static ModuleIndex Read(string folder, ModuleIndex? known = null)
+    public static ModuleIndex Read(string folder, ModuleIndex? known = null) => Read([folder], known);
+
+    /// <summary>Reads several folders. Of modules with one name, that of the first folder counts; the others are skipped.</summary>
+    /// <param name="folders">The folders; one that does not exist has no modules.</param>
+    /// <param name="known">An earlier index: files that did not change since are not read again.</param>
+    public static ModuleIndex Read(IReadOnlyList<string> folders, ModuleIndex? known = null)
     {
+        ArgumentNullException.ThrowIfNull(folders);
         var index = new ModuleIndex();
-        if (!Directory.Exists(folder))
-            return index;
-        foreach (var path in Directory.EnumerateFiles(folder, "*.dll").Order(StringComparer.Ordinal))
+        foreach (var path in folders.Where(Directory.Exists).SelectMany(f => Directory.EnumerateFiles(f, "*.dll").Order(StringComparer.Ordinal)))
         {
+            var name = Path.GetFileNameWithoutExtension(path);
+            if (index._byName.TryGetValue(name, out var first))
+            {
+                index._skipped.Add(new SkippedModule(path, $"{first.Path} is a module of the same name and comes first"));
+                continue;
+            }
             var file = ModuleMetadata.Resolve(path);
             var stamp = (file.LastWriteTimeUtc, file.Exists ? file.Length : 0);
-            var info = known is not null && known._stamps.TryGetValue(path, out var old) && old == stamp
-                ? known._byName.GetValueOrDefault(Path.GetFileNameWithoutExtension(path))
-                : null;
+            var info = known is not null && known._stamps.TryGetValue(path, out var old) && old == stamp ? known._byName.GetValueOrDefault(name) : null;
             var reason = "";
             info ??= ModuleMetadata.TryRead(path, out reason);
             if (info is null)

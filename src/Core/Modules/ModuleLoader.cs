@@ -7,7 +7,7 @@ using Virtbus.Platform;
 namespace Virtbus.Core;
 
 /// <summary>
-/// Loads driver modules from a folder into a fabric: when asked, and by itself when a device appears whose alias a module declares.
+/// Loads driver modules from one or more folders into a fabric: when asked, and by itself when a device appears whose alias a module declares.
 /// Dropping a file into the folder is enough; the folder is watched. Each module has a load context of its own, which is really
 /// collected after an unload.
 /// </summary>
@@ -21,7 +21,7 @@ public sealed class ModuleLoader : IDisposable
     private readonly Dictionary<string, Entry> _loaded = [];
     private readonly HashSet<string> _requested = [];
     private readonly HashSet<SkippedModule> _reported = [];
-    private readonly FileSystemWatcher? _watcher;
+    private readonly List<FileSystemWatcher> _watchers = [];
     private readonly TreeDirectory _tree;
     private ModuleIndex _index;
 
@@ -30,30 +30,41 @@ public sealed class ModuleLoader : IDisposable
     /// <param name="folder">The modules folder.</param>
     /// <param name="watch">Whether files that appear later are noticed without being asked for.</param>
     public ModuleLoader(Fabric fabric, string folder, bool watch = true)
+        : this(fabric, [folder], watch)
+    {
+    }
+
+    /// <summary>Makes a loader and its index; from now on devices that appear get their module.</summary>
+    /// <param name="fabric">The fabric.</param>
+    /// <param name="folders">The modules folders; of modules with one name, that of the first folder counts.</param>
+    /// <param name="watch">Whether files that appear later are noticed without being asked for.</param>
+    public ModuleLoader(Fabric fabric, IReadOnlyList<string> folders, bool watch = true)
     {
         ArgumentNullException.ThrowIfNull(fabric);
+        ArgumentNullException.ThrowIfNull(folders);
         _fabric = fabric;
         _log = fabric.Log;
-        Folder = Path.GetFullPath(folder);
-        _index = ModuleIndex.Read(Folder);
+        Folders = [.. folders.Select(Path.GetFullPath)];
+        _index = ModuleIndex.Read(Folders);
         ReportSkipped();
         fabric.AddModaliasListener(OnModalias);
         _tree = new TreeDirectory("module", ListTree);
         fabric.Tree.AddTop(_tree);
-        if (watch && Directory.Exists(Folder))
+        foreach (var folder in watch ? Folders.Where(Directory.Exists) : [])
         {
-            _watcher = new FileSystemWatcher(Folder, "*.dll") { NotifyFilter = NotifyFilters.FileName | NotifyFilters.LastWrite | NotifyFilters.Size };
-            _watcher.Created += (_, _) => OnFolderChanged();
-            _watcher.Changed += (_, _) => OnFolderChanged();
-            _watcher.Renamed += (_, _) => OnFolderChanged();
-            _watcher.Deleted += (_, _) => OnFolderChanged();
-            _watcher.Error += (_, _) => OnFolderChanged();
-            _watcher.EnableRaisingEvents = true;
+            var watcher = new FileSystemWatcher(folder, "*.dll") { NotifyFilter = NotifyFilters.FileName | NotifyFilters.LastWrite | NotifyFilters.Size };
+            watcher.Created += (_, _) => OnFolderChanged();
+            watcher.Changed += (_, _) => OnFolderChanged();
+            watcher.Renamed += (_, _) => OnFolderChanged();
+            watcher.Deleted += (_, _) => OnFolderChanged();
+            watcher.Error += (_, _) => OnFolderChanged();
+            watcher.EnableRaisingEvents = true;
+            _watchers.Add(watcher);
         }
     }
 
-    /// <summary>The modules folder.</summary>
-    public string Folder { get; }
+    /// <summary>The modules folders, the first one first.</summary>
+    public IReadOnlyList<string> Folders { get; }
 
     /// <summary>The index as it is now.</summary>
     public ModuleIndex Index => Volatile.Read(ref _index);
@@ -68,7 +79,7 @@ public sealed class ModuleLoader : IDisposable
         }
     }
 
-    /// <summary>Reads the folder again. Devices without a driver whose module is there now get it.</summary>
+    /// <summary>Reads the folders again. Devices without a driver whose module is there now get it.</summary>
     public async Task RescanAsync()
     {
         await _turn.WaitAsync();
@@ -156,7 +167,8 @@ public sealed class ModuleLoader : IDisposable
     /// <summary>Stops to watch and to serve appearing devices. Loaded modules stay.</summary>
     public void Dispose()
     {
-        _watcher?.Dispose();
+        foreach (var watcher in _watchers)
+            watcher.Dispose();
         _fabric.RemoveModaliasListener(OnModalias);
         _fabric.Tree.RemoveTop(_tree);
     }
@@ -210,7 +222,7 @@ public sealed class ModuleLoader : IDisposable
 
     private void Refresh()
     {
-        Volatile.Write(ref _index, ModuleIndex.Read(Folder, _index));
+        Volatile.Write(ref _index, ModuleIndex.Read(Folders, _index));
         ReportSkipped();
     }
 
@@ -226,7 +238,7 @@ public sealed class ModuleLoader : IDisposable
     private async Task<Entry> LoadInTurnAsync(string name, IReadOnlyList<string> above)
     {
         var info = _index.Find(name)
-            ?? throw new VirtbusException(Errno.ENOENT, $"There is no module '{name}' in {Folder}. 'module list' names those there are.");
+            ?? throw new VirtbusException(Errno.ENOENT, $"There is no module '{name}' in {string.Join(" or ", Folders)}. 'module list' names those there are.");
         lock (_loaded)
         {
             if (_loaded.TryGetValue(info.Name, out var there))
@@ -248,7 +260,7 @@ public sealed class ModuleLoader : IDisposable
             foreach (var other in needed)
                 other.Holders.Add(info.Name);
         }
-        _fabric.Uevents.Emit(UeventAction.Add, "/module/" + info.Name, "module", null);
+        _fabric.Uevents.Emit(UeventAction.Add, "/module", info.Name, "module");
         try
         {
             await entry.Module.InitAsync(entry.Context);
@@ -323,7 +335,7 @@ public sealed class ModuleLoader : IDisposable
             foreach (var other in entry.Needs)
                 _loaded[other].Holders.Remove(entry.Info.Name);
         }
-        _fabric.Uevents.Emit(UeventAction.Remove, "/module/" + entry.Info.Name, "module", null);
+        _fabric.Uevents.Emit(UeventAction.Remove, "/module", entry.Info.Name, "module");
         entry.Close();
     }
 

@@ -5,15 +5,19 @@ namespace Virtbus.Core;
 /// <summary>One event of the fabric, in the kernel's terms and format. Immutable.</summary>
 public sealed class Uevent
 {
-    private readonly KeyValuePair<string, string>[] _variables;
+    private readonly ArraySegment<KeyValuePair<string, string>> _variables;
+    private readonly string _folder;
+    private readonly string _name;
 
-    internal Uevent(long seqnum, UeventAction action, string devPath, string subsystem, UeventVariables? variables)
+    // Most events are never looked at, so the path is put together when someone does.
+    internal Uevent(long seqnum, UeventAction action, string folder, string name, string subsystem, UeventVariables? variables)
     {
         Seqnum = seqnum;
         Action = action;
-        DevPath = devPath;
+        _folder = folder;
+        _name = name;
         Subsystem = subsystem;
-        _variables = variables is null ? [] : variables.Pairs.ToArray();
+        _variables = variables?.Pairs ?? ArraySegment<KeyValuePair<string, string>>.Empty;
     }
 
     /// <summary>The event's number: each event's is one more than that of the event before it.</summary>
@@ -23,7 +27,7 @@ public sealed class Uevent
     public UeventAction Action { get; }
 
     /// <summary>The object, as a path below the tree's root.</summary>
-    public string DevPath { get; }
+    public string DevPath => string.Concat(_folder, "/", _name);
 
     /// <summary>Bus or class of the object; <c>drivers</c>, <c>bus</c> or <c>module</c> for those.</summary>
     public string Subsystem { get; }

@@ -48,12 +48,13 @@ public sealed class UeventLog
             _subscriptions = [.. _subscriptions.Where(s => s != subscription)];
     }
 
-    internal void Emit(UeventAction action, string devPath, string subsystem, UeventVariables? variables)
+    /// <summary>Emits an event for the object <paramref name="name"/> in <paramref name="folder"/>; the variables are the event's from now on.</summary>
+    internal void Emit(UeventAction action, string folder, string name, string subsystem, UeventVariables? variables = null)
     {
         // Number and place in every queue are given under one lock, so no reader sees events out of order.
         lock (_lock)
         {
-            var uevent = new Uevent(++_seqnum, action, devPath, subsystem, variables);
+            var uevent = new Uevent(++_seqnum, action, folder, name, subsystem, variables);
             _history[_seqnum % _history.Length] = uevent;
             foreach (var subscription in _subscriptions)
                 subscription.Push(uevent);

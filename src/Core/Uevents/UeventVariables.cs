@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using System.Text;
 using Virtbus.Platform;
 
@@ -9,7 +8,8 @@ public sealed class UeventVariables
 {
     private const int MaxVariables = 64;
     private const int MaxBytes = 2048;
-    private readonly List<KeyValuePair<string, string>> _pairs = [];
+    private KeyValuePair<string, string>[] _pairs = [];
+    private int _count;
     private int _bytes;
 
     /// <summary>Adds a variable.</summary>
@@ -21,10 +21,13 @@ public sealed class UeventVariables
         ArgumentException.ThrowIfNullOrEmpty(key);
         ArgumentNullException.ThrowIfNull(value);
         _bytes += key.Length + Encoding.UTF8.GetByteCount(value) + 2;
-        if (_pairs.Count == MaxVariables || _bytes > MaxBytes)
+        if (_count == MaxVariables || _bytes > MaxBytes)
             throw new VirtbusException(Errno.ENOMEM, $"Event variable {key}={value} is one too many: an event holds {MaxVariables} variables in {MaxBytes} bytes.");
-        _pairs.Add(new(key, value));
+        // Most events have one or two.
+        if (_count == _pairs.Length)
+            Array.Resize(ref _pairs, Math.Max(2, _count * 2));
+        _pairs[_count++] = new(key, value);
     }
 
-    internal ReadOnlySpan<KeyValuePair<string, string>> Pairs => CollectionsMarshal.AsSpan(_pairs);
+    internal ArraySegment<KeyValuePair<string, string>> Pairs => new(_pairs, 0, _count);
 }

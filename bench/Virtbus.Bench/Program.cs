@@ -1,0 +1,19 @@
+using Virtbus.Bench;
+
+return args switch
+{
+    ["block", .. var rest] => await BlockBench.RunAsync(rest),
+    ["serve", .. var rest] => await BlockServe.RunAsync(rest),
+    ["core", .. var rest] => await CoreBench.RunAsync(rest),
+    _ => Usage(),
+};
+
+static int Usage()
+{
+    Console.Error.WriteLine("""
+        usage: Virtbus.Bench core [--rounds N]
+               Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR]
+               Virtbus.Bench serve SOCKET null|memory|FILE [GIBIBYTES]
+        """);
+    return 2;
+}

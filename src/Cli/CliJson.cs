@@ -1,0 +1,9 @@
+using System.Text.Json.Serialization;
+using Virtbus.Cli.Verbs;
+
+namespace Virtbus.Cli;
+
+/// <summary>JSON of what the program itself says; the rest is the daemon's own.</summary>
+[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower)]
+[JsonSerializable(typeof(CompletionScript))]
+internal sealed partial class CliJson : JsonSerializerContext;

@@ -1,0 +1,96 @@
+using System.Text.Json.Serialization;
+
+namespace Virtbus.Daemon.Api;
+
+/// <summary>The daemon as a whole. State: starting, ready or stopping.</summary>
+internal sealed record StatusAnswer(
+    string State,
+    int Pid,
+    string Version,
+    DateTimeOffset Since,
+    string Manifest,
+    string Runtime,
+    int Devices,
+    int Bound,
+    int Deferred,
+    int Modules,
+    IReadOnlyList<SocketAnswer> Sockets);
+
+/// <summary>A socket by which a device is opened.</summary>
+internal sealed record SocketAnswer(string Device, string Protocol, string Path);
+
+/// <summary>
+/// A device. State: unbound, deferred, probing, bound, unbinding or gone; absent for a device that is on no bus. Deferred: why its probe
+/// waits. Power: on or suspended. Children: the devices below it, in the answer to a question for the tree.
+/// </summary>
+internal sealed record DeviceAnswer(
+    string Name,
+    string Path,
+    string? Bus,
+    string? Class,
+    string? State,
+    string? Driver,
+    string? Module,
+    string? Modalias,
+    string? Deferred,
+    string Power,
+    IReadOnlyList<DeviceAnswer>? Children);
+
+/// <summary>A driver.</summary>
+internal sealed record DriverAnswer(string Bus, string Name, string Path, string? Module, IReadOnlyList<string> Devices);
+
+/// <summary>A bus.</summary>
+internal sealed record BusAnswer(string Name, int Devices, int Drivers, bool Autoprobe);
+
+/// <summary>A module. State: loaded, available or skipped, and then the reason.</summary>
+internal sealed record ModuleAnswer(
+    string Name,
+    string State,
+    string? Description,
+    IReadOnlyList<string>? Aliases,
+    IReadOnlyList<string>? Drivers,
+    IReadOnlyList<string>? Holders,
+    int? BoundDevices,
+    string File,
+    string? Reason);
+
+/// <summary>The end of an unload. Collected: whether the module's code was seen to leave memory.</summary>
+internal sealed record UnloadAnswer(string Name, bool Collected);
+
+/// <summary>What stands at a path of the tree. Kind: directory, with entries, or file, with its value.</summary>
+internal sealed record NodeAnswer(string Path, string Kind, string? Mode, string? Value, IReadOnlyList<EntryAnswer>? Entries);
+
+/// <summary>An entry of a directory of the tree. Kind: directory, file or link.</summary>
+internal sealed record EntryAnswer(string Name, string Kind, string? Mode, string? Target);
+
+/// <summary>An event; or, with <see cref="Lost"/> alone, how many are missing at this place.</summary>
+internal sealed record UeventAnswer(
+    long? Seqnum,
+    string? Action,
+    string? Devpath,
+    string? Subsystem,
+    IReadOnlyDictionary<string, string>? Variables,
+    long? Lost);
+
+/// <summary>The end of a daemon. Clean: whether everything was taken down in time.</summary>
+internal sealed record ShutdownAnswer(int Pid, bool Clean, long Milliseconds);
+
+/// <summary>A refusal.</summary>
+internal sealed record ErrorAnswer(string Errno, string Message);
+
+/// <summary>The JSON of the control interface, generated when the program is built.</summary>
+[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
+[JsonSerializable(typeof(LockHolder))]
+[JsonSerializable(typeof(StatusAnswer))]
+[JsonSerializable(typeof(DeviceAnswer))]
+[JsonSerializable(typeof(IReadOnlyList<DeviceAnswer>))]
+[JsonSerializable(typeof(IReadOnlyList<DriverAnswer>))]
+[JsonSerializable(typeof(IReadOnlyList<BusAnswer>))]
+[JsonSerializable(typeof(IReadOnlyList<ModuleAnswer>))]
+[JsonSerializable(typeof(ModuleAnswer))]
+[JsonSerializable(typeof(UnloadAnswer))]
+[JsonSerializable(typeof(NodeAnswer))]
+[JsonSerializable(typeof(UeventAnswer))]
+[JsonSerializable(typeof(ShutdownAnswer))]
+[JsonSerializable(typeof(ErrorAnswer))]
+internal sealed partial class ApiJson : JsonSerializerContext;

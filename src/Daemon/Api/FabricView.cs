@@ -1,0 +1,100 @@
+using Virtbus.Core;
+using Virtbus.Platform;
+
+namespace Virtbus.Daemon.Api;
+
+/// <summary>What the control interface says of a fabric's objects at one moment. Reads only, and waits for nothing.</summary>
+internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
+{
+    public IReadOnlyList<DeviceAnswer> Tree() => [.. fabric.RootDevices.Select(d => Describe(d, withChildren: true))];
+
+    public IReadOnlyList<DeviceAnswer> Devices() => [.. fabric.AllDevices.Select(d => Describe(d))];
+
+    public IReadOnlyList<BusAnswer> Buses() => [.. fabric.Buses.Select(b => new BusAnswer(b.Name, b.DeviceCount, b.Drivers.Count, b.DriversAutoprobe))];
+
+    public IReadOnlyList<DriverAnswer> Drivers() =>
+        [.. fabric.Buses.SelectMany(b => b.Drivers).Select(d => new DriverAnswer(d.Bus.Name, d.Name, $"/bus/{d.Bus.Name}/drivers/{d.Name}", d.Module, [.. d.Devices.Select(v => v.Name)]))];
+
+    public IReadOnlyList<ModuleAnswer> Modules()
+    {
+        var loaded = loader.Loaded;
+        var names = loaded.Select(l => l.Info.Name).ToHashSet();
+        return
+        [
+            .. loaded.Select(Describe),
+            .. loader.Index.Modules
+                .Where(m => !names.Contains(m.Name))
+                .OrderBy(m => m.Name, StringComparer.Ordinal)
+                .Select(m => new ModuleAnswer(m.Name, "available", m.Description, m.Aliases, null, null, null, m.Path, null)),
+            .. loader.Index.Skipped.Select(s => new ModuleAnswer(Path.GetFileNameWithoutExtension(s.Path), "skipped", null, null, null, null, null, s.Path, s.Reason)),
+        ];
+    }
+
+    public static ModuleAnswer Describe(LoadedModule module) =>
+        new(module.Info.Name, "loaded", module.Info.Description, module.Info.Aliases, module.Drivers, module.Holders, module.BoundDevices, module.Info.Path, null);
+
+    public static DeviceAnswer Describe(Device device, bool withChildren = false)
+    {
+        var binding = device.Binding;
+        var deferred = device.DeferredReason;
+        var state = device switch
+        {
+            { IsGone: true } => "gone",
+            { Bus: null } => null,
+            _ when deferred is not null && binding.State == BindingState.Unbound => "deferred",
+            _ => binding.State.ToString().ToLowerInvariant(),
+        };
+        return new DeviceAnswer(
+            device.Name,
+            device.DevPath,
+            device.Bus?.Name,
+            device.Class?.Name,
+            state,
+            binding.Driver?.Name,
+            binding.Driver?.Module,
+            device.Modalias,
+            deferred,
+            device.IsSuspended ? "suspended" : "on",
+            withChildren ? [.. device.Children.Select(c => Describe(c, withChildren: true))] : null);
+    }
+
+    /// <summary>Finds the one device that a person means: a name, <c>bus:name</c>, <c>class:name</c>, or a path below <c>/devices</c>.</summary>
+    /// <exception cref="VirtbusException">ENODEV: there is none; EINVAL: there are several.</exception>
+    public Device FindDevice(string name)
+    {
+        if (name.StartsWith('/'))
+        {
+            return fabric.AllDevices.FirstOrDefault(d => d.DevPath == name)
+                ?? throw new VirtbusException(Errno.ENODEV, $"There is no device at {name}. 'virtbus device list -j' has the paths of all.");
+        }
+        var found = FindByName(name);
+        if (found.Count == 0 && name.IndexOf(':') is > 0 and var colon)
+        {
+            var (place, rest) = (name[..colon], name[(colon + 1)..]);
+            found = [.. FindByName(rest).Where(d => d.Bus?.Name == place || d.Class?.Name == place)];
+        }
+        return found.Count switch
+        {
+            1 => found[0],
+            0 => throw new VirtbusException(Errno.ENODEV, $"There is no device '{name}'. 'virtbus device list' names those there are."),
+            _ => throw new VirtbusException(Errno.EINVAL, $"There are {found.Count} devices '{name}'. Write one of: {string.Join(", ", found.Select(d => d.Subsystem is { } s ? $"{s}:{name}" : d.DevPath))}."),
+        };
+    }
+
+    private IReadOnlyList<Device> FindByName(string name)
+    {
+        var found = new List<Device>();
+        foreach (var bus in fabric.Buses)
+        {
+            if (bus.TryGetDevice(name, out var device))
+                found.Add(device);
+        }
+        foreach (var @class in fabric.Classes)
+        {
+            if (@class.TryGetDevice(name, out var device) && !found.Contains(device))
+                found.Add(device);
+        }
+        // Devices on no bus and of no class are in no directory but that of their parent.
+        return found.Count > 0 ? found : [.. fabric.AllDevices.Where(d => d.Name == name && d.Subsystem is null)];
+    }
+}

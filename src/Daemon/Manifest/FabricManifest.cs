@@ -1,0 +1,14 @@
+namespace Virtbus.Daemon.Manifest;
+
+/// <summary>What a fabric is made of.</summary>
+/// <param name="File">The file, for messages.</param>
+/// <param name="Adapters">The simulated adapters.</param>
+/// <param name="Disks">The disks.</param>
+/// <param name="Devices">Plain devices on the virtual bus.</param>
+/// <param name="Modules">A folder of modules besides the program's own, as an absolute path.</param>
+internal sealed record FabricManifest(
+    string File,
+    IReadOnlyList<AdapterManifest> Adapters,
+    IReadOnlyList<DiskManifest> Disks,
+    IReadOnlyList<DeviceManifest> Devices,
+    ManifestValue<string>? Modules);

@@ -1,0 +1,205 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Daemon.Manifest;
+
+/// <summary>Reads manifests. What is wrong in a file is told all at once, each with its line and column.</summary>
+internal sealed class ManifestReader
+{
+    private const int MaxBytes = 16 << 20;
+    private const int MaxAuxiliaryName = 39;
+    private readonly string _file;
+    private readonly List<ManifestError> _errors = [];
+
+    private ManifestReader(string file) => _file = file;
+
+    /// <summary>The rules of a manifest in a folder.</summary>
+    /// <param name="baseFolder">Where relative paths start.</param>
+    /// <param name="file">The file's name as messages show it.</param>
+    public static SectionRule<FabricManifest> Rules(string baseFolder, string file = "")
+    {
+        var name = new TextRule("1 to 63 letters, digits, '_', '.' and '-', a letter or digit first", "^[A-Za-z0-9][A-Za-z0-9_.-]*$", 63);
+        var word = new TextRule($"letters, digits, '_' and '-', with module and name at most {MaxAuxiliaryName} characters together", "^[A-Za-z0-9_-]+$", MaxAuxiliaryName - 2);
+
+        var adapterName = new Field<string>("name", name, "the device's name.", required: true);
+        var model = new Field<AdapterModel>("model", new ChoiceRule<AdapterModel>(), "the make, merlin or harrier.", required: true);
+        var mac = new Field<System.Net.NetworkInformation.PhysicalAddress>("mac", new MacRule(), "the station address; derived from the name when absent.");
+        var parts = new Field<IReadOnlyList<ManifestValue<AdapterParts>>>("parts", new ListRule<AdapterParts>(new ChoiceRule<AdapterParts>(), unique: true), "what the adapter is capable of; both net and vdpa when absent; may be [].");
+        var ports = new Field<int>("ports", new CountRule(1, 16), "the number of network parts, when net is among the parts; 1 when absent.");
+        var tap = new Field<string>("tap", new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15), "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
+        var adapters = new Field<IReadOnlyList<ManifestValue<AdapterManifest>>>(
+            "adapters",
+            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, ports, tap], [], r =>
+            {
+                var theName = r.Read(adapterName);
+                var theModel = r.Read(model);
+                var theMac = r.Read(mac);
+                var words = r.Read(parts);
+                var theParts = words is { } w
+                    ? new ManifestValue<AdapterParts>(w.Value.Aggregate(AdapterParts.None, (all, p) => all | p.Value), w.At, w.Path)
+                    : r.Absent(AdapterParts.Net | AdapterParts.Vdpa);
+                var thePorts = r.Read(ports, 1);
+                var theTap = r.Read(tap);
+                // A wrong model does not take the adapter's name away from those who refer to it.
+                return theName is { } n ? new AdapterManifest(n, theModel ?? r.Absent(default(AdapterModel)), theMac, theParts, thePorts, theTap) : null;
+            })),
+            "simulated multi-function adapters.");
+
+        var diskName = new Field<string>("name", name, "the device's name.", required: true);
+        var adapter = new Field<string>("adapter", name, "the adapter on whose vdpa part the disk is.", required: true);
+        var image = new Field<string>("file", new PathRule(baseFolder, folder: false), "the file with the sectors.");
+        var memory = new Field<long>("memory", new SizeRule(), "the size of a disk in memory, for example 64MiB.");
+        var nothing = new Field<long>("null", new SizeRule(), "the size of a disk that drops writes; what is read from it is undefined.");
+        var readOnly = new Field<bool>("readonly", new BooleanRule(), "whether writes are refused; false when absent.");
+        var queues = new Field<int>("queues", new CountRule(1, 64), "the number of request queues; 1 when absent.");
+        var serial = new Field<string>("serial", new SerialRule(20), "what the guest reads as serial number; the name when absent.");
+        var disks = new Field<IReadOnlyList<ManifestValue<DiskManifest>>>(
+            "disks",
+            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, memory, nothing, readOnly, queues, serial], [image, memory, nothing], r =>
+            {
+                var theName = r.Read(diskName);
+                var theAdapter = r.Read(adapter);
+                var backing = r.Absent<DiskBacking>(new DiskBacking.Null(0));
+                if (r.Read(image) is { } f)
+                    backing = new ManifestValue<DiskBacking>(new DiskBacking.File(f), f.At, f.Path);
+                if (r.Read(memory) is { } m)
+                    backing = new ManifestValue<DiskBacking>(new DiskBacking.Memory(m), m.At, m.Path);
+                if (r.Read(nothing) is { } z)
+                    backing = new ManifestValue<DiskBacking>(new DiskBacking.Null(z), z.At, z.Path);
+                var theReadOnly = r.Read(readOnly, false);
+                var theQueues = r.Read(queues, 1);
+                var theSerial = r.Read(serial);
+                if (theName is not { } n || theAdapter is not { } a)
+                    return null;
+                return new DiskManifest(
+                    n,
+                    a,
+                    backing,
+                    theReadOnly,
+                    theQueues,
+                    theSerial ?? n with { Value = n.Value.Length <= 20 ? n.Value : n.Value[..20] });
+            })),
+            "virtio-blk disks, each on a vhost-user socket of its own.");
+
+        var module = new Field<string>("module", word, "the creator's module name.", required: true);
+        var partName = new Field<string>("name", word, "the kind of part.", required: true);
+        var count = new Field<int>("count", new CountRule(1, 1 << 20), "how many devices, with ids from 0; 1 when absent.");
+        var parent = new Field<string>("parent", name, "the adapter above them; a device at the root, named like the module, when absent.");
+        var devices = new Field<IReadOnlyList<ManifestValue<DeviceManifest>>>(
+            "devices",
+            new ListRule<DeviceManifest>(new SectionRule<DeviceManifest>("a group of devices", [module, partName, count, parent], [], r =>
+            {
+                var theModule = r.Read(module);
+                var theName = r.Read(partName);
+                var theCount = r.Read(count, 1);
+                var theParent = r.Read(parent);
+                return theModule is { } m && theName is { } n ? new DeviceManifest(m, n, theCount, theParent) : null;
+            })),
+            "plain devices on the virtual bus, for tests and scale.");
+
+        var modules = new Field<string>("modules", new PathRule(baseFolder, folder: true), "a folder of driver modules besides the program's own.");
+
+        return new SectionRule<FabricManifest>("a manifest", [adapters, disks, devices, modules], [], r => new FabricManifest(
+            file,
+            [.. r.Read(adapters, []).Value.Select(v => v.Value)],
+            [.. r.Read(disks, []).Value.Select(v => v.Value)],
+            [.. r.Read(devices, []).Value.Select(v => v.Value)],
+            r.Read(modules)));
+    }
+
+    /// <summary>Reads a file.</summary>
+    /// <param name="path">The file.</param>
+    /// <exception cref="VirtbusException">The file can't be read.</exception>
+    /// <exception cref="ManifestException">The manifest is wrong.</exception>
+    public static FabricManifest ReadFile(string path)
+    {
+        string text;
+        try
+        {
+            var info = new FileInfo(path);
+            if (info.Exists && info.Length > MaxBytes)
+                throw new VirtbusException(Errno.EINVAL, $"Manifest {path} has {info.Length} bytes. A manifest has at most {MaxBytes}; 'count' makes many devices with few words.");
+            text = File.ReadAllText(path);
+        }
+        catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
+        {
+            throw new VirtbusException(Errno.ENOENT, $"Manifest {path} does not exist. Name a file, or none for the default manifest.", e);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new VirtbusException(Errno.EACCES, $"Manifest {path} can't be read: {e.Message}", e);
+        }
+        return ReadText(text, path);
+    }
+
+    /// <summary>Reads a text.</summary>
+    /// <param name="text">The YAML.</param>
+    /// <param name="file">The file's name as messages show it; relative paths in the manifest start at its folder.</param>
+    /// <exception cref="ManifestException">The manifest is wrong.</exception>
+    public static FabricManifest ReadText(string text, string file)
+    {
+        var reader = new ManifestReader(file);
+        var manifest = reader.Read(text);
+        if (reader._errors.Count > 0 || manifest is null)
+            throw new ManifestException(file, [.. reader._errors.OrderBy(e => e.At.Line).ThenBy(e => e.At.Column)]);
+        return manifest;
+    }
+
+    private FabricManifest? Read(string text)
+    {
+        var root = ManifestYaml.Parse(text, _errors);
+        if (root is null && _errors.Count > 0)
+            return null;
+        // A file with nothing in it is a fabric with nothing in it.
+        if (root is null or ScalarNode { IsNull: true })
+            return new FabricManifest(_file, [], [], [], null);
+        var folder = Path.GetDirectoryName(Path.GetFullPath(_file)) ?? "/";
+        if (!Rules(folder, _file).TryRead(root, "", _errors, out var manifest))
+            return null;
+        CheckNames(manifest);
+        CheckReferences(manifest);
+        return manifest;
+    }
+
+    private void CheckNames(FabricManifest manifest)
+    {
+        var named = new Dictionary<string, ManifestPosition>();
+        foreach (var name in manifest.Adapters.Select(a => a.Name).Concat(manifest.Disks.Select(d => d.Name)))
+        {
+            if (!named.TryAdd(name, name.At))
+                Add(name, $"'{name}' is the name of the object at line {named[name].Line} already. Choose another.");
+        }
+        var groups = new Dictionary<string, ManifestPosition>();
+        foreach (var group in manifest.Devices)
+        {
+            var match = $"{group.Module}.{group.Name}";
+            if (match.Length > MaxAuxiliaryName)
+                Add(group.Name, $"'{match}' has {match.Length} characters. Module and name have at most {MaxAuxiliaryName} together, with the dot.");
+            else if (!groups.TryAdd(match, group.Name.At))
+                Add(group.Name, $"'{match}' is made at line {groups[match].Line} already. Give that group a higher count.");
+        }
+    }
+
+    private void CheckReferences(FabricManifest manifest)
+    {
+        var adapters = new Dictionary<string, AdapterManifest>();
+        foreach (var adapter in manifest.Adapters)
+            adapters.TryAdd(adapter.Name, adapter);
+        foreach (var name in manifest.Disks.Select(d => d.Adapter))
+        {
+            if (!adapters.TryGetValue(name, out var adapter))
+                AddNoAdapter(name, adapters.Keys);
+            else if (!adapter.Parts.Value.HasFlag(AdapterParts.Vdpa))
+                Add(name, $"'{name}' has no vdpa part. Add vdpa to its parts at line {adapter.Parts.At.Line}, or name another adapter.");
+        }
+        foreach (var group in manifest.Devices)
+        {
+            if (group.Parent is { } parent && !adapters.ContainsKey(parent))
+                AddNoAdapter(parent, adapters.Keys);
+        }
+    }
+
+    private void AddNoAdapter(ManifestValue<string> name, IReadOnlyCollection<string> adapters) =>
+        Add(name, $"'{name}' is no adapter of this manifest.{Suggestion.For(name, adapters)} {(adapters.Count == 0 ? "It has none; add one under 'adapters'." : $"Its adapters are {string.Join(", ", adapters)}.")}");
+
+    private void Add(ManifestValue<string> at, string message) => _errors.Add(new ManifestError(at.At, at.Path, message));
+}

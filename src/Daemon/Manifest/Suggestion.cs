@@ -1,0 +1,43 @@
+namespace Virtbus.Daemon.Manifest;
+
+/// <summary>Finds the word that was likely meant.</summary>
+internal static class Suggestion
+{
+    /// <summary>" Did you mean 'X'?" for the nearest word, or nothing when none is near.</summary>
+    /// <param name="word">What was written.</param>
+    /// <param name="known">What could have been meant.</param>
+    public static string For(string word, IEnumerable<string> known)
+    {
+        // Long text can't be a slip of a short word, and the comparison is quadratic.
+        if (word.Length > 64)
+            return "";
+        var nearest = known
+            .Select(k => (Word: k, Distance: Distance(word.ToLowerInvariant(), k.ToLowerInvariant())))
+            .Where(k => k.Distance <= Math.Max(1, k.Word.Length / 3))
+            .OrderBy(k => k.Distance)
+            .Select(k => k.Word)
+            .FirstOrDefault();
+        return nearest is null ? "" : $" Did you mean '{nearest}'?";
+    }
+
+    // Levenshtein's distance, with two letters that changed places as one slip.
+    private static int Distance(string a, string b)
+    {
+        var rows = new int[a.Length + 1, b.Length + 1];
+        for (var i = 0; i <= a.Length; i++)
+            rows[i, 0] = i;
+        for (var j = 0; j <= b.Length; j++)
+            rows[0, j] = j;
+        for (var i = 1; i <= a.Length; i++)
+        {
+            for (var j = 1; j <= b.Length; j++)
+            {
+                var best = Math.Min(Math.Min(rows[i - 1, j], rows[i, j - 1]) + 1, rows[i - 1, j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1));
+                if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                    best = Math.Min(best, rows[i - 2, j - 2] + 1);
+                rows[i, j] = best;
+            }
+        }
+        return rows[a.Length, b.Length];
+    }
+}

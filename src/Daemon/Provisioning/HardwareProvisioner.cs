@@ -1,0 +1,117 @@
+using System.Collections.Concurrent;
+using Microsoft.Extensions.Logging;
+using Virtbus.Buses.Vdpa;
+using Virtbus.Core;
+using Virtbus.Daemon.Manifest;
+using Virtbus.Hardware.Block;
+using Virtbus.Platform;
+using Virtbus.Subsystems.Vhost;
+using Virtbus.Transports.VhostUser;
+
+namespace Virtbus.Daemon.Provisioning;
+
+/// <summary>
+/// Makes simulated adapters and the disks on them. A disk is a wish that stays: whenever the vdpa part of its adapter is bound again, the
+/// disk comes back, with its medium as it was.
+/// </summary>
+internal sealed class HardwareProvisioner : IProvisioner
+{
+    private const uint VIRTIO_ID_BLOCK = 2;
+    private readonly ProvisioningContext _context;
+    private readonly VdpaBus _vdpa;
+    private readonly VhostSubsystem _vhost;
+    private readonly VhostUserExporter _exporter;
+    private readonly ConcurrentDictionary<string, Adapter> _adapters = new();
+    private readonly Stack<Adapter> _order = new();
+    private volatile bool _closing;
+    private bool _exporting;
+
+    public HardwareProvisioner(ProvisioningContext context)
+    {
+        _context = context;
+        _vdpa = context.Fabric.RegisterBus(new VdpaBus());
+        _vhost = VhostSubsystem.Of(context.Fabric);
+        _exporter = new VhostUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VhostUser"), context.Fabric.Time);
+        _vdpa.AddManagementListener(OnManagement);
+    }
+
+    public IReadOnlyList<DeviceSocket> Sockets =>
+    [
+        .. _vhost.Class.Devices.OfType<VhostDevice>().Where(d => d.Endpoint is not null)
+            .Select(d => new DeviceSocket(d.Label, "vhost-user-blk", d.Endpoint!.Path)),
+    ];
+
+    public async ValueTask<Device> ProvisionAdapterAsync(AdapterManifest adapter, CancellationToken cancellationToken)
+    {
+        var made = await Adapter.CreateAsync(_context.Fabric, adapter);
+        _adapters[adapter.Name] = made;
+        _order.Push(made);
+        return made.Device;
+    }
+
+    public async ValueTask ProvisionDiskAsync(DiskManifest disk, CancellationToken cancellationToken)
+    {
+        await StartExportAsync();
+        // The adapter's drivers are loaded by its alias, beside us.
+        await _context.Fabric.SettleAsync(cancellationToken);
+        var adapter = _adapters[disk.Adapter];
+        var management = _vdpa.Managements.FirstOrDefault(m => m.Device.Parent == adapter.Device)
+            ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {adapter.Device.Name} has no vdpa part with a driver. Add the modules of its core and of nic_vdpa to the modules folder.");
+        adapter.Attach(disk.Name, Open(disk));
+        var profile = new VdpaProfile(disk.Name, VIRTIO_ID_BLOCK, disk.Name, disk.Serial, disk.Queues);
+        var device = await management.AddAsync(profile);
+        lock (adapter.Disks)
+            adapter.Disks.Add(disk.Name, profile);
+        CheckOffered(device);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        _closing = true;
+        while (_order.TryPop(out var adapter))
+            await adapter.DisposeAsync();
+        if (_exporting)
+            await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _exporter);
+    }
+
+    private async ValueTask StartExportAsync()
+    {
+        if (_exporting)
+            return;
+        _exporting = true;
+        await _context.Fabric.AddClassObserverAsync(_vhost.Class, _exporter);
+        // The vdpa bus has no aliases: which driver takes its devices is the user's choice, and this is the daemon's.
+        await _context.Modules.LoadAsync("vhost_vdpa");
+    }
+
+    private void CheckOffered(VdpaDevice device)
+    {
+        if (device.Driver is null)
+            throw new VirtbusException(Errno.ENODEV, $"Disk {device.Name} was made but no driver took it: {device.DeferredReason ?? "the log says why"}. Load vhost_vdpa and bind it.");
+        if (_exporter.ErrorOf(device.Name) is { } error)
+            throw new VirtbusException(error.Errno, error.Message, error);
+    }
+
+    private void OnManagement(VdpaManagement management)
+    {
+        if (!_closing && _adapters.Values.FirstOrDefault(a => a.Device == management.Device.Parent) is { } adapter)
+            _context.Fabric.StartWork("disks of " + adapter.Device.Name, () => AddDisksAsync(adapter, management));
+    }
+
+    private static async Task AddDisksAsync(Adapter adapter, VdpaManagement management)
+    {
+        VdpaProfile[] wanted;
+        lock (adapter.Disks)
+            wanted = [.. adapter.Disks.Values];
+        foreach (var profile in wanted)
+            await management.AddAsync(profile);
+    }
+
+    private static IBlockBackend Open(DiskManifest disk) => disk.Backing.Value switch
+    {
+        DiskBacking.File file => FileBackend.Open(file.Path, disk.ReadOnly),
+        DiskBacking.Memory memory => new MemoryBackend(memory.Bytes, readOnly: disk.ReadOnly),
+        DiskBacking.Null nothing => new NullBackend(nothing.Bytes, readOnly: disk.ReadOnly),
+        _ => throw new VirtbusException(Errno.EINVAL, $"Disk {disk.Name} has no medium. Give it file, memory or null."),
+    };
+}

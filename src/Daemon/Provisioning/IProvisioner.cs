@@ -1,0 +1,27 @@
+using Virtbus.Core;
+using Virtbus.Daemon.Manifest;
+
+namespace Virtbus.Daemon.Provisioning;
+
+/// <summary>
+/// Makes the hardware that a manifest names. The daemon calls it in the manifest's order: adapters, then disks. Disposing it takes all that
+/// it made away again, newest first; sockets included. By then drivers have been shut down.
+/// </summary>
+internal interface IProvisioner : IAsyncDisposable
+{
+    /// <summary>The sockets that the devices of the fabric offer at this moment.</summary>
+    IReadOnlyList<DeviceSocket> Sockets { get; }
+
+    /// <summary>Makes an adapter. Its drivers may still be probing when the call returns.</summary>
+    /// <param name="adapter">The adapter.</param>
+    /// <param name="cancellationToken">Cancelled when the daemon is to end.</param>
+    /// <returns>The adapter's device, below which the manifest may hang others.</returns>
+    /// <exception cref="Virtbus.Platform.VirtbusException">The adapter can't be made.</exception>
+    ValueTask<Device> ProvisionAdapterAsync(AdapterManifest adapter, CancellationToken cancellationToken);
+
+    /// <summary>Makes a disk on an adapter that was made before.</summary>
+    /// <param name="disk">The disk.</param>
+    /// <param name="cancellationToken">Cancelled when the daemon is to end.</param>
+    /// <exception cref="Virtbus.Platform.VirtbusException">The disk can't be made.</exception>
+    ValueTask ProvisionDiskAsync(DiskManifest disk, CancellationToken cancellationToken);
+}

@@ -1,0 +1,13 @@
+using Virtbus.Core;
+
+namespace Virtbus.Drivers.Nic;
+
+/// <summary>A core module's id allocators: ids are unique over all adapters that the module drives.</summary>
+public sealed class NicPartIds
+{
+    /// <summary>Ids of network parts.</summary>
+    public IdAllocator Net { get; } = new();
+
+    /// <summary>Ids of vDPA parts.</summary>
+    public IdAllocator Vdpa { get; } = new();
+}

@@ -1,0 +1,34 @@
+using Virtbus.Drivers.Nic;
+using Virtbus.Platform;
+using Virtbus.Subsystems.Net;
+
+namespace Virtbus.Drivers.NicNet;
+
+/// <summary>The net subsystem's operations on a queue set of an adapter.</summary>
+internal sealed class NicNetOps(INicCore core) : INetOps
+{
+    private const int Depth = 256;
+    private NicQueues? _queues;
+
+    public ValueTask OpenAsync(NetDevice device)
+    {
+        var queues = core.AllocateQueues(Depth);
+        queues.StartReceive(device.Receive);
+        Volatile.Write(ref _queues, queues);
+        return default;
+    }
+
+    public ValueTask StopAsync(NetDevice device)
+    {
+        Interlocked.Exchange(ref _queues, null)?.Dispose();
+        return default;
+    }
+
+    public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
+    {
+        if (Volatile.Read(ref _queues) is { } queues)
+            return queues.TryTransmit(frame, out fault);
+        fault = new Fault(Errno.ENOTCONN, "the interface is down");
+        return false;
+    }
+}

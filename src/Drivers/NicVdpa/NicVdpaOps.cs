@@ -1,0 +1,19 @@
+using Virtbus.Buses.Vdpa;
+using Virtbus.Drivers.Nic;
+
+namespace Virtbus.Drivers.NicVdpa;
+
+/// <summary>Makes vDPA devices from the virtio functions of an adapter.</summary>
+internal sealed class NicVdpaOps(INicCore core) : IVdpaManagementOps
+{
+    private const uint VIRTIO_ID_BLOCK = 2;
+
+    public IReadOnlyList<uint> SupportedTypes => [VIRTIO_ID_BLOCK];
+
+    public int MaxQueues => 256;
+
+    public IVdpaOps Create(VdpaProfile profile) =>
+        new VirtioDeviceOps(core.CreateBlockFunction(profile.Name, profile.Medium, profile.Serial, profile.Queues));
+
+    public void Destroy(IVdpaOps ops) => ((VirtioDeviceOps)ops).Dispose();
+}

@@ -1,0 +1,27 @@
+using Virtbus.Memory.Rings;
+using Virtbus.Platform;
+
+namespace Virtbus.Hardware.Virtio;
+
+/// <summary>
+/// What a device model does with one of its queues. All calls but <see cref="Counters"/> come from the queue's thread while it runs, and
+/// from the control thread before it starts and after it has ended. No call allocates but <see cref="Start"/>.
+/// </summary>
+internal interface IQueueProcessor : IDisposable
+{
+    /// <summary>Readable when <see cref="Process"/> has something to do although the ring has not; null when that never happens.</summary>
+    FileDescriptor? Completion { get; }
+
+    /// <summary>The counters of the requests; readable from any thread.</summary>
+    (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }
+
+    /// <summary>The queue was attached to a driver's rings.</summary>
+    void Start(VirtQueue queue, ulong features);
+
+    /// <summary>Does one batch: takes buffers, works on them, completes those that are done. The caller publishes.</summary>
+    /// <returns>Whether there was anything to do; false with a fault when the driver broke the ring.</returns>
+    bool Process(out Fault fault);
+
+    /// <summary>Finishes and completes what is in work. The caller publishes.</summary>
+    void Drain();
+}

@@ -1,0 +1,267 @@
+using System.Diagnostics;
+using Virtbus.Memory;
+using Virtbus.Memory.Rings;
+using Virtbus.Platform;
+
+namespace Virtbus.Hardware.Virtio;
+
+/// <summary>
+/// One virtqueue of a device with the thread that owns it while it runs. Set-up and start and stop come from one control thread at a time
+/// (the device's lock); between start and stop only the queue's thread touches the ring.
+/// </summary>
+internal sealed class VirtioQueue : IDisposable
+{
+    private const int KickBit = 0;
+    private const int WakeBit = 1;
+    private const int CompletionBit = 2;
+
+    // A thread that has no kick eventfd to wait for looks at its ring this often, in milliseconds.
+    private const int PollInterval = 1;
+
+    // How long a thread that a peer blocked in a write is waited for before it is freed, in milliseconds.
+    private const int StuckInterval = 100;
+
+    private readonly int _index;
+    private readonly string _threadName;
+    private readonly IQueueProcessor _processor;
+    private readonly Action<int, Fault> _faulted;
+    private readonly VirtQueue _ring = new();
+    private readonly EventFd _wake = new();
+    private readonly AdaptiveSpin _spin = new();
+    private Thread? _thread;
+    private Epoll? _epoll;
+    private EventFd? _runningKick;
+    private EventFd? _runningCall;
+    private volatile bool _stopping;
+    private volatile bool _broken;
+    private ushort _nextAvailable;
+    private ulong _kicks;
+    private ulong _calls;
+    private ulong _ringErrors;
+
+    internal VirtioQueue(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted)
+    {
+        _index = index;
+        _threadName = $"{device}-vq{index}";
+        _processor = processor;
+        _faulted = faulted;
+    }
+
+    internal int Size { get; set; }
+
+    internal Iova DescriptorArea { get; set; }
+
+    internal Iova DriverArea { get; set; }
+
+    internal Iova DeviceArea { get; set; }
+
+    internal bool Ready { get; set; }
+
+    internal EventFd? Kick { get; set; }
+
+    internal EventFd? Call { get; set; }
+
+    internal EventFd? Error { get; set; }
+
+    internal bool IsRunning => _thread is not null;
+
+    /// <summary>Set by the queue's thread when the driver broke the ring; cleared when the queue is made ready anew.</summary>
+    internal bool IsBroken
+    {
+        get => _broken;
+        set => _broken = value;
+    }
+
+    internal ushort NextAvailable
+    {
+        get => IsRunning ? _ring.NextAvailable : _nextAvailable;
+        set => _nextAvailable = value;
+    }
+
+    internal VirtQueueCounters Counters
+    {
+        get
+        {
+            var (requests, bytes, errors) = _processor.Counters;
+            return new VirtQueueCounters(
+                requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls));
+        }
+    }
+
+    public void Dispose()
+    {
+        Stop();
+        _processor.Dispose();
+        _wake.Dispose();
+    }
+
+    internal bool TryStart(IoMap map, ulong features, out Fault fault)
+    {
+        var layout = new VirtQueueLayout(
+            Size,
+            DescriptorArea,
+            DriverArea,
+            DeviceArea,
+            (features & VirtioFeatures.VIRTIO_F_EVENT_IDX) != 0,
+            (features & VirtioFeatures.VIRTIO_F_INDIRECT_DESC) != 0);
+        if (!_ring.TryStart(layout, map, _nextAvailable, out fault))
+            return false;
+        try
+        {
+            _processor.Start(_ring, features);
+            _epoll = OpenEpoll();
+        }
+        catch
+        {
+            _ring.Stop();
+            throw;
+        }
+
+        _runningKick = Kick;
+        _runningCall = Call;
+        _stopping = false;
+        _thread = new Thread(Run) { IsBackground = true, Name = _threadName };
+        _thread.Start();
+        return true;
+    }
+
+    /// <summary>Ends the queue's thread after the batch in hand, with all requests in work done, and lets go of the ring.</summary>
+    internal void Stop()
+    {
+        if (_thread is null)
+            return;
+        _stopping = true;
+        _wake.Signal();
+        // A peer can fill its call eventfd and make it blocking; reading it frees the thread that writes it.
+        while (!_thread.Join(StuckInterval))
+            _runningCall?.TryRead(out _);
+        _thread = null;
+        _wake.TryRead(out _);
+        // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
+        _runningKick?.TryRead(out _);
+        _epoll?.Dispose();
+        _epoll = null;
+        _runningKick = null;
+        _runningCall = null;
+        _nextAvailable = _ring.NextAvailable;
+        _ring.Stop();
+    }
+
+    internal void Poke() => _wake.Signal();
+
+    private Epoll OpenEpoll()
+    {
+        var epoll = new Epoll();
+        try
+        {
+            epoll.Add(_wake.Descriptor, WakeBit, edge: false);
+            // Edge triggered: each kick wakes once and nothing has to be read from the peer's eventfd.
+            if (Kick is not null)
+                epoll.Add(Kick.Descriptor, KickBit, edge: true);
+            if (_processor.Completion is { } completion)
+                epoll.Add(completion, CompletionBit, edge: false);
+            return epoll;
+        }
+        catch
+        {
+            epoll.Dispose();
+            throw;
+        }
+    }
+
+    private void Run()
+    {
+        Fault fault;
+        try
+        {
+            fault = Serve();
+            _processor.Drain();
+            Publish();
+        }
+        catch (Exception exception)
+        {
+            // A bug of this program: the queue fails, the process lives.
+            Debug.Fail(exception.ToString());
+            fault = new Fault(Errno.EIO, "the device model failed: " + exception.Message);
+        }
+
+        if (fault != Fault.None)
+            Break(fault);
+    }
+
+    private Fault Serve()
+    {
+        // The first pass needs no kick: the driver may have kicked before anybody listened.
+        while (!_stopping)
+        {
+            if (_processor.Process(out var fault))
+                Publish();
+            else if (fault != Fault.None)
+                return fault;
+            else
+                Idle();
+        }
+
+        return Fault.None;
+    }
+
+    private void Publish()
+    {
+        if (!_ring.Publish())
+            return;
+        var call = _runningCall;
+        if (call is null)
+            return;
+        _calls++;
+        call.Signal();
+    }
+
+    private void Idle()
+    {
+        var since = Stopwatch.GetTimestamp();
+        if (Spin(since))
+        {
+            _spin.Found(Stopwatch.GetTimestamp() - since);
+            return;
+        }
+
+        if (!_ring.EnableKicks() && !_stopping)
+        {
+            var ready = _epoll!.Wait(_runningKick is null ? PollInterval : -1);
+            if ((ready & (1u << KickBit)) != 0)
+                _kicks++;
+            if ((ready & (1u << WakeBit)) != 0)
+                _wake.TryRead(out _);
+            _spin.Slept(Stopwatch.GetTimestamp() - since);
+        }
+
+        _ring.DisableKicks();
+    }
+
+    private bool Spin(long since)
+    {
+        var budget = _spin.Budget;
+        // An asynchronous backend's completions are not in the ring; its descriptor is waited on.
+        if (budget == 0 || _processor.Completion is not null)
+            return false;
+        do
+        {
+            for (var i = 0; i < 8; i++)
+            {
+                if (_ring.HasAvailable() || _stopping)
+                    return true;
+                Thread.SpinWait(4);
+            }
+        }
+        while (Stopwatch.GetTimestamp() - since < budget);
+        return false;
+    }
+
+    private void Break(Fault fault)
+    {
+        _ringErrors++;
+        IsBroken = true;
+        Error?.Signal();
+        _faulted(_index, fault);
+    }
+}

@@ -1,0 +1,57 @@
+using System.Buffers.Binary;
+using Virtbus.Hardware.Block;
+
+namespace Virtbus.Hardware.VirtioBlk;
+
+/// <summary>Features, request types and the configuration space of a virtio block device (VIRTIO 1.2, 5.2), by the standard's names.</summary>
+public static class VirtioBlkConfig
+{
+    /// <summary>seg_max is valid.</summary>
+    public const ulong VIRTIO_BLK_F_SEG_MAX = 1UL << 2;
+
+    /// <summary>The disk takes no writes.</summary>
+    public const ulong VIRTIO_BLK_F_RO = 1UL << 5;
+
+    /// <summary>blk_size is valid.</summary>
+    public const ulong VIRTIO_BLK_F_BLK_SIZE = 1UL << 6;
+
+    /// <summary>The disk has a cache and takes the flush request.</summary>
+    public const ulong VIRTIO_BLK_F_FLUSH = 1UL << 9;
+
+    /// <summary>The driver may switch the cache between writeback and writethrough.</summary>
+    public const ulong VIRTIO_BLK_F_CONFIG_WCE = 1UL << 11;
+
+    /// <summary>num_queues is valid.</summary>
+    public const ulong VIRTIO_BLK_F_MQ = 1UL << 12;
+
+    /// <summary>Size of struct virtio_blk_config in bytes; fields of features that are not offered read as zero.</summary>
+    public const int Size = 96;
+
+    /// <summary>The most segments of data that one request may have.</summary>
+    public const int SegMax = 126;
+
+    /// <summary>Byte offset of the field writeback, the only one that a driver may write.</summary>
+    public const int WritebackOffset = 32;
+
+    internal const int SectorShift = 9;
+    internal const int HeaderSize = 16;
+    internal const int IdSize = 20;
+    internal const uint VIRTIO_BLK_T_IN = 0;
+    internal const uint VIRTIO_BLK_T_OUT = 1;
+    internal const uint VIRTIO_BLK_T_FLUSH = 4;
+    internal const uint VIRTIO_BLK_T_GET_ID = 8;
+    internal const byte VIRTIO_BLK_S_OK = 0;
+    internal const byte VIRTIO_BLK_S_IOERR = 1;
+    internal const byte VIRTIO_BLK_S_UNSUPP = 2;
+
+    internal static byte[] Build(IBlockBackend backend, int queueCount)
+    {
+        var space = new byte[Size];
+        BinaryPrimitives.WriteUInt64LittleEndian(space.AsSpan(0), (ulong)backend.Capacity >> SectorShift);
+        BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(12), SegMax);
+        BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(20), (uint)backend.BlockSize);
+        space[WritebackOffset] = 1;
+        BinaryPrimitives.WriteUInt16LittleEndian(space.AsSpan(34), (ushort)queueCount);
+        return space;
+    }
+}

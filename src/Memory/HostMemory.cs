@@ -1,0 +1,143 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Memory;
+
+/// <summary>
+/// Shared memory of a file, mapped here, with the exact size that its owner named (the mapping itself is rounded up to whole pages).
+/// Reference counted: unmapped when the last holder disposes its reference. Safe from any thread.
+/// </summary>
+public sealed class HostMemory : IDisposable
+{
+    private const ulong MaxPageSize = 1UL << 30;
+    private readonly Mapping _mapping;
+    private int _references = 1;
+
+    private HostMemory(Mapping mapping, nint address, ulong size, DmaAccess access)
+    {
+        _mapping = mapping;
+        Address = address;
+        Size = size;
+        Access = access;
+    }
+
+    /// <summary>Size in bytes.</summary>
+    public ulong Size { get; }
+
+    /// <summary>What the mapping allows.</summary>
+    public DmaAccess Access { get; }
+
+    internal nint Address { get; }
+
+    /// <summary>Maps part of a file that a peer sent.</summary>
+    /// <param name="file">The file; it may be closed afterwards.</param>
+    /// <param name="offset">Byte offset of the memory in the file; any.</param>
+    /// <param name="size">Size in bytes, above 0; any.</param>
+    /// <param name="access">What will be done with it.</param>
+    /// <param name="memory">The memory, with one reference that belongs to the caller.</param>
+    /// <param name="fault">
+    /// EINVAL for a size of zero or a sum that overflows; EBADF for what is no regular file; ENXIO when the file is shorter (an access
+    /// beyond its end would end this process); what mmap answered.
+    /// </param>
+    /// <returns>Whether it is mapped.</returns>
+    public static bool TryMap(FileDescriptor file, ulong offset, ulong size, DmaAccess access, out HostMemory? memory, out Fault fault)
+    {
+        memory = null;
+        if (size == 0)
+        {
+            fault = new Fault(Errno.EINVAL, "the region has no size");
+            return false;
+        }
+
+        if (size > long.MaxValue || offset > (ulong)long.MaxValue - size)
+        {
+            fault = new Fault(Errno.EINVAL, "the region's offset and size overflow");
+            return false;
+        }
+
+        if (!file.TryGetStatus(out var status) || status.Kind != FileKind.Regular)
+        {
+            fault = new Fault(Errno.EBADF, "the region's descriptor is no memory file");
+            return false;
+        }
+
+        if (status.Size < offset + size)
+        {
+            fault = new Fault(Errno.ENXIO, "the region is larger than its file");
+            return false;
+        }
+
+        // On hugetlbfs offset and length have to be whole huge pages, and st_blksize is the size of one.
+        var page = Math.Max((ulong)Environment.SystemPageSize, status.BlockSize);
+        if (!ulong.IsPow2(page) || page > MaxPageSize)
+            page = (ulong)Environment.SystemPageSize;
+        var lead = offset & (page - 1);
+        var length = (lead + size + page - 1) & ~(page - 1);
+        var mapping = Mapping.TryMap(file, offset - lead, (nuint)length, access.HasFlag(DmaAccess.Write), out var error);
+        if (mapping is null)
+        {
+            fault = new Fault(error, "the host refused to map the region");
+            return false;
+        }
+
+        memory = new HostMemory(mapping, mapping.Address + (nint)lead, size, access);
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <summary>Makes memory of the host's own, zero filled, together with a descriptor by which a peer can map it too.</summary>
+    /// <param name="name">What /proc shows for it.</param>
+    /// <param name="size">Size in bytes, above 0.</param>
+    /// <param name="file">The descriptor, owned by the caller.</param>
+    /// <returns>The memory, with one reference that belongs to the caller.</returns>
+    /// <exception cref="VirtbusException">The host has no memory or no descriptor left.</exception>
+    public static HostMemory Allocate(string name, ulong size, out FileDescriptor file)
+    {
+        file = MemoryFile.Create(name, size);
+        if (TryMap(file, 0, size, DmaAccess.ReadWrite, out var memory, out var fault))
+            return memory!;
+        file.Dispose();
+        throw new VirtbusException(fault.Errno, $"Memory '{name}' of {size} bytes cannot be mapped: {fault.Message}. Ask for another size.");
+    }
+
+    /// <summary>Takes one more reference, to be given back by <see cref="Dispose"/>.</summary>
+    /// <returns>This object.</returns>
+    /// <exception cref="ObjectDisposedException">The last reference was gone already.</exception>
+    public HostMemory Acquire()
+    {
+        while (true)
+        {
+            var seen = Volatile.Read(ref _references);
+            ObjectDisposedException.ThrowIf(seen == 0, this);
+            if (Interlocked.CompareExchange(ref _references, seen + 1, seen) == seen)
+                return this;
+        }
+    }
+
+    /// <summary>Copies out of the memory.</summary>
+    /// <param name="offset">Byte offset in the memory.</param>
+    /// <param name="destination">Where to; the range has to lie inside.</param>
+    public void Read(ulong offset, Span<byte> destination) => Run(offset, destination.Length).CopyTo(destination);
+
+    /// <summary>Copies into the memory.</summary>
+    /// <param name="offset">Byte offset in the memory.</param>
+    /// <param name="source">Where from; the range has to lie inside.</param>
+    public void Write(ulong offset, ReadOnlySpan<byte> source) => source.CopyTo(Run(offset, source.Length));
+
+    /// <summary>Gives one reference back; the last one unmaps the memory.</summary>
+    public void Dispose()
+    {
+        var left = Interlocked.Decrement(ref _references);
+        if (left == 0)
+            _mapping.Dispose();
+        else if (left < 0)
+            throw new InvalidOperationException("A reference to host memory was given back twice.");
+    }
+
+    private Span<byte> Run(ulong offset, int length)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(offset, Size, nameof(offset));
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((ulong)length, Size - offset, nameof(length));
+        ObjectDisposedException.ThrowIf(Volatile.Read(ref _references) == 0, this);
+        return new IoVector(Address + (nint)offset, (nuint)length).AsSpan();
+    }
+}

@@ -1,0 +1,29 @@
+namespace Virtbus.Memory;
+
+/// <summary>One run of DMA addresses and the memory behind it.</summary>
+public readonly struct IoRange
+{
+    internal IoRange(Iova start, ulong size, HostMemory memory, ulong offset, DmaAccess access)
+    {
+        Start = start;
+        Size = size;
+        Memory = memory;
+        HostAddress = memory.Address + (nint)offset;
+        Access = access;
+    }
+
+    /// <summary>First address.</summary>
+    public Iova Start { get; }
+
+    /// <summary>Size in bytes, above 0; <see cref="Start"/> plus it does not wrap.</summary>
+    public ulong Size { get; }
+
+    /// <summary>What the device may do there.</summary>
+    public DmaAccess Access { get; }
+
+    internal HostMemory Memory { get; }
+
+    internal nint HostAddress { get; }
+
+    internal bool Overlaps(Iova start, ulong size) => start.Value < Start.Value + Size && Start.Value < start.Value + size;
+}

@@ -1,0 +1,350 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Virtbus.Platform;
+
+namespace Virtbus.Memory.Rings;
+
+/// <summary>
+/// The device side of a split virtqueue (VIRTIO 1.2, 2.7). It reads what the driver made available, once, and checks it; it hands used
+/// buffers back. It knows nothing of how the sides wake each other: it says only whether they should. One thread uses it at a time.
+/// </summary>
+/// <remarks>
+/// What the driver wrote wrong is a <see cref="Fault"/>: the queue then stands still until it is started anew. No call allocates but
+/// <see cref="TryStart"/>.
+/// </remarks>
+public sealed unsafe class VirtQueue
+{
+    // One indirect table may have more entries than the queue has descriptors: drivers size it by the device's own limit.
+    private const int MaxIndirectEntries = 1024;
+    private const uint MaxRun = 1 << 30;
+
+    // Pinned: walked by pointer like the ring's own table.
+    private readonly Descriptor[] _indirect = GC.AllocateArray<Descriptor>(MaxIndirectEntries, pinned: true);
+    private IoMap? _map;
+    private Descriptor* _descriptors;
+    private byte* _available;
+    private byte* _used;
+    private ushort _mask;
+    private bool _eventIndex;
+    private bool _indirectAllowed;
+    private ushort _nextAvailable;
+    private ushort _seenAvailable;
+    private ushort _nextUsed;
+    private ushort _publishedUsed;
+    private bool _kicksEnabled;
+    private int _rangeHint;
+
+    /// <summary>Whether the queue is started.</summary>
+    public bool IsStarted => _map is not null;
+
+    /// <summary>Queue size while started, else 0.</summary>
+    public int Size { get; private set; }
+
+    /// <summary>Free-running index of the next buffer to take from the available ring.</summary>
+    public ushort NextAvailable => _nextAvailable;
+
+    /// <summary>Free-running index of the next place in the used ring.</summary>
+    public ushort NextUsed => _nextUsed;
+
+    /// <summary>
+    /// Attaches the queue to a driver's rings. The used index is taken from the ring itself, so a queue that was stopped, or that another
+    /// back end served before, goes on where it was.
+    /// </summary>
+    /// <param name="layout">Where the rings are.</param>
+    /// <param name="map">What the device may reach; the queue holds a reference until <see cref="Stop"/>.</param>
+    /// <param name="nextAvailable">Index of the first buffer to take.</param>
+    /// <param name="fault">EINVAL for a size or an alignment that the standard forbids; EFAULT for a ring that does not lie in one region.</param>
+    /// <returns>Whether it is started.</returns>
+    public bool TryStart(in VirtQueueLayout layout, IoMap map, ushort nextAvailable, out Fault fault)
+    {
+        if (IsStarted)
+            throw new InvalidOperationException("The queue is started already.");
+        if (layout.Size is < 1 or > SplitRing.MaxSize || !int.IsPow2(layout.Size))
+        {
+            fault = new Fault(Errno.EINVAL, "the queue size is no power of two from 1 to 32768");
+            return false;
+        }
+
+        if ((layout.DescriptorArea.Value & 15) != 0 || (layout.DriverArea.Value & 1) != 0 || (layout.DeviceArea.Value & 3) != 0)
+        {
+            fault = new Fault(Errno.EINVAL, "a ring address is not aligned (descriptors to 16, available to 2, used to 4 bytes)");
+            return false;
+        }
+
+        // Host addresses have to be aligned too: indexes are read and written as one word each.
+        if (!TryArea(map, layout.DescriptorArea, SplitRing.DescriptorAreaSize(layout.Size), DmaAccess.Read, 15, out var descriptors) ||
+            !TryArea(map, layout.DriverArea, SplitRing.DriverAreaSize(layout.Size), DmaAccess.Read, 1, out var available) ||
+            !TryArea(map, layout.DeviceArea, SplitRing.DeviceAreaSize(layout.Size), DmaAccess.ReadWrite, 3, out var used))
+        {
+            fault = new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
+            return false;
+        }
+
+        _map = map.Acquire();
+        _descriptors = (Descriptor*)descriptors;
+        _available = (byte*)available;
+        _used = (byte*)used;
+        Size = layout.Size;
+        _mask = (ushort)(layout.Size - 1);
+        _eventIndex = layout.EventIndex;
+        _indirectAllowed = layout.Indirect;
+        _nextAvailable = nextAvailable;
+        _seenAvailable = nextAvailable;
+        _nextUsed = Volatile.Read(ref Index(_used));
+        _publishedUsed = _nextUsed;
+        _rangeHint = 0;
+        _kicksEnabled = false;
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <summary>Detaches the queue from the rings and lets go of the memory. Buffers that were taken and not handed back are lost.</summary>
+    public void Stop()
+    {
+        _map?.Dispose();
+        _map = null;
+        _descriptors = null;
+        _available = null;
+        _used = null;
+        Size = 0;
+    }
+
+    /// <summary>Takes the next available buffer.</summary>
+    /// <param name="chain">Where it goes; the previous content is gone.</param>
+    /// <param name="fault">What the driver did wrong, or none when the ring is empty.</param>
+    /// <returns>Whether there was one.</returns>
+    public bool TryTake(DescriptorChain chain, out Fault fault)
+    {
+        fault = Fault.None;
+        if (_nextAvailable == _seenAvailable)
+        {
+            // Acquire: ring entries and descriptors are read after the index that announces them (2.7.13.3).
+            _seenAvailable = Volatile.Read(ref Index(_available));
+            var pending = (ushort)(_seenAvailable - _nextAvailable);
+            if (pending == 0)
+                return false;
+            if (pending > Size)
+            {
+                _seenAvailable = _nextAvailable;
+                fault = new Fault(Errno.EPROTO, "the available index moved by more than the queue size");
+                return false;
+            }
+        }
+
+        var head = *(ushort*)(_available + 4 + (2 * (_nextAvailable & _mask)));
+        if (head >= Size)
+        {
+            fault = new Fault(Errno.EPROTO, "the available ring names a descriptor beyond the queue size");
+            return false;
+        }
+
+        chain.Clear(head);
+        if (!TryWalk(chain, head, out fault))
+            return false;
+        _nextAvailable++;
+        return true;
+    }
+
+    /// <summary>
+    /// Puts a buffer that was taken into the used ring; the driver sees it after <see cref="Publish"/>. Order is free.
+    /// </summary>
+    /// <param name="head">The chain's head.</param>
+    /// <param name="written">Bytes written to its writable part, from its start.</param>
+    public void Complete(ushort head, uint written)
+    {
+        // SAFETY: the index is masked to the ring, whose area was checked when the queue started.
+        *(ulong*)(_used + 4 + (8 * (_nextUsed & _mask))) = head | ((ulong)written << 32);
+        _nextUsed++;
+    }
+
+    /// <summary>Lets the driver see all completed buffers at once.</summary>
+    /// <returns>Whether the driver wants to be told.</returns>
+    public bool Publish()
+    {
+        var old = _publishedUsed;
+        if (_nextUsed == old)
+            return false;
+        // Release: the used elements are seen before the index that announces them (2.7.8.2).
+        Volatile.Write(ref Index(_used), _nextUsed);
+        _publishedUsed = _nextUsed;
+        // Full fence: the index has to be out before the driver's wish is read, or both sides may sleep (2.7.10).
+        Interlocked.MemoryBarrier();
+        if (_eventIndex)
+            return SplitRing.NeedEvent(Volatile.Read(ref *(ushort*)(_available + 4 + (2 * Size))), _nextUsed, old);
+        return (Volatile.Read(ref *(ushort*)_available) & SplitRing.VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
+    }
+
+    /// <summary>Asks whether buffers are waiting; cheap enough to poll with.</summary>
+    /// <returns>Whether <see cref="TryTake"/> has something to say.</returns>
+    public bool HasAvailable() => _nextAvailable != _seenAvailable || Volatile.Read(ref Index(_available)) != _nextAvailable;
+
+    /// <summary>Asks the driver not to kick: the device polls. The driver may kick anyway.</summary>
+    public void DisableKicks()
+    {
+        if (!_kicksEnabled)
+            return;
+        _kicksEnabled = false;
+        // With event indexes the one that was waited for lies behind; the flags field is not used (2.7.10).
+        if (!_eventIndex)
+            Volatile.Write(ref *(ushort*)_used, SplitRing.VIRTQ_USED_F_NO_NOTIFY);
+    }
+
+    /// <summary>Asks the driver to kick for the next buffer, before the device sleeps.</summary>
+    /// <returns>True when buffers came meanwhile: the kick for them may never come, so the device takes them first.</returns>
+    public bool EnableKicks()
+    {
+        _kicksEnabled = true;
+        if (_eventIndex)
+            Volatile.Write(ref *(ushort*)(_used + 4 + (8 * Size)), _nextAvailable);
+        else
+            Volatile.Write(ref *(ushort*)_used, 0);
+        // Full fence: the wish has to be out before the index is read again, or both sides may sleep (2.7.10).
+        Interlocked.MemoryBarrier();
+        return HasAvailable();
+    }
+
+    // SAFETY: idx is the second 16-bit word of both rings, whose areas were checked when the queue started.
+    private static ref ushort Index(byte* ring) => ref *(ushort*)(ring + 2);
+
+    private static bool TryArea(IoMap map, Iova address, uint size, DmaAccess access, uint alignment, out nint area)
+    {
+        var hint = 0;
+        var found = map.TryTranslate(address, size, access, ref hint, out var run) && run.Length == size;
+        area = run.Address;
+        return found && ((nuint)run.Address & alignment) == 0;
+    }
+
+    private bool TryWalk(DescriptorChain chain, ushort head, out Fault fault)
+    {
+        var table = _descriptors;
+        var entries = Size;
+        // A chain that visits more descriptors than its table has runs in a circle (2.7.5).
+        var left = Size;
+        var inIndirect = false;
+        var writing = false;
+        var total = 0UL;
+        uint at = head;
+        while (true)
+        {
+            if (left-- == 0)
+            {
+                fault = new Fault(Errno.ELOOP, inIndirect ? "a descriptor chain is longer than its indirect table" : "a descriptor chain is longer than the queue size");
+                return false;
+            }
+
+            // SAFETY: `at` is below `entries`, checked for the head and after each step. Read once into a local: the driver may change the
+            // descriptor at any moment, so only what was checked is used.
+            var descriptor = Descriptor.ReadOnce(table + at);
+            if ((descriptor.Flags & SplitRing.VIRTQ_DESC_F_INDIRECT) != 0)
+            {
+                if (!TryEnterIndirect(descriptor, inIndirect, out fault))
+                    return false;
+                table = (Descriptor*)Unsafe.AsPointer(ref MemoryMarshal.GetArrayDataReference(_indirect));
+                entries = (int)(descriptor.Length / SplitRing.DescriptorSize);
+                left = entries;
+                inIndirect = true;
+                at = 0;
+                continue;
+            }
+
+            var writable = (descriptor.Flags & SplitRing.VIRTQ_DESC_F_WRITE) != 0;
+            if (writing && !writable)
+            {
+                fault = new Fault(Errno.EPROTO, "a readable descriptor follows a writable one");
+                return false;
+            }
+
+            writing = writable;
+            total += descriptor.Length;
+            if (descriptor.Length == 0 || total > uint.MaxValue)
+            {
+                fault = new Fault(Errno.EPROTO, "a descriptor has no length, or a chain has more than 4 GiB");
+                return false;
+            }
+
+            if (!TryAddBuffer(chain, descriptor, writable, out fault))
+                return false;
+            if ((descriptor.Flags & SplitRing.VIRTQ_DESC_F_NEXT) == 0)
+                return true;
+            at = descriptor.Next;
+            if (at >= (uint)entries)
+            {
+                fault = new Fault(Errno.EPROTO, "a descriptor's next lies beyond its table");
+                return false;
+            }
+        }
+    }
+
+    private bool TryEnterIndirect(in Descriptor descriptor, bool inIndirect, out Fault fault)
+    {
+        var message = descriptor switch
+        {
+            _ when !_indirectAllowed => "an indirect descriptor was used without VIRTIO_F_INDIRECT_DESC",
+            _ when inIndirect => "an indirect table holds an indirect descriptor",
+            { Flags: var flags } when (flags & SplitRing.VIRTQ_DESC_F_NEXT) != 0 => "an indirect descriptor has the NEXT flag",
+            { Length: 0 } => "an indirect table is empty",
+            { Length: var length } when length % SplitRing.DescriptorSize != 0 => "an indirect table's length is no multiple of 16",
+            { Length: > MaxIndirectEntries * SplitRing.DescriptorSize } => "an indirect table has more than 1024 entries",
+            // The whole table is copied once, over region borders, and walked in the copy.
+            _ when !_map!.TryRead(new Iova(descriptor.Address), MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length]) =>
+                "an indirect table lies outside guest memory",
+            _ => null,
+        };
+        fault = message is null ? Fault.None : new Fault(Errno.EPROTO, message);
+        return message is null;
+    }
+
+    private bool TryAddBuffer(DescriptorChain chain, in Descriptor descriptor, bool writable, out Fault fault)
+    {
+        var address = descriptor.Address;
+        var left = descriptor.Length;
+        while (left != 0)
+        {
+            // Runs are cut at 1 GiB, so that each is a span.
+            if (!_map!.TryTranslate(new Iova(address), Math.Min(left, MaxRun), writable ? DmaAccess.Write : DmaAccess.Read, ref _rangeHint, out var run))
+            {
+                fault = new Fault(Errno.EFAULT, "a buffer lies outside guest memory");
+                return false;
+            }
+
+            if (!chain.TryAdd(run, writable))
+            {
+                fault = new Fault(Errno.E2BIG, "a chain has more segments than the device takes");
+                return false;
+            }
+
+            address += run.Length;
+            left -= (uint)run.Length;
+        }
+
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <summary>struct virtq_desc (2.7.5).</summary>
+    [StructLayout(LayoutKind.Sequential, Size = SplitRing.DescriptorSize)]
+    internal readonly struct Descriptor
+    {
+        private readonly ulong _address;
+        private readonly ulong _rest;
+
+        private Descriptor(ulong address, ulong rest)
+        {
+            _address = address;
+            _rest = rest;
+        }
+
+        internal ulong Address => _address;
+
+        internal uint Length => (uint)_rest;
+
+        internal ushort Flags => (ushort)(_rest >> 32);
+
+        internal ushort Next => (ushort)(_rest >> 48);
+
+        // SAFETY: callers pass a place inside a checked table. Two volatile loads: the compiler may not read a field twice.
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        internal static Descriptor ReadOnce(Descriptor* place) =>
+            new(Volatile.Read(ref *(ulong*)place), Volatile.Read(ref *((ulong*)place + 1)));
+    }
+}

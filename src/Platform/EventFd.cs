@@ -1,0 +1,75 @@
+namespace Virtbus.Platform;
+
+/// <summary>
+/// An eventfd: a counter in the kernel by which one side wakes another. No call on it blocks, whatever the peer that shares it does.
+/// Safe from any thread.
+/// </summary>
+public sealed class EventFd : IDisposable
+{
+    /// <summary>Makes a new one, at zero.</summary>
+    /// <exception cref="VirtbusException">The process has no descriptor left.</exception>
+    public EventFd()
+    {
+        var number = Libc.eventfd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
+        Descriptor = number >= 0 ? new FileDescriptor(number) : throw HostError.Make("an eventfd", Libc.LastError);
+    }
+
+    private EventFd(FileDescriptor descriptor) => Descriptor = descriptor;
+
+    /// <summary>The descriptor, to wait on or to hand to a peer. It belongs to this object.</summary>
+    public FileDescriptor Descriptor { get; }
+
+    /// <summary>Takes over a descriptor that a peer sent, if it is an eventfd.</summary>
+    /// <param name="descriptor">The descriptor; on success it belongs to the answer, else it stays with the caller.</param>
+    /// <param name="eventFd">The eventfd.</param>
+    /// <param name="fault">EINVAL when it is another kind of file: a full pipe, for one, would block who writes it.</param>
+    /// <returns>Whether it was taken over.</returns>
+    public static bool TryAdopt(FileDescriptor descriptor, out EventFd? eventFd, out Fault fault)
+    {
+        eventFd = null;
+        if (!descriptor.IsEventFd())
+        {
+            fault = new Fault(Errno.EINVAL, "the descriptor is no eventfd");
+            return false;
+        }
+
+        // The flag is shared with the peer, which may clear it again: see Signal and TryRead.
+        var flags = Libc.fcntl(descriptor, Libc.F_GETFL, 0);
+        if (flags >= 0 && (flags & Libc.O_NONBLOCK) == 0)
+            _ = Libc.fcntl(descriptor, Libc.F_SETFL, flags | Libc.O_NONBLOCK);
+        eventFd = new EventFd(descriptor);
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <summary>
+    /// Adds one to the counter and so wakes who waits on it. A counter at its limit is left as it is: the waiter has a signal pending anyway.
+    /// Can block only when the peer that shares the eventfd both filled it and made it blocking; <see cref="TryRead"/> then frees the caller.
+    /// </summary>
+    public unsafe void Signal()
+    {
+        var one = 1UL;
+        // SAFETY: the eight bytes are a local that outlives the call.
+        _ = Libc.write(Descriptor, &one, sizeof(ulong));
+    }
+
+    /// <summary>Takes the counter's value and sets it to zero; never waits, whatever flags a peer set on the file (RWF_NOWAIT).</summary>
+    /// <param name="count">How many signals came since the last read.</param>
+    /// <returns>Whether there was one.</returns>
+    public unsafe bool TryRead(out ulong count)
+    {
+        var value = 0UL;
+        var vector = new IoVector((nint)(&value), sizeof(ulong));
+        // SAFETY: the vector names a local of eight bytes that outlives the call. Offset -1 means "no position", as eventfds have none.
+        var read = Libc.preadv2(Descriptor, &vector, 1, -1, Libc.RWF_NOWAIT);
+        count = value;
+        return read == sizeof(ulong);
+    }
+
+    /// <summary>Makes a second handle on the same counter.</summary>
+    /// <returns>The handle, owned by the caller.</returns>
+    public EventFd Duplicate() => new(Descriptor.Duplicate());
+
+    /// <summary>Closes the descriptor.</summary>
+    public void Dispose() => Descriptor.Dispose();
+}

@@ -1,0 +1,152 @@
+using System.Runtime.InteropServices;
+
+namespace Virtbus.Platform;
+
+/// <summary>
+/// An open file descriptor, closed once. Every descriptor that Virtbus holds is one of these, those that a peer sent included.
+/// Safe to dispose while another thread is in a call on it: the close happens when that call returns.
+/// </summary>
+public sealed class FileDescriptor : SafeHandle
+{
+    /// <summary>Takes ownership of an open descriptor.</summary>
+    /// <param name="number">The descriptor number; -1 makes an invalid handle.</param>
+    public FileDescriptor(int number)
+        : base(-1, ownsHandle: true) => SetHandle(number);
+
+    /// <inheritdoc/>
+    public override bool IsInvalid => handle < 0;
+
+    /// <summary>The descriptor number, for logs only.</summary>
+    public int Number => (int)handle;
+
+    /// <summary>Opens a file.</summary>
+    /// <param name="path">Path of the file.</param>
+    /// <param name="writable">Whether it is opened for writing too.</param>
+    /// <param name="error">The errno when the answer is null.</param>
+    /// <returns>The descriptor, or null.</returns>
+    public static FileDescriptor? TryOpen(string path, bool writable, out Errno error)
+    {
+        var fd = Libc.open(path, (writable ? Libc.O_RDWR : Libc.O_RDONLY) | Libc.O_CLOEXEC, 0);
+        error = fd < 0 ? Libc.LastError : Errno.None;
+        return fd < 0 ? null : new FileDescriptor(fd);
+    }
+
+    /// <summary>Makes a second descriptor of the same open file, closed on exec.</summary>
+    /// <returns>The new descriptor, owned by the caller.</returns>
+    /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
+    public FileDescriptor Duplicate()
+    {
+        var fd = Libc.fcntl(this, Libc.F_DUPFD_CLOEXEC, 0);
+        return fd >= 0 ? new FileDescriptor(fd) : throw HostError.Make("duplicating a descriptor", Libc.LastError);
+    }
+
+    /// <summary>Reads kind, size and identity of the open file.</summary>
+    /// <param name="status">What was found.</param>
+    /// <returns>False when the kernel has no status for it.</returns>
+    public unsafe bool TryGetStatus(out FileStatus status)
+    {
+        StatxBuffer buffer;
+        byte empty = 0;
+        // SAFETY: both pointers are to locals that outlive the call; the buffer has the 256 bytes that statx writes.
+        var result = Libc.statx_fd(this, &empty, Libc.AT_EMPTY_PATH, Libc.STATX_BASIC_STATS, &buffer);
+        status = result == 0 ? FileStatus.From(buffer) : default;
+        return result == 0;
+    }
+
+    /// <summary>Whether the file can never shrink (F_SEAL_SHRINK is set), so that a mapping of it can never fault.</summary>
+    /// <returns>False for an unsealed file, and for one that cannot be sealed.</returns>
+    public bool CannotShrink()
+    {
+        const int SealShrink = 2;
+        var seals = Libc.fcntl(this, Libc.F_GET_SEALS, 0);
+        return seals >= 0 && (seals & SealShrink) != 0;
+    }
+
+    /// <summary>Whether the descriptor is an eventfd, by what the kernel calls it.</summary>
+    /// <returns>False for any other kind of descriptor.</returns>
+    public unsafe bool IsEventFd()
+    {
+        Span<byte> path = stackalloc byte[48];
+        if (!System.Text.Unicode.Utf8.TryWrite(path[..^1], $"/proc/self/fd/{Number}", out var length))
+            return false;
+        path[length] = 0;
+        Span<byte> target = stackalloc byte[64];
+        // SAFETY: the path is NUL terminated within its 48 bytes, and readlink writes at most the 64 bytes that it is told of.
+        fixed (byte* name = path)
+        fixed (byte* answer = target)
+        {
+            var count = Libc.readlink(name, answer, (nuint)target.Length);
+            return count > 0 && target[..(int)count].SequenceEqual("anon_inode:[eventfd]"u8);
+        }
+    }
+
+    /// <summary>Takes the advisory lock of the file without waiting (flock): shared for a reader, exclusive for a writer.</summary>
+    /// <param name="exclusive">Whether nobody else may hold it.</param>
+    /// <returns>False when another open file holds it in a way that excludes this one.</returns>
+    public bool TryLock(bool exclusive)
+    {
+        int result;
+        do
+            result = Libc.flock(this, (exclusive ? Libc.LOCK_EX : Libc.LOCK_SH) | Libc.LOCK_NB);
+        while (result < 0 && Libc.LastError == Errno.EINTR);
+        return result == 0;
+    }
+
+    /// <summary>Reads from the file into host memory (preadv), without a copy in between.</summary>
+    /// <param name="vectors">Where the bytes go, in order; at most 1024.</param>
+    /// <param name="offset">Byte offset in the file.</param>
+    /// <param name="error">The errno when the answer is negative; EFAULT when the memory behind a vector is gone.</param>
+    /// <returns>Bytes read, fewer than asked for at the end of the file, or -1.</returns>
+    public unsafe long ReadVectors(ReadOnlySpan<IoVector> vectors, long offset, out Errno error)
+    {
+        // SAFETY: the span pins the vectors; the memory behind each is checked by the kernel, which answers EFAULT and does not fault.
+        fixed (IoVector* list = vectors)
+        {
+            nint count;
+            do
+            {
+                count = Libc.preadv(this, list, vectors.Length, offset);
+                error = count < 0 ? Libc.LastError : Errno.None;
+            }
+            while (error == Errno.EINTR);
+            return count;
+        }
+    }
+
+    /// <summary>Writes host memory to the file (pwritev), without a copy in between.</summary>
+    /// <param name="vectors">Where the bytes come from, in order; at most 1024.</param>
+    /// <param name="offset">Byte offset in the file.</param>
+    /// <param name="error">The errno when the answer is negative.</param>
+    /// <returns>Bytes written, or -1.</returns>
+    public unsafe long WriteVectors(ReadOnlySpan<IoVector> vectors, long offset, out Errno error)
+    {
+        // SAFETY: as in ReadVectors.
+        fixed (IoVector* list = vectors)
+        {
+            nint count;
+            do
+            {
+                count = Libc.pwritev(this, list, vectors.Length, offset);
+                error = count < 0 ? Libc.LastError : Errno.None;
+            }
+            while (error == Errno.EINTR);
+            return count;
+        }
+    }
+
+    /// <summary>Makes what was written to the file durable (fdatasync).</summary>
+    /// <returns>None, or the errno.</returns>
+    public Errno SyncData()
+    {
+        while (true)
+        {
+            if (Libc.fdatasync(this) == 0)
+                return Errno.None;
+            if (Libc.LastError is var error and not Errno.EINTR)
+                return error;
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override bool ReleaseHandle() => Libc.close((int)handle) == 0;
+}

@@ -1,0 +1,151 @@
+using System.Runtime.InteropServices;
+
+namespace Virtbus.Platform;
+
+/// <summary>The C library calls that this floor wraps, with the names of the C headers. Nothing above calls them directly.</summary>
+internal static unsafe partial class Libc
+{
+    internal const int F_DUPFD_CLOEXEC = 1030;
+    internal const int F_GETFL = 3;
+    internal const int F_SETFL = 4;
+    internal const int F_ADD_SEALS = 1033;
+    internal const int F_GET_SEALS = 1034;
+    internal const int O_RDONLY = 0;
+    internal const int O_RDWR = 2;
+    internal const int O_NONBLOCK = 0x800;
+    internal const int O_CLOEXEC = 0x80000;
+    internal const int AT_FDCWD = -100;
+    internal const int AT_SYMLINK_NOFOLLOW = 0x100;
+    internal const int AT_EMPTY_PATH = 0x1000;
+    internal const uint STATX_BASIC_STATS = 0x7ff;
+    internal const uint MFD_CLOEXEC = 1;
+    internal const uint MFD_ALLOW_SEALING = 2;
+    internal const int EFD_NONBLOCK = 0x800;
+    internal const int EFD_CLOEXEC = 0x80000;
+    internal const int PROT_READ = 1;
+    internal const int PROT_WRITE = 2;
+    internal const int MAP_SHARED = 1;
+    internal const int MAP_NORESERVE = 0x4000;
+    internal const int EPOLL_CLOEXEC = 0x80000;
+    internal const int EPOLL_CTL_ADD = 1;
+    internal const uint EPOLLIN = 1;
+    internal const uint EPOLLET = 1u << 31;
+    internal const short POLLIN = 1;
+    internal const short POLLOUT = 4;
+    internal const int AF_UNIX = 1;
+    internal const int SOCK_STREAM = 1;
+    internal const int SOCK_NONBLOCK = 0x800;
+    internal const int SOCK_CLOEXEC = 0x80000;
+    internal const int SOL_SOCKET = 1;
+    internal const int SCM_RIGHTS = 1;
+    internal const int MSG_CTRUNC = 8;
+    internal const int MSG_DONTWAIT = 0x40;
+    internal const int MSG_NOSIGNAL = 0x4000;
+    internal const int MSG_CMSG_CLOEXEC = 0x40000000;
+    internal const int LOCK_EX = 2;
+    internal const int LOCK_SH = 1;
+    internal const int LOCK_NB = 4;
+    internal const int RWF_NOWAIT = 8;
+
+    /// <summary>The errno that the last call on this thread left.</summary>
+    internal static Errno LastError => (Errno)Marshal.GetLastPInvokeError();
+
+    [LibraryImport("libc")]
+    internal static partial int close(int fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int fcntl(FileDescriptor fd, int command, nint argument);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int open(string path, int flags, int mode);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int unlink(string path);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int chmod(string path, uint mode);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int flock(FileDescriptor fd, int operation);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int ftruncate(FileDescriptor fd, long length);
+
+    [LibraryImport("libc", SetLastError = true, EntryPoint = "statx")]
+    internal static partial int statx_fd(FileDescriptor fd, byte* path, int flags, uint mask, StatxBuffer* buffer);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int statx(int directory, string path, int flags, uint mask, StatxBuffer* buffer);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint readlink(byte* path, byte* buffer, nuint size);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int memfd_create(string name, uint flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint mmap(nint address, nuint length, int protection, int flags, FileDescriptor fd, long offset);
+
+    [LibraryImport("libc")]
+    internal static partial int munmap(nint address, nuint length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int eventfd(uint initial, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint read(FileDescriptor fd, void* buffer, nuint count);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint write(FileDescriptor fd, void* buffer, nuint count);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int ioctl(FileDescriptor fd, nuint request, void* argument);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint preadv2(FileDescriptor fd, IoVector* vectors, int count, long offset, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint preadv(FileDescriptor fd, IoVector* vectors, int count, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint pwritev(FileDescriptor fd, IoVector* vectors, int count, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int fdatasync(FileDescriptor fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int epoll_create1(int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int epoll_ctl(FileDescriptor epoll, int operation, FileDescriptor fd, void* @event);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int epoll_wait(FileDescriptor epoll, void* events, int count, int timeout);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int poll(PollEntry* entries, nuint count, int timeout);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int socket(int family, int type, int protocol);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int socketpair(int family, int type, int protocol, int* pair);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int bind(FileDescriptor fd, void* address, uint length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int listen(FileDescriptor fd, int backlog);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int accept4(FileDescriptor fd, void* address, uint* length, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int connect(FileDescriptor fd, void* address, uint length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint recvmsg(FileDescriptor fd, MessageHeader* message, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint sendmsg(FileDescriptor fd, MessageHeader* message, int flags);
+}

@@ -1,0 +1,56 @@
+using Virtbus.Core;
+using Virtbus.Platform;
+
+namespace Virtbus.Subsystems.Net;
+
+/// <summary>The net subsystem: drivers register interfaces, users find them in class <c>net</c>.</summary>
+public sealed class NetSubsystem
+{
+    // IFNAMSIZ of Linux without the closing NUL.
+    private const int MaxName = 15;
+
+    private int _lastIndex;
+
+    private NetSubsystem()
+    {
+    }
+
+    /// <summary>The class of the interfaces.</summary>
+    public Class Class { get; } = new("net") { DeviceAttributeGroups = NetDevice.Groups };
+
+    /// <summary>The net subsystem of a fabric, made at the first call.</summary>
+    /// <param name="fabric">The fabric.</param>
+    public static NetSubsystem Of(Fabric fabric)
+    {
+        ArgumentNullException.ThrowIfNull(fabric);
+        return fabric.GetSubsystem(f =>
+        {
+            var subsystem = new NetSubsystem();
+            f.RegisterClass(subsystem.Class);
+            return subsystem;
+        });
+    }
+
+    /// <summary>Registers an interface; it is down at first.</summary>
+    /// <param name="parent">The hardware's device. Its name with the port's makes the interface's name, which so stays the same (VB-20).</param>
+    /// <param name="ops">The driver's operations.</param>
+    /// <param name="options">What the driver says of it.</param>
+    /// <exception cref="VirtbusException">EEXIST: an interface of that name is there.</exception>
+    public ValueTask<NetDevice> RegisterAsync(Device parent, INetOps ops, NetDeviceOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(parent);
+        ArgumentNullException.ThrowIfNull(options);
+        var index = Interlocked.Increment(ref _lastIndex);
+        var name = $"{parent.Name}n{options.PhysicalPortName}";
+        return parent.Fabric!.RegisterAsync(new NetDevice(this, name.Length <= MaxName ? name : $"eth{index}", parent, ops, options, index));
+    }
+
+    /// <summary>Takes an interface down and out.</summary>
+    /// <param name="device">The interface.</param>
+    public async ValueTask UnregisterAsync(NetDevice device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        await device.SetUpAsync(false);
+        await device.Fabric!.UnregisterAsync(device);
+    }
+}

@@ -1,0 +1,39 @@
+using Virtbus.Buses.Vdpa;
+using Virtbus.Core;
+
+namespace Virtbus.Subsystems.Vhost;
+
+/// <summary>A device that a user outside the fabric can open and drive through virtqueues (Linux: <c>/dev/vhost-vdpa-N</c>).</summary>
+public sealed class VhostDevice : Device
+{
+    private IVhostEndpoint? _endpoint;
+
+    internal VhostDevice(VhostSubsystem subsystem, string name, string label, Device parent, IVdpaOps ops, Action<Device> release)
+        : base(name, parent, bus: null, subsystem.Class)
+    {
+        Label = label;
+        Ops = ops;
+        Release = release;
+    }
+
+    /// <summary>The name that users know: that of the vDPA device.</summary>
+    public string Label { get; }
+
+    /// <summary>The operations by which a transport drives it.</summary>
+    public IVdpaOps Ops { get; }
+
+    /// <summary>Where a transport put it, or null. The transport sets it.</summary>
+    public IVhostEndpoint? Endpoint
+    {
+        get => Volatile.Read(ref _endpoint);
+        set => Volatile.Write(ref _endpoint, value);
+    }
+
+    internal static readonly AttributeGroup[] Groups =
+    [
+        new(
+            new ObjectAttribute<VhostDevice>("connected", d => d.Endpoint?.IsConnected == true ? "1" : "0"),
+            new ObjectAttribute<VhostDevice>("label", d => d.Label),
+            new ObjectAttribute<VhostDevice>("socket", d => d.Endpoint?.Path ?? "")),
+    ];
+}

@@ -1,0 +1,129 @@
+using System.Buffers.Binary;
+using Virtbus.Platform;
+
+namespace Virtbus.Transports.VhostUser;
+
+/// <summary>Messages on a socket: a header read on its own, so that its descriptors are known to be its own, then exactly its payload.</summary>
+internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDisposable
+{
+    private readonly byte[] _header = new byte[VhostUserProtocol.HeaderSize];
+    private readonly byte[] _payload = new byte[VhostUserProtocol.MaxPayload];
+    private readonly byte[] _reply = new byte[VhostUserProtocol.HeaderSize + VhostUserProtocol.ConfigHeaderSize + VhostUserProtocol.MaxConfig];
+    private readonly List<FileDescriptor> _descriptors = [];
+
+    /// <summary>Where a reply's payload is put together.</summary>
+    internal Span<byte> ReplyPayload => _reply.AsSpan(VhostUserProtocol.HeaderSize);
+
+    /// <summary>
+    /// Waits for a message. It is valid until the next call, which closes the descriptors that nobody took.
+    /// </summary>
+    /// <returns>False at the end of the stream or on cancel (no fault), and for what is no message (fault).</returns>
+    internal bool TryReceive(out VhostUserMessage message, out Fault fault)
+    {
+        message = default;
+        CloseDescriptors();
+        if (!TryFill(_header, atStart: true, out fault))
+            return false;
+        var request = BinaryPrimitives.ReadUInt32LittleEndian(_header);
+        var flags = BinaryPrimitives.ReadUInt32LittleEndian(_header.AsSpan(4));
+        var size = BinaryPrimitives.ReadUInt32LittleEndian(_header.AsSpan(8));
+        message = new VhostUserMessage(_header, default, _descriptors);
+        fault = (flags, size) switch
+        {
+            _ when (flags & VhostUserProtocol.VersionMask) != VhostUserProtocol.Version =>
+                new Fault(Errno.EPROTO, "the header has a version other than 1"),
+            _ when (flags & ~VhostUserProtocol.KnownFlags) != 0 => new Fault(Errno.EPROTO, "the header has unknown flags"),
+            _ when (flags & VhostUserProtocol.ReplyFlag) != 0 => new Fault(Errno.EPROTO, "a reply came where a request was due"),
+            _ when size > VhostUserProtocol.MaxPayload => new Fault(Errno.EMSGSIZE, "the payload is larger than 4096 bytes"),
+            _ when request == 0 => new Fault(Errno.EPROTO, "the header has no request"),
+            _ => Fault.None,
+        };
+        if (fault != Fault.None)
+            return false;
+        var before = _descriptors.Count;
+        var payload = _payload.AsSpan(0, (int)size);
+        if (!TryFill(payload, atStart: false, out fault))
+            return false;
+        if (_descriptors.Count != before)
+        {
+            fault = new Fault(Errno.EBADMSG, "descriptors came in the middle of a message");
+            return false;
+        }
+
+        message = new VhostUserMessage(_header, payload, _descriptors);
+        return true;
+    }
+
+    /// <summary>Sends the reply to a request, its payload being the first bytes of <see cref="ReplyPayload"/>.</summary>
+    /// <returns>False when the front end is gone.</returns>
+    internal bool TryReply(VhostUserRequest request, int size)
+    {
+        BinaryPrimitives.WriteUInt32LittleEndian(_reply, (uint)request);
+        BinaryPrimitives.WriteUInt32LittleEndian(_reply.AsSpan(4), VhostUserProtocol.Version | VhostUserProtocol.ReplyFlag);
+        BinaryPrimitives.WriteUInt32LittleEndian(_reply.AsSpan(8), (uint)size);
+        var rest = _reply.AsSpan(0, VhostUserProtocol.HeaderSize + size);
+        while (!rest.IsEmpty)
+        {
+            var sent = stream.Send(rest, [], out var error);
+            if (sent >= 0)
+                rest = rest[sent..];
+            else if (error != Errno.EAGAIN || !Polling.Wait(stream.Descriptor, forWriting: true, cancel))
+                return false;
+        }
+
+        return true;
+    }
+
+    /// <summary>Sends a reply whose payload is one number.</summary>
+    internal bool TryReply(VhostUserRequest request, ulong value)
+    {
+        BinaryPrimitives.WriteUInt64LittleEndian(ReplyPayload, value);
+        return TryReply(request, sizeof(ulong));
+    }
+
+    public void Dispose()
+    {
+        CloseDescriptors();
+        stream.Dispose();
+    }
+
+    private bool TryFill(Span<byte> buffer, bool atStart, out Fault fault)
+    {
+        fault = Fault.None;
+        var have = 0;
+        while (have < buffer.Length)
+        {
+            var count = stream.Receive(buffer[have..], _descriptors, out var error);
+            if (count > 0)
+            {
+                have += count;
+                continue;
+            }
+
+            if (count == 0 || error == Errno.ECONNRESET)
+            {
+                if (have > 0 || !atStart)
+                    fault = new Fault(Errno.EBADMSG, "the stream ended in the middle of a message");
+                return false;
+            }
+
+            if (error != Errno.EAGAIN)
+            {
+                fault = new Fault(error, error == Errno.EMSGSIZE ? "more descriptors came than a message may carry" : "the socket cannot be read");
+                return false;
+            }
+
+            if (!Polling.Wait(stream.Descriptor, forWriting: false, cancel))
+                return false;
+        }
+
+        return true;
+    }
+
+    private void CloseDescriptors()
+    {
+        foreach (var descriptor in _descriptors)
+            descriptor.Dispose();
+        _descriptors.Clear();
+    }
+}

@@ -1,0 +1,50 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Vm;
+
+/// <summary>Fetches a Debian package from the machine's own apt sources and unpacks it, without installing it.</summary>
+internal static class DebianPackage
+{
+    private const string Remedy = "On Debian check the machine's apt sources; elsewhere install a kernel and a static busybox.";
+
+    /// <summary>The package that another one depends on and whose name starts so; of several, the first.</summary>
+    public static async Task<string> DependencyAsync(string package, string prefix, IProgress<string>? progress, CancellationToken cancellation)
+    {
+        await EnsureKnownAsync(package, progress, cancellation);
+        string record = await HostCommand.RunTextAsync(["apt-cache", "show", "--no-all-versions", package], Remedy, cancellation);
+        return ParseDependency(record, prefix)
+            ?? throw new VirtbusException(Errno.ENOENT, $"Package '{package}' depends on no package '{prefix}...'. {Remedy}");
+    }
+
+    /// <summary>Reads the first dependency with that prefix from a package record.</summary>
+    public static string? ParseDependency(string record, string prefix) => record.Split('\n')
+        .Where(line => line.StartsWith("Depends:", StringComparison.Ordinal))
+        .SelectMany(line => line["Depends:".Length..].Split(',', '|'))
+        .Select(word => word.Trim().Split(' ')[0])
+        .FirstOrDefault(name => name.StartsWith(prefix, StringComparison.Ordinal));
+
+    /// <summary>Unpacks a package's files into a folder.</summary>
+    public static async Task UnpackAsync(string package, string folder, IProgress<string>? progress, CancellationToken cancellation)
+    {
+        await EnsureKnownAsync(package, progress, cancellation);
+        progress?.Report($"Fetching package {package}");
+        string download = Path.Combine(folder, ".download");
+        Directory.CreateDirectory(download);
+        await HostCommand.RunAsync(["apt-get", "download", package], Remedy, cancellation, download);
+        string archive = Directory.EnumerateFiles(download, "*.deb").Single();
+        await HostCommand.RunAsync(["dpkg-deb", "-x", archive, folder], Remedy, cancellation);
+        Directory.Delete(download, recursive: true);
+    }
+
+    // A machine image often ships without package lists.
+    private static async Task EnsureKnownAsync(string package, IProgress<string>? progress, CancellationToken cancellation)
+    {
+        string names = await HostCommand.RunTextAsync(["apt-cache", "pkgnames", package], Remedy, cancellation);
+        if (names.Split('\n').Contains(package))
+            return;
+        if (!Environment.IsPrivilegedProcess)
+            throw new VirtbusException(Errno.ENOENT, $"apt does not know package '{package}'. Run 'apt-get update' as root, then try again.");
+        progress?.Report("Updating the package lists");
+        await HostCommand.RunAsync(["apt-get", "update"], Remedy, cancellation);
+    }
+}

@@ -1,0 +1,62 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Vm;
+
+/// <summary>What a virtual machine consists of and what runs in it.</summary>
+public sealed class VmOptions
+{
+    /// <summary>The devices, in the order in which the guest finds them: the first disk is /dev/vda.</summary>
+    public IReadOnlyList<VmDevice> Devices { get; init; } = [];
+
+    /// <summary>The program and its arguments that busybox sh runs in the guest. Empty for a shell on the user's terminal.</summary>
+    public IReadOnlyList<string> Command { get; init; } = [];
+
+    /// <summary>Guest memory in MiB, from 128.</summary>
+    public int MemoryMiB { get; init; } = 256;
+
+    /// <summary>Virtual CPUs, from 1 to 64.</summary>
+    public int Cpus { get; init; } = 1;
+
+    /// <summary>How instructions run. Null takes VIRTBUS_VM_ACCEL ("tcg" or "kvm"), and TCG when that is not set.</summary>
+    public VmAccelerator? Accelerator { get; init; }
+
+    /// <summary>How long a run with a command may take, boot included. Null for no limit.</summary>
+    public TimeSpan? Deadline { get; init; }
+
+    /// <summary>How long the guest may take to boot before a run with a command gives up.</summary>
+    public TimeSpan BootDeadline { get; init; } = TimeSpan.FromMinutes(2);
+
+    /// <summary>Where the command's standard input comes from. Null for an empty one. Not closed.</summary>
+    public Stream? Input { get; init; }
+
+    /// <summary>Where the command's standard output goes, byte for byte. Not closed.</summary>
+    public Stream Output { get; init; } = Stream.Null;
+
+    /// <summary>Where the command's standard error goes, byte for byte. Not closed.</summary>
+    public Stream Error { get; init; } = Stream.Null;
+
+    /// <summary>Throws a <see cref="VirtbusException"/> (EINVAL, ENOENT) that names what cannot work.</summary>
+    internal void Check()
+    {
+        if (MemoryMiB < 128)
+            throw new VirtbusException(Errno.EINVAL, $"A guest cannot run in {MemoryMiB} MiB of memory. Give it 128 or more.");
+        if (Cpus is < 1 or > 64)
+            throw new VirtbusException(Errno.EINVAL, $"A guest cannot have {Cpus} CPUs. Give it 1 to 64.");
+        foreach (VmDevice device in Devices)
+        {
+            if (device.Queues < 1)
+                throw new VirtbusException(Errno.EINVAL, $"Device '{device.Name}' cannot have {device.Queues} queues. Give it 1 or more.");
+            if (!File.Exists(device.SocketPath))
+                throw new VirtbusException(
+                    Errno.ENOENT, $"Device '{device.Name}' has no socket at '{device.SocketPath}'. Start the daemon that serves it first.");
+        }
+    }
+
+    /// <summary>The accelerator asked for, by option or by variable.</summary>
+    internal VmAccelerator ResolveAccelerator(Func<string, string?> variable) => Accelerator ?? variable("VIRTBUS_VM_ACCEL") switch
+    {
+        null or "" or "tcg" => VmAccelerator.Tcg,
+        "kvm" => VmAccelerator.Kvm,
+        string other => throw new VirtbusException(Errno.EINVAL, $"VIRTBUS_VM_ACCEL is '{other}'. Set it to 'tcg' or 'kvm', or unset it."),
+    };
+}

@@ -1,0 +1,152 @@
+using Virtbus.Daemon.Manifest;
+using Xunit;
+
+namespace Virtbus.Tests.Cli;
+
+public sealed class ManifestTests
+{
+    [Fact]
+    public void All_errors_of_a_file_come_at_once_with_their_places()
+    {
+        const string Text = """
+            adaptors: []
+            adapters:
+              - name: adapter0
+                model: merlinn
+                mac: 01:00:00:00:00:01
+                parts: [net, vdap, net]
+              - name: adapter0
+                model: harrier
+                model: merlin
+                parts: [net]
+              - model: merlin
+                tap: this-name-is-far-too-long
+              - adapter3
+            disks:
+              - name: disk 0
+                adapter: adapter0
+                memory: 64MB
+              - name: disk1
+                adapter: adaptr0
+                memory: 64MiB
+                null: 1GiB
+                readonly: yes
+                queues: 0
+                serial: this serial number is too long
+              - name: disk2
+                adapter: adapter0
+              - { name: disk3, adapter: adapter0, file: no/such.img, size: 5 }
+            devices:
+              - { module: demo, name: part, count: many, parent: nobody }
+              - { module: demo, name: part }
+              - { module: a_module_of_a_long_name, name: with_a_long_part_name }
+              - { module: "de.mo", name: part }
+            modules: no/such/folder
+            """;
+        var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(Text, "/manifests/m.yaml"));
+        Assert.Equal(
+            """
+            /manifests/m.yaml:1:1: 'adaptors' is no key of a manifest. Did you mean 'adapters'? The keys are adapters, disks, devices, modules.
+            /manifests/m.yaml:4:12: adapters[0].model: 'merlinn' is not right here. Did you mean 'merlin'? Write merlin or harrier.
+            /manifests/m.yaml:5:10: adapters[0].mac: '01:00:00:00:00:01' is not right here. Write six pairs of hexadecimal digits with ':' between them, the first pair even (a station, not a group), for example 02:00:00:00:00:01.
+            /manifests/m.yaml:6:18: adapters[0].parts[1]: 'vdap' is not right here. Did you mean 'vdpa'? Write net or vdpa.
+            /manifests/m.yaml:6:24: adapters[0].parts[2]: 'net' is in the list already. Remove one of the two.
+            /manifests/m.yaml:7:11: adapters[1].name: 'adapter0' is the name of the object at line 3 already. Choose another.
+            /manifests/m.yaml:9:5: adapters[1]: 'model' is here a second time. Remove one of the two.
+            /manifests/m.yaml:11:5: adapters[2]: an adapter has no 'name'. Add it: the device's name.
+            /manifests/m.yaml:12:10: adapters[2].tap: 'this-name-is-far-too-long' is not right here. Write a network device name of at most 15 characters.
+            /manifests/m.yaml:13:5: adapters[3]: 'adapter3' is not right here. Write an adapter with the keys name, model, mac, parts, ports, tap.
+            /manifests/m.yaml:15:11: disks[0].name: 'disk 0' is not right here. Write 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.
+            /manifests/m.yaml:17:13: disks[0].memory: '64MB' is not right here. Write a size such as 512KiB, 64MiB or 1GiB, or a number of bytes; a multiple of 512 up to 1024TiB.
+            /manifests/m.yaml:18:5: disks[1]: a disk has exactly one of file, memory, null; this has memory, null. Keep one.
+            /manifests/m.yaml:19:14: disks[1].adapter: 'adaptr0' is no adapter of this manifest. Did you mean 'adapter0'? Its adapters are adapter0.
+            /manifests/m.yaml:22:15: disks[1].readonly: 'yes' is not right here. Write true or false.
+            /manifests/m.yaml:23:13: disks[1].queues: '0' is not right here. Write a whole number from 1 to 64.
+            /manifests/m.yaml:24:13: disks[1].serial: 'this serial number is too long' is not right here. Write 1 to 20 printable ASCII characters.
+            /manifests/m.yaml:25:5: disks[2]: a disk has exactly one of file, memory, null; this has none. Add one.
+            /manifests/m.yaml:27:45: disks[3].file: /manifests/no/such.img does not exist. Make it, for example with: truncate -s 64M /manifests/no/such.img
+            /manifests/m.yaml:27:58: disks[3]: 'size' is no key of a disk. The keys are name, adapter, file, memory, null, readonly, queues, serial.
+            /manifests/m.yaml:29:40: devices[0].count: 'many' is not right here. Write a whole number from 1 to 1048576.
+            /manifests/m.yaml:29:54: devices[0].parent: 'nobody' is no adapter of this manifest. Its adapters are adapter0.
+            /manifests/m.yaml:30:27: devices[1].name: 'demo.part' is made at line 29 already. Give that group a higher count.
+            /manifests/m.yaml:31:46: devices[2].name: 'a_module_of_a_long_name.with_a_long_part_name' has 45 characters. Module and name have at most 39 together, with the dot.
+            /manifests/m.yaml:32:15: devices[3].module: 'de.mo' is not right here. Write letters, digits, '_' and '-', with module and name at most 39 characters together.
+            /manifests/m.yaml:33:10: modules: /manifests/no/such/folder does not exist. Make the folder, or name one that is there.
+            """,
+            error.Message);
+    }
+
+    [Theory]
+    [InlineData("adapters: [", "m.yaml:2:1: this is no YAML: ")]
+    [InlineData("- a\n- b", "m.yaml:1:1: a list is not right here. Write a manifest with the keys adapters, disks, devices, modules.")]
+    [InlineData("adapters: &a []\ndisks: *a", "m.yaml:1:11: '&a' is an anchor, which a manifest can't have. Remove it.\nm.yaml:2:8: '*a' is an alias, which a manifest can't have. Write the value out.")]
+    [InlineData("adapters: []\n---\ndisks: []", "m.yaml:2:1: a second document begins here. A manifest is one document; remove '---' and what follows.")]
+    [InlineData("adapters:", "m.yaml:1:10: adapters: empty is not right here. Write a list, or remove the key.")]
+    [InlineData("adapters: !!set {}", "m.yaml:1:11: 'tag:yaml.org,2002:set' is a tag, which a manifest can't have. Remove it.")]
+    public void Broken_documents_are_told_at_their_place(string text, string expected) =>
+        Assert.StartsWith(expected, Assert.Throws<ManifestException>(() => ManifestReader.ReadText(text, "m.yaml")).Message, StringComparison.Ordinal);
+
+    [Fact]
+    public void Deep_nesting_is_refused_and_not_followed()
+    {
+        var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText("adapters: " + new string('[', 5000), "m.yaml"));
+        Assert.Contains("more than 32 levels", error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Values_carry_their_places_and_defaults_stand_in()
+    {
+        var manifest = ManifestReader.ReadText(
+            """
+            adapters:
+              - name: a
+                model: harrier
+                mac: 02:00:00:00:00:0f
+                parts: [vdpa]
+                tap: vb0
+              - { name: b, model: merlin }
+            disks:
+              - { name: d, adapter: a, memory: 512KiB }
+              - { name: e, adapter: b, "null": 1GiB, readonly: true, queues: 4, serial: X1 }
+            devices:
+              - { module: demo, name: part, count: 512, parent: b }
+              - { module: demo, name: other }
+            """,
+            "m.yaml");
+        var a = manifest.Adapters[0];
+        Assert.Equal(("a", AdapterModel.Harrier, AdapterParts.Vdpa, "vb0"), (a.Name.Value, a.Model.Value, a.Parts.Value, a.Tap!.Value.Value));
+        Assert.Equal("02000000000F", a.Mac!.Value.ToString());
+        Assert.Equal(new ManifestPosition(3, 12), a.Model.At);
+        Assert.Equal(AdapterParts.Net | AdapterParts.Vdpa, manifest.Adapters[1].Parts.Value);
+        var d = manifest.Disks[0];
+        Assert.Equal(new DiskBacking.Memory(512 << 10), d.Backing.Value);
+        Assert.Equal((false, 1, "d"), (d.ReadOnly.Value, d.Queues.Value, d.Serial.Value));
+        var e = manifest.Disks[1];
+        Assert.Equal(new DiskBacking.Null(1L << 30), e.Backing.Value);
+        Assert.Equal((true, 4, "X1"), (e.ReadOnly.Value, e.Queues.Value, e.Serial.Value));
+        Assert.Equal((512, "b"), (manifest.Devices[0].Count.Value, manifest.Devices[0].Parent!.Value.Value));
+        Assert.Equal(1, manifest.Devices[1].Count.Value);
+        Assert.Null(manifest.Devices[1].Parent);
+    }
+
+    [Fact]
+    public void An_empty_manifest_is_an_empty_fabric() => Assert.Empty(ManifestReader.ReadText("# nothing\n", "m.yaml").Adapters);
+
+    [Fact]
+    public void The_shipped_schema_is_in_step_with_the_reader()
+    {
+        var shipped = Path.Combine(AppContext.BaseDirectory, "manifest.schema.json");
+        if (Environment.GetEnvironmentVariable("VIRTBUS_WRITE_GOLDEN") is { } source)
+            File.WriteAllText(Path.Combine(source, "src/Daemon/Manifest/manifest.schema.json"), ManifestSchema.Text);
+        Assert.Equal(ManifestSchema.Text, File.ReadAllText(shipped));
+    }
+
+    [Fact]
+    public void The_default_manifest_needs_nothing_of_the_host()
+    {
+        var manifest = ManifestReader.ReadFile(Path.Combine(AppContext.BaseDirectory, "manifests", "default.yaml"));
+        Assert.Equal(["merlin", "harrier"], manifest.Adapters.Select(a => a.Model.Value.ToString().ToLowerInvariant()));
+        Assert.All(manifest.Adapters, a => Assert.Null(a.Tap));
+        Assert.Equal(new DiskBacking.Memory(64 << 20), Assert.Single(manifest.Disks).Backing.Value);
+    }
+}

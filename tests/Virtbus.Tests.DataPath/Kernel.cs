@@ -1,0 +1,14 @@
+namespace Virtbus.Tests.DataPath;
+
+/// <summary>What the kernel says that this process holds.</summary>
+internal static class Kernel
+{
+    /// <summary>Descriptors of the kinds that Virtbus opens and peers send; the runtime opens and closes its own meanwhile.</summary>
+    internal static int Descriptors => Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(entry =>
+        new FileInfo(entry).LinkTarget is { } target &&
+        (target.StartsWith("socket:", StringComparison.Ordinal) || target.StartsWith("/memfd:virtbus", StringComparison.Ordinal) ||
+            target is "anon_inode:[eventfd]" or "anon_inode:[eventpoll]"));
+
+    /// <summary>Mappings of memory files, whoever made them.</summary>
+    internal static int Mappings => File.ReadLines("/proc/self/maps").Count(line => line.Contains("/memfd:virtbus", StringComparison.Ordinal));
+}

@@ -1,0 +1,95 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Tests.DataPath;
+
+public sealed class PlatformTests : IDisposable
+{
+    private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
+
+    public void Dispose() => _folder.Delete(recursive: true);
+
+    private string Socket => Path.Combine(_folder.FullName, "socket");
+
+    [Fact]
+    public void Descriptors_travel_with_the_first_byte_of_what_was_sent_with_them()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        using var eventFd = new EventFd();
+        Assert.Equal(3, left.Send("abc"u8, [], out _));
+        Assert.Equal(3, left.Send("def"u8, [eventFd.Descriptor, eventFd.Descriptor], out _));
+        List<FileDescriptor> received = [];
+        var buffer = new byte[3];
+        Assert.Equal(3, right.Receive(buffer, received, out _));
+        Assert.Empty(received);
+        Assert.Equal(3, right.Receive(buffer, received, out _));
+        Assert.Equal(2, received.Count);
+        Assert.True(EventFd.TryAdopt(received[0], out var adopted, out _));
+        adopted!.Signal();
+        Assert.True(eventFd.TryRead(out var count));
+        Assert.Equal(1u, count);
+        Assert.False(eventFd.TryRead(out _));
+        Assert.Equal(-1, right.Receive(buffer, received, out var error));
+        Assert.Equal(Errno.EAGAIN, error);
+        left.Dispose();
+        Assert.Equal(0, right.Receive(buffer, received, out _));
+        received.ForEach(descriptor => descriptor.Dispose());
+        right.Dispose();
+    }
+
+    [Fact]
+    public void Socket_file_is_for_its_owner_only_and_goes_with_the_listener()
+    {
+        using (UnixListener.Listen(Socket))
+            Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(Socket));
+        Assert.False(File.Exists(Socket));
+    }
+
+    [Fact]
+    public void Socket_of_a_dead_process_is_taken_over()
+    {
+        var dead = UnixListener.Listen(Socket);
+        dead.Descriptor.Dispose();
+        Assert.True(File.Exists(Socket));
+        using var listener = UnixListener.Listen(Socket);
+        using var client = UnixStream.TryConnect(Socket, out _);
+        Assert.NotNull(client);
+    }
+
+    [Fact]
+    public void Live_socket_is_not_taken_over()
+    {
+        using var live = UnixListener.Listen(Socket);
+        var error = Assert.Throws<VirtbusException>(() => UnixListener.Listen(Socket));
+        Assert.Equal(Errno.EADDRINUSE, error.Errno);
+        Assert.Contains(Socket, error.Message, StringComparison.Ordinal);
+        using var client = UnixStream.TryConnect(Socket, out _);
+        Assert.NotNull(client);
+    }
+
+    [Fact]
+    public void Paths_that_cannot_be_a_socket_are_told_apart()
+    {
+        File.WriteAllText(Socket, "");
+        Assert.Equal(Errno.EEXIST, Assert.Throws<VirtbusException>(() => UnixListener.Listen(Socket)).Errno);
+        Assert.Equal(Errno.ENOENT, Assert.Throws<VirtbusException>(() => UnixListener.Listen(Path.Combine(_folder.FullName, "none", "socket"))).Errno);
+        Assert.Equal(Errno.ENAMETOOLONG, Assert.Throws<VirtbusException>(() => UnixListener.Listen("/" + new string('x', 108))).Errno);
+    }
+
+    [Fact]
+    public void Only_an_eventfd_is_taken_for_one()
+    {
+        var before = Kernel.Descriptors;
+        using (var file = MemoryFile.Create("virtbus-test", 8))
+            Assert.False(EventFd.TryAdopt(file, out _, out _));
+        Assert.Equal(before, Kernel.Descriptors);
+    }
+
+    [Fact]
+    public void Sealed_memory_file_cannot_shrink()
+    {
+        using var sealedFile = MemoryFile.Create("virtbus-test", 4096);
+        using var open = MemoryFile.Create("virtbus-test", 4096, sealedSize: false);
+        Assert.True(sealedFile.CannotShrink());
+        Assert.False(open.CannotShrink());
+    }
+}

@@ -1,0 +1,511 @@
+using System.Buffers.Binary;
+using Virtbus.Hardware.Block;
+using Virtbus.Hardware.Virtio;
+using Virtbus.Hardware.VirtioBlk;
+using Virtbus.Memory;
+using Virtbus.Memory.Rings;
+using Virtbus.Platform;
+
+namespace Virtbus.Tests.DataPath;
+
+public sealed class VirtioBlkTests : IDisposable
+{
+    private const ulong Base = 0x10000;
+    private const ulong Header = 0x8000;
+    private const ulong Status = 0x8100;
+    private const ulong Data = 0x10000;
+    private const byte Ok = 0;
+    private const byte IoError = 1;
+    private const byte Unsupported = 2;
+
+    private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
+    private readonly HostMemory _memory;
+    private readonly IoAddressSpace _space = new();
+    private readonly EventFd _kick = new();
+    private readonly EventFd _call = new();
+    private readonly EventFd _error = new();
+    private readonly SplitRingDriver _driver;
+    private IBlockBackend _backend = new MemoryBackend(1 << 20);
+    private VirtioBlkDevice? _device;
+
+    public VirtioBlkTests()
+    {
+        _memory = HostMemory.Allocate("virtbus-test", 1 << 18, out var file);
+        file.Dispose();
+        Assert.True(_space.TryMap(new Iova(Base), 1 << 18, _memory, 0, DmaAccess.ReadWrite, out _));
+        _driver = new SplitRingDriver(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true);
+    }
+
+    public void Dispose()
+    {
+        _device?.Dispose();
+        _backend.Dispose();
+        _space.Dispose();
+        _memory.Dispose();
+        _kick.Dispose();
+        _call.Dispose();
+        _error.Dispose();
+        _folder.Delete(recursive: true);
+    }
+
+    private VirtioBlkDevice Start(ulong without = 0)
+    {
+        _device = new VirtioBlkDevice("test", _backend, "serial-1", queueCount: 2, maxQueueSize: 128);
+        using (var map = _space.Snapshot())
+            _device.SetMap(map);
+        Assert.True(_device.TrySetStatus(VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER, out _));
+        Assert.True(_device.TrySetDriverFeatures(_device.DeviceFeatures & ~without, out _));
+        Assert.True(_device.TrySetStatus(11, out _));
+        var layout = _driver.Layout;
+        Assert.True(_device.TrySetQueueSize(0, layout.Size, out _));
+        Assert.True(_device.TrySetQueueAddress(0, layout.DescriptorArea, layout.DriverArea, layout.DeviceArea, out _));
+        _device.SetQueueKick(0, _kick);
+        _device.SetQueueCall(0, _call);
+        _device.SetQueueError(0, _error);
+        Assert.True(_device.TrySetQueueReady(0, true, out _));
+        Assert.True(_device.TrySetStatus(15, out _));
+        return _device;
+    }
+
+    private void Add(uint type, ulong sector, uint length, bool deviceWrites)
+    {
+        var header = new byte[16];
+        BinaryPrimitives.WriteUInt32LittleEndian(header, type);
+        BinaryPrimitives.WriteUInt64LittleEndian(header.AsSpan(8), sector);
+        _memory.Write(Header, header);
+        _memory.Write(Status, [0xee]);
+        DriverBuffer[] chain =
+        [
+            new DriverBuffer(new Iova(Base + Header), 16, false),
+            new DriverBuffer(new Iova(Base + Data), length, deviceWrites),
+            new DriverBuffer(new Iova(Base + Status), 1, true),
+        ];
+        _driver.Add(length == 0 ? [chain[0], chain[2]] : chain);
+        _driver.RequestCalls(true);
+        if (_driver.Publish())
+            _kick.Signal();
+    }
+
+    private (byte Status, uint Written) Request(uint type, ulong sector, uint length, bool deviceWrites)
+    {
+        Add(type, sector, length, deviceWrites);
+        var written = 0u;
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out written), "a used buffer");
+        var status = new byte[1];
+        _memory.Read(Status, status);
+        return (status[0], written);
+    }
+
+    private byte[] Bytes(int count)
+    {
+        var bytes = new byte[count];
+        _memory.Read(Data, bytes);
+        return bytes;
+    }
+
+    [Fact]
+    public void What_was_written_is_read_again()
+    {
+        Start();
+        var data = Enumerable.Range(0, 4096).Select(i => (byte)(i * 7)).ToArray();
+        _memory.Write(Data, data);
+        Assert.Equal((Ok, 1u), Request(1, 8, 4096, false));
+        _memory.Write(Data, new byte[4096]);
+        Assert.Equal((Ok, 4097u), Request(0, 8, 4096, true));
+        Assert.Equal(data, Bytes(4096));
+        Assert.Equal((Ok, 1u), Request(4, 0, 0, false));
+    }
+
+    [Fact]
+    public void Identity_is_the_serial_padded_with_zeros()
+    {
+        Start();
+        Assert.Equal((Ok, 21u), Request(8, 0, 20, true));
+        Assert.Equal([.. "serial-1"u8, .. new byte[12]], Bytes(20));
+    }
+
+    [Theory]
+    [InlineData(0, 2047, 1024, true, IoError)]
+    [InlineData(0, 2048, 512, true, IoError)]
+    [InlineData(0, ulong.MaxValue, 512, true, IoError)]
+    [InlineData(0, 0x00800000_00000000, 512, true, IoError)]
+    [InlineData(0, 0, 511, true, IoError)]
+    [InlineData(1, 2048, 512, false, IoError)]
+    [InlineData(11, 0, 512, false, Unsupported)]
+    [InlineData(0xffffffff, 0, 512, true, Unsupported)]
+    [InlineData(0, 2047, 512, true, Ok)]
+    public void Request_out_of_bounds_gets_its_status_and_the_queue_goes_on(uint type, ulong sector, uint length, bool deviceWrites, byte status)
+    {
+        Start();
+        Assert.Equal(status, Request(type, sector, length, deviceWrites).Status);
+        Assert.Equal(Ok, Request(0, 0, 512, true).Status);
+    }
+
+    [Fact]
+    public void Read_only_disk_says_so_and_refuses_writes()
+    {
+        var path = MakeFile(1 << 16);
+        _backend.Dispose();
+        _backend = FileBackend.Open(path, readOnly: true);
+        var device = Start();
+        Assert.NotEqual(0u, device.DeviceFeatures & VirtioBlkConfig.VIRTIO_BLK_F_RO);
+        Assert.Equal(IoError, Request(1, 0, 512, false).Status);
+        Assert.Equal(Ok, Request(0, 0, 512, true).Status);
+    }
+
+    [Fact]
+    public void File_is_read_and_written_in_place()
+    {
+        var path = MakeFile(1 << 16);
+        _backend.Dispose();
+        _backend = FileBackend.Open(path);
+        Start();
+        _memory.Write(Data, Enumerable.Repeat((byte)0x5a, 1024).ToArray());
+        Assert.Equal(Ok, Request(1, 3, 1024, false).Status);
+        Assert.Equal(Ok, Request(4, 0, 0, false).Status);
+        _device!.Dispose();
+        _backend.Dispose();
+        Assert.Equal(Enumerable.Repeat((byte)0x5a, 1024), File.ReadAllBytes(path)[1536..2560]);
+    }
+
+    [Fact]
+    public void File_cut_short_under_the_disk_answers_with_an_error()
+    {
+        var path = MakeFile(1 << 16);
+        _backend.Dispose();
+        _backend = FileBackend.Open(path);
+        Start();
+        // By another program: the runtime's own file streams heed the lock.
+        using (var truncate = System.Diagnostics.Process.Start("truncate", ["-s", "1024", path]))
+            truncate.WaitForExit();
+        Assert.Equal(IoError, Request(0, 1, 1024, true).Status);
+        Assert.Equal(Ok, Request(0, 1, 512, true).Status);
+    }
+
+    [Fact]
+    public void Chain_without_status_stops_the_queue_and_the_device_asks_for_a_reset()
+    {
+        var device = Start();
+        (int Queue, Fault Fault)? seen = null;
+        device.SetQueueFaultCallback((queue, fault) => seen = (queue, fault));
+        _driver.Add([new DriverBuffer(new Iova(Base + Header), 16, false)]);
+        _driver.Publish();
+        _kick.Signal();
+        Deadline.Until(() => _error.TryRead(out _), "the error eventfd");
+        Deadline.Until(() => seen is not null, "the fault");
+        Assert.Equal(0, seen!.Value.Queue);
+        Assert.Equal(VirtioStatus.DEVICE_NEEDS_RESET, device.Status & VirtioStatus.DEVICE_NEEDS_RESET);
+        device.Reset();
+        Assert.Equal(0, device.Status);
+    }
+
+    [Fact]
+    public void Buffers_that_wait_are_served_without_a_kick_when_the_queue_starts()
+    {
+        Add(0, 0, 512, true);
+        _kick.TryRead(out _);
+        Start();
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out _), "a used buffer");
+        Deadline.Until(() => _call.TryRead(out _), "the call");
+    }
+
+    [Fact]
+    public void Without_a_kick_eventfd_the_ring_is_polled()
+    {
+        var device = Start();
+        device.SetQueueKick(0, null);
+        for (var i = 0; i < 3; i++)
+            Assert.Equal(Ok, Request(0, 0, 512, true).Status);
+    }
+
+    [Fact]
+    public void Queue_stopped_and_started_goes_on_where_it_was()
+    {
+        var device = Start();
+        for (var round = 1; round <= 5; round++)
+        {
+            Assert.Equal(Ok, Request(0, 0, 512, true).Status);
+            Assert.True(device.TrySetQueueReady(0, false, out _));
+            Assert.Equal(round, device.GetQueueState(0));
+            Assert.True(device.TrySetQueueReady(0, true, out _));
+        }
+    }
+
+    [Fact]
+    public void Queue_waits_while_its_memory_is_gone()
+    {
+        var device = Start();
+        Assert.Equal(Ok, Request(0, 0, 512, true).Status);
+        using (var empty = IoMap.CreateEmpty())
+            device.SetMap(empty);
+        Add(0, 0, 512, true);
+        Assert.True(device.IsQueueReady(0));
+        Assert.Equal(1, _driver.UsedIndex);
+        using (var map = _space.Snapshot())
+            device.SetMap(map);
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out _), "a used buffer");
+    }
+
+    [Fact]
+    public void Queue_that_is_ready_takes_no_set_up()
+    {
+        var device = Start();
+        Assert.False(device.TrySetQueueSize(0, 32, out var fault));
+        Assert.Equal(Errno.EBUSY, fault.Errno);
+        Assert.False(device.TrySetQueueAddress(0, default, default, default, out _));
+        Assert.False(device.TrySetQueueState(0, 0, out _));
+        Assert.False(device.TrySetDriverFeatures(0, out fault));
+        Assert.Equal(Errno.EBUSY, fault.Errno);
+        Assert.False(device.TrySetStatus(1, out fault));
+        Assert.Equal(Errno.EINVAL, fault.Errno);
+    }
+
+    [Fact]
+    public void Ring_outside_memory_is_refused_when_the_queue_is_made_ready()
+    {
+        var device = Start();
+        Assert.True(device.TrySetQueueReady(0, false, out _));
+        Assert.True(device.TrySetQueueAddress(0, new Iova(0x5000_0000), default, default, out _));
+        Assert.False(device.TrySetQueueReady(0, true, out var fault));
+        Assert.Equal(Errno.EFAULT, fault.Errno);
+        Assert.False(device.IsQueueReady(0));
+    }
+
+    [Fact]
+    public void Configuration_space_has_the_layout_of_the_standard()
+    {
+        var device = Start();
+        var space = new byte[device.ConfigSize];
+        Assert.True(device.TryGetConfig(0, space, out _));
+        Assert.Equal(2048u, BinaryPrimitives.ReadUInt64LittleEndian(space));
+        Assert.Equal(126u, BinaryPrimitives.ReadUInt32LittleEndian(space.AsSpan(12)));
+        Assert.Equal(512u, BinaryPrimitives.ReadUInt32LittleEndian(space.AsSpan(20)));
+        Assert.Equal(1, space[32]);
+        Assert.Equal(2, BinaryPrimitives.ReadUInt16LittleEndian(space.AsSpan(34)));
+        Assert.False(device.TryGetConfig(90, new byte[7], out _));
+        Assert.False(device.TryGetConfig(-1, new byte[1], out _));
+        Assert.False(device.TrySetConfig(0, [1], out var fault));
+        Assert.Equal(Errno.EROFS, fault.Errno);
+        Assert.True(device.TrySetConfig(32, [0], out _));
+        Assert.True(device.TryGetConfig(0, space, out _));
+        Assert.Equal(0, space[32]);
+    }
+
+    [Theory]
+    [InlineData(false, false, 1)]
+    [InlineData(true, false, 0)]
+    [InlineData(true, true, 1)]
+    public void Writes_are_durable_at_once_unless_the_driver_can_flush_and_wants_a_cache(bool flush, bool writethrough, int flushes)
+    {
+        using var counting = new CountingBackend();
+        _backend.Dispose();
+        _backend = counting;
+        var device = Start(flush ? 0 : VirtioBlkConfig.VIRTIO_BLK_F_FLUSH | VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE);
+        if (writethrough)
+            Assert.True(device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [0], out _));
+        Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+        Assert.Equal(flushes, counting.Flushes);
+    }
+
+    [Fact]
+    public void Asynchronous_backend_completes_out_of_order_and_is_drained_on_stop()
+    {
+        using var late = new LateBackend();
+        _backend.Dispose();
+        _backend = late;
+        var device = Start();
+        Add(0, 0, 512, true);
+        Add(0, 1, 512, true);
+        Deadline.Until(() => late.Held == 2, "two requests in flight");
+        Assert.Equal(0, _driver.UsedIndex);
+        late.Finish(last: true);
+        Deadline.Until(() => _driver.UsedIndex == 1, "the second request");
+        Assert.True(_driver.TryTakeUsed(out var head, out _));
+        Assert.NotEqual(0, head);
+        late.FinishAllAlways();
+        Assert.True(device.TrySetQueueReady(0, false, out _));
+        Assert.Equal(2, _driver.UsedIndex);
+    }
+
+    [Fact]
+    public void Request_allocates_nothing()
+    {
+        _backend.Dispose();
+        _backend = new NullBackend(1 << 20);
+        Start();
+        Add(0, 0, 512, true);
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out _), "a used buffer");
+        DriverBuffer[] chain =
+        [
+            new DriverBuffer(new Iova(Base + Header), 16, false),
+            new DriverBuffer(new Iova(Base + Data), 512, true),
+            new DriverBuffer(new Iova(Base + Status), 1, true),
+        ];
+        Burst(chain, 20_000);
+        var before = GC.GetTotalAllocatedBytes(precise: true);
+        Burst(chain, 100_000);
+        var allocated = GC.GetTotalAllocatedBytes(precise: true) - before;
+        // What other threads of the test host allocate is not ours; a request that allocated at all would make 2.4 MB.
+        Assert.InRange(allocated, 0, 50_000);
+    }
+
+    [Theory]
+    [InlineData("none", Errno.ENOENT)]
+    [InlineData("folder", Errno.EISDIR)]
+    [InlineData("odd", Errno.EINVAL)]
+    [InlineData("empty", Errno.EINVAL)]
+    [InlineData("used", Errno.EBUSY)]
+    public void File_that_is_no_disk_is_refused_with_its_reason(string kind, Errno errno)
+    {
+        var path = kind switch
+        {
+            "folder" => _folder.FullName,
+            "odd" => MakeFile(1000),
+            "empty" => MakeFile(0),
+            "used" => MakeFile(4096),
+            _ => Path.Combine(_folder.FullName, "none"),
+        };
+        using var first = kind == "used" ? FileBackend.Open(path) : null;
+        var error = Assert.Throws<VirtbusException>(() => FileBackend.Open(path));
+        Assert.Equal(errno, error.Errno);
+        Assert.Contains(path, error.Message, StringComparison.Ordinal);
+    }
+
+    private void Burst(DriverBuffer[] chain, int count)
+    {
+        int sent = 0, done = 0;
+        while (done < count)
+        {
+            while (sent < count && _driver.Add(chain) >= 0)
+                sent++;
+            if (_driver.Publish())
+                _kick.Signal();
+            while (_driver.TryTakeUsed(out _, out _))
+                done++;
+        }
+    }
+
+    private string MakeFile(int size)
+    {
+        var path = Path.Combine(_folder.FullName, "disk");
+        File.WriteAllBytes(path, new byte[size]);
+        return path;
+    }
+
+    private sealed class CountingBackend : IBlockBackend, IBlockChannel
+    {
+        public int Flushes { get; private set; }
+
+        public string Description => "counting";
+
+        public long Capacity => 1 << 20;
+
+        public int BlockSize => 512;
+
+        public bool IsReadOnly => false;
+
+        public int Depth => 1;
+
+        public FileDescriptor? Completion => null;
+
+        public IBlockChannel OpenChannel(int depth) => this;
+
+        public bool Submit(BlockRequest request)
+        {
+            if (request.Operation == BlockOperation.Flush)
+                Flushes++;
+            request.Result = Errno.None;
+            return true;
+        }
+
+        public void Commit()
+        {
+        }
+
+        public BlockRequest? TryReap() => null;
+
+        public void Dispose()
+        {
+        }
+    }
+
+    private sealed class LateBackend : IBlockBackend, IBlockChannel
+    {
+        private readonly EventFd _ready = new();
+        private readonly List<BlockRequest> _held = [];
+        private readonly Queue<BlockRequest> _done = [];
+        private bool _always;
+
+        public string Description => "late";
+
+        public long Capacity => 1 << 20;
+
+        public int BlockSize => 512;
+
+        public bool IsReadOnly => false;
+
+        public int Depth => 8;
+
+        public FileDescriptor? Completion => _ready.Descriptor;
+
+        internal int Held
+        {
+            get
+            {
+                lock (_held)
+                    return _held.Count;
+            }
+        }
+
+        public IBlockChannel OpenChannel(int depth) => this;
+
+        public bool Submit(BlockRequest request)
+        {
+            lock (_held)
+                _held.Add(request);
+            return false;
+        }
+
+        public void Commit()
+        {
+        }
+
+        public BlockRequest? TryReap()
+        {
+            lock (_held)
+            {
+                if (_always)
+                {
+                    foreach (var held in _held)
+                        _done.Enqueue(held);
+                    _held.Clear();
+                }
+
+                if (_done.TryDequeue(out var request))
+                    return request;
+                _ready.TryRead(out _);
+                return null;
+            }
+        }
+
+        internal void Finish(bool last)
+        {
+            lock (_held)
+            {
+                var request = last ? _held[^1] : _held[0];
+                _held.Remove(request);
+                _done.Enqueue(request);
+            }
+
+            _ready.Signal();
+        }
+
+        internal void FinishAllAlways()
+        {
+            lock (_held)
+                _always = true;
+        }
+
+        public void Dispose() => _ready.Dispose();
+    }
+}

@@ -1,0 +1,101 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Runtime.InteropServices;
+using Virtbus.Tests.Cli;
+using Xunit;
+
+namespace Virtbus.Tests.Guest;
+
+/// <summary>A run of <c>virtbus vm</c>: a real guest with disks of a fabric, in which a shell script runs that the test talks with.</summary>
+internal sealed class Guest
+{
+    private readonly Process _program;
+    private readonly Task<string> _errors;
+
+    private Guest(Process program)
+    {
+        _program = program;
+        _errors = program.StandardError.ReadToEndAsync();
+    }
+
+    /// <summary>Starts a guest. Its script ends with the first command that fails.</summary>
+    /// <param name="fabric">The fabric, which is up.</param>
+    /// <param name="script">What the guest's shell runs. Its standard error is for what a failing test shows.</param>
+    /// <param name="disks">Names of the disks, in the order in which the guest has them.</param>
+    public static Guest Start(TestFabric fabric, string script, params string[] disks)
+    {
+        // Installed by packaging/test-packages.txt, so one who could install it and did not sees the tests fail.
+        Assert.SkipWhen(RuntimeInformation.OSArchitecture != Architecture.X64, "Guests are x86-64 and run on x86-64 only.");
+        var hasQemu = Environment.GetEnvironmentVariable("VIRTBUS_QEMU") is not null ||
+            Environment.GetEnvironmentVariable("PATH")!.Split(':').Any(folder => File.Exists(Path.Combine(folder, "qemu-system-x86_64")));
+        Assert.SkipWhen(!hasQemu && !Environment.IsPrivilegedProcess, "qemu-system-x86_64 is not installed and may not be: apt-get install qemu-system-x86.");
+        return new Guest(fabric.Start(["vm", .. disks, "--", "sh", "-c", "set -e\n" + script]));
+    }
+
+    /// <summary>Runs a script to its end and gives the lines that it printed.</summary>
+    public static Task<string[]> RunAsync(TestFabric fabric, string script, params string[] disks) => Start(fabric, script, disks).EndAsync();
+
+    /// <summary>Reads the next line of the script's output, which must be the expected one.</summary>
+    public async Task SeeAsync(string line)
+    {
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        var read = await _program.StandardOutput.ReadLineAsync(deadline.Token);
+        Assert.True(read == line, $"The guest was to print '{line}', but printed '{read}'. {(read is null ? await _errors.WaitAsync(deadline.Token) : "")}");
+    }
+
+    /// <summary>Writes a line to the script's standard input.</summary>
+    public async Task TellAsync(string line)
+    {
+        await _program.StandardInput.WriteLineAsync(line);
+        await _program.StandardInput.FlushAsync();
+    }
+
+    /// <summary>Writes bytes to the script's standard input.</summary>
+    public async Task TellAsync(byte[] bytes)
+    {
+        await _program.StandardInput.BaseStream.WriteAsync(bytes);
+        await _program.StandardInput.BaseStream.FlushAsync();
+    }
+
+    /// <summary>Closes the script's standard input, waits until it has ended well, and gives the lines not read so far.</summary>
+    public async Task<string[]> EndAsync()
+    {
+        var (code, output, errors) = await WaitAsync();
+        Assert.True(code == 0, $"The guest's script ended with {code}: {output}{errors}");
+        return output.Split('\n', StringSplitOptions.RemoveEmptyEntries);
+    }
+
+    /// <summary>Waits until the guest has died under its script, and gives what the program says of that.</summary>
+    public async Task<string> DieAsync()
+    {
+        var (code, output, errors) = await WaitAsync();
+        Assert.True(code == 1 && errors.Contains("virtbus: ", StringComparison.Ordinal), $"{code}: {output}{errors}");
+        return errors;
+    }
+
+    /// <summary>Kills QEMU as it runs.</summary>
+    public void KillQemu()
+    {
+        var children = Directory.GetDirectories($"/proc/{_program.Id}/task").SelectMany(task => File.ReadAllText(task + "/children").Split(' ', StringSplitOptions.RemoveEmptyEntries));
+        using var qemu = Process.GetProcessById(int.Parse(Assert.Single(children), CultureInfo.InvariantCulture));
+        qemu.Kill();
+    }
+
+    /// <summary>Kills the program, and QEMU with it.</summary>
+    public async Task KillAsync()
+    {
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        _program.Kill();
+        await _program.WaitForExitAsync(deadline.Token);
+    }
+
+    private async Task<(int Code, string Output, string Errors)> WaitAsync()
+    {
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        _program.StandardInput.Close();
+        var output = await _program.StandardOutput.ReadToEndAsync(deadline.Token);
+        var errors = await _errors.WaitAsync(deadline.Token);
+        await _program.WaitForExitAsync(deadline.Token);
+        return (_program.ExitCode, output, errors);
+    }
+}

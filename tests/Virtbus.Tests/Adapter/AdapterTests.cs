@@ -1,0 +1,248 @@
+using Virtbus.Buses.Vdpa;
+using Virtbus.Core;
+using Virtbus.Hardware.Adapter;
+using Virtbus.Hardware.Block;
+using Virtbus.Platform;
+using Virtbus.Subsystems.Net;
+using Virtbus.Subsystems.Vhost;
+using Xunit;
+
+namespace Virtbus.Tests.Adapter;
+
+/// <summary>Adapters of several subsystems: MS-01, MS-03 to MS-09, VB-17 to VB-24, VB-33, DM-12, DM-21.</summary>
+public sealed class AdapterTests
+{
+    private const ulong Broadcast = 0xFFFFFFFFFFFF;
+
+    [Fact]
+    public async Task Core_driver_creates_one_part_for_each_capability()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        await fixture.AddMerlinAsync("adapter0", nets: 2, vdpas: 1);
+        await fixture.AddHarrierAsync("adapter1", nets: 1, vdpas: 0);
+
+        Assert.Equal(
+            ["merlin_core.net.0", "merlin_core.net.1", "merlin_core.vdpa.0", "harrier_core.net.0"],
+            fixture.Auxiliary.Devices.Select(d => d.Name));
+        Assert.All(fixture.Auxiliary.Devices, d => Assert.Equal(BindingState.Bound, d.Binding.State));
+    }
+
+    [Fact]
+    public async Task One_net_driver_serves_both_makes_and_several_adapters_of_each()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        foreach (var name in new[] { "a0", "a1" })
+            await fixture.AddMerlinAsync(name, 1, 0);
+        foreach (var name in new[] { "b0", "b1" })
+            await fixture.AddHarrierAsync(name, 1, 0);
+
+        Assert.True(fixture.Auxiliary.TryGetDriver("nic_net", out var driver));
+        Assert.Equal(4, driver.Devices.Count);
+        Assert.Equal(["a0np0", "a1np0", "b0np0", "b1np0"], NetSubsystem.Of(fixture.Fabric).Class.Devices.Select(d => d.Name));
+        // Each probe got queue sets from its own adapter.
+        Assert.All(fixture.Faux.Devices, d => Assert.Equal(1, d switch
+        {
+            Buses.Faux.FauxDevice<MerlinAdapter> m => m.Hardware.Engine.QueueSetCount,
+            Buses.Faux.FauxDevice<HarrierAdapter> h => h.Hardware.Engine.QueueSetCount,
+            _ => -1,
+        }));
+    }
+
+    [Fact]
+    public async Task Interface_hangs_on_the_hardware_and_not_on_the_part()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", 1, 0);
+        var net = fixture.Net("adapter0np0");
+
+        Assert.Same(adapter, net.Parent);
+        Assert.Equal("/devices/faux/adapter0/net/adapter0np0", net.DevPath);
+        Assert.Equal("02:00:00:00:00:10\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/address"));
+        Assert.Equal("merlin\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/device/model"));
+    }
+
+    [Fact]
+    public async Task Interface_keeps_its_name_when_its_part_is_bound_again()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        await fixture.AddMerlinAsync("adapter0", 1, 0);
+        await fixture.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/nic_net/unbind", "merlin_core.net.0");
+        Assert.Empty(NetSubsystem.Of(fixture.Fabric).Class.Devices);
+        await fixture.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/nic_net/bind", "merlin_core.net.0");
+        Assert.True(fixture.Net("adapter0np0").IsUp);
+    }
+
+    [Fact]
+    public async Task Frames_reach_the_learned_port_and_floods_reach_all_others()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        await fixture.AddHarrierAsync("adapter0", nets: 3, vdpas: 0);
+        var ports = Enumerable.Range(0, 3).Select(i => fixture.Net($"adapter0np{i}")).ToArray();
+        var sinks = ports.Select((_, i) => new FrameSink(i == 0 ? 1 : 2)).ToArray();
+        for (var i = 0; i < 3; i++)
+            ports[i].AddReceiver(sinks[i]);
+
+        // Ports 1 and 2 see the broadcast; the answer to port 0 goes there alone.
+        Assert.True(ports[0].TryTransmit(AdapterFixture.Frame(Broadcast, ports[0].Address, 1), out _));
+        Assert.True(ports[1].TryTransmit(AdapterFixture.Frame(ports[0].Address, ports[1].Address, 2), out _));
+        await sinks[0].Done;
+        Assert.True(ports[0].TryTransmit(AdapterFixture.Frame(Broadcast, ports[0].Address, 3), out _));
+        await Task.WhenAll(sinks[1].Done, sinks[2].Done);
+
+        Assert.Equal([2], sinks[0].Sequences);
+        Assert.Equal([1, 3], sinks[1].Sequences);
+        Assert.Equal([1, 3], sinks[2].Sequences);
+        Assert.Equal("2\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/statistics/tx_packets"));
+        Assert.Equal("1\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/statistics/rx_packets"));
+    }
+
+    [Fact]
+    public async Task Part_is_bound_again_while_its_siblings_carry_traffic()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        await fixture.AddMerlinAsync("adapter0", nets: 3, vdpas: 0);
+        var from = fixture.Net("adapter0np0");
+        var to = fixture.Net("adapter0np1");
+        const int Frames = 20_000;
+        var sink = new FrameSink(Frames);
+        to.AddReceiver(sink);
+        using var stop = new CancellationTokenSource();
+
+        var cycles = Task.Run(async () =>
+        {
+            var count = 0;
+            while (!stop.IsCancellationRequested || count < 20)
+            {
+                await fixture.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/nic_net/unbind", "merlin_core.net.2");
+                await fixture.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/nic_net/bind", "merlin_core.net.2");
+                count++;
+            }
+        });
+        // The receiver is known to the switch before the load, so no frame floods into the port that comes and goes.
+        Assert.True(to.TryTransmit(AdapterFixture.Frame(Broadcast, to.Address, 0), out _));
+        await Task.Run(() =>
+        {
+            for (var i = 0; i < Frames;)
+            {
+                if (from.TryTransmit(AdapterFixture.Frame(to.Address, from.Address, i), out var fault))
+                {
+                    i++;
+                    // One flow of control: the receive queue is as deep as the transmit queue.
+                    while (i - sink.Sequences.Count > 200)
+                        Thread.Yield();
+                }
+                else
+                {
+                    Assert.Equal(Errno.ENOBUFS, fault.Errno);
+                    Thread.Yield();
+                }
+            }
+        });
+        await sink.Done;
+        await stop.CancelAsync();
+        await cycles;
+
+        Assert.Equal(Enumerable.Range(0, Frames), sink.Sequences);
+        Assert.True(fixture.Net("adapter0np2").IsUp);
+    }
+
+    [Fact]
+    public async Task Adapter_without_a_net_part_works()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 0, vdpas: 1);
+        using var memory = new MemoryBackend(1 << 20);
+        adapter.Hardware.Engine.AttachMedium("disk0", memory);
+
+        var device = await fixture.Vdpa.Managements.Single().AddAsync(new VdpaProfile("disk0", 2, "disk0", "SERIAL"));
+
+        Assert.Equal("vhost-vdpa", device.Driver?.Name);
+        Assert.Equal("disk0\n", fixture.Fabric.Tree.Read("/class/vhost-vdpa/vhost-vdpa-0/label"));
+        Assert.Equal("/devices/faux/adapter0/merlin_core.vdpa.0/disk0", device.DevPath);
+    }
+
+    [Fact]
+    public async Task Vdpa_profile_that_the_provider_has_not_is_refused_whole()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        await fixture.AddMerlinAsync("adapter0", nets: 0, vdpas: 1);
+        var management = fixture.Vdpa.Managements.Single();
+
+        Assert.Equal(Errno.EOPNOTSUPP, (await Refused(new VdpaProfile("d", 1, "m", "s"))).Errno);
+        Assert.Equal(Errno.EINVAL, (await Refused(new VdpaProfile("d", 2, "m", "s", Queues: 0))).Errno);
+        Assert.Contains("no medium 'm'", (await Refused(new VdpaProfile("d", 2, "m", "s"))).Message);
+        Assert.Empty(fixture.Vdpa.Devices);
+
+        async Task<VirtbusException> Refused(VdpaProfile profile) =>
+            await Assert.ThrowsAsync<VirtbusException>(async () => await management.AddAsync(profile));
+    }
+
+    [Fact]
+    public async Task Unbinding_the_core_driver_takes_parts_interfaces_and_vdpa_devices_along()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 1);
+        using var memory = new MemoryBackend(1 << 20);
+        adapter.Hardware.Engine.AttachMedium("disk0", memory);
+        await fixture.Vdpa.Managements.Single().AddAsync(new VdpaProfile("disk0", 2, "disk0", "S"));
+
+        await fixture.Fabric.Tree.WriteAsync("/bus/faux/drivers/merlin_core/unbind", "adapter0");
+
+        Assert.Empty(fixture.Auxiliary.Devices);
+        Assert.Empty(fixture.Vdpa.Devices);
+        Assert.Empty(NetSubsystem.Of(fixture.Fabric).Class.Devices);
+        Assert.Empty(VhostSubsystem.Of(fixture.Fabric).Class.Devices);
+        Assert.Equal(0, adapter.Hardware.Engine.QueueSetCount);
+        await fixture.Fabric.Tree.WriteAsync("/bus/faux/drivers/merlin_core/bind", "adapter0");
+        Assert.Equal(["merlin_core.net.0", "merlin_core.vdpa.0"], fixture.Auxiliary.Devices.Select(d => d.Name));
+    }
+
+    [Fact]
+    public async Task Link_event_of_the_core_reaches_every_part()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        await fixture.AddHarrierAsync("adapter0", nets: 2, vdpas: 0);
+        await fixture.Fabric.Tree.WriteAsync("/bus/faux/devices/adapter0/link", "0");
+
+        Assert.Equal("0\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/carrier"));
+        Assert.Equal("down\n", fixture.Fabric.Tree.Read("/class/net/adapter0np1/operstate"));
+        Assert.False(fixture.Net("adapter0np0").TryTransmit(AdapterFixture.Frame(1, 2, 3), out var fault));
+        Assert.Equal(Errno.ENOTCONN, fault.Errno);
+        await fixture.Fabric.Tree.WriteAsync("/bus/faux/devices/adapter0/link", "1");
+        Assert.True(fixture.Net("adapter0np0").TryTransmit(AdapterFixture.Frame(1, 2, 3), out _));
+    }
+
+    [Fact]
+    public async Task Suspended_adapter_takes_its_interfaces_down_and_resume_brings_them_up()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0);
+        await fixture.Fabric.SuspendAsync(adapter);
+        Assert.False(fixture.Net("adapter0np0").IsUp);
+        await fixture.Fabric.ResumeAsync(adapter);
+        Assert.True(fixture.Net("adapter0np0").IsUp);
+    }
+
+    [Fact]
+    public async Task Surprise_removal_of_an_adapter_under_traffic_leaves_nothing()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 2, vdpas: 1);
+        var from = fixture.Net("adapter0np0");
+        var frame = AdapterFixture.Frame(Broadcast, from.Address, 1);
+        using var stop = new CancellationTokenSource();
+        var sender = Task.Run(() =>
+        {
+            while (!stop.IsCancellationRequested)
+                from.TryTransmit(frame, out _);
+        });
+        await fixture.Fabric.SurpriseRemoveAsync(adapter);
+        await stop.CancelAsync();
+        await sender;
+
+        Assert.Empty(fixture.Auxiliary.Devices);
+        Assert.Empty(fixture.Vdpa.Managements);
+        Assert.Equal(0, adapter.Hardware.Engine.QueueSetCount);
+        Assert.False(from.TryTransmit(frame, out _));
+    }
+}

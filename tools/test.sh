@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Runs every test: installs what they need, builds, runs each test program, and closes with one line of counts.
+# Arguments name test projects to run alone, for example: ./virtbus test Virtbus.Tests.Vm
+set -u
+root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+results=$root/artifacts/test-results
+
+# Debian packages: installed when we may, else named, and the tests that need them say that they are skipped.
+missing=()
+while read -r package _; do
+  [[ -z $package || $package == \#* ]] && continue
+  [[ $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) == 'install ok installed' ]] || missing+=("$package")
+done <"$root/packaging/test-packages.txt"
+if ((${#missing[@]})); then
+  if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    echo "Installing ${missing[*]}"
+    if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$root/apt.log" 2>&1; then
+      tail -n 20 "$root/apt.log"
+      rm -f "$root/apt.log"
+      echo "virtbus test: apt could not install ${missing[*]}." >&2
+      exit 1
+    fi
+    rm -f "$root/apt.log"
+  else
+    echo "Not installed: ${missing[*]}"
+    echo "Tests with a real guest are skipped without them. Install them with: sudo apt install ${missing[*]}"
+  fi
+fi
+
+projects=("$@")
+if ((${#projects[@]} == 0)); then
+  for project in "$root"/tests/Virtbus.Tests*/; do
+    name=$(basename "$project")
+    grep -qs xunit.v3 "$project/$name.csproj" && projects+=("$name")
+  done
+fi
+
+echo "Building"
+rm -rf "$results"
+mkdir -p "$results"
+dotnet build "$root/Virtbus.slnx" -c Release -m:2 --nologo -v quiet -clp:NoSummary || { echo "virtbus test: the build failed." >&2; exit 1; }
+# The program as its users run it: some tests start it.
+"$root/virtbus" --version >/dev/null || exit 1
+
+passed=0 failed=0 skipped=0 status=0
+for project in "${projects[@]}"; do
+  program=$root/artifacts/bin/$project/release/$project.dll
+  if [[ ! -f $program ]]; then
+    echo "virtbus test: there is no test project '$project' in tests/." >&2
+    exit 2
+  fi
+  echo "== $project"
+  # -stopOnFail is not given: one failure must not hide another.
+  dotnet "$program" -noLogo -noColor -xml "$results/$project.xml" || status=1
+  # The <assembly …> element has the counts; without it the program died, which is a failure of its own.
+  if [[ -s $results/$project.xml ]]; then
+    read -r p f s e < <(grep -o '<assembly [^>]*>' "$results/$project.xml" | tail -n 1 | tr ' ' '\n' | awk -F'"' '
+      /^passed=/ {p=$2} /^failed=/ {f=$2} /^skipped=/ {s=$2} /^errors=/ {e=$2} END {print p+0, f+0, s+0, e+0}')
+    passed=$((passed + p)) failed=$((failed + f + e)) skipped=$((skipped + s))
+  else
+    echo "virtbus test: $project ended without a result." >&2
+    failed=$((failed + 1))
+  fi
+done
+((failed == 0)) || status=1
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $status
