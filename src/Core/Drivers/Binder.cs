@@ -576,7 +576,7 @@ internal sealed class Binder(Fabric fabric)
         _deferredTrigger++;
         foreach (var link in bound.Links?.Consumers ?? [])
         {
-            if (link.Flags.HasFlag(DeviceLinkFlags.AutoprobeConsumer) && link.Consumer is { State: DeviceState.Added, Binding.State: BindingState.Unbound })
+            if (link.Flags.HasFlag(DeviceLinkFlags.AutoprobeConsumer) && link.Consumer is { State: DeviceState.Added, Bus: not null, Binding.State: BindingState.Unbound })
                 AddDeferred(link.Consumer, $"supplier {bound.Name} was just bound");
         }
         RetryInGate();
@@ -612,7 +612,7 @@ internal sealed class Binder(Fabric fabric)
                 }
                 device.IsRetryQueued = false;
                 // Turned off, probes are made when asked for only; the device keeps its place and its reason.
-                if (!device.IsDeferred || !device.Bus!.DriversAutoprobe)
+                if (device is not { IsDeferred: true, Bus.DriversAutoprobe: true })
                     continue;
             }
             try

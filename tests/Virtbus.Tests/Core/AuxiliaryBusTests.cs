@@ -38,6 +38,30 @@ public sealed class AuxiliaryBusTests
         }
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Payload_and_matched_entry_reach_probe_in_either_order(bool driverFirst)
+    {
+        var world = await World.NewAsync();
+        var driver = world.Driver("d", "other", "part");
+        var seen = "";
+        driver.OnProbe = (d, id, _) =>
+        {
+            seen = $"{((AuxiliaryDevice<string>)d).Payload} {id.DriverData}";
+            return default;
+        };
+        if (driverFirst)
+            await world.Fabric.RegisterDriverAsync(driver);
+        var device = await world.Bus.CreateAsync(world.Parent, "mod", "part", "hello", 7u);
+        if (!driverFirst)
+            await world.Fabric.RegisterDriverAsync(driver);
+        Assert.Equal("hello 2", seen);
+        Assert.Same(driver, device.Driver);
+        await world.Bus.DestroyAsync(device);
+        Assert.Equal(DeviceState.Released, device.State);
+    }
+
     [Fact]
     public async Task Consumer_gets_the_creators_own_container_and_calls_back_through_it()
     {

@@ -87,6 +87,30 @@ public sealed class LinkTests
     }
 
     [Fact]
+    public async Task Consumer_on_no_bus_does_not_end_the_retries_of_the_others()
+    {
+        var world = await World.NewAsync();
+        var ready = false;
+        (await world.RegisterAsync("d", "a")).OnProbe = (_, _, _) => ready ? default : throw new ProbeDeferException("later");
+        await world.RegisterAsync("s", "s");
+        var supplier = world.New("s", 1);
+        var waits = await world.AddAsync("a", 1);
+        var consumer = new Device("without-bus");
+        await world.Fabric.AddAsync(consumer);
+        world.Bus.DriversAutoprobe = false;
+        await world.Fabric.AddAsync(supplier);
+        world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.AutoprobeConsumer);
+        world.Bus.DriversAutoprobe = true;
+        await world.Fabric.ProbeAsync(world.Bus, supplier.Name);
+        await world.Fabric.SettleAsync().In();
+        Assert.Equal([waits], world.Fabric.DeferredDevices);
+        ready = true;
+        await world.AddAsync("s", 2);
+        await world.Fabric.SettleAsync().In();
+        Assert.NotNull(waits.Driver);
+    }
+
+    [Fact]
     public async Task Flags_remove_the_link_or_probe_the_consumer()
     {
         var world = await World.NewAsync();

@@ -69,6 +69,9 @@ internal sealed class SimBus(Simulation sim, string name, bool keyed) : Bus(name
     protected internal override IReadOnlyCollection<string>? MatchKeys(Driver driver) =>
         keyed ? [.. ((SimDriver)driver).Kinds.Select(k => k.ToString())] : null;
 
+    // For two kinds there is a module.
+    protected internal override string? GetModalias(Device device) => device is SimDevice { Kind: <= 2 } sim ? $"{Name}:{sim.Kind}" : null;
+
     protected internal override async ValueTask ConfigureAsync(Device device, Driver driver)
     {
         sim.Configure(device);

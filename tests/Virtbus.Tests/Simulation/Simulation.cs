@@ -1,6 +1,8 @@
 using System.Text;
+using Microsoft.Extensions.Logging.Abstractions;
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Tests.Core;
 
 namespace Virtbus.Tests.Simulation;
 
@@ -23,10 +25,13 @@ internal sealed class Simulation
     private readonly List<SimObserver> _observers = [];
     private readonly List<SimObserver> _observing = [];
     private readonly HashSet<uint> _idsOut = [];
+    private readonly HashSet<string> _modules = [];
     private readonly Dictionary<DeviceLink, (long At, bool Strict)> _linkFacts = [];
     private readonly int[] _bound = new int[Kinds + 1];
     private readonly Action<Simulation>? _sabotage;
     private readonly StringBuilder? _trace;
+    private readonly LineLog _log;
+    private int _logged;
     private ulong _hash = 14695981039346656037;
     private long _powerStarted;
     private bool _powerGoesOn;
@@ -43,9 +48,11 @@ internal sealed class Simulation
         _sabotage = sabotage;
         _trace = trace ? new StringBuilder() : null;
         _scheduler = new SeededScheduler(seed);
-        _fabric = new Fabric(new FabricOptions { Scheduler = _scheduler, UeventHistory = 1 << 12 });
+        _log = new LineLog();
+        _fabric = new Fabric(new FabricOptions { Scheduler = _scheduler, UeventHistory = 1 << 12, LoggerFactory = trace ? _log : NullLoggerFactory.Instance });
         _buses = [_fabric.RegisterBus(new SimBus(this, "one", keyed: true)), _fabric.RegisterBus(new SimBus(this, "two", keyed: false))];
         _fabric.RegisterClass(_class);
+        _fabric.AddModaliasListener(OnModalias);
     }
 
     public ulong Seed { get; }
@@ -111,6 +118,12 @@ internal sealed class Simulation
                 _hash = (_hash ^ c) * 1099511628211;
         }
         Require(TaskScheduler.Current == _scheduler.Tasks, $"'{what}' does not run on the seeded scheduler");
+        if (_trace is not null)
+        {
+            foreach (var line in _log.Lines.Skip(_logged))
+                _trace.Append("      ").Append(line).Append('\n');
+            _logged = _log.Lines.Count;
+        }
         _trace?.Append(_scheduler.Steps).Append(' ').Append(what).Append(' ').Append(device).Append(' ').Append(other).Append('\n');
     }
 
@@ -274,6 +287,30 @@ internal sealed class Simulation
         Note("register driver", driver.Name, string.Join(',', kinds));
         _drivers.Add(driver);
         await _fabric.RegisterDriverAsync(driver);
+    }
+
+    // As the loader does: a device whose alias a module declares gets it loaded beside the add, once at a time.
+    private void OnModalias(string modalias)
+    {
+        if (_ending || !_modules.Add(modalias))
+            return;
+        _fabric.StartWork("load of " + modalias, async () =>
+        {
+            Note("load", modalias);
+            await PauseAsync();
+            var driver = new SimDriver(this, _buses[modalias[0] == 'o' ? 0 : 1], $"m{++_made}", [modalias[^1] - '0']) { IsReliable = Chance(2), MayProbe = true };
+            _drivers.Add(driver);
+            await _fabric.RegisterDriverAsync(driver);
+            await PauseAsync();
+            if (Chance(3))
+            {
+                Note("unload", modalias);
+                await _fabric.UnregisterDriverAsync(driver);
+                driver.MayProbe = false;
+                _drivers.Remove(driver);
+            }
+            _modules.Remove(modalias);
+        });
     }
 
     private void Link(SimDevice consumer, SimDevice supplier)
