@@ -81,7 +81,7 @@ public sealed class AuxiliaryBusTests
         await world.Fabric.RegisterDriverAsync(new QueueDriver(world.Bus));
         var wrong = await world.Bus.CreateAsync(world.Parent, "lan", "rdma", "a string", 1u);
         Assert.Null(wrong.Driver);
-        Assert.Contains(world.Lines.Lines, l => l.Contains("Driver irdma takes devices of type QueuePart; lan.rdma.1 is a AuxiliaryDevice`1", StringComparison.Ordinal));
+        Assert.Contains(world.Lines.Lines, l => l.Contains("Driver irdma takes devices of type QueuePart; lan.rdma.1 is a AuxiliaryDevice<String>", StringComparison.Ordinal));
     }
 
     [Theory]
