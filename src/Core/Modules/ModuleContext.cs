@@ -1,4 +1,5 @@
 using Microsoft.Extensions.Logging;
+using Virtbus.Platform;
 
 namespace Virtbus.Core;
 
@@ -25,23 +26,30 @@ public sealed class ModuleContext
 
     /// <summary>Registers a driver as the module's own (DM-25). It is unregistered when the module is unloaded.</summary>
     /// <param name="driver">The driver.</param>
-    /// <exception cref="Platform.VirtbusException">As <see cref="Fabric.RegisterDriverAsync"/>.</exception>
+    /// <exception cref="VirtbusException">ENODEV: the module was taken out meanwhile; else as <see cref="Fabric.RegisterDriverAsync"/>.</exception>
     public async ValueTask RegisterDriverAsync(Driver driver)
     {
         ArgumentNullException.ThrowIfNull(driver);
         driver.Module = Name;
         // Before the registration: its probes may fail the init, and the driver must go then too. Readers list the drivers meanwhile.
         lock (_lock)
+        {
+            if (_closed)
+                throw new VirtbusException(Errno.ENODEV, $"Module {Name} was taken out of the fabric; driver {driver.Name} was not registered.");
             _drivers = [.. _drivers, driver];
+        }
         await Fabric.RegisterDriverAsync(driver);
     }
 
     internal IReadOnlyList<Driver> Drivers => Volatile.Read(ref _drivers);
 
     private readonly Lock _lock = new();
+    private bool _closed;
 
     internal async ValueTask UnregisterAllAsync()
     {
+        lock (_lock)
+            _closed = true;
         foreach (var driver in Drivers.Reverse())
         {
             if (driver.IsRegistered && driver.Module == Name)

@@ -63,6 +63,9 @@ public sealed class ModuleLoader : IDisposable
         }
     }
 
+    /// <summary>How long a module's init may take; 30 s unless set.</summary>
+    public TimeSpan InitLimit { get; init; } = TimeSpan.FromSeconds(30);
+
     /// <summary>The modules folders, the first one first.</summary>
     public IReadOnlyList<string> Folders { get; }
 
@@ -268,7 +271,13 @@ public sealed class ModuleLoader : IDisposable
         _fabric.Uevents.Emit(UeventAction.Add, "/module", info.Name, "module");
         try
         {
-            await entry.Module.InitAsync(entry.Context);
+            // Beside us: an init that never returns must not take the loader with it.
+            await _fabric.Scheduler.Start(() => entry.Module.InitAsync(entry.Context).AsTask()).WaitAsync(InitLimit, _fabric.Time);
+        }
+        catch (TimeoutException)
+        {
+            await CloseAsync(entry);
+            throw new VirtbusException(Errno.ETIMEDOUT, $"Module {info.Name} did not start within {InitLimit.TotalSeconds:0.###} s and was taken out again. Its InitAsync must register and return.");
         }
         catch (Exception e)
         {

@@ -301,6 +301,27 @@ public sealed class ModuleTests : IDisposable
     }
 
     [Fact]
+    public async Task Module_that_never_finishes_its_init_is_taken_out_and_others_load()
+    {
+        var never = new TaskCompletionSource();
+        ModuleContext? late = null;
+        _folder.Make("never_ready");
+        ModuleHooks.On("never_ready", context =>
+        {
+            late = context;
+            return new ValueTask(never.Task);
+        });
+        _folder.Make("ready");
+        using var loader = new ModuleLoader(_fabric, _folder.Path, watch: false) { InitLimit = TimeSpan.FromMilliseconds(50) };
+        await Deadline.Refused(Errno.ETIMEDOUT, () => new ValueTask(loader.LoadAsync("never_ready")));
+        await loader.LoadAsync("ready");
+        Assert.Equal("ready", Assert.Single(loader.Loaded).Info.Name);
+        // What it still tries comes too late.
+        await Deadline.Refused(Errno.ENODEV, () => late!.RegisterDriverAsync(new PlainDriver(_bus, "late.part")));
+        never.SetResult();
+    }
+
+    [Fact]
     public async Task Module_with_a_dash_is_loaded_and_unloaded_by_either_spelling()
     {
         _folder.Make("under_score");
