@@ -7,6 +7,8 @@ namespace Virtbus.Core;
 public sealed class ModuleContext
 {
     private Driver[] _drivers = [];
+    private readonly Lock _lock = new();
+    private bool _closed;
 
     internal ModuleContext(Fabric fabric, string name)
     {
@@ -42,9 +44,6 @@ public sealed class ModuleContext
     }
 
     internal IReadOnlyList<Driver> Drivers => Volatile.Read(ref _drivers);
-
-    private readonly Lock _lock = new();
-    private bool _closed;
 
     internal async ValueTask UnregisterAllAsync()
     {

@@ -92,20 +92,12 @@ internal sealed class Adapter : IAsyncDisposable
             if (port!.Transmit.TryWrite(frame))
                 port.RingDoorbell();
         });
-        port!.SetInterrupt(() =>
-        {
-            while (port.Receive.TryPeek(out var frame))
-            {
-                tap.Send(frame);
-                port.Receive.Release();
-            }
-        });
+        port!.SetInterrupt(() => port.Receive.Drain(tap.Send));
         return tap;
     }
 
     private static ulong ToNumber(PhysicalAddress address) => address.GetAddressBytes().Aggregate(0UL, (all, b) => (all << 8) | b);
 
-    // Locally administered, the same at every start, with room for the ports. FNV-1a: any hash that no one changes will do.
-    private static ulong DeriveAddress(string name) =>
-        0x02_00_00_00_00_00 | ((ulong)name.Aggregate(2166136261u, (hash, c) => (hash ^ c) * 16777619) << 4);
+    // Locally administered, the same at every start, with room for the ports.
+    private static ulong DeriveAddress(string name) => 0x02_00_00_00_00_00 | ((ulong)StableHash.Of(name) << 4);
 }

@@ -1,5 +1,4 @@
 using Virtbus.Buses.Faux;
-using Virtbus.Core;
 using Virtbus.Drivers.Nic;
 using Virtbus.Hardware.Adapter;
 
@@ -7,16 +6,7 @@ namespace Virtbus.Drivers.MerlinCore;
 
 /// <summary>Binds merlin adapters and creates their parts.</summary>
 [FauxDeviceTable(MerlinAdapter.Model)]
-internal sealed class MerlinCoreDriver(FauxBus bus, string module) : FauxDriver<MerlinAdapter>(bus, module)
+internal sealed class MerlinCoreDriver(FauxBus bus, string module) : NicCoreDriver<MerlinAdapter>(bus, module)
 {
-    private readonly NicPartIds _ids = new();
-
-    protected override IReadOnlyList<AttributeGroup> DeviceAttributeGroups => NicCore.DeviceAttributeGroups;
-
-    protected override async ValueTask ProbeAsync(FauxDevice<MerlinAdapter> device, FauxDeviceId id, CancellationToken cancellationToken)
-    {
-        var core = new MerlinCore(device);
-        device.SetDriverData<NicCore>(core);
-        await core.CreatePartsAsync(Name, _ids);
-    }
+    protected override NicCore CreateCore(FauxDevice<MerlinAdapter> device) => new MerlinCore(device);
 }

@@ -45,17 +45,10 @@ public sealed class NicQueues : IDisposable
 
     /// <summary>Has received frames handed to a consumer, on the adapter's thread.</summary>
     /// <param name="receive">The consumer; the frame is valid during the call only.</param>
-    public void StartReceive(NicReceive receive)
+    public void StartReceive(Action<ReadOnlySpan<byte>> receive)
     {
         ArgumentNullException.ThrowIfNull(receive);
-        _set.SetInterrupt(() =>
-        {
-            while (_set.Receive.TryPeek(out var frame))
-            {
-                receive(frame);
-                _set.Receive.Release();
-            }
-        });
+        _set.SetInterrupt(() => _set.Receive.Drain(receive));
     }
 
     /// <summary>Gives the queue set back. When it returns, the consumer is not called any more.</summary>

@@ -69,6 +69,18 @@ public sealed class FrameRing
         return true;
     }
 
+    /// <summary>Hands over every frame that waits. Consumer only.</summary>
+    /// <param name="receive">Takes a frame, which is valid during the call only.</param>
+    public void Drain(Action<ReadOnlySpan<byte>> receive)
+    {
+        ArgumentNullException.ThrowIfNull(receive);
+        while (TryPeek(out var frame))
+        {
+            receive(frame);
+            Release();
+        }
+    }
+
     /// <summary>Takes the frame that <see cref="TryPeek"/> showed out. Consumer only.</summary>
     public void Release() => Volatile.Write(ref _head, _head + 1);
 }

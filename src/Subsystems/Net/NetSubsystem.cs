@@ -59,7 +59,6 @@ public sealed class NetSubsystem
         var name = $"{parent}n{port}";
         if (name.Length <= MaxName)
             return name;
-        var hash = parent.Aggregate(2166136261u, (h, c) => (h ^ c) * 16777619) & 0xFFFF;
-        return $"{parent[..(MaxName - port.Length - 5)]}{hash:x4}n{port}";
+        return $"{parent[..(MaxName - port.Length - 5)]}{StableHash.Of(parent) & 0xFFFF:x4}n{port}";
     }
 }

@@ -9,10 +9,10 @@ public sealed class TapBridge : IDisposable
     private readonly TapFile _tap;
     private readonly EventFd _cancel = new();
     private readonly Thread _reader;
-    private readonly TapReceive _toAdapter;
+    private readonly Action<ReadOnlySpan<byte>> _toAdapter;
     private volatile bool _stop;
 
-    private TapBridge(TapFile tap, TapReceive toAdapter)
+    private TapBridge(TapFile tap, Action<ReadOnlySpan<byte>> toAdapter)
     {
         _tap = tap;
         _toAdapter = toAdapter;
@@ -26,7 +26,7 @@ public sealed class TapBridge : IDisposable
     /// <param name="name">The interface's name on the host.</param>
     /// <param name="toAdapter">Takes frames from the host, on the bridge's thread.</param>
     /// <exception cref="VirtbusException">As <see cref="TapFile.Open"/>.</exception>
-    public static TapBridge Start(string name, TapReceive toAdapter)
+    public static TapBridge Start(string name, Action<ReadOnlySpan<byte>> toAdapter)
     {
         ArgumentNullException.ThrowIfNull(toAdapter);
         var bridge = new TapBridge(TapFile.Open(name), toAdapter);
