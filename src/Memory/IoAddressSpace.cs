@@ -101,6 +101,19 @@ public sealed class IoAddressSpace : IDisposable
         return true;
     }
 
+    /// <summary>Maps a peer's memory that this process reaches by messages only.</summary>
+    /// <param name="range">Where; whole granules.</param>
+    /// <param name="memory">What moves the bytes.</param>
+    /// <param name="access">What a device may do there.</param>
+    /// <param name="fault">As the other one.</param>
+    public bool TryMap(Dma.IovaRange range, Dma.IRemoteMemory memory, DmaAccess access, out Fault fault) => throw new NotSupportedException();
+
+    /// <summary>Unmaps every range inside, in the sense of type1v2: none is no error. No access to them is under way after the return.</summary>
+    /// <param name="range">What is unmapped; whole granules, its end may be 2^64.</param>
+    /// <param name="unmapped">Bytes that were mapped and are no more.</param>
+    /// <param name="fault">EINVAL: not aligned, or a mapping would be split; nothing is unmapped then.</param>
+    public bool TryUnmap(Dma.IovaRange range, out ulong unmapped, out Fault fault) => throw new NotSupportedException();
+
     /// <summary>The ranges as they are now.</summary>
     /// <returns>A map, with one reference that belongs to the caller.</returns>
     public IoMap Snapshot()

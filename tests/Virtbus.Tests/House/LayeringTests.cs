@@ -7,11 +7,11 @@ namespace Virtbus.Tests.House;
 public sealed class LayeringTests
 {
     // From the ground up. A driver calls its subsystem's register function, so drivers stand above subsystems.
-    private static readonly string[] Floors = ["Platform", "Memory", "Core", "Buses", "Subsystems", "Drivers", "Transports", "Daemon", "Cli"];
+    private static readonly string[] Floors = ["Platform", "Memory", "Pci", "Core", "Buses", "Subsystems", "Drivers", "Transports", "Daemon", "Cli"];
 
     private static readonly Dictionary<string, string[]> Only = new()
     {
-        ["Hardware"] = ["Platform", "Memory"],
+        ["Hardware"] = ["Platform", "Memory", "Pci"],
         ["Vm"] = ["Platform"],
     };
 

@@ -1,0 +1,62 @@
+using Virtbus.Pci;
+
+namespace Virtbus.Buses.Pci;
+
+/// <summary>A BAR of a device as its driver uses it: an address on the bus, and the registers behind. Any thread.</summary>
+/// <remarks>
+/// While the function does not decode (Memory or I/O Space Enable off, or the device gone), reads give all ones and writes are lost, as on
+/// hardware. Registers are little endian.
+/// </remarks>
+public sealed class PciRegion
+{
+    internal PciRegion(PciDevice device, int index)
+    {
+        Device = device;
+        Index = index;
+    }
+
+    /// <summary>Whose it is.</summary>
+    public PciDevice Device { get; }
+
+    /// <summary>0 to 5, or <see cref="PciBar.Rom"/>.</summary>
+    public int Index { get; }
+
+    /// <summary>What it decodes.</summary>
+    public PciBar Bar => throw new NotSupportedException();
+
+    /// <summary>Address on the bus; 0 when none was assigned.</summary>
+    public ulong Start => throw new NotSupportedException();
+
+    /// <summary>Whether the function decodes it now.</summary>
+    public bool IsEnabled => throw new NotSupportedException();
+
+    /// <summary>Reads registers.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to.</param>
+    /// <returns>False when the function does not decode or the range leaves the BAR; all ones are read then.</returns>
+    public bool Read(ulong offset, Span<byte> destination) => throw new NotSupportedException();
+
+    /// <summary>Writes registers.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from.</param>
+    /// <returns>False when the function does not decode or the range leaves the BAR; nothing is written then.</returns>
+    public bool Write(ulong offset, ReadOnlySpan<byte> source) => throw new NotSupportedException();
+
+    /// <summary>Reads a 32-bit register.</summary>
+    /// <param name="offset">Byte offset.</param>
+    public uint Read32(ulong offset) => throw new NotSupportedException();
+
+    /// <summary>Writes a 32-bit register.</summary>
+    /// <param name="offset">Byte offset.</param>
+    /// <param name="value">The value.</param>
+    public void Write32(ulong offset, uint value) => throw new NotSupportedException();
+
+    /// <summary>Reads a 64-bit register.</summary>
+    /// <param name="offset">Byte offset.</param>
+    public ulong Read64(ulong offset) => throw new NotSupportedException();
+
+    /// <summary>Writes a 64-bit register.</summary>
+    /// <param name="offset">Byte offset.</param>
+    /// <param name="value">The value.</param>
+    public void Write64(ulong offset, ulong value) => throw new NotSupportedException();
+}

@@ -1,0 +1,19 @@
+using Virtbus.Memory.Dma;
+
+namespace Virtbus.Pci;
+
+/// <summary>What a function finds at its slot: memory and interrupts. Any thread of the function may use it; nothing in it blocks for long.</summary>
+public interface IPciPort
+{
+    /// <summary>The function's way to memory. <see cref="DmaPort.IsBusMaster"/> follows the command register; the bus sees to it.</summary>
+    DmaPort Dma { get; }
+
+    /// <summary>A message-signalled interrupt: the write of a message to the address that the system put into the function's table.</summary>
+    /// <param name="address">As found in the MSI capability or the MSI-X table.</param>
+    /// <param name="data">As found there.</param>
+    void SendMessage(ulong address, uint data);
+
+    /// <summary>The level of the function's INTx line.</summary>
+    /// <param name="asserted">Whether an interrupt is wanted.</param>
+    void SetInterruptLine(bool asserted);
+}
