@@ -41,6 +41,8 @@ public enum Errno
     EINVAL = 22,
     /// <summary>Too many open files in the process.</summary>
     EMFILE = 24,
+    /// <summary>Inappropriate ioctl for device.</summary>
+    ENOTTY = 25,
     /// <summary>No space left on device.</summary>
     ENOSPC = 28,
     /// <summary>Read-only file system.</summary>

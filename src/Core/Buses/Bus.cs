@@ -91,6 +91,13 @@ public abstract class Bus
     /// <param name="driver">The driver that was bound or whose probe failed.</param>
     protected internal virtual ValueTask UnconfigureAsync(Device device, Driver driver) => default;
 
+    /// <summary>
+    /// Runs at the start of a device's removal, with its transition held and its driver still bound: takes out what goes before it and does not
+    /// hang below it in the tree (the virtual functions of a PCI function). Errors are logged; the device goes all the same.
+    /// </summary>
+    /// <param name="device">The device; <see cref="Device.IsGone"/> tells whether its hardware is still there.</param>
+    protected internal virtual ValueTask DeletingAsync(Device device) => default;
+
     /// <summary>Power callbacks of the bus; null when the driver's own are called.</summary>
     protected internal virtual IPowerOps? PowerOps => null;
 
@@ -100,6 +107,9 @@ public abstract class Bus
 
     /// <summary>Attributes of the bus's own directory.</summary>
     protected internal virtual IReadOnlyList<AttributeGroup> AttributeGroups => [];
+
+    /// <summary>What the bus adds to <c>/kernel</c> (PCI: <c>iommu_groups</c>), at the moment that someone looks.</summary>
+    protected internal virtual IEnumerable<TreeNode> KernelNodes => [];
 
     /// <summary>Attributes of every device on the bus.</summary>
     protected internal virtual IReadOnlyList<AttributeGroup> DeviceAttributeGroups => [];
