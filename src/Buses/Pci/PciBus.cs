@@ -275,12 +275,8 @@ public sealed class PciBus : Bus
             pci.FreeVectors();
         }
         if (driver is PciDriver { IsDmaManagedByUser: false })
-            pci.IommuGroup.ReleaseDriver();
+            pci.IommuGroup.ReleaseDriver(driver.Name);
     }
-
-    /// <inheritdoc/>
-    protected override ValueTask DeletingAsync(Device device) =>
-        device is PciDevice { VirtualFunctions.Count: > 0 } pci ? RemoveVirtualFunctionsAsync(pci) : default;
 
     /// <inheritdoc/>
     protected override IReadOnlyList<AttributeGroup> AttributeGroups => PciAttributes.OfBus;
@@ -400,7 +396,7 @@ public sealed class PciBus : Bus
             functions[i].Replace(there[i]);
     }
 
-    private async ValueTask EnableVirtualFunctionsAsync(PciDevice device, PciSriov sriov, int count, Func<PciDevice, ValueTask>? prepare)
+    private async ValueTask EnableVirtualFunctionsAsync(PciDevice device, SriovState sriov, int count, Func<PciDevice, ValueTask>? prepare)
     {
         if (!device.IsReachable)
             throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} is gone.");
@@ -495,7 +491,7 @@ public sealed class PciBus : Bus
         return (ushort)id;
     }
 
-    private async ValueTask RemoveVirtualFunctionsAsync(PciDevice device)
+    internal async ValueTask RemoveVirtualFunctionsAsync(PciDevice device)
     {
         if (device.Sriov is not { } sriov)
             return;
@@ -511,7 +507,7 @@ public sealed class PciBus : Bus
         }
     }
 
-    private async ValueTask RemoveEnabledAsync(PciDevice device, PciSriov sriov)
+    private async ValueTask RemoveEnabledAsync(PciDevice device, SriovState sriov)
     {
         var fabric = FabricOrThrow();
         var functions = sriov.Functions;
@@ -546,7 +542,7 @@ public sealed class PciBus : Bus
             fabric.EmitUevent(device, UeventAction.Change, new KeyValuePair<string, string>("SRIOV_NUMVFS", "0"));
     }
 
-    private static void Disable(PciDevice device, PciSriov sriov)
+    private static void Disable(PciDevice device, SriovState sriov)
     {
         var control = sriov.Capability + ConfigOffset.SriovControl;
         device.WriteConfig16(control, (ushort)(device.ReadConfig16(control) & ~(ConfigOffset.SriovEnable | ConfigOffset.SriovMemory)));

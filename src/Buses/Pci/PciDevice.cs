@@ -328,6 +328,12 @@ public sealed class PciDevice : Device, IPciIdentity
     }
 
     /// <inheritdoc/>
+    protected override void OnGone() => MarkLost();
+
+    /// <inheritdoc/>
+    protected override ValueTask OnLeavingAsync() => VirtualFunctions.Count > 0 ? PciBus.RemoveVirtualFunctionsAsync(this) : default;
+
+    /// <inheritdoc/>
     protected override void OnRelease()
     {
         Leave();
@@ -341,7 +347,7 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <summary>The place of its hardware; null for a virtual function.</summary>
     internal PciSlot? Slot { get; init; }
 
-    internal PciSriov? Sriov { get; set; }
+    internal SriovState? Sriov { get; set; }
 
     internal uint GroupNumber => _group;
 

@@ -20,7 +20,7 @@ internal static class PciScan
         var total = capability == 0 ? 0 : device.ReadConfig16(capability + ConfigOffset.SriovTotal);
         if (total > 0 && device.PhysicalFunction is null)
         {
-            var sriov = new PciSriov(capability, total, device.ReadConfig16(capability + ConfigOffset.SriovDeviceId));
+            var sriov = new SriovState(capability, total, device.ReadConfig16(capability + ConfigOffset.SriovDeviceId));
             device.WriteConfig16(capability + ConfigOffset.SriovControl, 0);
             // 4 KiB pages: what the BARs' alignment is counted in.
             device.WriteConfig32(capability + ConfigOffset.SriovPageSize, 1);

@@ -91,13 +91,6 @@ public abstract class Bus
     /// <param name="driver">The driver that was bound or whose probe failed.</param>
     protected internal virtual ValueTask UnconfigureAsync(Device device, Driver driver) => default;
 
-    /// <summary>
-    /// Runs at the start of a device's removal, with its transition held and its driver still bound: takes out what goes before it and does not
-    /// hang below it in the tree (the virtual functions of a PCI function). Errors are logged; the device goes all the same.
-    /// </summary>
-    /// <param name="device">The device; <see cref="Device.IsGone"/> tells whether its hardware is still there.</param>
-    protected internal virtual ValueTask DeletingAsync(Device device) => default;
-
     /// <summary>Power callbacks of the bus; null when the driver's own are called.</summary>
     protected internal virtual IPowerOps? PowerOps => null;
 

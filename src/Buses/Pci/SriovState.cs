@@ -1,7 +1,7 @@
 namespace Virtbus.Buses.Pci;
 
 /// <summary>The SR-IOV side of a physical function: what its capability says, and the virtual functions that are enabled.</summary>
-internal sealed class PciSriov(int capability, int total, ushort deviceId)
+internal sealed class SriovState(int capability, int total, ushort deviceId)
 {
     /// <summary>Offset of the capability.</summary>
     public int Capability { get; } = capability;
