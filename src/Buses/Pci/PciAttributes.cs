@@ -4,6 +4,11 @@ using Virtbus.Core;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
+using static Virtbus.Pci.PciCapabilityId;
+using static Virtbus.Pci.PciExpress;
+using static Virtbus.Pci.PciExtendedCapabilityId;
+using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciSriov;
 
 namespace Virtbus.Buses.Pci;
 
@@ -49,20 +54,20 @@ internal static class PciAttributes
             new ObjectAttribute<PciDevice>("msi_bus", static _ => "1"),
             new ObjectAttribute<PciDevice>("power_state", PowerState),
             new ObjectAttribute<PciDevice>("ari_enabled", static d => IsAriEnabled(d) ? "1" : "0"),
-            new ObjectAttribute<PciDevice>("current_link_speed", static d => Speed(ReadExpress16(d, ConfigOffset.ExpressLinkStatus)), null, IsExpress),
-            new ObjectAttribute<PciDevice>("current_link_width", static d => Width(ReadExpress16(d, ConfigOffset.ExpressLinkStatus)), null, IsExpress),
-            new ObjectAttribute<PciDevice>("max_link_speed", static d => Speed(ReadExpress16(d, ConfigOffset.ExpressLinkCapabilities)), null, IsExpress),
-            new ObjectAttribute<PciDevice>("max_link_width", static d => Width(ReadExpress16(d, ConfigOffset.ExpressLinkCapabilities)), null, IsExpress),
-            new ObjectAttribute<PciDevice>("secondary_bus_number", static d => $"{d.ReadConfig8(ConfigOffset.SecondaryBus)}", null, static d => d.IsBridge),
-            new ObjectAttribute<PciDevice>("subordinate_bus_number", static d => $"{d.ReadConfig8(ConfigOffset.SubordinateBus)}", null, static d => d.IsBridge),
+            new ObjectAttribute<PciDevice>("current_link_speed", static d => Speed(ReadExpress16(d, PCI_EXP_LNKSTA)), null, IsExpress),
+            new ObjectAttribute<PciDevice>("current_link_width", static d => Width(ReadExpress16(d, PCI_EXP_LNKSTA)), null, IsExpress),
+            new ObjectAttribute<PciDevice>("max_link_speed", static d => Speed(ReadExpress16(d, PCI_EXP_LNKCAP)), null, IsExpress),
+            new ObjectAttribute<PciDevice>("max_link_width", static d => Width(ReadExpress16(d, PCI_EXP_LNKCAP)), null, IsExpress),
+            new ObjectAttribute<PciDevice>("secondary_bus_number", static d => $"{d.ReadConfig8(PCI_SECONDARY_BUS)}", null, static d => d.IsBridge),
+            new ObjectAttribute<PciDevice>("subordinate_bus_number", static d => $"{d.ReadConfig8(PCI_SUBORDINATE_BUS)}", null, static d => d.IsBridge),
             new ObjectAttribute<PciDevice>("dma_owner", DmaOwner),
             new ObjectAttribute<PciDevice>("dma_faults", static d => $"{d.Faults?.Count ?? 0}"),
             new ObjectAttribute<PciDevice>("dma_last_fault", static d => d.Faults?.Last ?? "")),
         new(
             new ObjectAttribute<PciDevice>("sriov_totalvfs", static d => $"{d.TotalVirtualFunctions}", null, HasSriov),
             new ObjectAttribute<PciDevice>("sriov_numvfs", static d => $"{d.VirtualFunctions.Count}", StoreNumberAsync, HasSriov),
-            new ObjectAttribute<PciDevice>("sriov_offset", static d => $"{ReadSriov16(d, ConfigOffset.SriovOffset)}", null, HasSriov),
-            new ObjectAttribute<PciDevice>("sriov_stride", static d => $"{ReadSriov16(d, ConfigOffset.SriovStride)}", null, HasSriov),
+            new ObjectAttribute<PciDevice>("sriov_offset", static d => $"{ReadSriov16(d, PCI_SRIOV_VF_OFFSET)}", null, HasSriov),
+            new ObjectAttribute<PciDevice>("sriov_stride", static d => $"{ReadSriov16(d, PCI_SRIOV_VF_STRIDE)}", null, HasSriov),
             new ObjectAttribute<PciDevice>("sriov_vf_device", static d => $"{d.Sriov!.DeviceId:x}", null, HasSriov),
             new ObjectAttribute<PciDevice>("sriov_drivers_autoprobe", static d => d.Sriov!.DriversAutoprobe ? "1" : "0", StoreAutoprobe, HasSriov),
             new ObjectAttribute<PciDevice>("sriov_vf_total_msix", static d => $"{(d.Driver as PciDriver)?.GetVirtualFunctionVectors(d) ?? 0}", null, HasSriov)),
@@ -74,11 +79,11 @@ internal static class PciAttributes
 
     private static bool HasSriov(PciDevice device) => device.Sriov is not null;
 
-    private static bool IsExpress(PciDevice device) => device.FindCapability(ConfigOffset.Express) != 0;
+    private static bool IsExpress(PciDevice device) => device.FindCapability(PCI_CAP_ID_EXP) != 0;
 
     private static ushort ReadSriov16(PciDevice device, int offset) => device.ReadConfig16(device.Sriov!.Capability + offset);
 
-    private static ushort ReadExpress16(PciDevice device, int offset) => device.ReadConfig16(device.FindCapability(ConfigOffset.Express) + offset);
+    private static ushort ReadExpress16(PciDevice device, int offset) => device.ReadConfig16(device.FindCapability(PCI_CAP_ID_EXP) + offset);
 
     private static string Speed(ushort link) => (link & 0xF) < Speeds.Length ? Speeds[link & 0xF] : Speeds[0];
 
@@ -88,15 +93,15 @@ internal static class PciAttributes
     private static bool IsSet(string path, string value) => AttributeValue.ParseUnsigned(path, value) != 0;
 
     private static bool IsAriEnabled(PciDevice device) =>
-        device.Parent is PciDevice port && port.FindCapability(ConfigOffset.Express) is > 0 and var express
-        && device.FindExtendedCapability(ConfigOffset.Ari) != 0
-        && (port.ReadConfig16(express + ConfigOffset.ExpressDeviceControl2) & ConfigOffset.ExpressAriForwarding) != 0;
+        device.Parent is PciDevice port && port.FindCapability(PCI_CAP_ID_EXP) is > 0 and var express
+        && device.FindExtendedCapability(PCI_EXT_CAP_ID_ARI) != 0
+        && (port.ReadConfig16(express + PCI_EXP_DEVCTL2) & PCI_EXP_DEVCTL2_ARI) != 0;
 
     private static string PowerState(PciDevice device)
     {
         if (!device.IsReachable)
             return "D3cold";
-        return device.FindCapability(ConfigOffset.PowerManagement) is > 0 and var power ? States[device.ReadConfig8(power + 4) & 3] : "unknown";
+        return device.FindCapability(PCI_CAP_ID_PM) is > 0 and var power ? States[device.ReadConfig8(power + 4) & 3] : "unknown";
     }
 
     private static string DmaOwner(PciDevice device)
@@ -141,19 +146,13 @@ internal static class PciAttributes
         (d, _, _) => throw new VirtbusException(Errno.EINVAL, $"{d.DevPath}/resource{bar} holds registers. Write bytes to it, not text."),
         d => d.GetResource(bar).IsThere);
 
-    // As lspci prints it with -x, and reads it with -F: a line that names the device, then 16 bytes a line.
+    // As lspci prints it with -xxxx, and reads it with -F.
     private static string Dump(PciDevice device)
     {
         var config = new byte[device.ConfigSize];
         device.ReadConfig(0, config);
-        var text = new StringBuilder($"{device.Name} Class {device.ClassCode >> 8:x4}: {device.VendorId:x4}:{device.DeviceId:x4}\n");
-        for (var i = 0; i < config.Length; i += 16)
-        {
-            text.Append(CultureInfo.InvariantCulture, $"{i:x2}:");
-            foreach (var b in config.AsSpan(i, Math.Min(16, config.Length - i)))
-                text.Append(CultureInfo.InvariantCulture, $" {b:x2}");
-            text.Append('\n');
-        }
+        using var text = new StringWriter(CultureInfo.InvariantCulture);
+        LspciDump.Write(text, device.Address, config);
         return text.ToString();
     }
 

@@ -3,6 +3,9 @@ using Microsoft.Extensions.Logging.Abstractions;
 using Virtbus.Core;
 using Virtbus.Pci;
 using Virtbus.Platform;
+using static Virtbus.Pci.PciBridgeControl;
+using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciSriov;
 
 namespace Virtbus.Buses.Pci;
 
@@ -24,6 +27,7 @@ public sealed class PciBus : Bus
     private readonly SortedDictionary<ushort, PciHostBridge> _hosts = [];
     private readonly IdAllocator _groups = new();
     private readonly IdAllocator _irqs = new();
+    private readonly IdAllocator _ports = new(255);
     private ILogger? _log;
 
     /// <summary>Makes the bus; register it with a fabric.</summary>
@@ -77,7 +81,17 @@ public sealed class PciBus : Bus
         lock (_topology)
         {
             var number = device ?? LowestFree(segment, parent);
-            slot = Reserve(segment, number, 0, new RootPortFunction(number));
+            var port = (byte)_ports.Allocate();
+            try
+            {
+                slot = Reserve(segment, number, 0, new PciRootPort((byte)(port + 1)));
+                slot.Port = port;
+            }
+            catch
+            {
+                _ports.Free(port);
+                throw;
+            }
         }
         return AddAsync(slot);
     }
@@ -340,9 +354,9 @@ public sealed class PciBus : Bus
     {
         if (device.Parent is PciDevice bridge)
         {
-            var control = (ushort)(bridge.ReadConfig16(ConfigOffset.BridgeControl) & ~ConfigOffset.SecondaryBusReset);
-            bridge.WriteConfig16(ConfigOffset.BridgeControl, (ushort)(control | ConfigOffset.SecondaryBusReset));
-            bridge.WriteConfig16(ConfigOffset.BridgeControl, control);
+            var control = (ushort)(bridge.ReadConfig16(PCI_BRIDGE_CONTROL) & ~PCI_BRIDGE_CTL_BUS_RESET);
+            bridge.WriteConfig16(PCI_BRIDGE_CONTROL, (ushort)(control | PCI_BRIDGE_CTL_BUS_RESET));
+            bridge.WriteConfig16(PCI_BRIDGE_CONTROL, control);
         }
         else
         {
@@ -403,11 +417,11 @@ public sealed class PciBus : Bus
         if (Array.FindIndex(sriov.Resources, static r => r is { IsThere: true, IsAssigned: false }) is >= 0 and var bar)
             throw new VirtbusException(Errno.ENOSPC, $"Device {device.Name}: VF BAR {bar} has no address. Free space below {device.Parent?.Name}, remove the device and rescan.");
         var host = device.Segment.Host;
-        var control = sriov.Capability + ConfigOffset.SriovControl;
-        device.WriteConfig16(sriov.Capability + ConfigOffset.SriovNum, (ushort)count);
+        var control = sriov.Capability + PCI_SRIOV_CTRL;
+        device.WriteConfig16(sriov.Capability + PCI_SRIOV_NUM_VF, (ushort)count);
         // Both may depend on the number and on ARI, so they are read now.
-        var offset = device.ReadConfig16(sriov.Capability + ConfigOffset.SriovOffset);
-        var stride = device.ReadConfig16(sriov.Capability + ConfigOffset.SriovStride);
+        var offset = device.ReadConfig16(sriov.Capability + PCI_SRIOV_VF_OFFSET);
+        var stride = device.ReadConfig16(sriov.Capability + PCI_SRIOV_VF_STRIDE);
         var ids = new ushort[count];
         var functions = new List<PciDevice>(count);
         var fabric = FabricOrThrow();
@@ -420,7 +434,7 @@ public sealed class PciBus : Bus
             }
             if (device.Segment.BridgeSlot?.Device is { } port)
                 PciScan.ProgramBridge(port, device.Segment);
-            device.WriteConfig16(control, (ushort)(device.ReadConfig16(control) | ConfigOffset.SriovEnable | ConfigOffset.SriovMemory));
+            device.WriteConfig16(control, (ushort)(device.ReadConfig16(control) | PCI_SRIOV_CTRL_VFE | PCI_SRIOV_CTRL_MSE));
             var there = device.Function.VirtualFunctions;
             if (there.Count < count)
             {
@@ -544,9 +558,9 @@ public sealed class PciBus : Bus
 
     private static void Disable(PciDevice device, SriovState sriov)
     {
-        var control = sriov.Capability + ConfigOffset.SriovControl;
-        device.WriteConfig16(control, (ushort)(device.ReadConfig16(control) & ~(ConfigOffset.SriovEnable | ConfigOffset.SriovMemory)));
-        device.WriteConfig16(sriov.Capability + ConfigOffset.SriovNum, 0);
+        var control = sriov.Capability + PCI_SRIOV_CTRL;
+        device.WriteConfig16(control, (ushort)(device.ReadConfig16(control) & ~(PCI_SRIOV_CTRL_VFE | PCI_SRIOV_CTRL_MSE)));
+        device.WriteConfig16(sriov.Capability + PCI_SRIOV_NUM_VF, 0);
     }
 
     private Fabric FabricOrThrow() =>
@@ -591,8 +605,12 @@ public sealed class PciBus : Bus
         if (IsTaken(segment, slot.DevFn))
             throw new VirtbusException(Errno.EEXIST, $"Slot {slot.Address} is taken. Unplug what is there or choose another one.");
         segment.Slots.Add(slot.DevFn, slot);
+        ShowPresence(segment, true);
         return slot;
     }
+
+    // A port of the bus's own kind shows whether its slot is taken.
+    private static void ShowPresence(PciSegment segment, bool present) => (segment.BridgeSlot?.Function as PciRootPort)?.SetPresence(present);
 
     private async ValueTask<PciDevice> AddAsync(PciSlot slot)
     {
@@ -617,6 +635,13 @@ public sealed class PciBus : Bus
                 return;
             slot.IsEmpty = true;
             slot.Segment.Slots.Remove(slot.DevFn);
+            if (slot.Segment.Slots.Count == 0)
+                ShowPresence(slot.Segment, false);
+            if (slot.Port is { } port)
+            {
+                slot.Function.Dispose();
+                _ports.Free((uint)port);
+            }
             if (slot.Secondary is not { } behind)
                 return;
             for (var n = behind.Number; n <= behind.Subordinate; n++)

@@ -3,6 +3,10 @@ using Virtbus.Core;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
+using static Virtbus.Pci.PciBridgeControl;
+using static Virtbus.Pci.PciCommand;
+using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciSriov;
 
 namespace Virtbus.Buses.Pci;
 
@@ -10,6 +14,9 @@ namespace Virtbus.Buses.Pci;
 /// <remarks>Made by the bus. All members may be called from any thread; what the function behind does not answer reads as all ones.</remarks>
 public sealed class PciDevice : Device, IPciIdentity
 {
+    // Subsystem ids of a bridge, whose header has no room for them.
+    private const byte SubsystemIdsCapability = 0x0D;
+
     private readonly Lock _lock = new();
     private readonly PciPort _port;
     private readonly uint _group;
@@ -137,16 +144,16 @@ public sealed class PciDevice : Device, IPciIdentity
         source = source[..Math.Clamp(ConfigSize - offset, 0, source.Length)];
         if (!IsReachable || source.IsEmpty)
             return;
-        var resetsBus = IsBridge && Overlaps(offset, source.Length, ConfigOffset.BridgeControl, 1) && IsBusReset;
+        var resetsBus = IsBridge && Overlaps(offset, source.Length, PCI_BRIDGE_CONTROL, 1) && IsBusReset;
         Function.WriteConfig(offset, source);
         // What is in the header beside the command register changes nothing of what the bus follows; anything else may be a reset.
-        if (offset < ConfigOffset.Revision || offset + source.Length > 0x40)
+        if (offset < PCI_REVISION_ID || offset + source.Length > 0x40)
             RefreshCommand();
-        if (Overlaps(offset, source.Length, ConfigOffset.Rom, 4) && !IsBridge)
-            _isRomEnabled = (ReadConfig8(ConfigOffset.Rom) & 1) != 0;
+        if (Overlaps(offset, source.Length, PCI_ROM_ADDRESS, 4) && !IsBridge)
+            _isRomEnabled = (ReadConfig8(PCI_ROM_ADDRESS) & 1) != 0;
         if (Sriov is { } sriov && offset + source.Length > 0x40)
-            sriov.IsMemoryEnabled = (ReadConfig16(sriov.Capability + ConfigOffset.SriovControl) & 0x9) == 0x9;
-        if (IsBridge && !resetsBus && Overlaps(offset, source.Length, ConfigOffset.BridgeControl, 1) && IsBusReset)
+            sriov.IsMemoryEnabled = (ReadConfig16(sriov.Capability + PCI_SRIOV_CTRL) & 0x9) == 0x9;
+        if (IsBridge && !resetsBus && Overlaps(offset, source.Length, PCI_BRIDGE_CONTROL, 1) && IsBusReset)
             PciBus.ResetBehind(this);
     }
 
@@ -207,7 +214,7 @@ public sealed class PciDevice : Device, IPciIdentity
     public int FindCapability(byte id)
     {
         // A list that a function made into a circle must end all the same: 48 capabilities fill the space.
-        var at = ReadConfig8(ConfigOffset.CapabilityPointer) & 0xFC;
+        var at = ReadConfig8(PCI_CAPABILITY_LIST) & 0xFC;
         for (var hops = 0; at >= 0x40 && hops < 48; hops++)
         {
             var header = ReadConfig16(at);
@@ -255,7 +262,7 @@ public sealed class PciDevice : Device, IPciIdentity
         lock (_lock)
         {
             if (_enables == 0 && PhysicalFunction is null)
-                WriteConfig8(ConfigOffset.Command, (byte)(ReadConfig8(ConfigOffset.Command) | DecodeBits()));
+                WriteConfig8(PCI_COMMAND, (byte)(ReadConfig8(PCI_COMMAND) | DecodeBits()));
             _enables++;
         }
     }
@@ -267,8 +274,8 @@ public sealed class PciDevice : Device, IPciIdentity
         {
             if (_enables == 0 || --_enables > 0)
                 return;
-            const byte off = ConfigOffset.CommandMaster | ConfigOffset.CommandMemory | ConfigOffset.CommandIo;
-            WriteConfig8(ConfigOffset.Command, (byte)(ReadConfig8(ConfigOffset.Command) & ~off));
+            const byte off = PCI_COMMAND_MASTER | PCI_COMMAND_MEMORY | PCI_COMMAND_IO;
+            WriteConfig8(PCI_COMMAND, (byte)(ReadConfig8(PCI_COMMAND) & ~off));
         }
     }
 
@@ -278,8 +285,8 @@ public sealed class PciDevice : Device, IPciIdentity
     {
         lock (_lock)
         {
-            var command = ReadConfig8(ConfigOffset.Command);
-            WriteConfig8(ConfigOffset.Command, (byte)(enabled ? command | ConfigOffset.CommandMaster : command & ~ConfigOffset.CommandMaster));
+            var command = ReadConfig8(PCI_COMMAND);
+            WriteConfig8(PCI_COMMAND, (byte)(enabled ? command | PCI_COMMAND_MASTER : command & ~PCI_COMMAND_MASTER));
         }
     }
 
@@ -399,9 +406,9 @@ public sealed class PciDevice : Device, IPciIdentity
         return kind switch
         {
             PciBarKind.None => false,
-            PciBarKind.Io => (_command & ConfigOffset.CommandIo) != 0,
-            PciBarKind.Rom => (_command & ConfigOffset.CommandMemory) != 0 && _isRomEnabled,
-            _ => (_command & ConfigOffset.CommandMemory) != 0,
+            PciBarKind.Io => (_command & PCI_COMMAND_IO) != 0,
+            PciBarKind.Rom => (_command & PCI_COMMAND_MEMORY) != 0 && _isRomEnabled,
+            _ => (_command & PCI_COMMAND_MEMORY) != 0,
         };
     }
 
@@ -413,11 +420,11 @@ public sealed class PciDevice : Device, IPciIdentity
         _isPlugged = true;
         Span<byte> header = stackalloc byte[0x40];
         Function.ReadConfig(0, header);
-        var word = BinaryPrimitives.ReadUInt16LittleEndian(header[ConfigOffset.SubsystemVendorId..]);
-        SubsystemId = BinaryPrimitives.ReadUInt16LittleEndian(header[ConfigOffset.SubsystemId..]);
+        var word = BinaryPrimitives.ReadUInt16LittleEndian(header[PCI_SUBSYSTEM_VENDOR_ID..]);
+        SubsystemId = BinaryPrimitives.ReadUInt16LittleEndian(header[PCI_SUBSYSTEM_ID..]);
         SubsystemVendorId = word;
-        ClassCode = BinaryPrimitives.ReadUInt32LittleEndian(header[ConfigOffset.Revision..]) >> 8;
-        Revision = header[ConfigOffset.Revision];
+        ClassCode = BinaryPrimitives.ReadUInt32LittleEndian(header[PCI_REVISION_ID..]) >> 8;
+        Revision = header[PCI_REVISION_ID];
         if (PhysicalFunction is { } physical)
         {
             VendorId = physical.VendorId;
@@ -430,13 +437,13 @@ public sealed class PciDevice : Device, IPciIdentity
             return Function.IsPresent;
         }
         VendorId = BinaryPrimitives.ReadUInt16LittleEndian(header);
-        DeviceId = BinaryPrimitives.ReadUInt16LittleEndian(header[ConfigOffset.DeviceId..]);
+        DeviceId = BinaryPrimitives.ReadUInt16LittleEndian(header[PCI_DEVICE_ID..]);
         if (VendorId is 0 or 0xFFFF)
             return false;
-        IsBridge = (header[ConfigOffset.HeaderType] & 0x7F) == 1;
+        IsBridge = (header[PCI_HEADER_TYPE] & 0x7F) == 1;
         if (IsBridge)
         {
-            var ids = FindCapability(ConfigOffset.SubsystemIds);
+            var ids = FindCapability(SubsystemIdsCapability);
             (SubsystemVendorId, SubsystemId) = ids == 0 ? default : (ReadConfig16(ids + 4), ReadConfig16(ids + 6));
         }
         RefreshCommand();
@@ -482,7 +489,7 @@ public sealed class PciDevice : Device, IPciIdentity
     {
         // Numbered before the register is read, so that of two refreshes the one that read later counts.
         var number = Interlocked.Increment(ref _commandReads);
-        var command = ReadConfig16(ConfigOffset.Command);
+        var command = ReadConfig16(PCI_COMMAND);
         if (command == 0xFFFF)
             command = 0;
         lock (_port)
@@ -492,7 +499,7 @@ public sealed class PciDevice : Device, IPciIdentity
             _commandSeen = number;
             _command = command;
             if (_dma is { } dma)
-                dma.IsBusMaster = (command & ConfigOffset.CommandMaster) != 0;
+                dma.IsBusMaster = (command & PCI_COMMAND_MASTER) != 0;
         }
         Volatile.Read(ref _interrupts)?.LineChanged();
     }
@@ -500,14 +507,14 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <summary>Sets or clears Interrupt Disable: the upper byte of the register, so that it does not meet with those who turn decoding on and off.</summary>
     internal void SetInterruptDisable(bool disabled)
     {
-        const byte bit = ConfigOffset.CommandInterruptDisable >> 8;
+        const byte bit = PCI_COMMAND_INTX_DISABLE >> 8;
         var now = (byte)(_command >> 8);
-        WriteConfig8(ConfigOffset.Command + 1, (byte)(disabled ? now | bit : now & ~bit));
+        WriteConfig8(PCI_COMMAND + 1, (byte)(disabled ? now | bit : now & ~bit));
     }
 
     internal void RestoreInterrupts() => Volatile.Read(ref _interrupts)?.Restore();
 
-    private bool IsBusReset => (ReadConfig16(ConfigOffset.BridgeControl) & ConfigOffset.SecondaryBusReset) != 0;
+    private bool IsBusReset => (ReadConfig16(PCI_BRIDGE_CONTROL) & PCI_BRIDGE_CTL_BUS_RESET) != 0;
 
     private byte DecodeBits()
     {
@@ -521,9 +528,9 @@ public sealed class PciDevice : Device, IPciIdentity
                 throw new VirtbusException(
                     Errno.EINVAL, $"Device {Name} can't be enabled: BAR {i} of {Bars[i].Size} bytes has no address. Free space below {Parent?.Name} or plug it elsewhere.");
             }
-            bits |= Bars[i].Kind == PciBarKind.Io ? ConfigOffset.CommandIo : ConfigOffset.CommandMemory;
+            bits |= Bars[i].Kind == PciBarKind.Io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
         }
-        return (byte)(IsBridge ? ConfigOffset.CommandIo | ConfigOffset.CommandMemory : bits);
+        return (byte)(IsBridge ? PCI_COMMAND_IO | PCI_COMMAND_MEMORY : bits);
     }
 
     private DmaPort MakeDma()
@@ -533,7 +540,7 @@ public sealed class PciDevice : Device, IPciIdentity
             if (_dma is { } there)
                 return there;
             var group = new IommuGroup((int)_group);
-            var dma = new DmaPort(Name, group) { IsBusMaster = (_command & ConfigOffset.CommandMaster) != 0 };
+            var dma = new DmaPort(Name, group) { IsBusMaster = (_command & PCI_COMMAND_MASTER) != 0 };
             var faults = new DmaFaultReport(this);
             _observation = group.Observe(faults.Add, null);
             Volatile.Write(ref _faults, faults);

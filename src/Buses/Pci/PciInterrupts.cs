@@ -1,5 +1,10 @@
 using System.Numerics;
 using Virtbus.Platform;
+using static Virtbus.Pci.PciCapabilityId;
+using static Virtbus.Pci.PciCommand;
+using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciMsi;
+using static Virtbus.Pci.PciMsix;
 
 namespace Virtbus.Buses.Pci;
 
@@ -10,9 +15,6 @@ namespace Virtbus.Buses.Pci;
 internal sealed class PciInterrupts(PciDevice device)
 {
     private const ulong MessageBase = 0xFEE0_0000;
-    private const int EntrySize = 16;
-    private const int EntryControl = 12;
-
     private static readonly PciVector[] None = [];
 
     private readonly Lock _lock = new();
@@ -33,12 +35,12 @@ internal sealed class PciInterrupts(PciDevice device)
     public ulong MessageAddress => MessageBase | ((ulong)Device.Address.RoutingId << 4);
 
     /// <summary>Whether the line's level reaches the handler.</summary>
-    public bool IsLineDelivered => _isLineAsserted && (Device.Command & ConfigOffset.CommandInterruptDisable) == 0;
+    public bool IsLineDelivered => _isLineAsserted && (Device.Command & PCI_COMMAND_INTX_DISABLE) == 0;
 
     public void Message(ulong address, uint data)
     {
         // A message is a write to memory: only a bus master makes it.
-        if ((Device.Command & ConfigOffset.CommandMaster) == 0)
+        if ((Device.Command & PCI_COMMAND_MASTER) == 0)
             return;
         var messages = Volatile.Read(ref _messages);
         if (address == MessageAddress && data < (uint)messages.Length)
@@ -106,10 +108,13 @@ internal sealed class PciInterrupts(PciDevice device)
         switch (kind)
         {
             case PciInterruptKinds.MsiX:
-                Device.WriteConfig16(_capability + 2, (ushort)(Device.ReadConfig16(_capability + 2) & ~0xC000));
+                Device.WriteConfig16(
+                    _capability + PCI_MSIX_FLAGS,
+                    (ushort)(Device.ReadConfig16(_capability + PCI_MSIX_FLAGS) & ~(PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL)));
                 break;
             case PciInterruptKinds.Msi:
-                Device.WriteConfig16(_capability + 2, (ushort)(Device.ReadConfig16(_capability + 2) & ~0x71));
+                Device.WriteConfig16(
+                    _capability + PCI_MSI_FLAGS, (ushort)(Device.ReadConfig16(_capability + PCI_MSI_FLAGS) & ~(PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE)));
                 break;
             default:
                 break;
@@ -146,7 +151,7 @@ internal sealed class PciInterrupts(PciDevice device)
         {
             case PciInterruptKinds.MsiX:
                 var (region, table) = Table();
-                region.Write32(table + (ulong)(vector.Index * EntrySize) + EntryControl, masked ? 1u : 0u);
+                region.Write32(table + (ulong)(vector.Index * PCI_MSIX_ENTRY_SIZE) + PCI_MSIX_ENTRY_VECTOR_CTRL, masked ? 1u : 0u);
                 break;
             case PciInterruptKinds.Msi:
                 WriteMsiMask(vector.Index, masked);
@@ -159,9 +164,9 @@ internal sealed class PciInterrupts(PciDevice device)
 
     private bool TryAllocateMsiX(int min, int max, PciInterruptKinds kinds)
     {
-        if (!kinds.HasFlag(PciInterruptKinds.MsiX) || Device.FindCapability(ConfigOffset.MsiX) is not (> 0 and var capability))
+        if (!kinds.HasFlag(PciInterruptKinds.MsiX) || Device.FindCapability(PCI_CAP_ID_MSIX) is not (> 0 and var capability))
             return false;
-        var size = (Device.ReadConfig16(capability + 2) & 0x7FF) + 1;
+        var size = (Device.ReadConfig16(capability + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_QSIZE) + 1;
         if (size < min)
             return false;
         _capability = capability;
@@ -177,9 +182,9 @@ internal sealed class PciInterrupts(PciDevice device)
 
     private bool TryAllocateMsi(int min, int max, PciInterruptKinds kinds)
     {
-        if (!kinds.HasFlag(PciInterruptKinds.Msi) || Device.FindCapability(ConfigOffset.Msi) is not (> 0 and var capability))
+        if (!kinds.HasFlag(PciInterruptKinds.Msi) || Device.FindCapability(PCI_CAP_ID_MSI) is not (> 0 and var capability))
             return false;
-        var size = 1 << Math.Min((Device.ReadConfig16(capability + 2) >> 1) & 7, 5);
+        var size = 1 << Math.Min((Device.ReadConfig16(capability + PCI_MSI_FLAGS) & PCI_MSI_FLAGS_QMASK) >> 1, 5);
         if (size < min)
             return false;
         _capability = capability;
@@ -195,7 +200,7 @@ internal sealed class PciInterrupts(PciDevice device)
 
     private bool TryAllocateLine(int min, PciInterruptKinds kinds)
     {
-        if (!kinds.HasFlag(PciInterruptKinds.INTx) || min > 1 || Device.ReadConfig8(ConfigOffset.InterruptPin) is not (> 0 and <= 4))
+        if (!kinds.HasFlag(PciInterruptKinds.INTx) || min > 1 || Device.ReadConfig8(PCI_INTERRUPT_PIN) is not (> 0 and <= 4))
             return false;
         Device.SetInterruptDisable(false);
         Publish(PciInterruptKinds.INTx, Make(PciInterruptKinds.INTx, 1), None);
@@ -219,49 +224,50 @@ internal sealed class PciInterrupts(PciDevice device)
 
     private (PciRegion Region, ulong Offset) Table()
     {
-        var table = Device.ReadConfig32(_capability + 4);
+        var table = Device.ReadConfig32(_capability + PCI_MSIX_TABLE);
         // What is gone reads as all ones; its accesses are lost whatever the BAR.
-        return (Device.GetRegion(Math.Min((int)(table & 7), 5)), table & ~7u);
+        return (Device.GetRegion(Math.Min((int)(table & PCI_MSIX_BIR), 5)), table & ~(uint)PCI_MSIX_BIR);
     }
 
     // Masked as a whole while the table is filled; entries stay masked until their vector has a handler.
     private void ProgramMsiX(PciVector[] vectors)
     {
-        var control = (ushort)(Device.ReadConfig16(_capability + 2) & 0x3FFF);
-        Device.WriteConfig16(_capability + 2, (ushort)(control | 0xC000));
+        var control = Device.ReadConfig16(_capability + PCI_MSIX_FLAGS) | PCI_MSIX_FLAGS_ENABLE;
+        Device.WriteConfig16(_capability + PCI_MSIX_FLAGS, (ushort)(control | PCI_MSIX_FLAGS_MASKALL));
         var (region, table) = Table();
-        var size = (control & 0x7FF) + 1;
+        var size = (control & PCI_MSIX_FLAGS_QSIZE) + 1;
         for (var i = 0; i < size; i++)
         {
-            var at = table + (ulong)(i * EntrySize);
-            region.Write32(at + EntryControl, 1);
+            var at = table + (ulong)(i * PCI_MSIX_ENTRY_SIZE);
+            region.Write32(at + PCI_MSIX_ENTRY_VECTOR_CTRL, PCI_MSIX_ENTRY_CTRL_MASKBIT);
             if (i >= vectors.Length)
                 continue;
-            region.Write32(at, (uint)MessageAddress);
-            region.Write32(at + 4, (uint)(MessageAddress >> 32));
-            region.Write32(at + 8, (uint)i);
+            region.Write32(at + PCI_MSIX_ENTRY_LOWER_ADDR, (uint)MessageAddress);
+            region.Write32(at + PCI_MSIX_ENTRY_UPPER_ADDR, (uint)(MessageAddress >> 32));
+            region.Write32(at + PCI_MSIX_ENTRY_DATA, (uint)i);
         }
-        Device.WriteConfig16(_capability + 2, (ushort)(control | 0x8000));
+        Device.WriteConfig16(_capability + PCI_MSIX_FLAGS, (ushort)(control & ~PCI_MSIX_FLAGS_MASKALL));
     }
 
     private void ProgramMsi(int count)
     {
-        var control = (ushort)(Device.ReadConfig16(_capability + 2) & ~0x71);
-        Device.WriteConfig32(_capability + 4, (uint)MessageAddress);
-        var isWide = (control & 0x80) != 0;
+        var control = Device.ReadConfig16(_capability + PCI_MSI_FLAGS) & ~(PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE);
+        var isWide = (control & PCI_MSI_FLAGS_64BIT) != 0;
+        Device.WriteConfig32(_capability + PCI_MSI_ADDRESS_LO, (uint)MessageAddress);
         if (isWide)
-            Device.WriteConfig32(_capability + 8, (uint)(MessageAddress >> 32));
-        Device.WriteConfig16(_capability + (isWide ? 12 : 8), 0);
+            Device.WriteConfig32(_capability + PCI_MSI_ADDRESS_HI, (uint)(MessageAddress >> 32));
+        // The function puts the vector's number into the lowest bits.
+        Device.WriteConfig16(_capability + (isWide ? PCI_MSI_DATA_64 : PCI_MSI_DATA_32), 0);
         var log2 = count == 1 ? 0 : BitOperations.Log2((uint)(count - 1)) + 1;
-        Device.WriteConfig16(_capability + 2, (ushort)(control | (log2 << 4) | 1));
+        Device.WriteConfig16(_capability + PCI_MSI_FLAGS, (ushort)(control | (log2 << PCI_MSI_FLAGS_QSIZE_SHIFT) | PCI_MSI_FLAGS_ENABLE));
     }
 
     private void WriteMsiMask(int index, bool masked)
     {
-        var control = Device.ReadConfig16(_capability + 2);
-        if ((control & 0x100) == 0)
+        var control = Device.ReadConfig16(_capability + PCI_MSI_FLAGS);
+        if ((control & PCI_MSI_FLAGS_MASKBIT) == 0)
             return;
-        var at = _capability + ((control & 0x80) != 0 ? 16 : 12);
+        var at = _capability + ((control & PCI_MSI_FLAGS_64BIT) != 0 ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
         if (masked)
             Interlocked.Or(ref _msiMask, 1u << index);
         else

@@ -1,5 +1,11 @@
 using Virtbus.Pci;
 using Virtbus.Platform;
+using static Virtbus.Pci.PciCapabilityId;
+using static Virtbus.Pci.PciCommand;
+using static Virtbus.Pci.PciExpress;
+using static Virtbus.Pci.PciExtendedCapabilityId;
+using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciSriov;
 
 namespace Virtbus.Buses.Pci;
 
@@ -10,16 +16,19 @@ internal static class PciReset
     public const string Advanced = "af_flr";
     public const string Bus = "bus";
 
+    // Advanced Features (ECN of PCI 2.3): the reset of functions that are not PCI Express.
+    private const byte AdvancedFeaturesCapability = 0x13;
+
     /// <summary>The methods that a function has, best first, by Linux's names.</summary>
     public static IReadOnlyList<string> MethodsOf(PciDevice device)
     {
         var methods = new List<string>();
-        if (device.FindCapability(ConfigOffset.Express) is > 0 and var express
-            && (device.ReadConfig32(express + ConfigOffset.ExpressDeviceCapabilities) & ConfigOffset.ExpressFunctionReset) != 0)
+        if (device.FindCapability(PCI_CAP_ID_EXP) is > 0 and var express
+            && (device.ReadConfig32(express + PCI_EXP_DEVCAP) & PCI_EXP_DEVCAP_FLR) != 0)
         {
             methods.Add(FunctionLevel);
         }
-        if (device.FindCapability(ConfigOffset.AdvancedFeatures) is > 0 and var advanced && (device.ReadConfig8(advanced + 3) & 2) != 0)
+        if (device.FindCapability(AdvancedFeaturesCapability) is > 0 and var advanced && (device.ReadConfig8(advanced + 3) & 2) != 0)
             methods.Add(Advanced);
         if (device.PciBus.IsAloneOnBus(device))
             methods.Add(Bus);
@@ -41,15 +50,15 @@ internal static class PciReset
         }
         var saved = Save(device);
         // Nothing is decoded and nothing leaves while it is reset.
-        device.WriteConfig16(ConfigOffset.Command, ConfigOffset.CommandInterruptDisable);
+        device.WriteConfig16(PCI_COMMAND, PCI_COMMAND_INTX_DISABLE);
         switch (method)
         {
             case FunctionLevel:
-                var control = device.FindCapability(ConfigOffset.Express) + ConfigOffset.ExpressDeviceControl;
-                device.WriteConfig16(control, (ushort)(device.ReadConfig16(control) | ConfigOffset.ExpressInitiateReset));
+                var control = device.FindCapability(PCI_CAP_ID_EXP) + PCI_EXP_DEVCTL;
+                device.WriteConfig16(control, (ushort)(device.ReadConfig16(control) | PCI_EXP_DEVCTL_BCR_FLR));
                 break;
             case Advanced:
-                device.WriteConfig8(device.FindCapability(ConfigOffset.AdvancedFeatures) + 4, 1);
+                device.WriteConfig8(device.FindCapability(AdvancedFeaturesCapability) + 4, 1);
                 break;
             default:
                 PciBus.ResetBus(device);
@@ -64,15 +73,15 @@ internal static class PciReset
     public static List<(int Offset, int Size, uint Value)> Save(PciDevice device)
     {
         var saved = new List<(int, int, uint)>();
-        if (device.FindCapability(ConfigOffset.Express) is > 0 and var express)
+        if (device.FindCapability(PCI_CAP_ID_EXP) is > 0 and var express)
         {
-            Keep(express + ConfigOffset.ExpressDeviceControl, 2);
-            Keep(express + ConfigOffset.ExpressLinkControl, 2);
+            Keep(express + PCI_EXP_DEVCTL, 2);
+            Keep(express + PCI_EXP_LNKCTL, 2);
             // The second registers came with version 2 of the capability.
             if ((device.ReadConfig8(express + 2) & 0xF) >= 2)
             {
-                Keep(express + ConfigOffset.ExpressDeviceControl2, 2);
-                Keep(express + ConfigOffset.ExpressLinkControl2, 2);
+                Keep(express + PCI_EXP_DEVCTL2, 2);
+                Keep(express + PCI_EXP_LNKCTL2, 2);
             }
         }
         foreach (var (id, offset, size) in Extended)
@@ -83,24 +92,24 @@ internal static class PciReset
         Keep(0x0C, 2);
         var bars = device.IsBridge ? 2 : 6;
         for (var i = 0; i < bars; i++)
-            Keep(ConfigOffset.Bar0 + (4 * i), 4);
-        Keep(device.IsBridge ? ConfigOffset.BridgeRom : ConfigOffset.Rom, 4);
-        Keep(ConfigOffset.InterruptLine, 1);
+            Keep(PCI_BASE_ADDRESS_0 + (4 * i), 4);
+        Keep(device.IsBridge ? PCI_ROM_ADDRESS1 : PCI_ROM_ADDRESS, 4);
+        Keep(PCI_INTERRUPT_LINE, 1);
         if (device.IsBridge)
         {
-            for (var at = ConfigOffset.PrimaryBus; at < 0x34; at += 4)
+            for (var at = PCI_PRIMARY_BUS; at < 0x34; at += 4)
                 Keep(at, 4);
-            Keep(ConfigOffset.BridgeControl, 2);
+            Keep(PCI_BRIDGE_CONTROL, 2);
         }
         if (device.Sriov is { } sriov && device.VirtualFunctions.Count > 0)
         {
-            Keep(sriov.Capability + ConfigOffset.SriovPageSize, 4);
+            Keep(sriov.Capability + PCI_SRIOV_SYS_PGSIZE, 4);
             for (var i = 0; i < 6; i++)
-                Keep(sriov.Capability + ConfigOffset.SriovBar0 + (4 * i), 4);
-            Keep(sriov.Capability + ConfigOffset.SriovNum, 2);
-            Keep(sriov.Capability + ConfigOffset.SriovControl, 2);
+                Keep(sriov.Capability + PCI_SRIOV_BAR + (4 * i), 4);
+            Keep(sriov.Capability + PCI_SRIOV_NUM_VF, 2);
+            Keep(sriov.Capability + PCI_SRIOV_CTRL, 2);
         }
-        Keep(ConfigOffset.Command, 2);
+        Keep(PCI_COMMAND, 2);
         return saved;
 
         void Keep(int offset, int size) => saved.Add((offset, size, size switch
@@ -134,8 +143,8 @@ internal static class PciReset
 
     private static readonly (ushort Id, int Offset, int Size)[] Extended =
     [
-        (ConfigOffset.Ats, 6, 2),
-        (ConfigOffset.Ari, 6, 2),
-        (ConfigOffset.Pasid, 6, 2),
+        (PCI_EXT_CAP_ID_ATS, 6, 2),
+        (PCI_EXT_CAP_ID_ARI, 6, 2),
+        (PCI_EXT_CAP_ID_PASID, 6, 2),
     ];
 }

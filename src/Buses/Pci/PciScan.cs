@@ -1,5 +1,11 @@
 using System.Numerics;
 using Virtbus.Pci;
+using static Virtbus.Pci.PciCapabilityId;
+using static Virtbus.Pci.PciCommand;
+using static Virtbus.Pci.PciExpress;
+using static Virtbus.Pci.PciExtendedCapabilityId;
+using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciSriov;
 
 namespace Virtbus.Buses.Pci;
 
@@ -10,24 +16,24 @@ internal static class PciScan
     /// <param name="device">A function that was just put in.</param>
     public static void Size(PciDevice device)
     {
-        var command = device.ReadConfig16(ConfigOffset.Command);
-        device.WriteConfig16(ConfigOffset.Command, (ushort)(command & ~(ConfigOffset.CommandIo | ConfigOffset.CommandMemory)));
+        var command = device.ReadConfig16(PCI_COMMAND);
+        device.WriteConfig16(PCI_COMMAND, (ushort)(command & ~(PCI_COMMAND_IO | PCI_COMMAND_MEMORY)));
         var resources = new PciResource[PciBar.Count];
-        SizeBars(device, ConfigOffset.Bar0, resources.AsSpan(0, device.IsBridge ? 2 : 6));
-        resources[PciBar.Rom] = SizeRom(device, device.IsBridge ? ConfigOffset.BridgeRom : ConfigOffset.Rom);
+        SizeBars(device, PCI_BASE_ADDRESS_0, resources.AsSpan(0, device.IsBridge ? 2 : 6));
+        resources[PciBar.Rom] = SizeRom(device, device.IsBridge ? PCI_ROM_ADDRESS1 : PCI_ROM_ADDRESS);
         device.Bars = resources;
-        var capability = device.FindExtendedCapability(ConfigOffset.SriovId);
-        var total = capability == 0 ? 0 : device.ReadConfig16(capability + ConfigOffset.SriovTotal);
+        var capability = device.FindExtendedCapability(PCI_EXT_CAP_ID_SRIOV);
+        var total = capability == 0 ? 0 : device.ReadConfig16(capability + PCI_SRIOV_TOTAL_VF);
         if (total > 0 && device.PhysicalFunction is null)
         {
-            var sriov = new SriovState(capability, total, device.ReadConfig16(capability + ConfigOffset.SriovDeviceId));
-            device.WriteConfig16(capability + ConfigOffset.SriovControl, 0);
+            var sriov = new SriovState(capability, total, device.ReadConfig16(capability + PCI_SRIOV_VF_DID));
+            device.WriteConfig16(capability + PCI_SRIOV_CTRL, 0);
             // 4 KiB pages: what the BARs' alignment is counted in.
-            device.WriteConfig32(capability + ConfigOffset.SriovPageSize, 1);
-            SizeBars(device, capability + ConfigOffset.SriovBar0, sriov.Resources);
+            device.WriteConfig32(capability + PCI_SRIOV_SYS_PGSIZE, 1);
+            SizeBars(device, capability + PCI_SRIOV_BAR, sriov.Resources);
             device.Sriov = sriov;
         }
-        device.WriteConfig16(ConfigOffset.Command, command);
+        device.WriteConfig16(PCI_COMMAND, command);
     }
 
     /// <summary>Gives addresses to what was sized, the largest alignment first. Under the topology lock.</summary>
@@ -67,13 +73,13 @@ internal static class PciScan
     public static void Program(PciDevice device)
     {
         for (var i = 0; i < PciBar.Rom; i++)
-            ProgramBar(device, ConfigOffset.Bar0 + (4 * i), device.Bars[i]);
+            ProgramBar(device, PCI_BASE_ADDRESS_0 + (4 * i), device.Bars[i]);
         if (device.Bars[PciBar.Rom] is { IsAssigned: true } rom)
-            device.WriteConfig32(device.IsBridge ? ConfigOffset.BridgeRom : ConfigOffset.Rom, (uint)rom.Start);
+            device.WriteConfig32(device.IsBridge ? PCI_ROM_ADDRESS1 : PCI_ROM_ADDRESS, (uint)rom.Start);
         if (device.Sriov is { } sriov)
         {
             for (var i = 0; i < sriov.Resources.Length; i++)
-                ProgramBar(device, sriov.Capability + ConfigOffset.SriovBar0 + (4 * i), sriov.Resources[i]);
+                ProgramBar(device, sriov.Capability + PCI_SRIOV_BAR + (4 * i), sriov.Resources[i]);
         }
         EnableAri(device);
     }
@@ -91,23 +97,23 @@ internal static class PciScan
     /// <summary>Tells a bridge its bus numbers and its windows.</summary>
     public static void ProgramBridge(PciDevice bridge, PciSegment behind)
     {
-        bridge.WriteConfig8(ConfigOffset.PrimaryBus, (byte)bridge.Segment.Number);
-        bridge.WriteConfig8(ConfigOffset.SecondaryBus, (byte)behind.Number);
-        bridge.WriteConfig8(ConfigOffset.SubordinateBus, (byte)behind.Subordinate);
+        bridge.WriteConfig8(PCI_PRIMARY_BUS, (byte)bridge.Segment.Number);
+        bridge.WriteConfig8(PCI_SECONDARY_BUS, (byte)behind.Number);
+        bridge.WriteConfig8(PCI_SUBORDINATE_BUS, (byte)behind.Subordinate);
         // A window is closed by a base above its limit.
         var (start, last) = behind.Windows[(int)WindowKind.Io] is { } io ? (io.Start, io.Last) : (0xF000UL, 0UL);
-        bridge.WriteConfig8(ConfigOffset.IoBase, (byte)((start >> 8) & 0xF0));
-        bridge.WriteConfig8(ConfigOffset.IoLimit, (byte)((last >> 8) & 0xF0));
-        bridge.WriteConfig16(ConfigOffset.IoBaseUpper, (ushort)(start >> 16));
-        bridge.WriteConfig16(ConfigOffset.IoLimitUpper, (ushort)(last >> 16));
+        bridge.WriteConfig8(PCI_IO_BASE, (byte)((start >> 8) & 0xF0));
+        bridge.WriteConfig8(PCI_IO_LIMIT, (byte)((last >> 8) & 0xF0));
+        bridge.WriteConfig16(PCI_IO_BASE_UPPER16, (ushort)(start >> 16));
+        bridge.WriteConfig16(PCI_IO_LIMIT_UPPER16, (ushort)(last >> 16));
         (start, last) = behind.Windows[(int)WindowKind.Memory] is { } memory ? (memory.Start, memory.Last) : (0xFFF0_0000UL, 0UL);
-        bridge.WriteConfig16(ConfigOffset.MemoryBase, (ushort)((start >> 16) & 0xFFF0));
-        bridge.WriteConfig16(ConfigOffset.MemoryLimit, (ushort)((last >> 16) & 0xFFF0));
+        bridge.WriteConfig16(PCI_MEMORY_BASE, (ushort)((start >> 16) & 0xFFF0));
+        bridge.WriteConfig16(PCI_MEMORY_LIMIT, (ushort)((last >> 16) & 0xFFF0));
         (start, last) = behind.Windows[(int)WindowKind.Prefetchable] is { } prefetch ? (prefetch.Start, prefetch.Last) : (0xFFF0_0000UL, 0UL);
-        bridge.WriteConfig32(ConfigOffset.PrefetchBaseUpper, (uint)(start >> 32));
-        bridge.WriteConfig32(ConfigOffset.PrefetchLimitUpper, (uint)(last >> 32));
-        bridge.WriteConfig16(ConfigOffset.PrefetchBase, (ushort)((start >> 16) & 0xFFF0));
-        bridge.WriteConfig16(ConfigOffset.PrefetchLimit, (ushort)((last >> 16) & 0xFFF0));
+        bridge.WriteConfig32(PCI_PREF_BASE_UPPER32, (uint)(start >> 32));
+        bridge.WriteConfig32(PCI_PREF_LIMIT_UPPER32, (uint)(last >> 32));
+        bridge.WriteConfig16(PCI_PREF_MEMORY_BASE, (ushort)((start >> 16) & 0xFFF0));
+        bridge.WriteConfig16(PCI_PREF_MEMORY_LIMIT, (ushort)((last >> 16) & 0xFFF0));
     }
 
     private static void ProgramBar(PciDevice device, int register, PciResource resource)
@@ -122,14 +128,14 @@ internal static class PciScan
     // Device numbers above 0 are reached behind a port only when both ends know ARI.
     private static void EnableAri(PciDevice device)
     {
-        if (device.FindExtendedCapability(ConfigOffset.Ari) == 0 || device.Parent is not PciDevice port || port.FindCapability(ConfigOffset.Express) is not (> 0 and var express))
+        if (device.FindExtendedCapability(PCI_EXT_CAP_ID_ARI) == 0 || device.Parent is not PciDevice port || port.FindCapability(PCI_CAP_ID_EXP) is not (> 0 and var express))
             return;
-        if ((port.ReadConfig32(express + ConfigOffset.ExpressDeviceCapabilities2) & ConfigOffset.ExpressAriForwarding) == 0)
+        if ((port.ReadConfig32(express + PCI_EXP_DEVCAP2) & PCI_EXP_DEVCTL2_ARI) == 0)
             return;
-        var control = port.ReadConfig16(express + ConfigOffset.ExpressDeviceControl2);
-        port.WriteConfig16(express + ConfigOffset.ExpressDeviceControl2, (ushort)(control | ConfigOffset.ExpressAriForwarding));
+        var control = port.ReadConfig16(express + PCI_EXP_DEVCTL2);
+        port.WriteConfig16(express + PCI_EXP_DEVCTL2, (ushort)(control | PCI_EXP_DEVCTL2_ARI));
         if (device.Sriov is { } sriov)
-            device.WriteConfig16(sriov.Capability + ConfigOffset.SriovControl, ConfigOffset.SriovAriHierarchy);
+            device.WriteConfig16(sriov.Capability + PCI_SRIOV_CTRL, PCI_SRIOV_CTRL_ARI);
     }
 
     private static void SizeBars(PciDevice device, int register, Span<PciResource> resources)
