@@ -1,3 +1,5 @@
+using Virtbus.Platform;
+
 namespace Virtbus.Memory;
 
 /// <summary>One run of DMA addresses and the memory behind it.</summary>
@@ -15,15 +17,19 @@ public readonly struct IoRange
     /// <summary>First address.</summary>
     public Iova Start { get; }
 
-    /// <summary>Size in bytes, above 0; <see cref="Start"/> plus it does not wrap.</summary>
+    /// <summary>Size in bytes, above 0; the end may be 2^64.</summary>
     public ulong Size { get; }
 
     /// <summary>What the device may do there.</summary>
     public DmaAccess Access { get; }
 
+    /// <summary>The file of the memory, if it was kept (<see cref="HostMemory.File"/>), to hand to a peer; valid while the map is held.</summary>
+    public FileDescriptor? File => Memory.File;
+
+    /// <summary>Where in <see cref="File"/> the range begins.</summary>
+    public ulong FileOffset => Memory.FileOffset + (ulong)(HostAddress - Memory.Address);
+
     internal HostMemory Memory { get; }
 
     internal nint HostAddress { get; }
-
-    internal bool Overlaps(Iova start, ulong size) => start.Value < Start.Value + Size && Start.Value < start.Value + size;
 }
