@@ -340,6 +340,7 @@ public sealed class Fabric
     {
         ArgumentNullException.ThrowIfNull(device);
         var probes = new List<CancellationTokenSource>();
+        var gone = new List<Device>();
         lock (Gate)
         {
             if (device.Fabric != this)
@@ -348,6 +349,8 @@ public sealed class Fabric
         }
         foreach (var probe in probes)
             Cancel(device, probe);
+        foreach (var d in gone)
+            TellGone(d);
         try
         {
             await DeleteAsync(device);
@@ -359,6 +362,8 @@ public sealed class Fabric
 
         void MarkGone(Device d)
         {
+            if (!d.IsGone)
+                gone.Add(d);
             d.IsGone = true;
             if (d.ProbeCancellation is { } probe)
                 probes.Add(probe);
@@ -805,6 +810,7 @@ public sealed class Fabric
     {
         if (device.IsOut)
             return false;
+        await LeaveAsync(device);
         if (device.Class is { } @class)
         {
             IReadOnlyList<ClassObservation> observers;
@@ -835,6 +841,30 @@ public sealed class Fabric
             Emit(device, UeventAction.Remove, variables);
         }
         return true;
+    }
+
+    private async ValueTask LeaveAsync(Device device)
+    {
+        try
+        {
+            await device.OnLeavingAsync();
+        }
+        catch (Exception e)
+        {
+            FabricLog.LeavingFailed(Log, device.Name, e);
+        }
+    }
+
+    private void TellGone(Device device)
+    {
+        try
+        {
+            device.OnGone();
+        }
+        catch (Exception e)
+        {
+            FabricLog.LeavingFailed(Log, device.Name, e);
+        }
     }
 
     private async ValueTask AnnounceAsync(Device device, IReadOnlyList<ClassObservation> observers)

@@ -1,3 +1,4 @@
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Memory;
@@ -12,7 +13,7 @@ public sealed class GuestMemory : IDisposable
     public const int MaxRegions = 509;
 
     private readonly List<GuestRegion> _regions = [];
-    private IoAddressSpace _space = new();
+    private IoAddressSpace _space = NewSpace();
 
     /// <summary>The regions, in the order of their coming.</summary>
     public IReadOnlyList<GuestRegion> Regions => _regions;
@@ -48,7 +49,7 @@ public sealed class GuestMemory : IDisposable
         }
 
         _regions.RemoveAt(at);
-        return _space.TryUnmap(new Iova(region.Start.Value), region.Size, out fault);
+        return _space.TryUnmap(new IovaRange(new Iova(region.Start.Value), region.Size), out _, out fault);
     }
 
     /// <summary>Replaces all regions at once; on a fault nothing changes.</summary>
@@ -65,7 +66,7 @@ public sealed class GuestMemory : IDisposable
         }
 
         var list = new List<GuestRegion>(regions.Length);
-        var space = new IoAddressSpace();
+        var space = NewSpace();
         for (var i = 0; i < regions.Length; i++)
         {
             if (TryAdd(list, space, regions[i], files[i], out fault))
@@ -111,6 +112,9 @@ public sealed class GuestMemory : IDisposable
         _regions.Clear();
         _space.Dispose();
     }
+
+    // A front end may number regions by its own virtual addresses, and their sizes need not be whole pages.
+    private static IoAddressSpace NewSpace() => new(new IoAddressSpaceOptions { Granule = 1, MaxMaps = MaxRegions });
 
     private static bool TryAdd(List<GuestRegion> list, IoAddressSpace space, in GuestRegion region, FileDescriptor file, out Fault fault)
     {

@@ -1,17 +1,57 @@
+using System.Runtime.CompilerServices;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Memory;
 
 /// <summary>
-/// What a device does DMA through: ranges are mapped and unmapped here, and each change makes a new immutable <see cref="IoMap"/> that
-/// devices look things up in. Safe from any thread.
+/// What a device does DMA through: memory of this process, or of a peer, is mapped and unmapped here in the sense of vfio's type1v2. Devices
+/// reach it through a <see cref="DmaPort"/>, what has no device through an <see cref="IoAccess"/>, and rings through a <see cref="Snapshot"/>.
+/// Safe from any thread.
 /// </summary>
+/// <remarks>
+/// Look-ups take no lock and allocate nothing. A call that takes memory away returns when nobody is inside it any more; it may be made
+/// from a callback of this library, a fault's included. No callback is made under a lock.
+/// </remarks>
 public sealed class IoAddressSpace : IDisposable
 {
+    // A section of one access ends after so many bytes, so that an unmap never waits for a long copy.
+    private const int SectionBytes = 1 << 16;
+
+    private static readonly Fault Unaligned = new(Errno.EINVAL, "the range is empty, wraps around the end of the address space or is no multiple of its granule");
+    private static int _numbers;
+
     private readonly Lock _lock = new();
-    private readonly List<IoRange> _ranges = [];
+    private readonly IoAddressSpaceOptions _options;
+    private readonly MappingIndex _index = new();
+    private TranslationTable _table = TranslationTable.Create([], 0);
+    private RemotePeer[] _peers = [];
+    private DmaPort[] _ports = [];
+    private IoPin[] _pins = [];
     private IoMap? _current;
+    private DirtyLog? _log;
     private bool _disposed;
+
+    /// <summary>Makes a space with a granule of 4096, for up to 65535 maps anywhere.</summary>
+    public IoAddressSpace()
+        : this(new IoAddressSpaceOptions())
+    {
+    }
+
+    /// <summary>Makes a space.</summary>
+    /// <param name="options">What it allows.</param>
+    /// <exception cref="ArgumentException">The options make no sense.</exception>
+    public IoAddressSpace(IoAddressSpaceOptions options)
+    {
+        if (!ulong.IsPow2(options.Granule) || options.MaxMaps is < 1 or > IoAddressSpaceOptions.MaxMapsLimit || options.Lowest.Value > options.Highest.Value)
+            throw new ArgumentException("The granule is no power of two, the number of maps out of range, or the lowest address above the highest.", nameof(options));
+        _options = options;
+        uint number;
+        do
+            number = (uint)Interlocked.Increment(ref _numbers);
+        while (number == 0);
+        Number = number;
+    }
 
     /// <summary>How many ranges are mapped.</summary>
     public int Count
@@ -19,125 +59,574 @@ public sealed class IoAddressSpace : IDisposable
         get
         {
             lock (_lock)
-                return _ranges.Count;
+                return _index.Count;
         }
     }
 
-    /// <summary>Maps memory at an address.</summary>
+    /// <summary>What it allows.</summary>
+    public IoAddressSpaceOptions Options => _options;
+
+    /// <summary>By which sections tell spaces apart; never 0. Two spaces with the same number would only wait for each other's.</summary>
+    internal uint Number { get; }
+
+    /// <summary>Maps memory of this process at an address.</summary>
     /// <param name="start">First address.</param>
-    /// <param name="size">Size in bytes, above 0.</param>
+    /// <param name="size">Size in bytes, above 0; the end may be 2^64.</param>
     /// <param name="memory">What lies behind; the space takes a reference of its own.</param>
-    /// <param name="offset">Byte offset in <paramref name="memory"/>.</param>
+    /// <param name="offset">Byte offset in <paramref name="memory"/>, any.</param>
     /// <param name="access">What a device may do there; no more than the memory allows.</param>
-    /// <param name="fault">EINVAL for a range that is empty, wraps or leaves the memory; EEXIST for one that overlaps another; EACCES.</param>
+    /// <param name="fault">
+    /// EINVAL for a range that is empty, wraps, is not aligned, lies outside of what the space allows, or leaves the memory, and for no
+    /// access; EEXIST for one that overlaps another; EACCES; ENOSPC when no map is left.
+    /// </param>
     /// <returns>Whether it is mapped.</returns>
     public bool TryMap(Iova start, ulong size, HostMemory memory, ulong offset, DmaAccess access, out Fault fault)
     {
-        if (size == 0 || size > ulong.MaxValue - start.Value)
-        {
-            fault = new Fault(Errno.EINVAL, "the range is empty or wraps around the end of the address space");
+        if (!TryCheck(new IovaRange(start, size), access, out fault) || !TryCheck(size, memory, offset, access, out fault))
             return false;
-        }
-
-        if (offset > memory.Size || size > memory.Size - offset)
-        {
-            fault = new Fault(Errno.EINVAL, "the range is larger than the memory behind it");
-            return false;
-        }
-
-        if ((memory.Access & access) != access)
-        {
-            fault = new Fault(Errno.EACCES, "the memory does not allow that access");
-            return false;
-        }
-
         lock (_lock)
         {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            var at = 0;
-            foreach (var range in _ranges)
-            {
-                if (range.Overlaps(start, size))
-                {
-                    fault = new Fault(Errno.EEXIST, "the range overlaps another one");
-                    return false;
-                }
-
-                if (range.Start.Value < start.Value)
-                    at++;
-            }
-
-            _ranges.Insert(at, new IoRange(start, size, memory.Acquire(), offset, access));
-            Forget();
-        }
-
-        fault = Fault.None;
-        return true;
-    }
-
-    /// <summary>Unmaps exactly one range that was mapped before. Maps that were handed out keep it until they are let go.</summary>
-    /// <param name="start">Its first address.</param>
-    /// <param name="size">Its size.</param>
-    /// <param name="fault">ENOENT when no range starts there with that size.</param>
-    /// <returns>Whether it is gone.</returns>
-    public bool TryUnmap(Iova start, ulong size, out Fault fault)
-    {
-        lock (_lock)
-        {
-            var at = _ranges.FindIndex(range => range.Start == start && range.Size == size);
-            if (at < 0)
-            {
-                fault = new Fault(Errno.ENOENT, "no such range is mapped");
+            if (!TryMakeRoom(new IovaRange(start, size), out fault))
                 return false;
-            }
-
-            var memory = _ranges[at].Memory;
-            _ranges.RemoveAt(at);
-            Forget();
-            memory.Dispose();
+            Add(IoMapping.ForHost(new IovaRange(start, size), memory, offset, access));
         }
 
-        fault = Fault.None;
+        NotifyChanged();
         return true;
     }
 
-    /// <summary>Maps a peer's memory that this process reaches by messages only.</summary>
+    /// <summary>Maps a peer's memory that this process reaches by messages only. It is not in a <see cref="Snapshot"/> and cannot be pinned.</summary>
     /// <param name="range">Where; whole granules.</param>
     /// <param name="memory">What moves the bytes.</param>
     /// <param name="access">What a device may do there.</param>
     /// <param name="fault">As the other one.</param>
-    public bool TryMap(Dma.IovaRange range, Dma.IRemoteMemory memory, DmaAccess access, out Fault fault) => throw new NotSupportedException();
+    /// <returns>Whether it is mapped.</returns>
+    public bool TryMap(IovaRange range, IRemoteMemory memory, DmaAccess access, out Fault fault)
+    {
+        if (!TryCheck(range, access, out fault))
+            return false;
+        lock (_lock)
+        {
+            if (!TryMakeRoom(range, out fault))
+                return false;
+            var mapping = IoMapping.ForRemote(range, memory, access);
+            mapping.RemoteIndex = AddPeer(memory);
+            Add(mapping);
+        }
 
-    /// <summary>Unmaps every range inside, in the sense of type1v2: none is no error. No access to them is under way after the return.</summary>
+        NotifyChanged();
+        return true;
+    }
+
+    /// <summary>
+    /// Unmaps every range inside, in the sense of type1v2: none is no error. No access to them through ports is under way after the return,
+    /// but for one that waits for a peer's answer; maps that were handed out keep their memory until they are let go.
+    /// </summary>
     /// <param name="range">What is unmapped; whole granules, its end may be 2^64.</param>
     /// <param name="unmapped">Bytes that were mapped and are no more.</param>
-    /// <param name="fault">EINVAL: not aligned, or a mapping would be split; nothing is unmapped then.</param>
-    public bool TryUnmap(Dma.IovaRange range, out ulong unmapped, out Fault fault) => throw new NotSupportedException();
+    /// <param name="fault">
+    /// EINVAL: not aligned, or a mapping would be split; EBUSY: memory is pinned, and the holders, who were asked, did not let go. Nothing
+    /// is unmapped then.
+    /// </param>
+    /// <returns>Whether nothing of the range is mapped any more.</returns>
+    public bool TryUnmap(IovaRange range, out ulong unmapped, out Fault fault)
+    {
+        unmapped = 0;
+        if (!IsWhole(range))
+        {
+            fault = Unaligned;
+            return false;
+        }
 
-    /// <summary>The ranges as they are now.</summary>
+        return TryTakeOut(range.Start.Value, range.Last, out unmapped, out fault);
+    }
+
+    /// <summary>Unmaps everything. As <see cref="TryUnmap"/> for all addresses, which no <see cref="IovaRange"/> can hold.</summary>
+    /// <param name="unmapped">Bytes that were mapped and are no more; 2^64-1 for all.</param>
+    /// <param name="fault">EBUSY: memory is pinned, and the holders did not let go.</param>
+    /// <returns>Whether nothing is mapped any more.</returns>
+    public bool TryUnmapAll(out ulong unmapped, out Fault fault) => TryTakeOut(0, ulong.MaxValue, out unmapped, out fault);
+
+    /// <summary>The ranges of this process's memory as they are now.</summary>
     /// <returns>A map, with one reference that belongs to the caller.</returns>
     public IoMap Snapshot()
     {
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            return (_current ??= new IoMap([.. _ranges])).Acquire();
+            return SnapshotLocked();
         }
     }
 
-    /// <summary>Unmaps everything. Maps that were handed out keep their memory until they are let go.</summary>
+    /// <summary>Opens a way in for what has no device: it reads, writes and pins, next to whatever devices are attached.</summary>
+    /// <param name="name">Whose it is, for messages.</param>
+    /// <param name="unmapping">
+    /// Called with the range of an unmap that meets pins of this access, before anything is unmapped, on the thread that unmaps and not
+    /// under a lock. It has to dispose those pins; else the unmap fails with EBUSY.
+    /// </param>
+    /// <returns>The access.</returns>
+    public IoAccess OpenAccess(string name, Action<IovaRange>? unmapping) => new(this, name, unmapping);
+
+    /// <summary>Starts to log the pages that anybody writes through the space.</summary>
+    /// <param name="log">The log; one at a time.</param>
+    /// <param name="fault">EBUSY: a log is attached already.</param>
+    /// <returns>Whether writes from here on are logged.</returns>
+    public bool TryStartLog(DirtyLog log, out Fault fault)
+    {
+        if (Interlocked.CompareExchange(ref _log, log, null) is not null)
+        {
+            fault = new Fault(Errno.EBUSY, "writes to the address space are logged already; stop that log first");
+            return false;
+        }
+
+        // A write that did not see the log is in memory when this returns.
+        AccessSlot.Drain(Number);
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <summary>Reads the log and clears what was read. Pages that are pinned for writing count as written each time.</summary>
+    /// <param name="range">What is asked for, in whole pages.</param>
+    /// <param name="pageSize">Bytes that one bit of the answer stands for: a power of two of at least 4096.</param>
+    /// <param name="bitmap">Bit n for page n of the range; bits that are set already stay set.</param>
+    /// <param name="fault">EINVAL: no log, page size, alignment, or a bitmap too short.</param>
+    /// <returns>Whether it was read.</returns>
+    public bool TryReadLog(IovaRange range, ulong pageSize, Span<ulong> bitmap, out Fault fault)
+    {
+        if (Volatile.Read(ref _log) is not { } log)
+        {
+            fault = new Fault(Errno.EINVAL, "writes to the address space are not logged");
+            return false;
+        }
+
+        foreach (var pin in Volatile.Read(ref _pins))
+        {
+            if (pin.Access.HasFlag(DmaAccess.Write))
+                log.Mark(pin.Range.Start, pin.Range.Size);
+        }
+
+        return log.TryReadAndClear(range, pageSize, bitmap, out fault);
+    }
+
+    /// <summary>Ends logging; after the return nothing more is marked. Without effect when there is no log.</summary>
+    public void StopLog()
+    {
+        if (Interlocked.Exchange(ref _log, null) is not null)
+            AccessSlot.Drain(Number);
+    }
+
+    /// <summary>
+    /// Unmaps everything, for good; pins keep their memory until they are disposed. Ports that are attached reach nothing any more. Maps
+    /// that were handed out keep their memory until they are let go.
+    /// </summary>
     public void Dispose()
     {
+        AskToUnpin(0, ulong.MaxValue);
+        IoMapping? removed;
         lock (_lock)
         {
             if (_disposed)
                 return;
             _disposed = true;
+            removed = RemoveAll(0, ulong.MaxValue, out _);
             Forget();
-            foreach (var range in _ranges)
-                range.Memory.Dispose();
-            _ranges.Clear();
         }
+
+        NotifyChanged();
+        Release(removed);
+    }
+
+    /// <summary>Maps memory of this process where there is room, lowest address first.</summary>
+    internal bool TryMapAnywhere(ulong size, ulong alignment, IovaRange reserved, HostMemory memory, DmaAccess access, out Iova start, out Fault fault)
+    {
+        start = default;
+        lock (_lock)
+        {
+            if (!TryFindGap(size, alignment, reserved, out start))
+            {
+                fault = new Fault(Errno.ENOSPC, "the address space has no gap of that size");
+                return false;
+            }
+
+            var range = new IovaRange(start, size);
+            if (!TryCheck(range, access, out fault) || !TryCheck(size, memory, 0, access, out fault) || !TryMakeRoom(range, out fault))
+                return false;
+            Add(IoMapping.ForHost(range, memory, 0, access));
+        }
+
+        NotifyChanged();
+        return true;
+    }
+
+    /// <summary>The ranges as they are now, none when the space is gone.</summary>
+    internal IoMap SnapshotOrEmpty()
+    {
+        lock (_lock)
+            return _disposed ? IoMap.CreateEmpty() : SnapshotLocked();
+    }
+
+    internal void Attach(DmaPort port)
+    {
+        lock (_lock)
+            Volatile.Write(ref _ports, [.. _ports, port]);
+    }
+
+    internal void Detach(DmaPort port)
+    {
+        lock (_lock)
+            Volatile.Write(ref _ports, [.. _ports.Where(other => !ReferenceEquals(other, port))]);
+    }
+
+    /// <summary>
+    /// One step of a read, inside a section of this space: bytes of this process are copied; where a peer's memory begins, the step ends, and
+    /// the caller asks the peer after the section.
+    /// </summary>
+    /// <param name="address">Address of the whole access.</param>
+    /// <param name="destination">All of its bytes.</param>
+    /// <param name="done">How many of them are there.</param>
+    /// <param name="hint">The caller's, as for <see cref="TranslationTable.TryFind"/>.</param>
+    /// <param name="remote">The peer to ask for what comes next, or null.</param>
+    /// <param name="count">How many bytes it has.</param>
+    /// <returns>None, or why the next byte cannot be reached.</returns>
+    internal Errno Read(ulong address, Span<byte> destination, ref int done, ref int hint, out IRemoteMemory? remote, out int count)
+    {
+        var table = Volatile.Read(ref _table);
+        var end = Math.Min(destination.Length, (long)done + SectionBytes);
+        do
+        {
+            var error = Find(table, address, done, destination.Length, DmaAccess.Read, ref hint, out var host, out remote, out count);
+            if (error != Errno.None || remote is not null)
+                return error;
+            count = Math.Min(count, SectionBytes);
+            HostCopy.Read(host, destination.Slice(done, count));
+            done += count;
+        }
+        while (done < end);
+        return Errno.None;
+    }
+
+    /// <summary>One step of a write, as <see cref="Read"/>. What is copied is marked in the logs of the space and the port.</summary>
+    internal Errno Write(
+        ulong address, ReadOnlySpan<byte> source, ref int done, ref int hint, DmaPort? port, out IRemoteMemory? remote, out int count)
+    {
+        var table = Volatile.Read(ref _table);
+        var end = Math.Min(source.Length, (long)done + SectionBytes);
+        do
+        {
+            var error = Find(table, address, done, source.Length, DmaAccess.Write, ref hint, out var host, out remote, out count);
+            if (error != Errno.None || remote is not null)
+                return error;
+            count = Math.Min(count, SectionBytes);
+            HostCopy.Write(host, source.Slice(done, count));
+            // After the copy: who clears the mark before it, and then reads the page, finds the mark again.
+            var at = new Iova(address + (uint)done);
+            port?.MarkLog(at, (uint)count);
+            MarkLog(at, (uint)count);
+            done += count;
+        }
+        while (done < end);
+        return Errno.None;
+    }
+
+    /// <summary>Marks in the space's log what was written. In a section of this space, or before the thread that stops the log goes on.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal void MarkLog(Iova address, ulong length) => Volatile.Read(ref _log)?.Mark(address, length);
+
+    internal bool TryPin(IoAccess owner, IovaRange range, DmaAccess access, out IoPin? pin, out Fault fault)
+    {
+        pin = null;
+        if (range.Size == 0 || range.Size - 1 > ulong.MaxValue - range.Start.Value || access == DmaAccess.None)
+        {
+            fault = new Fault(Errno.EINVAL, "the range is empty or wraps around the end of the address space, or no access is asked for");
+            return false;
+        }
+
+        lock (_lock)
+        {
+            var mappings = new List<IoMapping>();
+            var next = range.Start.Value;
+            while (true)
+            {
+                if (_index.AtOrBelow(next) is not { } mapping || mapping.Last < next)
+                {
+                    fault = new Fault(Errno.EFAULT, "a part of the range is not mapped");
+                    return false;
+                }
+
+                if ((mapping.Access & access) != access)
+                {
+                    fault = new Fault(Errno.EACCES, "a part of the range is not mapped for that access");
+                    return false;
+                }
+
+                if (mapping.Memory is null)
+                {
+                    fault = new Fault(Errno.EOPNOTSUPP, "a part of the range is a peer's memory that this process cannot map");
+                    return false;
+                }
+
+                mappings.Add(mapping);
+                if (mapping.Last >= range.Last)
+                    break;
+                next = mapping.Last + 1;
+            }
+
+            pin = new IoPin(this, owner, range, access, mappings);
+            foreach (var mapping in mappings)
+                mapping.Pins++;
+            Volatile.Write(ref _pins, [.. _pins, pin]);
+        }
+
+        fault = Fault.None;
+        return true;
+    }
+
+    internal void Unpin(IoPin pin)
+    {
+        lock (_lock)
+        {
+            foreach (var mapping in pin.Mappings)
+                mapping.Pins--;
+            Volatile.Write(ref _pins, [.. _pins.Where(other => !ReferenceEquals(other, pin))]);
+        }
+
+        if (pin.Access.HasFlag(DmaAccess.Write))
+            MarkLog(pin.Range.Start, pin.Range.Size);
+    }
+
+    internal IoPin[] PinsOf(IoAccess owner) => [.. Volatile.Read(ref _pins).Where(pin => ReferenceEquals(pin.Owner, owner))];
+
+    private static bool TryCheck(ulong size, HostMemory memory, ulong offset, DmaAccess access, out Fault fault)
+    {
+        fault = Fault.None;
+        if (offset > memory.Size || size > memory.Size - offset)
+            fault = new Fault(Errno.EINVAL, "the range is larger than the memory behind it");
+        else if ((memory.Access & access) != access)
+            fault = new Fault(Errno.EACCES, "the memory does not allow that access");
+        return fault.Errno == Errno.None;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private Errno Find(
+        TranslationTable table, ulong address, int done, int length, DmaAccess access, ref int hint, out nint host, out IRemoteMemory? remote, out int count)
+    {
+        var at = address + (uint)done;
+        host = 0;
+        count = 0;
+        remote = null;
+        // The end of the address space is the end: the addresses of an access do not wrap.
+        if (at < address || !table.TryFind(at, ref hint, out var found))
+            return Errno.EFAULT;
+        if ((found.Access & access) == DmaAccess.None)
+            return Errno.EACCES;
+        var offset = at - found.Start;
+        count = (int)Math.Min((uint)(length - done), found.Size - offset);
+        if (found.Remote < 0)
+            host = found.Target + (nint)offset;
+        else
+            remote = Volatile.Read(ref _peers)[found.Remote].Memory;
+        return Errno.None;
+    }
+
+    private static void Release(IoMapping? removed)
+    {
+        for (; removed is not null; removed = removed.Next)
+            removed.Memory?.Dispose();
+    }
+
+    private bool IsWhole(IovaRange range) =>
+        range.Size != 0 && range.Size - 1 <= ulong.MaxValue - range.Start.Value && ((range.Start.Value | range.Size) & (_options.Granule - 1)) == 0;
+
+    private bool TryCheck(IovaRange range, DmaAccess access, out Fault fault)
+    {
+        fault = Fault.None;
+        if (!IsWhole(range))
+            fault = Unaligned;
+        else if (range.Start.Value < _options.Lowest.Value || range.Last > _options.Highest.Value)
+            fault = new Fault(Errno.EINVAL, "the range lies outside of the addresses that the space allows");
+        else if ((access & DmaAccess.ReadWrite) == DmaAccess.None || (access & ~DmaAccess.ReadWrite) != DmaAccess.None)
+            fault = new Fault(Errno.EINVAL, "a map allows reads, writes or both");
+        return fault.Errno == Errno.None;
+    }
+
+    private bool TryMakeRoom(IovaRange range, out Fault fault)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        fault = Fault.None;
+        if (_index.Overlaps(range.Start.Value, range.Last))
+            fault = new Fault(Errno.EEXIST, "the range overlaps another one");
+        else if (_index.Count >= _options.MaxMaps)
+            fault = new Fault(Errno.ENOSPC, "the address space has as many maps as it may have");
+        return fault.Errno == Errno.None;
+    }
+
+    private void Add(IoMapping mapping)
+    {
+        if (_table.IsFull)
+            Volatile.Write(ref _table, TranslationTable.Create(_index.All(), _table.Live));
+        _index.Add(mapping);
+        _table.Add(mapping);
+        Forget();
+    }
+
+    private bool TryTakeOut(ulong first, ulong last, out ulong unmapped, out Fault fault)
+    {
+        unmapped = 0;
+        var asked = false;
+        IoMapping? removed;
+        while (true)
+        {
+            lock (_lock)
+            {
+                if ((_index.AtOrBelow(first) is { } left && left.Start < first && left.Last >= first) ||
+                    (_index.AtOrBelow(last) is { } right && right.Last > last))
+                {
+                    fault = new Fault(Errno.EINVAL, "the unmap would split a mapping");
+                    return false;
+                }
+
+                if (!HasPins(first, last))
+                {
+                    removed = RemoveAll(first, last, out unmapped);
+                    if (removed is not null)
+                        Forget();
+                    break;
+                }
+            }
+
+            if (asked)
+            {
+                fault = new Fault(Errno.EBUSY, "memory in the range is pinned, and its holder does not let go");
+                return false;
+            }
+
+            AskToUnpin(first, last);
+            asked = true;
+        }
+
+        fault = Fault.None;
+        if (removed is null)
+            return true;
+        NotifyChanged();
+        Release(removed);
+        return true;
+    }
+
+    // Under the lock, so that no second unmap of the range returns before the first one drained it. Answers a list of what was removed.
+    private IoMapping? RemoveAll(ulong first, ulong last, out ulong size)
+    {
+        size = 0;
+        IoMapping? removed = null;
+        while (_index.AtOrAbove(first) is { } mapping && mapping.Start <= last)
+        {
+            _index.Remove(mapping);
+            _table.Remove(mapping);
+            mapping.Next = removed;
+            removed = mapping;
+            size = size + mapping.Range.Size < size ? ulong.MaxValue : size + mapping.Range.Size;
+        }
+
+        if (removed is null)
+            return null;
+        AccessSlot.Drain(Number);
+        for (var mapping = removed; mapping is not null; mapping = mapping.Next)
+        {
+            _table.Reclaim(mapping);
+            if (mapping.RemoteIndex >= 0)
+                RemovePeer(mapping.RemoteIndex);
+        }
+
+        if (_table.IsSparse)
+            Volatile.Write(ref _table, TranslationTable.Create(_index.All(), _table.Live));
+        return removed;
+    }
+
+    private bool HasPins(ulong first, ulong last)
+    {
+        // A pin never reaches beyond its mappings, and no mapping is split: so pins inside are all that hold mappings inside.
+        foreach (var pin in _pins)
+        {
+            if (pin.Overlaps(first, last))
+                return true;
+        }
+
+        return false;
+    }
+
+    private void AskToUnpin(ulong first, ulong last)
+    {
+        // Start 0 with size 2^64 has no range: one byte less then.
+        var range = new IovaRange(new Iova(first), Math.Max(last - first, last - first + 1));
+        foreach (var owner in Volatile.Read(ref _pins).Where(pin => pin.Overlaps(first, last)).Select(pin => pin.Owner).Distinct())
+            owner.Unmapping?.Invoke(range);
+    }
+
+    private bool TryFindGap(ulong size, ulong alignment, IovaRange reserved, out Iova start)
+    {
+        var at = _options.Lowest.Value;
+        while (true)
+        {
+            var first = (at + alignment - 1) & ~(alignment - 1);
+            start = new Iova(first);
+            if (first < at || size - 1 > ulong.MaxValue - first || first + (size - 1) > _options.Highest.Value)
+                return false;
+            // What overlaps here overlaps at every start up to its own end.
+            var last = first + (size - 1);
+            ulong blocked;
+            if (_index.AtOrBelow(last) is { } below && below.Last >= first)
+                blocked = below.Last;
+            else if (last >= reserved.Start.Value && first <= reserved.Last)
+                blocked = reserved.Last;
+            else
+                return true;
+            if (blocked == ulong.MaxValue)
+                return false;
+            at = blocked + 1;
+        }
+    }
+
+    private int AddPeer(IRemoteMemory memory)
+    {
+        var free = -1;
+        for (var i = 0; i < _peers.Length; i++)
+        {
+            if (ReferenceEquals(_peers[i].Memory, memory))
+            {
+                _peers[i].Count++;
+                return i;
+            }
+
+            if (_peers[i].Count == 0)
+                free = i;
+        }
+
+        if (free < 0)
+        {
+            free = _peers.Length;
+            var more = new RemotePeer[free + 1];
+            Array.Copy(_peers, more, free);
+            // Published before the first mapping that names it.
+            more[free] = new RemotePeer(memory, 1);
+            Volatile.Write(ref _peers, more);
+            return free;
+        }
+
+        _peers[free] = new RemotePeer(memory, 1);
+        return free;
+    }
+
+    private void RemovePeer(int index)
+    {
+        // After the drain: nobody looks it up any more.
+        if (--_peers[index].Count == 0)
+            _peers[index] = default;
+    }
+
+    private IoMap SnapshotLocked()
+    {
+        _current ??= new IoMap([.. _index.All().Where(mapping => mapping.Memory is not null)
+            .Select(mapping => new IoRange(mapping.Range.Start, mapping.Range.Size, mapping.Memory!, mapping.Offset, mapping.Access))]);
+        return _current.Acquire();
     }
 
     private void Forget()
@@ -145,4 +634,12 @@ public sealed class IoAddressSpace : IDisposable
         _current?.Dispose();
         _current = null;
     }
+
+    private void NotifyChanged()
+    {
+        foreach (var port in Volatile.Read(ref _ports))
+            port.NotifyChanged();
+    }
+
+    private record struct RemotePeer(IRemoteMemory Memory, int Count);
 }

@@ -15,7 +15,7 @@ public readonly struct IoRange
     /// <summary>First address.</summary>
     public Iova Start { get; }
 
-    /// <summary>Size in bytes, above 0; <see cref="Start"/> plus it does not wrap.</summary>
+    /// <summary>Size in bytes, above 0; the end may be 2^64.</summary>
     public ulong Size { get; }
 
     /// <summary>What the device may do there.</summary>
@@ -24,6 +24,4 @@ public readonly struct IoRange
     internal HostMemory Memory { get; }
 
     internal nint HostAddress { get; }
-
-    internal bool Overlaps(Iova start, ulong size) => start.Value < Start.Value + Size && Start.Value < start.Value + size;
 }

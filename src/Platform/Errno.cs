@@ -41,7 +41,7 @@ public enum Errno
     EINVAL = 22,
     /// <summary>Too many open files in the process.</summary>
     EMFILE = 24,
-    /// <summary>Inappropriate request for the device.</summary>
+    /// <summary>Inappropriate ioctl for device: the kind of device has no such function.</summary>
     ENOTTY = 25,
     /// <summary>No space left on device.</summary>
     ENOSPC = 28,
@@ -59,7 +59,7 @@ public enum Errno
     ENOSYS = 38,
     /// <summary>Too many levels of symbolic links.</summary>
     ELOOP = 40,
-    /// <summary>No message of the desired type.</summary>
+    /// <summary>No message of the wanted kind.</summary>
     ENOMSG = 42,
     /// <summary>Value too large for its type.</summary>
     EOVERFLOW = 75,
