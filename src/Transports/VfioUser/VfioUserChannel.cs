@@ -227,28 +227,27 @@ internal sealed class VfioUserChannel : IDisposable
         return fault == Fault.None;
     }
 
-    /// <summary>Serves requests of the peer and hands replies out until the connection is over; for a thread that does nothing else.</summary>
-    /// <param name="wait">Waits until something can be read, without reading it.</param>
-    internal void Serve(Func<bool> wait)
+    /// <summary>
+    /// Takes in what is there, without waiting for more, unless another thread reads already: then it waits until that one did. For a thread
+    /// that waits on the socket.
+    /// </summary>
+    internal void Poll()
     {
-        while (!_closed && wait())
+        lock (_gate)
         {
-            Fault fault;
-            lock (_gate)
+            if (_closed)
+                return;
+            if (_reading)
             {
-                if (_reading)
-                {
-                    // Whoever reads serves too. What made this thread wake is theirs.
-                    Sleep(Timeout.Infinite);
-                    continue;
-                }
-
-                if (TryReceive(locked: true, 0, out fault))
-                    TryDistribute(out fault);
-                Wake();
-                if (fault != Fault.None)
-                    Close(fault);
+                Sleep(Timeout.Infinite);
+                return;
             }
+
+            if (TryReceive(locked: true, 0, out var fault))
+                TryDistribute(out fault);
+            Wake();
+            if (fault != Fault.None)
+                Close(fault);
         }
     }
 
@@ -464,7 +463,7 @@ internal sealed class VfioUserChannel : IDisposable
             return VfioUserProtocol.Refuse(Errno.EPROTO, "a reply came to nothing that was asked", out fault);
         }
 
-        if (message.Command != call.Command)
+        if (message.Command != (call.Batch?.CommandOf(index) ?? call.Command))
             return VfioUserProtocol.Refuse(Errno.EPROTO, "a reply has another command than its request", out fault);
         if (message.IsError)
         {

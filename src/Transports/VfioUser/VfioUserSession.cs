@@ -29,7 +29,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private readonly byte[] _answer = new byte[HeaderSize + RegionAccessSize];
     private VfioHandle _handle = null!;
     private VfioDeviceInfo _info;
-    private IoAddressSpace _space = new();
+    private readonly IoAddressSpace _space;
     private VfioUserCapabilities _peer = new();
     private VfioUserChannel? _twin;
     private VfioUserRemoteMemory? _remote;
@@ -46,6 +46,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _logger = logger;
         _number = number;
         _trace = logger.IsEnabled(LogLevel.Debug);
+        _space = new IoAddressSpace(new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
         _channel = new VfioUserChannel(stream, options.HeaderByHeader);
         _outbox = new VfioUserOutbox(_channel);
     }
@@ -414,8 +415,6 @@ internal sealed partial class VfioUserSession : IDisposable
         ulong start = message.Long(16), size = message.Long(24);
         if (!TryCheckRange(start, size, out fault))
             return false;
-        if (_space.Count >= _options.MaxDmaMaps)
-            return Refuse(Errno.ENOSPC, "as many ranges are mapped as may be", out fault);
         // The flags have the bits of DmaAccess.
         var access = (DmaAccess)(flags & (DmaReadFlag | DmaWriteFlag));
         if (message.DescriptorCount == 0)
@@ -484,14 +483,9 @@ internal sealed partial class VfioUserSession : IDisposable
     private bool TryUnmapAll(out Fault fault)
     {
         _remote?.Block(0, ulong.MaxValue);
-        // A range that holds every address has no size that a number of 64 bits can say, so the whole space is exchanged.
-        var space = new IoAddressSpace();
-        var changed = _handle.TryAttach(space, null, out fault);
+        var unmapped = _space.TryUnmapAll(out _, out fault);
         _remote?.Unblock();
-        (changed ? _space : space).Dispose();
-        if (changed)
-            _space = space;
-        return changed;
+        return unmapped;
     }
 
     private bool TryUnmapDirty(in VfioUserMessage message, IovaRange range, out Fault fault)
