@@ -520,6 +520,26 @@ public sealed class Fabric
         device.DriverOverride = string.IsNullOrEmpty(driverName) ? null : driverName;
     }
 
+    /// <summary>
+    /// Runs work with the device's transition held (Linux: device_lock): no probe, unbind or removal of it is under way meanwhile. What the
+    /// work does runs as a callback of the device.
+    /// </summary>
+    /// <param name="device">The device.</param>
+    /// <param name="work">The work.</param>
+    /// <exception cref="VirtbusException">ENODEV: the device is not in the tree; EDEADLK: the caller would wait for itself; or what the work throws.</exception>
+    public async ValueTask RunExclusiveAsync(Device device, Func<ValueTask> work)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(work);
+        await Transitions.RunAsync(device, work, async static (d, w) =>
+        {
+            if (d.State != DeviceState.Added || d.IsOut)
+                throw new VirtbusException(Errno.ENODEV, $"Device {d.Name} was removed meanwhile.");
+            await w();
+            return true;
+        });
+    }
+
     /// <summary>Makes a consumer depend on a supplier.</summary>
     /// <param name="consumer">The device that needs the other.</param>
     /// <param name="supplier">A device in the tree.</param>

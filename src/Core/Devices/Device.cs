@@ -167,6 +167,9 @@ public class Device : IDeviceIdentity
     /// <summary>Attributes that this kind of device has besides those of its bus and class. The descriptors are static and shared.</summary>
     protected internal virtual IReadOnlyList<AttributeGroup> AttributeGroups => [];
 
+    /// <summary>Links in the device's directory that this kind of device has besides the core's, at the moment that someone looks.</summary>
+    protected internal virtual IEnumerable<TreeLink> TreeLinks => [];
+
     /// <summary>Adds variables of this kind of device to its events.</summary>
     /// <param name="variables">The event's variables; add to them.</param>
     protected internal virtual void AddUeventVariables(UeventVariables variables)
