@@ -57,6 +57,12 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <summary>Where it is.</summary>
     public PciAddress Address { get; }
 
+    /// <summary>
+    /// What people call the hardware (Linux: the label that firmware gives to a slot or an onboard device); a virtual function's is that of its
+    /// physical function with v and its number. Null when there is none.
+    /// </summary>
+    public string? Label => Slot?.Label ?? (PhysicalFunction?.Label is { } label ? $"{label}v{VirtualFunctionIndex}" : null);
+
     /// <summary>The hardware behind. For the tool boxes that stand on PCI; drivers use the members of this class.</summary>
     public IPciFunction Function { get; private set; }
 

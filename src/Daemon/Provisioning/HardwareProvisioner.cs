@@ -48,6 +48,12 @@ internal sealed class HardwareProvisioner : IProvisioner
         var made = await Adapter.CreateAsync(_context.Fabric, adapter);
         _adapters[adapter.Name] = made;
         _order.Push(made);
+        if (adapter.VirtualFunctions > 0)
+        {
+            // The core driver is loaded by its alias, beside us.
+            await _context.Fabric.SettleAsync(cancellationToken);
+            await made.EnableVirtualFunctionsAsync(adapter);
+        }
         return made.Device;
     }
 
