@@ -9,9 +9,10 @@ namespace Virtbus.Memory.Dma;
 /// </summary>
 /// <remarks>
 /// <para>
-/// A hash table with linear probing. A range of 2^n bytes up to below 2^(n+4), n a multiple of 4, is of class n/4 and is entered once for each
-/// aligned block of 2^n bytes that it touches: 17 at most, once for a page. A search asks each class in use, the last lucky one first, for
-/// the block of the address, and takes the entry whose range holds the address. A block that two odd ranges share simply has two entries.
+/// A hash table with linear probing. A range of 2^n bytes or somewhat more is entered once for each aligned block of 2^n bytes that it
+/// touches; n is even up to 18 and a multiple of 3 from there on, so pages of all usual sizes (4, 16 and 64 KiB, 2 MiB, 1 GiB) have one entry
+/// and nothing has more than 9. A search asks for each n in use, the last lucky one first, what there is for the block of the address, and
+/// takes the entry whose range holds the address. A block that two odd ranges share simply has two entries.
 /// </para>
 /// <para>
 /// A range that goes leaves dead entries, which searches step over. They are used again only after a drain: so no search ever sees an
@@ -20,18 +21,17 @@ namespace Virtbus.Memory.Dma;
 /// </remarks>
 internal sealed unsafe class TranslationTable
 {
-    private const int ClassBits = 4;
     private const int MinSlots = 32;
     // The most slots that one range takes.
-    private const int MaxBlocks = (1 << ClassBits) + 1;
+    private const int MaxBlocks = 9;
     // So that a peer that chooses addresses cannot choose collisions.
     private static readonly ulong Seed = (ulong)Random.Shared.NextInt64();
 
     private readonly byte[] _store;
     private readonly Translation* _slots;
     private readonly uint _mask;
-    private readonly int[] _inClass = new int[64 / ClassBits];
-    private uint _classes;
+    private readonly int[] _rangesOf = new int[64];
+    private ulong _shifts;
     private int _live;
     private int _taken;
 
@@ -51,7 +51,7 @@ internal sealed unsafe class TranslationTable
     {
         var entries = 0;
         foreach (var mapping in mappings)
-            entries += (int)BlocksOf(mapping, ClassOf(mapping), out _);
+            entries += (int)BlocksOf(mapping, ShiftOf(mapping), out _);
         var table = new TranslationTable(SlotsFor(entries));
         foreach (var mapping in mappings)
             table.Add(mapping);
@@ -66,27 +66,27 @@ internal sealed unsafe class TranslationTable
 
     /// <summary>Finds the range that holds an address. Inside a section only.</summary>
     /// <param name="address">The address.</param>
-    /// <param name="hint">The caller's own memory of the class that was hit last; starts at 0.</param>
+    /// <param name="hint">The caller's own memory of what was lucky last; starts at 0.</param>
     /// <param name="found">The range.</param>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal bool TryFind(ulong address, ref int hint, out Translation found)
     {
         var last = hint;
-        if (TryFindInClass(address, last, out found))
+        if (TryFindBlock(address, last, out found))
             return true;
-        return TryFindInOthers(address, last, ref hint, out found);
+        return TryFindOtherBlock(address, last, ref hint, out found);
     }
 
     /// <summary>Enters a range that overlaps none, when the table is not full.</summary>
     internal void Add(IoMapping mapping)
     {
-        var number = ClassOf(mapping);
-        if (_inClass[number]++ == 0)
-            Volatile.Write(ref _classes, _classes | (1u << number));
-        var count = BlocksOf(mapping, number, out var first);
+        var shift = ShiftOf(mapping);
+        if (_rangesOf[shift]++ == 0)
+            Volatile.Write(ref _shifts, _shifts | (1ul << shift));
+        var count = BlocksOf(mapping, shift, out var first);
         for (ulong i = 0; i < count; i++)
         {
-            var at = Hash(first + i, number) & _mask;
+            var at = Hash(first + i, shift) & _mask;
             while (_slots[at].Size != 0)
                 at = (at + 1) & _mask;
             var slot = _slots + at;
@@ -107,30 +107,30 @@ internal sealed unsafe class TranslationTable
     /// <summary>Makes a range unreachable. Its entries stay dead until <see cref="Reclaim"/>, or for good; the caller drains next.</summary>
     internal void Remove(IoMapping mapping)
     {
-        var number = ClassOf(mapping);
-        var count = BlocksOf(mapping, number, out var first);
+        var shift = ShiftOf(mapping);
+        var count = BlocksOf(mapping, shift, out var first);
         for (ulong i = 0; i < count; i++)
         {
-            var at = Hash(first + i, number) & _mask;
+            var at = Hash(first + i, shift) & _mask;
             while (_slots[at].Start != mapping.Start || _slots[at].Size == 0)
                 at = (at + 1) & _mask;
             Volatile.Write(ref _slots[at].Size, 0);
             _live--;
         }
 
-        if (--_inClass[number] == 0)
-            Volatile.Write(ref _classes, _classes & ~(1u << number));
+        if (--_rangesOf[shift] == 0)
+            Volatile.Write(ref _shifts, _shifts & ~(1ul << shift));
         GC.KeepAlive(this);
     }
 
     /// <summary>After the drain: frees dead entries of a removed range that no chain of entries passes over.</summary>
     internal void Reclaim(IoMapping mapping)
     {
-        var number = ClassOf(mapping);
-        var count = BlocksOf(mapping, number, out var first);
+        var shift = ShiftOf(mapping);
+        var count = BlocksOf(mapping, shift, out var first);
         for (ulong i = 0; i < count; i++)
         {
-            var at = Hash(first + i, number) & _mask;
+            var at = Hash(first + i, shift) & _mask;
             while (_slots[at].Access != DmaAccess.None && (_slots[at].Start != mapping.Start || _slots[at].Size != 0))
                 at = (at + 1) & _mask;
             if (_slots[(at + 1) & _mask].Access != DmaAccess.None)
@@ -145,16 +145,20 @@ internal sealed unsafe class TranslationTable
         GC.KeepAlive(this);
     }
 
-    private static int ClassOf(IoMapping mapping) => BitOperations.Log2(mapping.Range.Size) / ClassBits;
-
-    private static ulong BlocksOf(IoMapping mapping, int number, out ulong first)
+    private static int ShiftOf(IoMapping mapping)
     {
-        var shift = number * ClassBits;
+        var log = BitOperations.Log2(mapping.Range.Size);
+        return log < 18 ? log & ~1 : log - (log % 3);
+    }
+
+    private static ulong BlocksOf(IoMapping mapping, int shift, out ulong first)
+    {
         first = mapping.Start >> shift;
         return (mapping.Last >> shift) - first + 1;
     }
 
-    private static long Limit(long slots) => slots - (slots / 4);
+    // Half: most searches end at the first entry then, and one that does not costs a branch guessed wrong.
+    private static long Limit(long slots) => slots / 2;
 
     // One eighth and a few ranges to spare, so that a table at its limit is not made anew at every change.
     private static int SlotsFor(int blocks)
@@ -166,18 +170,18 @@ internal sealed unsafe class TranslationTable
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static uint Hash(ulong block, int number)
+    private static uint Hash(ulong block, int shift)
     {
         var hash = (block ^ Seed) * 0x9E3779B97F4A7C15;
         hash ^= hash >> 32;
-        hash = (hash + (uint)number) * 0xD6E8FEB86659FD93;
+        hash = (hash + (uint)shift) * 0xD6E8FEB86659FD93;
         return (uint)(hash >> 32);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool TryFindInClass(ulong address, int number, out Translation found)
+    private bool TryFindBlock(ulong address, int shift, out Translation found)
     {
-        var at = Hash(address >> (number * ClassBits), number) & _mask;
+        var at = Hash(address >> shift, shift) & _mask;
         while (true)
         {
             // SAFETY: the mask keeps the index inside the table.
@@ -204,14 +208,14 @@ internal sealed unsafe class TranslationTable
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool TryFindInOthers(ulong address, int last, ref int hint, out Translation found)
+    private bool TryFindOtherBlock(ulong address, int last, ref int hint, out Translation found)
     {
-        for (var rest = Volatile.Read(ref _classes) & ~(1u << last); rest != 0; rest &= rest - 1)
+        for (var rest = Volatile.Read(ref _shifts) & ~(1ul << last); rest != 0; rest &= rest - 1)
         {
-            var number = BitOperations.TrailingZeroCount(rest);
-            if (!TryFindInClass(address, number, out found))
+            var shift = BitOperations.TrailingZeroCount(rest);
+            if (!TryFindBlock(address, shift, out found))
                 continue;
-            hint = number;
+            hint = shift;
             return true;
         }
 
