@@ -9,10 +9,10 @@ namespace Virtbus.Memory.Dma;
 /// </summary>
 /// <remarks>
 /// <para>
-/// A hash table with linear probing. A range of 2^n bytes or somewhat more is entered once for each aligned block of 2^n bytes that it
-/// touches; n is even up to 18 and a multiple of 3 from there on, so pages of all usual sizes (4, 16 and 64 KiB, 2 MiB, 1 GiB) have one entry
-/// and nothing has more than 9. A search asks for each n in use, the last lucky one first, what there is for the block of the address, and
-/// takes the entry whose range holds the address. A block that two odd ranges share simply has two entries.
+/// A hash table with linear probing. A range is entered for each aligned block of 2^n bytes that it touches, where 2^n is its size or
+/// somewhat more, and n a multiple of 3 (4 KiB, 32 KiB, 256 KiB, 2 MiB ... 1 GiB): so it has one or two entries, and a block has few ranges. A
+/// search asks for each n in use, the last lucky one first, what there is for the block of the address, and takes the entry whose range
+/// holds the address.
 /// </para>
 /// <para>
 /// A range that goes leaves dead entries, which searches step over. They are used again only after a drain: so no search ever sees an
@@ -22,18 +22,24 @@ namespace Virtbus.Memory.Dma;
 internal sealed unsafe class TranslationTable
 {
     private const int MinSlots = 32;
+    private const int MinFilterWords = 64;
     // The most slots that one range takes.
-    private const int MaxBlocks = 9;
+    private const int MaxBlocks = 2;
     // So that a peer that chooses addresses cannot choose collisions.
     private static readonly ulong Seed = (ulong)Random.Shared.NextInt64();
 
     private readonly byte[] _store;
+    // A bit for each entry, by its hash, never taken back: where none is set, the table need not be asked. It fits into a nearer cache, and
+    // that is what counts where ranges of many sizes are mixed.
+    private readonly ulong[] _filter;
+    private readonly uint _filterMask;
     private readonly Translation* _slots;
     private readonly uint _mask;
     private readonly int[] _rangesOf = new int[64];
     private ulong _shifts;
     private int _live;
     private int _taken;
+    private int _stale;
 
     private TranslationTable(int slots)
     {
@@ -44,6 +50,8 @@ internal sealed unsafe class TranslationTable
         // this object, and every method that uses the pointer keeps this object alive to its end.
         _slots = (Translation*)((start + Line - 1) & ~(nint)(Line - 1));
         _mask = (uint)slots - 1;
+        _filter = new ulong[Math.Max(MinFilterWords, slots / 16)];
+        _filterMask = (uint)_filter.Length - 1;
     }
 
     /// <summary>Makes a table with these ranges, no two of which overlap.</summary>
@@ -58,8 +66,8 @@ internal sealed unsafe class TranslationTable
         return table;
     }
 
-    /// <summary>Whether one more range may not fit; a new table has to be made then.</summary>
-    internal bool IsFull => _taken + MaxBlocks > Limit(_mask + 1);
+    /// <summary>Whether one more range may not fit, or the filter has bits of too many that are gone; a new table is made then.</summary>
+    internal bool IsFull => _taken + MaxBlocks > Limit(_mask + 1) || _stale > _filter.Length * 8;
 
     /// <summary>Whether a new table would be much smaller.</summary>
     internal bool IsSparse => SlotsFor(_live) * 4 <= _mask + 1;
@@ -71,10 +79,13 @@ internal sealed unsafe class TranslationTable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal bool TryFind(ulong address, ref int hint, out Translation found)
     {
+        // With ranges of one size, or the same size again, the first guess is right.
         var last = hint;
-        if (TryFindBlock(address, last, out found))
+        var shifts = Volatile.Read(ref _shifts);
+        var hash = Hash(address >> last, last);
+        if (((shifts & (shifts - 1)) == 0 || IsInFilter(hash)) && TryFindBlock(address, hash, out found))
             return true;
-        return TryFindOtherBlock(address, last, ref hint, out found);
+        return TryFindOtherBlock(address, shifts & ~(1ul << last), ref hint, out found);
     }
 
     /// <summary>Enters a range that overlaps none, when the table is not full.</summary>
@@ -86,7 +97,10 @@ internal sealed unsafe class TranslationTable
         var count = BlocksOf(mapping, shift, out var first);
         for (ulong i = 0; i < count; i++)
         {
-            var at = Hash(first + i, shift) & _mask;
+            var hash = Hash(first + i, shift);
+            ref var bits = ref _filter[hash >> 6 & _filterMask];
+            Volatile.Write(ref bits, bits | (1ul << (int)(hash >> 26)));
+            var at = hash & _mask;
             while (_slots[at].Size != 0)
                 at = (at + 1) & _mask;
             var slot = _slots + at;
@@ -111,11 +125,13 @@ internal sealed unsafe class TranslationTable
         var count = BlocksOf(mapping, shift, out var first);
         for (ulong i = 0; i < count; i++)
         {
+            // Entries are removed in the order in which they were added: so the first one that fits is this block's, and not the next one's.
             var at = Hash(first + i, shift) & _mask;
             while (_slots[at].Start != mapping.Start || _slots[at].Size == 0)
                 at = (at + 1) & _mask;
             Volatile.Write(ref _slots[at].Size, 0);
             _live--;
+            _stale++;
         }
 
         if (--_rangesOf[shift] == 0)
@@ -147,8 +163,8 @@ internal sealed unsafe class TranslationTable
 
     private static int ShiftOf(IoMapping mapping)
     {
-        var log = BitOperations.Log2(mapping.Range.Size);
-        return log < 18 ? log & ~1 : log - (log % 3);
+        var log = 64 - BitOperations.LeadingZeroCount(mapping.Range.Size - 1);
+        return Math.Min((log + 2) / 3 * 3, 63);
     }
 
     private static ulong BlocksOf(IoMapping mapping, int shift, out ulong first)
@@ -179,9 +195,12 @@ internal sealed unsafe class TranslationTable
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool TryFindBlock(ulong address, int shift, out Translation found)
+    private bool IsInFilter(uint hash) => (Volatile.Read(ref _filter[hash >> 6 & _filterMask]) >> (int)(hash >> 26) & 1) != 0;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool TryFindBlock(ulong address, uint hash, out Translation found)
     {
-        var at = Hash(address >> shift, shift) & _mask;
+        var at = hash & _mask;
         while (true)
         {
             // SAFETY: the mask keeps the index inside the table.
@@ -208,12 +227,13 @@ internal sealed unsafe class TranslationTable
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool TryFindOtherBlock(ulong address, int last, ref int hint, out Translation found)
+    private bool TryFindOtherBlock(ulong address, ulong shifts, ref int hint, out Translation found)
     {
-        for (var rest = Volatile.Read(ref _shifts) & ~(1ul << last); rest != 0; rest &= rest - 1)
+        for (; shifts != 0; shifts &= shifts - 1)
         {
-            var shift = BitOperations.TrailingZeroCount(rest);
-            if (!TryFindBlock(address, shift, out found))
+            var shift = BitOperations.TrailingZeroCount(shifts);
+            var hash = Hash(address >> shift, shift);
+            if (!IsInFilter(hash) || !TryFindBlock(address, hash, out found))
                 continue;
             hint = shift;
             return true;
