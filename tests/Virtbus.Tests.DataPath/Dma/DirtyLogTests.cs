@@ -156,8 +156,8 @@ public class DirtyLogTests
     [Fact]
     public void Neighbours_marked_by_two_threads_at_once_are_both_marked()
     {
-        const int Rounds = 200;
-        const int Pages = 4096;
+        const int Rounds = 6;
+        const int Pages = 1 << 20;
         Assert.True(DirtyLog.TryCreate(4096, [], out var log, out _));
         using var turn = new Barrier(2);
         var other = new Thread(() =>
@@ -172,8 +172,8 @@ public class DirtyLogTests
         {
             Mark(0);
             Array.Clear(bits);
-            Assert.True(log!.TryReadAndClear(Range(0, Pages * Page), Page, bits, out _));
-            Assert.All(bits, word => Assert.Equal(ulong.MaxValue, word));
+            Assert.True(log!.TryReadAndClear(Range(0, (ulong)Pages * Page), Page, bits, out _));
+            Assert.False(bits.AsSpan().ContainsAnyExcept(ulong.MaxValue));
         }
 
         Assert.True(other.Join(Deadline.Milliseconds));
