@@ -13,7 +13,11 @@ public sealed class GuestMemory : IDisposable
     public const int MaxRegions = 509;
 
     private readonly List<GuestRegion> _regions = [];
-    private IoAddressSpace _space = NewSpace();
+    // A front end may number regions by its own virtual addresses, and their sizes need not be whole pages.
+    private readonly IoAddressSpace _space = new(new IoAddressSpaceOptions { Granule = 1, MaxMaps = MaxRegions });
+
+    /// <summary>The same regions as an address space, the same for good, for a function that reaches them by DMA.</summary>
+    public IoAddressSpace AddressSpace => _space;
 
     /// <summary>The regions, in the order of their coming.</summary>
     public IReadOnlyList<GuestRegion> Regions => _regions;
@@ -31,12 +35,19 @@ public sealed class GuestMemory : IDisposable
             return false;
         }
 
-        return TryAdd(_regions, _space, region, file, out fault);
+        if (!TryMapFile(_regions, region, file, out var memory, out fault))
+            return false;
+        var mapped = _space.TryMap(new Iova(region.Start.Value), region.Size, memory!, 0, DmaAccess.ReadWrite, out fault);
+        // The space holds a reference of its own from here on.
+        memory!.Dispose();
+        if (mapped)
+            _regions.Add(region);
+        return mapped;
     }
 
     /// <summary>Removes a region, matched by both addresses and its size.</summary>
     /// <param name="region">The region; its file offset does not matter.</param>
-    /// <param name="fault">ENOENT when there is no such region.</param>
+    /// <param name="fault">ENOENT when there is no such region; EBUSY when somebody holds it pinned.</param>
     /// <returns>Whether it was removed.</returns>
     public bool TryRemove(in GuestRegion region, out Fault fault)
     {
@@ -48,8 +59,10 @@ public sealed class GuestMemory : IDisposable
             return false;
         }
 
+        if (!_space.TryUnmap(RangeOf(region), out _, out fault))
+            return false;
         _regions.RemoveAt(at);
-        return _space.TryUnmap(new IovaRange(new Iova(region.Start.Value), region.Size), out _, out fault);
+        return true;
     }
 
     /// <summary>Replaces all regions at once; on a fault nothing changes.</summary>
@@ -66,20 +79,23 @@ public sealed class GuestMemory : IDisposable
         }
 
         var list = new List<GuestRegion>(regions.Length);
-        var space = NewSpace();
+        var maps = new List<(IovaRange Range, HostMemory Memory)>(regions.Length);
+        fault = Fault.None;
         for (var i = 0; i < regions.Length; i++)
         {
-            if (TryAdd(list, space, regions[i], files[i], out fault))
-                continue;
-            space.Dispose();
-            return false;
+            if (!TryMapFile(list, regions[i], files[i], out var memory, out fault))
+                break;
+            list.Add(regions[i]);
+            maps.Add((RangeOf(regions[i]), memory!));
         }
 
-        _space.Dispose();
-        _space = space;
+        var replaced = fault.Errno == Errno.None && _space.TryReplaceAll(maps, DmaAccess.ReadWrite, out fault);
+        foreach (var (_, memory) in maps)
+            memory.Dispose();
+        if (!replaced)
+            return false;
         _regions.Clear();
         _regions.AddRange(list);
-        fault = Fault.None;
         return true;
     }
 
@@ -113,18 +129,18 @@ public sealed class GuestMemory : IDisposable
         _space.Dispose();
     }
 
-    // A front end may number regions by its own virtual addresses, and their sizes need not be whole pages.
-    private static IoAddressSpace NewSpace() => new(new IoAddressSpaceOptions { Granule = 1, MaxMaps = MaxRegions });
+    private static IovaRange RangeOf(in GuestRegion region) => new(new Iova(region.Start.Value), region.Size);
 
-    private static bool TryAdd(List<GuestRegion> list, IoAddressSpace space, in GuestRegion region, FileDescriptor file, out Fault fault)
+    private static bool TryMapFile(List<GuestRegion> others, in GuestRegion region, FileDescriptor file, out HostMemory? memory, out Fault fault)
     {
+        memory = null;
         if (region.Size > ulong.MaxValue - region.User.Value || region.Size > ulong.MaxValue - region.Start.Value)
         {
             fault = new Fault(Errno.EINVAL, "the region wraps around the end of the address space");
             return false;
         }
 
-        foreach (var other in list)
+        foreach (var other in others)
         {
             if (region.User.Value < other.User.Value + other.Size && other.User.Value < region.User.Value + region.Size)
             {
@@ -133,13 +149,6 @@ public sealed class GuestMemory : IDisposable
             }
         }
 
-        if (!HostMemory.TryMap(file, region.FileOffset, region.Size, DmaAccess.ReadWrite, out var memory, out fault))
-            return false;
-        var mapped = space.TryMap(new Iova(region.Start.Value), region.Size, memory!, 0, DmaAccess.ReadWrite, out fault);
-        // The space holds a reference of its own from here on.
-        memory!.Dispose();
-        if (mapped)
-            list.Add(region);
-        return mapped;
+        return HostMemory.TryMap(file, region.FileOffset, region.Size, DmaAccess.ReadWrite, out memory, out fault);
     }
 }

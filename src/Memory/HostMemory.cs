@@ -12,8 +12,10 @@ public sealed class HostMemory : IDisposable
     private readonly Mapping _mapping;
     private int _references = 1;
 
-    private HostMemory(Mapping mapping, nint address, ulong size, DmaAccess access)
+    private HostMemory(Mapping mapping, nint address, ulong size, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {
+        File = file;
+        FileOffset = fileOffset;
         _mapping = mapping;
         Address = address;
         Size = size;
@@ -26,6 +28,12 @@ public sealed class HostMemory : IDisposable
     /// <summary>What the mapping allows.</summary>
     public DmaAccess Access { get; }
 
+    /// <summary>The file, if it was kept, to be handed to a peer; closed with the last reference.</summary>
+    public FileDescriptor? File { get; }
+
+    /// <summary>Where in the file the memory begins.</summary>
+    public ulong FileOffset { get; }
+
     internal nint Address { get; }
 
     /// <summary>Maps part of a file that a peer sent.</summary>
@@ -36,10 +44,12 @@ public sealed class HostMemory : IDisposable
     /// <param name="memory">The memory, with one reference that belongs to the caller.</param>
     /// <param name="fault">
     /// EINVAL for a size of zero or a sum that overflows; EBADF for what is no regular file; ENXIO when the file is shorter (an access
-    /// beyond its end would end this process); what mmap answered.
+    /// beyond its end would end this process); EMFILE; what mmap answered.
     /// </param>
+    /// <param name="keepFile">Whether <see cref="File"/> is a duplicate of the descriptor; else it is null.</param>
     /// <returns>Whether it is mapped.</returns>
-    public static bool TryMap(FileDescriptor file, ulong offset, ulong size, DmaAccess access, out HostMemory? memory, out Fault fault)
+    public static bool TryMap(
+        FileDescriptor file, ulong offset, ulong size, DmaAccess access, out HostMemory? memory, out Fault fault, bool keepFile = false)
     {
         memory = null;
         if (size == 0)
@@ -79,7 +89,17 @@ public sealed class HostMemory : IDisposable
             return false;
         }
 
-        memory = new HostMemory(mapping, mapping.Address + (nint)lead, size, access);
+        try
+        {
+            memory = new HostMemory(mapping, mapping.Address + (nint)lead, size, access, keepFile ? file.Duplicate() : null, offset);
+        }
+        catch (VirtbusException)
+        {
+            mapping.Dispose();
+            fault = new Fault(Errno.EMFILE, "no descriptor is left to keep the region's file");
+            return false;
+        }
+
         fault = Fault.None;
         return true;
     }
@@ -128,7 +148,10 @@ public sealed class HostMemory : IDisposable
     {
         var left = Interlocked.Decrement(ref _references);
         if (left == 0)
+        {
             _mapping.Dispose();
+            File?.Dispose();
+        }
         else if (left < 0)
             throw new InvalidOperationException("A reference to host memory was given back twice.");
     }

@@ -19,15 +19,16 @@ public sealed class IoAddressSpace : IDisposable
     private const int SectionBytes = 1 << 16;
 
     private static readonly Fault Unaligned = new(Errno.EINVAL, "the range is empty, wraps around the end of the address space or is no multiple of its granule");
+    private static readonly Fault NoMapLeft = new(Errno.ENOSPC, "the address space has as many maps as it may have");
     private static int _numbers;
 
     private readonly Lock _lock = new();
     private readonly IoAddressSpaceOptions _options;
-    private readonly MappingIndex _index = new();
-    private TranslationTable _table = TranslationTable.Create([], 0);
+    private readonly HashSet<IoPin> _pins = [];
+    private MappingIndex _index = new();
+    private TranslationTable _table = TranslationTable.Create([]);
     private RemotePeer[] _peers = [];
     private DmaPort[] _ports = [];
-    private IoPin[] _pins = [];
     private IoMap? _current;
     private DirtyLog? _log;
     private bool _disposed;
@@ -199,10 +200,13 @@ public sealed class IoAddressSpace : IDisposable
             return false;
         }
 
-        foreach (var pin in Volatile.Read(ref _pins))
+        lock (_lock)
         {
-            if (pin.Access.HasFlag(DmaAccess.Write))
-                log.Mark(pin.Range.Start, pin.Range.Size);
+            foreach (var pin in _pins)
+            {
+                if (pin.Access.HasFlag(DmaAccess.Write))
+                    log.Mark(pin.Range.Start, pin.Range.Size);
+            }
         }
 
         return log.TryReadAndClear(range, pageSize, bitmap, out fault);
@@ -374,7 +378,7 @@ public sealed class IoAddressSpace : IDisposable
             pin = new IoPin(this, owner, range, access, mappings);
             foreach (var mapping in mappings)
                 mapping.Pins++;
-            Volatile.Write(ref _pins, [.. _pins, pin]);
+            _pins.Add(pin);
         }
 
         fault = Fault.None;
@@ -383,18 +387,82 @@ public sealed class IoAddressSpace : IDisposable
 
     internal void Unpin(IoPin pin)
     {
+        // Marked before the pin is gone: a reader of the log finds the one or the other.
+        if (pin.Access.HasFlag(DmaAccess.Write))
+        {
+            var slot = AccessSlot.Mine;
+            slot.Enter(Number);
+            MarkLog(pin.Range.Start, pin.Range.Size);
+            slot.Leave();
+        }
+
         lock (_lock)
         {
             foreach (var mapping in pin.Mappings)
                 mapping.Pins--;
-            Volatile.Write(ref _pins, [.. _pins.Where(other => !ReferenceEquals(other, pin))]);
+            _pins.Remove(pin);
         }
-
-        if (pin.Access.HasFlag(DmaAccess.Write))
-            MarkLog(pin.Range.Start, pin.Range.Size);
     }
 
-    internal IoPin[] PinsOf(IoAccess owner) => [.. Volatile.Read(ref _pins).Where(pin => ReferenceEquals(pin.Owner, owner))];
+    internal IoPin[] PinsOf(IoAccess owner)
+    {
+        lock (_lock)
+            return [.. _pins.Where(pin => ReferenceEquals(pin.Owner, owner))];
+    }
+
+    /// <summary>Maps other memory instead of all that is mapped, at once: an access finds either. On a fault nothing changes.</summary>
+    internal bool TryReplaceAll(IReadOnlyList<(IovaRange Range, HostMemory Memory)> maps, DmaAccess access, out Fault fault)
+    {
+        fault = Fault.None;
+        var index = new MappingIndex();
+        IoMapping? removed = null;
+        AskToUnpin(0, ulong.MaxValue);
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            foreach (var (range, memory) in maps)
+            {
+                if (!TryCheck(range, access, out fault) || !TryCheck(range.Size, memory, 0, access, out fault))
+                    break;
+                if (index.Overlaps(range.Start.Value, range.Last))
+                    fault = new Fault(Errno.EEXIST, "the range overlaps another one");
+                else if (index.Count >= _options.MaxMaps)
+                    fault = NoMapLeft;
+                else
+                    index.Add(IoMapping.ForHost(range, memory, 0, access));
+                if (fault.Errno != Errno.None)
+                    break;
+            }
+
+            if (fault.Errno != Errno.None)
+            {
+                foreach (var mapping in index.All())
+                    mapping.Memory!.Dispose();
+                return false;
+            }
+
+            foreach (var mapping in _index.All())
+            {
+                mapping.Next = removed;
+                removed = mapping;
+            }
+
+            Volatile.Write(ref _table, TranslationTable.Create(index.All()));
+            _index = index;
+            AccessSlot.Drain(Number);
+            for (var mapping = removed; mapping is not null; mapping = mapping.Next)
+            {
+                if (mapping.RemoteIndex >= 0)
+                    RemovePeer(mapping.RemoteIndex);
+            }
+
+            Forget();
+        }
+
+        NotifyChanged();
+        Release(removed);
+        return true;
+    }
 
     private static bool TryCheck(ulong size, HostMemory memory, ulong offset, DmaAccess access, out Fault fault)
     {
@@ -456,14 +524,14 @@ public sealed class IoAddressSpace : IDisposable
         if (_index.Overlaps(range.Start.Value, range.Last))
             fault = new Fault(Errno.EEXIST, "the range overlaps another one");
         else if (_index.Count >= _options.MaxMaps)
-            fault = new Fault(Errno.ENOSPC, "the address space has as many maps as it may have");
+            fault = NoMapLeft;
         return fault.Errno == Errno.None;
     }
 
     private void Add(IoMapping mapping)
     {
         if (_table.IsFull)
-            Volatile.Write(ref _table, TranslationTable.Create(_index.All(), _table.Live));
+            Volatile.Write(ref _table, TranslationTable.Create(_index.All()));
         _index.Add(mapping);
         _table.Add(mapping);
         Forget();
@@ -537,17 +605,19 @@ public sealed class IoAddressSpace : IDisposable
         }
 
         if (_table.IsSparse)
-            Volatile.Write(ref _table, TranslationTable.Create(_index.All(), _table.Live));
+            Volatile.Write(ref _table, TranslationTable.Create(_index.All()));
         return removed;
     }
 
     private bool HasPins(ulong first, ulong last)
     {
-        // A pin never reaches beyond its mappings, and no mapping is split: so pins inside are all that hold mappings inside.
-        foreach (var pin in _pins)
+        if (_pins.Count == 0)
+            return false;
+        for (var mapping = _index.AtOrAbove(first); mapping is not null && mapping.Start <= last;)
         {
-            if (pin.Overlaps(first, last))
+            if (mapping.Pins > 0)
                 return true;
+            mapping = mapping.Last == ulong.MaxValue ? null : _index.AtOrAbove(mapping.Last + 1);
         }
 
         return false;
@@ -555,10 +625,13 @@ public sealed class IoAddressSpace : IDisposable
 
     private void AskToUnpin(ulong first, ulong last)
     {
-        // Start 0 with size 2^64 has no range: one byte less then.
+        IoAccess[] holders;
+        lock (_lock)
+            holders = [.. _pins.Where(pin => pin.Overlaps(first, last)).Select(pin => pin.Owner).Distinct()];
+        // All addresses are one byte more than a range can have.
         var range = new IovaRange(new Iova(first), Math.Max(last - first, last - first + 1));
-        foreach (var owner in Volatile.Read(ref _pins).Where(pin => pin.Overlaps(first, last)).Select(pin => pin.Owner).Distinct())
-            owner.Unmapping?.Invoke(range);
+        foreach (var holder in holders)
+            holder.Unmapping?.Invoke(range);
     }
 
     private bool TryFindGap(ulong size, ulong alignment, IovaRange reserved, out Iova start)

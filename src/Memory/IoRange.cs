@@ -1,3 +1,5 @@
+using Virtbus.Platform;
+
 namespace Virtbus.Memory;
 
 /// <summary>One run of DMA addresses and the memory behind it.</summary>
@@ -20,6 +22,12 @@ public readonly struct IoRange
 
     /// <summary>What the device may do there.</summary>
     public DmaAccess Access { get; }
+
+    /// <summary>The file of the memory, if it was kept (<see cref="HostMemory.File"/>), to hand to a peer; valid while the map is held.</summary>
+    public FileDescriptor? File => Memory.File;
+
+    /// <summary>Where in <see cref="File"/> the range begins.</summary>
+    public ulong FileOffset => Memory.FileOffset + (ulong)(HostAddress - Memory.Address);
 
     internal HostMemory Memory { get; }
 

@@ -13,7 +13,7 @@ internal static class Names
         client => client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).Select(d => d.Name));
 
     public static Argument<string[]> Sockets() => Completed(
-        new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.OneOrMore },
+        new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.ZeroOrMore },
         client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Select(s => s.Device));
 
     public static Argument<string> Driver() => Completed(

@@ -18,8 +18,8 @@ public sealed class DmaPort
 
     // The function's own port; itself when it is one.
     private readonly DmaPort _function;
-    private readonly Dictionary<uint, DmaPort> _pasids = [];
     private readonly Lock _lock = new();
+    private Dictionary<uint, DmaPort>? _pasids;
     private IoAddressSpace? _space;
     private DirtyLog? _log;
     private Action? _changed;
@@ -58,16 +58,20 @@ public sealed class DmaPort
 
     /// <summary>
     /// Whether the function may do DMA at all (the command register's Bus Master Enable). Off at first; one for the function and all its
-    /// PASIDs. Once it is set to off, no access is under way.
+    /// PASIDs. Once it is set to off, no access is under way. A change calls the handlers of <see cref="SetChangeCallback"/>.
     /// </summary>
     public bool IsBusMaster
     {
         get => Volatile.Read(ref _function._isBusMaster);
         set
         {
-            Volatile.Write(ref _function._isBusMaster, value);
+            if (Interlocked.Exchange(ref _function._isBusMaster, value) == value)
+                return;
             if (!value)
                 AccessSlot.Drain(0);
+            _function.NotifyChanged();
+            foreach (var port in _function.PasidPorts())
+                port.NotifyChanged();
         }
     }
 
@@ -96,8 +100,9 @@ public sealed class DmaPort
         ArgumentOutOfRangeException.ThrowIfGreaterThan(pasid, MaxPasid);
         lock (_function._lock)
         {
-            if (!_function._pasids.TryGetValue(pasid, out var port))
-                _function._pasids.Add(pasid, port = new DmaPort(_function, pasid));
+            var pasids = _function._pasids ??= [];
+            if (!pasids.TryGetValue(pasid, out var port))
+                pasids.Add(pasid, port = new DmaPort(_function, pasid));
             return port;
         }
     }
@@ -168,6 +173,15 @@ public sealed class DmaPort
             Mark(AccessSlot.Mine, space, address, length);
     }
 
+    /// <summary>Counts and reports an access that the device tried by itself through a <see cref="Snapshot"/> and that did not go through.</summary>
+    /// <param name="address">First byte that could not be reached.</param>
+    /// <param name="access">What was tried.</param>
+    public void ReportFault(Iova address, DmaAccess access)
+    {
+        var error = !IsBusMaster ? Errno.EPERM : Volatile.Read(ref _space) is null ? Errno.ENODEV : Errno.EFAULT;
+        Refuse(address, 0, access, DmaFault.Because(error));
+    }
+
     /// <summary>Starts to log the pages that this function, with all its PASIDs, writes.</summary>
     /// <param name="log">The log; one at a time.</param>
     /// <param name="fault">EBUSY: a log is attached already.</param>
@@ -194,16 +208,23 @@ public sealed class DmaPort
     }
 
     /// <summary>
-    /// Called after the attached address space or a mapping of it changed, on the thread that changed it; for devices that keep a
-    /// <see cref="IoMap"/>. The change completes when the call returns, so the old map must be let go by then. Changes that several threads
+    /// Called after the attached address space, a mapping of it or <see cref="IsBusMaster"/> changed, on the thread that changed it; for
+    /// devices that keep a <see cref="IoMap"/>. The change completes when the call returns, so the old map must be let go by then. Changes that several threads
     /// make at once call it at once; each call comes after its change, so the map that is taken in it has the change.
     /// </summary>
     /// <param name="changed">The handler; null takes it off.</param>
     public void SetChangeCallback(Action? changed) => Volatile.Write(ref _changed, changed);
 
     /// <summary>A picture of what the port reaches now, empty when it reaches nothing; one reference belongs to the caller.</summary>
-    /// <remarks>A peer's memory is not in it. Who writes through it tells <see cref="MarkWritten"/>.</remarks>
-    public IoMap Snapshot() => Volatile.Read(ref _space)?.SnapshotOrEmpty() ?? IoMap.CreateEmpty();
+    /// <remarks>
+    /// A peer's memory is not in it. Who uses it sets a handler with <see cref="SetChangeCallback"/> first, and tells
+    /// <see cref="MarkWritten"/> what it wrote and <see cref="ReportFault"/> what it did not find.
+    /// </remarks>
+    public IoMap Snapshot()
+    {
+        var space = IsBusMaster ? Volatile.Read(ref _space) : null;
+        return space is null ? IoMap.CreateEmpty() : space.SnapshotOrEmpty();
+    }
 
     /// <summary>Takes a function's port out of its group, for a function that is gone: it reaches nothing any more, for good.</summary>
     public void LeaveGroup() => Group.Remove(_function);
@@ -212,7 +233,7 @@ public sealed class DmaPort
     internal DmaPort[] PasidPorts()
     {
         lock (_lock)
-            return [.. _pasids.Values];
+            return _pasids is null ? [] : [.. _pasids.Values];
     }
 
     /// <summary>Lets the port reach another space; under the group's lock. The caller drains the answer, then notifies.</summary>

@@ -56,6 +56,12 @@ public sealed class IommuGroup
         }
     }
 
+    /// <summary>
+    /// Whether memory that drivers allocate from now on keeps its descriptor (<see cref="IoRange.File"/>), so that hardware in another
+    /// process can map it. Off at first: a descriptor each is much for hardware in this one.
+    /// </summary>
+    public bool KeepsFiles { get; set; }
+
     private DmaOwnerKind Kind => _user is not null ? DmaOwnerKind.User : _drivers.Count > 0 ? DmaOwnerKind.Driver : DmaOwnerKind.None;
 
     private string? Name => _userName ?? (_drivers.Count > 0 ? string.Join(", ", _drivers.Distinct()) : null);
@@ -259,11 +265,12 @@ public sealed class IommuGroup
         }
 
         size = (size + HostOptions.Granule - 1) & ~(HostOptions.Granule - 1);
-        HostMemory memory;
+        HostMemory? memory;
         try
         {
-            memory = HostMemory.Allocate("virtbus-dma", size, out var file);
-            file.Dispose();
+            using var file = MemoryFile.Create("virtbus-dma", size);
+            if (!HostMemory.TryMap(file, 0, size, DmaAccess.ReadWrite, out memory, out fault, KeepsFiles))
+                return false;
         }
         catch (VirtbusException)
         {
@@ -272,13 +279,13 @@ public sealed class IommuGroup
         }
 
         var alignment = Math.Min(System.Numerics.BitOperations.RoundUpToPowerOf2(size), MaxAlignment);
-        if (!host.TryMapAnywhere(size, alignment, Messages, memory, DmaAccess.ReadWrite, out var address, out fault))
+        if (!host.TryMapAnywhere(size, alignment, Messages, memory!, DmaAccess.ReadWrite, out var address, out fault))
         {
-            memory.Dispose();
+            memory!.Dispose();
             return false;
         }
 
-        buffer = new DmaBuffer(host, address, memory);
+        buffer = new DmaBuffer(host, address, memory!);
         return true;
     }
 

@@ -46,19 +46,17 @@ internal sealed unsafe class TranslationTable
         _mask = (uint)slots - 1;
     }
 
-    /// <summary>Makes a table for some ranges.</summary>
-    /// <param name="mappings">The ranges; no two overlap.</param>
-    /// <param name="blocks">How many entries they have (<see cref="Live"/> of the table that they are in), or a guess.</param>
-    internal static TranslationTable Create(IEnumerable<IoMapping> mappings, int blocks)
+    /// <summary>Makes a table with these ranges, no two of which overlap.</summary>
+    internal static TranslationTable Create(IEnumerable<IoMapping> mappings)
     {
-        var table = new TranslationTable(SlotsFor(blocks));
+        var entries = 0;
+        foreach (var mapping in mappings)
+            entries += (int)BlocksOf(mapping, ClassOf(mapping), out _);
+        var table = new TranslationTable(SlotsFor(entries));
         foreach (var mapping in mappings)
             table.Add(mapping);
         return table;
     }
-
-    /// <summary>Entries in use.</summary>
-    internal int Live => _live;
 
     /// <summary>Whether one more range may not fit; a new table has to be made then.</summary>
     internal bool IsFull => _taken + MaxBlocks > Limit(_mask + 1);
@@ -83,11 +81,9 @@ internal sealed unsafe class TranslationTable
     internal void Add(IoMapping mapping)
     {
         var number = ClassOf(mapping);
-        var shift = number * ClassBits;
         if (_inClass[number]++ == 0)
             Volatile.Write(ref _classes, _classes | (1u << number));
-        var first = mapping.Start >> shift;
-        var count = (mapping.Last >> shift) - first + 1;
+        var count = BlocksOf(mapping, number, out var first);
         for (ulong i = 0; i < count; i++)
         {
             var at = Hash(first + i, number) & _mask;
@@ -112,9 +108,7 @@ internal sealed unsafe class TranslationTable
     internal void Remove(IoMapping mapping)
     {
         var number = ClassOf(mapping);
-        var shift = number * ClassBits;
-        var first = mapping.Start >> shift;
-        var count = (mapping.Last >> shift) - first + 1;
+        var count = BlocksOf(mapping, number, out var first);
         for (ulong i = 0; i < count; i++)
         {
             var at = Hash(first + i, number) & _mask;
@@ -133,9 +127,7 @@ internal sealed unsafe class TranslationTable
     internal void Reclaim(IoMapping mapping)
     {
         var number = ClassOf(mapping);
-        var shift = number * ClassBits;
-        var first = mapping.Start >> shift;
-        var count = (mapping.Last >> shift) - first + 1;
+        var count = BlocksOf(mapping, number, out var first);
         for (ulong i = 0; i < count; i++)
         {
             var at = Hash(first + i, number) & _mask;
@@ -154,6 +146,13 @@ internal sealed unsafe class TranslationTable
     }
 
     private static int ClassOf(IoMapping mapping) => BitOperations.Log2(mapping.Range.Size) / ClassBits;
+
+    private static ulong BlocksOf(IoMapping mapping, int number, out ulong first)
+    {
+        var shift = number * ClassBits;
+        first = mapping.Start >> shift;
+        return (mapping.Last >> shift) - first + 1;
+    }
 
     private static long Limit(long slots) => slots - (slots / 4);
 

@@ -16,7 +16,7 @@ public sealed class VfioDevice : Device
     private readonly Lock _lock = new();
     private IVfioEndpoint? _endpoint;
     private VfioHandle? _handle;
-    private TaskCompletionSource? _closed;
+    private List<TaskCompletionSource>? _waiting;
     private bool _isGoingAway;
 
     internal VfioDevice(VfioSubsystem subsystem, string name, string label, Device parent, IVfioDeviceOps ops, Action<Device> release)
@@ -104,37 +104,42 @@ public sealed class VfioDevice : Device
         for (var count = 0; ; count++)
         {
             VfioHandle handle;
-            Task closed;
+            // Ends at the close or after the interval, whichever comes first.
+            var turn = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
             lock (_lock)
             {
                 _isGoingAway = true;
                 if (_handle is null)
                     return;
                 handle = _handle;
-                closed = (_closed ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)).Task;
+                (_waiting ??= []).Add(turn);
             }
             if (IsGone)
             {
                 handle.Revoke();
-                await closed;
+                await turn.Task;
                 return;
             }
             Ask(handle, count);
-            await WaitAsync(closed);
+            await using (Fabric!.Time.CreateTimer(static t => ((TaskCompletionSource)t!).TrySetResult(), turn, RequestInterval, Timeout.InfiniteTimeSpan))
+                await turn.Task;
+            lock (_lock)
+                _waiting?.Remove(turn);
         }
     }
 
     /// <summary>A handle is closed, or did not come to be open.</summary>
     internal void Closed()
     {
-        TaskCompletionSource? closed;
+        List<TaskCompletionSource>? waiting;
         lock (_lock)
         {
             _handle = null;
-            closed = _closed;
-            _closed = null;
+            waiting = _waiting;
+            _waiting = null;
         }
-        closed?.SetResult();
+        foreach (var turn in waiting ?? [])
+            turn.TrySetResult();
     }
 
     internal static readonly AttributeGroup[] Groups =
@@ -174,17 +179,5 @@ public sealed class VfioDevice : Device
             VfioLog.RequestFailed(Log, Name, Label, e);
         }
         handle.TellRequested(revoked: false);
-    }
-
-    private async Task WaitAsync(Task closed)
-    {
-        try
-        {
-            await closed.WaitAsync(RequestInterval, Fabric!.Time);
-        }
-        catch (TimeoutException)
-        {
-            // The user has not let go yet: it is asked again.
-        }
     }
 }
