@@ -628,13 +628,14 @@ public sealed class PciBus : Bus
     }
 
     // The hardware is out of its slot, and all that is behind it.
-    private void Empty(PciSlot slot)
+    internal void Empty(PciSlot slot)
     {
         lock (_topology)
         {
             if (slot.IsEmpty)
                 return;
             slot.IsEmpty = true;
+            slot.Function.SetLostCallback(null);
             slot.Segment.Slots.Remove(slot.DevFn);
             if (slot.Segment.Slots.Count == 0)
                 ShowPresence(slot.Segment, false);

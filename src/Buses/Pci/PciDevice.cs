@@ -458,7 +458,8 @@ public sealed class PciDevice : Device, IPciIdentity
         FreeVectors();
         if (_isPlugged)
         {
-            Function.SetLostCallback(null);
+            // Hardware that stays in the slot may still be pulled out of it.
+            Function.SetLostCallback(Slot is { } slot ? () => PciBus.Empty(slot) : null);
             Function.Unplug();
         }
         _isPlugged = false;
