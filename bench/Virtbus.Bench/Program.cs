@@ -5,6 +5,7 @@ return args switch
     ["block", .. var rest] => await BlockBench.RunAsync(rest),
     ["serve", .. var rest] => await BlockServe.RunAsync(rest),
     ["core", .. var rest] => await CoreBench.RunAsync(rest),
+    ["lookup", .. var rest] => LookupBench.Run(rest),
     _ => Usage(),
 };
 
@@ -13,6 +14,7 @@ static int Usage()
     Console.Error.WriteLine("""
         usage: Virtbus.Bench core [--rounds N]
                Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR]
+               Virtbus.Bench lookup [--rounds N]
                Virtbus.Bench serve SOCKET null|memory|FILE [GIBIBYTES]
         """);
     return 2;

@@ -47,7 +47,7 @@ public static class LspciDump
         for (var offset = 0; offset < config.Length; offset += BytesPerLine)
         {
             // Three digits from 256 on, as lspci writes.
-            line.Append(offset.ToString(config.Length > PciHeader.PCI_CFG_SPACE_SIZE && offset >= PciHeader.PCI_CFG_SPACE_SIZE ? "x3" : "x2", CultureInfo.InvariantCulture));
+            line.Append(offset.ToString(offset >= PciHeader.PCI_CFG_SPACE_SIZE ? "x3" : "x2", CultureInfo.InvariantCulture));
             line.Append(':');
             foreach (var value in config.Slice(offset, BytesPerLine))
                 line.Append(CultureInfo.InvariantCulture, $" {value:x2}");

@@ -59,6 +59,9 @@ public abstract class PciFunction : IPciFunction
     /// <inheritdoc/>
     public virtual IReadOnlyList<IPciFunction> VirtualFunctions => [];
 
+    /// <summary>How its config space is made.</summary>
+    public ConfigLayout Layout => Config.Layout;
+
     /// <summary>Config space.</summary>
     protected internal ConfigSpace Config { get; }
 
@@ -288,10 +291,21 @@ public abstract class PciFunction : IPciFunction
 
     /// <summary>
     /// Sets whether the function wants an interrupt on its line. The status bit follows, and the line, unless Interrupt Disable, MSI, MSI-X or
-    /// D3hot keep it down. Without effect for a function without a pin.
+    /// D3hot keep it down. Without effect for a function without a pin. Not under a lock of the model, since the port is called.
     /// </summary>
     /// <param name="asserted">Whether it wants one.</param>
     protected void SetInterrupt(bool asserted)
+    {
+        StageInterrupt(asserted);
+        ShowInterrupt();
+    }
+
+    /// <summary>
+    /// The first half of <see cref="SetInterrupt"/>: the status bit follows, the line stays. For a model that works out under a lock of its own
+    /// whether it wants an interrupt; <see cref="ShowInterrupt"/> comes after that lock.
+    /// </summary>
+    /// <param name="asserted">Whether it wants one.</param>
+    protected void StageInterrupt(bool asserted)
     {
         lock (_sync)
         {
@@ -300,8 +314,10 @@ public abstract class PciFunction : IPciFunction
             _cause = asserted;
             ComputeLine();
         }
-        PublishLine();
     }
+
+    /// <summary>The second half of <see cref="SetInterrupt"/>: the line gets the level that was staged last. Under no lock.</summary>
+    protected void ShowInterrupt() => PublishLine();
 
     /// <summary>Sends the message of an MSI vector, or makes it pending while masked.</summary>
     /// <param name="vector">From 0.</param>
