@@ -340,6 +340,7 @@ public sealed class Fabric
     {
         ArgumentNullException.ThrowIfNull(device);
         var probes = new List<CancellationTokenSource>();
+        var gone = new List<Device>();
         lock (Gate)
         {
             if (device.Fabric != this)
@@ -348,6 +349,8 @@ public sealed class Fabric
         }
         foreach (var probe in probes)
             Cancel(device, probe);
+        foreach (var d in gone)
+            TellGone(d);
         try
         {
             await DeleteAsync(device);
@@ -359,6 +362,8 @@ public sealed class Fabric
 
         void MarkGone(Device d)
         {
+            if (!d.IsGone)
+                gone.Add(d);
             d.IsGone = true;
             if (d.ProbeCancellation is { } probe)
                 probes.Add(probe);
@@ -513,6 +518,26 @@ public sealed class Fabric
         if (driverName?.Length > ObjectAttribute.MaxStoreBytes - 2)
             throw new VirtbusException(Errno.EINVAL, $"driver_override of {device.Name}: the name has {driverName.Length} characters, which no driver's name has.");
         device.DriverOverride = string.IsNullOrEmpty(driverName) ? null : driverName;
+    }
+
+    /// <summary>
+    /// Runs work with the device's transition held (Linux: device_lock): no probe, unbind or removal of it is under way meanwhile. What the
+    /// work does runs as a callback of the device.
+    /// </summary>
+    /// <param name="device">The device.</param>
+    /// <param name="work">The work.</param>
+    /// <exception cref="VirtbusException">ENODEV: the device is not in the tree; EDEADLK: the caller would wait for itself; or what the work throws.</exception>
+    public async ValueTask RunExclusiveAsync(Device device, Func<ValueTask> work)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(work);
+        await Transitions.RunAsync(device, work, async static (d, w) =>
+        {
+            if (d.State != DeviceState.Added || d.IsOut)
+                throw new VirtbusException(Errno.ENODEV, $"Device {d.Name} was removed meanwhile.");
+            await w();
+            return true;
+        });
     }
 
     /// <summary>Makes a consumer depend on a supplier.</summary>
@@ -805,6 +830,7 @@ public sealed class Fabric
     {
         if (device.IsOut)
             return false;
+        await LeaveAsync(device);
         if (device.Class is { } @class)
         {
             IReadOnlyList<ClassObservation> observers;
@@ -835,6 +861,30 @@ public sealed class Fabric
             Emit(device, UeventAction.Remove, variables);
         }
         return true;
+    }
+
+    private async ValueTask LeaveAsync(Device device)
+    {
+        try
+        {
+            await device.OnLeavingAsync();
+        }
+        catch (Exception e)
+        {
+            FabricLog.LeavingFailed(Log, device.Name, e);
+        }
+    }
+
+    private void TellGone(Device device)
+    {
+        try
+        {
+            device.OnGone();
+        }
+        catch (Exception e)
+        {
+            FabricLog.LeavingFailed(Log, device.Name, e);
+        }
     }
 
     private async ValueTask AnnounceAsync(Device device, IReadOnlyList<ClassObservation> observers)

@@ -41,6 +41,9 @@ internal static partial class FabricLog
     [LoggerMessage(112, LogLevel.Error, "{Device}: its consumer {Consumer} could not be unbound before it: {Reason}")]
     public static partial void ConsumerStays(ILogger log, string device, string consumer, string reason);
 
+    [LoggerMessage(113, LogLevel.Error, "{Device}: what it does before it leaves failed; it leaves all the same")]
+    public static partial void LeavingFailed(ILogger log, string device, Exception error);
+
     [LoggerMessage(201, LogLevel.Error, "{Device}: the variables of its event could not be made; the event has none")]
     public static partial void UeventVariablesFailed(ILogger log, string device, Exception error);
 

@@ -20,20 +20,33 @@ public sealed class Epoll : IDisposable
 
     /// <summary>Adds a descriptor to wait for its becoming readable.</summary>
     /// <param name="descriptor">The descriptor; it is taken out by itself when its last duplicate is closed.</param>
-    /// <param name="bit">Which bit of <see cref="Wait"/>'s answer stands for it, 0 to 31.</param>
+    /// <param name="bit">Which bit of <see cref="Wait(int)"/>'s answer stands for it, 0 to 31.</param>
     /// <param name="edge">
     /// Whether to report each new signal once (EPOLLET) and not as long as it stays readable: an eventfd then needs no read at all.
     /// </param>
     /// <exception cref="VirtbusException">The descriptor cannot be waited on (EPERM) or is in the set already (EEXIST).</exception>
-    public unsafe void Add(FileDescriptor descriptor, int bit, bool edge)
+    public void Add(FileDescriptor descriptor, int bit, bool edge)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)bit, 31u, nameof(bit));
-        var entry = stackalloc byte[16];
-        // SAFETY: 16 bytes hold either shape of struct epoll_event; the kernel only reads them.
-        Unsafe.WriteUnaligned(entry, Libc.EPOLLIN | (edge ? Libc.EPOLLET : 0));
-        Unsafe.WriteUnaligned(entry + EpollLayout.DataOffset, (ulong)bit);
-        if (Libc.epoll_ctl(_descriptor, Libc.EPOLL_CTL_ADD, descriptor, entry) < 0)
-            throw HostError.Make("waiting on a descriptor", Libc.LastError);
+        Add(descriptor, (ulong)bit, Libc.EPOLLIN | (edge ? Libc.EPOLLET : 0));
+    }
+
+    /// <summary>Adds a descriptor to wait on, in a set that is asked by <see cref="Wait(Span{ulong}, int)"/> and so may be of any size.</summary>
+    /// <param name="descriptor">The descriptor.</param>
+    /// <param name="token">What the answer names it by.</param>
+    /// <param name="edge">As for the other one.</param>
+    /// <param name="onlyHangUp">Whether to report only that the other end is gone, and not that something can be read.</param>
+    /// <exception cref="VirtbusException">As for the other one.</exception>
+    public void Add(FileDescriptor descriptor, ulong token, bool edge, bool onlyHangUp = false) =>
+        Add(descriptor, token, (onlyHangUp ? 0 : Libc.EPOLLIN) | (edge ? Libc.EPOLLET : 0));
+
+    /// <summary>Takes a descriptor out. What the set does not hold is no error.</summary>
+    /// <param name="descriptor">The descriptor.</param>
+    public unsafe void Remove(FileDescriptor descriptor)
+    {
+        var unused = stackalloc byte[16];
+        // SAFETY: the kernel does not look at the entry; kernels before 2.6.9 wanted it to be there.
+        _ = Libc.epoll_ctl(_descriptor, Libc.EPOLL_CTL_DEL, descriptor, unused);
     }
 
     /// <summary>Waits until a descriptor of the set is readable.</summary>
@@ -50,6 +63,30 @@ public sealed class Epoll : IDisposable
         return ready;
     }
 
+    /// <summary>Waits until a descriptor of the set is ready.</summary>
+    /// <param name="tokens">Filled with the tokens of those that are; those that do not fit are told the next time.</param>
+    /// <param name="milliseconds">How long at most; -1 for ever, 0 not at all.</param>
+    /// <returns>How many tokens; 0 at the end of the time or when a signal came in between.</returns>
+    public unsafe int Wait(Span<ulong> tokens, int milliseconds)
+    {
+        var events = stackalloc byte[BatchSize * 16];
+        // SAFETY: the buffer holds BatchSize events of the larger of the two shapes.
+        var count = Libc.epoll_wait(_descriptor, events, Math.Min(BatchSize, tokens.Length), milliseconds);
+        for (var i = 0; i < count; i++)
+            tokens[i] = Unsafe.ReadUnaligned<ulong>(events + (i * EpollLayout.Size) + EpollLayout.DataOffset);
+        return Math.Max(count, 0);
+    }
+
     /// <summary>Closes the set.</summary>
     public void Dispose() => _descriptor.Dispose();
+
+    private unsafe void Add(FileDescriptor descriptor, ulong token, uint events)
+    {
+        var entry = stackalloc byte[16];
+        // SAFETY: 16 bytes hold either shape of struct epoll_event; the kernel only reads them.
+        Unsafe.WriteUnaligned(entry, events);
+        Unsafe.WriteUnaligned(entry + EpollLayout.DataOffset, token);
+        if (Libc.epoll_ctl(_descriptor, Libc.EPOLL_CTL_ADD, descriptor, entry) < 0)
+            throw HostError.Make("waiting on a descriptor", Libc.LastError);
+    }
 }

@@ -41,6 +41,8 @@ public enum Errno
     EINVAL = 22,
     /// <summary>Too many open files in the process.</summary>
     EMFILE = 24,
+    /// <summary>Inappropriate ioctl for device: the kind of device has no such function.</summary>
+    ENOTTY = 25,
     /// <summary>No space left on device.</summary>
     ENOSPC = 28,
     /// <summary>Read-only file system.</summary>
@@ -57,6 +59,8 @@ public enum Errno
     ENOSYS = 38,
     /// <summary>Too many levels of symbolic links.</summary>
     ELOOP = 40,
+    /// <summary>No message of the wanted kind.</summary>
+    ENOMSG = 42,
     /// <summary>Value too large for its type.</summary>
     EOVERFLOW = 75,
     /// <summary>Too many users.</summary>

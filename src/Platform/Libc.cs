@@ -28,6 +28,7 @@ internal static unsafe partial class Libc
     internal const int MAP_NORESERVE = 0x4000;
     internal const int EPOLL_CLOEXEC = 0x80000;
     internal const int EPOLL_CTL_ADD = 1;
+    internal const int EPOLL_CTL_DEL = 2;
     internal const uint EPOLLIN = 1;
     internal const uint EPOLLET = 1u << 31;
     internal const short POLLIN = 1;
@@ -36,7 +37,9 @@ internal static unsafe partial class Libc
     internal const int SOCK_STREAM = 1;
     internal const int SOCK_NONBLOCK = 0x800;
     internal const int SOCK_CLOEXEC = 0x80000;
+    internal const int SHUT_RDWR = 2;
     internal const int SOL_SOCKET = 1;
+    internal const int SO_PEERCRED = 17;
     internal const int SCM_RIGHTS = 1;
     internal const int MSG_CTRUNC = 8;
     internal const int MSG_DONTWAIT = 0x40;
@@ -132,6 +135,9 @@ internal static unsafe partial class Libc
     internal static partial int socketpair(int family, int type, int protocol, int* pair);
 
     [LibraryImport("libc", SetLastError = true)]
+    internal static partial int getsockopt(FileDescriptor socket, int level, int name, void* value, uint* length);
+
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int bind(FileDescriptor fd, void* address, uint length);
 
     [LibraryImport("libc", SetLastError = true)]
@@ -145,6 +151,12 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint recvmsg(FileDescriptor fd, MessageHeader* message, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint send(FileDescriptor fd, void* buffer, nuint count, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int shutdown(FileDescriptor fd, int how);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint sendmsg(FileDescriptor fd, MessageHeader* message, int flags);

@@ -4,8 +4,8 @@ using System.Text;
 namespace Virtbus.Platform;
 
 /// <summary>
-/// A connected Unix stream socket that carries bytes and descriptors. Non-blocking: a call that would wait answers EAGAIN.
-/// One thread reads and one writes at a time.
+/// A connected Unix stream socket that carries bytes and descriptors. Non-blocking: a call that would wait answers EAGAIN, unless
+/// <see cref="TryMakeBlocking"/> was called and the call says that it may wait. One thread reads and one writes at a time.
 /// </summary>
 public sealed class UnixStream : IDisposable
 {
@@ -19,6 +19,19 @@ public sealed class UnixStream : IDisposable
 
     /// <summary>The socket, to wait on.</summary>
     public FileDescriptor Descriptor { get; }
+
+    /// <summary>The process that connected, as the kernel noted it then; 0 when it is not known, for example one of another container.</summary>
+    public unsafe int PeerProcess
+    {
+        get
+        {
+            // struct ucred: process, user and group.
+            var credentials = stackalloc int[3];
+            var length = 3u * sizeof(int);
+            // SAFETY: the length says how many bytes there are.
+            return Libc.getsockopt(Descriptor, Libc.SOL_SOCKET, Libc.SO_PEERCRED, credentials, &length) == 0 ? credentials[0] : 0;
+        }
+    }
 
     /// <summary>Takes over a descriptor that a peer sent as a socket. What is no socket fails at the first call on it.</summary>
     /// <param name="descriptor">The descriptor; it belongs to the stream from here on.</param>
@@ -73,7 +86,15 @@ public sealed class UnixStream : IDisposable
     /// (those that fitted are in the list).
     /// </param>
     /// <returns>Bytes read, 0 at the end of the stream, or -1.</returns>
-    public unsafe int Receive(Span<byte> buffer, List<FileDescriptor> descriptors, out Errno error)
+    public int Receive(Span<byte> buffer, List<FileDescriptor> descriptors, out Errno error) => Receive(buffer, descriptors, wait: false, out error);
+
+    /// <summary>As <see cref="Receive(Span{byte}, List{FileDescriptor}, out Errno)"/>; on a blocking socket it may wait for something to come.</summary>
+    /// <param name="buffer">Where the bytes go.</param>
+    /// <param name="descriptors">Where received descriptors are added.</param>
+    /// <param name="wait">Whether to wait on a blocking socket. <see cref="Shutdown"/> from another thread ends the wait.</param>
+    /// <param name="error">The errno when the answer is negative.</param>
+    /// <returns>Bytes read, 0 at the end of the stream, or -1.</returns>
+    public unsafe int Receive(Span<byte> buffer, List<FileDescriptor> descriptors, bool wait, out Errno error)
     {
         var control = stackalloc ulong[ControlCapacity / sizeof(ulong)];
         fixed (byte* bytes = buffer)
@@ -84,7 +105,7 @@ public sealed class UnixStream : IDisposable
             do
             {
                 // SAFETY: every pointer in the header is to pinned or stack memory of the length said, for the time of the call.
-                count = Libc.recvmsg(Descriptor, &message, Libc.MSG_CMSG_CLOEXEC | Libc.MSG_DONTWAIT);
+                count = Libc.recvmsg(Descriptor, &message, wait ? Libc.MSG_CMSG_CLOEXEC : Libc.MSG_CMSG_CLOEXEC | Libc.MSG_DONTWAIT);
                 error = count < 0 ? Libc.LastError : Errno.None;
             }
             while (error == Errno.EINTR);
@@ -103,8 +124,21 @@ public sealed class UnixStream : IDisposable
     /// <param name="descriptors">Descriptors to pass; the caller keeps its own.</param>
     /// <param name="error">The errno when the answer is negative: EAGAIN when there is no room, EPIPE when the peer is gone.</param>
     /// <returns>Bytes written, perhaps fewer than given (the descriptors went with them), or -1.</returns>
-    public unsafe int Send(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, out Errno error)
+    public int Send(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, out Errno error) =>
+        Send(bytes, descriptors, wait: false, out error);
+
+    /// <summary>
+    /// As <see cref="Send(ReadOnlySpan{byte}, ReadOnlySpan{FileDescriptor}, out Errno)"/>; on a blocking socket it may wait for room.
+    /// </summary>
+    /// <param name="bytes">The bytes, at least one.</param>
+    /// <param name="descriptors">Descriptors to pass; the caller keeps its own.</param>
+    /// <param name="wait">Whether to wait on a blocking socket. <see cref="Shutdown"/> from another thread ends the wait.</param>
+    /// <param name="error">The errno when the answer is negative.</param>
+    /// <returns>Bytes written, perhaps fewer than given (the descriptors went with them), or -1.</returns>
+    public unsafe int Send(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, bool wait, out Errno error)
     {
+        if (descriptors.IsEmpty)
+            return SendBytes(bytes, wait, out error);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(descriptors.Length, MaxDescriptors, nameof(descriptors));
         var control = stackalloc ulong[ControlCapacity / sizeof(ulong)];
         var held = 0;
@@ -121,21 +155,18 @@ public sealed class UnixStream : IDisposable
             {
                 var vector = new IoVector((nint)start, (nuint)bytes.Length);
                 var message = new MessageHeader { Vectors = &vector, VectorCount = 1 };
-                if (held > 0)
-                {
-                    var header = (ControlHeader*)control;
-                    header->Length = (nuint)(ControlDataOffset + (held * sizeof(int)));
-                    header->Level = Libc.SOL_SOCKET;
-                    header->Type = Libc.SCM_RIGHTS;
-                    message.Control = control;
-                    message.ControlLength = (nuint)(ControlDataOffset + (((held * sizeof(int)) + 7) & ~7));
-                }
+                var header = (ControlHeader*)control;
+                header->Length = (nuint)(ControlDataOffset + (held * sizeof(int)));
+                header->Level = Libc.SOL_SOCKET;
+                header->Type = Libc.SCM_RIGHTS;
+                message.Control = control;
+                message.ControlLength = (nuint)(ControlDataOffset + (((held * sizeof(int)) + 7) & ~7));
 
                 nint count;
                 do
                 {
                     // SAFETY: as in Receive; the descriptors are held open by the references taken above.
-                    count = Libc.sendmsg(Descriptor, &message, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
+                    count = Libc.sendmsg(Descriptor, &message, wait ? Libc.MSG_NOSIGNAL : Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
                     error = count < 0 ? Libc.LastError : Errno.None;
                 }
                 while (error == Errno.EINTR);
@@ -147,6 +178,21 @@ public sealed class UnixStream : IDisposable
             while (held-- > 0)
                 descriptors[held].DangerousRelease();
         }
+    }
+
+    /// <summary>Makes it a blocking socket, so that calls that say so may wait. What costs a poll and a second call otherwise is one call then.</summary>
+    /// <returns>False when the descriptor is none that can be changed.</returns>
+    public bool TryMakeBlocking()
+    {
+        var flags = Libc.fcntl(Descriptor, Libc.F_GETFL, 0);
+        return flags >= 0 && Libc.fcntl(Descriptor, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK) == 0;
+    }
+
+    /// <summary>Ends the connection in both directions: whoever waits in a call on it, on either side, goes on. Safe from any thread.</summary>
+    public void Shutdown()
+    {
+        if (!Descriptor.IsClosed)
+            _ = Libc.shutdown(Descriptor, Libc.SHUT_RDWR);
     }
 
     /// <summary>Closes the socket.</summary>
@@ -167,6 +213,22 @@ public sealed class UnixStream : IDisposable
         var fits = Encoding.UTF8.TryGetBytes(path, bytes[..^1], out var count);
         length = (uint)(Unsafe.SizeOf<UnixAddress>() - UnixAddress.PathCapacity + count + 1);
         return fits && count > 0;
+    }
+
+    private unsafe int SendBytes(ReadOnlySpan<byte> bytes, bool wait, out Errno error)
+    {
+        fixed (byte* start = bytes)
+        {
+            nint count;
+            do
+            {
+                // SAFETY: the bytes are pinned for the time of the call.
+                count = Libc.send(Descriptor, start, (nuint)bytes.Length, wait ? Libc.MSG_NOSIGNAL : Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
+                error = count < 0 ? Libc.LastError : Errno.None;
+            }
+            while (error == Errno.EINTR);
+            return (int)count;
+        }
     }
 
     private static unsafe void TakeDescriptors(byte* control, nuint length, List<FileDescriptor> descriptors)

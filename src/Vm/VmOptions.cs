@@ -17,6 +17,18 @@ public sealed class VmOptions
     /// <summary>Virtual CPUs, from 1 to 64.</summary>
     public int Cpus { get; init; } = 1;
 
+    /// <summary>
+    /// Whether daemons map the guest's memory. False: a vfio-user device reaches it by messages, which is slow and finds faults of a device's
+    /// DMA; a vhost-user device cannot work so.
+    /// </summary>
+    public bool SharedMemory { get; init; } = true;
+
+    /// <summary>Whether the guest has an IOMMU (VT-d) and uses it for its PCI devices; its own vfio-pci needs one.</summary>
+    public bool Iommu { get; init; }
+
+    /// <summary>Whether a reboot in the guest boots it again, and the command starts anew. False: a reboot ends the guest.</summary>
+    public bool CanReboot { get; init; }
+
     /// <summary>How instructions run. Null takes VIRTBUS_VM_ACCEL ("tcg" or "kvm"), and TCG when that is not set.</summary>
     public VmAccelerator? Accelerator { get; init; }
 
@@ -46,6 +58,9 @@ public sealed class VmOptions
         {
             if (device.Queues < 1)
                 throw new VirtbusException(Errno.EINVAL, $"Device '{device.Name}' cannot have {device.Queues} queues. Give it 1 or more.");
+            if (!SharedMemory && device.Kind != VmDeviceKind.VfioUserPci)
+                throw new VirtbusException(
+                    Errno.EINVAL, $"Device '{device.Name}' is a vhost-user device, which works on shared memory only. Share the guest's memory or leave the device out.");
             if (!File.Exists(device.SocketPath))
                 throw new VirtbusException(
                     Errno.ENOENT, $"Device '{device.Name}' has no socket at '{device.SocketPath}'. Start the daemon that serves it first.");

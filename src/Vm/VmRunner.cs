@@ -60,12 +60,29 @@ public sealed class VmRunner
         using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
         using PosixSignalRegistration hangUp = PosixSignalRegistration.Create(PosixSignal.SIGHUP, Stop);
 
-        string[] devices = [.. _options.Devices.Select(device => QemuFinder.DeviceName(device.Kind)).Distinct()];
-        QemuProgram qemu = await new QemuFinder(_progress).FindAsync(devices, stop.Token);
-        GuestImage image = await GuestImage.GetAsync(CacheFolder.FromEnvironment(_progress), _progress, stop.Token);
+        (QemuProgram qemu, GuestImage image) = await PrepareAsync(_options.Devices.Select(device => device.Kind), _progress, stop.Token);
         return _options.Command.Count == 0
             ? await RunShellAsync(qemu, accelerator, image, stop.Token)
             : await RunCommandAsync(qemu, accelerator, image, stop.Token);
+    }
+
+    /// <summary>
+    /// Finds or makes what a guest with such devices takes (QEMU, kernel, initramfs), so that a run starts at once. Throws a
+    /// <see cref="VirtbusException"/> that says what is missing and how to get it.
+    /// </summary>
+    /// <param name="kinds">The kinds of devices that the guest is to have.</param>
+    /// <param name="progress">Gets a line for each step that takes time, or null.</param>
+    /// <param name="cancellation">Ends the making; nothing half-made stays.</param>
+    public static async Task PrepareAsync(IReadOnlyCollection<VmDeviceKind> kinds, IProgress<string>? progress, CancellationToken cancellation) =>
+        await PrepareAsync((IEnumerable<VmDeviceKind>)kinds, progress, cancellation);
+
+    private static async Task<(QemuProgram Qemu, GuestImage Image)> PrepareAsync(
+        IEnumerable<VmDeviceKind> kinds, IProgress<string>? progress, CancellationToken cancellation)
+    {
+        VmDeviceKind[] distinct = [.. kinds.Distinct()];
+        QemuProgram qemu = await new QemuFinder(progress).FindAsync([.. distinct.Select(QemuFinder.DeviceName)], cancellation);
+        bool isPci = distinct.Contains(VmDeviceKind.VfioUserPci);
+        return (qemu, await GuestImage.GetAsync(CacheFolder.FromEnvironment(progress), isPci, progress, cancellation));
     }
 
     private async Task<int> RunShellAsync(QemuProgram qemu, VmAccelerator accelerator, GuestImage image, CancellationToken cancellation)
@@ -115,6 +132,8 @@ public sealed class VmRunner
             int? code = null;
             if (await AcceptAsync(qemu, listeners, ports, ended.Token))
             {
+                // Not awaited: it ends with the guest.
+                _ = StartCommandsAsync(ports, mark, ended.Token);
                 Task<int?> command = TalkAsync(ports, mark, ended.Token);
                 Task first = await Task.WhenAny(command, deadline, bootDeadline, _up.Task);
                 if (first == _up.Task)
@@ -169,22 +188,30 @@ public sealed class VmRunner
             await port.DisposeAsync();
     }
 
-    // The conversation with init.sh: the command goes in, the two streams come out, each ended by a mark, the first with the exit code.
-    // Null when a stream ended without its mark: the guest is gone.
-    private async Task<int?> TalkAsync(Dictionary<string, NetworkStream> ports, string mark, CancellationToken cancellation)
+    // The guest asks for its command at each boot.
+    private async Task StartCommandsAsync(Dictionary<string, NetworkStream> ports, string mark, CancellationToken cancellation)
     {
         string script = Convert.ToBase64String(Encoding.UTF8.GetBytes(ShellQuote.Join(_options.Command) + "\n"));
-        string input = _options.Input is null ? "no" : "yes";
+        byte[] answer = Encoding.ASCII.GetBytes($"{mark} {(_options.Input is null ? "no" : "yes")} {script}\n");
+        byte[] asked = new byte[1];
         try
         {
-            await ports["control"].WriteAsync("hello\n"u8.ToArray(), cancellation);
-            await ports["in"].WriteAsync(Encoding.ASCII.GetBytes($"{mark} {input} {script}\n"), cancellation);
+            while (await ports["control"].ReadAsync(asked, cancellation) != 0)
+            {
+                if (asked[0] == (byte)'\n')
+                    await ports["control"].WriteAsync(answer, cancellation);
+            }
         }
-        catch (IOException)
+        catch (Exception e) when (e is IOException or ObjectDisposedException or OperationCanceledException)
         {
-            return null;
+            // Expected: the guest is gone, which the ends of its streams tell, too.
         }
+    }
 
+    // Input goes in, the two streams come out, each ended by a mark, the first with the exit code. Null when a stream ended without its
+    // mark: the guest is gone.
+    private async Task<int?> TalkAsync(Dictionary<string, NetworkStream> ports, string mark, CancellationToken cancellation)
+    {
         // Not awaited: the command is free not to read all its input.
         _ = FeedAsync(ports["in"], cancellation);
         Task<string?> error = DrainAsync(ports["err"], _options.Error, mark, cancellation);

@@ -80,6 +80,21 @@ public sealed class GuestFilesTests
     }
 
     [Fact]
+    public void Libraries_of_a_program_are_read_from_ldd()
+    {
+        const string text =
+            "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibpci.so.3 => /lib/x86_64-linux-gnu/libpci.so.3 (0x00007f3b)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f3c)\n";
+        Assert.Equal(
+            [
+                new GuestFile("lib/libpci.so.3", "/lib/x86_64-linux-gnu/libpci.so.3", IsProgram: false),
+                new GuestFile("lib64/ld-linux-x86-64.so.2", "/lib64/ld-linux-x86-64.so.2", IsProgram: true),
+            ],
+            PciTools.ParseLibraries(text, "lspci"));
+        VirtbusException error = Assert.Throws<VirtbusException>(() => PciTools.ParseLibraries("\tlibkmod.so.2 => not found\n", "lspci"));
+        Assert.Contains("'libkmod.so.2'", error.Message);
+    }
+
+    [Fact]
     public async Task Cache_builds_once_for_runs_at_the_same_time()
     {
         using TestFolder folder = new();

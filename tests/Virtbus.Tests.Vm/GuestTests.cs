@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.IO.Pipelines;
 using System.Security.Cryptography;
 using System.Text;
 using Virtbus.Platform;
@@ -116,6 +117,53 @@ public sealed class GuestTests
     }
 
     [Fact]
+    public async Task Guest_that_may_reboot_runs_its_command_at_each_boot()
+    {
+        RequireQemu();
+        // Both stay open over the boots: each run of the command reads a line of its own.
+        Pipe input = new();
+        Pipe output = new();
+        using StreamReader lines = new(output.Reader.AsStream());
+        VmRunner runner = new(new VmOptions
+        {
+            Command = ["sh", "-c", "echo up; read word; [ $word = again ] && reboot -f; echo $word; exit 3"],
+            Input = input.Reader.AsStream(),
+            Output = output.Writer.AsStream(),
+            CanReboot = true,
+            Deadline = Limit,
+        });
+        Task<int> run = runner.RunAsync(CancellationToken.None);
+        foreach (string word in new[] { "again", "again", "end" })
+        {
+            Assert.Equal("up", await lines.ReadLineAsync().WaitAsync(Limit));
+            await input.Writer.WriteAsync(Encoding.ASCII.GetBytes(word + "\n"));
+        }
+
+        Assert.Equal(3, await run);
+        Assert.Equal("end", await lines.ReadLineAsync().WaitAsync(Limit));
+    }
+
+    [Fact]
+    public async Task Guest_with_an_IOMMU_has_its_PCI_devices_behind_it()
+    {
+        RequireQemu();
+        const string script = "ls /sys/class/iommu; for device in /sys/bus/pci/devices/*; do [ -e $device/iommu_group ] || echo $device; done";
+        using MemoryStream output = new();
+        VmRunner runner = new(new VmOptions { Command = ["sh", "-c", script], Iommu = true, Output = output, Deadline = Limit });
+        await runner.RunAsync(CancellationToken.None);
+        Assert.Equal("dmar0\n", Encoding.ASCII.GetString(output.ToArray()));
+    }
+
+    [Fact]
+    public async Task QEMU_with_a_vfio_user_client_is_found_or_made_and_runs()
+    {
+        Assert.SkipWhen(!Environment.IsPrivilegedProcess, "A private QEMU is made by root only.");
+        QemuProgram qemu = await new QemuFinder(new Steps()).FindAsync(["vfio-user-pci", "pcie-root-port", "intel-iommu"], CancellationToken.None);
+        string version = await HostCommand.RunTextAsync([.. qemu.Command, "--version"], "", CancellationToken.None);
+        Assert.StartsWith("QEMU emulator version 1", version);
+    }
+
+    [Fact]
     public async Task Deadline_kills_the_guest_and_says_so()
     {
         VmRunner? used = null;
@@ -221,6 +269,11 @@ public sealed class GuestTests
 
     private static void RequireStorageDaemon() =>
         Assert.SkipWhen(HostCommand.Find("qemu-storage-daemon") is null, "qemu-storage-daemon is not installed: apt-get install qemu-utils.");
+
+    private sealed class Steps : IProgress<string>
+    {
+        public void Report(string value) => TestContext.Current.SendDiagnosticMessage(value);
+    }
 
     private sealed record Result(int Code, byte[] RawOutput, byte[] RawError)
     {

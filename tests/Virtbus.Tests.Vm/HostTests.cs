@@ -165,9 +165,36 @@ public sealed class HostTests
         await Refused(new VmOptions { MemoryMiB = 64 }, Errno.EINVAL, "64 MiB");
         await Refused(new VmOptions { Cpus = 0 }, Errno.EINVAL, "0 CPUs");
         await Refused(new VmOptions { Devices = [new VmDevice("web1", VmDeviceKind.VhostUserBlk, "/nowhere")] }, Errno.ENOENT, "'web1'");
+        using TestFolder folder = new();
+        File.WriteAllText(folder.PathOf("web1.sock"), "");
+        VmDevice disk = new("web1", VmDeviceKind.VhostUserBlk, folder.PathOf("web1.sock"));
+        await Refused(new VmOptions { Devices = [disk], SharedMemory = false }, Errno.EINVAL, "'web1' is a vhost-user device");
         Assert.Equal(VmAccelerator.Tcg, new VmOptions().ResolveAccelerator(_ => null));
         Assert.Equal(VmAccelerator.Kvm, new VmOptions().ResolveAccelerator(_ => "kvm"));
         Assert.Throws<VirtbusException>(() => new VmOptions().ResolveAccelerator(_ => "xen"));
+    }
+
+    [Fact]
+    public void Machine_is_made_of_what_the_options_say()
+    {
+        GuestImage image = new("/kernel", "/initramfs");
+        string Line(VmOptions options) => string.Join(' ', QemuArguments.Machine(options, VmAccelerator.Tcg, image, ""));
+        VmDevice function = new("0000:01:00.1", VmDeviceKind.VfioUserPci, "/run/a,b.sock");
+        VmDevice disk = new("web1", VmDeviceKind.VhostUserBlk, "/run/a,b.sock", Queues: 2);
+
+        string plain = Line(new VmOptions { Devices = [function, disk] });
+        Assert.Contains("-device {\"driver\":\"vfio-user-pci\",\"id\":\"dev0\",\"socket\":{\"type\":\"unix\",\"path\":\"/run/a,b.sock\"}}", plain);
+        Assert.Contains("path=/run/a,,b.sock -device {\"driver\":\"vhost-user-blk-pci\",\"id\":\"dev1\",\"chardev\":\"dev1-socket\",\"num-queues\":2}", plain);
+        Assert.Contains("memory-backend-memfd,id=mem,size=256M,share=on", plain);
+        Assert.Contains("-no-reboot", plain);
+        Assert.DoesNotContain("iommu", plain);
+
+        string other = Line(new VmOptions { Devices = [function], SharedMemory = false, Iommu = true, CanReboot = true });
+        Assert.Contains("memory-backend-ram,id=mem,size=256M ", other);
+        Assert.DoesNotContain("-no-reboot", other);
+        Assert.Contains("intel_iommu=on", other);
+        // QEMU lets a device be behind an IOMMU only when it comes after it.
+        Assert.InRange(other.IndexOf("intel-iommu,caching-mode=on"), 0, other.IndexOf("vfio-user-pci"));
     }
 
     private static QemuFinder Finder(TestFolder folder, string? chosen, params string[] installed) =>

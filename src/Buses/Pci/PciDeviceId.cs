@@ -23,4 +23,28 @@ public sealed record PciDeviceId(
 {
     /// <summary>Matches every id.</summary>
     public const uint Any = 0xFFFFFFFF;
+
+    internal const string ModaliasPrefix = "pci:";
+    internal const string OverridePrefix = "vfio_pci:";
+
+    /// <summary>Whether a function has the ids of the entry. Says nothing of <see cref="IsOverrideOnly"/>.</summary>
+    /// <param name="device">The function's identity.</param>
+    public bool Covers(IPciIdentity device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        return (Vendor == Any || Vendor == device.VendorId)
+            && (Device == Any || Device == device.DeviceId)
+            && (SubsystemVendor == Any || SubsystemVendor == device.SubsystemVendorId)
+            && (SubsystemDevice == Any || SubsystemDevice == device.SubsystemId)
+            && ((Class ^ device.ClassCode) & ClassMask) == 0;
+    }
+
+    /// <summary>The entry as a pattern of module aliases. A byte of the class that does not count as a whole is left open, as in Linux.</summary>
+    public string ToAlias() =>
+        $"{(IsOverrideOnly ? OverridePrefix : ModaliasPrefix)}v{Id(Vendor)}d{Id(Device)}sv{Id(SubsystemVendor)}sd{Id(SubsystemDevice)}"
+        + $"bc{ClassByte(16)}sc{ClassByte(8)}i{ClassByte(0)}";
+
+    private static string Id(uint id) => id == Any ? "*" : $"{id:X8}";
+
+    private string ClassByte(int shift) => ((ClassMask >> shift) & 0xFF) == 0xFF ? $"{(Class >> shift) & 0xFF:X2}" : "*";
 }

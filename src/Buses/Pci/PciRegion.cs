@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using Virtbus.Pci;
 
 namespace Virtbus.Buses.Pci;
@@ -9,10 +10,16 @@ namespace Virtbus.Buses.Pci;
 /// </remarks>
 public sealed class PciRegion
 {
+    private readonly ulong _size;
+
     internal PciRegion(PciDevice device, int index)
     {
         Device = device;
         Index = index;
+        var resource = device.GetResource(index);
+        Bar = new PciBar(resource.Kind, resource.Size, resource.IsPrefetchable);
+        Start = resource.Start;
+        _size = resource.Size;
     }
 
     /// <summary>Whose it is.</summary>
@@ -22,41 +29,79 @@ public sealed class PciRegion
     public int Index { get; }
 
     /// <summary>What it decodes.</summary>
-    public PciBar Bar => throw new NotSupportedException();
+    public PciBar Bar { get; }
 
     /// <summary>Address on the bus; 0 when none was assigned.</summary>
-    public ulong Start => throw new NotSupportedException();
+    public ulong Start { get; }
 
     /// <summary>Whether the function decodes it now.</summary>
-    public bool IsEnabled => throw new NotSupportedException();
+    public bool IsEnabled => Device.IsDecoding(Bar.Kind);
 
     /// <summary>Reads registers.</summary>
     /// <param name="offset">First byte.</param>
     /// <param name="destination">Where to.</param>
     /// <returns>False when the function does not decode or the range leaves the BAR; all ones are read then.</returns>
-    public bool Read(ulong offset, Span<byte> destination) => throw new NotSupportedException();
+    public bool Read(ulong offset, Span<byte> destination)
+    {
+        if (!IsEnabled || offset > _size || (ulong)destination.Length > _size - offset)
+        {
+            destination.Fill(0xFF);
+            return false;
+        }
+        Device.Function.ReadBar(Index, offset, destination);
+        return true;
+    }
 
     /// <summary>Writes registers.</summary>
     /// <param name="offset">First byte.</param>
     /// <param name="source">Where from.</param>
     /// <returns>False when the function does not decode or the range leaves the BAR; nothing is written then.</returns>
-    public bool Write(ulong offset, ReadOnlySpan<byte> source) => throw new NotSupportedException();
+    public bool Write(ulong offset, ReadOnlySpan<byte> source)
+    {
+        if (!IsEnabled || offset > _size || (ulong)source.Length > _size - offset)
+            return false;
+        Device.Function.WriteBar(Index, offset, source);
+        return true;
+    }
 
     /// <summary>Reads a 32-bit register.</summary>
     /// <param name="offset">Byte offset.</param>
-    public uint Read32(ulong offset) => throw new NotSupportedException();
+    public uint Read32(ulong offset)
+    {
+        Span<byte> bytes = stackalloc byte[4];
+        Read(offset, bytes);
+        return BinaryPrimitives.ReadUInt32LittleEndian(bytes);
+    }
 
     /// <summary>Writes a 32-bit register.</summary>
     /// <param name="offset">Byte offset.</param>
     /// <param name="value">The value.</param>
-    public void Write32(ulong offset, uint value) => throw new NotSupportedException();
+    public void Write32(ulong offset, uint value)
+    {
+        Span<byte> bytes = stackalloc byte[4];
+        BinaryPrimitives.WriteUInt32LittleEndian(bytes, value);
+        Write(offset, bytes);
+    }
 
     /// <summary>Reads a 64-bit register.</summary>
     /// <param name="offset">Byte offset.</param>
-    public ulong Read64(ulong offset) => throw new NotSupportedException();
+    public ulong Read64(ulong offset)
+    {
+        Span<byte> bytes = stackalloc byte[8];
+        Read(offset, bytes);
+        return BinaryPrimitives.ReadUInt64LittleEndian(bytes);
+    }
 
     /// <summary>Writes a 64-bit register.</summary>
     /// <param name="offset">Byte offset.</param>
     /// <param name="value">The value.</param>
-    public void Write64(ulong offset, ulong value) => throw new NotSupportedException();
+    public void Write64(ulong offset, ulong value)
+    {
+        Span<byte> bytes = stackalloc byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(bytes, value);
+        Write(offset, bytes);
+    }
+
+    /// <inheritdoc/>
+    public override string ToString() => $"{Device.Name} BAR {Index}";
 }

@@ -1,17 +1,36 @@
 namespace Virtbus.Buses.Pci;
 
 /// <summary>One interrupt vector that a driver has allocated.</summary>
+/// <remarks>A vector without a handler is masked at the function where that is possible, so what comes before the handler is not lost.</remarks>
 public sealed class PciVector
 {
-    internal PciVector(PciDevice device, PciInterruptKinds kind, int index)
+    // A line that no handler quiets would hold the function's thread for ever. Linux gives up after as many.
+    private const int StuckCalls = 100_000;
+
+    // Handlers that run on this thread, the innermost last: one that changes its own handler must not wait for itself.
+    [ThreadStatic]
+    private static List<Slot>? s_running;
+
+    private readonly PciInterrupts _interrupts;
+    private readonly Lock _lock = new();
+    private Slot? _slot;
+    private long _count;
+    private bool _isMasked;
+    private bool _isDispatching;
+    // Masked, or without a handler. Read by senders without the lock.
+    private volatile bool _isBlocked = true;
+    private int _pending;
+
+    internal PciVector(PciInterrupts interrupts, PciInterruptKinds kind, int index, uint irq)
     {
-        Device = device;
+        _interrupts = interrupts;
         Kind = kind;
         Index = index;
+        Irq = (int)irq;
     }
 
     /// <summary>Whose it is.</summary>
-    public PciDevice Device { get; }
+    public PciDevice Device => _interrupts.Device;
 
     /// <summary>Which way it comes; one kind.</summary>
     public PciInterruptKinds Kind { get; }
@@ -19,8 +38,11 @@ public sealed class PciVector
     /// <summary>Its number within the function.</summary>
     public int Index { get; }
 
+    /// <summary>Its number in the fabric, as the <c>irq</c> attribute and <c>msi_irqs</c> show it.</summary>
+    public int Irq { get; }
+
     /// <summary>How often it came.</summary>
-    public long Count => throw new NotSupportedException();
+    public long Count => Interlocked.Read(ref _count);
 
     /// <summary>
     /// Sets what is called when it comes, on the thread of the function that raised it; it must not block. For INTx it is called when the line
@@ -28,11 +50,177 @@ public sealed class PciVector
     /// When the call returns, the handler that was set before runs no more.
     /// </summary>
     /// <param name="handler">The handler; null takes it off.</param>
-    public void SetHandler(Action? handler) => throw new NotSupportedException();
+    public void SetHandler(Action? handler)
+    {
+        Slot? old;
+        bool blocks;
+        lock (_lock)
+        {
+            old = _slot;
+            Volatile.Write(ref _slot, handler is null ? null : new Slot(handler));
+            blocks = handler is null || _isMasked;
+            if (blocks)
+                _isBlocked = true;
+        }
+        if (old is not null)
+            WaitUntilOver(old);
+        if (!blocks)
+            Open();
+        WriteMask();
+    }
 
     /// <summary>Masks it at the function: MSI-X by the table, MSI by the mask register where there is one, INTx by the command register.</summary>
-    public void Mask() => throw new NotSupportedException();
+    public void Mask()
+    {
+        lock (_lock)
+        {
+            _isMasked = true;
+            _isBlocked = true;
+        }
+        WriteMask();
+    }
 
     /// <summary>Unmasks it; one that came meanwhile comes now.</summary>
-    public void Unmask() => throw new NotSupportedException();
+    public void Unmask()
+    {
+        lock (_lock)
+        {
+            _isMasked = false;
+            if (_slot is null)
+                return;
+        }
+        Open();
+        WriteMask();
+    }
+
+    internal bool IsMaskedByDriver => _isMasked;
+
+    internal bool IsBlocked => _isBlocked;
+
+    /// <summary>A message came. Takes no lock and allocates nothing.</summary>
+    internal void Raise()
+    {
+        Interlocked.Increment(ref _count);
+        if (_isBlocked)
+        {
+            Interlocked.Exchange(ref _pending, 1);
+            // It may have been opened between the look and the mark; then nobody else sees the mark.
+            if (_isBlocked || Interlocked.Exchange(ref _pending, 0) == 0)
+                return;
+        }
+        Call();
+    }
+
+    /// <summary>The line changed, or what keeps it from the handler did: calls the handler as long as the line is asserted.</summary>
+    internal void Dispatch()
+    {
+        lock (_lock)
+        {
+            if (_isDispatching)
+                return;
+            _isDispatching = true;
+        }
+        for (var calls = 1; ; calls++)
+        {
+            // Looked at and ended in one step, so a change that finds a dispatch going on is seen by it.
+            lock (_lock)
+            {
+                if (_isBlocked || !_interrupts.IsLineDelivered)
+                {
+                    _isDispatching = false;
+                    return;
+                }
+            }
+            Interlocked.Increment(ref _count);
+            Call();
+            if (calls == StuckCalls)
+            {
+                PciLog.LineStuck(_interrupts.Device.PciBus.Log, _interrupts.Device.Name, StuckCalls);
+                Mask();
+            }
+        }
+    }
+
+    private void Open()
+    {
+        lock (_lock)
+        {
+            if (_isMasked || _slot is null)
+                return;
+            _isBlocked = false;
+        }
+        if (Kind == PciInterruptKinds.INTx)
+            Dispatch();
+        else if (Interlocked.Exchange(ref _pending, 0) == 1)
+            Call();
+    }
+
+    // The write goes to the function without a lock held, because the function may be raising an interrupt with its own held; whoever finds
+    // that the state changed meanwhile writes again, so the last write is right.
+    private void WriteMask()
+    {
+        while (true)
+        {
+            bool blocked, masked;
+            lock (_lock)
+                (blocked, masked) = (_isBlocked, _isMasked);
+            _interrupts.WriteMask(this, Kind == PciInterruptKinds.INTx ? masked : blocked);
+            lock (_lock)
+            {
+                if (blocked == _isBlocked && masked == _isMasked)
+                    return;
+            }
+        }
+    }
+
+    private void Call()
+    {
+        while (Volatile.Read(ref _slot) is { } slot)
+        {
+            Interlocked.Increment(ref slot.Running);
+            if (slot.IsClosed)
+            {
+                Interlocked.Decrement(ref slot.Running);
+                continue;
+            }
+            var running = s_running ??= [];
+            running.Add(slot);
+            try
+            {
+                slot.Handler();
+            }
+            catch (Exception e)
+            {
+                PciLog.HandlerFailed(_interrupts.Device.PciBus.Log, _interrupts.Device.Name, Index, e);
+            }
+            finally
+            {
+                running.RemoveAt(running.Count - 1);
+                Interlocked.Decrement(ref slot.Running);
+            }
+            return;
+        }
+    }
+
+    private static void WaitUntilOver(Slot slot)
+    {
+        slot.IsClosed = true;
+        Interlocked.MemoryBarrier();
+        var mine = 0;
+        foreach (var running in s_running ?? [])
+        {
+            if (running == slot)
+                mine++;
+        }
+        var spin = default(SpinWait);
+        while (Volatile.Read(ref slot.Running) > mine)
+            spin.SpinOnce();
+    }
+
+    private sealed class Slot(Action handler)
+    {
+        public readonly Action Handler = handler;
+        public int Running;
+        public volatile bool IsClosed;
+    }
 }

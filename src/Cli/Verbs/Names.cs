@@ -13,8 +13,12 @@ internal static class Names
         client => client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).Select(d => d.Name));
 
     public static Argument<string[]> Sockets() => Completed(
-        new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.OneOrMore },
-        client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Select(s => s.Device));
+        new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.ZeroOrMore },
+        client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(Verbs.Sockets.IsForGuests).Select(s => s.Device));
+
+    public static Argument<string> Console() => Completed(
+        new Argument<string>("PORT") { Description = "A serial port's name or PCI address." },
+        client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(s => s.Protocol == Verbs.Sockets.Console).Select(s => s.Device));
 
     public static Argument<string> Driver() => Completed(
         new Argument<string>("DRIVER") { Description = "A driver's name." },

@@ -11,35 +11,72 @@ internal static class VmVerb
     public static Command Make(string[]? guestCommand)
     {
         var devices = Names.Sockets();
-        return CommandLine.AskingAsync(
-            "vm",
-            "Start a virtual machine with devices attached; a shell in it, or after '--' a command.",
-            (result, client) => RunAsync(Resolve(client, result.GetRequiredValue(devices)), guestCommand),
-            devices);
+        var isolated = new Option<bool>("--no-shared-memory") { Description = "Keep the guest's memory from the devices: they ask for each byte of it by messages. For vfio-user devices only." };
+        var iommu = new Option<bool>("--viommu") { Description = "Give the guest an IOMMU, which its own vfio-pci needs." };
+        var reboot = new Option<bool>("--reboot") { Description = "Let the guest reboot, and start the command anew at each boot; without it a reboot ends the guest." };
+        var prepare = new Option<bool>("--prepare") { Description = "Only fetch or make what guests need (QEMU, kernel, tools), so that later ones start at once." };
+        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, reboot, prepare };
+        command.Validators.Add(result =>
+        {
+            if (result.GetValue(devices) is null or [] && !result.GetValue(prepare))
+                result.AddError("'virtbus vm' needs a DEVICE that offers a socket.");
+        });
+        command.SetAction((result, cancellation) => result.GetValue(prepare) ? PrepareAsync(cancellation) : RunAsync(
+            Resolve(ControlClient.FromEnvironment(), result.GetRequiredValue(devices)),
+            new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot)),
+            guestCommand));
+        return command;
     }
 
     private static IReadOnlyList<SocketAnswer> Resolve(ControlClient client, IReadOnlyList<string> names)
     {
-        var sockets = client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets;
-        if (names.FirstOrDefault(n => names.Count(other => other == n) > 1) is { } twice)
-            throw new VirtbusException(Errno.EINVAL, $"Device '{twice}' is named twice. A socket serves one user at a time; name each device once.");
+        SocketAnswer[] sockets = [.. client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(Sockets.IsForGuests)];
+        SocketAnswer[] found = [.. names.Select(name => sockets.FirstOrDefault(s => Sockets.IsOf(s, name)) ?? throw NoSocket(client, name, sockets))];
+        if (found.GroupBy(s => s.Device).FirstOrDefault(g => g.Count() > 1) is { } twice)
+            throw new VirtbusException(Errno.EINVAL, $"Device '{twice.Key}' is named twice. A socket serves one user at a time; name each device once.");
         // A second user would wait for the first one to go.
-        if (sockets.FirstOrDefault(s => s.Connected && names.Contains(s.Device)) is { } busy)
+        if (found.FirstOrDefault(s => s.Connected) is { } busy)
             throw new VirtbusException(Errno.EBUSY, $"Device '{busy.Device}' is in use: something is connected to {busy.Path}. End that first.");
-        return [.. names.Select(name => sockets.FirstOrDefault(s => s.Device == name) ?? throw NoSocket(name, sockets))];
+        return found;
     }
 
-    private static VirtbusException NoSocket(string name, IReadOnlyList<SocketAnswer> sockets) => new(
-        Errno.ENODEV,
-        $"No device '{name}' offers a socket. {(sockets.Count == 0 ? "No device of this fabric does; add a disk to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
+    private static VirtbusException NoSocket(ControlClient client, string name, IReadOnlyList<SocketAnswer> sockets)
+    {
+        // Most likely a function whose own driver has it.
+        if (client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).FirstOrDefault(d => d.Name == name) is { Bus: "pci" } function)
+        {
+            return new VirtbusException(
+                Errno.ENODEV,
+                $"Device '{name}' offers no socket: {(function.Driver is { } driver ? $"driver {driver} has it" : "no driver has it")}. Give it to guests with 'virtbus driver override {name} vfio-pci'.");
+        }
+        return new VirtbusException(
+            Errno.ENODEV,
+            $"No device '{name}' offers a socket. {(sockets.Count == 0 ? "No device of this fabric does; add a disk or a serial port to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
+    }
 
-    private static async Task<int> RunAsync(IReadOnlyList<SocketAnswer> sockets, string[]? guestCommand)
+    private static async Task<int> PrepareAsync(CancellationToken cancellation)
+    {
+        await VmRunner.PrepareAsync([VmDeviceKind.VhostUserBlk, VmDeviceKind.VfioUserPci], new ErrorLines(), cancellation);
+        return ExitCode.Done;
+    }
+
+    private static VmDeviceKind KindOf(SocketAnswer socket) => socket.Protocol switch
+    {
+        "vhost-user-blk" => VmDeviceKind.VhostUserBlk,
+        "vfio-user" => VmDeviceKind.VfioUserPci,
+        _ => throw new VirtbusException(Errno.EOPNOTSUPP, $"Device '{socket.Device}' speaks {socket.Protocol}, which 'virtbus vm' does not know. Is the daemon of another version?"),
+    };
+
+    private static async Task<int> RunAsync(IReadOnlyList<SocketAnswer> sockets, Machine machine, string[]? guestCommand)
     {
         await using var output = Console.OpenStandardOutput();
         await using var error = Console.OpenStandardError();
         var options = new VmOptions
         {
-            Devices = [.. sockets.Select(s => new VmDevice(s.Device, VmDeviceKind.VhostUserBlk, s.Path))],
+            Devices = [.. sockets.Select(s => new VmDevice(s.Device, KindOf(s), s.Path))],
+            SharedMemory = machine.SharedMemory,
+            Iommu = machine.Iommu,
+            CanReboot = machine.CanReboot,
             Command = guestCommand ?? [],
             Input = Console.IsInputRedirected ? Console.OpenStandardInput() : null,
             Output = output,
@@ -54,6 +91,9 @@ internal static class VmVerb
             return ExitCode.Interrupted;
         }
     }
+
+    /// <summary>What the guest is to be like, besides its devices.</summary>
+    private sealed record Machine(bool SharedMemory, bool Iommu, bool CanReboot);
 
     // Progress goes to the error stream, so that the command's output stays alone; in order, so not through a thread pool.
     private sealed class ErrorLines : IProgress<string>

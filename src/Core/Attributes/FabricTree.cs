@@ -117,6 +117,8 @@ public sealed class FabricTree
     private IEnumerable<TreeNode> ListKernel()
     {
         yield return new TreeFile("/kernel/uevent_seqnum", _fabric, UeventSeqnum);
+        foreach (var node in _fabric.Buses.SelectMany(b => b.KernelNodes))
+            yield return node;
         yield return new TreeDirectory("debug", () => [new TreeFile("/kernel/debug/devices_deferred", _fabric, DevicesDeferred)]);
     }
 
@@ -170,6 +172,8 @@ public sealed class FabricTree
                 yield return new TreeFile(path + "/modalias", device, Modalias);
             yield return new TreeFile(path + "/waiting_for_supplier", device, WaitingForSupplier);
         }
+        foreach (var link in device.TreeLinks)
+            yield return link;
         foreach (var link in device.Links?.Suppliers ?? [])
             yield return new TreeLink("supplier:" + DeviceLink.Label(link.Supplier), "/class/devlink/" + link.Name);
         foreach (var link in device.Links?.Consumers ?? [])

@@ -28,6 +28,15 @@ public abstract class ObjectAttribute
         _ => 0x80,
     };
 
+    /// <summary>True when the value is bytes, not text.</summary>
+    public virtual bool IsBinary => false;
+
+    internal virtual long GetSize(object owner) => 0;
+
+    internal virtual void ReadBytes(object owner, long offset, Span<byte> destination) => throw new NotSupportedException($"{Name} is text.");
+
+    internal virtual void WriteBytes(object owner, long offset, ReadOnlySpan<byte> source) => throw new NotSupportedException($"{Name} is text.");
+
     internal abstract bool IsVisible(object owner);
 
     internal abstract string Show(object owner);

@@ -17,7 +17,11 @@ public sealed class TreeDirectory : TreeNode
     private readonly Func<IEnumerable<TreeNode>> _list;
     private readonly Func<string, TreeNode?>? _find;
 
-    internal TreeDirectory(string name, Func<IEnumerable<TreeNode>> list, Func<string, TreeNode?>? find = null)
+    /// <summary>Makes a directory.</summary>
+    /// <param name="name">Its name in the directory above.</param>
+    /// <param name="list">Its entries at the moment of the call.</param>
+    /// <param name="find">Finds one entry without listing all; null to look through the list.</param>
+    public TreeDirectory(string name, Func<IEnumerable<TreeNode>> list, Func<string, TreeNode?>? find = null)
         : base(name)
     {
         _list = list;
@@ -35,7 +39,10 @@ public sealed class TreeDirectory : TreeNode
 /// <summary>A link of the tree.</summary>
 public sealed class TreeLink : TreeNode
 {
-    internal TreeLink(string name, string target)
+    /// <summary>Makes a link.</summary>
+    /// <param name="name">Its name in its directory.</param>
+    /// <param name="target">Where it points: a path below the tree's root, beginning with '/'.</param>
+    public TreeLink(string name, string target)
         : base(name) => Target = target;
 
     /// <summary>Where the link points: a path below the tree's root, beginning with '/'.</summary>
@@ -49,7 +56,11 @@ public sealed class TreeFile : TreeNode
     private readonly ObjectAttribute _attribute;
     private readonly string _path;
 
-    internal TreeFile(string path, object owner, ObjectAttribute attribute)
+    /// <summary>Makes a file.</summary>
+    /// <param name="path">Its path below the tree's root, for messages.</param>
+    /// <param name="owner">The object whose attribute it is.</param>
+    /// <param name="attribute">The attribute.</param>
+    public TreeFile(string path, object owner, ObjectAttribute attribute)
         : base(attribute.Name)
     {
         _path = path;
@@ -59,6 +70,50 @@ public sealed class TreeFile : TreeNode
 
     /// <summary>The file mode as Linux shows it.</summary>
     public int Mode => _attribute.Mode;
+
+    /// <summary>True when the file holds bytes: <see cref="ReadBytes"/> gives them, <see cref="Read"/> a text about them.</summary>
+    public bool IsBinary => _attribute.IsBinary;
+
+    /// <summary>Bytes of a binary file; 0 for others, whose length is known when they are read.</summary>
+    public long Size => _attribute.GetSize(_owner);
+
+    /// <summary>Reads bytes of a binary file.</summary>
+    /// <param name="offset">First byte; at and behind the end nothing is read.</param>
+    /// <param name="destination">Where to.</param>
+    /// <returns>How many bytes were read; fewer than asked for at the end of the file.</returns>
+    /// <exception cref="VirtbusException">EINVAL: the file is text; or what the object answers.</exception>
+    public int ReadBytes(long offset, Span<byte> destination)
+    {
+        ThrowIfText();
+        ArgumentOutOfRangeException.ThrowIfNegative(offset);
+        var there = (int)Math.Clamp(Size - offset, 0, destination.Length);
+        if (there > 0)
+            _attribute.ReadBytes(_owner, offset, destination[..there]);
+        return there;
+    }
+
+    /// <summary>Writes bytes of a binary file.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from.</param>
+    /// <returns>How many bytes were written; fewer than asked for at the end of the file.</returns>
+    /// <exception cref="VirtbusException">EINVAL: the file is text; EACCES: it is read-only; or what the object answers.</exception>
+    public int WriteBytes(long offset, ReadOnlySpan<byte> source)
+    {
+        ThrowIfText();
+        ArgumentOutOfRangeException.ThrowIfNegative(offset);
+        if (!_attribute.CanWrite)
+            throw new VirtbusException(Errno.EACCES, $"{_path} is read-only; {source.Length} bytes were not written.");
+        var there = (int)Math.Clamp(Size - offset, 0, source.Length);
+        if (there > 0)
+            _attribute.WriteBytes(_owner, offset, source[..there]);
+        return there;
+    }
+
+    private void ThrowIfText()
+    {
+        if (!IsBinary)
+            throw new VirtbusException(Errno.EINVAL, $"{_path} is text. Read it as text.");
+    }
 
     /// <summary>Reads the attribute.</summary>
     /// <returns>The value with a closing newline, or nothing.</returns>

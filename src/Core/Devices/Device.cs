@@ -153,8 +153,22 @@ public class Device : IDeviceIdentity
     {
     }
 
+    /// <summary>
+    /// Called in the device's transition before it leaves the tree, while all about it still works: a device that somebody outside the fabric
+    /// holds waits here until it is let go. Not called again for a device that is out. An error is logged; the device leaves all the same.
+    /// </summary>
+    protected internal virtual ValueTask OnLeavingAsync() => default;
+
+    /// <summary>Called once <see cref="IsGone"/> was set, on the thread that found the hardware gone. It must not block.</summary>
+    protected internal virtual void OnGone()
+    {
+    }
+
     /// <summary>Attributes that this kind of device has besides those of its bus and class. The descriptors are static and shared.</summary>
     protected internal virtual IReadOnlyList<AttributeGroup> AttributeGroups => [];
+
+    /// <summary>Links in the device's directory that this kind of device has besides the core's, at the moment that someone looks.</summary>
+    protected internal virtual IEnumerable<TreeLink> TreeLinks => [];
 
     /// <summary>Adds variables of this kind of device to its events.</summary>
     /// <param name="variables">The event's variables; add to them.</param>

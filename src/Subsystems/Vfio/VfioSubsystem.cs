@@ -1,3 +1,4 @@
+using Microsoft.Extensions.Logging;
 using Virtbus.Core;
 
 namespace Virtbus.Subsystems.Vfio;
@@ -5,27 +6,51 @@ namespace Virtbus.Subsystems.Vfio;
 /// <summary>The VFIO subsystem: drivers register devices that users outside open and drive; transports watch its class and offer them.</summary>
 public sealed class VfioSubsystem
 {
-    private VfioSubsystem()
-    {
-    }
+    private readonly IdAllocator _ids = new();
+
+    private VfioSubsystem(Fabric fabric) => Log = fabric.LoggerFactory.CreateLogger("Virtbus.Vfio");
 
     /// <summary>The class of the devices.</summary>
-    public Class Class { get; } = new("vfio-dev");
+    public Class Class { get; } = new("vfio-dev") { DeviceAttributeGroups = VfioDevice.Groups };
+
+    internal ILogger Log { get; }
 
     /// <summary>The VFIO subsystem of a fabric, made at the first call.</summary>
     /// <param name="fabric">The fabric.</param>
-    public static VfioSubsystem Of(Fabric fabric) => throw new NotSupportedException();
+    public static VfioSubsystem Of(Fabric fabric)
+    {
+        ArgumentNullException.ThrowIfNull(fabric);
+        return fabric.GetSubsystem(f =>
+        {
+            var subsystem = new VfioSubsystem(f);
+            f.RegisterClass(subsystem.Class);
+            return subsystem;
+        });
+    }
 
     /// <summary>Registers a device; transports open their sockets for it before this returns.</summary>
     /// <param name="parent">The device that it stands on.</param>
     /// <param name="label">The name that users know.</param>
     /// <param name="ops">The operations.</param>
-    public ValueTask<VfioDevice> RegisterAsync(Device parent, string label, IVfioDeviceOps ops) => throw new NotSupportedException();
+    public ValueTask<VfioDevice> RegisterAsync(Device parent, string label, IVfioDeviceOps ops)
+    {
+        ArgumentNullException.ThrowIfNull(parent);
+        ArgumentException.ThrowIfNullOrEmpty(label);
+        ArgumentNullException.ThrowIfNull(ops);
+        var id = _ids.Allocate();
+        return parent.Fabric!.RegisterAsync(new VfioDevice(this, $"vfio{id}", label, parent, ops, _ => _ids.Free(id)));
+    }
 
     /// <summary>
     /// Takes a device out. While a user has it open, the user is asked to let go, again and again, and this completes when it has; with the
-    /// parent gone by surprise the user's handle is revoked at once.
+    /// parent gone by surprise the user's handle is revoked at once, also when that happens while this waits.
     /// </summary>
     /// <param name="device">The device.</param>
-    public ValueTask UnregisterAsync(VfioDevice device) => throw new NotSupportedException();
+    public async ValueTask UnregisterAsync(VfioDevice device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        // Before the device's transition begins, so that a transport that leaves meanwhile does not wait for the user too.
+        await device.ReleaseUserAsync();
+        await device.Fabric!.UnregisterAsync(device);
+    }
 }

@@ -62,6 +62,12 @@ if [ "$virtbus_mode" = shell ]; then
             read -r sectors <"$disk/size"
             echo "/dev/${disk##*/}  $((sectors / 2048)) MiB  ${serial:-no serial}"
         done
+        for port in /sys/bus/pci/devices/*/tty/ttyS*; do
+            function=${port%/tty/*}
+            [ -e "$port" ] && echo "/dev/${port##*/}  serial port of PCI function ${function##*/}"
+        done
+        # The full tool and not busybox's stands for functions that came over vfio-user.
+        [ -e /lib/libpci.so.3 ] && echo "'lspci -nnk' shows the PCI functions."
     } >/dev/ttyS0 2>/dev/null
     # A session leader without a terminal gets the one that it opens: job control and Ctrl-C work.
     setsid env -i PATH=/bin HOME=/root TERM="$TERM" PS1='guest:\w# ' sh -c 'cd; exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'
@@ -69,24 +75,24 @@ if [ "$virtbus_mode" = shell ]; then
     poweroff -f
 fi
 
-# The control port: the host holds it open as long as it lives. Its end, wanted or not, is the end of the guest.
+# The control port: the host holds it open as long as it lives. A line of ours asks for COMMAND, the host's line brings it. It is the
+# last of the ports, so that with this line the host is known to be at the others, too: a read before that would end at once.
 find_port virtbus.control
-exec 6<"$port"
-{
-    until read -r hello <&6; do usleep 5000; done
-    cat <&6 >/dev/null
-    poweroff -f
-} &
+exec 6<>"$port"
 find_port virtbus.in
 exec 3<"$port"
 find_port virtbus.out
 exec 4>"$port"
 find_port virtbus.err
 exec 5>"$port"
-
-# A read before the host is seen as connected ends at once; so try until the line is there.
-until read -r mark input script <&3; do usleep 5000; done
+echo >&6
+until read -r mark input script <&6; do usleep 5000; done
 printf %s "$script" | base64 -d >/run/command
+# The end of the control port, wanted or not, is the end of the guest.
+{
+    cat <&6 >/dev/null
+    poweroff -f
+} 3<&- 4>&- 5>&- &
 
 # Runs COMMAND with our standard input, and ends the guest.
 run() {

@@ -5,8 +5,11 @@ namespace Virtbus.Vm;
 /// <summary>Builds QEMU's arguments for a guest.</summary>
 internal static class QemuArguments
 {
-    /// <summary>The virtio ports of a guest that runs a command; init.sh knows them by these names.</summary>
-    public static readonly IReadOnlyList<string> Ports = ["control", "in", "out", "err"];
+    /// <summary>
+    /// The virtio ports of a guest that runs a command; init.sh knows them by these names. The guest learns in this order that the host has
+    /// them open, so once it hears the host on the last one it may read the others.
+    /// </summary>
+    public static readonly IReadOnlyList<string> Ports = ["in", "out", "err", "control"];
 
     // no_timer_check: on a busy host the kernel's check of an emulated timer can fail and then panics the guest.
     // The rest of the flags leave out work that a throw-away guest does not need.
@@ -17,12 +20,16 @@ internal static class QemuArguments
     public static IEnumerable<string> Machine(VmOptions options, VmAccelerator accelerator, GuestImage image, string kernelArguments)
     {
         bool kvm = accelerator == VmAccelerator.Kvm;
+        // What lists of processes and our messages call it: a private QEMU is run by its loader and would have that one's name.
+        yield return "-name";
+        yield return "process=qemu-virtbus";
         yield return "-no-user-config";
         yield return "-nodefaults";
         // Not -nographic: that has the firmware write to the serial console too, and clear the user's screen.
         yield return "-display";
         yield return "none";
-        yield return "-no-reboot";
+        if (!options.CanReboot)
+            yield return "-no-reboot";
         yield return "-machine";
         yield return $"q35,accel={(kvm ? "kvm" : "tcg")},sata=off,smbus=off,memory-backend=mem";
         yield return "-cpu";
@@ -33,13 +40,24 @@ internal static class QemuArguments
         yield return $"{options.MemoryMiB}M";
         // Shared memory: the daemons map the guest's memory by descriptor instead of being sent copies.
         yield return "-object";
-        yield return $"memory-backend-memfd,id=mem,size={options.MemoryMiB}M,share=on";
+        yield return options.SharedMemory
+            ? $"memory-backend-memfd,id=mem,size={options.MemoryMiB}M,share=on"
+            : $"memory-backend-ram,id=mem,size={options.MemoryMiB}M";
+        if (options.Iommu)
+        {
+            // Caching mode makes the guest tell of new mappings too; without it a device behind vfio would not see them. Before the devices,
+            // so that they come up behind it.
+            yield return "-device";
+            yield return "intel-iommu,caching-mode=on,intremap=off";
+        }
+
         yield return "-kernel";
         yield return image.Kernel;
         yield return "-initrd";
         yield return image.Initramfs;
         yield return "-append";
-        yield return $"{KernelFlags} virtbus_modules={string.Join(',', GuestImage.BootModules)} {kernelArguments}";
+        string iommu = options.Iommu ? " intel_iommu=on iommu.passthrough=0" : "";
+        yield return $"{KernelFlags}{iommu} virtbus_modules={string.Join(',', GuestImage.BootModules)} {kernelArguments}";
         for (int i = 0; i < options.Devices.Count; i++)
         {
             foreach (string argument in Device(options.Devices[i], $"dev{i}"))

@@ -1,0 +1,16 @@
+using Virtbus.Memory.Dma;
+using Virtbus.Pci;
+
+namespace Virtbus.Buses.Pci;
+
+/// <summary>What a function finds at its place on the bus.</summary>
+internal sealed class PciPort(PciDevice device) : IPciPort
+{
+    public DmaPort Dma => device.Dma;
+
+    public void SendMessage(ulong address, uint data) => device.Interrupts.Message(address, data);
+
+    public void SetInterruptLine(bool asserted) => device.Interrupts.SetLine(asserted);
+
+    public override string ToString() => device.Name;
+}

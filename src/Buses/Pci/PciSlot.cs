@@ -1,0 +1,31 @@
+using Virtbus.Pci;
+
+namespace Virtbus.Buses.Pci;
+
+/// <summary>A place on a bus with hardware in it. The device comes and goes (remove, rescan); the hardware stays until it is unplugged.</summary>
+/// <remarks>Guarded by the bus's topology lock.</remarks>
+internal sealed class PciSlot(PciSegment segment, int devfn, IPciFunction function)
+{
+    public PciSegment Segment { get; } = segment;
+
+    public int DevFn { get; } = devfn;
+
+    public IPciFunction Function { get; } = function;
+
+    public PciAddress Address => PciAddress.FromRoutingId(Segment.Host.Domain, (ushort)((Segment.Number << 8) | DevFn));
+
+    /// <summary>The device that stands for the hardware now.</summary>
+    public PciDevice? Device;
+
+    /// <summary>The bus behind, when the function is a bridge.</summary>
+    public PciSegment? Secondary;
+
+    /// <summary>The number of the port, when the bus made it; its function is the bus's own then.</summary>
+    public int? Port;
+
+    /// <summary>A scan makes the device just now.</summary>
+    public bool IsScanning;
+
+    /// <summary>The hardware is out of the slot.</summary>
+    public bool IsEmpty;
+}

@@ -1,0 +1,530 @@
+using System.Diagnostics;
+using Virtbus.Platform;
+
+namespace Virtbus.Transports.VfioUser;
+
+/// <summary>
+/// One socket on which both sides may send requests. Whoever waits for something reads for all: its own reply may come behind requests of
+/// the peer and replies for others, which it puts where they belong. So nobody waits for a thread that is busy, and a reply needs no
+/// change of threads.
+/// </summary>
+/// <remarks>
+/// Requests of the peer are taken in two ways. A client gives a handler, which is called by whoever reads. A server takes them one by one
+/// with <see cref="TryTake"/> on its own thread; whoever else reads meanwhile leaves them where they are, in their order.
+/// As long as only one thread uses the channel (<see cref="Share"/> was not called) nothing is locked but the sending.
+/// </remarks>
+internal sealed class VfioUserChannel : IDisposable
+{
+    /// <summary>The most requests under way at once.</summary>
+    internal const int MaxCalls = 1024;
+
+    private readonly object _gate = new();
+    private readonly Lock _sendLock = new();
+    private readonly UnixStream _stream;
+    private readonly VfioUserInbox _inbox;
+    private readonly List<FileDescriptor> _received = [];
+    private readonly VfioUserCall?[] _calls = new VfioUserCall?[MaxCalls];
+    private readonly Stack<VfioUserCall> _spare = new();
+    private readonly VfioUserCommandHandler? _handler;
+    private EventFd? _wake;
+    private volatile bool _shared;
+    private volatile bool _closed;
+    private bool _reading;
+    private int _sleepers;
+    private int _callCount;
+    private int _givenUp;
+    private ushort _nextId;
+    private Fault _end = new(Errno.ECONNRESET, "the connection is closed");
+
+    /// <summary>Takes a connection over.</summary>
+    /// <param name="stream">The connection; it belongs to the channel from here on.</param>
+    /// <param name="headerByHeader">Whether each header is received on its own.</param>
+    /// <param name="handler">Answers requests of the peer, called by whoever reads; null when they are taken with <see cref="TryTake"/>.</param>
+    internal VfioUserChannel(UnixStream stream, bool headerByHeader, VfioUserCommandHandler? handler = null)
+    {
+        _stream = stream;
+        _stream.TryMakeBlocking();
+        _inbox = new VfioUserInbox(headerByHeader);
+        _handler = handler;
+        _shared = handler is not null;
+    }
+
+    /// <summary>The socket, to wait on.</summary>
+    internal FileDescriptor Descriptor => _stream.Descriptor;
+
+    internal int PeerProcess => _stream.PeerProcess;
+
+    /// <summary>Whether it is over: by <see cref="Close"/>, or because the peer is gone or sent what is no message.</summary>
+    internal bool IsClosed => _closed;
+
+    /// <summary>Why it is over; ECONNRESET when the peer simply went.</summary>
+    internal Fault End => _end;
+
+    /// <summary>Whether the peer was seen to put descriptors elsewhere than messages sent one by one have them.</summary>
+    internal bool IsHeaderByHeader => _inbox.IsHeaderByHeader;
+
+    /// <summary>Lets other threads make calls from here on. Called by the thread that was alone until now, outside of a receive.</summary>
+    internal void Share()
+    {
+        if (_shared)
+            return;
+        _wake = new EventFd();
+        _shared = true;
+    }
+
+    /// <summary>Sends whole messages, waiting for room.</summary>
+    /// <param name="bytes">One message, or several without descriptors.</param>
+    /// <param name="descriptors">The descriptors of the only message.</param>
+    /// <returns>False when the connection is over.</returns>
+    internal bool TrySend(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors)
+    {
+        lock (_sendLock)
+        {
+            while (!bytes.IsEmpty)
+            {
+                var sent = _stream.Send(bytes, descriptors, wait: true, out _);
+                if (sent < 0)
+                {
+                    Close(new Fault(Errno.ECONNRESET, "the peer is gone"));
+                    return false;
+                }
+
+                bytes = bytes[sent..];
+                descriptors = default;
+            }
+
+            return true;
+        }
+    }
+
+    /// <summary>Takes the peer's next request; waits for it. Only on a channel without handler, by one thread.</summary>
+    /// <param name="outbox">Replies that are not sent yet; they are before anything is waited for.</param>
+    /// <param name="message">The request, valid until the next call.</param>
+    /// <returns>False when the connection is over; <see cref="End"/> says why.</returns>
+    internal bool TryTake(VfioUserOutbox outbox, out VfioUserMessage message)
+    {
+        while (true)
+        {
+            if (_closed)
+            {
+                message = default;
+                return false;
+            }
+
+            var locked = Enter();
+            var found = TryTakeInside(out message, out var fault);
+            Exit(locked);
+            if (found)
+                return true;
+            if (fault != Fault.None)
+            {
+                Close(fault);
+                return false;
+            }
+
+            if (!outbox.TryFlush() || _closed)
+                return false;
+            locked = Enter();
+            if (_reading)
+            {
+                // Somebody else reads and will say when something came. Only with sharing, so the gate is held.
+                Sleep(Timeout.Infinite);
+                Exit(locked);
+                continue;
+            }
+
+            var goesOn = TryReceive(locked, Timeout.Infinite, out fault);
+            Exit(locked);
+            if (!goesOn)
+            {
+                Close(fault);
+                return false;
+            }
+        }
+    }
+
+    /// <summary>Makes a call, which goes back by <see cref="Return"/>.</summary>
+    internal VfioUserCall Rent()
+    {
+        lock (_gate)
+        {
+            if (_spare.TryPop(out var call))
+                return call;
+        }
+
+        return new VfioUserCall();
+    }
+
+    internal void Return(VfioUserCall call)
+    {
+        VfioUserInbox.CloseAll(call.Descriptors);
+        call.Batch = null;
+        lock (_gate)
+            _spare.Push(call);
+    }
+
+    /// <summary>Gives a call its ids. Its requests may then be sent, and <see cref="TryWait"/> waits for the replies.</summary>
+    /// <param name="call">The call.</param>
+    /// <param name="command">The command of all its requests.</param>
+    /// <param name="count">How many requests.</param>
+    /// <param name="fault">ENOBUFS: too many are under way; ECONNRESET.</param>
+    internal bool TryBegin(VfioUserCall call, VfioUserCommand command, int count, out Fault fault)
+    {
+        lock (_gate)
+        {
+            if (_closed)
+            {
+                fault = _end;
+                return false;
+            }
+
+            if (_callCount + count > MaxCalls || !TryFindIds(count, out var first))
+                return VfioUserProtocol.Refuse(Errno.ENOBUFS, "too many requests are under way", out fault);
+            call.FirstId = first;
+            call.Count = call.Outstanding = count;
+            call.Command = command;
+            call.Fault = Fault.None;
+            call.Since = Environment.TickCount64;
+            for (var i = 0; i < count; i++)
+                _calls[(first + i) % MaxCalls] = call;
+            _callCount += count;
+            _nextId = (ushort)(first + count);
+        }
+
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <summary>Waits until all replies of a call are there, reading for all meanwhile when nobody else does.</summary>
+    /// <param name="call">The call.</param>
+    /// <param name="milliseconds">How long at most; -1 for ever.</param>
+    /// <param name="fault">What the peer answered; ETIMEDOUT; ECONNRESET; EPROTO.</param>
+    internal bool TryWait(VfioUserCall call, int milliseconds, out Fault fault)
+    {
+        var deadline = milliseconds < 0 ? long.MaxValue : Environment.TickCount64 + milliseconds;
+        var broken = Fault.None;
+        lock (_gate)
+        {
+            // What another thread received last may lie there still.
+            while (call.Outstanding > 0 && !_closed && (_reading || TryDistribute(out broken)) && call.Outstanding > 0)
+            {
+                var left = deadline == long.MaxValue ? Timeout.Infinite : (int)Math.Max(0, deadline - Environment.TickCount64);
+                if (left == 0)
+                    GiveUp(call, new Fault(Errno.ETIMEDOUT, "the peer does not answer"));
+                else if (_reading)
+                    Sleep(left);
+                else if (!TryReceive(locked: true, left, out broken))
+                    break;
+            }
+
+            if (broken != Fault.None)
+                Close(broken);
+            if (call.Outstanding > 0)
+                GiveUp(call, _end);
+            // Who waits for something else reads on.
+            Wake();
+            fault = call.Fault;
+        }
+
+        return fault == Fault.None;
+    }
+
+    /// <summary>
+    /// Takes in what is there, without waiting for more, unless another thread reads already: then it waits until that one did. For a thread
+    /// that waits on the socket.
+    /// </summary>
+    internal void Poll()
+    {
+        lock (_gate)
+        {
+            if (_closed)
+                return;
+            if (_reading)
+            {
+                Sleep(Timeout.Infinite);
+                return;
+            }
+
+            if (TryReceive(locked: true, 0, out var fault))
+                TryDistribute(out fault);
+            Wake();
+            if (fault != Fault.None)
+                Close(fault);
+        }
+    }
+
+    /// <summary>Gives up every call whose addresses lie in a range.</summary>
+    /// <param name="start">First address.</param>
+    /// <param name="last">Last address.</param>
+    /// <param name="reason">What their callers get.</param>
+    internal void GiveUp(ulong start, ulong last, Fault reason)
+    {
+        lock (_gate)
+        {
+            if (_callCount == 0)
+                return;
+            foreach (var call in _calls)
+            {
+                if (call is { Length: > 0, Outstanding: > 0 } && call.Address <= last && start <= call.Address + (call.Length - 1))
+                    GiveUp(call, reason);
+            }
+
+            Wake();
+            if (_reading)
+                _wake?.Signal();
+        }
+    }
+
+    /// <summary>The time at which the oldest request under way was sent; <see cref="long.MaxValue"/> when none is.</summary>
+    internal long OldestCall()
+    {
+        var oldest = long.MaxValue;
+        lock (_gate)
+        {
+            if (_callCount == 0)
+                return oldest;
+            foreach (var call in _calls)
+            {
+                if (call is { Outstanding: > 0 })
+                    oldest = Math.Min(oldest, call.Since);
+            }
+        }
+
+        return oldest;
+    }
+
+    /// <summary>Ends the connection: whoever waits on it goes on, and every call fails. The first reason counts. Safe from any thread.</summary>
+    /// <param name="reason">Why.</param>
+    internal void Close(Fault reason)
+    {
+        lock (_gate)
+        {
+            if (!_closed)
+            {
+                _end = reason == Fault.None ? new Fault(Errno.ECONNRESET, "the peer closed the connection") : reason;
+                _closed = true;
+            }
+
+            Wake();
+            _stream.Shutdown();
+        }
+    }
+
+    /// <summary>Closes the socket and what came with messages that nobody took. Who is in a call on another thread gets ECONNRESET.</summary>
+    public void Dispose()
+    {
+        Close(Fault.None);
+        lock (_gate)
+        {
+            while (_reading)
+                Sleep(Timeout.Infinite);
+            _inbox.Dispose();
+            VfioUserInbox.CloseAll(_received);
+            _stream.Dispose();
+            _wake?.Dispose();
+        }
+    }
+
+    private bool Enter()
+    {
+        if (!_shared)
+            return false;
+        Monitor.Enter(_gate);
+        return true;
+    }
+
+    private void Exit(bool locked)
+    {
+        if (locked)
+            Monitor.Exit(_gate);
+    }
+
+    // With the gate.
+    private void Sleep(int milliseconds)
+    {
+        _sleepers++;
+        Monitor.Wait(_gate, milliseconds);
+        _sleepers--;
+    }
+
+    // With the gate. Without anybody asleep it costs nothing.
+    private void Wake()
+    {
+        if (_sleepers > 0)
+            Monitor.PulseAll(_gate);
+    }
+
+    private bool TryTakeInside(out VfioUserMessage message, out Fault fault)
+    {
+        while (_inbox.TryTake(out message, out var wasScanned, out fault))
+        {
+            if (!message.IsReply)
+                return true;
+            if (wasScanned)
+                continue;
+            if (!TryDeliver(message, out fault))
+                break;
+            Wake();
+        }
+
+        return false;
+    }
+
+    /// <summary>
+    /// Receives once. Called with the gate when there is sharing; the gate is open while the call waits, and nobody else receives then.
+    /// </summary>
+    /// <returns>False at the end of the connection; no fault when the peer simply went.</returns>
+    private bool TryReceive(bool locked, int milliseconds, out Fault fault)
+    {
+        if (!_inbox.Prepare(out var buffer, out var offset, out var length))
+            return VfioUserProtocol.Refuse(Errno.ENOBUFS, "too much was sent without waiting for answers", out fault);
+        _reading = true;
+        if (locked)
+            Monitor.Exit(_gate);
+        var error = Errno.None;
+        int count;
+        // A blocking receive cannot end by time. Where that is wanted, the wait is a call of its own.
+        if (milliseconds <= 0 || Polling.Wait(_stream.Descriptor, forWriting: false, _wake!, milliseconds))
+            count = _stream.Receive(buffer.AsSpan(offset, length), _received, milliseconds < 0, out error);
+        else
+            (count, error) = (-1, Errno.EAGAIN);
+        if (locked)
+            Monitor.Enter(_gate);
+        _reading = false;
+        if (milliseconds > 0)
+            _wake!.TryRead(out _);
+        if (locked)
+            Wake();
+        if (count > 0)
+            return _inbox.TryCommit(count, _received, out fault);
+        fault = Fault.None;
+        if (count < 0 && error == Errno.EAGAIN)
+            return true;
+        if (count < 0 && error != Errno.ECONNRESET)
+            fault = new Fault(error, error == Errno.EMSGSIZE ? "more descriptors came than a message may carry" : "the socket cannot be read");
+        else if (_inbox.HasPart)
+            fault = new Fault(Errno.EBADMSG, "the stream ended in the middle of a message");
+        else
+            fault = new Fault(Errno.ECONNRESET, "the peer closed the connection");
+        return false;
+    }
+
+    // With the gate.
+    private bool TryDistribute(out Fault fault)
+    {
+        if (_handler is null)
+        {
+            while (_inbox.TryScan(out var seen, out fault))
+            {
+                if (seen.IsReply && !TryDeliver(seen, out fault))
+                    return false;
+            }
+
+            return fault == Fault.None;
+        }
+
+        while (_inbox.TryTake(out var message, out _, out fault))
+        {
+            if (message.IsReply)
+            {
+                if (!TryDeliver(message, out fault))
+                    return false;
+                continue;
+            }
+
+            // The handler may wait for other things. Nobody else takes messages meanwhile, and the order stays what it was.
+            _reading = true;
+            Monitor.Exit(_gate);
+            var good = _handler(message, out fault);
+            Monitor.Enter(_gate);
+            _reading = false;
+            Wake();
+            if (!good)
+                return false;
+        }
+
+        _inbox.Release();
+        return fault == Fault.None;
+    }
+
+    // With the gate, or without sharing.
+    private bool TryDeliver(in VfioUserMessage message, out Fault fault)
+    {
+        fault = Fault.None;
+        var call = _calls[message.Id % MaxCalls];
+        var index = call is null ? -1 : (ushort)(message.Id - call.FirstId);
+        if (call is null || index >= call.Count)
+        {
+            // The reply to what was given up comes late, and is passed over.
+            if (_givenUp > 0)
+            {
+                _givenUp--;
+                return true;
+            }
+
+            return VfioUserProtocol.Refuse(Errno.EPROTO, "a reply came to nothing that was asked", out fault);
+        }
+
+        if (message.Command != (call.Batch?.CommandOf(index) ?? call.Command))
+            return VfioUserProtocol.Refuse(Errno.EPROTO, "a reply has another command than its request", out fault);
+        if (message.IsError)
+        {
+            var error = (Errno)message.ErrorNumber;
+            if (call.Fault == Fault.None)
+                call.Fault = new Fault(error == Errno.None ? Errno.EIO : error, "the peer refused the request");
+            call.Batch?.Fail(index, error == Errno.None ? Errno.EIO : error);
+        }
+        else if (call.Batch is { } batch)
+        {
+            if (!batch.TryStore(index, message.Payload) && call.Fault == Fault.None)
+                call.Fault = new Fault(Errno.EPROTO, "a reply is shorter than what was asked for");
+        }
+        else
+        {
+            call.Store(message.Payload);
+            message.TakeDescriptors(call.Descriptors);
+        }
+
+        _calls[message.Id % MaxCalls] = null;
+        _callCount--;
+        call.Outstanding--;
+        return true;
+    }
+
+    // With the gate.
+    private void GiveUp(VfioUserCall call, Fault reason)
+    {
+        for (var i = 0; i < call.Count; i++)
+        {
+            ref var slot = ref _calls[(call.FirstId + i) % MaxCalls];
+            if (slot != call)
+                continue;
+            slot = null;
+            _callCount--;
+            _givenUp++;
+        }
+
+        call.Outstanding = 0;
+        if (call.Fault == Fault.None)
+            call.Fault = reason;
+    }
+
+    // With the gate. Ids follow each other, so that what is still under way from a full turn before is passed over.
+    private bool TryFindIds(int count, out ushort first)
+    {
+        Debug.Assert(count <= MaxCalls);
+        var at = _nextId;
+        var run = 0;
+        for (var tries = 0; tries < 2 * MaxCalls; tries++)
+        {
+            run = _calls[(ushort)(at + tries) % MaxCalls] is null ? run + 1 : 0;
+            if (run < count)
+                continue;
+            first = (ushort)(at + tries - (count - 1));
+            return true;
+        }
+
+        first = 0;
+        return false;
+    }
+}

@@ -1,0 +1,535 @@
+using System.Buffers.Binary;
+using Virtbus.Memory;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+using Virtbus.Subsystems.Vfio;
+using static Virtbus.Transports.VfioUser.VfioUserProtocol;
+
+namespace Virtbus.Transports.VfioUser;
+
+/// <summary>
+/// A device that a vfio-user server offers, as a driver in user space has it: registers, memory for its DMA, interrupts by eventfds, reset,
+/// features, migration. It speaks with any server; what the server answers wrong is a fault, as is what it refuses.
+/// </summary>
+/// <remarks>
+/// Safe from any thread. A call waits for the server's answer on the caller's own thread; calls of several threads are under way at once.
+/// One thread of the client watches over the connection and serves the server's requests for memory.
+/// </remarks>
+public sealed partial class VfioUserClient : IDisposable
+{
+    private const ulong SocketToken = 1;
+    private const ulong TwinToken = 2;
+    private const ulong WakeToken = 3;
+    private const int TickMilliseconds = 1000;
+
+    private readonly VfioUserClientOptions _options;
+    private readonly VfioUserChannel _channel;
+    private readonly IoAddressSpace _space = new();
+    private readonly IoAccess _access;
+    private readonly Lock _lock = new();
+    private readonly SortedList<ulong, ulong> _maps = [];
+    private readonly Dictionary<uint, VfioRegionInfo> _regions = [];
+    private readonly Dictionary<uint, IReadOnlyList<VfioUserDoorbell>> _doorbells = [];
+    private readonly EventFd _wake = new();
+    private readonly Epoll _epoll = new();
+    private readonly ManualResetEventSlim _watchEnded = new(initialState: false);
+    private VfioUserChannel? _twin;
+    private VfioUserCapabilities _server = new();
+    private int _maxTransfer;
+    private volatile bool _disposed;
+
+    private VfioUserClient(UnixStream stream, VfioUserClientOptions options)
+    {
+        _options = options;
+        _access = _space.OpenAccess("vfio-user server", unmapping: null);
+        var memory = NewMemoryServer();
+        _channel = new VfioUserChannel(stream, headerByHeader: false, memory.TryHandle);
+        memory.Channel = _channel;
+    }
+
+    /// <summary>What the device is.</summary>
+    public VfioDeviceInfo Info { get; private set; }
+
+    /// <summary>Whether the connection is still there, as far as is known.</summary>
+    public bool IsConnected => !_channel.IsClosed;
+
+    /// <summary>The most bytes that one access may have; larger ones are cut.</summary>
+    public int MaxDataTransfer => _maxTransfer;
+
+    /// <summary>Whether several writes can go in one message.</summary>
+    public bool CanWriteMultiple => _server.WriteMultiple;
+
+    /// <summary>Whether the server has a socket of its own for its requests.</summary>
+    public bool HasTwinSocket => _twin is not null;
+
+    /// <summary>Connects to a server and settles version and limits.</summary>
+    /// <param name="path">Path of the server's socket.</param>
+    /// <param name="options">What the server is told; the usual when left out.</param>
+    /// <returns>The client.</returns>
+    /// <exception cref="VirtbusException">ENOENT, ECONNREFUSED: nobody listens there; EBUSY and the like: the server turned it away; EPROTO.</exception>
+    public static VfioUserClient Connect(string path, VfioUserClientOptions? options = null)
+    {
+        options ??= new VfioUserClientOptions();
+        ArgumentOutOfRangeException.ThrowIfNotEqual(options.MaxDescriptors is >= 1 and <= UnixStream.MaxDescriptors, true, nameof(options));
+        ArgumentOutOfRangeException.ThrowIfNotEqual(options.MaxDataTransfer is >= 1 and <= VfioUserProtocol.MaxDataTransfer, true, nameof(options));
+        var stream = UnixStream.TryConnect(path, out var error) ?? throw new VirtbusException(error,
+            $"Nobody can be reached at vfio-user socket '{path}': {error}. Check that its server runs and that you may write to the socket.");
+        var client = new VfioUserClient(stream, options);
+        client.Watch();
+        if (client.TryGreet(out var fault) && client.TryGetInfo(out fault))
+            return client;
+        client.Dispose();
+        throw new VirtbusException(fault.Errno, $"The server of '{path}' does not let this client in: {fault.Errno}, {fault.Message}. " +
+            "Look into the server's log; a device is open for one client at a time.");
+    }
+
+    /// <summary>Ends the connection: the server closes the device.</summary>
+    public void Dispose()
+    {
+        lock (_lock)
+        {
+            if (_disposed)
+                return;
+            _disposed = true;
+        }
+
+        _channel.Close(new Fault(Errno.ECONNRESET, "the client was disposed"));
+        _twin?.Close(new Fault(Errno.ECONNRESET, "the client was disposed"));
+        _wake.Signal();
+        _watchEnded.Wait();
+        _channel.Dispose();
+        _twin?.Dispose();
+        _epoll.Dispose();
+        _wake.Dispose();
+        _watchEnded.Dispose();
+        _access.Dispose();
+        _space.Dispose();
+        foreach (var region in _regions.Values)
+        {
+            foreach (var area in region.Areas)
+                area.File.Dispose();
+        }
+
+        foreach (var doorbell in _doorbells.Values.SelectMany(list => list))
+            doorbell.Signal.Dispose();
+    }
+
+    // Registers.
+
+    /// <summary>Reads a region; more than one message carries is read in pieces.</summary>
+    /// <param name="region">Region index.</param>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to.</param>
+    /// <param name="fault">What the server answered; ETIMEDOUT; ECONNRESET.</param>
+    public bool TryRead(uint region, ulong offset, Span<byte> destination, out Fault fault)
+    {
+        do
+        {
+            var count = Math.Min(destination.Length, _maxTransfer);
+            var call = _channel.Rent();
+            var request = call.Request(HeaderSize + RegionAccessSize);
+            VfioUserBatch.WriteAccess(request[HeaderSize..], region, offset, count);
+            var done = TryCall(call, VfioUserCommand.REGION_READ, request, default, out fault) &&
+                (call.Reply.Length == RegionAccessSize + count || Refuse(Errno.EPROTO, "the answer has another size than what was asked for", out fault));
+            if (done)
+                call.Reply[RegionAccessSize..].CopyTo(destination);
+            _channel.Return(call);
+            if (!done)
+                return false;
+            destination = destination[count..];
+            offset += (ulong)count;
+        }
+        while (!destination.IsEmpty);
+        return true;
+    }
+
+    /// <summary>Writes a region and waits until the server did it; more than one message carries is written in pieces.</summary>
+    /// <param name="region">Region index.</param>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from.</param>
+    /// <param name="fault">As for <see cref="TryRead"/>.</param>
+    public bool TryWrite(uint region, ulong offset, ReadOnlySpan<byte> source, out Fault fault)
+    {
+        do
+        {
+            var count = Math.Min(source.Length, _maxTransfer);
+            var call = _channel.Rent();
+            var request = call.Request(HeaderSize + RegionAccessSize + count);
+            VfioUserBatch.WriteAccess(request[HeaderSize..], region, offset, count);
+            source[..count].CopyTo(request[(HeaderSize + RegionAccessSize)..]);
+            var done = TryCall(call, VfioUserCommand.REGION_WRITE, request, default, out fault);
+            _channel.Return(call);
+            if (!done)
+                return false;
+            source = source[count..];
+            offset += (ulong)count;
+        }
+        while (!source.IsEmpty);
+        return true;
+    }
+
+    /// <summary>Writes a region without waiting: an error of the device is not told. A later read comes behind it.</summary>
+    /// <param name="region">Region index.</param>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from; at most <see cref="MaxDataTransfer"/>.</param>
+    /// <param name="fault">ECONNRESET.</param>
+    public bool TryPost(uint region, ulong offset, ReadOnlySpan<byte> source, out Fault fault)
+    {
+        const int Head = HeaderSize + RegionAccessSize;
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(source.Length, _maxTransfer, nameof(source));
+        var size = Head + source.Length;
+        var message = size <= 256 ? stackalloc byte[256] : new byte[size];
+        VfioUserMessage.WriteHeader(message, 0, VfioUserCommand.REGION_WRITE, size, TypeCommand | NoReplyFlag);
+        VfioUserBatch.WriteAccess(message[HeaderSize..], region, offset, source.Length);
+        source.CopyTo(message[Head..]);
+        fault = _channel.TrySend(message[..size], default) ? Fault.None : _channel.End;
+        return fault == Fault.None;
+    }
+
+    /// <summary>Writes several registers in one message, in their order.</summary>
+    /// <param name="writes">What is written.</param>
+    /// <param name="post">Whether to go on without waiting; errors are not told then.</param>
+    /// <param name="fault">EOPNOTSUPP: the server cannot (<see cref="CanWriteMultiple"/>); E2BIG: too many for a message; else as for <see cref="TryWrite"/>.</param>
+    public bool TryWriteMultiple(ReadOnlySpan<VfioUserWrite> writes, bool post, out Fault fault)
+    {
+        if (!_server.WriteMultiple)
+            return Refuse(Errno.EOPNOTSUPP, "the server takes no message with several writes", out fault);
+        var size = WriteMultiHeaderSize + (writes.Length * WriteMultiEntrySize);
+        if (size > _maxTransfer)
+            return Refuse(Errno.E2BIG, "the writes do not fit into a message", out fault);
+        var call = _channel.Rent();
+        var request = call.Request(HeaderSize + size);
+        BinaryPrimitives.WriteUInt64LittleEndian(request[HeaderSize..], (ulong)writes.Length);
+        var at = HeaderSize + WriteMultiHeaderSize;
+        foreach (var write in writes)
+        {
+            VfioUserBatch.WriteAccess(request[at..], write.Region, write.Offset, write.Size);
+            BinaryPrimitives.WriteUInt64LittleEndian(request[(at + 16)..], write.Value);
+            at += WriteMultiEntrySize;
+        }
+
+        bool done;
+        if (post)
+        {
+            VfioUserMessage.WriteHeader(request, 0, VfioUserCommand.REGION_WRITE_MULTI, request.Length, TypeCommand | NoReplyFlag);
+            done = _channel.TrySend(request, default);
+            fault = done ? Fault.None : _channel.End;
+        }
+        else
+        {
+            done = TryCall(call, VfioUserCommand.REGION_WRITE_MULTI, request, default, out fault);
+        }
+
+        _channel.Return(call);
+        return done;
+    }
+
+    /// <summary>A batch of accesses that go to the server together.</summary>
+    public VfioUserBatch CreateBatch() => new(_channel, _maxTransfer);
+
+    // What the device has.
+
+    /// <summary>What a region is. Asked once; the files of its areas belong to the client.</summary>
+    /// <param name="index">Region index.</param>
+    /// <param name="info">What it is.</param>
+    /// <param name="fault">EINVAL: no such region; else as for <see cref="TryRead"/>.</param>
+    public bool TryGetRegionInfo(uint index, out VfioRegionInfo? info, out Fault fault)
+    {
+        lock (_lock)
+        {
+            if (_regions.TryGetValue(index, out info))
+            {
+                fault = Fault.None;
+                return true;
+            }
+        }
+
+        var call = _channel.Rent();
+        try
+        {
+            var size = (uint)RegionInfoSize;
+            // What does not fit is told by its size; the second time all of it comes.
+            for (var tries = 0; tries < 2; tries++)
+            {
+                var request = call.Request(HeaderSize + RegionInfoSize);
+                request.Clear();
+                BinaryPrimitives.WriteUInt32LittleEndian(request[HeaderSize..], size);
+                BinaryPrimitives.WriteUInt32LittleEndian(request[(HeaderSize + 8)..], index);
+                if (!TryCall(call, VfioUserCommand.DEVICE_GET_REGION_INFO, request, default, out fault))
+                    return false;
+                if (call.Reply.Length < RegionInfoSize)
+                    return Refuse(Errno.EPROTO, "the answer is shorter than a region's info", out fault);
+                var needed = BinaryPrimitives.ReadUInt32LittleEndian(call.Reply);
+                if (needed <= size || needed > MaxMessage - HeaderSize)
+                    break;
+                size = needed;
+                VfioUserInbox.CloseAll(call.Descriptors);
+            }
+
+            if (!VfioUserRegionReader.TryRead(call.Reply, call.Descriptors, out info, out fault))
+                return false;
+            lock (_lock)
+            {
+                if (_disposed || !_regions.TryAdd(index, info!))
+                {
+                    foreach (var area in info!.Areas)
+                        area.File.Dispose();
+                    return _regions.TryGetValue(index, out info) || Refuse(Errno.ECONNRESET, "the client was disposed", out fault);
+                }
+            }
+
+            return true;
+        }
+        finally
+        {
+            _channel.Return(call);
+        }
+    }
+
+    /// <summary>What an interrupt index is.</summary>
+    /// <param name="index">Interrupt index.</param>
+    /// <param name="info">What it is.</param>
+    /// <param name="fault">EINVAL: no such index; else as for <see cref="TryRead"/>.</param>
+    public bool TryGetIrqInfo(uint index, out VfioIrqInfo info, out Fault fault)
+    {
+        info = default;
+        Span<byte> reply = stackalloc byte[IrqInfoSize];
+        Span<byte> request = stackalloc byte[IrqInfoSize];
+        request.Clear();
+        BinaryPrimitives.WriteUInt32LittleEndian(request, IrqInfoSize);
+        BinaryPrimitives.WriteUInt32LittleEndian(request[8..], index);
+        if (!TryAsk(VfioUserCommand.DEVICE_GET_IRQ_INFO, request, reply, out fault))
+            return false;
+        info = new VfioIrqInfo(
+            (VfioIrqFlags)BinaryPrimitives.ReadUInt32LittleEndian(reply[4..]), BinaryPrimitives.ReadUInt32LittleEndian(reply[12..]));
+        return true;
+    }
+
+    /// <summary>The doorbells of a region that eventfds stand for. Asked once.</summary>
+    /// <param name="region">Region index.</param>
+    /// <param name="doorbells">The doorbells; none when the server has none, or knows no such request.</param>
+    /// <param name="fault">As for <see cref="TryRead"/>.</param>
+    public bool TryGetDoorbells(uint region, out IReadOnlyList<VfioUserDoorbell> doorbells, out Fault fault)
+    {
+        lock (_lock)
+        {
+            fault = Fault.None;
+            if (_doorbells.TryGetValue(region, out doorbells!))
+                return true;
+        }
+
+        doorbells = [];
+        var call = _channel.Rent();
+        try
+        {
+            var size = (uint)(IoFdsSize + (16 * WideIoFdEntrySize));
+            for (var tries = 0; tries < 2; tries++)
+            {
+                var request = call.Request(HeaderSize + IoFdsSize);
+                request.Clear();
+                BinaryPrimitives.WriteUInt32LittleEndian(request[HeaderSize..], size);
+                BinaryPrimitives.WriteUInt32LittleEndian(request[(HeaderSize + 8)..], region);
+                if (!TryCall(call, VfioUserCommand.DEVICE_GET_REGION_IO_FDS, request, default, out fault))
+                    return false;
+                if (call.Reply.Length < IoFdsSize)
+                    return Refuse(Errno.EPROTO, "the answer is shorter than the head of a list of descriptors", out fault);
+                var needed = BinaryPrimitives.ReadUInt32LittleEndian(call.Reply);
+                if (needed <= size || needed > MaxMessage - HeaderSize)
+                    break;
+                size = needed;
+                VfioUserInbox.CloseAll(call.Descriptors);
+            }
+
+            var list = VfioUserDoorbellReader.Read(call.Reply, call.Descriptors);
+            lock (_lock)
+            {
+                if (!_disposed && _doorbells.TryAdd(region, list))
+                {
+                    doorbells = list;
+                    return true;
+                }
+
+                foreach (var doorbell in list)
+                    doorbell.Signal.Dispose();
+                return _doorbells.TryGetValue(region, out doorbells!) || Refuse(Errno.ECONNRESET, "the client was disposed", out fault);
+            }
+        }
+        finally
+        {
+            _channel.Return(call);
+        }
+    }
+
+    /// <summary>Sets interrupts up, in as many messages as the server's limit of descriptors asks for.</summary>
+    /// <param name="set">What is asked; with eventfds that are null the vectors of those are taken away.</param>
+    /// <param name="fault">EINVAL: flags, range, not possible for that index; else as for <see cref="TryRead"/>.</param>
+    public bool TrySetIrqs(in VfioIrqSet set, out Fault fault)
+    {
+        if (!set.Flags.HasFlag(VfioIrqSetFlags.DataEventFd) || set.EventFds.IsEmpty)
+            return TrySetIrqs(set.Flags, set.Index, set.Start, set.Count, set.Flags.HasFlag(VfioIrqSetFlags.DataBool) ? set.Bools : default, default, out fault);
+        if ((uint)set.EventFds.Length != set.Count)
+            return Refuse(Errno.EINVAL, "the number of eventfds is not that of the interrupts", out fault);
+        var most = Math.Max(1, Math.Min(_server.MaxDescriptors, UnixStream.MaxDescriptors));
+        for (var at = 0; at < set.EventFds.Length;)
+        {
+            var bound = set.EventFds[at] is not null;
+            var end = at + 1;
+            while (end < set.EventFds.Length && set.EventFds[end] is not null == bound && (!bound || end - at < most))
+                end++;
+            if (!TrySetIrqs(set.Flags, set.Index, set.Start + (uint)at, (uint)(end - at), default, bound ? set.EventFds[at..end] : default, out fault))
+                return false;
+            at = end;
+        }
+
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <summary>Resets the device.</summary>
+    /// <param name="fault">EOPNOTSUPP: it cannot be reset; else as for <see cref="TryRead"/>.</param>
+    public bool TryReset(out Fault fault) => TryAsk(VfioUserCommand.DEVICE_RESET, default, default, out fault);
+
+    private VfioUserMemoryServer NewMemoryServer() => new(_options.ServeMemory ? _access : null, _options.MaxDataTransfer);
+
+    private bool TrySetIrqs(
+        VfioIrqSetFlags flags, uint index, uint start, uint count, ReadOnlySpan<byte> bools, ReadOnlySpan<EventFd?> signals, out Fault fault)
+    {
+        var call = _channel.Rent();
+        var request = call.Request(HeaderSize + IrqSetSize + bools.Length);
+        var payload = request[HeaderSize..];
+        BinaryPrimitives.WriteUInt32LittleEndian(payload, (uint)payload.Length);
+        BinaryPrimitives.WriteUInt32LittleEndian(payload[4..], (uint)flags);
+        BinaryPrimitives.WriteUInt32LittleEndian(payload[8..], index);
+        BinaryPrimitives.WriteUInt32LittleEndian(payload[12..], start);
+        BinaryPrimitives.WriteUInt32LittleEndian(payload[16..], count);
+        bools.CopyTo(payload[IrqSetSize..]);
+        var descriptors = new FileDescriptor[signals.Length];
+        for (var i = 0; i < signals.Length; i++)
+            descriptors[i] = signals[i]!.Descriptor;
+        var done = TryCall(call, VfioUserCommand.DEVICE_SET_IRQS, request, descriptors, out fault);
+        _channel.Return(call);
+        return done;
+    }
+
+    private bool TryGreet(out Fault fault)
+    {
+        var text = new VfioUserCapabilities
+        {
+            MaxDescriptors = _options.MaxDescriptors,
+            MaxDataTransfer = (ulong)_options.MaxDataTransfer,
+            WriteMultiple = true,
+            Migration = true,
+            TwinSocket = _options.TwinSocket && _options.ServeMemory,
+        }.ToText();
+        var call = _channel.Rent();
+        try
+        {
+            var request = call.Request(HeaderSize + VersionSize + text.Length);
+            BinaryPrimitives.WriteUInt16LittleEndian(request[HeaderSize..], Major);
+            BinaryPrimitives.WriteUInt16LittleEndian(request[(HeaderSize + 2)..], Minor);
+            text.CopyTo(request[(HeaderSize + VersionSize)..]);
+            if (!TryCall(call, VfioUserCommand.VERSION, request, default, out fault))
+                return false;
+            var reply = call.Reply;
+            if (reply.Length < VersionSize || BinaryPrimitives.ReadUInt16LittleEndian(reply) != Major ||
+                BinaryPrimitives.ReadUInt16LittleEndian(reply[2..]) > Minor)
+                return Refuse(Errno.EPROTO, "the server speaks another version", out fault);
+            if (!VfioUserCapabilities.TryParse(reply[VersionSize..], out _server, out fault))
+                return false;
+            _maxTransfer = (int)Math.Min(_server.MaxDataTransfer, (ulong)VfioUserProtocol.MaxDataTransfer);
+            if (!_server.TwinSocket)
+                return true;
+            if ((uint)_server.TwinIndex >= (uint)call.Descriptors.Count)
+                return Refuse(Errno.EPROTO, "the server names a socket that did not come", out fault);
+            var descriptor = call.Descriptors[_server.TwinIndex];
+            call.Descriptors.RemoveAt(_server.TwinIndex);
+            var memory = NewMemoryServer();
+            var twin = new VfioUserChannel(UnixStream.Adopt(descriptor), headerByHeader: false, memory.TryHandle);
+            memory.Channel = twin;
+            Volatile.Write(ref _twin, twin);
+            _epoll.Add(twin.Descriptor, TwinToken, edge: false);
+            return true;
+        }
+        finally
+        {
+            _channel.Return(call);
+        }
+    }
+
+    private bool TryGetInfo(out Fault fault)
+    {
+        Span<byte> request = stackalloc byte[DeviceInfoSize];
+        Span<byte> reply = stackalloc byte[DeviceInfoSize];
+        request.Clear();
+        BinaryPrimitives.WriteUInt32LittleEndian(request, DeviceInfoSize);
+        if (!TryAsk(VfioUserCommand.DEVICE_GET_INFO, request, reply, out fault))
+            return false;
+        uint regions = BinaryPrimitives.ReadUInt32LittleEndian(reply[8..]), interrupts = BinaryPrimitives.ReadUInt32LittleEndian(reply[12..]);
+        if (regions > ushort.MaxValue || interrupts > ushort.MaxValue)
+            return Refuse(Errno.EPROTO, "the server's device has more regions or interrupts than can be", out fault);
+        var flags = BinaryPrimitives.ReadUInt32LittleEndian(reply[4..]);
+        Info = new VfioDeviceInfo((flags & 1) != 0, (flags & 2) != 0, (int)regions, (int)interrupts);
+        // With the twin socket the server asks there; without, its requests come between its answers, and somebody has to look for them.
+        _epoll.Add(_channel.Descriptor, SocketToken, edge: false, onlyHangUp: _twin is not null || !_options.ServeMemory);
+        return true;
+    }
+
+    /// <summary>Asks for something whose answer has at least the size of <paramref name="reply"/>.</summary>
+    private bool TryAsk(VfioUserCommand command, ReadOnlySpan<byte> payload, Span<byte> reply, out Fault fault)
+    {
+        var call = _channel.Rent();
+        var request = call.Request(HeaderSize + payload.Length);
+        payload.CopyTo(request[HeaderSize..]);
+        var done = TryCall(call, command, request, default, out fault) &&
+            (call.Reply.Length >= reply.Length || Refuse(Errno.EPROTO, "the answer is shorter than what was asked for", out fault));
+        if (done)
+            call.Reply[..reply.Length].CopyTo(reply);
+        _channel.Return(call);
+        return done;
+    }
+
+    /// <summary>Sends a request, whose header is filled in here, and waits for the answer.</summary>
+    private bool TryCall(VfioUserCall call, VfioUserCommand command, Span<byte> request, ReadOnlySpan<FileDescriptor> descriptors, out Fault fault)
+    {
+        if (!_channel.TryBegin(call, command, 1, out fault))
+            return false;
+        VfioUserMessage.WriteHeader(request, call.FirstId, command, request.Length, TypeCommand);
+        // A send that fails closes the channel, which the wait notices.
+        _channel.TrySend(request, descriptors);
+        return _channel.TryWait(call, Timeout.Infinite, out fault);
+    }
+
+    private void Watch()
+    {
+        _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
+        new Thread(WatchOver, 256 << 10) { IsBackground = true, Name = "vfio-user client" }.Start();
+    }
+
+    private void WatchOver()
+    {
+        Span<ulong> tokens = stackalloc ulong[4];
+        var patience = (long)_options.Timeout.TotalMilliseconds;
+        while (!_disposed && !_channel.IsClosed)
+        {
+            var count = _epoll.Wait(tokens, TickMilliseconds);
+            foreach (var token in tokens[..count])
+            {
+                if (token == SocketToken)
+                    _channel.Poll();
+                else if (token == TwinToken)
+                    _twin!.Poll();
+            }
+
+            // Without the second socket the device cannot reach memory any more.
+            if (_twin is { IsClosed: true } twin)
+                _channel.Close(twin.End);
+            if (Environment.TickCount64 - _channel.OldestCall() > patience)
+                _channel.Close(new Fault(Errno.ETIMEDOUT, "the server does not answer"));
+        }
+
+        _twin?.Close(_channel.End);
+        if (!_disposed)
+            _options.Lost?.Invoke();
+        _watchEnded.Set();
+    }
+}

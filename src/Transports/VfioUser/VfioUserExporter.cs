@@ -1,0 +1,64 @@
+using System.Collections.Concurrent;
+using Microsoft.Extensions.Logging;
+using Virtbus.Core;
+using Virtbus.Platform;
+using Virtbus.Subsystems.Vfio;
+
+namespace Virtbus.Transports.VfioUser;
+
+/// <summary>Offers every VFIO device of a fabric on a vfio-user socket of its name, in one folder.</summary>
+/// <param name="folder">The folder of the sockets; it exists.</param>
+/// <param name="log">Where the servers log.</param>
+/// <param name="time">The clock for the rate of log lines.</param>
+/// <param name="options">Limits and ways of the servers; the usual ones when left out.</param>
+public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider time, VfioUserServerOptions? options = null) : IClassObserver, IDisposable
+{
+    private readonly ConcurrentDictionary<VfioDevice, VfioUserServer> _servers = new();
+    private readonly ConcurrentDictionary<string, VirtbusException> _errors = new();
+    private readonly Lazy<VfioUserAcceptor> _acceptor = new(() => new VfioUserAcceptor());
+
+    /// <summary>The socket's path of a device.</summary>
+    /// <param name="label">The name that users know, for example 0000:01:00.1; it is the file's name as it stands.</param>
+    public string PathOf(string label) => System.IO.Path.Combine(folder, label + ".sock");
+
+    /// <summary>Why the device of a name is not offered; null when it is, or when there is none.</summary>
+    /// <param name="label">The name that users know.</param>
+    public VirtbusException? ErrorOf(string label) => _errors.GetValueOrDefault(label);
+
+    /// <inheritdoc/>
+    public ValueTask DeviceAddedAsync(Device device)
+    {
+        var vfio = (VfioDevice)device;
+        var server = new VfioUserServer(PathOf(vfio.Label), vfio, log, options, time, _acceptor.Value);
+        _errors.TryRemove(vfio.Label, out _);
+        try
+        {
+            server.Start();
+        }
+        catch (VirtbusException e)
+        {
+            _errors[vfio.Label] = e;
+            throw;
+        }
+
+        _servers[vfio] = server;
+        vfio.Endpoint = server;
+        return default;
+    }
+
+    /// <inheritdoc/>
+    public async ValueTask DeviceRemovedAsync(Device device)
+    {
+        var vfio = (VfioDevice)device;
+        vfio.Endpoint = null;
+        if (_servers.TryRemove(vfio, out var server))
+            await server.DisposeAsync();
+    }
+
+    /// <summary>Ends the thread that accepts connections. All devices were removed before.</summary>
+    public void Dispose()
+    {
+        if (_acceptor.IsValueCreated)
+            _acceptor.Value.Dispose();
+    }
+}

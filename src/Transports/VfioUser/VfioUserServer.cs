@@ -1,0 +1,221 @@
+using Microsoft.Extensions.Logging;
+using Virtbus.Platform;
+using Virtbus.Subsystems.Vfio;
+using Virtbus.Transports.VhostUser;
+
+namespace Virtbus.Transports.VfioUser;
+
+/// <summary>
+/// A vfio-user server: offers a VFIO device on a Unix socket, to one client (QEMU, a driver in user space) at a time; others wait until it is
+/// gone. The device is open while a client is connected: with the client all that it mapped and set up goes, and the device is reset, as
+/// when the last descriptor of a VFIO device is closed. Then the next one is served.
+/// </summary>
+/// <remarks>A client is served by a thread of its own. While none is there, the server costs no thread.</remarks>
+public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
+{
+    private const int LinesPerSpan = 20;
+    private const int AcceptRetryMilliseconds = 1000;
+    private static readonly TimeSpan LineSpan = TimeSpan.FromSeconds(10);
+
+    private readonly VfioDevice _device;
+    private readonly VfioUserServerOptions _options;
+    private readonly ILogger _logger;
+    private readonly TimeProvider _time;
+    private readonly LogLimiter _limiter;
+    private readonly Lock _lock = new();
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly bool _ownsAcceptor;
+    private VfioUserAcceptor? _acceptor;
+    private ulong _token;
+    private UnixListener? _listener;
+    private VfioUserSession? _session;
+    private bool _busy;
+    private bool _stopping;
+    private bool _started;
+    private long _sessions;
+    private long _badMessages;
+
+    /// <summary>Makes a server that does not listen yet.</summary>
+    /// <param name="path">Path of the socket file, at most 107 bytes.</param>
+    /// <param name="device">The device; it is opened for each client.</param>
+    /// <param name="logger">Where events 1100 to 1199 go.</param>
+    /// <param name="options">Limits and ways; the usual ones when left out.</param>
+    /// <param name="time">The clock for the rate of log lines; the system's when left out.</param>
+    public VfioUserServer(string path, VfioDevice device, ILogger logger, VfioUserServerOptions? options = null, TimeProvider? time = null)
+        : this(path, device, logger, options, time, null)
+    {
+    }
+
+    internal VfioUserServer(
+        string path, VfioDevice device, ILogger logger, VfioUserServerOptions? options, TimeProvider? time, VfioUserAcceptor? acceptor)
+    {
+        Path = path;
+        _device = device;
+        _logger = logger;
+        _options = options ?? new VfioUserServerOptions();
+        ArgumentOutOfRangeException.ThrowIfNotEqual(_options.MaxDescriptors is >= 1 and <= VfioUserProtocol.MaxDescriptors, true, nameof(options));
+        ArgumentOutOfRangeException.ThrowIfNotEqual(_options.MaxDataTransfer is >= 1 and <= VfioUserProtocol.MaxDataTransfer, true, nameof(options));
+        ArgumentOutOfRangeException.ThrowIfNotEqual(_options.MaxDmaMaps is >= 1 and <= VfioUserProtocol.MaxDmaMaps, true, nameof(options));
+        _time = time ?? TimeProvider.System;
+        _limiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
+        _acceptor = acceptor;
+        _ownsAcceptor = acceptor is null;
+    }
+
+    /// <summary>Path of the socket file.</summary>
+    public string Path { get; }
+
+    /// <summary>Whether a client is connected.</summary>
+    public bool IsConnected => Volatile.Read(ref _session) is not null;
+
+    /// <summary>How many clients have connected so far.</summary>
+    public long Connections => Interlocked.Read(ref _sessions);
+
+    /// <summary>How many messages were refused so far, those included that the log left out.</summary>
+    public long BadMessages => Interlocked.Read(ref _badMessages);
+
+    /// <summary>Makes the socket file, for its owner only, and begins to serve. Once in the server's life.</summary>
+    /// <exception cref="VirtbusException">
+    /// EADDRINUSE when a live process listens there; EEXIST when the path is no socket; ENAMETOOLONG, ENOENT, EACCES.
+    /// </exception>
+    public void Start()
+    {
+        lock (_lock)
+        {
+            if (_started || _stopping)
+                throw new InvalidOperationException("A server starts once.");
+            _listener = UnixListener.Listen(Path);
+            _started = true;
+            _acceptor ??= new VfioUserAcceptor();
+            _token = _acceptor.Register(Accept);
+            _acceptor.Watch(_token, _listener.Descriptor);
+        }
+
+        VfioUserLog.Listening(_logger, Path);
+    }
+
+    /// <summary>Drops the client, closes the device and removes the socket file.</summary>
+    /// <returns>A task that ends when all of it is done. Further calls end with the first.</returns>
+    public async Task StopAsync()
+    {
+        lock (_lock)
+        {
+            if (!_stopping)
+            {
+                _stopping = true;
+                _listener?.Dispose();
+                _session?.Close(new Fault(Errno.ECONNRESET, "the server stops"));
+                if (!_busy)
+                    End();
+            }
+        }
+
+        await _ended.Task;
+    }
+
+    /// <summary>Same as <see cref="StopAsync"/>.</summary>
+    /// <returns>A task that ends when the server has stopped.</returns>
+    public async ValueTask DisposeAsync() => await StopAsync();
+
+    internal void LogBadMessage(long session, VfioUserCommand command, Fault fault, string answer)
+    {
+        Interlocked.Increment(ref _badMessages);
+        if (_limiter.TryTake(out var suppressed))
+            VfioUserLog.BadMessage(_logger, Path, session, command, fault.Errno, fault.Message, answer, suppressed);
+    }
+
+    // On the acceptor's thread.
+    private void Accept()
+    {
+        lock (_lock)
+        {
+            if (_stopping || _busy)
+                return;
+            var stream = _listener!.TryAccept(out var error);
+            if (stream is null && error == Errno.EAGAIN)
+                return;
+            // One at a time: who comes meanwhile waits in the kernel.
+            _acceptor!.Unwatch(_listener.Descriptor);
+            _busy = true;
+            if (stream is null)
+            {
+                // No descriptor left, for one: the connection waits, and it is tried again after a while.
+                VfioUserLog.AcceptFailed(_logger, Path, error);
+                _ = RetryAsync();
+                return;
+            }
+
+            new Thread(() => Serve(stream)) { IsBackground = true, Name = "vfio-user" }.Start();
+        }
+    }
+
+    private async Task RetryAsync()
+    {
+        await Task.Delay(TimeSpan.FromMilliseconds(AcceptRetryMilliseconds), _time);
+        Next();
+    }
+
+    private void Serve(UnixStream stream)
+    {
+        var number = Interlocked.Increment(ref _sessions);
+        VfioUserLog.Connected(_logger, Path, number);
+        var reason = "failure of this side";
+        try
+        {
+            using var session = new VfioUserSession(this, _device, stream, _options, _logger, number);
+            lock (_lock)
+            {
+                Volatile.Write(ref _session, session);
+                if (_stopping)
+                    session.Close(new Fault(Errno.ECONNRESET, "the server stops"));
+            }
+
+            reason = session.Run();
+        }
+        catch (Exception exception)
+        {
+            // Host errors (no descriptor, no memory) and our own bugs: this client loses, the next is served.
+            VfioUserLog.SessionFailed(_logger, exception, Path, number);
+        }
+        finally
+        {
+            stream.Dispose();
+        }
+
+        Volatile.Write(ref _session, null);
+        VfioUserLog.Disconnected(_logger, Path, number, reason);
+        Next();
+    }
+
+    private void Next()
+    {
+        lock (_lock)
+        {
+            _busy = false;
+            if (_stopping)
+                End();
+            else
+                _acceptor!.Watch(_token, _listener!.Descriptor);
+        }
+    }
+
+    // With the lock.
+    private void End()
+    {
+        if (_started)
+        {
+            _acceptor!.Unregister(_token);
+            VfioUserLog.Stopped(_logger, Path);
+        }
+
+        var acceptor = _ownsAcceptor ? _acceptor : null;
+        // Not on a thread that the acceptor may wait for, nor under the lock that its thread may want.
+        ThreadPool.UnsafeQueueUserWorkItem(
+            _ =>
+            {
+                acceptor?.Dispose();
+                _ended.SetResult();
+            },
+            null);
+    }
+}
