@@ -40,6 +40,7 @@ internal static class CommandLine
             MonitorVerb.Make(),
             PowerVerbs.Make(),
             VmVerb.Make(guestCommand),
+            ConsoleVerb.Make(),
             CompletionVerb.Make(),
         };
 

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Api;
 using Virtbus.Daemon.Manifest;
@@ -35,6 +36,7 @@ internal sealed partial class FabricDaemon
         Fabric = new Fabric(new FabricOptions { LoggerFactory = options.LoggerFactory, Time = options.Time });
         var auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
         Fabric.RegisterBus(new FauxBus());
+        Fabric.RegisterBus(new PciBus());
         _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules is { } extra ? [extra.Value] : Array.Empty<string>()]);
         _provisioner = options.Provisioner(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));
         _groups = new DeviceGroups(Fabric, auxiliary);
@@ -181,7 +183,7 @@ internal sealed partial class FabricDaemon
             bound,
             Fabric.DeferredDevices.Count,
             _loader.Loaded.Count,
-            [.. _provisioner.Sockets.Select(s => new SocketAnswer(s.Device, s.Protocol, s.Path, s.IsConnected))]);
+            [.. _provisioner.Sockets.Select(s => new SocketAnswer(s.Device, s.Protocol, s.Path, s.IsConnected, s.Address))]);
     }
 
     private static string Version => typeof(FabricDaemon).Assembly.GetName().Version?.ToString(3) ?? "";
@@ -190,6 +192,7 @@ internal sealed partial class FabricDaemon
     {
         var manifest = _options.Manifest;
         var adapters = new Dictionary<string, Device>();
+        await _provisioner.StartAsync();
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");
@@ -198,7 +201,12 @@ internal sealed partial class FabricDaemon
         foreach (var disk in manifest.Disks)
         {
             _options.Progress($"disk {disk.Name} on {disk.Adapter}");
-            await At(disk.Name, ProvisionAsync(disk));
+            await At(disk.Name, ProvisionDiskAsync(disk));
+        }
+        foreach (var serial in manifest.Serials)
+        {
+            _options.Progress($"serial port {serial.Name}");
+            await At(serial.Name, ProvisionSerialAsync(serial));
         }
         foreach (var group in manifest.Devices)
         {
@@ -208,9 +216,15 @@ internal sealed partial class FabricDaemon
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
 
-        async ValueTask<bool> ProvisionAsync(DiskManifest disk)
+        async ValueTask<bool> ProvisionDiskAsync(DiskManifest disk)
         {
             await _provisioner.ProvisionDiskAsync(disk, cancellationToken);
+            return true;
+        }
+
+        async ValueTask<bool> ProvisionSerialAsync(SerialManifest serial)
+        {
+            await _provisioner.ProvisionSerialAsync(serial, cancellationToken);
             return true;
         }
 

@@ -100,8 +100,9 @@ public sealed class PciBus : Bus
     /// Puts a function into a slot of its own: the one of the first port that is empty; a port, and a host bridge, are made when there is none.
     /// </summary>
     /// <param name="function">The hardware.</param>
-    /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>.</exception>
-    public async ValueTask<PciDevice> PlugAsync(IPciFunction function)
+    /// <param name="prepare">Called before the device is added to the tree, so that a driver's probe finds it ready; for example to set its driver_override.</param>
+    /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>; or what <paramref name="prepare"/> throws.</exception>
+    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, Func<PciDevice, ValueTask>? prepare = null)
     {
         while (true)
         {
@@ -119,7 +120,7 @@ public sealed class PciBus : Bus
                 }
             }
             if (slot is not null)
-                return await AddAsync(slot);
+                return await AddAsync(slot, prepare);
             host ??= await AddHostBridgeAsync();
             await AddPortAsync(host);
         }
@@ -612,11 +613,11 @@ public sealed class PciBus : Bus
     // A port of the bus's own kind shows whether its slot is taken.
     private static void ShowPresence(PciSegment segment, bool present) => (segment.BridgeSlot?.Function as PciRootPort)?.SetPresence(present);
 
-    private async ValueTask<PciDevice> AddAsync(PciSlot slot)
+    private async ValueTask<PciDevice> AddAsync(PciSlot slot, Func<PciDevice, ValueTask>? prepare = null)
     {
         try
         {
-            return await ScanAsync(slot)
+            return await ScanAsync(slot, prepare)
                 ?? throw new VirtbusException(Errno.ENODEV, $"Nothing answers at {slot.Address}: the function's vendor id reads as none.");
         }
         catch
@@ -627,13 +628,14 @@ public sealed class PciBus : Bus
     }
 
     // The hardware is out of its slot, and all that is behind it.
-    private void Empty(PciSlot slot)
+    internal void Empty(PciSlot slot)
     {
         lock (_topology)
         {
             if (slot.IsEmpty)
                 return;
             slot.IsEmpty = true;
+            slot.Function.SetLostCallback(null);
             slot.Segment.Slots.Remove(slot.DevFn);
             if (slot.Segment.Slots.Count == 0)
                 ShowPresence(slot.Segment, false);
@@ -652,7 +654,7 @@ public sealed class PciBus : Bus
         }
     }
 
-    private async ValueTask<PciDevice?> ScanAsync(PciSlot slot)
+    private async ValueTask<PciDevice?> ScanAsync(PciSlot slot, Func<PciDevice, ValueTask>? prepare = null)
     {
         var fabric = FabricOrThrow();
         Device parent;
@@ -671,6 +673,8 @@ public sealed class PciBus : Bus
             PciScan.Size(device);
             Assign(device, slot);
             slot.Function.SetLostCallback(() => Lost(device));
+            if (prepare is not null)
+                await prepare(device);
             await fabric.AddAsync(device);
             // Lost before it was in the tree: nothing could be taken out then.
             if (device.IsLost || !slot.Function.IsPresent)

@@ -16,8 +16,8 @@ internal sealed record StatusAnswer(
     int Modules,
     IReadOnlyList<SocketAnswer> Sockets);
 
-/// <summary>A socket by which a device is opened.</summary>
-internal sealed record SocketAnswer(string Device, string Protocol, string Path, bool Connected);
+/// <summary>A socket by which a device is opened. Address: the device's PCI address, when it has one.</summary>
+internal sealed record SocketAnswer(string Device, string Protocol, string Path, bool Connected, string? Address);
 
 /// <summary>
 /// A device. State: unbound, deferred, probing, bound, unbinding or gone; absent for a device that is on no bus. Deferred: why its probe
