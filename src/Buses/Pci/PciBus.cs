@@ -646,6 +646,8 @@ public sealed class PciBus : Bus
             }
             if (slot.Secondary is not { } behind)
                 return;
+            foreach (var inner in behind.Slots.Values.ToArray())
+                Empty(inner);
             for (var n = behind.Number; n <= behind.Subordinate; n++)
             {
                 if (behind.Host.Owners[n] == behind)
