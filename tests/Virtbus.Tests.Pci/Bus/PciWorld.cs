@@ -72,12 +72,24 @@ internal sealed class TestDriver(PciWorld world, string name, params PciDeviceId
 
     public bool HasVirtualFunctions { get; init; } = true;
 
+    public Action<PciDevice, int>? OnVectors { get; init; }
+
     public bool IsUsers { get; init; }
 
     public override bool IsDmaManagedByUser => IsUsers;
 
     public override Func<PciDevice, int, ValueTask>? ConfigureVirtualFunctions =>
         HasVirtualFunctions ? static (device, count) => device.SetVirtualFunctionsAsync(count) : null;
+
+    public override Func<PciDevice, int, ValueTask>? ConfigureVectors => OnVectors is null
+        ? null
+        : (device, count) =>
+        {
+            OnVectors(device, count);
+            return default;
+        };
+
+    public override int GetVirtualFunctionVectors(PciDevice device) => OnVectors is null ? 0 : 64;
 
     protected override async ValueTask ProbeAsync(PciDevice device, PciDeviceId id, CancellationToken cancellationToken)
     {

@@ -276,6 +276,29 @@ public sealed class SriovTests
     }
 
     [Fact]
+    public async Task Vectors_are_shared_out_by_the_physical_driver_to_functions_without_a_driver()
+    {
+        var world = await PciWorld.NewAsync();
+        var plain = await world.RegisterAsync("pf", Cards);
+        var (_, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
+        await world.WriteAsync(device, "sriov_numvfs", "2");
+        var function = device.VirtualFunctions[1];
+        await Within.Refused(Errno.EOPNOTSUPP, () => world.WriteAsync(function, "sriov_vf_msix_count", "5"));
+        await world.Fabric.UnregisterDriverAsync(plain);
+        var given = new List<string>();
+        await world.Fabric.RegisterDriverAsync(new TestDriver(world, "sharing", Cards) { OnVectors = (f, count) => given.Add($"{f.Name} {count}") });
+        await world.WriteAsync(device, "sriov_numvfs", "2");
+        function = device.VirtualFunctions[1];
+        await world.WriteAsync(function, "sriov_vf_msix_count", "5");
+        Assert.Equal(["0000:01:00.2 5"], given);
+        Assert.Equal("64\n", world.Read(device.DevPath + "/sriov_vf_total_msix"));
+        await Within.Refused(Errno.EINVAL, () => world.WriteAsync(function, "sriov_vf_msix_count", "-5"));
+        await world.RegisterAsync("vf", Parts);
+        await Within.Refused(Errno.EBUSY, () => world.WriteAsync(function, "sriov_vf_msix_count", "6"));
+        Assert.Single(given);
+    }
+
+    [Fact]
     public async Task Reset_of_the_physical_function_brings_its_functions_back()
     {
         var world = await PciWorld.NewAsync();

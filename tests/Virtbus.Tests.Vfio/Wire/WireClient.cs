@@ -51,6 +51,9 @@ internal sealed class WireClient : IDisposable
     /// <summary>Answers requests of the server that come before a reply that is waited for.</summary>
     internal Func<WireReply, byte[]?>? OnRequest { get; set; }
 
+    /// <summary>Whether what comes is dropped while the server does not read, so that both go on.</summary>
+    internal bool DrainsWhenFull { get; init; }
+
     public void Dispose()
     {
         _stream.Dispose();
@@ -107,7 +110,8 @@ internal sealed class WireClient : IDisposable
                 return false;
             if (sent < 0)
             {
-                Drain();
+                if (DrainsWhenFull)
+                    Drain();
                 Polling.Wait(_stream.Descriptor, forWriting: true, _never, 100);
                 continue;
             }

@@ -110,10 +110,10 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     public void Close()
     {
         IsOpen = false;
-        Interlocked.Exchange(ref _done, 0);
         foreach (var engine in _engines)
             engine.Join();
         _engines.Clear();
+        Volatile.Write(ref _done, 0);
         DmaLogging!.Stop();
         ((VfioMigration)Migration!).Reset();
         _group.ReleaseUser(this);
