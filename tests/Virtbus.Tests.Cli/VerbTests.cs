@@ -7,7 +7,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
 {
     private static readonly string[] Verbs =
     [
-        "up", "down", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "driver override", "bus", "bus list", "module",
+        "up", "down", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "driver override", "driver suggest", "vf", "vf list", "vf set", "vf enable", "vf disable", "bus", "bus list", "module",
         "module list", "module load", "module unload", "attr", "attr get", "attr set", "monitor", "power", "power suspend", "power resume", "vm", "console", "completion",
     ];
 

@@ -45,7 +45,8 @@ internal static class DriverVerbs
                     return ExitCode.Done;
                 },
                 toUnbind)),
-            Override());
+            Override(),
+            Suggest());
     }
 
     private static Command Override()
@@ -84,7 +85,31 @@ internal static class DriverVerbs
         return With(force, command);
     }
 
-    private static Option<bool> Force() => new("--force") { Description = "Take the device away from a virtual machine or program that has it open." };
+    private static Command Suggest()
+    {
+        var toSuggest = Names.Device();
+        return CommandLine.Asking(
+            "suggest",
+            "Say which drivers can hand a device to virtual machines and user-space drivers, the best first, and why.",
+            (result, client, output) =>
+            {
+                var name = result.GetRequiredValue(toSuggest);
+                var answer = client.Ask("GET", ControlClient.Query("/v1/suggestions", ("device", name)));
+                output.Print(answer, ApiJson.Default.IReadOnlyListSuggestionAnswer, (writer, suggestions) =>
+                {
+                    var table = new Table("DRIVER", "WHY");
+                    foreach (var suggestion in suggestions)
+                        table.Add(suggestion.Driver, suggestion.Reason);
+                    table.WriteTo(writer);
+                    writer.WriteLine();
+                    writer.WriteLine($"Take the first one with: virtbus driver override {name} {suggestions[0].Driver}");
+                });
+                return ExitCode.Done;
+            },
+            toSuggest);
+    }
+
+    internal static Option<bool> Force() => new("--force") { Description = "Take the device away from a virtual machine or program that has it open." };
 
     private static Command With(Option option, Command command)
     {
@@ -93,7 +118,7 @@ internal static class DriverVerbs
     }
 
     // Drivers that serve nothing of their own accord, such as vfio-pci, are not loaded by any device that appears.
-    private static void LoadDriver(ControlClient client, string bus, string driver)
+    internal static void LoadDriver(ControlClient client, string bus, string driver)
     {
         if (client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer).Any(d => d.Bus == bus && d.Name == driver))
             return;
