@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -66,7 +65,7 @@ internal static class LookupBench
         for (var round = -2; round < rounds; round++)
         {
             var allocated = GC.GetAllocatedBytesForCurrentThread();
-            var start = Stopwatch.GetTimestamp();
+            var start = Environment.CpuUsage.TotalTime;
             for (var i = 0; i < Pairs; i++)
             {
                 var at = new Iova(((ulong)((i * 7919) % Many) * 2 * Page) + Page);
@@ -82,7 +81,7 @@ internal static class LookupBench
             }
 
             if (round >= 0)
-                rates.Add(Pairs / Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+                rates.Add(Pairs / (Environment.CpuUsage.TotalTime - start).TotalMilliseconds);
             bytes = (GC.GetAllocatedBytesForCurrentThread() - allocated) / Pairs;
         }
 
@@ -138,14 +137,14 @@ internal static class LookupBench
         {
             Span<byte> word = stackalloc byte[4];
             var good = 0;
-            var start = Stopwatch.GetTimestamp();
+            var start = Environment.CpuUsage.TotalTime;
             for (var i = 0; i < Accesses; i++)
             {
                 if (_port.TryRead(_addresses[i & (_addresses.Length - 1)], word))
                     good++;
             }
 
-            var time = Stopwatch.GetElapsedTime(start).TotalNanoseconds / Accesses;
+            var time = (Environment.CpuUsage.TotalTime - start).TotalNanoseconds / Accesses;
             return good == Accesses ? time : throw new InvalidOperationException("An access faulted.");
         }
 

@@ -21,6 +21,7 @@ public sealed class VfioPciConfig
     private readonly Action _reset;
     private readonly VfioPciImage _image;
     private readonly List<(int Offset, byte Value)> _saved = [];
+    private readonly byte _command;
 
     internal VfioPciConfig(PciDevice device, VfioPciInterrupts interrupts, Action reset)
     {
@@ -28,6 +29,7 @@ public sealed class VfioPciConfig
         _interrupts = interrupts;
         _reset = reset;
         _image = new VfioPciImage(device, interrupts.HasLine);
+        _command = DecodeScope.ReadCommand(device);
         Span<byte> value = stackalloc byte[1];
         foreach (var offset in _image.Restored)
         {
@@ -107,6 +109,7 @@ public sealed class VfioPciConfig
     /// <summary>Writes back what the user may have changed in the function itself.</summary>
     internal void Restore()
     {
+        DecodeScope.WriteCommand(_device, _command);
         foreach (var (offset, value) in _saved)
             _device.WriteConfig(offset, [value]);
     }

@@ -25,6 +25,7 @@ public class VfioPciFunction : IVfioDeviceOps
     private readonly List<PciDoorbell> _attached = [];
     private readonly int _pasid;
     private readonly (int Bar, ulong Offset, ulong Size)? _msixTable;
+    private PciRegion[] _bars = [];
     private VfioPciConfig? _config;
     private VfioDevice? _registered;
     private bool _canReset;
@@ -85,6 +86,7 @@ public class VfioPciFunction : IVfioDeviceOps
                 return false;
             }
             Device.SetMaster(false);
+            _bars = [.. Enumerable.Range(0, PciBar.Count).Select(Device.GetRegion)];
             _config = new VfioPciConfig(Device, _interrupts, () => TryReset(out _));
             fault = Fault.None;
             return true;
@@ -128,7 +130,7 @@ public class VfioPciFunction : IVfioDeviceOps
         const VfioRegionFlags both = VfioRegionFlags.Read | VfioRegionFlags.Write;
         if (index == VFIO_PCI_CONFIG_REGION_INDEX)
             return new VfioRegionInfo(both, (ulong)Device.ConfigSize);
-        if (index > VFIO_PCI_ROM_REGION_INDEX || Device.GetRegion((int)index).Bar is not { Size: > 0 } bar)
+        if (index >= (uint)_bars.Length || _bars[index].Bar is not { Size: > 0 } bar)
             return new VfioRegionInfo(VfioRegionFlags.None, 0);
         if (index == VFIO_PCI_ROM_REGION_INDEX)
             return new VfioRegionInfo(VfioRegionFlags.Read, bar.Size);
@@ -180,7 +182,7 @@ public class VfioPciFunction : IVfioDeviceOps
             var at = offset + (ulong)done;
             var piece = source.Slice(done, PieceOf(at, source.Length - done));
             // Messages of the function are the system's: SET_IRQS sets them up.
-            if (!MsixTableOverlap(region, at, piece.Length) && !Device.GetRegion((int)region).Write(at, piece))
+            if (!MsixTableOverlap(region, at, piece.Length) && !_bars[region].Write(at, piece))
                 return Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
             done += piece.Length;
         }
@@ -279,7 +281,7 @@ public class VfioPciFunction : IVfioDeviceOps
         return true;
     }
 
-    /// <summary>Reads one register for a driver (VP-08).</summary>
+    /// <summary>Reads one register for a driver, while the function is open (VP-08).</summary>
     /// <typeparam name="T">Its size: <see cref="byte"/>, <see cref="ushort"/>, <see cref="uint"/> or <see cref="ulong"/>.</typeparam>
     /// <param name="bar">Which BAR.</param>
     /// <param name="offset">Byte offset, a multiple of the size.</param>
@@ -293,13 +295,13 @@ public class VfioPciFunction : IVfioDeviceOps
         Span<byte> bytes = stackalloc byte[value.GetByteCount()];
         if (!IsRegister(bar, offset, bytes.Length, testMemory, out fault))
             return false;
-        if (!Device.GetRegion(bar).Read(offset, bytes))
+        if (!_bars[bar].Read(offset, bytes))
             return Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
         value = T.ReadLittleEndian(bytes, isUnsigned: true);
         return true;
     }
 
-    /// <summary>Writes one register for a driver (VP-08).</summary>
+    /// <summary>Writes one register for a driver, while the function is open (VP-08).</summary>
     /// <typeparam name="T">Its size: <see cref="byte"/>, <see cref="ushort"/>, <see cref="uint"/> or <see cref="ulong"/>.</typeparam>
     /// <param name="bar">Which BAR.</param>
     /// <param name="offset">Byte offset, a multiple of the size.</param>
@@ -313,7 +315,7 @@ public class VfioPciFunction : IVfioDeviceOps
         value.WriteLittleEndian(bytes);
         if (!IsRegister(bar, offset, bytes.Length, testMemory, out fault))
             return false;
-        return Device.GetRegion(bar).Write(offset, bytes) || Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
+        return _bars[bar].Write(offset, bytes) || Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
     }
 
     /// <summary>
@@ -337,7 +339,7 @@ public class VfioPciFunction : IVfioDeviceOps
         fault = Fault.None;
         if (Device.IsGone)
             return Refuse(Errno.EIO, "the function is gone", out fault);
-        if (region > VFIO_PCI_ROM_REGION_INDEX || Device.GetRegion((int)region).Bar is not { Size: > 0 } bar)
+        if (region >= (uint)_bars.Length || _bars[region].Bar is not { Size: > 0 } bar)
             return Refuse(Errno.EINVAL, "there is no such region", out fault);
         if (!testMemory || (bar.Kind == PciBarKind.Io ? _config?.IsIoEnabled : _config?.IsMemoryEnabled) == true)
             return true;
@@ -350,7 +352,7 @@ public class VfioPciFunction : IVfioDeviceOps
             return Refuse(Errno.EINVAL, "there is no such region", out fault);
         if (!IsAccessible((uint)bar, testMemory, out fault))
             return false;
-        var length = Device.GetRegion(bar).Bar.Size;
+        var length = _bars[bar].Bar.Size;
         return ((offset & (ulong)(size - 1)) == 0 && offset <= length && (ulong)size <= length - offset)
             || Refuse(Errno.EINVAL, "the register is not aligned, or leaves the BAR", out fault);
     }
@@ -364,7 +366,7 @@ public class VfioPciFunction : IVfioDeviceOps
             Device.Function.ReadBar(PciBar.Rom, offset, piece);
             return true;
         }
-        return Device.GetRegion((int)region).Read(offset, piece) || Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
+        return _bars[region].Read(offset, piece) || Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
     }
 
     private List<VfioRegionArea> GetAreas(int bar, ulong size)

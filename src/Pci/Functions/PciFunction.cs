@@ -60,7 +60,7 @@ public abstract class PciFunction : IPciFunction
     public virtual IReadOnlyList<IPciFunction> VirtualFunctions => [];
 
     /// <summary>How its config space is made.</summary>
-    public ConfigLayout Layout => Config.Layout;
+    public ConfigLayout ConfigLayout => Config.Layout;
 
     /// <summary>Config space.</summary>
     protected internal ConfigSpace Config { get; }

@@ -19,7 +19,7 @@ public sealed class WriteMaskTests
     {
         var (_, make, bits) = Layouts.All[kind];
         using var function = make();
-        var layout = function.Layout;
+        var layout = function.ConfigLayout;
         byte[] writable = layout.GetWritableBits(), clearable = layout.GetClearableBits();
         for (var offset = 0; offset < layout.Size; offset += 4)
         {
@@ -57,7 +57,7 @@ public sealed class WriteMaskTests
     {
         var (_, make, bits) = Layouts.All[kind];
         using var function = make();
-        var space = new ConfigSpace(function.Layout);
+        var space = new ConfigSpace(function.ConfigLayout);
         foreach (var (offset, _, clearable) in bits)
         {
             var before = space.Read32(offset);

@@ -216,6 +216,26 @@ public sealed class ScratchFunctionTests : IDisposable
     }
 
     [Fact]
+    public void Reset_waits_for_the_part_of_a_transfer_that_is_under_way()
+    {
+        using var memory = new SlowMemory();
+        _port.Map(0x10000, memory);
+        this[ScratchRegister.DmaAddressLow] = 0x10000;
+        this[ScratchRegister.DmaLength] = 0x10000;
+        this[ScratchRegister.DmaCommand] = 2;
+        Wait.For(memory.Entered, "the transfer to be at it");
+        Assert.Equal(1u, this[ScratchRegister.DmaStatus]);
+        var reset = new Thread(_function.Reset);
+        reset.Start();
+        Wait.Until(() => reset.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "the reset to wait");
+        memory.Leave.Set();
+        reset.Join();
+        // The rest of the transfer is not made.
+        Assert.Equal(1, memory.Writes);
+        Assert.Equal(0u, this[ScratchRegister.DmaStatus]);
+    }
+
+    [Fact]
     public void Broken_function_is_gone()
     {
         var lost = false;
@@ -234,5 +254,31 @@ public sealed class ScratchFunctionTests : IDisposable
         this[ScratchRegister.DmaOffset] = offset;
         this[ScratchRegister.DmaCommand] = command;
         Wait.Until(() => this[ScratchRegister.DmaStatus] > 1, "the transfer");
+    }
+
+    private sealed class SlowMemory : Memory.Dma.IRemoteMemory, IDisposable
+    {
+        internal ManualResetEvent Entered { get; } = new(false);
+
+        internal ManualResetEvent Leave { get; } = new(false);
+
+        internal int Writes { get; private set; }
+
+        public void Dispose()
+        {
+            Entered.Dispose();
+            Leave.Dispose();
+        }
+
+        public bool TryRead(Iova address, Span<byte> destination, out Fault fault) => throw new NotSupportedException();
+
+        public bool TryWrite(Iova address, ReadOnlySpan<byte> source, out Fault fault)
+        {
+            Writes++;
+            Entered.Set();
+            Wait.For(Leave, "the end of the test");
+            fault = Fault.None;
+            return true;
+        }
     }
 }

@@ -60,5 +60,8 @@ internal sealed class SlotPort : IPciPort, IDisposable
         _memory.Dispose();
     }
 
+    internal void Map(ulong address, IRemoteMemory memory) =>
+        Assert.True(_space.TryMap(new IovaRange(new Iova(address), 0x10000), memory, DmaAccess.ReadWrite, out _));
+
     internal void MapPasid(uint pasid) => Assert.True(_group.TryAttach(this, Dma.ForPasid(pasid), _space, out _));
 }
