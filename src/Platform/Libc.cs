@@ -39,6 +39,7 @@ internal static unsafe partial class Libc
     internal const int SOCK_CLOEXEC = 0x80000;
     internal const int SHUT_RDWR = 2;
     internal const int SOL_SOCKET = 1;
+    internal const int SO_PEERCRED = 17;
     internal const int SCM_RIGHTS = 1;
     internal const int MSG_CTRUNC = 8;
     internal const int MSG_DONTWAIT = 0x40;
@@ -132,6 +133,9 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int socketpair(int family, int type, int protocol, int* pair);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int getsockopt(FileDescriptor socket, int level, int name, void* value, uint* length);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int bind(FileDescriptor fd, void* address, uint length);

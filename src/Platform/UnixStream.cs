@@ -20,6 +20,19 @@ public sealed class UnixStream : IDisposable
     /// <summary>The socket, to wait on.</summary>
     public FileDescriptor Descriptor { get; }
 
+    /// <summary>The process that connected, as the kernel noted it then; 0 when it is not known, for example one of another container.</summary>
+    public unsafe int PeerProcess
+    {
+        get
+        {
+            // struct ucred: process, user and group.
+            var credentials = stackalloc int[3];
+            var length = 3u * sizeof(int);
+            // SAFETY: the length says how many bytes there are.
+            return Libc.getsockopt(Descriptor, Libc.SOL_SOCKET, Libc.SO_PEERCRED, credentials, &length) == 0 ? credentials[0] : 0;
+        }
+    }
+
     /// <summary>Takes over a descriptor that a peer sent as a socket. What is no socket fails at the first call on it.</summary>
     /// <param name="descriptor">The descriptor; it belongs to the stream from here on.</param>
     /// <returns>The stream.</returns>

@@ -7,8 +7,8 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
 {
     private static readonly string[] Verbs =
     [
-        "up", "down", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "bus", "bus list", "module",
-        "module list", "module load", "module unload", "attr", "attr get", "attr set", "monitor", "power", "power suspend", "power resume", "vm", "completion",
+        "up", "down", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "driver override", "driver suggest", "vf", "vf list", "vf set", "vf enable", "vf disable", "bus", "bus list", "module",
+        "module list", "module load", "module unload", "attr", "attr get", "attr set", "monitor", "power", "power suspend", "power resume", "vm", "console", "completion",
     ];
 
     private readonly TestFabric _fabric = running.Fabric;
@@ -154,7 +154,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     [Fact]
     public async Task Vm_needs_a_device_with_a_socket() =>
         Assert.Equal(
-            "virtbus: No device 'demo.part.0' offers a socket. No device of this fabric does; add a disk to the manifest.",
+            "virtbus: No device 'demo.part.0' offers a socket. No device of this fabric does; add a disk or a serial port to the manifest.",
             await _fabric.RefusedAsync("vm", "demo.part.0", "--", "ls", "-j"));
 
     [Fact]

@@ -100,9 +100,10 @@ public sealed class PciBus : Bus
     /// Puts a function into a slot of its own: the one of the first port that is empty; a port, and a host bridge, are made when there is none.
     /// </summary>
     /// <param name="function">The hardware.</param>
+    /// <param name="prepare">Called before the device is added to the tree, so that a driver's probe finds it ready; for example to set its driver_override.</param>
     /// <param name="label">What people call it, see <see cref="PciDevice.Label"/>.</param>
-    /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>.</exception>
-    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label = null)
+    /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>; or what <paramref name="prepare"/> throws.</exception>
+    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, Func<PciDevice, ValueTask>? prepare = null, string? label = null)
     {
         while (true)
         {
@@ -120,7 +121,7 @@ public sealed class PciBus : Bus
                 }
             }
             if (slot is not null)
-                return await AddAsync(slot);
+                return await AddAsync(slot, prepare);
             host ??= await AddHostBridgeAsync();
             await AddPortAsync(host);
         }
@@ -166,13 +167,26 @@ public sealed class PciBus : Bus
 
     /// <summary>As <see cref="RemoveAsync"/>, and takes the hardware (and all behind a bridge) out of its slot. Its maker may dispose it then.</summary>
     /// <param name="device">The device; not a virtual function.</param>
-    /// <exception cref="VirtbusException">EINVAL: a virtual function is not plugged by itself; else as <see cref="RemoveAsync"/>.</exception>
+    /// <exception cref="VirtbusException">
+    /// EINVAL: a virtual function is not plugged by itself; ENODEV: it was removed, and another device has come for its hardware; else as <see cref="RemoveAsync"/>.
+    /// </exception>
     public async ValueTask UnplugAsync(PciDevice device)
     {
         ArgumentNullException.ThrowIfNull(device);
         if (device.Slot is not { } slot)
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function. Write the number wanted to sriov_numvfs of {device.PhysicalFunction?.Name}.");
-        await RemoveAsync(device);
+        if (!TryBeginLeave(slot, device))
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was removed, and its hardware has another device by now. Unplug that one.");
+        try
+        {
+            await RemoveAsync(device);
+        }
+        catch
+        {
+            lock (_topology)
+                slot.Leaves--;
+            throw;
+        }
         Empty(slot);
     }
 
@@ -187,6 +201,7 @@ public sealed class PciBus : Bus
         var fabric = FabricOrThrow();
         // Everything is marked before anything is waited for, so that no driver takes a part for alive.
         device.MarkLost();
+        var leaves = device.Slot is { } place && TryBeginLeave(place, device);
         PciDevice[] below = [.. Below(device), .. device.VirtualFunctions];
         foreach (var one in below)
             one.MarkLost();
@@ -205,8 +220,8 @@ public sealed class PciBus : Bus
         foreach (var one in below)
             one.Leave();
         device.Leave();
-        if (device.Slot is { } slot)
-            Empty(slot);
+        if (leaves)
+            Empty(device.Slot!);
     }
 
     /// <summary>Looks through all buses for hardware without a device and adds it; what was removed comes back so. Linux: <c>rescan</c>.</summary>
@@ -461,6 +476,8 @@ public sealed class PciBus : Bus
             throw;
         }
         sriov.Functions = [.. functions];
+        // A reset while they were prepared did not know of them.
+        ReattachVirtualFunctions(device);
         // In the tree in order, probed side by side.
         var adds = functions.ConvertAll(f => AddVirtualAsync(fabric, f));
         Exception? error = null;
@@ -613,11 +630,11 @@ public sealed class PciBus : Bus
     // A port of the bus's own kind shows whether its slot is taken.
     private static void ShowPresence(PciSegment segment, bool present) => (segment.BridgeSlot?.Function as PciRootPort)?.SetPresence(present);
 
-    private async ValueTask<PciDevice> AddAsync(PciSlot slot)
+    private async ValueTask<PciDevice> AddAsync(PciSlot slot, Func<PciDevice, ValueTask>? prepare = null)
     {
         try
         {
-            return await ScanAsync(slot)
+            return await ScanAsync(slot, prepare)
                 ?? throw new VirtbusException(Errno.ENODEV, $"Nothing answers at {slot.Address}: the function's vendor id reads as none.");
         }
         catch
@@ -627,14 +644,27 @@ public sealed class PciBus : Bus
         }
     }
 
+    // From now on no scan gives the hardware a new device. False when another one stands for it already.
+    private bool TryBeginLeave(PciSlot slot, PciDevice device)
+    {
+        lock (_topology)
+        {
+            if (slot.Device is { } now ? now != device : slot.IsScanning)
+                return false;
+            slot.Leaves++;
+            return true;
+        }
+    }
+
     // The hardware is out of its slot, and all that is behind it.
-    private void Empty(PciSlot slot)
+    internal void Empty(PciSlot slot)
     {
         lock (_topology)
         {
             if (slot.IsEmpty)
                 return;
             slot.IsEmpty = true;
+            slot.Function.SetLostCallback(null);
             slot.Segment.Slots.Remove(slot.DevFn);
             if (slot.Segment.Slots.Count == 0)
                 ShowPresence(slot.Segment, false);
@@ -645,6 +675,8 @@ public sealed class PciBus : Bus
             }
             if (slot.Secondary is not { } behind)
                 return;
+            foreach (var inner in behind.Slots.Values.ToArray())
+                Empty(inner);
             for (var n = behind.Number; n <= behind.Subordinate; n++)
             {
                 if (behind.Host.Owners[n] == behind)
@@ -653,7 +685,7 @@ public sealed class PciBus : Bus
         }
     }
 
-    private async ValueTask<PciDevice?> ScanAsync(PciSlot slot)
+    private async ValueTask<PciDevice?> ScanAsync(PciSlot slot, Func<PciDevice, ValueTask>? prepare = null)
     {
         var fabric = FabricOrThrow();
         Device parent;
@@ -672,6 +704,8 @@ public sealed class PciBus : Bus
             PciScan.Size(device);
             Assign(device, slot);
             slot.Function.SetLostCallback(() => Lost(device));
+            if (prepare is not null)
+                await prepare(device);
             await fabric.AddAsync(device);
             // Lost before it was in the tree: nothing could be taken out then.
             if (device.IsLost || !slot.Function.IsPresent)
@@ -729,12 +763,17 @@ public sealed class PciBus : Bus
         }
         foreach (var slot in slots)
         {
-            bool isNew;
+            bool isNew, isLost;
             lock (_topology)
             {
-                isNew = slot is { Device: null, IsScanning: false, IsEmpty: false } && slot.Function.IsPresent && segment.Parent is { State: DeviceState.Added };
+                var isFree = slot is { Device: null, IsScanning: false, IsEmpty: false, Leaves: 0 };
+                isLost = isFree && !slot.Function.IsPresent;
+                isNew = isFree && !isLost && segment.Parent is { State: DeviceState.Added };
                 slot.IsScanning |= isNew;
             }
+            // Lost while it had no device, so nobody was told.
+            if (isLost)
+                Empty(slot);
             if (isNew)
             {
                 try

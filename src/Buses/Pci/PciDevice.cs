@@ -25,7 +25,6 @@ public sealed class PciDevice : Device, IPciIdentity
     private PciInterrupts? _interrupts;
     private DmaPort? _dma;
     private IDisposable? _observation;
-    private DmaFaultReport? _faults;
     private volatile int _command;
     private long _commandReads;
     private long _commandSeen;
@@ -367,8 +366,6 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <summary>Group and port, when something has asked for them.</summary>
     internal DmaPort? DmaOrNull => Volatile.Read(ref _dma);
 
-    internal DmaFaultReport? Faults => Volatile.Read(ref _faults);
-
     internal PciInterrupts Interrupts => Volatile.Read(ref _interrupts) ?? LazyInitializer.EnsureInitialized(ref _interrupts, () => new PciInterrupts(this));
 
     internal int Enables => Volatile.Read(ref _enables);
@@ -464,10 +461,13 @@ public sealed class PciDevice : Device, IPciIdentity
         FreeVectors();
         if (_isPlugged)
         {
-            Function.SetLostCallback(null);
+            // Hardware that stays in the slot may still be pulled out of it.
+            Function.SetLostCallback(Slot is { } slot ? () => PciBus.Empty(slot) : null);
             Function.Unplug();
         }
         _isPlugged = false;
+        // Whoever still owns the group reaches nothing by a function that is out.
+        DmaOrNull?.LeaveGroup();
         Interlocked.Exchange(ref _observation, null)?.Dispose();
         PciBus.Forget(this);
     }
@@ -504,9 +504,8 @@ public sealed class PciDevice : Device, IPciIdentity
                 return;
             _commandSeen = number;
             _command = command;
-            if (_dma is { } dma)
-                dma.IsBusMaster = (command & PCI_COMMAND_MASTER) != 0;
         }
+        SyncMaster();
         Volatile.Read(ref _interrupts)?.LineChanged();
     }
 
@@ -546,13 +545,26 @@ public sealed class PciDevice : Device, IPciIdentity
             if (_dma is { } there)
                 return there;
             var group = new IommuGroup((int)_group);
-            var dma = new DmaPort(Name, group) { IsBusMaster = (_command & PCI_COMMAND_MASTER) != 0 };
-            var faults = new DmaFaultReport(this);
-            _observation = group.Observe(faults.Add, null);
-            Volatile.Write(ref _faults, faults);
+            var dma = new DmaPort(Name, group);
+            _observation = group.Observe(new DmaFaultEvents(this).Add, null);
             Volatile.Write(ref _dma, dma);
-            return dma;
         }
+        SyncMaster();
+        return _dma;
+    }
+
+    // The port may wait for accesses and call handlers, so no lock is held; who finds that the register changed meanwhile sets it again.
+    private void SyncMaster()
+    {
+        if (Volatile.Read(ref _dma) is not { } dma)
+            return;
+        bool isMaster;
+        do
+        {
+            isMaster = (_command & PCI_COMMAND_MASTER) != 0;
+            dma.IsBusMaster = isMaster;
+        }
+        while (isMaster != ((_command & PCI_COMMAND_MASTER) != 0));
     }
 
     private static bool Overlaps(int offset, int length, int at, int size) => offset < at + size && at < offset + length;

@@ -84,6 +84,25 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         };
     }
 
+    /// <summary>The drivers by which a device can be handed to a user, best first.</summary>
+    /// <exception cref="VirtbusException">ENODEV: there is no such device; EOPNOTSUPP: none can.</exception>
+    public IReadOnlyList<SuggestionAnswer> Suggest(string name)
+    {
+        var device = FindDevice(name);
+        SuggestionAnswer[] all =
+        [
+            .. (device.Modalias is { } modalias ? loader.Index.SuggestVfio(modalias) : [])
+                .Select(s => new SuggestionAnswer(DriverOf(device, s.Module.Name), s.Module.Name, s.Alias, s.IsGeneric, s.Reason)),
+        ];
+        return all.Length > 0
+            ? all
+            : throw new VirtbusException(Errno.EOPNOTSUPP, $"No module can hand device {device.Name} to users: {(device.Bus is { Name: "pci" } ? "vfio_pci is not in the modules folder" : "only PCI functions can be")}.");
+    }
+
+    // A module's drivers are known once it is loaded; before that, by the custom of Linux that they are called as the module.
+    private string DriverOf(Device device, string module) =>
+        device.Bus?.Drivers.FirstOrDefault(d => d.Module == module)?.Name ?? module.Replace('_', '-');
+
     private IReadOnlyList<Device> FindByName(string name)
     {
         var found = new List<Device>();

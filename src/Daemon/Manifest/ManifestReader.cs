@@ -8,6 +8,7 @@ internal sealed class ManifestReader
     private const int MaxBytes = 16 << 20;
     private const int MaxAuxiliaryName = 39;
     private const int MaxVirtualFunctions = 256;
+    private const string VfioPci = "vfio-pci";
     private readonly string _file;
     private readonly List<ManifestError> _errors = [];
 
@@ -20,6 +21,8 @@ internal sealed class ManifestReader
     {
         var name = new TextRule("1 to 63 letters, digits, '_', '.' and '-', a letter or digit first", "^[A-Za-z0-9][A-Za-z0-9_.-]*$", 63);
         var word = new TextRule($"letters, digits, '_' and '-', with module and name at most {MaxAuxiliaryName} characters together", "^[A-Za-z0-9_-]+$", MaxAuxiliaryName - 2);
+
+        var driverName = new TextRule("a driver's name, for example vfio-pci", "^[A-Za-z0-9_.-]+$", 63);
 
         var adapterName = new Field<string>("name", name, "the device's name.", required: true);
         var model = new Field<AdapterModel>("model", new ChoiceRule<AdapterModel>(), "the make, merlin or harrier.", required: true);
@@ -99,6 +102,18 @@ internal sealed class ManifestReader
             })),
             "virtio-blk disks, each on a vhost-user socket of its own.");
 
+        var serialName = new Field<string>("name", name, "the port's name.", required: true);
+        var serialDriver = new Field<string>("driver", driverName, $"the only driver that may take it; {VfioPci} when absent.");
+        var serials = new Field<IReadOnlyList<ManifestValue<SerialManifest>>>(
+            "serials",
+            new ListRule<SerialManifest>(new SectionRule<SerialManifest>("a serial port", [serialName, serialDriver], [], r =>
+            {
+                var theName = r.Read(serialName);
+                var theDriver = r.Read(serialDriver, VfioPci);
+                return theName is { } n ? new SerialManifest(n, theDriver) : null;
+            })),
+            "PCI serial ports, each on a vfio-user socket of its own and with a socket for the text.");
+
         var module = new Field<string>("module", word, "the creator's module name.", required: true);
         var partName = new Field<string>("name", word, "the kind of part.", required: true);
         var count = new Field<int>("count", new CountRule(1, 1 << 20), "how many devices, with ids from 0; 1 when absent.");
@@ -117,10 +132,11 @@ internal sealed class ManifestReader
 
         var modules = new Field<string>("modules", new PathRule(baseFolder, folder: true), "a folder of driver modules besides the program's own.");
 
-        return new SectionRule<FabricManifest>("a manifest", [adapters, disks, devices, modules], [], r => new FabricManifest(
+        return new SectionRule<FabricManifest>("a manifest", [adapters, disks, serials, devices, modules], [], r => new FabricManifest(
             file,
             [.. r.Read(adapters, []).Value.Select(v => v.Value)],
             [.. r.Read(disks, []).Value.Select(v => v.Value)],
+            [.. r.Read(serials, []).Value.Select(v => v.Value)],
             [.. r.Read(devices, []).Value.Select(v => v.Value)],
             r.Read(modules)));
     }
@@ -172,7 +188,7 @@ internal sealed class ManifestReader
             return null;
         // A file with nothing in it is a fabric with nothing in it.
         if (root is null or ScalarNode { IsNull: true })
-            return new FabricManifest(_file, [], [], [], null);
+            return new FabricManifest(_file, [], [], [], [], null);
         var folder = Path.GetDirectoryName(Path.GetFullPath(_file)) ?? "/";
         if (!Rules(folder, _file).TryRead(root, "", _errors, out var manifest))
             return null;
@@ -185,7 +201,7 @@ internal sealed class ManifestReader
     private void CheckNames(FabricManifest manifest)
     {
         var named = new Dictionary<string, ManifestPosition>();
-        foreach (var name in manifest.Adapters.Select(a => a.Name).Concat(manifest.Disks.Select(d => d.Name)))
+        foreach (var name in manifest.Adapters.Select(a => a.Name).Concat(manifest.Disks.Select(d => d.Name)).Concat(manifest.Serials.Select(s => s.Name)))
         {
             if (!named.TryAdd(name, name.At))
                 Add(name, $"'{name}' is the name of the object at line {named[name].Line} already. Choose another.");

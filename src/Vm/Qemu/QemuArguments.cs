@@ -20,6 +20,9 @@ internal static class QemuArguments
     public static IEnumerable<string> Machine(VmOptions options, VmAccelerator accelerator, GuestImage image, string kernelArguments)
     {
         bool kvm = accelerator == VmAccelerator.Kvm;
+        // What lists of processes and our messages call it: a private QEMU is run by its loader and would have that one's name.
+        yield return "-name";
+        yield return "process=qemu-virtbus";
         yield return "-no-user-config";
         yield return "-nodefaults";
         // Not -nographic: that has the firmware write to the serial console too, and clear the user's screen.

@@ -1,8 +1,6 @@
 using System.Text;
-using Microsoft.Extensions.Logging.Abstractions;
 using Virtbus.Core;
 using Virtbus.Platform;
-using Virtbus.Tests.Core;
 
 namespace Virtbus.Tests.Simulation;
 
@@ -11,11 +9,9 @@ namespace Virtbus.Tests.Simulation;
 /// create children and call back into the fabric from their callbacks. What the callbacks see is compared with a small model; what the core
 /// keeps is checked after each operation; at the end everything is taken down and nothing may be left.
 /// </summary>
-internal sealed class Simulation
+internal sealed class Simulation : SeededProgram
 {
     private const int Kinds = 5;
-    private readonly SeededScheduler _scheduler;
-    private readonly Fabric _fabric;
     private readonly SimBus[] _buses;
     private readonly Class _class = new("sim");
     private readonly IdAllocator _ids = new();
@@ -29,118 +25,44 @@ internal sealed class Simulation
     private readonly Dictionary<DeviceLink, (long At, bool Strict)> _linkFacts = [];
     private readonly int[] _bound = new int[Kinds + 1];
     private readonly Action<Simulation>? _sabotage;
-    private readonly StringBuilder? _trace;
-    private readonly LineLog _log;
-    private int _logged;
-    private ulong _hash = 14695981039346656037;
     private long _powerStarted;
     private bool _powerGoesOn;
-    private long _eventsSeen;
-    private readonly Dictionary<string, string> _lastEvent = [];
-    private string? _failure;
     private int _made;
     private int _depth;
-    private bool _ending;
 
     public Simulation(ulong seed, Action<Simulation>? sabotage = null, bool trace = false)
+        : base(seed, trace, TimeProvider.System)
     {
-        Seed = seed;
         _sabotage = sabotage;
-        _trace = trace ? new StringBuilder() : null;
-        _scheduler = new SeededScheduler(seed);
-        _log = new LineLog();
-        _fabric = new Fabric(new FabricOptions { Scheduler = _scheduler, UeventHistory = 1 << 12, LoggerFactory = trace ? _log : NullLoggerFactory.Instance });
-        _buses = [_fabric.RegisterBus(new SimBus(this, "one", keyed: true)), _fabric.RegisterBus(new SimBus(this, "two", keyed: false))];
-        _fabric.RegisterClass(_class);
-        _fabric.AddModaliasListener(OnModalias);
+        _buses = [Fabric.RegisterBus(new SimBus(this, "one", keyed: true)), Fabric.RegisterBus(new SimBus(this, "two", keyed: false))];
+        Fabric.RegisterClass(_class);
+        Fabric.AddModaliasListener(OnModalias);
     }
-
-    public ulong Seed { get; }
-
-    public Fabric Fabric => _fabric;
 
     public IReadOnlyList<SimDevice> Alive => _alive;
 
-    /// <summary>A number that follows from every step: two runs with the same one did the same.</summary>
-    public ulong Hash => _hash ^ (ulong)_scheduler.Steps;
-
-    public string Trace => _trace?.ToString() ?? "";
-
-    /// <summary>Runs to the end; what went wrong first, or null.</summary>
-    public string? Run()
+    protected override string DescribeWaits()
     {
-        try
-        {
-            _scheduler.Run(ProgramAsync);
-        }
-        catch (Exception e)
-        {
-            Require(false, e.ToString() + DescribeWaits());
-        }
-        return _failure;
-    }
-
-    private string DescribeWaits()
-    {
-        var text = new StringBuilder().Append("\n").Append(_fabric.WorkCount).Append(" pieces of work");
+        var text = new StringBuilder(base.DescribeWaits());
         foreach (var device in _all.Where(d => d.PowerState is { IsInTurn: true }))
             text.Append("\n").Append(device).Append(" is in a runtime transition");
-        foreach (var device in _all.Where(d => d.Holder is not null))
-        {
-            text.Append("\n").Append(device).Append(' ').Append(device.Binding.State).Append(" held by ").Append(Chain(device.Holder));
-            foreach (var waiter in device.Waiters ?? [])
-                text.Append("; wanted by ").Append(Chain(waiter.Frame.Outer)).Append(waiter.MustSucceed ? " (must)" : "");
-        }
         return text.ToString();
-
-        static string Chain(TransitionFrame? frame) => frame is null ? "nobody else" : $"{frame.Device} in {Chain(frame.Outer)}";
     }
 
-    public bool Chance(int oneIn) => !_ending && _scheduler.Next(oneIn) == 0;
-
-    public async ValueTask PauseAsync()
+    protected override async Task ProgramAsync()
     {
-        for (var n = _scheduler.Next(3); n > 0; n--)
-            await Task.Yield();
-    }
-
-    public void Require(bool holds, string what)
-    {
-        if (!holds)
-            _failure ??= $"step {_scheduler.Steps}: {what}";
-    }
-
-    private void Note(string what, string? device = null, string? other = null)
-    {
-        foreach (var text in (ReadOnlySpan<string?>)[what, device, other])
-        {
-            foreach (var c in text ?? "")
-                _hash = (_hash ^ c) * 1099511628211;
-        }
-        Require(TaskScheduler.Current == _scheduler.Tasks, $"'{what}' does not run on the seeded scheduler");
-        if (_trace is not null)
-        {
-            foreach (var line in _log.Lines.Skip(_logged))
-                _trace.Append("      ").Append(line).Append('\n');
-            _logged = _log.Lines.Count;
-        }
-        _trace?.Append(_scheduler.Steps).Append(' ').Append(what).Append(' ').Append(device).Append(' ').Append(other).Append('\n');
-    }
-
-    private async Task ProgramAsync()
-    {
-        var actors = new Task[2 + _scheduler.Next(3)];
+        var actors = new Task[2 + Scheduler.Next(3)];
         for (var i = 0; i < actors.Length; i++)
-            actors[i] = _scheduler.Start(ActAsync);
+            actors[i] = Scheduler.Start(ActAsync);
         await Task.WhenAll(actors);
-        await _fabric.SettleAsync();
+        await Fabric.SettleAsync();
         await ProveNothingWaitsInVainAsync();
         await TakeDownAsync();
     }
 
     private async Task ActAsync()
     {
-        for (var n = 6 + _scheduler.Next(12); n > 0 && _failure is null; n--)
+        for (var n = 6 + Scheduler.Next(12); n > 0 && !HasFailed; n--)
         {
             await OperateAsync();
             _sabotage?.Invoke(this);
@@ -154,7 +76,7 @@ internal sealed class Simulation
     {
         try
         {
-            switch (_scheduler.Next(22))
+            switch (Scheduler.Next(22))
             {
                 case 0 or 1 or 2 or 3:
                     await AddDeviceAsync(Chance(4) ? null : PickDevice());
@@ -164,47 +86,47 @@ internal sealed class Simulation
                     break;
                 case 6 when PickDriver() is { } driver:
                     Note("unregister driver", driver.Name);
-                    await _fabric.UnregisterDriverAsync(driver);
+                    await Fabric.UnregisterDriverAsync(driver);
                     driver.MayProbe = false;
                     _drivers.Remove(driver);
                     break;
                 case 7 when PickDevice() is { } device:
                     Note("delete", device.Name);
-                    await _fabric.DeleteAsync(device);
+                    await Fabric.DeleteAsync(device);
                     DropCreator(device);
                     break;
                 case 8 when PickDevice() is { } device:
                     Note("surprise", device.Name);
-                    await _fabric.SurpriseRemoveAsync(device);
+                    await Fabric.SurpriseRemoveAsync(device);
                     break;
                 case 9 or 10 when PickDriver() is { } driver && PickDevice() is { } device:
                     Note("unbind", device.Name, driver.Name);
-                    await _fabric.UnbindAsync(device.Binding.Driver ?? driver, device.Name);
+                    await Fabric.UnbindAsync(device.Binding.Driver ?? driver, device.Name);
                     break;
                 case 11 when PickDriver() is { } driver && PickDevice() is { } device:
                     Note("bind", device.Name, driver.Name);
-                    await _fabric.BindAsync(driver, device.Name);
+                    await Fabric.BindAsync(driver, device.Name);
                     break;
                 case 12 when PickDevice() is { Bus: { } bus } device:
                     Note("probe", device.Name);
-                    await _fabric.ProbeAsync(bus, device.Name);
+                    await Fabric.ProbeAsync(bus, device.Name);
                     break;
                 case 13 when PickDevice() is { Bus: not null } device:
                     Note("override", device.Name);
                     device.EverOverridden = true;
-                    _fabric.SetDriverOverride(device, Chance(2) ? null : PickDriver()?.Name);
+                    Fabric.SetDriverOverride(device, Chance(2) ? null : PickDriver()?.Name);
                     break;
                 case 14 or 15 when PickDevice() is { } consumer && PickDevice() is { } supplier:
                     Link(consumer, supplier);
                     break;
-                case 16 when _fabric.Links is { Count: > 0 } links:
-                    _fabric.RemoveLink(links[_scheduler.Next(links.Count)]);
+                case 16 when Fabric.Links is { Count: > 0 } links:
+                    Fabric.RemoveLink(links[Scheduler.Next(links.Count)]);
                     break;
                 case 17:
-                    await PowerAsync(_fabric.SuspendAsync, "suspend");
+                    await PowerAsync(Fabric.SuspendAsync, "suspend");
                     break;
                 case 18:
-                    await PowerAsync(_fabric.ResumeAsync, "resume");
+                    await PowerAsync(Fabric.ResumeAsync, "resume");
                     break;
                 case 19 when PickDevice() is { } device:
                     await UseAsync(device);
@@ -231,17 +153,17 @@ internal sealed class Simulation
         var id = _ids.Allocate();
         Require(_idsOut.Add(id), $"id {id} is handed out while it is referenced");
         var isClass = Chance(6);
-        var device = new SimDevice($"d{++_made}", id, 1 + _scheduler.Next(Kinds), parent, isClass ? null : _buses[_scheduler.Next(2)], isClass ? _class : null)
+        var device = new SimDevice($"d{++_made}", id, 1 + Scheduler.Next(Kinds), parent, isClass ? null : _buses[Scheduler.Next(2)], isClass ? _class : null)
         {
             Release = Release,
         };
         _all.Add(device);
         Note("add", device.Name, parent?.Name);
-        device.AddedAt = _scheduler.Steps;
+        device.AddedAt = Scheduler.Steps;
         _alive.Add(device);
         try
         {
-            await _fabric.AddAsync(device);
+            await Fabric.AddAsync(device);
         }
         catch (VirtbusException)
         {
@@ -275,37 +197,37 @@ internal sealed class Simulation
 
     private async ValueTask RegisterDriverAsync()
     {
-        var kinds = Enumerable.Range(1, 1 + _scheduler.Next(3)).Select(_ => 1 + _scheduler.Next(Kinds)).Distinct().ToArray();
-        var driver = new SimDriver(this, _buses[_scheduler.Next(2)], $"v{++_made}", kinds)
+        var kinds = Enumerable.Range(1, 1 + Scheduler.Next(3)).Select(_ => 1 + Scheduler.Next(Kinds)).Distinct().ToArray();
+        var driver = new SimDriver(this, _buses[Scheduler.Next(2)], $"v{++_made}", kinds)
         {
-            ProbeType = (ProbeType)_scheduler.Next(3),
+            ProbeType = (ProbeType)Scheduler.Next(3),
             IsReliable = Chance(2),
-            Needs = Chance(3) ? 1 + _scheduler.Next(Kinds) : 0,
+            Needs = Chance(3) ? 1 + Scheduler.Next(Kinds) : 0,
             MakesChildren = Chance(4),
             MayProbe = true,
         };
         Note("register driver", driver.Name, string.Join(',', kinds));
         _drivers.Add(driver);
-        await _fabric.RegisterDriverAsync(driver);
+        await Fabric.RegisterDriverAsync(driver);
     }
 
     // As the loader does: a device whose alias a module declares gets it loaded beside the add, once at a time.
     private void OnModalias(string modalias)
     {
-        if (_ending || !_modules.Add(modalias))
+        if (IsEnding || !_modules.Add(modalias))
             return;
-        _fabric.StartWork("load of " + modalias, async () =>
+        Fabric.StartWork("load of " + modalias, async () =>
         {
             Note("load", modalias);
             await PauseAsync();
             var driver = new SimDriver(this, _buses[modalias[0] == 'o' ? 0 : 1], $"m{++_made}", [modalias[^1] - '0']) { IsReliable = Chance(2), MayProbe = true };
             _drivers.Add(driver);
-            await _fabric.RegisterDriverAsync(driver);
+            await Fabric.RegisterDriverAsync(driver);
             await PauseAsync();
             if (Chance(3))
             {
                 Note("unload", modalias);
-                await _fabric.UnregisterDriverAsync(driver);
+                await Fabric.UnregisterDriverAsync(driver);
                 driver.MayProbe = false;
                 _drivers.Remove(driver);
             }
@@ -315,7 +237,7 @@ internal sealed class Simulation
 
     private void Link(SimDevice consumer, SimDevice supplier)
     {
-        var flags = _scheduler.Next(5) switch
+        var flags = Scheduler.Next(5) switch
         {
             0 => DeviceLinkFlags.Stateless,
             1 => DeviceLinkFlags.AutoremoveConsumer,
@@ -324,9 +246,9 @@ internal sealed class Simulation
             _ => DeviceLinkFlags.None,
         };
         var strict = consumer.Binding.State == BindingState.Unbound;
-        var link = _fabric.AddLink(consumer, supplier, flags);
+        var link = Fabric.AddLink(consumer, supplier, flags);
         Note("link", consumer.Name, supplier.Name);
-        _linkFacts.TryAdd(link, (_scheduler.Steps, strict));
+        _linkFacts.TryAdd(link, (Scheduler.Steps, strict));
     }
 
     private async ValueTask PowerAsync(Func<Device?, ValueTask> transition, string what)
@@ -341,7 +263,7 @@ internal sealed class Simulation
             await transition(device);
             return;
         }
-        (_powerGoesOn, _powerStarted) = (true, _scheduler.Steps);
+        (_powerGoesOn, _powerStarted) = (true, Scheduler.Steps);
         try
         {
             await transition(device);
@@ -383,20 +305,20 @@ internal sealed class Simulation
     {
         if (_observing.Count > 0 && Chance(2))
         {
-            var leaving = _observing[_scheduler.Next(_observing.Count)];
+            var leaving = _observing[Scheduler.Next(_observing.Count)];
             _observing.Remove(leaving);
-            await _fabric.RemoveClassObserverAsync(_class, leaving);
+            await Fabric.RemoveClassObserverAsync(_class, leaving);
             return;
         }
         var observer = new SimObserver(this);
         _observers.Add(observer);
-        await _fabric.AddClassObserverAsync(_class, observer);
+        await Fabric.AddClassObserverAsync(_class, observer);
         _observing.Add(observer);
     }
 
-    private SimDevice? PickDevice() => _alive.Count == 0 ? null : _alive[_scheduler.Next(_alive.Count)];
+    private SimDevice? PickDevice() => _alive.Count == 0 ? null : _alive[Scheduler.Next(_alive.Count)];
 
-    private SimDriver? PickDriver() => _drivers.Count == 0 ? null : _drivers[_scheduler.Next(_drivers.Count)];
+    private SimDriver? PickDriver() => _drivers.Count == 0 ? null : _drivers[Scheduler.Next(_drivers.Count)];
 
     // Callbacks.
     public async ValueTask ProbeAsync(SimDriver driver, SimDevice device, SimId id, CancellationToken token)
@@ -420,7 +342,7 @@ internal sealed class Simulation
         var ok = false;
         try
         {
-            for (var n = _scheduler.Next(3); n > 0; n--)
+            for (var n = Scheduler.Next(3); n > 0; n--)
             {
                 Acquire(device);
                 await PauseAsync();
@@ -435,7 +357,7 @@ internal sealed class Simulation
             if (driver.Needs > 0 && _bound[driver.Needs] == 0)
                 throw new ProbeDeferException($"no device of kind {driver.Needs}");
             if (!driver.IsReliable && Chance(4))
-                throw _scheduler.Next(4) switch
+                throw Scheduler.Next(4) switch
                 {
                     0 => new VirtbusException(Errno.ENODEV, "not mine"),
                     1 => new ProbeDeferException("not yet"),
@@ -566,7 +488,7 @@ internal sealed class Simulation
     {
         try
         {
-            await _fabric.DeleteAsync(device);
+            await Fabric.DeleteAsync(device);
         }
         catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
         {
@@ -603,7 +525,7 @@ internal sealed class Simulation
     private void CheckCore()
     {
         var seen = 0;
-        foreach (var device in _fabric.AllDevices.Cast<SimDevice>())
+        foreach (var device in Fabric.AllDevices.Cast<SimDevice>())
         {
             seen++;
             Require(device.References >= 1 && device.Releases == 0, $"{device} is in the tree without a reference");
@@ -627,38 +549,17 @@ internal sealed class Simulation
         CheckEvents();
     }
 
-    private void CheckEvents()
-    {
-        foreach (var uevent in _fabric.Uevents.History(_eventsSeen))
-        {
-            Require(uevent.Seqnum == _eventsSeen + 1, $"event {uevent} follows {_eventsSeen}");
-            _eventsSeen = uevent.Seqnum;
-            if (uevent.Subsystem is "bus" or "drivers")
-                continue;
-            _lastEvent.TryGetValue(uevent.DevPath, out var last);
-            var allowed = uevent.Action switch
-            {
-                UeventAction.Add => last is null,
-                UeventAction.Bind => last is "add" or "unbind",
-                UeventAction.Unbind => last is "bind",
-                _ => last is "add" or "unbind",
-            };
-            Require(allowed, $"event {uevent} follows {last ?? "nothing"}");
-            _lastEvent[uevent.DevPath] = uevent.ActionName;
-        }
-    }
-
     // Nothing goes on. A device that was never unbound and that a willing driver serves is bound by now; one that waits has a reason that is true.
     private async ValueTask ProveNothingWaitsInVainAsync()
     {
-        _ending = true;
+        IsEnding = true;
         for (var i = 0; i < 3; i++)
-            await _fabric.ResumeAsync();
-        await _fabric.SettleAsync();
+            await Fabric.ResumeAsync();
+        await Fabric.SettleAsync();
         CheckCore();
-        Require(_fabric.Transitions.Waiting == 0, "a transition is waited for, but nothing goes on");
-        Require(_fabric.Binder.ParkedCount == 0, "a probe is parked, but everything is awake");
-        foreach (var device in _fabric.AllDevices.Cast<SimDevice>())
+        Require(Fabric.Transitions.Waiting == 0, "a transition is waited for, but nothing goes on");
+        Require(Fabric.Binder.ParkedCount == 0, "a probe is parked, but everything is awake");
+        foreach (var device in Fabric.AllDevices.Cast<SimDevice>())
         {
             Require(device.Sleep <= 0 || device.Model != Bound.Yes, $"{device} sleeps after everything was resumed");
             Require(device.Holder is null && device.Waiters is null, $"{device} is in a transition, but nothing goes on");
@@ -692,34 +593,34 @@ internal sealed class Simulation
 
     private async ValueTask TakeDownAsync()
     {
-        foreach (var device in _fabric.RootDevices.Reverse())
-            await _fabric.DeleteAsync(device);
+        foreach (var device in Fabric.RootDevices.Reverse())
+            await Fabric.DeleteAsync(device);
         foreach (var driver in _buses.SelectMany(b => b.Drivers).ToArray())
-            await _fabric.UnregisterDriverAsync(driver);
+            await Fabric.UnregisterDriverAsync(driver);
         foreach (var observer in _observing)
-            await _fabric.RemoveClassObserverAsync(_class, observer);
-        await _fabric.SettleAsync();
+            await Fabric.RemoveClassObserverAsync(_class, observer);
+        await Fabric.SettleAsync();
         foreach (var device in _all)
             DropCreator(device);
         CheckEvents();
-        Require(!_fabric.AllDevices.Any(), "devices are left in the tree");
-        Require(_fabric.DeferredDevices.Count == 0, "devices are left deferred");
-        Require(_fabric.Links.Count == 0, "links are left");
-        Require(_fabric.Transitions.Waiting == 0, "transitions are waited for");
-        Require(_fabric.WorkCount == 0, "work is left");
-        Require(_fabric.Binder.ParkedCount == 0, "probes are left parked");
+        Require(!Fabric.AllDevices.Any(), "devices are left in the tree");
+        Require(Fabric.DeferredDevices.Count == 0, "devices are left deferred");
+        Require(Fabric.Links.Count == 0, "links are left");
+        Require(Fabric.Transitions.Waiting == 0, "transitions are waited for");
+        Require(Fabric.WorkCount == 0, "work is left");
+        Require(Fabric.Binder.ParkedCount == 0, "probes are left parked");
         Require(_ids.Count == 0 && _idsOut.Count == 0, "ids are left");
         Require(_observers.All(o => o.Known == 0), "an observer was not told of a removal");
         foreach (var bus in _buses)
         {
             Require(bus is { DeviceCount: 0, Unbound.Count: 0, Busy.Count: 0, Drivers.Count: 0 }, $"bus {bus} is not empty");
-            _fabric.UnregisterBus(bus);
+            Fabric.UnregisterBus(bus);
         }
         foreach (var device in _all)
         {
             Require(device.Releases == 1, $"{device} was released {device.Releases} times");
             Require(device is { Model: Bound.No, Configured: 0, Powered: 0, Kept.Count: 0, Running: null, Resources.Count: 0 }, $"{device} is not balanced at the end");
-            Require(device.Sequence == 0 || _lastEvent[device.DevPath] == "remove", $"the last event of {device} is not remove");
+            Require(device.Sequence == 0 || LastEvent(device.DevPath) == "remove", $"the last event of {device} is not remove");
         }
     }
 }
