@@ -625,7 +625,7 @@ public sealed class Fabric
         }
     }
 
-    /// <summary>Emits an event for a device.</summary>
+    /// <summary>Emits an event for a device; nothing is told of one that left the tree.</summary>
     /// <param name="device">The device.</param>
     /// <param name="action">What happened.</param>
     /// <param name="variables">More variables.</param>
@@ -636,7 +636,11 @@ public sealed class Fabric
         var all = VariablesOf(device);
         foreach (var (key, value) in variables)
             all.Add(key, value);
-        Emit(device, action, all);
+        lock (Gate)
+        {
+            if (!device.IsOut)
+                Emit(device, action, all);
+        }
     }
 
     /// <summary>Starts work beside the caller; <see cref="SettleAsync"/> waits for it, its errors are logged.</summary>

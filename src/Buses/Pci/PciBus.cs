@@ -166,13 +166,26 @@ public sealed class PciBus : Bus
 
     /// <summary>As <see cref="RemoveAsync"/>, and takes the hardware (and all behind a bridge) out of its slot. Its maker may dispose it then.</summary>
     /// <param name="device">The device; not a virtual function.</param>
-    /// <exception cref="VirtbusException">EINVAL: a virtual function is not plugged by itself; else as <see cref="RemoveAsync"/>.</exception>
+    /// <exception cref="VirtbusException">
+    /// EINVAL: a virtual function is not plugged by itself; ENODEV: it was removed, and another device has come for its hardware; else as <see cref="RemoveAsync"/>.
+    /// </exception>
     public async ValueTask UnplugAsync(PciDevice device)
     {
         ArgumentNullException.ThrowIfNull(device);
         if (device.Slot is not { } slot)
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function. Write the number wanted to sriov_numvfs of {device.PhysicalFunction?.Name}.");
-        await RemoveAsync(device);
+        if (!TryBeginLeave(slot, device))
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was removed, and its hardware has another device by now. Unplug that one.");
+        try
+        {
+            await RemoveAsync(device);
+        }
+        catch
+        {
+            lock (_topology)
+                slot.Leaves--;
+            throw;
+        }
         Empty(slot);
     }
 
@@ -187,6 +200,7 @@ public sealed class PciBus : Bus
         var fabric = FabricOrThrow();
         // Everything is marked before anything is waited for, so that no driver takes a part for alive.
         device.MarkLost();
+        var leaves = device.Slot is { } place && TryBeginLeave(place, device);
         PciDevice[] below = [.. Below(device), .. device.VirtualFunctions];
         foreach (var one in below)
             one.MarkLost();
@@ -205,8 +219,8 @@ public sealed class PciBus : Bus
         foreach (var one in below)
             one.Leave();
         device.Leave();
-        if (device.Slot is { } slot)
-            Empty(slot);
+        if (leaves)
+            Empty(device.Slot!);
     }
 
     /// <summary>Looks through all buses for hardware without a device and adds it; what was removed comes back so. Linux: <c>rescan</c>.</summary>
@@ -461,6 +475,8 @@ public sealed class PciBus : Bus
             throw;
         }
         sriov.Functions = [.. functions];
+        // A reset while they were prepared did not know of them.
+        ReattachVirtualFunctions(device);
         // In the tree in order, probed side by side.
         var adds = functions.ConvertAll(f => AddVirtualAsync(fabric, f));
         Exception? error = null;
@@ -627,6 +643,18 @@ public sealed class PciBus : Bus
         }
     }
 
+    // From now on no scan gives the hardware a new device. False when another one stands for it already.
+    private bool TryBeginLeave(PciSlot slot, PciDevice device)
+    {
+        lock (_topology)
+        {
+            if (slot.Device is { } now ? now != device : slot.IsScanning)
+                return false;
+            slot.Leaves++;
+            return true;
+        }
+    }
+
     // The hardware is out of its slot, and all that is behind it.
     internal void Empty(PciSlot slot)
     {
@@ -646,6 +674,8 @@ public sealed class PciBus : Bus
             }
             if (slot.Secondary is not { } behind)
                 return;
+            foreach (var inner in behind.Slots.Values.ToArray())
+                Empty(inner);
             for (var n = behind.Number; n <= behind.Subordinate; n++)
             {
                 if (behind.Host.Owners[n] == behind)
@@ -732,12 +762,17 @@ public sealed class PciBus : Bus
         }
         foreach (var slot in slots)
         {
-            bool isNew;
+            bool isNew, isLost;
             lock (_topology)
             {
-                isNew = slot is { Device: null, IsScanning: false, IsEmpty: false } && slot.Function.IsPresent && segment.Parent is { State: DeviceState.Added };
+                var isFree = slot is { Device: null, IsScanning: false, IsEmpty: false, Leaves: 0 };
+                isLost = isFree && !slot.Function.IsPresent;
+                isNew = isFree && !isLost && segment.Parent is { State: DeviceState.Added };
                 slot.IsScanning |= isNew;
             }
+            // Lost while it had no device, so nobody was told.
+            if (isLost)
+                Empty(slot);
             if (isNew)
             {
                 try

@@ -460,6 +460,8 @@ public sealed class PciDevice : Device, IPciIdentity
             Function.Unplug();
         }
         _isPlugged = false;
+        // Whoever still owns the group reaches nothing by a function that is out.
+        DmaOrNull?.LeaveGroup();
         Interlocked.Exchange(ref _observation, null)?.Dispose();
         PciBus.Forget(this);
     }

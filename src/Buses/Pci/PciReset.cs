@@ -101,7 +101,8 @@ internal static class PciReset
                 Keep(at, 4);
             Keep(PCI_BRIDGE_CONTROL, 2);
         }
-        if (device.Sriov is { } sriov && device.VirtualFunctions.Count > 0)
+        // Also while they are prepared, before the device shows them.
+        if (device.Sriov is { } sriov && (device.ReadConfig16(sriov.Capability + PCI_SRIOV_CTRL) & PCI_SRIOV_CTRL_VFE) != 0)
         {
             Keep(sriov.Capability + PCI_SRIOV_SYS_PGSIZE, 4);
             for (var i = 0; i < 6; i++)

@@ -26,6 +26,9 @@ internal sealed class PciSlot(PciSegment segment, int devfn, IPciFunction functi
     /// <summary>A scan makes the device just now.</summary>
     public bool IsScanning;
 
+    /// <summary>How many are about to take the hardware out; a rescan does not bring it back then.</summary>
+    public int Leaves;
+
     /// <summary>The hardware is out of the slot.</summary>
     public bool IsEmpty;
 }

@@ -185,8 +185,9 @@ internal sealed partial class PciSimulation : SeededProgram
             case 8 or 9 when PickNode() is { } node:
                 await SurpriseAsync(node);
                 break;
-            case 10 when PickCard() is { Function: SimCard { IsPulled: false } card } node:
-                Note("pull", node.Device.Name);
+            case 10 when _cards.Where(c => !c.IsPulled && IsInSlot(c)).ToArray() is { Length: > 0 } there:
+                var card = there[Next(there.Length)];
+                Note("pull", card.Name);
                 card.Pull();
                 break;
             case 11 or 12 or 13 or 14 when PickPhysical() is { } node:
@@ -541,11 +542,11 @@ internal sealed partial class PciSimulation : SeededProgram
     {
         FailMaybe(driver);
         Require(!node.Group.TryAllocate(Page, out _, out var fault) && fault.Errno == Errno.EPERM, $"{driver} does no DMA and got memory for {node}");
-        node.Vfio = new SimVfioOps(this, node);
         await PauseAsync();
         token.ThrowIfCancellationRequested();
         try
         {
+            node.Vfio = new SimVfioOps(this, node);
             var vfio = await _vfio.RegisterAsync(node.Device, node.Device.Name, node.Vfio);
             _registered.Add(vfio);
             node.Vfio.Device = vfio;
