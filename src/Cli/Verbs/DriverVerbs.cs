@@ -70,7 +70,7 @@ internal static class DriverVerbs
                 if (device.Driver is { } current && current != wanted)
                     Unbind(client, device, current, result.GetValue(force));
                 if (device.Driver is null || device.Driver != wanted)
-                    client.Write($"/bus/{device.Bus}/drivers_probe", device.Name);
+                    Probe(client, device, wanted is not null);
                 DeviceVerbs.PrintAgain(client, output, device);
                 return ExitCode.Done;
             },
@@ -128,10 +128,29 @@ internal static class DriverVerbs
         client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)));
     }
 
+    private static void Probe(ControlClient client, DeviceAnswer device, bool isDriverDue)
+    {
+        try
+        {
+            client.Write($"/bus/{device.Bus}/drivers_probe", device.Name);
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.EINVAL && !isDriverDue)
+        {
+            // No driver is made for it, which the state that is printed tells.
+        }
+    }
+
     private static void Unbind(ControlClient client, DeviceAnswer device, string driver, bool force)
     {
         DeviceUsers.AskToLeave(client, device, force, "unbound");
-        client.Write($"/bus/{device.Bus}/drivers/{driver}/unbind", device.Name);
+        try
+        {
+            client.Write($"/bus/{device.Bus}/drivers/{driver}/unbind", device.Name);
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.ENODEV && DeviceVerbs.Find(client, device.Path).Driver is null)
+        {
+            // Another one who wanted the same was waiting for the device's user.
+        }
     }
 
     private static DeviceAnswer OnBus(ControlClient client, string name, string what)
