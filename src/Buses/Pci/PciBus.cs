@@ -100,9 +100,10 @@ public sealed class PciBus : Bus
     /// Puts a function into a slot of its own: the one of the first port that is empty; a port, and a host bridge, are made when there is none.
     /// </summary>
     /// <param name="function">The hardware.</param>
+    /// <param name="label">What people call it, see <see cref="PciDevice.Label"/>.</param>
     /// <param name="prepare">Called before the device is added to the tree, so that a driver's probe finds it ready; for example to set its driver_override.</param>
     /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>; or what <paramref name="prepare"/> throws.</exception>
-    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, Func<PciDevice, ValueTask>? prepare = null)
+    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label = null, Func<PciDevice, ValueTask>? prepare = null)
     {
         while (true)
         {
@@ -115,7 +116,7 @@ public sealed class PciBus : Bus
                 {
                     if (port is not { Secondary: { Slots.Count: 0 } behind, Device.State: DeviceState.Added })
                         continue;
-                    slot = Reserve(behind, 0, 0, function);
+                    slot = Reserve(behind, 0, 0, function, label);
                     break;
                 }
             }
@@ -461,6 +462,8 @@ public sealed class PciBus : Bus
                 var function = new PciDevice(device, i, PciAddress.FromRoutingId(host.Domain, ids[i]), there[i]);
                 functions.Add(function);
                 function.Enter();
+                if (sriov.Overrides?[i] is { } driver)
+                    fabric.SetDriverOverride(function, driver);
                 if (prepare is not null)
                     await prepare(function);
             }
@@ -614,11 +617,11 @@ public sealed class PciBus : Bus
     private static bool IsTaken(PciSegment segment, int devfn) =>
         segment.Slots.ContainsKey(devfn) || segment.Host.VirtualIds.Contains((ushort)((segment.Number << 8) | devfn));
 
-    private static PciSlot Reserve(PciSegment segment, int device, int functionNumber, IPciFunction function)
+    private static PciSlot Reserve(PciSegment segment, int device, int functionNumber, IPciFunction function, string? label = null)
     {
         if (device is < 0 or > 31 || functionNumber is < 0 or > 7)
             throw new VirtbusException(Errno.EINVAL, $"{device:x2}.{functionNumber:x} is no place on a bus: devices are 0 to 31, functions 0 to 7.");
-        var slot = new PciSlot(segment, (device << 3) | functionNumber, function) { IsScanning = true };
+        var slot = new PciSlot(segment, (device << 3) | functionNumber, function) { IsScanning = true, Label = label };
         if (IsTaken(segment, slot.DevFn))
             throw new VirtbusException(Errno.EEXIST, $"Slot {slot.Address} is taken. Unplug what is there or choose another one.");
         segment.Slots.Add(slot.DevFn, slot);

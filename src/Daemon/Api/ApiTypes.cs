@@ -21,7 +21,7 @@ internal sealed record SocketAnswer(string Device, string Protocol, string Path,
 
 /// <summary>
 /// A device. State: unbound, deferred, probing, bound, unbinding or gone; absent for a device that is on no bus. Deferred: why its probe
-/// waits. Power: on or suspended. Children: the devices below it, in the answer to a question for the tree.
+/// waits. Power: on or suspended. Label: what people call the hardware, when its name is its place. Children: the devices below it, in the answer to a question for the tree.
 /// </summary>
 internal sealed record DeviceAnswer(
     string Name,
@@ -34,6 +34,7 @@ internal sealed record DeviceAnswer(
     string? Modalias,
     string? Deferred,
     string Power,
+    string? Label,
     IReadOnlyList<DeviceAnswer>? Children);
 
 /// <summary>A driver.</summary>

@@ -1,3 +1,4 @@
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Platform;
 
@@ -55,6 +56,7 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             device.Modalias,
             deferred,
             device.IsSuspended ? "suspended" : "on",
+            (device as PciDevice)?.Label,
             withChildren ? [.. device.Children.Select(c => Describe(c, withChildren: true))] : null);
     }
 
@@ -114,7 +116,10 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             if (@class.TryGetDevice(name, out var device) && !found.Contains(device))
                 found.Add(device);
         }
-        // Devices on no bus and of no class are in no directory but that of their parent.
-        return found.Count > 0 ? found : [.. fabric.AllDevices.Where(d => d.Name == name && d.Subsystem is null)];
+        if (found.Count > 0)
+            return found;
+        // Hardware on PCI is named by its place; people call it by its label. Devices on no bus and of no class are in no directory but that
+        // of their parent.
+        return [.. fabric.AllDevices.Where(d => d is PciDevice pci ? pci.Label == name : d.Name == name && d.Subsystem is null)];
     }
 }
