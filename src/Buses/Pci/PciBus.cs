@@ -100,10 +100,10 @@ public sealed class PciBus : Bus
     /// Puts a function into a slot of its own: the one of the first port that is empty; a port, and a host bridge, are made when there is none.
     /// </summary>
     /// <param name="function">The hardware.</param>
-    /// <param name="prepare">Called before the device is added to the tree, so that a driver's probe finds it ready; for example to set its driver_override.</param>
     /// <param name="label">What people call it, see <see cref="PciDevice.Label"/>.</param>
+    /// <param name="prepare">Called before the device is added to the tree, so that a driver's probe finds it ready; for example to set its driver_override.</param>
     /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>; or what <paramref name="prepare"/> throws.</exception>
-    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, Func<PciDevice, ValueTask>? prepare = null, string? label = null)
+    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label = null, Func<PciDevice, ValueTask>? prepare = null)
     {
         while (true)
         {
