@@ -37,7 +37,7 @@ internal sealed class AdapterDisk : IAsyncDisposable
         await new NicVdpaModule().InitAsync(new ModuleContext(fabric, "nic_vdpa"));
         var hardware = AdapterFunction.CreateMerlin(new AdapterEngine("adapter0", 0x020000000010, networkParts: 0, vdpaParts: 1));
         hardware.Engine.AttachMedium("disk0", medium);
-        var device = await pci.PlugAsync(hardware, "adapter0");
+        var device = await pci.PlugAsync(hardware, label: "adapter0");
         var disk = await vdpa.Managements.Single().AddAsync(new VdpaProfile("disk0", 2, "disk0", serial, queues));
         return new AdapterDisk(pci, hardware, device, disk.Ops);
     }

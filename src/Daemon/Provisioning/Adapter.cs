@@ -46,7 +46,7 @@ internal sealed class Adapter : IAsyncDisposable
         {
             if (manifest.Tap is { } name)
                 wire = new Wire(engine, name);
-            return new Adapter(hardware, wire, await fabric.GetBus<PciBus>().PlugAsync(hardware, manifest.Name));
+            return new Adapter(hardware, wire, await fabric.GetBus<PciBus>().PlugAsync(hardware, label: manifest.Name));
         }
         catch
         {

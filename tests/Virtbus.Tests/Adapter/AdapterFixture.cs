@@ -77,7 +77,7 @@ internal sealed class AdapterFixture : IAsyncDisposable
     private async Task<PluggedAdapter> AddAsync(string name, AdapterFunction hardware)
     {
         _adapters.Add(hardware);
-        return new PluggedAdapter(await Pci.PlugAsync(hardware, name), hardware);
+        return new PluggedAdapter(await Pci.PlugAsync(hardware, label: name), hardware);
     }
 
     private static void WriteAddress(Span<byte> at, ulong address)

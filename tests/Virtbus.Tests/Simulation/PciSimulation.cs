@@ -41,6 +41,7 @@ internal sealed partial class PciSimulation : SeededProgram
     private readonly SimUser[] _users = [new("u0"), new("u1"), new("u2")];
     private readonly List<Task> _beside = [];
     private int _made;
+    private bool _mayUse = true;
     private bool _isOver;
 
     public PciSimulation(ulong seed, Action<PciSimulation>? sabotage = null, bool trace = false)
@@ -85,12 +86,22 @@ internal sealed partial class PciSimulation : SeededProgram
     {
         var clock = Scheduler.Start(TickAsync);
         await Fabric.AddClassObserverAsync(_vfio.Class, _transport);
-        var actors = new List<Task>();
-        for (var n = 1 + Next(2); n > 0; n--)
-            actors.Add(Scheduler.Start(OperateAsync));
-        for (var n = 1 + Next(2); n > 0; n--)
-            actors.Add(Scheduler.Start(UseAsync));
-        await Task.WhenAll(actors);
+        foreach (var kind in Kinds)
+        {
+            if (Next(4) > 0)
+                await RegisterDriverAsync(kind);
+        }
+        for (var n = Next(3); n > 0; n--)
+            await PlugAsync();
+        var operators = new Task[1 + Next(2)];
+        for (var i = 0; i < operators.Length; i++)
+            operators[i] = Scheduler.Start(OperateAsync);
+        var users = new Task[1 + Next(2)];
+        for (var i = 0; i < users.Length; i++)
+            users[i] = Scheduler.Start(UseAsync);
+        await Task.WhenAll(operators);
+        _mayUse = false;
+        await Task.WhenAll(users);
         IsEnding = true;
         await TakeDownAsync();
         _isOver = true;
@@ -104,8 +115,10 @@ internal sealed partial class PciSimulation : SeededProgram
         while (!_isOver)
         {
             if (Next(4) == 0)
+            {
                 Time.Advance(TimeSpan.FromMilliseconds(Next(4000)));
-            CheckRequests();
+                CheckRequests();
+            }
             if (Step > MaxSteps)
             {
                 Require(false, "something goes on for ever" + DescribeWaits());
@@ -117,12 +130,7 @@ internal sealed partial class PciSimulation : SeededProgram
 
     private async Task OperateAsync()
     {
-        for (var n = 0; n < 3; n++)
-        {
-            if (Next(4) > 0)
-                await RefusableAsync(RegisterDriverAsync);
-        }
-        for (var n = 10 + Next(15); n > 0 && !HasFailed; n--)
+        for (var n = 15 + Next(15); n > 0 && !HasFailed; n--)
         {
             await RefusableAsync(OperateOnceAsync);
             await AfterStepAsync();
@@ -131,18 +139,20 @@ internal sealed partial class PciSimulation : SeededProgram
 
     private async Task UseAsync()
     {
-        for (var n = 15 + Next(25); n > 0 && !HasFailed; n--)
+        while (_mayUse && !HasFailed)
         {
             Use(_users[Next(_users.Length)]);
             await AfterStepAsync();
+            await PauseAsync();
         }
     }
 
     private async ValueTask AfterStepAsync()
     {
         _sabotage?.Invoke(this);
-        for (var n = Next(4); n > 0 && _nodes.Count > 0; n--)
-            Poke(_nodes[Next(_nodes.Count)]);
+        // Mostly what is there; what is gone must not do anything either.
+        for (var n = Next(4); n > 0 && (Next(4) > 0 ? PickNode() : _nodes.Count > 0 ? _nodes[Next(_nodes.Count)] : null) is { } node; n--)
+            Poke(node);
         Check();
         await PauseAsync();
     }
@@ -164,7 +174,7 @@ internal sealed partial class PciSimulation : SeededProgram
     // Operators.
     private async ValueTask OperateOnceAsync()
     {
-        switch (Next(30))
+        switch (Next(32))
         {
             case 0 or 1 or 2:
                 await PlugAsync();
@@ -173,61 +183,61 @@ internal sealed partial class PciSimulation : SeededProgram
                 Note("unplug", node.Device.Name);
                 await Bus.UnplugAsync(node.Device);
                 break;
-            case 4 or 5 when PickNode() is { } node:
+            case 4 when PickNode() is { } node:
                 Note("remove", node.Device.Name);
                 node.IsTakenOut = true;
                 await Bus.RemoveAsync(node.Device);
                 break;
-            case 6 or 7:
+            case 5 or 6:
                 Note("rescan");
                 await Bus.RescanAsync();
                 break;
-            case 8 or 9 when PickNode() is { } node:
+            case 7 when PickNode() is { } node:
                 await SurpriseAsync(node);
                 break;
-            case 10 when _cards.Where(c => !c.IsPulled && IsInSlot(c)).ToArray() is { Length: > 0 } there:
+            case 8 when _cards.Where(c => !c.IsPulled && IsInSlot(c)).ToArray() is { Length: > 0 } there:
                 var card = there[Next(there.Length)];
                 Note("pull", card.Name);
                 card.Pull();
                 break;
-            case 11 or 12 or 13 or 14 when PickPhysical() is { } node:
+            case 9 or 10 or 11 or 12 or 13 when PickPhysical() is { } node:
                 await WriteNumberAsync(node);
                 break;
-            case 15 or 16 when PickNode() is { } node && PickDriver() is { } driver:
+            case 14 or 15 or 16 when PickNode() is { } node && PickDriver() is { } driver:
                 Note("bind", node.Device.Name, driver.Name);
                 await Fabric.BindAsync(driver, node.Device.Name);
                 break;
-            case 17 or 18 when PickNode() is { Device.Binding.Driver: { } driver } node:
+            case 17 when PickNode() is { Device.Binding.Driver: { } driver } node:
                 Note("unbind", node.Device.Name, driver.Name);
                 await Fabric.UnbindAsync(driver, node.Device.Name);
                 break;
-            case 19 or 20 or 21 when PickNode() is { } node:
-                await HandOverAsync(node, Kinds[Next(Kinds.Length)].Name);
+            case 18 or 19 or 20 or 21 or 22 when PickNode() is { } node:
+                await HandOverAsync(node, Kinds[Next(2) == 0 ? 2 : Next(Kinds.Length)].Name);
                 break;
-            case 22 when PickNode() is { } node:
+            case 23 when PickNode() is { } node:
                 Note("reset", node.Device.Name);
                 await Fabric.Tree.WriteAsync(node.Device.DevPath + "/reset", "1");
                 break;
-            case 23 or 24:
-                await RegisterDriverAsync();
+            case 24 or 25:
+                await RegisterDriverAsync(Kinds[Next(Kinds.Length)]);
                 break;
-            case 25 when PickDriver() is { } driver:
+            case 26 when PickDriver() is { } driver:
                 Note("unregister driver", driver.Name);
                 await Fabric.UnregisterDriverAsync(driver);
                 driver.MayProbe = false;
                 _drivers.Remove(driver);
                 break;
-            case 26 when PickNode() is { } node:
+            case 27 or 28 when PickNode() is { } node:
                 await SquatAsync(node);
                 break;
-            case 27 when Fabric.AllDevices.OfType<PciDevice>().Where(d => d.IsBridge).ToArray() is { Length: > 0 } bridges:
+            case 29 when Next(2) == 0 && Bus.Devices.Cast<PciDevice>().Where(d => d.IsBridge).ToArray() is { Length: > 0 } bridges:
                 await DisturbBridgeAsync(bridges[Next(bridges.Length)]);
                 break;
-            case 28 when PickPhysical() is { } node:
+            case 30 when PickPhysical() is { } node:
                 Note("autoprobe", node.Device.Name);
                 await Fabric.Tree.WriteAsync(node.Device.DevPath + "/sriov_drivers_autoprobe", Next(3) == 0 ? "0" : "1");
                 break;
-            case 29 when Forgotten.Count > 0:
+            case 31 when Forgotten.Count > 0:
                 FreeForgotten();
                 break;
             default:
@@ -311,7 +321,7 @@ internal sealed partial class PciSimulation : SeededProgram
     private async ValueTask HandOverAsync(SimNode node, string driver)
     {
         Note("override", node.Device.Name, driver);
-        Fabric.SetDriverOverride(node.Device, Next(4) == 0 ? null : driver);
+        Fabric.SetDriverOverride(node.Device, Next(6) == 0 ? null : driver);
         await PauseAsync();
         if (node.Device.Binding.Driver is { } old)
             await RefusableAsync(() => Fabric.UnbindAsync(old, node.Device.Name));
@@ -319,9 +329,8 @@ internal sealed partial class PciSimulation : SeededProgram
         await Fabric.ProbeAsync(Bus, node.Device.Name);
     }
 
-    private async ValueTask RegisterDriverAsync()
+    private async ValueTask RegisterDriverAsync(SimPciKind kind)
     {
-        var kind = Kinds[Next(Kinds.Length)];
         if (_drivers.Exists(d => d.Kind == kind))
             return;
         var driver = new SimPciDriver(this, kind) { ProbeType = (ProbeType)Next(3) };
@@ -382,22 +391,22 @@ internal sealed partial class PciSimulation : SeededProgram
         buffer.Free();
     }
 
-    private SimNode? PickNode()
-    {
-        var there = _nodes.Where(n => n.IsInTree).ToArray();
-        return there.Length == 0 ? null : there[Next(there.Length)];
-    }
+    private SimNode? PickNode() => Pick(static _ => true);
 
-    private SimNode? PickCard()
-    {
-        var there = _nodes.Where(n => n is { IsInTree: true, Device.PhysicalFunction: null }).ToArray();
-        return there.Length == 0 ? null : there[Next(there.Length)];
-    }
+    private SimNode? PickCard() => Pick(static d => d.PhysicalFunction is null);
 
-    private SimNode? PickPhysical()
+    private SimNode? PickPhysical() => Pick(static d => d.TotalVirtualFunctions > 0);
+
+    // One that is in the tree.
+    private SimNode? Pick(Func<PciDevice, bool> isMeant)
     {
-        var there = _nodes.Where(n => n is { IsInTree: true, Device.TotalVirtualFunctions: > 0 }).ToArray();
-        return there.Length == 0 ? null : there[Next(there.Length)];
+        var count = 0;
+        foreach (var node in _present)
+            count += node.IsInTree && isMeant(node.Device) ? 1 : 0;
+        if (count == 0)
+            return null;
+        var at = Next(count);
+        return _present.First(n => n.IsInTree && isMeant(n.Device) && at-- == 0);
     }
 
     private SimPciDriver? PickDriver() => _drivers.Count == 0 ? null : _drivers[Next(_drivers.Count)];
@@ -585,7 +594,7 @@ internal sealed partial class PciSimulation : SeededProgram
 
     private void FailMaybe(SimPciDriver driver)
     {
-        if (!Chance(driver.Kind.Fails ? 3 : 30))
+        if (!Chance(driver.Kind.Fails ? 4 : 40))
             return;
         throw Next(4) switch
         {

@@ -260,7 +260,7 @@ internal sealed class SimVfioOps(PciSimulation sim, SimNode node) : IVfioDeviceO
         Opens++;
         Requests = 0;
         node.Device.Enable();
-        if (sim.Chance(2))
+        if (sim.Next(4) > 0)
             node.Device.SetMaster(true);
         if (sim.Chance(40))
             sim.Revoke(this);
