@@ -34,12 +34,14 @@ internal static class CommandLine
             TreeVerb.Make(),
             DeviceVerbs.Make(),
             DriverVerbs.Make(),
+            VfVerbs.Make(),
             BusVerbs.Make(),
             ModuleVerbs.Make(),
             AttrVerbs.Make(),
             MonitorVerb.Make(),
             PowerVerbs.Make(),
             VmVerb.Make(guestCommand),
+            ConsoleVerb.Make(),
             CompletionVerb.Make(),
         };
 

@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Auxiliary;
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Api;
 using Virtbus.Daemon.Manifest;
@@ -34,7 +34,7 @@ internal sealed partial class FabricDaemon
         _lock = options.Runtime.Acquire(_holder);
         Fabric = new Fabric(new FabricOptions { LoggerFactory = options.LoggerFactory, Time = options.Time });
         var auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
-        Fabric.RegisterBus(new FauxBus());
+        Fabric.RegisterBus(new PciBus());
         _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules is { } extra ? [extra.Value] : Array.Empty<string>()]);
         _provisioner = options.Provisioner(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));
         _groups = new DeviceGroups(Fabric, auxiliary);
@@ -181,7 +181,7 @@ internal sealed partial class FabricDaemon
             bound,
             Fabric.DeferredDevices.Count,
             _loader.Loaded.Count,
-            [.. _provisioner.Sockets.Select(s => new SocketAnswer(s.Device, s.Protocol, s.Path, s.IsConnected))]);
+            [.. _provisioner.Sockets.Select(s => new SocketAnswer(s.Device, s.Protocol, s.Path, s.IsConnected, s.Address))]);
     }
 
     private static string Version => typeof(FabricDaemon).Assembly.GetName().Version?.ToString(3) ?? "";
@@ -190,6 +190,7 @@ internal sealed partial class FabricDaemon
     {
         var manifest = _options.Manifest;
         var adapters = new Dictionary<string, Device>();
+        await _provisioner.StartAsync();
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");
@@ -198,7 +199,12 @@ internal sealed partial class FabricDaemon
         foreach (var disk in manifest.Disks)
         {
             _options.Progress($"disk {disk.Name} on {disk.Adapter}");
-            await At(disk.Name, ProvisionAsync(disk));
+            await At(disk.Name, ProvisionDiskAsync(disk));
+        }
+        foreach (var serial in manifest.Serials)
+        {
+            _options.Progress($"serial port {serial.Name}");
+            await At(serial.Name, ProvisionSerialAsync(serial));
         }
         foreach (var group in manifest.Devices)
         {
@@ -208,9 +214,15 @@ internal sealed partial class FabricDaemon
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
 
-        async ValueTask<bool> ProvisionAsync(DiskManifest disk)
+        async ValueTask<bool> ProvisionDiskAsync(DiskManifest disk)
         {
             await _provisioner.ProvisionDiskAsync(disk, cancellationToken);
+            return true;
+        }
+
+        async ValueTask<bool> ProvisionSerialAsync(SerialManifest serial)
+        {
+            await _provisioner.ProvisionSerialAsync(serial, cancellationToken);
             return true;
         }
 

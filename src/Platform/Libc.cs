@@ -39,6 +39,7 @@ internal static unsafe partial class Libc
     internal const int SOCK_CLOEXEC = 0x80000;
     internal const int SHUT_RDWR = 2;
     internal const int SOL_SOCKET = 1;
+    internal const int SO_PEERCRED = 17;
     internal const int SCM_RIGHTS = 1;
     internal const int MSG_CTRUNC = 8;
     internal const int MSG_DONTWAIT = 0x40;
@@ -134,6 +135,9 @@ internal static unsafe partial class Libc
     internal static partial int socketpair(int family, int type, int protocol, int* pair);
 
     [LibraryImport("libc", SetLastError = true)]
+    internal static partial int getsockopt(FileDescriptor socket, int level, int name, void* value, uint* length);
+
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int bind(FileDescriptor fd, void* address, uint length);
 
     [LibraryImport("libc", SetLastError = true)]
@@ -147,6 +151,13 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint recvmsg(FileDescriptor fd, MessageHeader* message, int flags);
+
+    // For calls that are made for every message: without the errno, which is asked for by a second call when there is one.
+    [LibraryImport("libc", EntryPoint = "recvmsg")]
+    internal static partial nint recvmsg_raw(int fd, MessageHeader* message, int flags);
+
+    [LibraryImport("libc", EntryPoint = "send")]
+    internal static partial nint send_raw(int fd, void* buffer, nuint count, int flags);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint send(FileDescriptor fd, void* buffer, nuint count, int flags);

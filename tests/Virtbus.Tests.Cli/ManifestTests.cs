@@ -41,12 +41,14 @@ public sealed class ManifestTests
               - { module: demo, name: part }
               - { module: a_module_of_a_long_name, name: with_a_long_part_name }
               - { module: "de.mo", name: part }
+            serials:
+              - { name: adapter0, driver: vfio pci }
             modules: no/such/folder
             """;
         var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(Text, "/manifests/m.yaml"));
         Assert.Equal(
             """
-            /manifests/m.yaml:1:1: 'adaptors' is no key of a manifest. Did you mean 'adapters'? The keys are adapters, disks, devices, modules.
+            /manifests/m.yaml:1:1: 'adaptors' is no key of a manifest. Did you mean 'adapters'? The keys are adapters, disks, serials, devices, modules.
             /manifests/m.yaml:4:12: adapters[0].model: 'merlinn' is not right here. Did you mean 'merlin'? Write merlin or harrier.
             /manifests/m.yaml:5:10: adapters[0].mac: '01:00:00:00:00:01' is not right here. Write six pairs of hexadecimal digits with ':' between them, the first pair even (a station, not a group), for example 02:00:00:00:00:01.
             /manifests/m.yaml:6:18: adapters[0].parts[1]: 'vdap' is not right here. Did you mean 'vdpa'? Write net or vdpa.
@@ -55,7 +57,7 @@ public sealed class ManifestTests
             /manifests/m.yaml:9:5: adapters[1]: 'model' is here a second time. Remove one of the two.
             /manifests/m.yaml:11:5: adapters[2]: an adapter has no 'name'. Add it: the device's name.
             /manifests/m.yaml:12:10: adapters[2].tap: 'this-name-is-far-too-long' is not right here. Write a network device name of at most 15 characters.
-            /manifests/m.yaml:13:5: adapters[3]: 'adapter3' is not right here. Write an adapter with the keys name, model, mac, parts, ports, tap.
+            /manifests/m.yaml:13:5: adapters[3]: 'adapter3' is not right here. Write an adapter with the keys name, model, mac, parts, ports, tap, vfs, vf_profiles.
             /manifests/m.yaml:15:11: disks[0].name: 'disk 0' is not right here. Write 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.
             /manifests/m.yaml:17:13: disks[0].memory: '64MB' is not right here. Write a size such as 512KiB, 64MiB or 1GiB, or a number of bytes; a multiple of 512 up to 1024TiB.
             /manifests/m.yaml:18:5: disks[1]: a disk has exactly one of file, memory, null; this has memory, null. Keep one.
@@ -71,14 +73,16 @@ public sealed class ManifestTests
             /manifests/m.yaml:30:27: devices[1].name: 'demo.part' is made at line 29 already. Give that group a higher count.
             /manifests/m.yaml:31:46: devices[2].name: 'a_module_of_a_long_name.with_a_long_part_name' has 45 characters. Module and name have at most 39 together, with the dot.
             /manifests/m.yaml:32:15: devices[3].module: 'de.mo' is not right here. Write letters, digits, '_' and '-', with module and name at most 39 characters together.
-            /manifests/m.yaml:33:10: modules: /manifests/no/such/folder does not exist. Make the folder, or name one that is there.
+            /manifests/m.yaml:34:13: serials[0].name: 'adapter0' is the name of the object at line 3 already. Choose another.
+            /manifests/m.yaml:34:31: serials[0].driver: 'vfio pci' is not right here. Write a driver's name, for example vfio-pci.
+            /manifests/m.yaml:35:10: modules: /manifests/no/such/folder does not exist. Make the folder, or name one that is there.
             """,
             error.Message);
     }
 
     [Theory]
     [InlineData("adapters: [", "m.yaml:2:1: this is no YAML: ")]
-    [InlineData("- a\n- b", "m.yaml:1:1: a list is not right here. Write a manifest with the keys adapters, disks, devices, modules.")]
+    [InlineData("- a\n- b", "m.yaml:1:1: a list is not right here. Write a manifest with the keys adapters, disks, serials, devices, modules.")]
     [InlineData("adapters: &a []\ndisks: *a", "m.yaml:1:11: '&a' is an anchor, which a manifest can't have. Remove it.\nm.yaml:2:8: '*a' is an alias, which a manifest can't have. Write the value out.")]
     [InlineData("adapters: []\n---\ndisks: []", "m.yaml:2:1: a second document begins here. A manifest is one document; remove '---' and what follows.")]
     [InlineData("adapters:", "m.yaml:1:10: adapters: empty is not right here. Write a list, or remove the key.")]
@@ -108,6 +112,9 @@ public sealed class ManifestTests
             disks:
               - { name: d, adapter: a, memory: 512KiB }
               - { name: e, adapter: b, "null": 1GiB, readonly: true, queues: 4, serial: X1 }
+            serials:
+              - { name: s }
+              - { name: t, driver: other-driver }
             devices:
               - { module: demo, name: part, count: 512, parent: b }
               - { module: demo, name: other }
@@ -124,6 +131,7 @@ public sealed class ManifestTests
         var e = manifest.Disks[1];
         Assert.Equal(new DiskBacking.Null(1L << 30), e.Backing.Value);
         Assert.Equal((true, 4, "X1"), (e.ReadOnly.Value, e.Queues.Value, e.Serial.Value));
+        Assert.Equal([("s", "vfio-pci"), ("t", "other-driver")], manifest.Serials.Select(p => (p.Name.Value, p.Driver.Value)));
         Assert.Equal((512, "b"), (manifest.Devices[0].Count.Value, manifest.Devices[0].Parent!.Value.Value));
         Assert.Equal(1, manifest.Devices[1].Count.Value);
         Assert.Null(manifest.Devices[1].Parent);

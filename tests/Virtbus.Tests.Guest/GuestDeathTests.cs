@@ -1,5 +1,3 @@
-using System.Diagnostics;
-using System.Text.Json;
 using Virtbus.Tests.Cli;
 using Xunit;
 
@@ -31,24 +29,17 @@ public sealed class GuestDeathTests
             disks:
               - {"{"} name: disk0, adapter: adapter0, file: {image.Path} {"}"}
             """);
-        using var log = Process.Start(new ProcessStartInfo("tail", ["-n", "+1", "-f", Path.Combine(fabric.Runtime, "daemon.log")]) { RedirectStandardOutput = true, UseShellExecute = false })!;
-        try
-        {
-            await EndGuestsAsync(fabric, image, log.StandardOutput);
-        }
-        finally
-        {
-            log.Kill();
-        }
+        using var log = new DaemonLog(fabric);
+        await EndGuestsAsync(fabric, image, log);
     }
 
-    private static async Task EndGuestsAsync(TestFabric fabric, DiskImage image, StreamReader log)
+    private static async Task EndGuestsAsync(TestFabric fabric, DiskImage image, DaemonLog log)
     {
-        var daemon = JsonDocument.Parse(await File.ReadAllTextAsync(Path.Combine(fabric.Runtime, "lock"))).RootElement.GetProperty("pid").GetInt32();
+        var daemon = await Holdings.DaemonOfAsync(fabric);
         // The first guest makes the daemon open what it keeps.
         await Guest.RunAsync(fabric, "dd if=/dev/vda of=/dev/null bs=1M", "disk0");
-        await SeeGoneAsync(log);
-        var before = Holdings(daemon);
+        await log.SeeGoneAsync();
+        var before = Holdings.Of(daemon);
         Assert.DoesNotContain("guest memory", before.Keys);
 
         await EndAsync("echo c >/proc/sysrq-trigger", async guest => Assert.Contains("Kernel panic", await guest.DieAsync(), StringComparison.Ordinal));
@@ -67,35 +58,11 @@ public sealed class GuestDeathTests
         {
             var guest = Guest.Start(fabric, Traffic + last, "disk0");
             await guest.SeeAsync("running");
-            Assert.Contains("guest memory", Holdings(daemon).Keys);
+            Assert.Contains("guest memory", Holdings.Of(daemon).Keys);
             await guest.TellAsync("end");
             await end(guest);
-            await SeeGoneAsync(log);
-            Assert.Equal(before, Holdings(daemon));
+            await log.SeeGoneAsync();
+            Assert.Equal(before, Holdings.Of(daemon));
         }
-    }
-
-    // The daemon logs this line when it has let go of all.
-    private static async Task SeeGoneAsync(StreamReader log)
-    {
-        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
-        while (await log.ReadLineAsync(deadline.Token) is { } line)
-        {
-            if (line.Contains(" gone: ", StringComparison.Ordinal))
-                return;
-            Assert.DoesNotContain(" warn ", line, StringComparison.Ordinal);
-            Assert.DoesNotContain(" error ", line, StringComparison.Ordinal);
-        }
-        Assert.Fail("The log has ended.");
-    }
-
-    /// <summary>How many descriptors of each kind a process has, but for files, which the runtime opens when it will; and mappings of guest memory.</summary>
-    private static SortedDictionary<string, int> Holdings(int process)
-    {
-        var kinds = Directory.GetFiles($"/proc/{process}/fd").Select(path => File.ResolveLinkTarget(path, returnFinalTarget: false)?.Name ?? "")
-            .Where(name => name.Contains(':', StringComparison.Ordinal))
-            .Select(name => name.Split('[')[0])
-            .Concat(File.ReadLines($"/proc/{process}/maps").Where(line => line.Contains("memory-backend-memfd", StringComparison.Ordinal)).Select(_ => "guest memory"));
-        return new SortedDictionary<string, int>(kinds.CountBy(kind => kind).ToDictionary(), StringComparer.Ordinal);
     }
 }

@@ -18,6 +18,9 @@ internal sealed class AddressWindow(ulong start, ulong last)
     /// <param name="start">Its first address.</param>
     public bool TryAllocate(ulong size, ulong alignment, out ulong start)
     {
+        start = 0;
+        if (alignment - 1 > Last)
+            return false;
         var candidate = Start;
         for (var i = 0; ; i++)
         {
@@ -30,10 +33,7 @@ internal sealed class AddressWindow(ulong start, ulong last)
                 return true;
             }
             if (i == _taken.Count)
-            {
-                start = 0;
                 return false;
-            }
             candidate = Math.Max(candidate, _taken[i].Last + 1);
         }
     }

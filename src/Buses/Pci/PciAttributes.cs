@@ -41,6 +41,7 @@ internal static class PciAttributes
             new ObjectAttribute<PciDevice>("subsystem_device", static d => $"0x{d.SubsystemId:x4}"),
             new ObjectAttribute<PciDevice>("revision", static d => $"0x{d.Revision:x2}"),
             new ObjectAttribute<PciDevice>("class", static d => $"0x{d.ClassCode:x6}"),
+            new ObjectAttribute<PciDevice>("label", static d => d.Label ?? "", null, static d => d.Label is not null),
             new ObjectAttribute<PciDevice>("irq", static d => $"{(d.Vectors is [{ Kind: PciInterruptKinds.Msi or PciInterruptKinds.INTx } first, ..] ? first.Irq : 0)}"),
             new ObjectAttribute<PciDevice>("resource", Resource),
             new BinaryAttribute<PciDevice>("config", static d => d.ConfigSize, static (d, at, to) => d.ReadConfig((int)at, to), Dump, static (d, at, from) => d.WriteConfig((int)at, from), StoreConfig),
@@ -61,8 +62,8 @@ internal static class PciAttributes
             new ObjectAttribute<PciDevice>("secondary_bus_number", static d => $"{d.ReadConfig8(PCI_SECONDARY_BUS)}", null, static d => d.IsBridge),
             new ObjectAttribute<PciDevice>("subordinate_bus_number", static d => $"{d.ReadConfig8(PCI_SUBORDINATE_BUS)}", null, static d => d.IsBridge),
             new ObjectAttribute<PciDevice>("dma_owner", DmaOwner),
-            new ObjectAttribute<PciDevice>("dma_faults", static d => $"{d.Faults?.Count ?? 0}"),
-            new ObjectAttribute<PciDevice>("dma_last_fault", static d => d.Faults?.Last ?? "")),
+            new ObjectAttribute<PciDevice>("dma_faults", static d => $"{d.DmaOrNull?.Faults ?? 0}"),
+            new ObjectAttribute<PciDevice>("dma_last_fault", LastFault)),
         new(
             new ObjectAttribute<PciDevice>("sriov_totalvfs", static d => $"{d.TotalVirtualFunctions}", null, HasSriov),
             new ObjectAttribute<PciDevice>("sriov_numvfs", static d => $"{d.VirtualFunctions.Count}", StoreNumberAsync, HasSriov),
@@ -70,6 +71,7 @@ internal static class PciAttributes
             new ObjectAttribute<PciDevice>("sriov_stride", static d => $"{ReadSriov16(d, PCI_SRIOV_VF_STRIDE)}", null, HasSriov),
             new ObjectAttribute<PciDevice>("sriov_vf_device", static d => $"{d.Sriov!.DeviceId:x}", null, HasSriov),
             new ObjectAttribute<PciDevice>("sriov_drivers_autoprobe", static d => d.Sriov!.DriversAutoprobe ? "1" : "0", StoreAutoprobe, HasSriov),
+            new ObjectAttribute<PciDevice>("sriov_vf_msix_count", null, static (d, value, _) => StoreVectorsAsync(d, value), static d => d.PhysicalFunction is not null),
             new ObjectAttribute<PciDevice>("sriov_vf_total_msix", static d => $"{(d.Driver as PciDriver)?.GetVirtualFunctionVectors(d) ?? 0}", null, HasSriov)),
         new([.. Enumerable.Range(0, PciBar.Rom).Select(ResourceFile)]),
         AttributeGroup.Dynamic<PciDevice>("msi_irqs", static d => d.Vectors
@@ -115,6 +117,10 @@ internal static class PciAttributes
             _ => "none",
         };
     }
+
+    private static string LastFault(PciDevice device) => device.DmaOrNull?.LastFault is { } fault
+        ? $"0x{fault.Address.Value:x} {fault.Access} {fault.Fault.Errno}{(fault.Port.Pasid is { } pasid ? $" pasid {pasid}" : "")}"
+        : "";
 
     // BARs and ROM, the VF BARs, and for a bridge its windows: 13 lines, or 17.
     private static string Resource(PciDevice device)
@@ -254,6 +260,20 @@ internal static class PciAttributes
                 throw new VirtbusException(Errno.ENOENT, $"Driver {driver.Name} of {device.Name} enables no virtual functions. Bind one that does.");
             if (now > 0 && count > 0)
                 throw new VirtbusException(Errno.EBUSY, $"Device {device.Name} has {now} virtual functions enabled. Write 0 before {count}.");
+            await configure(device, count);
+        });
+    }
+
+    private static async ValueTask StoreVectorsAsync(PciDevice device, string value)
+    {
+        var count = (int)AttributeValue.ParseUnsigned(device.DevPath + "/sriov_vf_msix_count", value, 2048);
+        var physical = device.PhysicalFunction!;
+        await device.Fabric!.RunExclusiveAsync(physical, async () =>
+        {
+            if ((physical.Driver as PciDriver)?.ConfigureVectors is not { } configure)
+                throw new VirtbusException(Errno.EOPNOTSUPP, $"The driver of {physical.Name} shares out no MSI-X vectors, so {device.Name} keeps those that it has.");
+            if (device.Driver is { } driver)
+                throw new VirtbusException(Errno.EBUSY, $"Device {device.Name} is bound to {driver.Name}. Unbind it before its number of vectors is changed.");
             await configure(device, count);
         });
     }

@@ -100,8 +100,10 @@ public sealed class PciBus : Bus
     /// Puts a function into a slot of its own: the one of the first port that is empty; a port, and a host bridge, are made when there is none.
     /// </summary>
     /// <param name="function">The hardware.</param>
-    /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>.</exception>
-    public async ValueTask<PciDevice> PlugAsync(IPciFunction function)
+    /// <param name="label">What people call it, see <see cref="PciDevice.Label"/>.</param>
+    /// <param name="prepare">Called before the device is added to the tree, so that a driver's probe finds it ready; for example to set its driver_override.</param>
+    /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>; or what <paramref name="prepare"/> throws.</exception>
+    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label = null, Func<PciDevice, ValueTask>? prepare = null)
     {
         while (true)
         {
@@ -114,12 +116,12 @@ public sealed class PciBus : Bus
                 {
                     if (port is not { Secondary: { Slots.Count: 0 } behind, Device.State: DeviceState.Added })
                         continue;
-                    slot = Reserve(behind, 0, 0, function);
+                    slot = Reserve(behind, 0, 0, function, label);
                     break;
                 }
             }
             if (slot is not null)
-                return await AddAsync(slot);
+                return await AddAsync(slot, prepare);
             host ??= await AddHostBridgeAsync();
             await AddPortAsync(host);
         }
@@ -630,11 +632,11 @@ public sealed class PciBus : Bus
     private static bool IsTaken(PciSegment segment, int devfn) =>
         segment.Slots.ContainsKey(devfn) || segment.Host.VirtualIds.Contains((ushort)((segment.Number << 8) | devfn));
 
-    private static PciSlot Reserve(PciSegment segment, int device, int functionNumber, IPciFunction function)
+    private static PciSlot Reserve(PciSegment segment, int device, int functionNumber, IPciFunction function, string? label = null)
     {
         if (device is < 0 or > 31 || functionNumber is < 0 or > 7)
             throw new VirtbusException(Errno.EINVAL, $"{device:x2}.{functionNumber:x} is no place on a bus: devices are 0 to 31, functions 0 to 7.");
-        var slot = new PciSlot(segment, (device << 3) | functionNumber, function) { IsScanning = true };
+        var slot = new PciSlot(segment, (device << 3) | functionNumber, function) { IsScanning = true, Label = label };
         if (IsTaken(segment, slot.DevFn))
             throw new VirtbusException(Errno.EEXIST, $"Slot {slot.Address} is taken. Unplug what is there or choose another one.");
         segment.Slots.Add(slot.DevFn, slot);
@@ -645,11 +647,11 @@ public sealed class PciBus : Bus
     // A port of the bus's own kind shows whether its slot is taken.
     private static void ShowPresence(PciSegment segment, bool present) => (segment.BridgeSlot?.Function as PciRootPort)?.SetPresence(present);
 
-    private async ValueTask<PciDevice> AddAsync(PciSlot slot)
+    private async ValueTask<PciDevice> AddAsync(PciSlot slot, Func<PciDevice, ValueTask>? prepare = null)
     {
         try
         {
-            return await ScanAsync(slot)
+            return await ScanAsync(slot, prepare)
                 ?? throw new VirtbusException(Errno.ENODEV, $"Nothing answers at {slot.Address}: the function's vendor id reads as none.");
         }
         catch
@@ -672,13 +674,14 @@ public sealed class PciBus : Bus
     }
 
     // The hardware is out of its slot, and all that is behind it.
-    private void Empty(PciSlot slot)
+    internal void Empty(PciSlot slot)
     {
         lock (_topology)
         {
             if (slot.IsEmpty)
                 return;
             slot.IsEmpty = true;
+            slot.Function.SetLostCallback(null);
             slot.Segment.Slots.Remove(slot.DevFn);
             if (slot.Segment.Slots.Count == 0)
                 ShowPresence(slot.Segment, false);
@@ -689,6 +692,8 @@ public sealed class PciBus : Bus
             }
             if (slot.Secondary is not { } behind)
                 return;
+            foreach (var inner in behind.Slots.Values.ToArray())
+                Empty(inner);
             for (var n = behind.Number; n <= behind.Subordinate; n++)
             {
                 if (behind.Host.Owners[n] == behind)
@@ -697,7 +702,7 @@ public sealed class PciBus : Bus
         }
     }
 
-    private async ValueTask<PciDevice?> ScanAsync(PciSlot slot)
+    private async ValueTask<PciDevice?> ScanAsync(PciSlot slot, Func<PciDevice, ValueTask>? prepare = null)
     {
         var fabric = FabricOrThrow();
         Device parent;
@@ -716,6 +721,8 @@ public sealed class PciBus : Bus
             PciScan.Size(device);
             Assign(device, slot);
             slot.Function.SetLostCallback(() => Lost(device));
+            if (prepare is not null)
+                await prepare(device);
             await fabric.AddAsync(device);
             // Lost before it was in the tree: nothing could be taken out then.
             if (device.IsLost || !slot.Function.IsPresent)

@@ -25,7 +25,6 @@ public sealed class PciDevice : Device, IPciIdentity
     private PciInterrupts? _interrupts;
     private DmaPort? _dma;
     private IDisposable? _observation;
-    private DmaFaultReport? _faults;
     private volatile int _command;
     private long _commandReads;
     private long _commandSeen;
@@ -56,6 +55,12 @@ public sealed class PciDevice : Device, IPciIdentity
 
     /// <summary>Where it is.</summary>
     public PciAddress Address { get; }
+
+    /// <summary>
+    /// What people call the hardware (Linux: the label that firmware gives to a slot or an onboard device); a virtual function's is that of its
+    /// physical function with v and its number. Null when there is none.
+    /// </summary>
+    public string? Label => Slot?.Label ?? (PhysicalFunction?.Label is { } label ? $"{label}v{VirtualFunctionIndex}" : null);
 
     /// <summary>The hardware behind. For the tool boxes that stand on PCI; drivers use the members of this class.</summary>
     public IPciFunction Function { get; private set; }
@@ -313,6 +318,24 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <exception cref="VirtbusException">As the other one; or what <paramref name="prepare"/> throws: none is enabled then.</exception>
     public ValueTask SetVirtualFunctionsAsync(int count, Func<PciDevice, ValueTask>? prepare) => PciBus.SetVirtualFunctionsAsync(this, count, prepare);
 
+    /// <summary>The driver_override that a virtual function of this one gets when it is enabled; null for none.</summary>
+    /// <param name="index">Its number, from 0.</param>
+    public string? GetVirtualFunctionOverride(int index) => Sriov?.Overrides?[index];
+
+    /// <summary>
+    /// Says which driver alone may take a virtual function, before it is enabled: no other one ever sees it (PV-02). One that is enabled keeps
+    /// its override.
+    /// </summary>
+    /// <param name="index">Its number, from 0.</param>
+    /// <param name="driverName">The driver; null for any.</param>
+    /// <exception cref="VirtbusException">ENOENT: there is no such virtual function.</exception>
+    public void SetVirtualFunctionOverride(int index, string? driverName)
+    {
+        if (Sriov is not { } sriov || (uint)index >= (uint)sriov.Total)
+            throw new VirtbusException(Errno.ENOENT, $"Device {Name} has no virtual function {index}; it can have {TotalVirtualFunctions}.");
+        sriov.SetOverride(index, driverName);
+    }
+
     /// <summary>Resets the function by the best way that it has (function-level, else the slot's), with its config space as it was before.</summary>
     /// <param name="fault">ENOTTY: it has no reset of its own; ENODEV: it is gone.</param>
     public bool TryReset(out Fault fault)
@@ -363,8 +386,6 @@ public sealed class PciDevice : Device, IPciIdentity
 
     /// <summary>Group and port, when something has asked for them.</summary>
     internal DmaPort? DmaOrNull => Volatile.Read(ref _dma);
-
-    internal DmaFaultReport? Faults => Volatile.Read(ref _faults);
 
     internal PciInterrupts Interrupts => Volatile.Read(ref _interrupts) ?? LazyInitializer.EnsureInitialized(ref _interrupts, () => new PciInterrupts(this));
 
@@ -461,7 +482,8 @@ public sealed class PciDevice : Device, IPciIdentity
         FreeVectors();
         if (_isPlugged)
         {
-            Function.SetLostCallback(null);
+            // Hardware that stays in the slot may still be pulled out of it.
+            Function.SetLostCallback(Slot is { } slot ? () => PciBus.Empty(slot) : null);
             Function.Unplug();
         }
         _isPlugged = false;
@@ -503,9 +525,8 @@ public sealed class PciDevice : Device, IPciIdentity
                 return;
             _commandSeen = number;
             _command = command;
-            if (_dma is { } dma)
-                dma.IsBusMaster = (command & PCI_COMMAND_MASTER) != 0;
         }
+        SyncMaster();
         Volatile.Read(ref _interrupts)?.LineChanged();
     }
 
@@ -545,13 +566,26 @@ public sealed class PciDevice : Device, IPciIdentity
             if (_dma is { } there)
                 return there;
             var group = new IommuGroup((int)_group);
-            var dma = new DmaPort(Name, group) { IsBusMaster = (_command & PCI_COMMAND_MASTER) != 0 };
-            var faults = new DmaFaultReport(this);
-            _observation = group.Observe(faults.Add, null);
-            Volatile.Write(ref _faults, faults);
+            var dma = new DmaPort(Name, group);
+            _observation = group.Observe(new DmaFaultEvents(this).Add, null);
             Volatile.Write(ref _dma, dma);
-            return dma;
         }
+        SyncMaster();
+        return _dma;
+    }
+
+    // The port may wait for accesses and call handlers, so no lock is held; who finds that the register changed meanwhile sets it again.
+    private void SyncMaster()
+    {
+        if (Volatile.Read(ref _dma) is not { } dma)
+            return;
+        bool isMaster;
+        do
+        {
+            isMaster = (_command & PCI_COMMAND_MASTER) != 0;
+            dma.IsBusMaster = isMaster;
+        }
+        while (isMaster != ((_command & PCI_COMMAND_MASTER) != 0));
     }
 
     private static bool Overlaps(int offset, int length, int at, int size) => offset < at + size && at < offset + length;

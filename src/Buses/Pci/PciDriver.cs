@@ -50,6 +50,12 @@ public abstract class PciDriver : TypedDriver<PciDevice, PciDeviceId>
     /// <param name="device">The physical function.</param>
     public virtual int GetVirtualFunctionVectors(PciDevice device) => 0;
 
+    /// <summary>
+    /// Gives a virtual function this many MSI-X vectors (0 for as many as by default) when somebody writes its sriov_vf_msix_count; null when the
+    /// driver does not do that (EOPNOTSUPP). Called with the physical function's transition held, while the virtual one has no driver.
+    /// </summary>
+    public virtual Func<PciDevice, int, ValueTask>? ConfigureVectors => null;
+
     /// <summary>Before a reset that somebody asked for by the reset attribute.</summary>
     /// <param name="device">The device.</param>
     protected internal virtual ValueTask PrepareResetAsync(PciDevice device) => default;

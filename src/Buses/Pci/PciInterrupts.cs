@@ -23,6 +23,10 @@ internal sealed class PciInterrupts(PciDevice device)
     private PciVector[] _messages = None;
     private PciInterruptKinds _kind;
     private int _capability;
+    // Where the masks are: the MSI-X table, or the register of the MSI capability (0 when it has none).
+    private PciRegion? _table;
+    private ulong _tableOffset;
+    private int _maskOffset;
     private bool _isBusy;
     private uint _msiMask;
     private volatile bool _isLineAsserted;
@@ -150,8 +154,7 @@ internal sealed class PciInterrupts(PciDevice device)
         switch (vector.Kind)
         {
             case PciInterruptKinds.MsiX:
-                var (region, table) = Table();
-                region.Write32(table + (ulong)(vector.Index * PCI_MSIX_ENTRY_SIZE) + PCI_MSIX_ENTRY_VECTOR_CTRL, masked ? 1u : 0u);
+                _table!.Write32(_tableOffset + (ulong)(vector.Index * PCI_MSIX_ENTRY_SIZE) + PCI_MSIX_ENTRY_VECTOR_CTRL, masked ? PCI_MSIX_ENTRY_CTRL_MASKBIT : 0);
                 break;
             case PciInterruptKinds.Msi:
                 WriteMsiMask(vector.Index, masked);
@@ -170,9 +173,12 @@ internal sealed class PciInterrupts(PciDevice device)
         if (size < min)
             return false;
         _capability = capability;
-        var (region, _) = Table();
-        if (!region.IsEnabled)
-            throw new VirtbusException(Errno.EIO, $"Device {Device.Name} does not decode BAR {region.Index}, where its MSI-X table is. Enable the device first.");
+        var table = Device.ReadConfig32(capability + PCI_MSIX_TABLE);
+        // What is gone reads as all ones; its accesses are lost whatever the BAR.
+        _table = Device.GetRegion(Math.Min((int)(table & PCI_MSIX_BIR), 5));
+        _tableOffset = table & ~(uint)PCI_MSIX_BIR;
+        if (!_table.IsEnabled)
+            throw new VirtbusException(Errno.EIO, $"Device {Device.Name} does not decode BAR {_table.Index}, where its MSI-X table is. Enable the device first.");
         var vectors = Make(PciInterruptKinds.MsiX, Math.Min(size, max));
         ProgramMsiX(vectors);
         Device.SetInterruptDisable(true);
@@ -188,6 +194,8 @@ internal sealed class PciInterrupts(PciDevice device)
         if (size < min)
             return false;
         _capability = capability;
+        var control = Device.ReadConfig16(capability + PCI_MSI_FLAGS);
+        _maskOffset = (control & PCI_MSI_FLAGS_MASKBIT) == 0 ? 0 : capability + ((control & PCI_MSI_FLAGS_64BIT) != 0 ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
         // Vectors come in powers of two; one that was not asked for is not handed out.
         var vectors = Make(PciInterruptKinds.Msi, Math.Min(size, max));
         ProgramMsi(vectors.Length);
@@ -222,29 +230,21 @@ internal sealed class PciInterrupts(PciDevice device)
         return vectors;
     }
 
-    private (PciRegion Region, ulong Offset) Table()
-    {
-        var table = Device.ReadConfig32(_capability + PCI_MSIX_TABLE);
-        // What is gone reads as all ones; its accesses are lost whatever the BAR.
-        return (Device.GetRegion(Math.Min((int)(table & PCI_MSIX_BIR), 5)), table & ~(uint)PCI_MSIX_BIR);
-    }
-
     // Masked as a whole while the table is filled; entries stay masked until their vector has a handler.
     private void ProgramMsiX(PciVector[] vectors)
     {
         var control = Device.ReadConfig16(_capability + PCI_MSIX_FLAGS) | PCI_MSIX_FLAGS_ENABLE;
         Device.WriteConfig16(_capability + PCI_MSIX_FLAGS, (ushort)(control | PCI_MSIX_FLAGS_MASKALL));
-        var (region, table) = Table();
         var size = (control & PCI_MSIX_FLAGS_QSIZE) + 1;
         for (var i = 0; i < size; i++)
         {
-            var at = table + (ulong)(i * PCI_MSIX_ENTRY_SIZE);
-            region.Write32(at + PCI_MSIX_ENTRY_VECTOR_CTRL, PCI_MSIX_ENTRY_CTRL_MASKBIT);
+            var at = _tableOffset + (ulong)(i * PCI_MSIX_ENTRY_SIZE);
+            _table!.Write32(at + PCI_MSIX_ENTRY_VECTOR_CTRL, PCI_MSIX_ENTRY_CTRL_MASKBIT);
             if (i >= vectors.Length)
                 continue;
-            region.Write32(at + PCI_MSIX_ENTRY_LOWER_ADDR, (uint)MessageAddress);
-            region.Write32(at + PCI_MSIX_ENTRY_UPPER_ADDR, (uint)(MessageAddress >> 32));
-            region.Write32(at + PCI_MSIX_ENTRY_DATA, (uint)i);
+            _table!.Write32(at + PCI_MSIX_ENTRY_LOWER_ADDR, (uint)MessageAddress);
+            _table!.Write32(at + PCI_MSIX_ENTRY_UPPER_ADDR, (uint)(MessageAddress >> 32));
+            _table!.Write32(at + PCI_MSIX_ENTRY_DATA, (uint)i);
         }
         Device.WriteConfig16(_capability + PCI_MSIX_FLAGS, (ushort)(control & ~PCI_MSIX_FLAGS_MASKALL));
     }
@@ -264,10 +264,8 @@ internal sealed class PciInterrupts(PciDevice device)
 
     private void WriteMsiMask(int index, bool masked)
     {
-        var control = Device.ReadConfig16(_capability + PCI_MSI_FLAGS);
-        if ((control & PCI_MSI_FLAGS_MASKBIT) == 0)
+        if (_maskOffset == 0)
             return;
-        var at = _capability + ((control & PCI_MSI_FLAGS_64BIT) != 0 ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
         if (masked)
             Interlocked.Or(ref _msiMask, 1u << index);
         else
@@ -277,7 +275,7 @@ internal sealed class PciInterrupts(PciDevice device)
         do
         {
             written = Volatile.Read(ref _msiMask);
-            Device.WriteConfig32(at, written);
+            Device.WriteConfig32(_maskOffset, written);
         }
         while (written != Volatile.Read(ref _msiMask));
     }

@@ -12,6 +12,8 @@ namespace Virtbus.Buses.Pci;
 /// <summary>Finds out what a function decodes, by the protocol of the standard (write all ones, see which bits stay), and gives it addresses.</summary>
 internal static class PciScan
 {
+    private const ulong Largest = 1UL << 47;
+
     /// <summary>Sizes BARs, ROM and VF BARs. Decoding is off meanwhile.</summary>
     /// <param name="device">A function that was just put in.</param>
     public static void Size(PciDevice device)
@@ -46,14 +48,18 @@ internal static class PciScan
         for (var i = 0; i < device.Bars.Length; i++)
             wanted.Add((i, device.Bars[i], device.Bars[i].Size));
         for (var i = 0; device.Sriov is { } sriov && i < sriov.Resources.Length; i++)
-            wanted.Add((PciBar.Count + i, sriov.Resources[i], sriov.Resources[i].Size * total));
+            wanted.Add((PciBar.Count + i, sriov.Resources[i], sriov.Resources[i].Size > Largest ? ulong.MaxValue : sriov.Resources[i].Size * total));
+        var without = new List<int>();
         wanted.RemoveAll(static w => !w.Resource.IsThere);
+        // No window is as large; and sums of what is left do not overflow, whatever a function claims.
+        foreach (var (index, _, _) in wanted.Where(static w => w.Resource.Size > Largest || w.Size > Largest || w.Size < w.Resource.Size))
+            without.Add(index);
+        wanted.RemoveAll(w => without.Contains(w.Index));
         foreach (var group in wanted.GroupBy(static w => w.Resource.Window))
         {
             var sum = group.Aggregate(0UL, static (s, w) => s + w.Size);
             segment.Provide(group.Key, sum, group.Max(static w => w.Resource.Size));
         }
-        var without = new List<int>();
         foreach (var (index, resource, size) in wanted.OrderByDescending(static w => w.Resource.Size))
         {
             if (segment.Windows[(int)resource.Window]?.TryAllocate(size, resource.Size, out var start) != true)
@@ -149,12 +155,16 @@ internal static class PciScan
             {
                 // Ports have 16 address bits on many functions; the upper half then stays 0.
                 var bits = mask & ~3u;
+                if (bits == 0)
+                    continue;
                 resources[i] = new PciResource(PciBarKind.Io, SizeOf(bits > 0xFFFF ? bits : bits | 0xFFFF_0000), false, 0);
                 continue;
             }
             var isPrefetchable = (mask & 8) != 0;
             if ((mask & 6) != 4)
             {
+                if ((mask & ~15u) == 0)
+                    continue;
                 resources[i] = new PciResource(PciBarKind.Memory32, SizeOf(mask & ~15u), isPrefetchable, 0);
                 continue;
             }

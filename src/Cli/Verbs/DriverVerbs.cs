@@ -11,9 +11,10 @@ internal static class DriverVerbs
     {
         var (toBind, to) = (Names.Device(), Names.Driver());
         var toUnbind = Names.Device();
+        var unbindForce = Force();
         return CommandLine.Group(
             "driver",
-            "Look at drivers, bind and unbind them.",
+            "Look at drivers, bind, unbind and override them.",
             CommandLine.Asking("list", "List the drivers.", static (_, client, output) =>
             {
                 output.Print(client.Ask("GET", "/v1/drivers"), ApiJson.Default.IReadOnlyListDriverAnswer, WriteList);
@@ -31,19 +32,125 @@ internal static class DriverVerbs
                 },
                 toBind,
                 to),
-            CommandLine.Asking(
+            With(unbindForce, CommandLine.Asking(
                 "unbind",
-                "Unbind a device from its driver.",
+                "Unbind a device from its driver. Waits while a virtual machine has it open.",
                 (result, client, output) =>
                 {
                     var device = OnBus(client, result.GetRequiredValue(toUnbind), "unbound");
                     var driver = device.Driver
                         ?? throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} has no driver. 'virtbus driver bind {device.Name} DRIVER' gives it one.");
-                    client.Write($"/bus/{device.Bus}/drivers/{driver}/unbind", device.Name);
+                    Unbind(client, device, driver, result.GetValue(unbindForce));
                     DeviceVerbs.PrintAgain(client, output, device);
                     return ExitCode.Done;
                 },
-                toUnbind));
+                toUnbind)),
+            Override(),
+            Suggest());
+    }
+
+    private static Command Override()
+    {
+        var toOverride = Names.Device();
+        var driver = Names.Driver();
+        driver.Arity = ArgumentArity.ZeroOrOne;
+        driver.Description = "The driver that is to have the device; its module is loaded if need be.";
+        var clear = new Option<bool>("--clear") { Description = "Let the bus choose again." };
+        var force = Force();
+        var command = CommandLine.Asking(
+            "override",
+            "Give a device to a driver of your choice, as driverctl does: set its driver_override and bind it anew.",
+            (result, client, output) =>
+            {
+                var device = OnBus(client, result.GetRequiredValue(toOverride), "bound");
+                var wanted = result.GetValue(driver);
+                if (wanted is not null)
+                    LoadDriver(client, device.Bus!, wanted);
+                client.Write(device.Path + "/driver_override", wanted ?? "\n");
+                if (device.Driver is { } current && current != wanted)
+                    Unbind(client, device, current, result.GetValue(force));
+                if (device.Driver is null || device.Driver != wanted)
+                    Probe(client, device, wanted is not null);
+                DeviceVerbs.PrintAgain(client, output, device);
+                return ExitCode.Done;
+            },
+            toOverride,
+            driver);
+        command.Options.Add(clear);
+        command.Validators.Add(result =>
+        {
+            if (result.GetValue(clear) == (result.GetValue(driver) is not null))
+                result.AddError("'virtbus driver override' needs either a DRIVER or --clear.");
+        });
+        return With(force, command);
+    }
+
+    private static Command Suggest()
+    {
+        var toSuggest = Names.Device();
+        return CommandLine.Asking(
+            "suggest",
+            "Say which drivers can hand a device to virtual machines and user-space drivers, the best first, and why.",
+            (result, client, output) =>
+            {
+                var name = result.GetRequiredValue(toSuggest);
+                var answer = client.Ask("GET", ControlClient.Query("/v1/suggestions", ("device", name)));
+                output.Print(answer, ApiJson.Default.IReadOnlyListSuggestionAnswer, (writer, suggestions) =>
+                {
+                    var table = new Table("DRIVER", "WHY");
+                    foreach (var suggestion in suggestions)
+                        table.Add(suggestion.Driver, suggestion.Reason);
+                    table.WriteTo(writer);
+                    writer.WriteLine();
+                    writer.WriteLine($"Take the first one with: virtbus driver override {name} {suggestions[0].Driver}");
+                });
+                return ExitCode.Done;
+            },
+            toSuggest);
+    }
+
+    internal static Option<bool> Force() => new("--force") { Description = "Take the device away from a virtual machine or program that has it open." };
+
+    private static Command With(Option option, Command command)
+    {
+        command.Options.Add(option);
+        return command;
+    }
+
+    // Drivers that serve nothing of their own accord, such as vfio-pci, are not loaded by any device that appears.
+    internal static void LoadDriver(ControlClient client, string bus, string driver)
+    {
+        if (client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer).Any(d => d.Bus == bus && d.Name == driver))
+            return;
+        var module = driver.Replace('-', '_');
+        if (client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).All(m => m.Name != module))
+            throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}', and there is no module '{module}' that could bring it. 'virtbus driver list' and 'virtbus module list' show what there is.");
+        client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)));
+    }
+
+    private static void Probe(ControlClient client, DeviceAnswer device, bool isDriverDue)
+    {
+        try
+        {
+            client.Write($"/bus/{device.Bus}/drivers_probe", device.Name);
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.EINVAL && !isDriverDue)
+        {
+            // No driver is made for it, which the state that is printed tells.
+        }
+    }
+
+    private static void Unbind(ControlClient client, DeviceAnswer device, string driver, bool force)
+    {
+        DeviceUsers.AskToLeave(client, device, force, "unbound");
+        try
+        {
+            client.Write($"/bus/{device.Bus}/drivers/{driver}/unbind", device.Name);
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.ENODEV && DeviceVerbs.Find(client, device.Path).Driver is null)
+        {
+            // Another one who wanted the same was waiting for the device's user.
+        }
     }
 
     private static DeviceAnswer OnBus(ControlClient client, string name, string what)

@@ -9,12 +9,16 @@ namespace Virtbus.Cli.Verbs;
 internal static class Names
 {
     public static Argument<string> Device() => Completed(
-        new Argument<string>("DEVICE") { Description = "A device's name; bus:name when several buses have it, or its path below /devices." },
-        client => client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).Select(d => d.Name));
+        new Argument<string>("DEVICE") { Description = "A device's name or label; bus:name when several buses have it, or its path below /devices." },
+        client => client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).SelectMany(d => d.Label is { } label ? [d.Name, label] : new[] { d.Name }));
 
     public static Argument<string[]> Sockets() => Completed(
         new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.ZeroOrMore },
-        client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Select(s => s.Device));
+        client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(Verbs.Sockets.IsForGuests).Select(s => s.Device));
+
+    public static Argument<string> Console() => Completed(
+        new Argument<string>("PORT") { Description = "A serial port's name or PCI address." },
+        client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(s => s.Protocol == Verbs.Sockets.Console).Select(s => s.Device));
 
     public static Argument<string> Driver() => Completed(
         new Argument<string>("DRIVER") { Description = "A driver's name." },

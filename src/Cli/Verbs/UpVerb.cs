@@ -175,14 +175,16 @@ internal static class UpVerb
         {
             var table = new Table("SOCKET OF", "PROTOCOL", "PATH");
             foreach (var socket in status.Sockets)
-                table.Add(socket.Device, socket.Protocol, socket.Path);
+                table.Add(Sockets.Title(socket), socket.Protocol, socket.Path);
             table.WriteTo(writer);
             writer.WriteLine();
         }
         writer.WriteLine("Next:");
         writer.WriteLine("  ./virtbus tree              the devices again");
-        if (status.Sockets.Count > 0)
-            writer.WriteLine($"  ./virtbus vm {status.Sockets[0].Device,-15}a virtual machine with it");
+        if (status.Sockets.Where(Sockets.IsForGuests).ToArray() is [var first, ..])
+            writer.WriteLine($"  ./virtbus vm {first.Device,-15}a virtual machine with it");
+        if (status.Sockets.FirstOrDefault(s => s.Protocol == Sockets.Console) is { } console)
+            writer.WriteLine($"  ./virtbus console {console.Device,-10}what its serial port says, and your words to it");
         writer.WriteLine("  ./virtbus attr get /        all that can be read and written");
         writer.WriteLine("  ./virtbus monitor           events as they happen");
         writer.WriteLine($"  ./virtbus down              take it down{(isDetached ? "" : "; Ctrl-C here does too")}");

@@ -30,18 +30,29 @@ internal static class VmVerb
 
     private static IReadOnlyList<SocketAnswer> Resolve(ControlClient client, IReadOnlyList<string> names)
     {
-        var sockets = client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets;
-        if (names.FirstOrDefault(n => names.Count(other => other == n) > 1) is { } twice)
-            throw new VirtbusException(Errno.EINVAL, $"Device '{twice}' is named twice. A socket serves one user at a time; name each device once.");
+        SocketAnswer[] sockets = [.. client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(Sockets.IsForGuests)];
+        SocketAnswer[] found = [.. names.Select(name => sockets.FirstOrDefault(s => Sockets.IsOf(s, name)) ?? throw NoSocket(client, name, sockets))];
+        if (found.GroupBy(s => s.Device).FirstOrDefault(g => g.Count() > 1) is { } twice)
+            throw new VirtbusException(Errno.EINVAL, $"Device '{twice.Key}' is named twice. A socket serves one user at a time; name each device once.");
         // A second user would wait for the first one to go.
-        if (sockets.FirstOrDefault(s => s.Connected && names.Contains(s.Device)) is { } busy)
+        if (found.FirstOrDefault(s => s.Connected) is { } busy)
             throw new VirtbusException(Errno.EBUSY, $"Device '{busy.Device}' is in use: something is connected to {busy.Path}. End that first.");
-        return [.. names.Select(name => sockets.FirstOrDefault(s => s.Device == name) ?? throw NoSocket(name, sockets))];
+        return found;
     }
 
-    private static VirtbusException NoSocket(string name, IReadOnlyList<SocketAnswer> sockets) => new(
-        Errno.ENODEV,
-        $"No device '{name}' offers a socket. {(sockets.Count == 0 ? "No device of this fabric does; add a disk to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
+    private static VirtbusException NoSocket(ControlClient client, string name, IReadOnlyList<SocketAnswer> sockets)
+    {
+        // Most likely a function whose own driver has it.
+        if (client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).FirstOrDefault(d => d.Name == name || d.Label == name) is { Bus: "pci" } function)
+        {
+            return new VirtbusException(
+                Errno.ENODEV,
+                $"Device '{name}' offers no socket: {(function.Driver is { } driver ? $"driver {driver} has it" : "no driver has it")}. Give it to guests with 'virtbus driver override {name} vfio-pci'.");
+        }
+        return new VirtbusException(
+            Errno.ENODEV,
+            $"No device '{name}' offers a socket. {(sockets.Count == 0 ? "No device of this fabric does; add a disk or a serial port to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
+    }
 
     private static async Task<int> PrepareAsync(CancellationToken cancellation)
     {

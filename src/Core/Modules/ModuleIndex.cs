@@ -68,6 +68,29 @@ public sealed class ModuleIndex
             : found.Concat(_patterns.Where(p => AliasPattern.IsMatch(p.Pattern, modalias)).Select(p => p.Module)).Distinct();
     }
 
+    /// <summary>
+    /// The drivers by which a PCI device can be handed to a user over VFIO, best first: a variant made for the device, then the generic one.
+    /// They never bind by themselves; a tool loads the module, sets driver_override to its driver's name, unbinds and binds (VP-05).
+    /// </summary>
+    /// <param name="modalias">The device's alias; other than of PCI, there is none.</param>
+    public IReadOnlyList<VfioSuggestion> SuggestVfio(string modalias)
+    {
+        ArgumentNullException.ThrowIfNull(modalias);
+        if (!modalias.StartsWith(VfioSuggestion.DevicePrefix, StringComparison.Ordinal))
+            return [];
+        var wanted = VfioSuggestion.DriverPrefix + modalias[VfioSuggestion.DevicePrefix.Length..];
+        return
+        [
+            .. _byName.Values
+                .Select(m => m.Aliases.Where(a => AliasPattern.IsMatch(a, wanted)).OrderByDescending(VfioSuggestion.FixedFields).FirstOrDefault() is { } alias
+                    ? new VfioSuggestion(m, alias)
+                    : null)
+                .OfType<VfioSuggestion>()
+                .OrderByDescending(s => VfioSuggestion.FixedFields(s.Alias))
+                .ThenBy(s => s.Module.Name, StringComparer.Ordinal),
+        ];
+    }
+
     private readonly Dictionary<string, (DateTime Written, long Length)> _stamps = [];
 
     private void Add(ModuleInfo info)

@@ -1,17 +1,21 @@
 using System.Collections.Concurrent;
 using Microsoft.Extensions.Logging;
+using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware.Block;
+using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
+using Virtbus.Subsystems.Vfio;
 using Virtbus.Subsystems.Vhost;
+using Virtbus.Transports.VfioUser;
 using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// Makes simulated adapters and the disks on them. A disk is a wish that stays: whenever the vdpa part of its adapter is bound again, the
+/// Makes simulated adapters, the disks on them, and serial ports. A disk is a wish that stays: whenever the vdpa part of its adapter is bound again, the
 /// disk comes back, with its medium as it was.
 /// </summary>
 internal sealed class HardwareProvisioner : IProvisioner
@@ -20,9 +24,13 @@ internal sealed class HardwareProvisioner : IProvisioner
     private readonly ProvisioningContext _context;
     private readonly VdpaBus _vdpa;
     private readonly VhostSubsystem _vhost;
-    private readonly VhostUserExporter _exporter;
+    private readonly VhostUserExporter _vhostExporter;
+    private readonly PciBus _pci;
+    private readonly VfioSubsystem _vfio;
+    private readonly VfioUserExporter _vfioExporter;
     private readonly ConcurrentDictionary<string, Adapter> _adapters = new();
-    private readonly Stack<Adapter> _order = new();
+    private readonly ConcurrentDictionary<string, SerialDevice> _serials = new();
+    private readonly Stack<IAsyncDisposable> _order = new();
     private volatile bool _closing;
     private bool _exporting;
 
@@ -31,23 +39,48 @@ internal sealed class HardwareProvisioner : IProvisioner
         _context = context;
         _vdpa = context.Fabric.RegisterBus(new VdpaBus());
         _vhost = VhostSubsystem.Of(context.Fabric);
-        _exporter = new VhostUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VhostUser"), context.Fabric.Time);
+        _vhostExporter = new VhostUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VhostUser"), context.Fabric.Time);
+        _pci = context.Fabric.GetBus<PciBus>();
+        _vfio = VfioSubsystem.Of(context.Fabric);
+        _vfioExporter = new VfioUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
         _vdpa.AddManagementListener(OnManagement);
     }
 
-    public IReadOnlyList<DeviceSocket> Sockets =>
-    [
-        .. from device in _vhost.Class.Devices.OfType<VhostDevice>()
-           let endpoint = device.Endpoint
-           where endpoint is not null
-           select new DeviceSocket(device.Label, "vhost-user-blk", endpoint.Path, endpoint.IsConnected),
-    ];
+    public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles];
+
+    private IEnumerable<DeviceSocket> VhostSockets =>
+        from device in _vhost.Class.Devices.OfType<VhostDevice>()
+        let endpoint = device.Endpoint
+        where endpoint is not null
+        select new DeviceSocket(device.Label, "vhost-user-blk", endpoint.Path, endpoint.IsConnected);
+
+    private IEnumerable<DeviceSocket> VfioSockets =>
+        from device in _vfio.Class.Devices.OfType<VfioDevice>()
+        let endpoint = device.Endpoint
+        where endpoint is not null
+        orderby device.Label
+        select new DeviceSocket((device.Parent as PciDevice)?.Label ?? device.Label, "vfio-user", endpoint.Path, endpoint.IsConnected, device.Label);
+
+    private IEnumerable<DeviceSocket> Consoles =>
+        from serial in _serials.Values
+        orderby serial.Name
+        select new DeviceSocket(serial.Name, "console", serial.Console.Path, serial.Console.IsConnected, serial.Device?.Name);
+
+    public ValueTask StartAsync() => _context.Fabric.AddClassObserverAsync(_vfio.Class, _vfioExporter);
 
     public async ValueTask<Device> ProvisionAdapterAsync(AdapterManifest adapter, CancellationToken cancellationToken)
     {
         var made = await Adapter.CreateAsync(_context.Fabric, adapter);
         _adapters[adapter.Name] = made;
         _order.Push(made);
+        if (adapter.VirtualFunctions > 0)
+        {
+            // The core driver is loaded by its alias, beside us.
+            await _context.Fabric.SettleAsync(cancellationToken);
+            foreach (var driver in adapter.Profiles.Select(p => p.Value.Driver).OfType<ManifestValue<string>>())
+                await LoadDriverAsync(driver);
+            await made.EnableVirtualFunctionsAsync(adapter);
+        }
         return made.Device;
     }
 
@@ -67,13 +100,60 @@ internal sealed class HardwareProvisioner : IProvisioner
         CheckOffered(device);
     }
 
+    public async ValueTask ProvisionSerialAsync(SerialManifest serial, CancellationToken cancellationToken)
+    {
+        await LoadDriverAsync(serial.Driver);
+        var function = new SerialFunction(_context.Fabric.Time);
+        SerialConsole console;
+        try
+        {
+            var path = Path.Combine(_context.RuntimeFolder, serial.Name + ".console.sock");
+            console = new SerialConsole(function.Port, path, _context.LoggerFactory.CreateLogger("Virtbus.Serial"), _context.Fabric.Time);
+        }
+        catch
+        {
+            function.Dispose();
+            throw;
+        }
+        var made = new SerialDevice(serial.Name, function, console);
+        _serials[serial.Name] = made;
+        _order.Push(made);
+        made.Device = await _pci.PlugAsync(function, serial.Name, device =>
+        {
+            // Before it is visible, so that no other driver has it first.
+            _context.Fabric.SetDriverOverride(device, serial.Driver);
+            return default;
+        });
+        CheckOffered(made.Device, serial.Driver);
+    }
+
     public async ValueTask DisposeAsync()
     {
         _closing = true;
-        while (_order.TryPop(out var adapter))
-            await adapter.DisposeAsync();
+        // Nobody waits for virtual machines that still have a device open: they lose it.
+        foreach (var device in _vfio.Class.Devices.OfType<VfioDevice>())
+            device.Revoke();
+        while (_order.TryPop(out var made))
+            await made.DisposeAsync();
         if (_exporting)
-            await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _exporter);
+            await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
+        await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);
+        _vfioExporter.Dispose();
+    }
+
+    // An override alone loads no module: it may name a driver that serves no id of its own accord.
+    private async ValueTask LoadDriverAsync(string driver)
+    {
+        if (_pci.Drivers.All(d => d.Name != driver))
+            await _context.Modules.LoadAsync(driver.Replace('-', '_'));
+    }
+
+    private void CheckOffered(PciDevice device, string driver)
+    {
+        if (device.Driver is null)
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was made but driver {driver} did not take it: {device.DeferredReason ?? "the log says why"}. Name another driver.");
+        if (_vfioExporter.ErrorOf(device.Name) is { } error)
+            throw new VirtbusException(error.Errno, error.Message, error);
     }
 
     private async ValueTask StartExportAsync()
@@ -81,7 +161,7 @@ internal sealed class HardwareProvisioner : IProvisioner
         if (_exporting)
             return;
         _exporting = true;
-        await _context.Fabric.AddClassObserverAsync(_vhost.Class, _exporter);
+        await _context.Fabric.AddClassObserverAsync(_vhost.Class, _vhostExporter);
         // The vdpa bus has no aliases: which driver takes its devices is the user's choice, and this is the daemon's.
         await _context.Modules.LoadAsync("vhost_vdpa");
     }
@@ -90,7 +170,7 @@ internal sealed class HardwareProvisioner : IProvisioner
     {
         if (device.Driver is null)
             throw new VirtbusException(Errno.ENODEV, $"Disk {device.Name} was made but no driver took it: {device.DeferredReason ?? "the log says why"}. Load vhost_vdpa and bind it.");
-        if (_exporter.ErrorOf(device.Name) is { } error)
+        if (_vhostExporter.ErrorOf(device.Name) is { } error)
             throw new VirtbusException(error.Errno, error.Message, error);
     }
 

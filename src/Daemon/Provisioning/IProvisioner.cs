@@ -4,13 +4,16 @@ using Virtbus.Daemon.Manifest;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// Makes the hardware that a manifest names. The daemon calls it in the manifest's order: adapters, then disks. Disposing it takes all that
+/// Makes the hardware that a manifest names. The daemon calls it in this order: adapters, then disks, then serial ports. Disposing it takes all that
 /// it made away again, newest first; sockets included. By then drivers have been shut down.
 /// </summary>
 internal interface IProvisioner : IAsyncDisposable
 {
     /// <summary>The sockets that the devices of the fabric offer at this moment.</summary>
     IReadOnlyList<DeviceSocket> Sockets { get; }
+
+    /// <summary>Makes ready to offer devices on sockets; called once, before anything is made.</summary>
+    ValueTask StartAsync();
 
     /// <summary>Makes an adapter. Its drivers may still be probing when the call returns.</summary>
     /// <param name="adapter">The adapter.</param>
@@ -24,4 +27,10 @@ internal interface IProvisioner : IAsyncDisposable
     /// <param name="cancellationToken">Cancelled when the daemon is to end.</param>
     /// <exception cref="Virtbus.Platform.VirtbusException">The disk can't be made.</exception>
     ValueTask ProvisionDiskAsync(DiskManifest disk, CancellationToken cancellationToken);
+
+    /// <summary>Makes a serial port and the socket of its line.</summary>
+    /// <param name="serial">The port.</param>
+    /// <param name="cancellationToken">Cancelled when the daemon is to end.</param>
+    /// <exception cref="Virtbus.Platform.VirtbusException">The port can't be made.</exception>
+    ValueTask ProvisionSerialAsync(SerialManifest serial, CancellationToken cancellationToken);
 }

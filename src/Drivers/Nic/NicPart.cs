@@ -23,10 +23,18 @@ public sealed class NicPart : AuxiliaryDevice
     /// <summary>What the core driver offers.</summary>
     public INicCore Core { get; }
 
+    /// <summary>What a part of kind <see cref="NicPartKind.VfMigration"/> is for; null for the others.</summary>
+    public INicVfMigration? VfMigration { get; internal init; }
+
     /// <inheritdoc/>
     protected override IReadOnlyList<AttributeGroup> AttributeGroups => [.. base.AttributeGroups, .. Groups];
 
-    private static string NameOf(NicPartKind kind) => kind == NicPartKind.Net ? "net" : "vdpa";
+    private static string NameOf(NicPartKind kind) => kind switch
+    {
+        NicPartKind.Net => "net",
+        NicPartKind.Vdpa => "vdpa",
+        _ => "vfmig",
+    };
 
     private static readonly AttributeGroup[] Groups = [new(new ObjectAttribute<NicPart>("port", d => $"{d.Port}"))];
 }

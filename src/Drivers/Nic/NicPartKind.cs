@@ -7,4 +7,6 @@ public enum NicPartKind
     Net,
     /// <summary>vDPA devices: <c>vdpa</c>.</summary>
     Vdpa,
+    /// <summary>Migration of the virtual functions: <c>vfmig</c>. Only physical functions that can have some have the part.</summary>
+    VfMigration,
 }

@@ -33,9 +33,11 @@ internal sealed class ExpressCapability(PciExpressOptions options, bool isVirtua
             FillLink(image);
         if (options.Slot is { } slot)
         {
+            // Two lamps, off at first, and commands that complete at once.
+            const uint Lamps = 0x0018, NoCommandCompleted = 0x0004_0000, LampsOff = 0x03C0, LampControls = 0x03C0;
             const uint LinkStateChanged = 0x0100, PresenceChanged = 0x0008, LinkStateChangedEnable = 0x1000;
-            image.Set(Offset + PCI_EXP_SLTCAP, 4, (uint)slot << 19);
-            image.Set(Offset + PCI_EXP_SLTCTL, 2, 0, LinkStateChangedEnable);
+            image.Set(Offset + PCI_EXP_SLTCAP, 4, ((uint)slot << 19) | Lamps | NoCommandCompleted);
+            image.Set(Offset + PCI_EXP_SLTCTL, 2, LampsOff, LinkStateChangedEnable | LampControls);
             image.Set(Offset + PCI_EXP_SLTSTA, 2, 0, 0, LinkStateChanged | PresenceChanged);
         }
         if (IsRootPort)

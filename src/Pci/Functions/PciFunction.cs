@@ -59,6 +59,9 @@ public abstract class PciFunction : IPciFunction
     /// <inheritdoc/>
     public virtual IReadOnlyList<IPciFunction> VirtualFunctions => [];
 
+    /// <summary>How its config space is made.</summary>
+    public ConfigLayout ConfigLayout => Config.Layout;
+
     /// <summary>Config space.</summary>
     protected internal ConfigSpace Config { get; }
 

@@ -15,7 +15,7 @@ public sealed class PciRootPort : PciFunction
     /// <param name="vendor">Vendor id.</param>
     /// <param name="device">Device id.</param>
     public PciRootPort(byte slot, ushort vendor = 0x5642, ushort device = 0x0010)
-        : base(Layout(slot, vendor, device)) => _express = Config.Layout.FindCapability(PciCapabilityId.PCI_CAP_ID_EXP);
+        : base(MakeLayout(slot, vendor, device)) => _express = Config.Layout.FindCapability(PciCapabilityId.PCI_CAP_ID_EXP);
 
     /// <summary>The bus behind the port; 0 until software set it.</summary>
     public byte SecondaryBus => Config.Read8(PCI_SECONDARY_BUS);
@@ -64,7 +64,7 @@ public sealed class PciRootPort : PciFunction
             ShowReset();
     }
 
-    private static ConfigLayout Layout(byte slot, ushort vendor, ushort device) => ConfigSpaceBuilder.Bridge(vendor, device)
+    private static ConfigLayout MakeLayout(byte slot, ushort vendor, ushort device) => ConfigSpaceBuilder.Bridge(vendor, device)
         .Class(0x060400)
         .InterruptPin(1)
         .PowerManagement(hasPme: true)

@@ -21,11 +21,11 @@ public interface IVfioDeviceOps
     /// <summary>What the device is.</summary>
     VfioDeviceInfo Info { get; }
 
-    /// <summary>What a region is.</summary>
+    /// <summary>What a region is; asked once an open.</summary>
     /// <param name="index">Below <see cref="VfioDeviceInfo.Regions"/>.</param>
     VfioRegionInfo GetRegionInfo(uint index);
 
-    /// <summary>What an interrupt index is.</summary>
+    /// <summary>What an interrupt index is; asked once an open.</summary>
     /// <param name="index">Below <see cref="VfioDeviceInfo.Interrupts"/>.</param>
     VfioIrqInfo GetIrqInfo(uint index);
 
@@ -48,7 +48,7 @@ public interface IVfioDeviceOps
     /// <param name="fault">EINVAL: not possible for that index.</param>
     bool TrySetIrqs(in VfioIrqSet set, out Fault fault);
 
-    /// <summary>Resets the device; regions, migration state and interrupts are as after open.</summary>
+    /// <summary>Resets the device: registers and migration state are as after open. Interrupts stay set up (as in Linux), and so does what is attached.</summary>
     /// <param name="fault">EOPNOTSUPP: it cannot.</param>
     bool TryReset(out Fault fault);
 

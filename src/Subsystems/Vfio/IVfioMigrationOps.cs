@@ -8,7 +8,7 @@ public interface IVfioMigrationOps
     /// <summary>What it can do.</summary>
     VfioMigrationFlags Flags { get; }
 
-    /// <summary>The state it is in.</summary>
+    /// <summary>The state it is in. Any thread, also during a move.</summary>
     VfioMigrationState State { get; }
 
     /// <summary>Goes to a state, over others where the table says so; returns when it is there.</summary>

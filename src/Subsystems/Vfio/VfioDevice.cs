@@ -148,6 +148,12 @@ public sealed class VfioDevice : Device
             new ObjectAttribute<VfioDevice>("connected", d => d.Endpoint?.IsConnected == true ? "1" : "0"),
             new ObjectAttribute<VfioDevice>("label", d => d.Label),
             new ObjectAttribute<VfioDevice>("migration_state", d => NameOf(d.Ops.Migration?.State), visible: d => d.Ops.Migration is not null),
+            new ObjectAttribute<VfioDevice>("revoke", null, static (d, value, _) =>
+            {
+                if (AttributeValue.ParseBoolean(d.DevPath + "/revoke", value))
+                    d.Revoke();
+                return default;
+            }),
             new ObjectAttribute<VfioDevice>("socket", d => d.Endpoint?.Path ?? ""),
             new ObjectAttribute<VfioDevice>("user", d => d.User ?? "")),
     ];

@@ -232,7 +232,7 @@ public sealed class VfioHandle : IDisposable
 
     /// <summary>
     /// Called on a thread of the control plane when the device's driver wants the device back (again and again), or when the device was taken
-    /// away (once, with <c>revoked</c>): the handle is dead then and only wants to be disposed. It must not block. Set on a handle whose
+    /// away (once, with <c>revoked</c>): the handle is dead then and only wants to be disposed. It must not block or wait for the handle. Set on a handle whose
     /// device was taken away already, the handler is called at once.
     /// </summary>
     /// <param name="requested">The handler, told whether the device is taken away already; null takes it off.</param>
@@ -298,8 +298,10 @@ public sealed class VfioHandle : IDisposable
                 return;
             _isRevoked = true;
         }
-        CloseNowOrLater();
+        _isDead = true;
+        // First, so that a transport lets go of its user: the driver's close may wait for what a peer has to answer.
         TellRequested(revoked: true);
+        CloseNowOrLater();
     }
 
     internal void TellRequested(bool revoked)

@@ -41,6 +41,18 @@ public sealed partial class VfioUserClient
         _space.TryMap(range, memory, access, out fault) && TryMapAtServer(range, access, null, 0, out fault);
 
     /// <summary>
+    /// Lets the device reach memory that the server maps by its file; what a server asks for by messages all the same comes to <paramref name="memory"/>.
+    /// </summary>
+    /// <param name="range">Where the device finds it; whole pages.</param>
+    /// <param name="memory">What moves the bytes.</param>
+    /// <param name="access">What the device may do there.</param>
+    /// <param name="file">The memory's file.</param>
+    /// <param name="fileOffset">Where in the file the range begins.</param>
+    /// <param name="fault">As for the others.</param>
+    public bool TryMapDma(IovaRange range, IRemoteMemory memory, DmaAccess access, FileDescriptor file, ulong fileOffset, out Fault fault) =>
+        _space.TryMap(range, memory, access, out fault) && TryMapAtServer(range, access, file, fileOffset, out fault);
+
+    /// <summary>
     /// Takes every range inside away, none being no error. The server is asked for one range at a time, with the bounds that it was mapped
     /// with: not all servers take others.
     /// </summary>

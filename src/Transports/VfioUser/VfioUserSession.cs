@@ -130,7 +130,7 @@ internal sealed partial class VfioUserSession : IDisposable
         if (!VfioUserCapabilities.TryParse(message.Payload[VersionSize..], out _peer, out fault))
             return false;
         var minor = Math.Min(BinaryPrimitives.ReadUInt16LittleEndian(message.Payload[2..]), Minor);
-        if (!_device.TryOpen($"vfio-user client {_number} of {_server.Path}", out var handle, out fault))
+        if (!_device.TryOpen(UserOf(_channel.PeerProcess), out var handle, out fault))
             return false;
         _handle = handle!;
         _info = handle!.Info;
@@ -171,6 +171,20 @@ internal sealed partial class VfioUserSession : IDisposable
         }
 
         return true;
+    }
+
+    // For messages: by the number the person finds who holds the device.
+    private static string UserOf(int process)
+    {
+        try
+        {
+            return $"process {process} ({File.ReadAllText($"/proc/{process}/comm").Trim()})";
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            // It has gone already, or is of another container.
+            return $"process {process}";
+        }
     }
 
     private bool TryHandle(in VfioUserMessage message, out Fault fault)

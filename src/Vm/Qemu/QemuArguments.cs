@@ -20,6 +20,9 @@ internal static class QemuArguments
     public static IEnumerable<string> Machine(VmOptions options, VmAccelerator accelerator, GuestImage image, string kernelArguments)
     {
         bool kvm = accelerator == VmAccelerator.Kvm;
+        // What lists of processes and our messages call it: a private QEMU is run by its loader and would have that one's name.
+        yield return "-name";
+        yield return "process=qemu-virtbus";
         yield return "-no-user-config";
         yield return "-nodefaults";
         // Not -nographic: that has the firmware write to the serial console too, and clear the user's screen.
@@ -53,7 +56,8 @@ internal static class QemuArguments
         yield return "-initrd";
         yield return image.Initramfs;
         yield return "-append";
-        string iommu = options.Iommu ? " intel_iommu=on iommu.passthrough=0" : "";
+        // Unsafe: this IOMMU remaps no interrupts, and the guest's vfio refuses to work with such a one unless told.
+        string iommu = options.Iommu ? " intel_iommu=on iommu.passthrough=0 vfio_iommu_type1.allow_unsafe_interrupts=1" : "";
         yield return $"{KernelFlags}{iommu} virtbus_modules={string.Join(',', GuestImage.BootModules)} {kernelArguments}";
         for (int i = 0; i < options.Devices.Count; i++)
         {

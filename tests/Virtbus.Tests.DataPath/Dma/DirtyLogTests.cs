@@ -154,47 +154,91 @@ public class DirtyLogTests
     }
 
     [Fact]
-    public void Mark_is_never_lost_between_threads()
+    public void Neighbours_marked_by_two_threads_at_once_are_both_marked()
     {
-        const int Rounds = 20_000;
+        const int Rounds = 6;
+        const int Pages = 1 << 20;
+        Assert.True(DirtyLog.TryCreate(4096, [], out var log, out _));
+        using var turn = new Barrier(2);
+        var other = new Thread(() =>
+        {
+            for (var round = 0; round < Rounds; round++)
+                Mark(1);
+        })
+        { IsBackground = true };
+        other.Start();
+        var bits = new ulong[Pages / 64];
+        for (var round = 0; round < Rounds; round++)
+        {
+            Mark(0);
+            Array.Clear(bits);
+            Assert.True(log!.TryReadAndClear(Range(0, (ulong)Pages * Page), Page, bits, out _));
+            Assert.False(bits.AsSpan().ContainsAnyExcept(ulong.MaxValue));
+        }
+
+        Assert.True(other.Join(Deadline.Milliseconds));
+
+        void Mark(int first)
+        {
+            turn.SignalAndWait(Deadline.Milliseconds);
+            for (var page = (ulong)first; page < Pages; page += 2)
+                log!.Mark(new Iova(page * Page), 1);
+            turn.SignalAndWait(Deadline.Milliseconds);
+        }
+    }
+
+    [Fact]
+    public void Copy_that_follows_the_log_misses_no_write()
+    {
+        const int Sessions = 300;
         Assert.True(DirtyLog.TryCreate(4096, [], out var log, out _));
         using var dma = new DmaFixture();
         Assert.Equal(Errno.None, dma.Map(0, MemorySize));
         Assert.True(dma.Port.TryStartLog(log!, out _));
-        // What a migration does: clear, then copy. In the end the copy is the memory.
-        var copy = new byte[MemorySize];
-        var page = new byte[Page];
-        var bits = new ulong[1];
+        using var turn = new Barrier(2);
+        var finished = 0;
         var writer = new Thread(() =>
         {
             var random = new Random(4);
-            Span<byte> word = stackalloc byte[4];
-            for (var i = 1; i <= Rounds; i++)
+            var data = new byte[MemorySize / 4];
+            for (var session = 1; session <= Sessions && turn.SignalAndWait(Deadline.Milliseconds); session++)
             {
-                BitConverter.TryWriteBytes(word, i);
-                dma.Port.TryWrite(new Iova((ulong)random.Next((int)(MemorySize / 4)) * 4), word);
-            }
-        });
-        writer.Start();
-        var last = false;
-        while (true)
-        {
-            Array.Clear(bits);
-            Assert.True(log!.TryReadAndClear(Range(0, MemorySize), Page, bits, out _));
-            for (var i = 0ul; i < 64; i++)
-            {
-                if ((bits[0] >> (int)i & 1) == 0)
-                    continue;
-                dma.Memory.Read(i * Page, page);
-                page.CopyTo(copy, (int)(i * Page));
-            }
+                for (var i = 0; i < 6; i++)
+                {
+                    // Long ones mostly, so that a copy meets them half done.
+                    var length = random.Next(4) == 0 ? 4 : random.Next(1, data.Length + 1);
+                    random.NextBytes(data.AsSpan(0, Math.Min(length, 64)));
+                    data.AsSpan(0, length)[^1]++;
+                    dma.Port.TryWrite(new Iova((ulong)random.Next((int)MemorySize - length + 1)), data.AsSpan(0, length));
+                }
 
-            if (last)
-                break;
-            last = writer.Join(0);
+                Volatile.Write(ref finished, session);
+            }
+        })
+        { IsBackground = true };
+        writer.Start();
+        // What a migration does: clear, then copy; a last time when nobody writes any more.
+        var copy = new byte[MemorySize];
+        for (var session = 1; session <= Sessions; session++)
+        {
+            Assert.True(turn.SignalAndWait(Deadline.Milliseconds));
+            bool last;
+            do
+            {
+                last = Volatile.Read(ref finished) == session;
+                var bits = new ulong[1];
+                Assert.True(log!.TryReadAndClear(Range(0, MemorySize), Page, bits, out _));
+                for (var i = 0; i < 64; i++)
+                {
+                    if ((bits[0] >> i & 1) != 0)
+                        dma.Memory.Read((ulong)i * Page, copy.AsSpan(i * (int)Page, (int)Page));
+                }
+            }
+            while (!last);
+            Assert.True(dma.Bytes(0, (int)MemorySize).AsSpan().SequenceEqual(copy), $"session {session} lost a write");
         }
 
-        Assert.Equal(dma.Bytes(0, (int)MemorySize), copy);
+        Assert.True(writer.Join(Deadline.Milliseconds));
         Assert.Equal(0, dma.Port.Faults);
     }
 }

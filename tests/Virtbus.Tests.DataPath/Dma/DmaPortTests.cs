@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -266,14 +267,22 @@ public sealed class DmaPortTests : IDisposable
                 _dma.Port.TryWrite(new Iova(64), word[..size]);
             }
         });
+        writer.IsBackground = true;
         writer.Start();
         var torn = 0;
+        var changes = 0;
+        byte last = 0;
         Span<byte> read = stackalloc byte[8];
-        for (var i = 0; i < 300_000; i++)
+        var start = Stopwatch.GetTimestamp();
+        for (var i = 0; i < 500_000 || changes < 300; i++)
         {
             Assert.True(_dma.Port.TryRead(new Iova(64), read[..size]));
             if (read[..size].ContainsAnyExcept(read[0]))
                 torn++;
+            if (read[0] != last)
+                changes++;
+            last = read[0];
+            Assert.True(Stopwatch.GetElapsedTime(start).TotalMilliseconds < Deadline.Milliseconds, "the writer does not come to write");
         }
 
         stop.Cancel();

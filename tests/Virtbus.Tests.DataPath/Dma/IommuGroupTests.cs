@@ -333,7 +333,11 @@ public class IommuGroupTests
             }
         })).ToArray();
         foreach (var thread in threads)
+        {
+            thread.IsBackground = true;
             thread.Start();
+        }
+
         Assert.All(threads, thread => Assert.True(thread.Join(Deadline.Milliseconds)));
         Assert.Equal(0, bad);
         Assert.True(wins > 0);

@@ -26,11 +26,13 @@ public sealed class UnmapUnderAccessTests : IDisposable
             leave.Wait(Deadline.Milliseconds);
             AccessSlot.Mine.Leave();
         });
+        device.IsBackground = true;
         device.Start();
         inside.Wait(Deadline.Milliseconds);
         Assert.True(other.TryMap(new Iova(0), Page, _dma.Memory, 0, DmaAccess.Read, out _));
         Assert.True(other.TryUnmap(Range(0, Page), out _, out _));
         var unmap = new Thread(() => _dma.Unmap(0, Page, out _));
+        unmap.IsBackground = true;
         unmap.Start();
         // Out of reach at once, but the call has not returned.
         Deadline.Until(() => !_dma.CanRead(0), "the page is out of reach");
@@ -58,6 +60,7 @@ public sealed class UnmapUnderAccessTests : IDisposable
             leave.Wait(Deadline.Milliseconds);
             AccessSlot.Mine.Leave();
         });
+        device.IsBackground = true;
         device.Start();
         inside.Wait(Deadline.Milliseconds);
         var take = new Thread(() =>
@@ -81,6 +84,7 @@ public sealed class UnmapUnderAccessTests : IDisposable
                     break;
             }
         });
+        take.IsBackground = true;
         take.Start();
         Assert.False(take.Join(100));
         leave.Set();
@@ -92,13 +96,17 @@ public sealed class UnmapUnderAccessTests : IDisposable
     public void Device_never_touches_memory_after_an_unmap_of_it()
     {
         const int Pages = 8;
-        const int Rounds = 4_000;
+        const int Rounds = 1_600;
         using var stop = new CancellationTokenSource();
         long accesses = 0;
         var bad = 0;
         var devices = Enumerable.Range(0, 2).Select(number => new Thread(() => Work(number))).ToArray();
         foreach (var device in devices)
+        {
+            device.IsBackground = true;
             device.Start();
+        }
+
         var random = new Random(11);
         var sentinel = new byte[Page];
         var seen = new byte[Page];
@@ -175,10 +183,11 @@ public sealed class UnmapUnderAccessTests : IDisposable
                     lost++;
             }
         });
+        device.IsBackground = true;
         device.Start();
         var random = new Random(3);
         var mapped = new HashSet<ulong>();
-        for (var i = 0; i < 60_000; i++)
+        for (var i = 0; i < 30_000; i++)
         {
             var page = 0x200000 + ((ulong)random.Next(3000) * Page);
             if (mapped.Remove(page))
@@ -219,6 +228,7 @@ public sealed class UnmapUnderAccessTests : IDisposable
             {
                 AccessSlot? slot = null;
                 var thread = new Thread(() => slot = AccessSlot.Mine);
+                thread.IsBackground = true;
                 thread.Start();
                 thread.Join();
                 GC.Collect();

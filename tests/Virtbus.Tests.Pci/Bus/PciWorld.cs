@@ -72,12 +72,24 @@ internal sealed class TestDriver(PciWorld world, string name, params PciDeviceId
 
     public bool HasVirtualFunctions { get; init; } = true;
 
+    public Action<PciDevice, int>? OnVectors { get; init; }
+
     public bool IsUsers { get; init; }
 
     public override bool IsDmaManagedByUser => IsUsers;
 
     public override Func<PciDevice, int, ValueTask>? ConfigureVirtualFunctions =>
         HasVirtualFunctions ? static (device, count) => device.SetVirtualFunctionsAsync(count) : null;
+
+    public override Func<PciDevice, int, ValueTask>? ConfigureVectors => OnVectors is null
+        ? null
+        : (device, count) =>
+        {
+            OnVectors(device, count);
+            return default;
+        };
+
+    public override int GetVirtualFunctionVectors(PciDevice device) => OnVectors is null ? 0 : 64;
 
     protected override async ValueTask ProbeAsync(PciDevice device, PciDeviceId id, CancellationToken cancellationToken)
     {
@@ -158,7 +170,7 @@ internal sealed record CardOptions
 }
 
 /// <summary>A function with a few registers: BAR 0 holds scratch words and the doors to interrupts and DMA, BAR 2 is I/O, a ROM lies behind.</summary>
-internal sealed class Card(CardOptions options) : PciPhysicalFunction(Layout(options))
+internal sealed class Card(CardOptions options) : PciPhysicalFunction(MakeLayout(options))
 {
     /// <summary>A write raises the message vector that it names.</summary>
     public const ulong Message = 0x100;
@@ -212,7 +224,7 @@ internal sealed class Card(CardOptions options) : PciPhysicalFunction(Layout(opt
         return (Options.HasMsix ? builder.Msix(4, 0, 0x2000, 0, 0x3000) : builder).Build();
     }
 
-    private static ConfigLayout Layout(CardOptions options)
+    private static ConfigLayout MakeLayout(CardOptions options)
     {
         var builder = ConfigSpaceBuilder.Function(options.Vendor, options.Device)
             .Class(options.Class, 0x07)

@@ -56,7 +56,7 @@ public sealed class TopologyTests
         await Within.Refused(Errno.EINVAL, async () => await world.Bus.AddFunctionAsync(world.Host, card, 32));
         await Within.Refused(Errno.EEXIST, async () => await world.Bus.AddHostBridgeAsync());
         card.Dispose();
-        e = await Within.Refused(Errno.ENODEV, async () => await world.Bus.AddFunctionAsync(world.Host, new DeadFunction()));
+        e = await Within.Refused(Errno.ENODEV, async () => await world.Bus.AddFunctionAsync(world.Host, new Nothing()));
         Assert.Equal("Nothing answers at 0000:00:02.0: the function's vendor id reads as none.", e.Message);
         Assert.Equal(count, world.Bus.DeviceCount);
         // The place is free again.
@@ -177,6 +177,51 @@ public sealed class TopologyTests
     }
 
     [Fact]
+    public async Task Function_that_answers_nonsense_harms_nobody()
+    {
+        var world = await PciWorld.NewAsync();
+        var (_, good) = await world.PlugAsync();
+        good.Enable();
+        var port = await world.Bus.AddPortAsync(world.Host);
+        var added = 0;
+        for (var seed = 1; seed <= 500; seed++)
+        {
+            using var nonsense = new Nonsense(seed);
+            try
+            {
+                var device = await world.Bus.AddFunctionAsync(port, nonsense).In();
+                added++;
+                foreach (var file in ((TreeDirectory)world.Fabric.Tree.Find(device.DevPath)).List().OfType<TreeFile>().Where(f => (f.Mode & 0x100) != 0 && !f.IsBinary))
+                    file.Read();
+                try
+                {
+                    device.Enable();
+                    device.AllocateVectors(1, 2048);
+                    await device.SetVirtualFunctionsAsync(Math.Min(1, device.TotalVirtualFunctions));
+                }
+                catch (VirtbusException)
+                {
+                    // It has not what it promised.
+                }
+                device.TryReset(out _);
+                await world.Bus.UnplugAsync(device).In();
+            }
+            catch (VirtbusException)
+            {
+                // Refused as a whole.
+            }
+        }
+        Assert.InRange(added, 100, 500);
+        Assert.Equal(["0000:00:01.0", "0000:01:00.0", "0000:00:02.0"], world.Bus.Devices.Select(d => d.Name));
+        good.GetRegion(0).Write32(0, 5);
+        Assert.Equal(5u, good.GetRegion(0).Read32(0));
+        // All addresses and numbers are free again.
+        var card = await world.Bus.AddFunctionAsync(port, new Card(new CardOptions { TotalVfs = 256 }));
+        card.Enable();
+        await card.SetVirtualFunctionsAsync(256);
+    }
+
+    [Fact]
     public async Task Domains_are_apart()
     {
         var world = await PciWorld.NewAsync();
@@ -203,12 +248,59 @@ public sealed class TopologyTests
         Assert.Equal(["port resume 0000:00:01.0", "pf resume 0000:01:00.0", "vf resume 0000:01:00.1", "vf resume 0000:01:00.2"], world.Calls);
     }
 
-    /// <summary>Nothing is in the slot.</summary>
-    private sealed class DeadFunction : IPciFunction
+    /// <summary>Config space of random bytes, of which random bits can be written; each register anew at each read now and then.</summary>
+    private sealed class Nonsense : Nothing
     {
-        public int ConfigSize => 256;
+        private readonly Random _random;
+        private readonly byte[] _config = new byte[4096];
+        private readonly byte[] _writable = new byte[4096];
 
-        public bool IsPresent => false;
+        public Nonsense(int seed)
+        {
+            _random = new Random(seed);
+            _random.NextBytes(_config);
+            _random.NextBytes(_writable);
+            // Some shapes that random bytes rarely have: a plain header, bits that all stick, lists that lead somewhere.
+            if (seed % 4 != 0)
+                _config[0x0E] = (byte)(seed % 8 == 1 ? 1 : 0);
+            if (seed % 3 == 0)
+                _writable.AsSpan(0x10, 0x30).Fill(0xFF);
+            if (seed % 5 < 3)
+            {
+                byte[] ids = [1, 5, 0x10, 0x11, 0x13];
+                _config[0x34] = 0x40;
+                for (var i = 0; i < ids.Length; i++)
+                    (_config[0x40 + (i * 0x20)], _config[0x41 + (i * 0x20)]) = (ids[i], (byte)(0x60 + (i * 0x20)));
+                byte[] extended = [0x10, 0, 0x01, 0x18, 0x0E, 0, 0x01, 0x10];
+                extended.AsSpan(0, 4).CopyTo(_config.AsSpan(0x100));
+                extended.AsSpan(4, 4).CopyTo(_config.AsSpan(0x180));
+            }
+        }
+
+        public override bool IsPresent => true;
+
+        public override int ConfigSize => 4096;
+
+        public override void ReadConfig(int offset, Span<byte> destination)
+        {
+            _config.AsSpan(offset, destination.Length).CopyTo(destination);
+            if (_random.Next(50) == 0)
+                _random.NextBytes(destination);
+        }
+
+        public override void WriteConfig(int offset, ReadOnlySpan<byte> source)
+        {
+            for (var i = 0; i < source.Length; i++)
+                _config[offset + i] = (byte)((_config[offset + i] & ~_writable[offset + i]) | (source[i] & _writable[offset + i]));
+        }
+    }
+
+    /// <summary>Nothing is in the slot.</summary>
+    private class Nothing : IPciFunction
+    {
+        public virtual int ConfigSize => 256;
+
+        public virtual bool IsPresent => false;
 
         public IReadOnlyList<PciDoorbell> Doorbells => [];
 
@@ -218,9 +310,9 @@ public sealed class TopologyTests
         {
         }
 
-        public void ReadConfig(int offset, Span<byte> destination) => destination.Fill(0xFF);
+        public virtual void ReadConfig(int offset, Span<byte> destination) => destination.Fill(0xFF);
 
-        public void WriteConfig(int offset, ReadOnlySpan<byte> source)
+        public virtual void WriteConfig(int offset, ReadOnlySpan<byte> source)
         {
         }
 

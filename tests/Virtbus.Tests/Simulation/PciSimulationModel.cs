@@ -312,7 +312,6 @@ internal sealed partial class PciSimulation
         Require(node.Port.Faults == node.Faults, $"{node} counted {node.Port.Faults} faults and told {node.Faults}");
         if (!node.IsInTree)
             return;
-        Require(device.Faults!.Count == node.Faults, $"{node} shows {device.Faults.Count} faults and had {node.Faults}");
         if (device is { IsReachable: true } && node.Function.IsPresent)
         {
             Span<byte> command = stackalloc byte[2];

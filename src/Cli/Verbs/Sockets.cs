@@ -1,0 +1,19 @@
+using Virtbus.Daemon.Api;
+
+namespace Virtbus.Cli.Verbs;
+
+/// <summary>What the sockets of the running fabric are for.</summary>
+internal static class Sockets
+{
+    /// <summary>The protocol of a console: text for people.</summary>
+    public const string Console = "console";
+
+    /// <summary>Whether a virtual machine opens a device by it.</summary>
+    public static bool IsForGuests(SocketAnswer socket) => socket.Protocol != Console;
+
+    /// <summary>Whether a person means it by a name or a PCI address.</summary>
+    public static bool IsOf(SocketAnswer socket, string name) => socket.Device == name || socket.Address == name || (socket.Address is { } a && a == "0000:" + name);
+
+    /// <summary>What it is called: the name, and the address where that is another.</summary>
+    public static string Title(SocketAnswer socket) => socket.Address is null || socket.Address == socket.Device ? socket.Device : $"{socket.Device} ({socket.Address})";
+}

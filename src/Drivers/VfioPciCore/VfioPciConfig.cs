@@ -1,0 +1,181 @@
+using System.Buffers.Binary;
+using Virtbus.Buses.Pci;
+using Virtbus.Pci;
+using static Virtbus.Pci.PciCapabilityId;
+using static Virtbus.Pci.PciCommand;
+using static Virtbus.Pci.PciExpress;
+using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciPower;
+
+namespace Virtbus.Drivers.VfioPci;
+
+/// <summary>
+/// Config space as the user of a function sees it. Each bit is the function's own or one of the image that is kept here (BARs, command,
+/// MSI and MSI-X, power, everything that is hidden), and the user may write it or not. What a write means is done when its bytes are in.
+/// </summary>
+/// <remarks>One thread at a time, as the calls of an open device come.</remarks>
+public sealed class VfioPciConfig
+{
+    private readonly PciDevice _device;
+    private readonly VfioPciInterrupts _interrupts;
+    private readonly Action _reset;
+    private readonly VfioPciImage _image;
+    private readonly List<(int Offset, byte Value)> _saved = [];
+    private readonly byte _command;
+
+    internal VfioPciConfig(PciDevice device, VfioPciInterrupts interrupts, Action reset)
+    {
+        _device = device;
+        _interrupts = interrupts;
+        _reset = reset;
+        _image = new VfioPciImage(device, interrupts.HasLine);
+        _command = DecodeScope.ReadCommand(device);
+        Span<byte> value = stackalloc byte[1];
+        foreach (var offset in _image.Restored)
+        {
+            device.ReadConfig(offset, value);
+            _saved.Add((offset, value[0]));
+        }
+    }
+
+    /// <summary>Bytes of it.</summary>
+    public int Size => _image.Size;
+
+    /// <summary>The command register as the user wrote it.</summary>
+    public ushort Command => _image.Read16(PCI_COMMAND);
+
+    /// <summary>Whether the user has memory enabled, and the function in D0: else accesses to memory BARs are EIO (VP-08).</summary>
+    public bool IsMemoryEnabled => (Command & PCI_COMMAND_MEMORY) != 0 && IsAwake;
+
+    /// <summary>Whether the user has I/O ports enabled, and the function in D0.</summary>
+    public bool IsIoEnabled => (Command & PCI_COMMAND_IO) != 0 && IsAwake;
+
+    private bool IsAwake => _image.Power == 0 || (_image.Read16(_image.Power + PCI_PM_CTRL) & PCI_PM_CTRL_STATE_MASK) == 0;
+
+    /// <summary>Reads config space.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to; the range lies inside.</param>
+    public void Read(int offset, Span<byte> destination)
+    {
+        _device.ReadConfig(offset, destination);
+        if (_device.IsGone)
+            return;
+        for (var i = 0; i < destination.Length; i++)
+        {
+            var emulated = _image.Emulated[offset + i];
+            destination[i] = (byte)((destination[i] & ~emulated) | (_image.Bytes[offset + i] & emulated));
+        }
+    }
+
+    /// <summary>Writes config space; bits that the user may not write keep their value.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from; the range lies inside.</param>
+    public void Write(int offset, ReadOnlySpan<byte> source)
+    {
+        if (_device.IsGone)
+            return;
+        var power = _image.Power == 0 ? 0 : _image.Read16(_image.Power + PCI_PM_CTRL);
+        // By double words, as on the bus.
+        for (var done = 0; done < source.Length;)
+        {
+            var length = Math.Min(4 - ((offset + done) & 3), source.Length - done);
+            WriteBytes(offset + done, source.Slice(done, length));
+            done += length;
+        }
+        if (Meets(offset, source.Length, PCI_COMMAND, 2))
+            ApplyCommand();
+        if (_image.MsiMask != 0 && Meets(offset, source.Length, _image.MsiMask, 4))
+            _interrupts.SetMsiMask(_image.Read32(_image.MsiMask));
+        if (_image.Power != 0 && Meets(offset, source.Length, _image.Power + PCI_PM_CTRL, 2))
+            ApplyPower(power);
+        if (IsResetAsked())
+            _reset();
+    }
+
+    /// <summary>Brings the function to what the user has written into the command register; after a reset too.</summary>
+    internal void ApplyCommand()
+    {
+        var passed = PCI_COMMAND_MASTER | PCI_COMMAND_PARITY;
+        // Of a virtual function the physical one decodes; the user's bit is kept and looked at here.
+        if (_device.PhysicalFunction is null)
+            passed |= PCI_COMMAND_IO | PCI_COMMAND_MEMORY;
+        var hardware = DecodeScope.ReadCommand(_device);
+        var wanted = (byte)((hardware & ~passed) | (Command & passed));
+        if (wanted != hardware)
+            DecodeScope.WriteCommand(_device, wanted);
+        _interrupts.SetLineDisabled((Command & PCI_COMMAND_INTX_DISABLE) != 0);
+    }
+
+    /// <summary>Writes back what the user may have changed in the function itself.</summary>
+    internal void Restore()
+    {
+        DecodeScope.WriteCommand(_device, _command);
+        foreach (var (offset, value) in _saved)
+            _device.WriteConfig(offset, [value]);
+    }
+
+    private void WriteBytes(int offset, ReadOnlySpan<byte> source)
+    {
+        int first = -1, last = -1;
+        for (var i = 0; i < source.Length; i++)
+        {
+            var at = offset + i;
+            var kept = (byte)(_image.Writable[at] & _image.Emulated[at]);
+            _image.Bytes[at] = (byte)((_image.Bytes[at] & ~kept) | (source[i] & kept));
+            if ((_image.Writable[at] & ~_image.Emulated[at]) != 0)
+            {
+                first = first < 0 ? i : first;
+                last = i;
+            }
+        }
+        if (first < 0)
+            return;
+        // What the user may not write goes back as it is; bits that a 1 clears are all the user's to write, so none is cleared by that.
+        Span<byte> bytes = stackalloc byte[last - first + 1];
+        _device.ReadConfig(offset + first, bytes);
+        for (var i = 0; i < bytes.Length; i++)
+        {
+            var at = offset + first + i;
+            var passed = _image.Writable[at] & ~_image.Emulated[at];
+            bytes[i] = (byte)((bytes[i] & ~passed) | (source[first + i] & passed));
+        }
+        _device.WriteConfig(offset + first, bytes);
+    }
+
+    private void ApplyPower(int before)
+    {
+        var control = _image.Power + PCI_PM_CTRL;
+        var now = _image.Read16(control);
+        var state = now & PCI_PM_CTRL_STATE_MASK;
+        if (state is 1 or 2)
+        {
+            // States that the function does not have: the write is lost, as on hardware.
+            _image.Write16(control, (ushort)((now & ~PCI_PM_CTRL_STATE_MASK) | (before & PCI_PM_CTRL_STATE_MASK)));
+        }
+        else if (state == 0 && (before & PCI_PM_CTRL_STATE_MASK) == PCI_PM_CTRL_STATE_MASK && (now & PCI_PM_CTRL_NO_SOFT_RESET) == 0)
+        {
+            // The way out of D3hot is a reset for such a function. It never really was there: D3 would take its registers from the tool box too.
+            _reset();
+        }
+    }
+
+    // Bits that start a reset read as 0 again at once.
+    private bool IsResetAsked()
+    {
+        var asked = false;
+        if (_image.Express != 0)
+        {
+            var control = _image.Read16(_image.Express + PCI_EXP_DEVCTL);
+            asked = (control & PCI_EXP_DEVCTL_BCR_FLR) != 0;
+            _image.Write16(_image.Express + PCI_EXP_DEVCTL, (ushort)(control & ~PCI_EXP_DEVCTL_BCR_FLR));
+        }
+        if (_image.AdvancedFeatures != 0)
+        {
+            asked |= (_image.Bytes[_image.AdvancedFeatures + 4] & 1) != 0;
+            _image.Bytes[_image.AdvancedFeatures + 4] = 0;
+        }
+        return asked;
+    }
+
+    private static bool Meets(int offset, int length, int register, int size) => VfioPciOverlap.TryFind((ulong)offset, length, (ulong)register, size, out _);
+}

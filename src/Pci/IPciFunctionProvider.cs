@@ -1,0 +1,21 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Pci;
+
+/// <summary>
+/// Where functions come from: simulated hardware, another process's vfio-user sockets, or the host. What they give looks alike to the bus.
+/// </summary>
+public interface IPciFunctionProvider
+{
+    /// <summary>The provider's name, one word.</summary>
+    string Name { get; }
+
+    /// <summary>The functions that could be opened now, by the names that <see cref="OpenAsync"/> takes.</summary>
+    IReadOnlyList<string> List();
+
+    /// <summary>Opens a function; it belongs to the caller, who puts it into a slot and disposes it at last.</summary>
+    /// <param name="name">The provider's name for it, for example 0000:03:00.1.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    /// <exception cref="VirtbusException">It is not there, in use, or not allowed; the message says what to do.</exception>
+    ValueTask<IPciFunction> OpenAsync(string name, CancellationToken cancellationToken = default);
+}

@@ -1,0 +1,231 @@
+using Virtbus.Pci;
+using Virtbus.Platform;
+using Virtbus.Subsystems.Vfio;
+
+namespace Virtbus.Transports.VfioUser;
+
+/// <summary>
+/// A served function's interrupts: its server signals eventfds, one thread takes them up and sends messages or raises the line. Masks, messages
+/// and pending bits are kept here. Changed under the function's lock.
+/// </summary>
+/// <remarks>
+/// The line: the server masks it when it fires, and says no more until it is unmasked. Nobody tells when the system has dealt with it, so the
+/// next access to a BAR counts as that: the line goes down, and is unmasked; if the cause is still there, the server fires again.
+/// </remarks>
+internal sealed class VfioUserFunctionInterrupts : IDisposable
+{
+    private const uint LineIndex = 0;
+    private const uint MsiIndex = 1;
+    private const uint MsixIndex = 2;
+    private const ulong WakeToken = ulong.MaxValue;
+    private const ulong DoorbellToken = 1UL << 32;
+
+    private readonly VfioUserClient _client;
+    private readonly VfioUserFunctionGate _gate;
+    private readonly Epoll _epoll = new();
+    private readonly EventFd _wake = new();
+    private readonly ManualResetEventSlim _ended = new(initialState: false);
+    private readonly Dictionary<ulong, EventFd> _signals = [];
+    private readonly Dictionary<ulong, (EventFd From, EventFd To)> _doorbells = [];
+    private readonly Lock _signalsLock = new();
+    private readonly bool _hasLine;
+    private readonly uint _msiCount;
+    private readonly uint _msixCount;
+    private PciInterruptMode? _mode;
+    private int _isLineUp;
+    private volatile bool _isByLine;
+    private volatile bool _stopping;
+
+    internal VfioUserFunctionInterrupts(VfioUserClient client, VfioUserFunctionGate gate, VfioUserFunctionConfig config)
+    {
+        _client = client;
+        _gate = gate;
+        _hasLine = config.HasPin && Count(LineIndex) > 0;
+        _msiCount = config.Msi == 0 ? 0 : Math.Min(Count(MsiIndex), (uint)config.MsiVectors);
+        _msixCount = config.Msix == 0 ? 0 : Math.Min(Count(MsixIndex), (uint)config.MsixVectors);
+        if (config.Msix != 0)
+            Msix = new MsixTable(config.MsixVectors, Send);
+        if (config.Msi != 0)
+            Msi = new MsiState(config.MsiVectors, config.HasMsiMasks, Send, config.HasMsiMasks ? config.SetMsiPending : null);
+        _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
+        new Thread(Run, 256 << 10) { IsBackground = true, Name = "vfio-user function" }.Start();
+    }
+
+    internal MsixTable? Msix { get; }
+
+    internal MsiState? Msi { get; }
+
+    /// <summary>Has the server signal what the registers ask for: MSI-X, MSI, or the line; nothing without a slot.</summary>
+    internal void SetMode(PciInterruptMode? mode)
+    {
+        if (_mode == mode)
+            return;
+        var old = _mode;
+        _mode = mode;
+        _isByLine = mode == PciInterruptMode.Line;
+        // One kind at a time: a device need not have more.
+        if (old is { } before && CountOf(before) > 0)
+            _client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionTrigger, Index = IndexOf(before), Start = 0, Count = 0 }, out _);
+        if (old == PciInterruptMode.Line)
+            LowerLine(unmask: false);
+        if (mode is not { } now || CountOf(now) == 0)
+            return;
+        var signals = new EventFd?[CountOf(now)];
+        for (var i = 0u; i < signals.Length; i++)
+            signals[i] = SignalOf(IndexOf(now), i);
+        _client.TrySetIrqs(
+            new VfioIrqSet
+            {
+                Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger,
+                Index = IndexOf(now),
+                Start = 0,
+                Count = (uint)signals.Length,
+                EventFds = signals,
+            },
+            out _);
+    }
+
+    /// <summary>Somebody looked at the device: what the line said is dealt with.</summary>
+    internal void Accessed()
+    {
+        if (Volatile.Read(ref _isLineUp) != 0)
+            LowerLine(unmask: true);
+    }
+
+    /// <summary>Lets signals of one eventfd be signals of another.</summary>
+    internal void Connect(int doorbell, EventFd? from, EventFd to)
+    {
+        var token = DoorbellToken | (uint)doorbell;
+        lock (_signalsLock)
+        {
+            if (_doorbells.Remove(token, out var old))
+            {
+                _epoll.Remove(old.From.Descriptor);
+                old.From.Dispose();
+            }
+
+            if (from is null)
+                return;
+            var copy = from.Duplicate();
+            _doorbells.Add(token, (copy, to));
+            _epoll.Add(copy.Descriptor, token, edge: true);
+        }
+    }
+
+    public void Dispose()
+    {
+        _stopping = true;
+        _wake.Signal();
+        _ended.Wait();
+        _ended.Dispose();
+        _epoll.Dispose();
+        _wake.Dispose();
+        foreach (var signal in _signals.Values)
+            signal.Dispose();
+        foreach (var (from, _) in _doorbells.Values)
+            from.Dispose();
+    }
+
+    private static uint IndexOf(PciInterruptMode mode) => mode switch
+    {
+        PciInterruptMode.MsiX => MsixIndex,
+        PciInterruptMode.Msi => MsiIndex,
+        _ => LineIndex,
+    };
+
+    private uint CountOf(PciInterruptMode mode) => mode switch
+    {
+        PciInterruptMode.MsiX => _msixCount,
+        PciInterruptMode.Msi => _msiCount,
+        _ => _hasLine ? 1u : 0,
+    };
+
+    private uint Count(uint index) => _client.TryGetIrqInfo(index, out var info, out _) ? info.Count : 0;
+
+    private EventFd SignalOf(uint index, uint vector)
+    {
+        var token = (ulong)index << 16 | vector;
+        lock (_signalsLock)
+        {
+            if (_signals.TryGetValue(token, out var signal))
+                return signal;
+            signal = new EventFd();
+            _signals.Add(token, signal);
+            // Each signal is told once, so that nothing has to be read.
+            _epoll.Add(signal.Descriptor, token, edge: true);
+            return signal;
+        }
+    }
+
+    private void Send(ulong address, uint data)
+    {
+        if (!_gate.TryEnter(out var port))
+            return;
+        port.SendMessage(address, data);
+        _gate.Leave();
+    }
+
+    private void SetLine(bool asserted)
+    {
+        if (!_gate.TryEnter(out var port))
+            return;
+        port.SetInterruptLine(asserted);
+        _gate.Leave();
+    }
+
+    private void LowerLine(bool unmask)
+    {
+        if (Interlocked.Exchange(ref _isLineUp, 0) == 0)
+            return;
+        SetLine(false);
+        if (unmask)
+            _client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _);
+    }
+
+    private void Run()
+    {
+        Span<ulong> tokens = stackalloc ulong[8];
+        while (!_stopping)
+        {
+            var count = _epoll.Wait(tokens, Timeout.Infinite);
+            foreach (var token in tokens[..count])
+                Take(token);
+        }
+
+        _ended.Set();
+    }
+
+    private void Take(ulong token)
+    {
+        if (token == WakeToken)
+            return;
+        if ((token & DoorbellToken) != 0)
+        {
+            lock (_signalsLock)
+            {
+                if (_doorbells.TryGetValue(token, out var pair))
+                    pair.To.Signal();
+            }
+
+            return;
+        }
+
+        var vector = (int)(token & 0xffff);
+        switch ((uint)(token >> 16))
+        {
+            case MsixIndex:
+                Msix!.Raise(vector);
+                break;
+            case MsiIndex:
+                Msi!.Raise(vector);
+                break;
+            default:
+                // A signal that came before another mode was set is nobody's any more.
+                if (!_isByLine)
+                    break;
+                Volatile.Write(ref _isLineUp, 1);
+                SetLine(true);
+                break;
+        }
+    }
+}

@@ -1,0 +1,467 @@
+using Virtbus.Platform;
+using Virtbus.Subsystems.Vfio;
+using Virtbus.Transports.VfioUser;
+using static Virtbus.Tests.Vfio.Wire.WireClient;
+using static Virtbus.Transports.VfioUser.VfioUserCommand;
+
+namespace Virtbus.Tests.Vfio.Wire;
+
+/// <summary>What a server answers to messages packed by hand.</summary>
+[Collection(WireCollection.Name)]
+public sealed class VfioUserServerTests : IDisposable
+{
+    private readonly WireFixture _fixture = new();
+
+    public void Dispose() => _fixture.Dispose();
+
+    private WireClient Connect(string? text = QemuText)
+    {
+        var client = new WireClient(_fixture.Socket);
+        client.Greet(text);
+        return client;
+    }
+
+    [Fact]
+    public void Version_reply_fits_into_what_QEMU_has_room_for()
+    {
+        using var client = new WireClient(_fixture.Socket);
+        using var reply = client.Do(VERSION, Version(QemuText));
+        Assert.InRange(reply.Payload.Length + 16, 20, 16 + 4 + QemuText.Length + 1);
+        Assert.InRange(reply.Payload.Length - 4, 1, VfioUserCapabilities.MaxReplyText);
+        Assert.Equal(0u, reply.Word(0));
+        Assert.Equal(0, reply.Payload[^1]);
+        Assert.Empty(reply.Descriptors);
+        var text = System.Text.Encoding.UTF8.GetString(reply.Payload[4..^1]);
+        Assert.Equal(
+            """{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"migration":{"pgsize":4096},"write_multiple":true}}""",
+            text);
+    }
+
+    [Theory]
+    [InlineData(0, 0)]
+    [InlineData(1, 1)]
+    [InlineData(2, 2)]
+    [InlineData(7, 2)]
+    public void Minor_version_is_the_lower_one(ushort asked, int answered)
+    {
+        using var client = new WireClient(_fixture.Socket);
+        using var reply = client.Do(VERSION, Version("{}", 0, asked));
+        Assert.Equal(answered, reply.Payload[2]);
+    }
+
+    [Theory]
+    [InlineData(null)]
+    [InlineData("")]
+    [InlineData("{}")]
+    [InlineData("""{"capabilities":{}}""")]
+    [InlineData("""{"capabilities":{"max_msg_fds":1024,"unknown":[1,{"a":null}]},"other":3}""")]
+    [InlineData("""{"capabilities":{"twin_socket":{"supported":false}}}""")]
+    public void Version_takes_what_leaves_things_out_or_says_more(string? text)
+    {
+        using var client = Connect(text);
+        Assert.Equal(0u, client.ReadRegister(0, 0));
+    }
+
+    [Fact]
+    public void Device_is_opened_by_the_greeting_and_closed_with_the_connection()
+    {
+        using (var client = new WireClient(_fixture.Socket))
+        {
+            Assert.False(_fixture.Device.IsOpen);
+            client.Greet();
+            Assert.True(_fixture.Device.IsOpen);
+            Assert.True(_fixture.Server.IsConnected);
+            Assert.StartsWith($"process {Environment.ProcessId} (", _fixture.VfioDevice.User);
+        }
+
+        _fixture.WaitIdle(1);
+        Assert.False(_fixture.Device.IsOpen);
+        Assert.False(_fixture.Server.IsConnected);
+        using var next = Connect();
+        Assert.Equal(2, _fixture.Device.Opens);
+    }
+
+    [Fact]
+    public void Second_client_waits_until_the_first_is_gone()
+    {
+        var first = Connect();
+        using var second = new WireClient(_fixture.Socket);
+        var id = second.Send(VERSION, Version(QemuText));
+        Assert.Equal(0u, first.ReadRegister(0, 0));
+        Assert.Equal(1, _fixture.Server.Connections);
+        first.Dispose();
+        using var reply = second.ReceiveReply(id);
+        Assert.Equal(Errno.None, reply!.Error);
+    }
+
+    [Fact]
+    public void Device_that_is_open_elsewhere_is_refused_by_name()
+    {
+        Assert.True(_fixture.VfioDevice.TryOpen("web1", out var handle, out _));
+        using (var client = new WireClient(_fixture.Socket))
+        {
+            Assert.Equal(Errno.EBUSY, client.Fail(VERSION, Version(QemuText)));
+            client.ExpectClosed();
+        }
+
+        _fixture.Log.WaitFor(1105, "open by 'web1'");
+        handle!.Dispose();
+        using var next = Connect();
+    }
+
+    [Fact]
+    public void Client_that_says_nothing_is_dropped()
+    {
+        using var fixture = new WireFixture(new VfioUserServerOptions { GreetingTimeout = TimeSpan.FromMilliseconds(50) });
+        using var mute = new WireClient(fixture.Socket);
+        mute.ExpectClosed();
+        fixture.Log.WaitFor(1103, "it said nothing");
+        using var next = new WireClient(fixture.Socket);
+        next.Greet();
+    }
+
+    [Fact]
+    public void Device_info_has_regions_and_interrupts()
+    {
+        using var client = Connect();
+        using var reply = client.Do(DEVICE_GET_INFO, Words(16, 0, 0, 0));
+        Assert.Equal(Words(16, 3, 10, 5), reply.Payload);
+    }
+
+    [Fact]
+    public void Region_info_asks_for_more_room_and_then_has_areas_and_one_descriptor()
+    {
+        using var client = Connect();
+        using (var small = client.Do(DEVICE_GET_REGION_INFO, [.. Words(32, 0, 2, 0), .. Longs(0, 0)]))
+        {
+            Assert.Equal([.. Words(32 + 16 + 32, 7, 2, 0), .. Longs(0x4000, 0)], small.Payload);
+            Assert.Empty(small.Descriptors);
+        }
+
+        using (var whole = client.Do(DEVICE_GET_REGION_INFO, [.. Words(80, 0, 2, 0), .. Longs(0, 0)]))
+        {
+            byte[] expected = [.. Words(80, 15, 2, 32), .. Longs(0x4000, 0), .. Words(1 | (1 << 16), 0, 2, 0), .. Longs(0x1000, 0x1000, 0x3000, 0x1000)];
+            Assert.Equal(expected, whole.Payload);
+            Assert.Single(whole.Descriptors);
+        }
+    }
+
+    [Fact]
+    public void Region_that_can_be_mapped_as_a_whole_needs_no_capability()
+    {
+        using var client = Connect();
+        using var reply = client.Do(DEVICE_GET_REGION_INFO, [.. Words(32, 0, 3, 0), .. Longs(0, 0)]);
+        Assert.Equal([.. Words(32, 7, 3, 0), .. Longs(0x2000, 0x2000)], reply.Payload);
+        Assert.Single(reply.Descriptors);
+    }
+
+    [Fact]
+    public void Region_of_a_type_says_so()
+    {
+        using var client = Connect();
+        using var reply = client.Do(DEVICE_GET_REGION_INFO, [.. Words(100, 0, 9, 0), .. Longs(0, 0)]);
+        Assert.Equal([.. Words(48, 9, 9, 32), .. Longs(16, 0), .. Words(2 | (1 << 16), 0, 0x8086, 3)], reply.Payload);
+        Assert.Empty(reply.Descriptors);
+    }
+
+    [Theory]
+    [InlineData(0u, 7u, 1u)]
+    [InlineData(1u, 9u, 0u)]
+    [InlineData(2u, 9u, 32u)]
+    public void Interrupt_info_has_flags_and_count(uint index, uint flags, uint count)
+    {
+        using var client = Connect();
+        using var reply = client.Do(DEVICE_GET_IRQ_INFO, Words(16, 0, index, 0));
+        Assert.Equal(Words(16, flags, index, count), reply.Payload);
+    }
+
+    [Fact]
+    public void Registers_are_read_and_written()
+    {
+        using var client = Connect();
+        client.WriteRegister(0, 0x100, 0x12345678);
+        Assert.Equal(0x12345678u, client.ReadRegister(0, 0x100));
+        Assert.Equal([0x78, 0x56, 0x34, 0x12], _fixture.Device.Bar[0x100..0x104]);
+        using var nothing = client.Do(REGION_READ, Access(0, 0, 0));
+        Assert.Equal(16, nothing.Payload.Length);
+    }
+
+    [Fact]
+    public void Largest_access_goes_through_in_one_message()
+    {
+        using var client = Connect();
+        var data = new byte[1 << 20];
+        new Random(1).NextBytes(data);
+        client.Do(REGION_WRITE, Access(0, 0x1000, 1 << 20, data)).Dispose();
+        using var reply = client.Do(REGION_READ, Access(0, 0x1000, 1 << 20));
+        Assert.Equal(data, reply.Payload[16..]);
+        // And the connection is as quick with small ones afterwards.
+        Assert.Equal(BitConverter.ToUInt32(data), client.ReadRegister(0, 0x1000));
+    }
+
+    [Fact]
+    public void Posted_writes_get_no_answer_and_are_seen_by_the_next_read()
+    {
+        using var client = Connect();
+        for (var i = 0u; i < 100; i++)
+            client.Send(REGION_WRITE, Access(0, i * 4, 4, Words(i)), 0x10);
+        // A posted one that makes no sense is passed over.
+        client.Send(REGION_WRITE, Access(99, 0, 4, Words(1)), 0x10);
+        Assert.Equal(99u, client.ReadRegister(0, 99 * 4));
+        Assert.Equal(1, _fixture.Server.BadMessages);
+    }
+
+    [Fact]
+    public void Several_writes_in_one_message_are_done_in_order()
+    {
+        using var client = Connect();
+        byte[] entries =
+        [
+            .. Longs(0x100), .. Words(0, 4), .. Longs(0xffffffff_11111111),
+            .. Longs(0x102), .. Words(0, 1), .. Longs(0x22),
+            .. Longs(8), .. Words(4, 2), .. Longs(0x3344),
+        ];
+        using var reply = client.Do(REGION_WRITE_MULTI, [.. Longs(3), .. entries]);
+        Assert.Equal(Longs(3), reply.Payload);
+        Assert.Equal(0x11221111u, client.ReadRegister(0, 0x100));
+        Assert.Equal(0u, client.ReadRegister(0, 0x104));
+        Assert.Equal([0x44, 0x33], _fixture.Device.Ports[8..10]);
+        client.Send(REGION_WRITE_MULTI, [.. Longs(1), .. Longs(0x100), .. Words(0, 4), .. Longs(5)], 0x10);
+        Assert.Equal(5u, client.ReadRegister(0, 0x100));
+    }
+
+    [Fact]
+    public void Mapped_memory_is_read_and_written_by_the_device()
+    {
+        using var client = Connect();
+        client.Do(DMA_MAP, Map(Base, 0x10000, 0x2000), client.File).Dispose();
+        client.Memory.Write(0x2010, "hello"u8);
+        client.StartDma(WireDevice.ReadHere, Base + 0x10, 5);
+        Assert.Equal("hello"u8, _fixture.Device.Bar.AsSpan((int)WireDevice.DmaData, 5));
+        client.StartDma(WireDevice.WriteHere, Base + 0xfffb, 5);
+        var seen = new byte[5];
+        client.Memory.Read(0x11ffb, seen);
+        Assert.Equal("hello"u8, seen);
+        // Only what was mapped, with the access that was allowed.
+        client.StartDma(WireDevice.WriteHere, Base + 0xfffc, 5);
+        Assert.Equal(Errno.EFAULT, _fixture.Device.LastDma.Errno);
+        client.Do(DMA_MAP, Map(Base + 0x10000, 0x1000, 0, 1), client.File).Dispose();
+        client.StartDma(WireDevice.WriteHere, Base + 0x10000, 5);
+        Assert.Equal(Errno.EACCES, _fixture.Device.LastDma.Errno);
+    }
+
+    [Fact]
+    public void Unmap_takes_every_range_inside_and_none_is_no_error()
+    {
+        using var client = Connect();
+        client.Do(DMA_UNMAP, Unmap(0, 0xfee00000)).Dispose();
+        for (var i = 0UL; i < 4; i++)
+            client.Do(DMA_MAP, Map(Base + (i * 0x10000), 0x1000), client.File).Dispose();
+        client.Do(DMA_MAP, Map(0xffff_ffff_ffff_f000, 0x1000), client.File).Dispose();
+        using (var reply = client.Do(DMA_UNMAP, Unmap(0, Base + 0x20000)))
+            Assert.Equal(Unmap(0, Base + 0x20000), reply.Payload);
+        // What a guest's IOMMU makes QEMU unmap: up to the last byte there is.
+        client.Do(DMA_UNMAP, Unmap(0xfef00000, 0xffffffff01100000)).Dispose();
+        client.Do(DMA_MAP, Map(0xffff_ffff_ffff_f000, 0x1000), client.File).Dispose();
+        client.Do(DMA_MAP, Map(Base, 0x20000), client.File).Dispose();
+    }
+
+    [Fact]
+    public void Unmap_of_all_takes_all()
+    {
+        using var client = Connect();
+        client.Do(DMA_MAP, Map(0, 0x1000), client.File).Dispose();
+        client.Do(DMA_MAP, Map(0xffff_ffff_ffff_f000, 0x1000), client.File).Dispose();
+        using (var reply = client.Do(DMA_UNMAP, Unmap(0, 0, 2)))
+            Assert.Equal(Unmap(0, 0, 2), reply.Payload);
+        client.Do(DMA_MAP, Map(0, 0x1000), client.File).Dispose();
+        client.StartDma(WireDevice.ReadHere, 0, 4);
+        Assert.Equal(Fault.None, _fixture.Device.LastDma);
+    }
+
+    [Fact]
+    public void Maps_are_limited_to_what_was_said()
+    {
+        using var fixture = new WireFixture(new VfioUserServerOptions { MaxDmaMaps = 2 });
+        using var client = new WireClient(fixture.Socket);
+        client.Greet();
+        client.Do(DMA_MAP, Map(0, 0x1000), client.File).Dispose();
+        client.Do(DMA_MAP, Map(0x1000, 0x1000), client.File).Dispose();
+        Assert.Equal(Errno.ENOSPC, client.Fail(DMA_MAP, Map(0x2000, 0x1000), client.File));
+        client.Do(DMA_UNMAP, Unmap(0, 0x1000)).Dispose();
+        client.Do(DMA_MAP, Map(0x2000, 0x1000), client.File).Dispose();
+    }
+
+    [Fact]
+    public void Maps_and_unmaps_that_come_together_keep_their_own_descriptors()
+    {
+        // QEMU's listener sends them without waiting; each has its descriptor in a call of its own.
+        using var client = Connect();
+        using var other = MemoryFile.Create("virtbus-other", 0x1000);
+        var ids = new List<ushort>();
+        for (var round = 0; round < 50; round++)
+        {
+            ids.Add(client.Send(DMA_MAP, Map(Base, 0x1000, 0x1000), 0, client.File));
+            ids.Add(client.Send(DMA_MAP, Map(Base + 0x1000, 0x1000), 0, other));
+            ids.Add(client.Send(REGION_READ, Access(0, 0, 4)));
+            ids.Add(client.Send(DMA_UNMAP, Unmap(Base + 0x1000, 0x1000)));
+            ids.Add(client.Send(DMA_MAP, Map(Base + 0x2000, 0x1000, 0x3000), 0, client.File));
+            ids.Add(client.Send(DMA_UNMAP, Unmap(0, 0xfee00000)));
+        }
+
+        ids.Add(client.Send(DMA_MAP, Map(Base, 0x1000, 0x3000), 0, client.File));
+        foreach (var id in ids)
+        {
+            using var reply = client.ReceiveReply(id);
+            Assert.Equal(Errno.None, reply!.Error);
+        }
+
+        client.Memory.Write(0x3000, "mine"u8);
+        client.StartDma(WireDevice.ReadHere, Base, 4);
+        Assert.Equal("mine"u8, _fixture.Device.Bar.AsSpan((int)WireDevice.DmaData, 4));
+    }
+
+    [Fact]
+    public void Eventfds_are_bound_fired_and_taken_away()
+    {
+        using var client = Connect();
+        using var other = new EventFd();
+        client.Do(DEVICE_SET_IRQS, Irqs(0x24, 0, 0, 1), client.Signal.Descriptor).Dispose();
+        _fixture.Device.Fire(0, 0);
+        Assert.True(client.Signal.TryRead(out _));
+        // Two vectors with a descriptor each; then a loop back by bool, by none, and away.
+        client.Do(DEVICE_SET_IRQS, Irqs(0x24, 2, 3, 2), client.Signal.Descriptor, other.Descriptor).Dispose();
+        client.Do(DEVICE_SET_IRQS, Irqs(0x22, 2, 3, 2, 0, 1)).Dispose();
+        Assert.False(client.Signal.TryRead(out _));
+        Assert.True(other.TryRead(out _));
+        client.Do(DEVICE_SET_IRQS, Irqs(0x21, 2, 3, 1)).Dispose();
+        Assert.True(client.Signal.TryRead(out _));
+        client.Do(DEVICE_SET_IRQS, Irqs(0x24, 2, 3, 1)).Dispose();
+        Assert.False(_fixture.Device.IsBound(2, 3));
+        Assert.True(_fixture.Device.IsBound(2, 4));
+        client.Do(DEVICE_SET_IRQS, Irqs(0x21, 2, 0, 0)).Dispose();
+        Assert.False(_fixture.Device.IsBound(2, 4));
+        client.Do(DEVICE_SET_IRQS, Irqs(0x11, 0, 0, 1)).Dispose();
+        Assert.Equal("irqs 11 0 0 1 0", _fixture.Device.Calls[^1]);
+    }
+
+    [Fact]
+    public void Doorbells_are_rung_by_eventfds()
+    {
+        using var client = Connect();
+        using (var small = client.Do(DEVICE_GET_REGION_IO_FDS, Words(16, 0, 0, 0)))
+        {
+            Assert.Equal(Words(96, 0, 0, 2), small.Payload);
+            Assert.Empty(small.Descriptors);
+        }
+
+        using var reply = client.Do(DEVICE_GET_REGION_IO_FDS, Words(96, 0, 0, 0));
+        byte[] expected =
+        [
+            .. Words(96, 0, 0, 2),
+            .. Longs(0x40, 4), .. Words(0, 0, 0, 0), .. Longs(0),
+            .. Longs(0x44, 4), .. Words(1, 0, 1, 0), .. Longs(7),
+        ];
+        Assert.Equal(expected, reply.Payload);
+        Assert.Equal(2, reply.Descriptors.Count);
+        Assert.True(EventFd.TryAdopt(reply.Descriptors[1], out var signal, out _));
+        signal!.Signal();
+        Assert.Equal((0, 1), (_fixture.Device.SignalsOf(0x40), _fixture.Device.SignalsOf(0x44)));
+        // Asked again, they are the same ones.
+        using (var again = client.Do(DEVICE_GET_REGION_IO_FDS, Words(200, 0, 0, 0)))
+        {
+            Assert.True(EventFd.TryAdopt(again.Descriptors[1], out var same, out _));
+            same!.Signal();
+            Assert.Equal(1, _fixture.Device.SignalsOf(0x44));
+        }
+
+        using var none = client.Do(DEVICE_GET_REGION_IO_FDS, Words(96, 0, 7, 0));
+        Assert.Equal(Words(16, 0, 7, 0), none.Payload);
+    }
+
+    [Fact]
+    public void Doorbell_of_an_IO_region_says_that_it_is_one()
+    {
+        using var client = Connect();
+        using var reply = client.Do(DEVICE_GET_REGION_IO_FDS, Words(96, 0, 4, 0));
+        Assert.Equal([.. Words(56, 0, 4, 1), .. Longs(8, 2), .. Words(0, 0, 2, 0), .. Longs(0)], reply.Payload);
+    }
+
+    [Fact]
+    public void Doorbells_beyond_the_clients_descriptors_are_left_out()
+    {
+        using var client = Connect("""{"capabilities":{"max_msg_fds":1}}""");
+        using var reply = client.Do(DEVICE_GET_REGION_IO_FDS, Words(96, 0, 0, 0));
+        Assert.Equal((56u, 1u, 1), (reply.Word(0), reply.Word(12), reply.Descriptors.Count));
+    }
+
+    [Fact]
+    public void Reset_resets_the_device()
+    {
+        using var client = Connect();
+        client.WriteRegister(0, 0x100, 5);
+        client.Do(DEVICE_RESET, []).Dispose();
+        Assert.Equal(0u, client.ReadRegister(0, 0x100));
+        Assert.Contains("reset", _fixture.Device.Calls);
+    }
+
+    [Fact]
+    public async Task User_who_bound_the_request_interrupt_hears_that_the_driver_wants_the_device_back()
+    {
+        Task gone;
+        using (var client = Connect())
+        {
+            client.Do(DEVICE_SET_IRQS, Irqs(0x24, 4, 0, 1), client.Signal.Descriptor).Dispose();
+            gone = _fixture.UnregisterAsync();
+            WireFixture.Until(() => client.Signal.TryRead(out _), "the request");
+            // Until it lets go, all goes on.
+            Assert.Equal(0u, client.ReadRegister(0, 0));
+            Assert.False(gone.IsCompleted);
+        }
+
+        await gone.WaitAsync(TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken);
+        using var late = new WireClient(_fixture.Socket);
+        Assert.Equal(Errno.ENODEV, late.Fail(VERSION, Version(QemuText)));
+    }
+
+    [Fact]
+    public void Revoked_device_closes_the_connection()
+    {
+        using var client = Connect();
+        client.Do(DMA_MAP, Map(Base, 0x1000), client.File).Dispose();
+        _fixture.VfioDevice.Revoke();
+        client.ExpectClosed();
+        _fixture.Log.WaitFor(1103, "the device was taken away");
+        Assert.False(_fixture.Device.IsOpen);
+    }
+
+    [Fact]
+    public async Task Stopping_drops_the_client_and_removes_the_socket()
+    {
+        using var client = Connect();
+        await _fixture.Server.StopAsync();
+        client.ExpectClosed();
+        Assert.False(_fixture.Device.IsOpen);
+        Assert.False(File.Exists(_fixture.Socket));
+    }
+
+    [Fact]
+    public void Hundred_connections_one_after_the_other_leave_nothing()
+    {
+        using (var first = Connect())
+            first.ReadRegister(0, 0);
+        _fixture.WaitIdle(1);
+        int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
+        for (var i = 0; i < 100; i++)
+        {
+            using var client = Connect(i % 2 == 0 ? QemuText : """{"capabilities":{"twin_socket":{"supported":true}}}""");
+            client.Do(DMA_MAP, Map(Base, 0x1000), client.File).Dispose();
+            client.Do(DMA_MAP, Map(Base + 0x1000, 0x1000)).Dispose();
+            client.Do(DEVICE_SET_IRQS, Irqs(0x24, 0, 0, 1), client.Signal.Descriptor).Dispose();
+            client.Do(DEVICE_GET_REGION_IO_FDS, Words(96, 0, 0, 0)).Dispose();
+        }
+
+        _fixture.WaitIdle(101);
+        Assert.Equal((descriptors, mappings), (Kernel.Descriptors, Kernel.Mappings));
+    }
+}

@@ -1,0 +1,132 @@
+using Microsoft.Extensions.Logging;
+using Virtbus.Core;
+using Virtbus.Subsystems.Vfio;
+using Virtbus.Transports.VfioUser;
+
+namespace Virtbus.Tests.Vfio.Wire;
+
+/// <summary>Descriptors and mappings of the whole process are counted, so these tests run after the others, one after the other.</summary>
+[CollectionDefinition(Name, DisableParallelization = true)]
+public sealed class WireCollection
+{
+    public const string Name = "wire";
+}
+
+/// <summary>A fabric with one device on a vfio-user socket.</summary>
+internal sealed class WireFixture : IDisposable
+{
+    private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
+    private readonly Fabric _fabric;
+
+    internal WireFixture(VfioUserServerOptions? options = null)
+    {
+        _fabric = new Fabric(new FabricOptions { LoggerFactory = Log });
+        var parent = new Device("parent");
+        Wait(_fabric.AddAsync(parent));
+        VfioDevice = Wait(VfioSubsystem.Of(_fabric).RegisterAsync(parent, "0000:01:00.1", Device));
+        Server = new VfioUserServer(Path.Combine(_folder.FullName, "socket"), VfioDevice, Log, options);
+        Server.Start();
+    }
+
+    internal TestLog Log { get; } = new();
+
+    internal WireDevice Device { get; } = new();
+
+    internal VfioDevice VfioDevice { get; }
+
+    internal VfioUserServer Server { get; }
+
+    internal string Socket => Server.Path;
+
+    public void Dispose()
+    {
+        Server.StopAsync().GetAwaiter().GetResult();
+        Device.Dispose();
+        _folder.Delete(recursive: true);
+    }
+
+    /// <summary>Takes the device away, as an unbind of its driver does; the task ends when its user let go.</summary>
+    internal Task UnregisterAsync() => VfioSubsystem.Of(_fabric).UnregisterAsync(VfioDevice).AsTask();
+
+    /// <summary>Waits until every client that connected is gone, with all that it left behind.</summary>
+    internal void WaitIdle(long sessions) => Until(() => Log.Count(1103) == sessions, $"the end of {sessions} sessions in\n{Log.All()}");
+
+    internal VfioUserClient Connect(VfioUserClientOptions? options = null) => VfioUserClient.Connect(Socket, options);
+
+    internal static void Until(Func<bool> condition, string what)
+    {
+        var start = Environment.TickCount64;
+        while (!condition())
+        {
+            if (Environment.TickCount64 - start > WireClient.DeadlineMilliseconds)
+                Assert.Fail($"Waited {WireClient.DeadlineMilliseconds} ms for: {what}");
+            Thread.Yield();
+        }
+    }
+
+    private static void Wait(ValueTask task) => task.AsTask().WaitAsync(TimeSpan.FromSeconds(20)).GetAwaiter().GetResult();
+
+    private static T Wait<T>(ValueTask<T> task) => task.AsTask().WaitAsync(TimeSpan.FromSeconds(20)).GetAwaiter().GetResult();
+}
+
+/// <summary>A logger that keeps its lines.</summary>
+internal sealed class TestLog : ILogger, ILoggerFactory
+{
+    private readonly List<(int Id, string Text)> _lines = [];
+
+    public ILogger CreateLogger(string categoryName) => this;
+
+    public void AddProvider(ILoggerProvider provider)
+    {
+    }
+
+    public void Dispose()
+    {
+    }
+
+    public IDisposable? BeginScope<TState>(TState state)
+        where TState : notnull => null;
+
+    public bool IsEnabled(LogLevel logLevel) => logLevel >= LogLevel.Information;
+
+    public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
+    {
+        if (!IsEnabled(logLevel))
+            return;
+        lock (_lines)
+            _lines.Add((eventId.Id, formatter(state, exception) + exception));
+    }
+
+    internal int Count(int id)
+    {
+        lock (_lines)
+            return _lines.Count(line => line.Id == id);
+    }
+
+    internal string All()
+    {
+        lock (_lines)
+            return string.Join('\n', _lines.Select(line => line.Text));
+    }
+
+    internal void WaitFor(int id, string part) => WireFixture.Until(
+        () =>
+        {
+            lock (_lines)
+                return _lines.Exists(line => line.Id == id && line.Text.Contains(part, StringComparison.Ordinal));
+        },
+        $"log line {id} with '{part}' in\n{All()}");
+}
+
+/// <summary>What the kernel says that this process holds.</summary>
+internal static class Kernel
+{
+    /// <summary>Descriptors of the kinds that Virtbus opens and peers send; the runtime opens and closes its own meanwhile.</summary>
+    internal static int Descriptors => Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(entry =>
+        new FileInfo(entry).LinkTarget is { } target &&
+        (target.StartsWith("socket:", StringComparison.Ordinal) || target.StartsWith("/memfd:virtbus", StringComparison.Ordinal) ||
+            target is "anon_inode:[eventfd]" or "anon_inode:[eventpoll]"));
+
+    /// <summary>Mappings of memory files, whoever made them.</summary>
+    internal static int Mappings => File.ReadLines("/proc/self/maps").Count(line => line.Contains("/memfd:virtbus", StringComparison.Ordinal));
+}
