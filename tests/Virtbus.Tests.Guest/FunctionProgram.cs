@@ -15,6 +15,7 @@ internal static class FunctionProgram
     /// one to a driver of the guest.
     /// </summary>
     public static async Task<string> PreludeAsync() => $$"""
+        echo send
         dd of=/bin/vf_test bs={{Block}} count={{(await _bytes.Value).Length / Block}} iflag=fullblock
         chmod +x /bin/vf_test
         modprobe -a uio_pci_generic vfio_pci vfio_iommu_type1
@@ -34,8 +35,12 @@ internal static class FunctionProgram
 
         """;
 
-    /// <summary>Sends the program to a guest whose script has the prelude.</summary>
-    public static async Task SendAsync(Guest guest) => await guest.TellAsync(await _bytes.Value);
+    /// <summary>Sends the program to a guest whose script has the prelude, once the guest is there: what is sent during a reboot is lost.</summary>
+    public static async Task SendAsync(Guest guest)
+    {
+        await guest.SeeAsync("send");
+        await guest.TellAsync(await _bytes.Value);
+    }
 
     private static async Task<byte[]> CompileAsync()
     {

@@ -38,6 +38,7 @@ public sealed class FunctionTests
             await FunctionProgram.PreludeAsync() + """
             lspci -nnk -d 5642: | grep -c 'Ethernet controller \[0200\]: Device \[5642:1002\]'
             lspci -nnk -d 1b36:0002 | grep 'driver in use'
+            lspci -nnvv -s $first | grep -oE 'MSI-X: .*|FLReset\+'
             by_hand $first
             by_hand $second
             vf_test idle $first
@@ -59,7 +60,7 @@ public sealed class FunctionTests
         {
             await FunctionProgram.SendAsync(guest);
             // The reboot resets what the first boot left enabled.
-            await guest.SeeAsync("2", "\tKernel driver in use: serial", "idle");
+            await guest.SeeAsync("2", "\tKernel driver in use: serial", "FLReset+", "MSI-X: Enable- Count=32 Masked-", "idle");
             await guest.SeeAsync(PhysicalLines);
             await guest.SeeAsync("started", "busy", "idle", "started", "end");
             if (boot == 0)

@@ -7,8 +7,8 @@ internal sealed class ManifestReader
 {
     private const int MaxBytes = 16 << 20;
     private const int MaxAuxiliaryName = 39;
-    private const int MaxVirtualFunctions = 256;
     private const string VfioPci = "vfio-pci";
+    private const int MaxVirtualFunctions = 256;
     private readonly string _file;
     private readonly List<ManifestError> _errors = [];
 
@@ -34,14 +34,16 @@ internal sealed class ManifestReader
         var vfNumber = new Field<int>("vf", new CountRule(0, MaxVirtualFunctions - 1), "which virtual function, from 0.", required: true);
         var vfMac = new Field<System.Net.NetworkInformation.PhysicalAddress>("mac", new MacRule(), "its station address; derived from the adapter's when absent.");
         var vfQueues = new Field<int>("queues", new CountRule(1, 16), "how many queue sets it can make; 8 when absent.");
+        var vfDriver = new Field<string>("driver", driverName, "the only driver that may take it, vfio-pci for one that guests shall have; what the bus chooses when absent.");
         var profiles = new Field<IReadOnlyList<ManifestValue<VirtualFunctionManifest>>>(
             "vf_profiles",
-            new ListRule<VirtualFunctionManifest>(new SectionRule<VirtualFunctionManifest>("a profile", [vfNumber, vfMac, vfQueues], [], r =>
+            new ListRule<VirtualFunctionManifest>(new SectionRule<VirtualFunctionManifest>("a profile", [vfNumber, vfMac, vfQueues, vfDriver], [], r =>
             {
                 var theNumber = r.Read(vfNumber);
                 var theMac = r.Read(vfMac);
                 var theQueues = r.Read(vfQueues);
-                return theNumber is { } n ? new VirtualFunctionManifest(n, theMac, theQueues) : null;
+                var theDriver = r.Read(vfDriver);
+                return theNumber is { } n ? new VirtualFunctionManifest(n, theMac, theQueues, theDriver) : null;
             })),
             "what some of the virtual functions are to be, before they are enabled.");
         var adapters = new Field<IReadOnlyList<ManifestValue<AdapterManifest>>>(

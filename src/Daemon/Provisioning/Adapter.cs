@@ -71,6 +71,8 @@ internal sealed class Adapter : IAsyncDisposable
                 words.Add("mac " + string.Join(':', mac.Value.GetAddressBytes().Select(b => b.ToString("x2"))));
             if (profile.Queues is { } queues)
                 words.Add($"queues {queues.Value}");
+            if (profile.Driver is { } driver)
+                words.Add($"driver {driver.Value}");
             if (words.Count > 0)
                 await tree.WriteAsync($"{Device.DevPath}/vf_profiles/{profile.Number.Value}", string.Join(' ', words));
         }

@@ -19,6 +19,7 @@ namespace Virtbus.Drivers.Nic;
 public sealed partial class NicCore : INicCore, IDisposable
 {
     private const int MaxVectors = 512;
+    private const string AnyDriver = "any";
     private const int ParametersSize = 256;
     private const int TextSize = 96;
     private const int SerialSize = 20;
@@ -284,22 +285,26 @@ public sealed partial class NicCore : INicCore, IDisposable
     private static NicCore Of(Device device) =>
         device.GetDriverData<NicCore>() ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {device.Name} lost its driver meanwhile.");
 
-    // Reads and takes pairs of words: mac 06:00:00:00:00:10 queues 8.
+    // Reads and takes pairs of words: mac 06:00:00:00:00:10 queues 8 driver vfio-pci. The driver is the bus's matter, the rest the hardware's.
     private static ObjectAttribute<Device> ProfileAttribute(int vf) => new(
         $"{vf}",
         d =>
         {
             var profile = Of(d).GetVirtualFunctionProfile(vf);
-            return $"mac {Subsystems.Net.NetDevice.FormatAddress(profile.MacAddress)} queues {profile.QueueSets}";
+            var driver = ((PciDevice)d).GetVirtualFunctionOverride(vf) is { } name ? " driver " + name : "";
+            return $"mac {Subsystems.Net.NetDevice.FormatAddress(profile.MacAddress)} queues {profile.QueueSets}{driver}";
         },
         (d, value, _) =>
         {
             var core = Of(d);
-            core.SetVirtualFunctionProfile(vf, ParseProfile($"{d.DevPath}/vf_profiles/{vf}", value, core.GetVirtualFunctionProfile(vf)));
+            var driver = ((PciDevice)d).GetVirtualFunctionOverride(vf);
+            var profile = ParseProfile($"{d.DevPath}/vf_profiles/{vf}", value, core.GetVirtualFunctionProfile(vf), ref driver);
+            core.SetVirtualFunctionProfile(vf, profile);
+            ((PciDevice)d).SetVirtualFunctionOverride(vf, driver);
             return default;
         });
 
-    private static NicVfProfile ParseProfile(string path, string value, NicVfProfile profile)
+    private static NicVfProfile ParseProfile(string path, string value, NicVfProfile profile, ref string? driver)
     {
         var words = value.Split(' ', StringSplitOptions.RemoveEmptyEntries);
         for (var i = 0; i < words.Length; i += 2)
@@ -309,8 +314,10 @@ public sealed partial class NicCore : INicCore, IDisposable
                 profile = profile with { MacAddress = mac.GetAddressBytes().Aggregate(0UL, (all, b) => (all << 8) | b) };
             else if (words[i] == "queues" && int.TryParse(next, NumberStyles.None, CultureInfo.InvariantCulture, out var queues))
                 profile = profile with { QueueSets = queues };
+            else if (words[i] == "driver" && next.Length > 0)
+                driver = next == AnyDriver ? null : next;
             else
-                throw new VirtbusException(Errno.EINVAL, $"{path}: '{value}' is no profile. Write for example: mac 06:00:00:00:00:10 queues 8.");
+                throw new VirtbusException(Errno.EINVAL, $"{path}: '{value}' is no profile. Write for example: mac 06:00:00:00:00:10 queues 8 driver vfio-pci; 'driver any' lets the bus choose.");
         }
         return profile;
     }
