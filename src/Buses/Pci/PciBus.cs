@@ -211,8 +211,8 @@ public sealed class PciBus : Bus
         removals.Add(fabric.SurpriseRemoveAsync(device));
         foreach (var removal in removals)
             await removal;
-        // Called from a callback that the removal has to wait for: it follows.
-        if (device.State == DeviceState.Added)
+        // Called from a callback that a removal has to wait for: it follows.
+        if (IsInTree(device) || below.Any(IsInTree))
         {
             StartSurpriseRemoval(device);
             return;
@@ -294,18 +294,25 @@ public sealed class PciBus : Bus
     {
         if (device is not PciDevice pci)
             return;
-        if (pci.VirtualFunctions.Count > 0)
+        try
         {
-            PciLog.FunctionsLeft(Log, pci.Name, driver.Name, pci.VirtualFunctions.Count);
-            await RemoveVirtualFunctionsAsync(pci);
+            if (pci.VirtualFunctions.Count > 0)
+            {
+                PciLog.FunctionsLeft(Log, pci.Name, driver.Name, pci.VirtualFunctions.Count);
+                await RemoveVirtualFunctionsAsync(pci);
+            }
+            if (pci.Vectors.Count > 0)
+            {
+                PciLog.VectorsLeft(Log, pci.Name, driver.Name);
+                pci.FreeVectors();
+            }
         }
-        if (pci.Vectors.Count > 0)
+        finally
         {
-            PciLog.VectorsLeft(Log, pci.Name, driver.Name);
-            pci.FreeVectors();
+            // Whatever became of the rest, its DMA has no owner that is gone.
+            if (driver is PciDriver { IsDmaManagedByUser: false })
+                pci.IommuGroup.ReleaseDriver(driver.Name);
         }
-        if (driver is PciDriver { IsDmaManagedByUser: false })
-            pci.IommuGroup.ReleaseDriver(driver.Name);
     }
 
     /// <inheritdoc/>
@@ -547,12 +554,15 @@ public sealed class PciBus : Bus
         var functions = sriov.Functions;
         if (functions.Length == 0)
             return;
+        // All of them or none.
+        foreach (var function in functions)
+            ThrowIfCallerDependsOn(function);
         var deletes = new List<ValueTask>(functions.Length);
         foreach (var function in functions.Reverse())
         {
             // One that was never added has nothing to be taken out of.
             if (function.Fabric is not null)
-                deletes.Add(device.IsGone ? fabric.SurpriseRemoveAsync(function) : fabric.DeleteAsync(function));
+                deletes.Add(TakeOutAsync(function, device.IsGone));
         }
         Exception? error = null;
         foreach (var delete in deletes)
@@ -574,6 +584,13 @@ public sealed class PciBus : Bus
         sriov.Functions = [];
         if (device is { State: DeviceState.Added, IsGone: false })
             fabric.EmitUevent(device, UeventAction.Change, new KeyValuePair<string, string>("SRIOV_NUMVFS", "0"));
+    }
+
+    private static async ValueTask TakeOutAsync(PciDevice function, bool isGone)
+    {
+        if (isGone)
+            await function.Fabric!.SurpriseRemoveAsync(function);
+        await DeleteDependentAsync(function);
     }
 
     private static void Disable(PciDevice device, SriovState sriov)
@@ -802,6 +819,8 @@ public sealed class PciBus : Bus
         if (device.Fabric is not null)
             StartSurpriseRemoval(device);
     }
+
+    private bool IsInTree(PciDevice device) => TryGetDevice(device.Name, out var there) && there == device;
 
     private void StartSurpriseRemoval(PciDevice device) =>
         FabricOrThrow().StartWork("surprise removal of " + device.Name, () => SurpriseRemoveAsync(device).AsTask());

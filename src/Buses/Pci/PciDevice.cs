@@ -358,6 +358,9 @@ public sealed class PciDevice : Device, IPciIdentity
     }
 
     /// <inheritdoc/>
+    protected override IReadOnlyList<Device> Dependents => VirtualFunctions;
+
+    /// <inheritdoc/>
     protected override void OnGone() => MarkLost();
 
     /// <inheritdoc/>

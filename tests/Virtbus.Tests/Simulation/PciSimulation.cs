@@ -41,6 +41,7 @@ internal sealed partial class PciSimulation : SeededProgram
     private readonly SimUser[] _users = [new("u0"), new("u1"), new("u2")];
     private readonly List<Task> _beside = [];
     private int _made;
+    private int _depth;
     private bool _mayUse = true;
     private bool _isOver;
 
@@ -68,6 +69,9 @@ internal sealed partial class PciSimulation : SeededProgram
     public long Step => Scheduler.Steps;
 
     public IReadOnlyList<SimUser> Users => _users;
+
+    /// <summary>What users map.</summary>
+    public HostMemory Memory => _memory;
 
     public int VirtualFunctionsAlive { get; set; }
 
@@ -130,7 +134,7 @@ internal sealed partial class PciSimulation : SeededProgram
 
     private async Task OperateAsync()
     {
-        for (var n = 15 + Next(15); n > 0 && !HasFailed; n--)
+        for (var n = 12 + Next(12); n > 0 && !HasFailed; n--)
         {
             await RefusableAsync(OperateOnceAsync);
             await AfterStepAsync();
@@ -289,6 +293,7 @@ internal sealed partial class PciSimulation : SeededProgram
     {
         Note("surprise", node.Device.Name);
         node.IsTakenOut = true;
+        var isFree = Transitions.Ambient is null;
         var removal = Bus.SurpriseRemoveAsync(node.Device);
         // Nobody has a chance to run in between: what was open is closed before the call returns.
         foreach (var one in node.Device.VirtualFunctions.Append(node.Device).Select(NodeOf))
@@ -297,7 +302,8 @@ internal sealed partial class PciSimulation : SeededProgram
             Require(one.Vfio is not { Opens: > 0 } vfio || vfio.Opens == vfio.Closes, $"{one} was opened and closed a different number of times");
         }
         await removal;
-        Require(node.Device.IsOut, $"{node} was pulled out and is in the tree");
+        // From a callback it may have to follow.
+        Require(node.Device.IsOut || !isFree, $"{node} was pulled out and is in the tree");
     }
 
     private async ValueTask WriteNumberAsync(SimNode node)
@@ -433,6 +439,7 @@ internal sealed partial class PciSimulation : SeededProgram
                 await ProbeForUsersAsync(node, driver, token);
             else
                 await ProbeForHostAsync(node, driver, token);
+            await CallBackAsync();
             ok = true;
         }
         finally
@@ -458,6 +465,7 @@ internal sealed partial class PciSimulation : SeededProgram
             if (driver.Kind.IsUser)
                 await UnregisterAsync(node);
             await PauseAsync();
+            await CallBackAsync();
             Poke(node);
             // One that forgets leaves it to the bus.
             if (device.VirtualFunctions.Count > 0 && Next(3) > 0)
@@ -472,6 +480,17 @@ internal sealed partial class PciSimulation : SeededProgram
             Leave(node, "remove");
             (node.Model, node.By) = (Bound.No, null);
         }
+    }
+
+    // A callback that does what operators do: bounded nesting, refusals allowed.
+    private async ValueTask CallBackAsync()
+    {
+        if (_depth > 2 || !Chance(12))
+            return;
+        _depth++;
+        Note("from a callback");
+        await RefusableAsync(OperateOnceAsync);
+        _depth--;
     }
 
     public async ValueTask ConfigureAsync(PciDevice device, int count)
@@ -654,7 +673,7 @@ internal sealed partial class PciSimulation : SeededProgram
         Require(!isLeaving, $"{ops.Node} is going away and was opened");
         Require(!wasOpen, $"{ops.Node} was opened by two users");
         Require(ops.IsOpen && device.User == user.Name, $"{ops.Node} was opened by {user.Name} and says {device.User}");
-        var open = new SimOpen(ops, handle!, Next(4));
+        var open = new SimOpen(ops, handle!, Next(4), isStubborn: Next(3) == 0);
         user.Opens.Add(open);
         open.Handle.SetRequestCallback(revoked => Requested(user, open, revoked));
     }
@@ -709,7 +728,7 @@ internal sealed partial class PciSimulation : SeededProgram
         switch (Next(8))
         {
             case 0:
-                if (!open.IsClosing && Next(2) == 0)
+                if (open is { IsClosing: false, IsStubborn: false } && Next(2) == 0)
                     Close(user, open);
                 break;
             case 1 or 2:
