@@ -1,4 +1,5 @@
 using Virtbus.Buses.Pci;
+using Virtbus.Core;
 using Virtbus.Hardware.Serial;
 
 namespace Virtbus.Daemon.Provisioning;
@@ -17,7 +18,8 @@ internal sealed class SerialDevice(string name, SerialFunction function, SerialC
 
     public async ValueTask DisposeAsync()
     {
-        if (Device is { } device)
+        // Gone already when somebody pulled it out.
+        if (Device is { State: DeviceState.Added } device)
             await device.Fabric!.GetBus<PciBus>().UnplugAsync(device);
         await console.DisposeAsync();
         function.Dispose();
