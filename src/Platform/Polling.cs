@@ -36,31 +36,4 @@ public static class Polling
                 cancel.Descriptor.DangerousRelease();
         }
     }
-
-    /// <summary>Waits until a descriptor is readable.</summary>
-    /// <param name="descriptor">What is waited for.</param>
-    /// <param name="milliseconds">How long at most; -1 for ever.</param>
-    /// <returns>True when it is (an error or hang-up counts); false at the end of the time.</returns>
-    public static unsafe bool WaitReadable(FileDescriptor descriptor, int milliseconds)
-    {
-        var held = false;
-        try
-        {
-            descriptor.DangerousAddRef(ref held);
-            var entry = new PollEntry { Fd = descriptor.Number, Events = Libc.POLLIN };
-            // SAFETY: one entry on this stack; the descriptor is held open by the reference above.
-            while (Libc.poll(&entry, 1, milliseconds) < 0)
-            {
-                if (Libc.LastError != Errno.EINTR)
-                    return false;
-            }
-
-            return entry.Returned != 0;
-        }
-        finally
-        {
-            if (held)
-                descriptor.DangerousRelease();
-        }
-    }
 }

@@ -117,6 +117,9 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     /// <returns>A task that ends when the server has stopped.</returns>
     public async ValueTask DisposeAsync() => await StopAsync();
 
+    /// <summary>The clock for waits.</summary>
+    internal TimeProvider Time => _time;
+
     internal void LogBadMessage(long session, VfioUserCommand command, Fault fault, string answer)
     {
         Interlocked.Increment(ref _badMessages);

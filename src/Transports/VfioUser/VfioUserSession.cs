@@ -62,10 +62,14 @@ internal sealed partial class VfioUserSession : IDisposable
     /// <returns>Why it ended, in words.</returns>
     internal string Run()
     {
-        if (!Polling.WaitReadable(_channel.Descriptor, (int)_options.GreetingTimeout.TotalMilliseconds))
-            return "it said nothing";
-        if (!_channel.TryTake(_outbox, out var message))
-            return Reason();
+        VfioUserMessage message;
+        // Who connects and says nothing, or not all of it, keeps others waiting.
+        using (_server.Time.CreateTimer(_ => Close(new Fault(Errno.ETIMEDOUT, "it did not say who it is")), null, _options.GreetingTimeout, Timeout.InfiniteTimeSpan))
+        {
+            if (!_channel.TryTake(_outbox, out message))
+                return Reason();
+        }
+
         if (!TryGreet(message, out var fault))
         {
             if (fault == Fault.None)
@@ -119,7 +123,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private string Reason()
     {
         var end = _channel.End;
-        if (end.Errno == Errno.ECONNRESET)
+        if (end.Errno is Errno.ECONNRESET or Errno.ETIMEDOUT)
             return end.Message;
         _server.LogBadMessage(_number, default, end, "connection closed");
         return "it sent what is no message";
@@ -242,14 +246,17 @@ internal sealed partial class VfioUserSession : IDisposable
         // Asking for a feature that is not there is how a client finds out.
         if (fault.Errno != Errno.ENOTTY)
             _server.LogBadMessage(_number, message.Command, fault, message.WantsReply ? "answered with an error" : "no answer is wanted");
-        if (_channel.IsHeaderByHeader && !_options.HeaderByHeader && !_headersWarned)
-        {
-            _headersWarned = true;
-            VfioUserLog.HeaderByHeader(_logger, _server.Path, _number);
-        }
-
+        NoteHeaders();
         if (message.WantsReply)
             ReplyError(message, fault.Errno);
+    }
+
+    private void NoteHeaders()
+    {
+        if (!_channel.IsHeaderByHeader || _options.HeaderByHeader || _headersWarned)
+            return;
+        _headersWarned = true;
+        VfioUserLog.HeaderByHeader(_logger, _server.Path, _number);
     }
 
     private void ReplyError(in VfioUserMessage message, Errno errno)
@@ -440,6 +447,7 @@ internal sealed partial class VfioUserSession : IDisposable
         var access = (DmaAccess)(flags & (DmaReadFlag | DmaWriteFlag));
         if (message.DescriptorCount == 0)
             return TryMapRemote(new IovaRange(new Iova(start), size), access, out fault) && Reply(message, 0, out fault);
+        NoteHeaders();
         var file = message.Descriptor(0);
         // An access beyond the end of a file that was cut is a signal that no program survives; only a seal rules it out. Set before the
         // file's size is looked at, so that nothing comes between.

@@ -115,7 +115,10 @@ public sealed class VfioUserServerTests : IDisposable
         using var fixture = new WireFixture(new VfioUserServerOptions { GreetingTimeout = TimeSpan.FromMilliseconds(50) });
         using var mute = new WireClient(fixture.Socket);
         mute.ExpectClosed();
-        fixture.Log.WaitFor(1103, "it said nothing");
+        fixture.Log.WaitFor(1103, "it did not say who it is");
+        using var slow = new WireClient(fixture.Socket);
+        slow.SendRaw(Message(VERSION, Version(QemuText)).AsSpan(0, 30));
+        slow.ExpectClosed();
         using var next = new WireClient(fixture.Socket);
         next.Greet();
     }
@@ -292,11 +295,15 @@ public sealed class VfioUserServerTests : IDisposable
         client.Do(DMA_MAP, Map(0x2000, 0x1000), client.File).Dispose();
     }
 
-    [Fact]
-    public void Maps_and_unmaps_that_come_together_keep_their_own_descriptors()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Maps_and_unmaps_that_come_together_keep_their_own_descriptors(bool headerByHeader)
     {
         // QEMU's listener sends them without waiting; each has its descriptor in a call of its own.
-        using var client = Connect();
+        using var fixture = new WireFixture(new VfioUserServerOptions { HeaderByHeader = headerByHeader });
+        using var client = new WireClient(fixture.Socket);
+        client.Greet();
         using var other = MemoryFile.Create("virtbus-other", 0x1000);
         var ids = new List<ushort>();
         for (var round = 0; round < 50; round++)
@@ -318,7 +325,32 @@ public sealed class VfioUserServerTests : IDisposable
 
         client.Memory.Write(0x3000, "mine"u8);
         client.StartDma(WireDevice.ReadHere, Base, 4);
-        Assert.Equal("mine"u8, _fixture.Device.Bar.AsSpan((int)WireDevice.DmaData, 4));
+        Assert.Equal("mine"u8, fixture.Device.Bar.AsSpan((int)WireDevice.DmaData, 4));
+    }
+
+    [Fact]
+    public void Client_that_sends_several_messages_in_one_call_is_read_header_by_header_from_then_on()
+    {
+        using var client = Connect();
+        client.Memory.Write(0, "mine"u8);
+        for (var round = 0; round < 3; round++)
+        {
+            // The descriptor comes with the first byte of all of it, and belongs to the first message.
+            var together = new[] { Message(DMA_MAP, Map(Base, 0x1000)), Message(REGION_READ, Access(0, 0, 4)), Message(REGION_READ, Access(0, 4, 4)) };
+            client.SendRaw([.. together.SelectMany(message => message)], client.File);
+            for (var i = 0; i < 3; i++)
+            {
+                using var reply = client.Receive();
+                Assert.Equal(Errno.None, reply!.Error);
+            }
+
+            client.StartDma(WireDevice.ReadHere, Base, 4);
+            Assert.Equal("mine"u8, _fixture.Device.Bar.AsSpan((int)WireDevice.DmaData, 4));
+            client.Do(DMA_UNMAP, Unmap(Base, 0x1000)).Dispose();
+        }
+
+        Assert.Equal(1, _fixture.Log.Count(1106));
+        Assert.Equal(0, _fixture.Server.BadMessages);
     }
 
     [Fact]
