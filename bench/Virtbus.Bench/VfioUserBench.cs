@@ -34,10 +34,12 @@ internal static class VfioUserBench
     {
         var self = typeof(VfioUserBench).Assembly.Location;
         var bare = Path.Combine(folder, "bare");
+        var room = Path.Combine(folder, "room");
         var ours = Path.Combine(folder, "ours");
         var other = Path.Combine(folder, "other");
         var results = new Dictionary<(string Target, string Case), List<(double Wall, double Processor)>>();
         await using var bareServer = await Target.OpenAsync(options, bare, load, "echo-server", bare);
+        await using var roomServer = await Target.OpenAsync(options, room, load, "room-server", room);
         await using var ourServer = await Target.OpenAsync(options, ours, "dotnet", self, "vfio-user-serve", ours);
         await using var otherServer = options.Peer.Length == 0 ? null : await Target.OpenAsync(options, other, [.. options.Peer, other]);
         for (var round = 0; round <= options.Rounds; round++)
@@ -45,6 +47,7 @@ internal static class VfioUserBench
             foreach (var work in Cases)
             {
                 await MeasureAsync("bare exchange, C", work, bareServer, load, work is "read" ? "echo" : "", bare);
+                await MeasureAsync("bare, room for descriptors, C", work, roomServer, load, work is "read" ? "echo" : "", room);
                 await MeasureAsync("our server, C client", work, ourServer, load, work, ours);
                 await MeasureAsync("our server, our client", work, ourServer, "dotnet", self, "vfio-user-load", work, ours);
                 if (otherServer is not null)
@@ -72,9 +75,11 @@ internal static class VfioUserBench
         Console.WriteLine($"on processor {options.Pin[^1]}, median of {options.Rounds} rounds after one to warm up (lowest to highest), {options.Seconds} s each");
         Table("thousand a second of processor time", result => result.Processor);
         Ratios("read / bare exchange", "bare exchange, C", result => result.Processor);
+        Ratios("read / bare with room", "bare, room for descriptors, C", result => result.Processor);
         Ratios("ours / other server", "other server, C client", result => result.Processor);
         Table("thousand a second by the clock", result => result.Wall);
         Ratios("read / bare exchange", "bare exchange, C", result => result.Wall);
+        Ratios("read / bare with room", "bare, room for descriptors, C", result => result.Wall);
         Ratios("ours / other server", "other server, C client", result => result.Wall);
 
         void Table(string title, Func<(double Wall, double Processor), double> pick)

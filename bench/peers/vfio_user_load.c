@@ -2,6 +2,7 @@
  * What the vfio-user bench measures with, in C so that the client's share is small and known:
  *
  *   echo-server SOCKET          answers each 32 bytes with 36: the bare exchange, the bound of a register read
+ *   room-server SOCKET          the same, with room for descriptors at each receive, as a vfio-user server has to have it
  *   echo SOCKET SECONDS PID     its client
  *   CASE SOCKET SECONDS PID     a vfio-user client: read, write, posted, pipelined or map
  *
@@ -193,7 +194,16 @@ static long maps(int s, int file)
 	return 1;
 }
 
-static int echo_server(const char *path)
+static ssize_t receive_with_room(int s, void *bytes, size_t size)
+{
+	char control[CMSG_SPACE(32 * sizeof(int))];
+	struct iovec vector = { bytes, size };
+	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+
+	return recvmsg(s, &message, MSG_CMSG_CLOEXEC);
+}
+
+static int echo_server(const char *path, int room)
 {
 	struct sockaddr_un address = address_of(path);
 	char buffer[36] = { 0 };
@@ -205,7 +215,7 @@ static int echo_server(const char *path)
 	puts("ready");
 	fflush(stdout);
 	while ((s = accept(listener, NULL, NULL)) >= 0) {
-		while (recv(s, buffer, 32, 0) == 32)
+		while ((room ? receive_with_room(s, buffer, 32) : recv(s, buffer, 32, 0)) == 32)
 			send_all(s, buffer, 36);
 		close(s);
 	}
@@ -220,10 +230,10 @@ int main(int argc, char **argv)
 	long count = 0;
 	int s, file;
 
-	if (argc == 3 && !strcmp(argv[1], "echo-server"))
-		return echo_server(argv[2]);
+	if (argc == 3 && (!strcmp(argv[1], "echo-server") || !strcmp(argv[1], "room-server")))
+		return echo_server(argv[2], !strcmp(argv[1], "room-server"));
 	if (argc != 5) {
-		fprintf(stderr, "usage: %s echo-server SOCKET | echo|read|write|posted|pipelined|map SOCKET SECONDS PID\n", argv[0]);
+		fprintf(stderr, "usage: %s echo-server|room-server SOCKET | echo|read|write|posted|pipelined|map SOCKET SECONDS PID\n", argv[0]);
 		return 2;
 	}
 	address = address_of(argv[2]);
