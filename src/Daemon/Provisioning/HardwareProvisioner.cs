@@ -120,12 +120,15 @@ internal sealed class HardwareProvisioner : IProvisioner
         CheckOffered(made.Device, serial.Driver);
     }
 
+    public void RevokeAll()
+    {
+        foreach (var device in _vfio.Class.Devices.OfType<VfioDevice>())
+            device.Revoke();
+    }
+
     public async ValueTask DisposeAsync()
     {
         _closing = true;
-        // Nobody waits for virtual machines that still have a device open: they lose it.
-        foreach (var device in _vfio.Class.Devices.OfType<VfioDevice>())
-            device.Revoke();
         while (_order.TryPop(out var made))
             await made.DisposeAsync();
         if (_exporting)
