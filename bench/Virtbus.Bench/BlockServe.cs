@@ -2,8 +2,7 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
 using Virtbus.Hardware.Block;
-using Virtbus.Hardware.VirtioBlk;
-using Virtbus.Drivers.NicVdpa;
+using Virtbus.Tests.DataPath;
 using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Bench;
@@ -27,8 +26,8 @@ internal static class BlockServe
             "memory" => new MemoryBackend(size),
             var file => FileBackend.Open(file),
         };
-        using var device = new VirtioBlkDevice("bench", backend, "bench");
-        await using var server = new VhostUserServer(args[0], new VirtioDeviceOps(device), logs.CreateLogger("vhost-user"));
+        await using var disk = await AdapterDisk.CreateAsync(backend, "bench", 1);
+        await using var server = new VhostUserServer(args[0], disk.Ops, logs.CreateLogger("vhost-user"));
         server.Start();
         Console.WriteLine("ready");
         while (await Console.In.ReadLineAsync() is { } line)

@@ -6,6 +6,9 @@ return args switch
     ["serve", .. var rest] => await BlockServe.RunAsync(rest),
     ["core", .. var rest] => await CoreBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
+    ["vfio-user", .. var rest] => await VfioUserBench.RunAsync(rest),
+    ["vfio-user-serve", .. var rest] => await VfioUserServe.RunAsync(rest),
+    ["vfio-user-load", .. var rest] => VfioUserServe.Load(rest),
     _ => Usage(),
 };
 
@@ -15,6 +18,9 @@ static int Usage()
         usage: Virtbus.Bench core [--rounds N]
                Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR]
                Virtbus.Bench lookup [--rounds N]
+               Virtbus.Bench vfio-user [--peer COMMAND] [--rounds N] [--seconds S] [--cpu N]
+               Virtbus.Bench vfio-user-serve SOCKET
+               Virtbus.Bench vfio-user-load read|write|posted|pipelined|map SOCKET SECONDS
                Virtbus.Bench serve SOCKET null|memory|FILE [GIBIBYTES]
         """);
     return 2;

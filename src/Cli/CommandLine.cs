@@ -34,6 +34,7 @@ internal static class CommandLine
             TreeVerb.Make(),
             DeviceVerbs.Make(),
             DriverVerbs.Make(),
+            VfVerbs.Make(),
             BusVerbs.Make(),
             ModuleVerbs.Make(),
             AttrVerbs.Make(),

@@ -780,7 +780,7 @@ public sealed class Fabric
     private static VirtbusException Duplicate(Device device, string where) =>
         new(Errno.EEXIST, $"Device '{device.Name}' exists already in {where}. Delete that one or choose another name.");
 
-    private async ValueTask DeleteAsync(Device device, bool mustSucceed)
+    internal async ValueTask DeleteAsync(Device device, bool mustSucceed)
     {
         TransitionFrame frame;
         TransitionWaiter? waiter;
@@ -1006,7 +1006,7 @@ public sealed class Fabric
         }
     }
 
-    // Linux: device_is_dependent. Children and consumers of a device depend on it.
+    // Linux: device_is_dependent. Children and consumers of a device depend on it, and what else it names.
     private static bool DependsOn(Device device, Device on)
     {
         if (device == on)
@@ -1015,7 +1015,7 @@ public sealed class Fabric
         var pending = new Stack<Device>([on]);
         while (pending.TryPop(out var next))
         {
-            foreach (var dependent in next.Children.Concat(next.Links?.Consumers.Select(l => l.Consumer) ?? []))
+            foreach (var dependent in next.Children.Concat(next.Links?.Consumers.Select(l => l.Consumer) ?? []).Concat(next.Dependents))
             {
                 if (dependent == device)
                     return true;

@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Auxiliary;
-using Virtbus.Buses.Faux;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Api;
@@ -35,7 +34,6 @@ internal sealed partial class FabricDaemon
         _lock = options.Runtime.Acquire(_holder);
         Fabric = new Fabric(new FabricOptions { LoggerFactory = options.LoggerFactory, Time = options.Time });
         var auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
-        Fabric.RegisterBus(new FauxBus());
         Fabric.RegisterBus(new PciBus());
         _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules is { } extra ? [extra.Value] : Array.Empty<string>()]);
         _provisioner = options.Provisioner(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));

@@ -152,6 +152,13 @@ internal static unsafe partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint recvmsg(FileDescriptor fd, MessageHeader* message, int flags);
 
+    // For calls that are made for every message: without the errno, which is asked for by a second call when there is one.
+    [LibraryImport("libc", EntryPoint = "recvmsg")]
+    internal static partial nint recvmsg_raw(int fd, MessageHeader* message, int flags);
+
+    [LibraryImport("libc", EntryPoint = "send")]
+    internal static partial nint send_raw(int fd, void* buffer, nuint count, int flags);
+
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint send(FileDescriptor fd, void* buffer, nuint count, int flags);
 

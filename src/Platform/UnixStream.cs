@@ -15,6 +15,9 @@ public sealed class UnixStream : IDisposable
     private const int ControlDataOffset = 16;
     private const int ControlCapacity = ControlDataOffset + (MaxDescriptors * sizeof(int));
 
+    // The number of a blocking socket, whose descriptor is held open until the dispose; else -1.
+    private int _held = -1;
+
     internal UnixStream(FileDescriptor descriptor) => Descriptor = descriptor;
 
     /// <summary>The socket, to wait on.</summary>
@@ -94,6 +97,7 @@ public sealed class UnixStream : IDisposable
     /// <param name="wait">Whether to wait on a blocking socket. <see cref="Shutdown"/> from another thread ends the wait.</param>
     /// <param name="error">The errno when the answer is negative.</param>
     /// <returns>Bytes read, 0 at the end of the stream, or -1.</returns>
+    [SkipLocalsInit]
     public unsafe int Receive(Span<byte> buffer, List<FileDescriptor> descriptors, bool wait, out Errno error)
     {
         var control = stackalloc ulong[ControlCapacity / sizeof(ulong)];
@@ -101,17 +105,21 @@ public sealed class UnixStream : IDisposable
         {
             var vector = new IoVector((nint)bytes, (nuint)buffer.Length);
             var message = new MessageHeader { Vectors = &vector, VectorCount = 1, Control = control, ControlLength = ControlCapacity };
-            nint count;
-            do
+            error = Errno.None;
+            // SAFETY: every pointer in the header is to pinned or stack memory of the length said, for the time of the call; the descriptor is
+            // held open, by this object or by the handle.
+            var held = _held;
+            var count = wait && held >= 0 ? Libc.recvmsg_raw(held, &message, Libc.MSG_CMSG_CLOEXEC) : -1;
+            while (count < 0)
             {
-                // SAFETY: every pointer in the header is to pinned or stack memory of the length said, for the time of the call.
                 count = Libc.recvmsg(Descriptor, &message, wait ? Libc.MSG_CMSG_CLOEXEC : Libc.MSG_CMSG_CLOEXEC | Libc.MSG_DONTWAIT);
                 error = count < 0 ? Libc.LastError : Errno.None;
+                if (count < 0 && error != Errno.EINTR)
+                    return -1;
             }
-            while (error == Errno.EINTR);
-            if (count < 0)
-                return -1;
-            TakeDescriptors((byte*)control, message.ControlLength, descriptors);
+
+            if (message.ControlLength > 0)
+                TakeDescriptors((byte*)control, message.ControlLength, descriptors);
             if ((message.Flags & Libc.MSG_CTRUNC) == 0)
                 return (int)count;
             error = Errno.EMSGSIZE;
@@ -180,12 +188,21 @@ public sealed class UnixStream : IDisposable
         }
     }
 
-    /// <summary>Makes it a blocking socket, so that calls that say so may wait. What costs a poll and a second call otherwise is one call then.</summary>
+    /// <summary>
+    /// Makes it a blocking socket, so that calls that say so may wait. What costs a poll and a second call otherwise is one call then. Such a
+    /// socket is closed only when nobody is in a call on it: <see cref="Shutdown"/> ends those. Called once, before others use it.
+    /// </summary>
     /// <returns>False when the descriptor is none that can be changed.</returns>
     public bool TryMakeBlocking()
     {
         var flags = Libc.fcntl(Descriptor, Libc.F_GETFL, 0);
-        return flags >= 0 && Libc.fcntl(Descriptor, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK) == 0;
+        if (flags < 0 || Libc.fcntl(Descriptor, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK) < 0)
+            return false;
+        // Held for all calls at once, which are spared to do it each.
+        var held = false;
+        Descriptor.DangerousAddRef(ref held);
+        _held = Descriptor.Number;
+        return true;
     }
 
     /// <summary>Ends the connection in both directions: whoever waits in a call on it, on either side, goes on. Safe from any thread.</summary>
@@ -196,7 +213,12 @@ public sealed class UnixStream : IDisposable
     }
 
     /// <summary>Closes the socket.</summary>
-    public void Dispose() => Descriptor.Dispose();
+    public void Dispose()
+    {
+        if (Interlocked.Exchange(ref _held, -1) >= 0)
+            Descriptor.DangerousRelease();
+        Descriptor.Dispose();
+    }
 
     internal static FileDescriptor NewSocket()
     {
@@ -219,14 +241,18 @@ public sealed class UnixStream : IDisposable
     {
         fixed (byte* start = bytes)
         {
-            nint count;
-            do
+            error = Errno.None;
+            // SAFETY: the bytes are pinned for the time of the call; the descriptor is held open, by this object or by the handle.
+            var held = _held;
+            var count = wait && held >= 0 ? Libc.send_raw(held, start, (nuint)bytes.Length, Libc.MSG_NOSIGNAL) : -1;
+            while (count < 0)
             {
-                // SAFETY: the bytes are pinned for the time of the call.
                 count = Libc.send(Descriptor, start, (nuint)bytes.Length, wait ? Libc.MSG_NOSIGNAL : Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
                 error = count < 0 ? Libc.LastError : Errno.None;
+                if (count < 0 && error != Errno.EINTR)
+                    return -1;
             }
-            while (error == Errno.EINTR);
+
             return (int)count;
         }
     }

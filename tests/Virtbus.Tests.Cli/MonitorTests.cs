@@ -25,7 +25,7 @@ public sealed class MonitorTests
             Assert.Equal(++last, e.GetProperty("seqnum").GetInt64());
             if (e.GetProperty("action").GetString() != "unbind")
                 continue;
-            Assert.Equal("/devices/faux/adapter0/demo.part.0", e.GetProperty("devpath").GetString());
+            Assert.Equal(TestFabric.AdapterPath + "/demo.part.0", e.GetProperty("devpath").GetString());
             Assert.Equal("auxiliary", e.GetProperty("subsystem").GetString());
             Assert.Equal("auxiliary:demo.part", e.GetProperty("variables").GetProperty("MODALIAS").GetString());
             break;
@@ -89,7 +89,7 @@ public sealed class MonitorTests
         for (var i = 0; i < count; i++)
         {
             using var content = new StringContent("change");
-            using var answer = await http.PutAsync(new Uri("http://virtbus/v1/tree?path=/devices/faux/adapter0/uevent"), content, cancellationToken);
+            using var answer = await http.PutAsync(new Uri($"http://virtbus/v1/tree?path={TestFabric.AdapterPath}/uevent"), content, cancellationToken);
             Assert.True(answer.IsSuccessStatusCode, i.ToString(CultureInfo.InvariantCulture));
         }
     }

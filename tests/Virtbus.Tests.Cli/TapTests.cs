@@ -4,7 +4,7 @@ using System.Net;
 using System.Net.NetworkInformation;
 using System.Net.Sockets;
 using Virtbus.Buses.Auxiliary;
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Subsystems.Net;
@@ -25,7 +25,7 @@ public sealed class TapTests
         var tap = $"vbt{Environment.ProcessId % 100000}";
         var fabric = new Fabric();
         fabric.RegisterBus(new AuxiliaryBus());
-        fabric.RegisterBus(new FauxBus());
+        fabric.RegisterBus(new PciBus());
         using var loader = new ModuleLoader(fabric, Path.Combine(Path.GetDirectoryName(TestFabric.Program)!, "modules"), watch: false);
         var manifest = ManifestReader.ReadText($"adapters: [{{ name: adapter0, model: merlin, tap: {tap} }}]", "/tap.yaml").Adapters[0];
         await using (await Adapter.CreateAsync(fabric, manifest))

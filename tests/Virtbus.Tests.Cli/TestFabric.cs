@@ -15,6 +15,9 @@ public sealed class TestFabric : IAsyncDisposable
 
     public static string Program { get; } = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../Virtbus.Cli/release/virtbus"));
 
+    /// <summary>Where the first adapter of a manifest is.</summary>
+    public const string AdapterPath = "/devices/pci0000:00/0000:00:01.0/0000:01:00.0";
+
     public static string DemoModules { get; } = Path.Combine(AppContext.BaseDirectory, "demo-modules");
 
     public string Runtime { get; set; }

@@ -70,11 +70,11 @@ public sealed class UpAndDownTests
     public async Task What_can_not_be_made_is_told_at_its_line_and_leaves_nothing()
     {
         await using var fabric = new TestFabric();
-        // The device at the root of the group has the name of the faux bus's root.
-        var manifest = fabric.Write("m.yaml", "adapters:\n  - { name: a, model: merlin }\ndevices:\n  - { module: faux, name: part }\n");
+        // It is there, as the manifest wants it, and can't be a disk.
+        var manifest = fabric.Write("m.yaml", "adapters:\n  - { name: a, model: merlin }\ndisks:\n  - { name: d, adapter: a, file: /dev/null }\n");
         var run = await fabric.RunAsync("up", manifest, "--detach");
         Assert.Equal(1, run.Code);
-        Assert.Contains($"virtbus: {manifest}:4:27: ", run.Errors, StringComparison.Ordinal);
+        Assert.Contains($"virtbus: {manifest}:4:13: ", run.Errors, StringComparison.Ordinal);
         Assert.False(File.Exists(fabric.ControlSocket));
     }
 

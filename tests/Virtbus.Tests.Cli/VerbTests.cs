@@ -7,7 +7,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
 {
     private static readonly string[] Verbs =
     [
-        "up", "down", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "driver override", "bus", "bus list", "module",
+        "up", "down", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "driver override", "driver suggest", "vf", "vf list", "vf set", "vf enable", "vf disable", "bus", "bus list", "module",
         "module list", "module load", "module unload", "attr", "attr get", "attr set", "monitor", "power", "power suspend", "power resume", "vm", "console", "completion",
     ];
 
@@ -99,7 +99,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     {
         Assert.Equal("virtbus: Probe of demo.bad.0 by cli_demo.bad failed: the part does not answer.", await _fabric.RefusedAsync("driver", "bind", "demo.bad.0", "cli_demo.bad"));
         Assert.Contains("the clock is missing", await _fabric.RefusedAsync("driver", "bind", "demo.later.0", "cli_demo.later"), StringComparison.Ordinal);
-        Assert.Contains("is on no bus", await _fabric.RefusedAsync("driver", "bind", "faux", "cli_demo.part"), StringComparison.Ordinal);
+        Assert.Contains("is on no bus", await _fabric.RefusedAsync("driver", "bind", "pci0000:00", "cli_demo.part"), StringComparison.Ordinal);
         Assert.Equal("virtbus: There is no device 'demo.part.7'. 'virtbus device list' names those there are.", await _fabric.RefusedAsync("device", "show", "demo.part.7"));
     }
 
@@ -110,18 +110,18 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
         var listed = await _fabric.OkAsync("attr", "get", "/bus/auxiliary/devices/demo.part.0");
         Assert.Contains("driver -> /bus/auxiliary/drivers/cli_demo.part\n", listed, StringComparison.Ordinal);
         Assert.Contains("power/\n", listed, StringComparison.Ordinal);
-        Assert.Equal("", await _fabric.OkAsync("attr", "set", "/bus/faux/drivers_autoprobe", "0"));
-        Assert.Equal("0\n", await _fabric.OkAsync("attr", "get", "/bus/faux/drivers_autoprobe"));
-        var piped = await _fabric.RunWithInputAsync("1\n", "attr", "set", "/bus/faux/drivers_autoprobe");
+        Assert.Equal("", await _fabric.OkAsync("attr", "set", "/bus/vdpa/drivers_autoprobe", "0"));
+        Assert.Equal("0\n", await _fabric.OkAsync("attr", "get", "/bus/vdpa/drivers_autoprobe"));
+        var piped = await _fabric.RunWithInputAsync("1\n", "attr", "set", "/bus/vdpa/drivers_autoprobe");
         Assert.Equal((0, "", ""), (piped.Code, piped.Output, piped.Errors));
-        Assert.Equal("1\n", await _fabric.OkAsync("attr", "get", "/bus/faux/drivers_autoprobe"));
+        Assert.Equal("1\n", await _fabric.OkAsync("attr", "get", "/bus/vdpa/drivers_autoprobe"));
     }
 
     [Theory]
     [InlineData("get /nowhere", "'nowhere' does not exist in /.")]
     [InlineData("get /bus/auxiliary/drivers_autoprobe/x", "is not a directory")]
     [InlineData("get /bus/auxiliary/drivers_probe", "is write-only")]
-    [InlineData("set /devices/faux/adapter0 1", "is a directory. Name an attribute in it.")]
+    [InlineData("set " + TestFabric.AdapterPath + " 1", "is a directory. Name an attribute in it.")]
     [InlineData("set /bus/auxiliary/devices/demo.part.0/modalias x", "is read-only; 'x' was not written.")]
     [InlineData("set /bus/auxiliary/drivers_autoprobe -1", "'-1' is not a truth value. Write 0 or 1.")]
     [InlineData("set /bus/auxiliary/drivers_autoprobe maybe", "'maybe' is not a truth value. Write 0 or 1.")]
@@ -144,11 +144,11 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     [Fact]
     public async Task Power_goes_down_and_up_again()
     {
-        Assert.Equal("adapter0: bound to merlin_core, suspended\n", await _fabric.OkAsync("power", "suspend", "adapter0"));
-        Assert.Equal("suspended\n", await _fabric.OkAsync("attr", "get", "/devices/faux/adapter0/demo.part.0/power/state"));
-        Assert.Contains("can't resume while adapter0, which it needs, is suspended", await _fabric.RefusedAsync("power", "resume", "demo.part.0"), StringComparison.Ordinal);
+        Assert.Equal("0000:01:00.0: bound to merlin_core, suspended\n", await _fabric.OkAsync("power", "suspend", "adapter0"));
+        Assert.Equal("suspended\n", await _fabric.OkAsync("attr", "get", TestFabric.AdapterPath + "/demo.part.0/power/state"));
+        Assert.Contains("can't resume while 0000:01:00.0, which it needs, is suspended", await _fabric.RefusedAsync("power", "resume", "demo.part.0"), StringComparison.Ordinal);
         await _fabric.OkAsync("power", "resume", "adapter0");
-        Assert.Equal("on\n", await _fabric.OkAsync("attr", "get", "/devices/faux/adapter0/demo.part.0/power/state"));
+        Assert.Equal("on\n", await _fabric.OkAsync("attr", "get", TestFabric.AdapterPath + "/demo.part.0/power/state"));
     }
 
     [Fact]

@@ -143,7 +143,7 @@ public sealed class BadMessageTests : IDisposable
         { "not below the number of queues", (uint)SET_VRING_ENABLE, State(0xffffffff, 1) },
         { "no power of two", (uint)SET_VRING_NUM, State(1, 0) },
         { "no power of two", (uint)SET_VRING_NUM, State(1, 100) },
-        { "no power of two", (uint)SET_VRING_NUM, State(1, 256) },
+        { "no power of two", (uint)SET_VRING_NUM, State(1, 2048) },
         { "has 16 bits", (uint)SET_VRING_BASE, State(1, 0x10000) },
         { "enabled by 1", (uint)SET_VRING_ENABLE, State(1, 2) },
         { "lies in no shared region", (uint)SET_VRING_ADDR, Numbers(1, 0, 0, 0, 0) },

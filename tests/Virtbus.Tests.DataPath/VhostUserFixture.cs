@@ -1,27 +1,27 @@
+using Virtbus.Buses.Vdpa;
 using Virtbus.Hardware.Block;
-using Virtbus.Hardware.VirtioBlk;
-using Virtbus.Drivers.NicVdpa;
 using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Tests.DataPath;
 
-/// <summary>A block device of one MiB on a vhost-user socket.</summary>
+/// <summary>A block device of one MiB on a vhost-user socket; the disk of an adapter, by all its drivers.</summary>
 internal sealed class VhostUserFixture : IDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
     private readonly IBlockBackend _backend;
+    private readonly AdapterDisk _disk;
 
     internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2)
     {
         _backend = backend ?? new MemoryBackend(1 << 20);
-        Device = new VirtioBlkDevice("test", _backend, "serial", queueCount, 128);
-        Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), new VirtioDeviceOps(Device), Log);
+        _disk = AdapterDisk.CreateAsync(_backend, "serial", queueCount).GetAwaiter().GetResult();
+        Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log);
         Server.Start();
     }
 
     internal TestLog Log { get; } = new();
 
-    internal VirtioBlkDevice Device { get; }
+    internal IVdpaOps Device => _disk.Ops;
 
     internal VhostUserServer Server { get; }
 
@@ -30,7 +30,7 @@ internal sealed class VhostUserFixture : IDisposable
     public void Dispose()
     {
         Server.StopAsync().GetAwaiter().GetResult();
-        Device.Dispose();
+        _disk.DisposeAsync().AsTask().GetAwaiter().GetResult();
         _backend.Dispose();
         _folder.Delete(recursive: true);
     }

@@ -15,7 +15,7 @@ internal sealed class DaemonLog : IDisposable
     /// <summary>Waits for the line that a server logs when it has let go of all that it had of a client. No warning may come before it.</summary>
     public Task SeeGoneAsync() => SeeAsync(" gone: ");
 
-    /// <summary>Waits for a line with a text. No warning may come before it.</summary>
+    /// <summary>Waits for a line with a text. No warning may come before it, but that a function's DMA found no memory: a guest's goes in the middle of it.</summary>
     public async Task SeeAsync(string text)
     {
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
@@ -23,6 +23,8 @@ internal sealed class DaemonLog : IDisposable
         {
             if (line.Contains(text, StringComparison.Ordinal))
                 return;
+            if (line.Contains("DMA fault", StringComparison.Ordinal))
+                continue;
             Assert.DoesNotContain(" warn ", line, StringComparison.Ordinal);
             Assert.DoesNotContain(" error ", line, StringComparison.Ordinal);
         }

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Virtbus.Tests.Guest;
 
-/// <summary>A run of <c>virtbus vm</c>: a real guest with disks of a fabric, in which a shell script runs that the test talks with.</summary>
+/// <summary>A run of <c>virtbus vm</c>: a real guest with devices of a fabric, in which a shell script runs that the test talks with.</summary>
 internal sealed class Guest
 {
     private readonly Process _program;
@@ -21,19 +21,26 @@ internal sealed class Guest
     /// <summary>Starts a guest. Its script ends with the first command that fails.</summary>
     /// <param name="fabric">The fabric, which is up.</param>
     /// <param name="script">What the guest's shell runs. Its standard error is for what a failing test shows.</param>
-    /// <param name="disks">Names of the disks, in the order in which the guest has them.</param>
-    public static Guest Start(TestFabric fabric, string script, params string[] disks)
+    /// <param name="devices">Names of the devices, in the order in which the guest has them; and options of the verb.</param>
+    public static Guest Start(TestFabric fabric, string script, params string[] devices)
     {
         // Installed by packaging/test-packages.txt, so one who could install it and did not sees the tests fail.
         Assert.SkipWhen(RuntimeInformation.OSArchitecture != Architecture.X64, "Guests are x86-64 and run on x86-64 only.");
         var hasQemu = Environment.GetEnvironmentVariable("VIRTBUS_QEMU") is not null ||
             Environment.GetEnvironmentVariable("PATH")!.Split(':').Any(folder => File.Exists(Path.Combine(folder, "qemu-system-x86_64")));
         Assert.SkipWhen(!hasQemu && !Environment.IsPrivilegedProcess, "qemu-system-x86_64 is not installed and may not be: apt-get install qemu-system-x86.");
-        return new Guest(fabric.Start(["vm", .. disks, "--", "sh", "-c", "set -e\n" + script]));
+        return new Guest(fabric.Start(["vm", .. devices, "--", "sh", "-c", "set -e\n" + script]));
     }
 
     /// <summary>Runs a script to its end and gives the lines that it printed.</summary>
-    public static Task<string[]> RunAsync(TestFabric fabric, string script, params string[] disks) => Start(fabric, script, disks).EndAsync();
+    public static Task<string[]> RunAsync(TestFabric fabric, string script, params string[] devices) => Start(fabric, script, devices).EndAsync();
+
+    /// <summary>Reads the next lines of the script's output, which must be the expected ones.</summary>
+    public async Task SeeAsync(params string[] lines)
+    {
+        foreach (var line in lines)
+            await SeeAsync(line);
+    }
 
     /// <summary>Reads the next line of the script's output, which must be the expected one.</summary>
     public async Task SeeAsync(string line)

@@ -100,9 +100,10 @@ public sealed class PciBus : Bus
     /// Puts a function into a slot of its own: the one of the first port that is empty; a port, and a host bridge, are made when there is none.
     /// </summary>
     /// <param name="function">The hardware.</param>
+    /// <param name="label">What people call it, see <see cref="PciDevice.Label"/>.</param>
     /// <param name="prepare">Called before the device is added to the tree, so that a driver's probe finds it ready; for example to set its driver_override.</param>
     /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>; or what <paramref name="prepare"/> throws.</exception>
-    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, Func<PciDevice, ValueTask>? prepare = null)
+    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label = null, Func<PciDevice, ValueTask>? prepare = null)
     {
         while (true)
         {
@@ -115,7 +116,7 @@ public sealed class PciBus : Bus
                 {
                     if (port is not { Secondary: { Slots.Count: 0 } behind, Device.State: DeviceState.Added })
                         continue;
-                    slot = Reserve(behind, 0, 0, function);
+                    slot = Reserve(behind, 0, 0, function, label);
                     break;
                 }
             }
@@ -231,8 +232,8 @@ public sealed class PciBus : Bus
         removals.Add(fabric.SurpriseRemoveAsync(device));
         foreach (var removal in removals)
             await removal;
-        // Called from a callback that the removal has to wait for: it follows.
-        if (device.State == DeviceState.Added)
+        // Called from a callback that a removal has to wait for: it follows.
+        if (IsInTree(device) || below.Any(IsInTree))
         {
             StartSurpriseRemoval(device);
             return;
@@ -314,18 +315,25 @@ public sealed class PciBus : Bus
     {
         if (device is not PciDevice pci)
             return;
-        if (pci.VirtualFunctions.Count > 0)
+        try
         {
-            PciLog.FunctionsLeft(Log, pci.Name, driver.Name, pci.VirtualFunctions.Count);
-            await RemoveVirtualFunctionsAsync(pci);
+            if (pci.VirtualFunctions.Count > 0)
+            {
+                PciLog.FunctionsLeft(Log, pci.Name, driver.Name, pci.VirtualFunctions.Count);
+                await RemoveVirtualFunctionsAsync(pci);
+            }
+            if (pci.Vectors.Count > 0)
+            {
+                PciLog.VectorsLeft(Log, pci.Name, driver.Name);
+                pci.FreeVectors();
+            }
         }
-        if (pci.Vectors.Count > 0)
+        finally
         {
-            PciLog.VectorsLeft(Log, pci.Name, driver.Name);
-            pci.FreeVectors();
+            // Whatever became of the rest, its DMA has no owner that is gone.
+            if (driver is PciDriver { IsDmaManagedByUser: false })
+                pci.IommuGroup.ReleaseDriver(driver.Name);
         }
-        if (driver is PciDriver { IsDmaManagedByUser: false })
-            pci.IommuGroup.ReleaseDriver(driver.Name);
     }
 
     /// <inheritdoc/>
@@ -482,6 +490,8 @@ public sealed class PciBus : Bus
                 var function = new PciDevice(device, i, PciAddress.FromRoutingId(host.Domain, ids[i]), there[i]);
                 functions.Add(function);
                 function.Enter();
+                if (sriov.Overrides?[i] is { } driver)
+                    fabric.SetDriverOverride(function, driver);
                 if (prepare is not null)
                     await prepare(function);
             }
@@ -565,12 +575,15 @@ public sealed class PciBus : Bus
         var functions = sriov.Functions;
         if (functions.Length == 0)
             return;
+        // All of them or none.
+        foreach (var function in functions)
+            ThrowIfCallerDependsOn(function);
         var deletes = new List<ValueTask>(functions.Length);
         foreach (var function in functions.Reverse())
         {
             // One that was never added has nothing to be taken out of.
             if (function.Fabric is not null)
-                deletes.Add(device.IsGone ? fabric.SurpriseRemoveAsync(function) : fabric.DeleteAsync(function));
+                deletes.Add(TakeOutAsync(function, device.IsGone));
         }
         Exception? error = null;
         foreach (var delete in deletes)
@@ -592,6 +605,13 @@ public sealed class PciBus : Bus
         sriov.Functions = [];
         if (device is { State: DeviceState.Added, IsGone: false })
             fabric.EmitUevent(device, UeventAction.Change, new KeyValuePair<string, string>("SRIOV_NUMVFS", "0"));
+    }
+
+    private static async ValueTask TakeOutAsync(PciDevice function, bool isGone)
+    {
+        if (isGone)
+            await function.Fabric!.SurpriseRemoveAsync(function);
+        await DeleteDependentAsync(function);
     }
 
     private static void Disable(PciDevice device, SriovState sriov)
@@ -635,11 +655,11 @@ public sealed class PciBus : Bus
     private static bool IsTaken(PciSegment segment, int devfn) =>
         segment.Slots.ContainsKey(devfn) || segment.Host.VirtualIds.Contains((ushort)((segment.Number << 8) | devfn));
 
-    private static PciSlot Reserve(PciSegment segment, int device, int functionNumber, IPciFunction function)
+    private static PciSlot Reserve(PciSegment segment, int device, int functionNumber, IPciFunction function, string? label = null)
     {
         if (device is < 0 or > 31 || functionNumber is < 0 or > 7)
             throw new VirtbusException(Errno.EINVAL, $"{device:x2}.{functionNumber:x} is no place on a bus: devices are 0 to 31, functions 0 to 7.");
-        var slot = new PciSlot(segment, (device << 3) | functionNumber, function) { IsScanning = true };
+        var slot = new PciSlot(segment, (device << 3) | functionNumber, function) { IsScanning = true, Label = label };
         if (IsTaken(segment, slot.DevFn))
             throw new VirtbusException(Errno.EEXIST, $"Slot {slot.Address} is taken. Unplug what is there or choose another one.");
         segment.Slots.Add(slot.DevFn, slot);
@@ -850,6 +870,8 @@ public sealed class PciBus : Bus
         if (device.Fabric is not null)
             StartSurpriseRemoval(device);
     }
+
+    private bool IsInTree(PciDevice device) => TryGetDevice(device.Name, out var there) && there == device;
 
     private void StartSurpriseRemoval(PciDevice device) =>
         FabricOrThrow().StartWork("surprise removal of " + device.Name, () => SurpriseRemoveAsync(device).AsTask());

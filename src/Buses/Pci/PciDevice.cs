@@ -56,6 +56,12 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <summary>Where it is.</summary>
     public PciAddress Address { get; }
 
+    /// <summary>
+    /// What people call the hardware (Linux: the label that firmware gives to a slot or an onboard device); a virtual function's is that of its
+    /// physical function with v and its number. Null when there is none.
+    /// </summary>
+    public string? Label => Slot?.Label ?? (PhysicalFunction?.Label is { } label ? $"{label}v{VirtualFunctionIndex}" : null);
+
     /// <summary>The hardware behind. For the tool boxes that stand on PCI; drivers use the members of this class.</summary>
     public IPciFunction Function { get; private set; }
 
@@ -312,6 +318,24 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <exception cref="VirtbusException">As the other one; or what <paramref name="prepare"/> throws: none is enabled then.</exception>
     public ValueTask SetVirtualFunctionsAsync(int count, Func<PciDevice, ValueTask>? prepare) => PciBus.SetVirtualFunctionsAsync(this, count, prepare);
 
+    /// <summary>The driver_override that a virtual function of this one gets when it is enabled; null for none.</summary>
+    /// <param name="index">Its number, from 0.</param>
+    public string? GetVirtualFunctionOverride(int index) => Sriov?.Overrides?[index];
+
+    /// <summary>
+    /// Says which driver alone may take a virtual function, before it is enabled: no other one ever sees it (PV-02). One that is enabled keeps
+    /// its override.
+    /// </summary>
+    /// <param name="index">Its number, from 0.</param>
+    /// <param name="driverName">The driver; null for any.</param>
+    /// <exception cref="VirtbusException">ENOENT: there is no such virtual function.</exception>
+    public void SetVirtualFunctionOverride(int index, string? driverName)
+    {
+        if (Sriov is not { } sriov || (uint)index >= (uint)sriov.Total)
+            throw new VirtbusException(Errno.ENOENT, $"Device {Name} has no virtual function {index}; it can have {TotalVirtualFunctions}.");
+        sriov.SetOverride(index, driverName);
+    }
+
     /// <summary>Resets the function by the best way that it has (function-level, else the slot's), with its config space as it was before.</summary>
     /// <param name="fault">ENOTTY: it has no reset of its own; ENODEV: it is gone.</param>
     public bool TryReset(out Fault fault)
@@ -332,6 +356,9 @@ public sealed class PciDevice : Device, IPciIdentity
                 yield return new TreeLink($"virtfn{function.VirtualFunctionIndex}", function.DevPath);
         }
     }
+
+    /// <inheritdoc/>
+    protected override IReadOnlyList<Device> Dependents => VirtualFunctions;
 
     /// <inheritdoc/>
     protected override void OnGone() => MarkLost();

@@ -14,6 +14,9 @@ internal sealed class PciSlot(PciSegment segment, int devfn, IPciFunction functi
 
     public PciAddress Address => PciAddress.FromRoutingId(Segment.Host.Domain, (ushort)((Segment.Number << 8) | DevFn));
 
+    /// <summary>What people call the hardware in it; null when they do not.</summary>
+    public string? Label { get; init; }
+
     /// <summary>The device that stands for the hardware now.</summary>
     public PciDevice? Device;
 

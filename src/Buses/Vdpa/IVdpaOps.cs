@@ -80,11 +80,11 @@ public interface IVdpaOps
     void Reset();
 
     /// <summary>
-    /// Replaces all that the device may reach by DMA. Running queues stand still meanwhile. One whose ring is not reachable any more waits
-    /// until a later map brings it back.
+    /// Lets the device's DMA reach another address space. Running queues stand still meanwhile. One whose ring is not reachable any more waits
+    /// until a later space, or a later change of this one, brings it back.
     /// </summary>
-    /// <param name="map">The new map; the device takes a reference of its own.</param>
-    void SetMap(IoMap map);
+    /// <param name="space">The space, which stays the caller's; its changes take effect by themselves. Null for none.</param>
+    void SetAddressSpace(IoAddressSpace? space);
 
     /// <summary>Says where a queue's rings are.</summary>
     /// <param name="queue">Queue number.</param>

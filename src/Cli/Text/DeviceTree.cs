@@ -19,6 +19,9 @@ internal static class DeviceTree
     /// <summary>State in one phrase beside a column for the driver: "bound, suspended".</summary>
     public static string State(DeviceAnswer device) => Phrase(device, device.State);
 
+    /// <summary>The name, with the label of what is named by its place: "0000:01:00.0 (adapter0)".</summary>
+    public static string Name(DeviceAnswer device) => device.Label is { } label ? $"{device.Name} ({label})" : device.Name;
+
     private static string Phrase(DeviceAnswer device, string? state)
     {
         state = device.Deferred is { } reason ? $"{state}: {reason}" : state ?? "";
@@ -29,7 +32,7 @@ internal static class DeviceTree
 
     private static void Add(Table table, DeviceAnswer device, string branch, string below)
     {
-        table.Add(branch + device.Name, device.Bus ?? device.Class, State(device), device.Driver);
+        table.Add(branch + Name(device), device.Bus ?? device.Class, State(device), device.Driver);
         var children = device.Children ?? [];
         for (var i = 0; i < children.Count; i++)
         {

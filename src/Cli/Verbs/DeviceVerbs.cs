@@ -43,7 +43,7 @@ internal static class DeviceVerbs
     {
         var table = new Table("NAME", "BUS", "STATE", "DRIVER", "PATH");
         foreach (var device in devices)
-            table.Add(device.Name, device.Bus ?? device.Class, DeviceTree.State(device), device.Driver, device.Path);
+            table.Add(DeviceTree.Name(device), device.Bus ?? device.Class, DeviceTree.State(device), device.Driver, device.Path);
         table.WriteTo(writer);
     }
 
@@ -52,7 +52,7 @@ internal static class DeviceVerbs
         writer.WriteLine(device.Name);
         foreach (var (name, value) in new[]
         {
-            ("path", device.Path), ("bus", device.Bus), ("class", device.Class), ("state", device.State), ("driver", device.Driver),
+            ("path", device.Path), ("label", device.Label), ("bus", device.Bus), ("class", device.Class), ("state", device.State), ("driver", device.Driver),
             ("module", device.Module), ("modalias", device.Modalias), ("deferred", device.Deferred), ("power", device.Power),
         })
         {

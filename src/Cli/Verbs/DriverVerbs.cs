@@ -45,7 +45,8 @@ internal static class DriverVerbs
                     return ExitCode.Done;
                 },
                 toUnbind)),
-            Override());
+            Override(),
+            Suggest());
     }
 
     private static Command Override()
@@ -69,7 +70,7 @@ internal static class DriverVerbs
                 if (device.Driver is { } current && current != wanted)
                     Unbind(client, device, current, result.GetValue(force));
                 if (device.Driver is null || device.Driver != wanted)
-                    client.Write($"/bus/{device.Bus}/drivers_probe", device.Name);
+                    Probe(client, device, wanted is not null);
                 DeviceVerbs.PrintAgain(client, output, device);
                 return ExitCode.Done;
             },
@@ -84,7 +85,31 @@ internal static class DriverVerbs
         return With(force, command);
     }
 
-    private static Option<bool> Force() => new("--force") { Description = "Take the device away from a virtual machine or program that has it open." };
+    private static Command Suggest()
+    {
+        var toSuggest = Names.Device();
+        return CommandLine.Asking(
+            "suggest",
+            "Say which drivers can hand a device to virtual machines and user-space drivers, the best first, and why.",
+            (result, client, output) =>
+            {
+                var name = result.GetRequiredValue(toSuggest);
+                var answer = client.Ask("GET", ControlClient.Query("/v1/suggestions", ("device", name)));
+                output.Print(answer, ApiJson.Default.IReadOnlyListSuggestionAnswer, (writer, suggestions) =>
+                {
+                    var table = new Table("DRIVER", "WHY");
+                    foreach (var suggestion in suggestions)
+                        table.Add(suggestion.Driver, suggestion.Reason);
+                    table.WriteTo(writer);
+                    writer.WriteLine();
+                    writer.WriteLine($"Take the first one with: virtbus driver override {name} {suggestions[0].Driver}");
+                });
+                return ExitCode.Done;
+            },
+            toSuggest);
+    }
+
+    internal static Option<bool> Force() => new("--force") { Description = "Take the device away from a virtual machine or program that has it open." };
 
     private static Command With(Option option, Command command)
     {
@@ -93,7 +118,7 @@ internal static class DriverVerbs
     }
 
     // Drivers that serve nothing of their own accord, such as vfio-pci, are not loaded by any device that appears.
-    private static void LoadDriver(ControlClient client, string bus, string driver)
+    internal static void LoadDriver(ControlClient client, string bus, string driver)
     {
         if (client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer).Any(d => d.Bus == bus && d.Name == driver))
             return;
@@ -103,10 +128,29 @@ internal static class DriverVerbs
         client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)));
     }
 
+    private static void Probe(ControlClient client, DeviceAnswer device, bool isDriverDue)
+    {
+        try
+        {
+            client.Write($"/bus/{device.Bus}/drivers_probe", device.Name);
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.EINVAL && !isDriverDue)
+        {
+            // No driver is made for it, which the state that is printed tells.
+        }
+    }
+
     private static void Unbind(ControlClient client, DeviceAnswer device, string driver, bool force)
     {
         DeviceUsers.AskToLeave(client, device, force, "unbound");
-        client.Write($"/bus/{device.Bus}/drivers/{driver}/unbind", device.Name);
+        try
+        {
+            client.Write($"/bus/{device.Bus}/drivers/{driver}/unbind", device.Name);
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.ENODEV && DeviceVerbs.Find(client, device.Path).Driver is null)
+        {
+            // Another one who wanted the same was waiting for the device's user.
+        }
     }
 
     private static DeviceAnswer OnBus(ControlClient client, string name, string what)

@@ -9,8 +9,8 @@ namespace Virtbus.Cli.Verbs;
 internal static class Names
 {
     public static Argument<string> Device() => Completed(
-        new Argument<string>("DEVICE") { Description = "A device's name; bus:name when several buses have it, or its path below /devices." },
-        client => client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).Select(d => d.Name));
+        new Argument<string>("DEVICE") { Description = "A device's name or label; bus:name when several buses have it, or its path below /devices." },
+        client => client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).SelectMany(d => d.Label is { } label ? [d.Name, label] : new[] { d.Name }));
 
     public static Argument<string[]> Sockets() => Completed(
         new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.ZeroOrMore },

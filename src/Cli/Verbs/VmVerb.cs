@@ -43,7 +43,7 @@ internal static class VmVerb
     private static VirtbusException NoSocket(ControlClient client, string name, IReadOnlyList<SocketAnswer> sockets)
     {
         // Most likely a function whose own driver has it.
-        if (client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).FirstOrDefault(d => d.Name == name) is { Bus: "pci" } function)
+        if (client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).FirstOrDefault(d => d.Name == name || d.Label == name) is { Bus: "pci" } function)
         {
             return new VirtbusException(
                 Errno.ENODEV,

@@ -110,6 +110,30 @@ public abstract class Bus
     /// <summary>Attributes of every driver on the bus.</summary>
     protected internal virtual IReadOnlyList<AttributeGroup> DriverAttributeGroups => [];
 
+    /// <summary>
+    /// Deletes one of a device's <see cref="Device.Dependents"/> as a step of the removal of that device. Where transitions wait for each other in
+    /// a circle, another wait is refused instead of this one. Harmless for a device that is out.
+    /// </summary>
+    /// <param name="device">A device of this bus that was added.</param>
+    /// <exception cref="VirtbusException">EDEADLK: called from a callback of the device; see <see cref="ThrowIfCallerDependsOn"/>.</exception>
+    protected static ValueTask DeleteDependentAsync(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        return device.Fabric!.DeleteAsync(device, mustSucceed: true);
+    }
+
+    /// <summary>Refuses a removal before anything is done when the caller is a callback that it would wait for.</summary>
+    /// <param name="device">A device that would be removed.</param>
+    /// <exception cref="VirtbusException">EDEADLK: called from a callback of the device, of one below it or of one that depends on it.</exception>
+    protected static void ThrowIfCallerDependsOn(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        if (device.Fabric is not { } fabric)
+            return;
+        lock (fabric.Gate)
+            fabric.ThrowIfCallerDependsOn(device);
+    }
+
     /// <inheritdoc/>
     public override string ToString() => Name;
 

@@ -170,6 +170,12 @@ public class Device : IDeviceIdentity
     /// <summary>Links in the device's directory that this kind of device has besides the core's, at the moment that someone looks.</summary>
     protected internal virtual IEnumerable<TreeLink> TreeLinks => [];
 
+    /// <summary>
+    /// Devices that have to go before this one though they do not hang below it (a PCI function's virtual ones). What this kind of device does
+    /// not take out when it leaves stays; the core only refuses callbacks of theirs that would wait for themselves.
+    /// </summary>
+    protected internal virtual IReadOnlyList<Device> Dependents => [];
+
     /// <summary>Adds variables of this kind of device to its events.</summary>
     /// <param name="variables">The event's variables; add to them.</param>
     protected internal virtual void AddUeventVariables(UeventVariables variables)

@@ -21,7 +21,7 @@ internal sealed record SocketAnswer(string Device, string Protocol, string Path,
 
 /// <summary>
 /// A device. State: unbound, deferred, probing, bound, unbinding or gone; absent for a device that is on no bus. Deferred: why its probe
-/// waits. Power: on or suspended. Children: the devices below it, in the answer to a question for the tree.
+/// waits. Power: on or suspended. Label: what people call the hardware, when its name is its place. Children: the devices below it, in the answer to a question for the tree.
 /// </summary>
 internal sealed record DeviceAnswer(
     string Name,
@@ -34,6 +34,7 @@ internal sealed record DeviceAnswer(
     string? Modalias,
     string? Deferred,
     string Power,
+    string? Label,
     IReadOnlyList<DeviceAnswer>? Children);
 
 /// <summary>A driver.</summary>
@@ -56,6 +57,11 @@ internal sealed record ModuleAnswer(
 
 /// <summary>The end of an unload. Collected: whether the module's code was seen to leave memory.</summary>
 internal sealed record UnloadAnswer(string Name, bool Collected);
+
+/// <summary>
+/// A driver by which a device can be handed to a user, best first. Generic: it takes any device. Reason: a sentence that says why it is here.
+/// </summary>
+internal sealed record SuggestionAnswer(string Driver, string Module, string Alias, bool Generic, string Reason);
 
 /// <summary>What stands at a path of the tree. Kind: directory, with entries, or file, with its value.</summary>
 internal sealed record NodeAnswer(string Path, string Kind, string? Mode, string? Value, IReadOnlyList<EntryAnswer>? Entries);
@@ -89,6 +95,7 @@ internal sealed record ErrorAnswer(string Errno, string Message);
 [JsonSerializable(typeof(IReadOnlyList<ModuleAnswer>))]
 [JsonSerializable(typeof(ModuleAnswer))]
 [JsonSerializable(typeof(UnloadAnswer))]
+[JsonSerializable(typeof(IReadOnlyList<SuggestionAnswer>))]
 [JsonSerializable(typeof(NodeAnswer))]
 [JsonSerializable(typeof(UeventAnswer))]
 [JsonSerializable(typeof(ShutdownAnswer))]

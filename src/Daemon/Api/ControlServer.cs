@@ -85,6 +85,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
         Get("/v1/topology", c => AnswerAsync(c, view.Tree(), ApiJson.Default.IReadOnlyListDeviceAnswer));
         Get("/v1/devices", c => AnswerAsync(c, view.Devices(), ApiJson.Default.IReadOnlyListDeviceAnswer));
         Get("/v1/device", c => AnswerAsync(c, FabricView.Describe(view.FindDevice(Argument(c, "name"))), ApiJson.Default.DeviceAnswer));
+        Get("/v1/suggestions", c => AnswerAsync(c, view.Suggest(Argument(c, "device")), ApiJson.Default.IReadOnlyListSuggestionAnswer));
         Get("/v1/drivers", c => AnswerAsync(c, view.Drivers(), ApiJson.Default.IReadOnlyListDriverAnswer));
         Get("/v1/buses", c => AnswerAsync(c, view.Buses(), ApiJson.Default.IReadOnlyListBusAnswer));
         Get("/v1/modules", c => AnswerAsync(c, view.Modules(), ApiJson.Default.IReadOnlyListModuleAnswer));

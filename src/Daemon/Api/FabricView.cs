@@ -1,3 +1,4 @@
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Platform;
 
@@ -55,6 +56,7 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             device.Modalias,
             deferred,
             device.IsSuspended ? "suspended" : "on",
+            (device as PciDevice)?.Label,
             withChildren ? [.. device.Children.Select(c => Describe(c, withChildren: true))] : null);
     }
 
@@ -82,6 +84,25 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         };
     }
 
+    /// <summary>The drivers by which a device can be handed to a user, best first.</summary>
+    /// <exception cref="VirtbusException">ENODEV: there is no such device; EOPNOTSUPP: none can.</exception>
+    public IReadOnlyList<SuggestionAnswer> Suggest(string name)
+    {
+        var device = FindDevice(name);
+        SuggestionAnswer[] all =
+        [
+            .. (device.Modalias is { } modalias ? loader.Index.SuggestVfio(modalias) : [])
+                .Select(s => new SuggestionAnswer(DriverOf(device, s.Module.Name), s.Module.Name, s.Alias, s.IsGeneric, s.Reason)),
+        ];
+        return all.Length > 0
+            ? all
+            : throw new VirtbusException(Errno.EOPNOTSUPP, $"No module can hand device {device.Name} to users: {(device.Bus is { Name: "pci" } ? "vfio_pci is not in the modules folder" : "only PCI functions can be")}.");
+    }
+
+    // A module's drivers are known once it is loaded; before that, by the custom of Linux that they are called as the module.
+    private string DriverOf(Device device, string module) =>
+        device.Bus?.Drivers.FirstOrDefault(d => d.Module == module)?.Name ?? module.Replace('_', '-');
+
     private IReadOnlyList<Device> FindByName(string name)
     {
         var found = new List<Device>();
@@ -95,7 +116,10 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             if (@class.TryGetDevice(name, out var device) && !found.Contains(device))
                 found.Add(device);
         }
-        // Devices on no bus and of no class are in no directory but that of their parent.
-        return found.Count > 0 ? found : [.. fabric.AllDevices.Where(d => d.Name == name && d.Subsystem is null)];
+        if (found.Count > 0)
+            return found;
+        // Hardware on PCI is named by its place; people call it by its label. Devices on no bus and of no class are in no directory but that
+        // of their parent.
+        return [.. fabric.AllDevices.Where(d => d is PciDevice pci ? pci.Label == name : d.Name == name && d.Subsystem is null)];
     }
 }

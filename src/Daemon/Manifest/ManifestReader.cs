@@ -8,6 +8,7 @@ internal sealed class ManifestReader
     private const int MaxBytes = 16 << 20;
     private const int MaxAuxiliaryName = 39;
     private const string VfioPci = "vfio-pci";
+    private const int MaxVirtualFunctions = 256;
     private readonly string _file;
     private readonly List<ManifestError> _errors = [];
 
@@ -29,9 +30,25 @@ internal sealed class ManifestReader
         var parts = new Field<IReadOnlyList<ManifestValue<AdapterParts>>>("parts", new ListRule<AdapterParts>(new ChoiceRule<AdapterParts>(), unique: true), "what the adapter is capable of; both net and vdpa when absent; may be [].");
         var ports = new Field<int>("ports", new CountRule(1, 16), "the number of network parts, when net is among the parts; 1 when absent.");
         var tap = new Field<string>("tap", new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15), "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
+        var vfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "the number of virtual functions that are enabled; 0 when absent.");
+        var vfNumber = new Field<int>("vf", new CountRule(0, MaxVirtualFunctions - 1), "which virtual function, from 0.", required: true);
+        var vfMac = new Field<System.Net.NetworkInformation.PhysicalAddress>("mac", new MacRule(), "its station address; derived from the adapter's when absent.");
+        var vfQueues = new Field<int>("queues", new CountRule(1, 16), "how many queue sets it can make; 8 when absent.");
+        var vfDriver = new Field<string>("driver", driverName, "the only driver that may take it, vfio-pci for one that guests shall have; what the bus chooses when absent.");
+        var profiles = new Field<IReadOnlyList<ManifestValue<VirtualFunctionManifest>>>(
+            "vf_profiles",
+            new ListRule<VirtualFunctionManifest>(new SectionRule<VirtualFunctionManifest>("a profile", [vfNumber, vfMac, vfQueues, vfDriver], [], r =>
+            {
+                var theNumber = r.Read(vfNumber);
+                var theMac = r.Read(vfMac);
+                var theQueues = r.Read(vfQueues);
+                var theDriver = r.Read(vfDriver);
+                return theNumber is { } n ? new VirtualFunctionManifest(n, theMac, theQueues, theDriver) : null;
+            })),
+            "what some of the virtual functions are to be, before they are enabled.");
         var adapters = new Field<IReadOnlyList<ManifestValue<AdapterManifest>>>(
             "adapters",
-            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, ports, tap], [], r =>
+            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, ports, tap, vfs, profiles], [], r =>
             {
                 var theName = r.Read(adapterName);
                 var theModel = r.Read(model);
@@ -42,8 +59,12 @@ internal sealed class ManifestReader
                     : r.Absent(AdapterParts.Net | AdapterParts.Vdpa);
                 var thePorts = r.Read(ports, 1);
                 var theTap = r.Read(tap);
+                var theCount = r.Read(vfs, 0);
+                var theProfiles = r.Read(profiles, []);
                 // A wrong model does not take the adapter's name away from those who refer to it.
-                return theName is { } n ? new AdapterManifest(n, theModel ?? r.Absent(default(AdapterModel)), theMac, theParts, thePorts, theTap) : null;
+                return theName is { } n
+                    ? new AdapterManifest(n, theModel ?? r.Absent(default(AdapterModel)), theMac, theParts, thePorts, theTap, theCount, theProfiles.Value)
+                    : null;
             })),
             "simulated multi-function adapters.");
 
@@ -175,6 +196,7 @@ internal sealed class ManifestReader
             return null;
         CheckNames(manifest);
         CheckReferences(manifest);
+        CheckProfiles(manifest);
         return manifest;
     }
 
@@ -216,8 +238,24 @@ internal sealed class ManifestReader
         }
     }
 
+    private void CheckProfiles(FabricManifest manifest)
+    {
+        foreach (var adapter in manifest.Adapters)
+        {
+            var seen = new HashSet<int>();
+            foreach (var profile in adapter.Profiles)
+            {
+                var number = profile.Value.Number;
+                if (!seen.Add(number))
+                    Add(number, $"virtual function {number.Value} has a profile already. Remove one of the two.");
+                else if (number >= adapter.VirtualFunctions)
+                    Add(number, $"adapter {adapter.Name} enables {adapter.VirtualFunctions.Value} virtual functions, so there is no number {number.Value}. Raise 'vfs', or remove the profile.");
+            }
+        }
+    }
+
     private void AddNoAdapter(ManifestValue<string> name, IReadOnlyCollection<string> adapters) =>
         Add(name, $"'{name}' is no adapter of this manifest.{Suggestion.For(name, adapters)} {(adapters.Count == 0 ? "It has none; add one under 'adapters'." : $"Its adapters are {string.Join(", ", adapters)}.")}");
 
-    private void Add(ManifestValue<string> at, string message) => _errors.Add(new ManifestError(at.At, at.Path, message));
+    private void Add<T>(ManifestValue<T> at, string message) => _errors.Add(new ManifestError(at.At, at.Path, message));
 }

@@ -1,5 +1,5 @@
 using System.Net.NetworkInformation;
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware.Adapter;
@@ -12,27 +12,24 @@ namespace Virtbus.Daemon.Provisioning;
 /// <summary>A simulated adapter: its hardware, the wire to the host, the media that were put in, and its device.</summary>
 internal sealed class Adapter : IAsyncDisposable
 {
-    private const int WireDepth = 256;
     private readonly Stack<IDisposable> _media = new();
-    private readonly IDisposable _hardware;
-    private TapBridge? _tap;
+    private readonly AdapterFunction _hardware;
+    private readonly Wire? _wire;
 
-    private Adapter(AdapterEngine engine, IDisposable hardware, Device device)
+    private Adapter(AdapterFunction hardware, Wire? wire, PciDevice device)
     {
-        Engine = engine;
         _hardware = hardware;
+        _wire = wire;
         Device = device;
     }
 
-    public AdapterEngine Engine { get; }
-
-    public Device Device { get; }
+    public PciDevice Device { get; }
 
     /// <summary>The disks that the adapter is to have, by name, whenever its vdpa part is bound.</summary>
     public Dictionary<string, Buses.Vdpa.VdpaProfile> Disks { get; } = [];
 
-    /// <summary>Makes the hardware and its device.</summary>
-    /// <exception cref="VirtbusException">EEXIST: the name is taken; what the host answers to the TAP device. Nothing is left behind.</exception>
+    /// <summary>Makes the hardware and plugs it in. The manifest's name is the device's label.</summary>
+    /// <exception cref="VirtbusException">What the host answers to the TAP device, and the bus to the hardware. Nothing is left behind.</exception>
     public static async ValueTask<Adapter> CreateAsync(Fabric fabric, AdapterManifest manifest)
     {
         var parts = manifest.Parts.Value;
@@ -41,63 +38,97 @@ internal sealed class Adapter : IAsyncDisposable
             manifest.Mac is { } mac ? ToNumber(mac.Value) : DeriveAddress(manifest.Name),
             parts.HasFlag(AdapterParts.Net) ? manifest.Ports : 0,
             parts.HasFlag(AdapterParts.Vdpa) ? 1 : 0);
-        TapBridge? tap = null;
+        var hardware = manifest.Model.Value == AdapterModel.Merlin
+            ? AdapterFunction.CreateMerlin(engine, AdapterFunction.MaxVirtualFunctions)
+            : AdapterFunction.CreateHarrier(engine, AdapterFunction.MaxVirtualFunctions);
+        Wire? wire = null;
         try
         {
             if (manifest.Tap is { } name)
-                tap = PlugTap(engine, name);
-            var faux = fabric.GetBus<FauxBus>();
-            var adapter = manifest.Model.Value switch
-            {
-                AdapterModel.Merlin => await AddAsync(new MerlinAdapter(engine), MerlinAdapter.Model),
-                _ => await AddAsync(new HarrierAdapter(engine), HarrierAdapter.Model),
-            };
-            adapter._tap = tap;
-            return adapter;
-
-            async ValueTask<Adapter> AddAsync<T>(T hardware, string model)
-                where T : class, IDisposable => new(engine, hardware, await faux.CreateAsync(manifest.Name.Value, model, hardware));
+                wire = new Wire(engine, name);
+            return new Adapter(hardware, wire, await fabric.GetBus<PciBus>().PlugAsync(hardware, label: manifest.Name));
         }
         catch
         {
-            tap?.Dispose();
-            engine.Dispose();
+            wire?.Dispose();
+            hardware.Dispose();
             throw;
         }
+    }
+
+    /// <summary>Configures and enables the virtual functions that a manifest asks for. The core driver has to be bound.</summary>
+    /// <exception cref="VirtbusException">ENODEV: it is not; else what the adapter answers.</exception>
+    public async ValueTask EnableVirtualFunctionsAsync(AdapterManifest manifest)
+    {
+        if (Device.Driver is null)
+            throw new VirtbusException(Errno.ENODEV, $"Adapter {manifest.Name} has no driver, which virtual functions need. Add the module of its core to the modules folder.");
+        // By the attributes that a person would use, so there is one way in which it is done.
+        var tree = Device.Fabric!.Tree;
+        foreach (var profile in manifest.Profiles.Select(p => p.Value))
+        {
+            var words = new List<string>();
+            if (profile.Mac is { } mac)
+                words.Add("mac " + string.Join(':', mac.Value.GetAddressBytes().Select(b => b.ToString("x2"))));
+            if (profile.Queues is { } queues)
+                words.Add($"queues {queues.Value}");
+            if (profile.Driver is { } driver)
+                words.Add($"driver {driver.Value}");
+            if (words.Count > 0)
+                await tree.WriteAsync($"{Device.DevPath}/vf_profiles/{profile.Number.Value}", string.Join(' ', words));
+        }
+        await tree.WriteAsync(Device.DevPath + "/sriov_numvfs", $"{manifest.VirtualFunctions.Value}");
     }
 
     /// <summary>Puts a medium in; it is closed with the adapter.</summary>
     public void Attach(string name, IBlockBackend medium)
     {
         _media.Push(medium);
-        Engine.AttachMedium(name, medium);
+        _hardware.Engine.AttachMedium(name, medium);
     }
 
     public async ValueTask DisposeAsync()
     {
-        await Device.Fabric!.UnregisterAsync(Device);
-        _tap?.Dispose();
+        // Gone already when somebody pulled it out.
+        if (Device.State == DeviceState.Added)
+            await Device.Fabric!.GetBus<PciBus>().UnplugAsync(Device);
+        _wire?.Dispose();
         _hardware.Dispose();
         while (_media.TryPop(out var medium))
             medium.Dispose();
-    }
-
-    // The wire is a port of the switch like any other.
-    private static TapBridge PlugTap(AdapterEngine engine, string name)
-    {
-        if (!engine.TryAllocate(WireDepth, out var port, out var fault))
-            throw new VirtbusException(fault.Errno, $"Adapter {engine.Name} has no port for TAP device '{name}': {fault.Message}. Leave 'tap' out.");
-        var tap = TapBridge.Start(name, frame =>
-        {
-            if (port!.Transmit.TryWrite(frame))
-                port.RingDoorbell();
-        });
-        port!.SetInterrupt(() => port.Receive.Drain(tap.Send));
-        return tap;
     }
 
     private static ulong ToNumber(PhysicalAddress address) => address.GetAddressBytes().Aggregate(0UL, (all, b) => (all << 8) | b);
 
     // Locally administered, the same at every start, with room for the ports.
     private static ulong DeriveAddress(string name) => 0x02_00_00_00_00_00 | ((ulong)StableHash.Of(name) << 4);
+
+    /// <summary>The wire from the adapter's switch to a TAP device of the host.</summary>
+    private sealed class Wire : IDisposable
+    {
+        private readonly TapBridge _tap;
+        private readonly AdapterWire _wire;
+
+        public Wire(AdapterEngine engine, string name)
+        {
+            // Frames for the host are dropped until its interface is there.
+            TapBridge? tap = null;
+            _wire = engine.ConnectWire(frame => Volatile.Read(ref tap)?.Send(frame));
+            try
+            {
+                _tap = TapBridge.Start(name, frame => _wire.TryReceive(frame));
+            }
+            catch
+            {
+                _wire.Dispose();
+                throw;
+            }
+            Volatile.Write(ref tap, _tap);
+        }
+
+        public void Dispose()
+        {
+            _wire.Dispose();
+            _tap.Dispose();
+        }
+    }
 }

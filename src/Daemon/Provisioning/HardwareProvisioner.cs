@@ -59,8 +59,7 @@ internal sealed class HardwareProvisioner : IProvisioner
         let endpoint = device.Endpoint
         where endpoint is not null
         orderby device.Label
-        let serial = _serials.Values.FirstOrDefault(s => s.Device?.Name == device.Label)
-        select new DeviceSocket(serial?.Name ?? device.Label, "vfio-user", endpoint.Path, endpoint.IsConnected, device.Label);
+        select new DeviceSocket((device.Parent as PciDevice)?.Label ?? device.Label, "vfio-user", endpoint.Path, endpoint.IsConnected, device.Label);
 
     private IEnumerable<DeviceSocket> Consoles =>
         from serial in _serials.Values
@@ -74,6 +73,14 @@ internal sealed class HardwareProvisioner : IProvisioner
         var made = await Adapter.CreateAsync(_context.Fabric, adapter);
         _adapters[adapter.Name] = made;
         _order.Push(made);
+        if (adapter.VirtualFunctions > 0)
+        {
+            // The core driver is loaded by its alias, beside us.
+            await _context.Fabric.SettleAsync(cancellationToken);
+            foreach (var driver in adapter.Profiles.Select(p => p.Value.Driver).OfType<ManifestValue<string>>())
+                await LoadDriverAsync(driver);
+            await made.EnableVirtualFunctionsAsync(adapter);
+        }
         return made.Device;
     }
 
@@ -111,7 +118,7 @@ internal sealed class HardwareProvisioner : IProvisioner
         var made = new SerialDevice(serial.Name, function, console);
         _serials[serial.Name] = made;
         _order.Push(made);
-        made.Device = await _pci.PlugAsync(function, device =>
+        made.Device = await _pci.PlugAsync(function, serial.Name, device =>
         {
             // Before it is visible, so that no other driver has it first.
             _context.Fabric.SetDriverOverride(device, serial.Driver);

@@ -1,12 +1,12 @@
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Drivers.Nic;
-using Virtbus.Hardware.Adapter;
 
 namespace Virtbus.Drivers.HarrierCore;
 
-/// <summary>Binds harrier adapters and creates their parts.</summary>
-[FauxDeviceTable(HarrierAdapter.Model)]
-internal sealed class HarrierCoreDriver(FauxBus bus, string module) : NicCoreDriver<HarrierAdapter>(bus, module)
+/// <summary>Binds harrier adapters, physical and virtual functions, and creates their parts.</summary>
+[PciDeviceTable(0x5642, 0x2001)]
+[PciDeviceTable(0x5642, 0x2002)]
+internal sealed class HarrierCoreDriver(PciBus bus, string module) : NicCoreDriver(bus, module)
 {
-    protected override NicCore CreateCore(FauxDevice<HarrierAdapter> device) => new HarrierCore(device);
+    protected override NicRegisters CreateRegisters(PciDevice device) => new HarrierRegisters(device);
 }

@@ -1,4 +1,4 @@
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Drivers.HarrierCore;
 
@@ -13,6 +13,6 @@ public sealed class HarrierCoreModule : IFabricModule
     public ValueTask InitAsync(ModuleContext context)
     {
         ArgumentNullException.ThrowIfNull(context);
-        return context.RegisterDriverAsync(new HarrierCoreDriver(context.Fabric.GetBus<FauxBus>(), context.Name));
+        return context.RegisterDriverAsync(new HarrierCoreDriver(context.Fabric.GetBus<PciBus>(), context.Name));
     }
 }

@@ -1,12 +1,12 @@
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Drivers.Nic;
-using Virtbus.Hardware.Adapter;
 
 namespace Virtbus.Drivers.MerlinCore;
 
-/// <summary>Binds merlin adapters and creates their parts.</summary>
-[FauxDeviceTable(MerlinAdapter.Model)]
-internal sealed class MerlinCoreDriver(FauxBus bus, string module) : NicCoreDriver<MerlinAdapter>(bus, module)
+/// <summary>Binds merlin adapters, physical and virtual functions, and creates their parts.</summary>
+[PciDeviceTable(0x5642, 0x1001)]
+[PciDeviceTable(0x5642, 0x1002)]
+internal sealed class MerlinCoreDriver(PciBus bus, string module) : NicCoreDriver(bus, module)
 {
-    protected override NicCore CreateCore(FauxDevice<MerlinAdapter> device) => new MerlinCore(device);
+    protected override NicRegisters CreateRegisters(PciDevice device) => new MerlinRegisters(device);
 }

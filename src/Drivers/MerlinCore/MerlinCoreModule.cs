@@ -1,4 +1,4 @@
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Drivers.MerlinCore;
 
@@ -13,6 +13,6 @@ public sealed class MerlinCoreModule : IFabricModule
     public ValueTask InitAsync(ModuleContext context)
     {
         ArgumentNullException.ThrowIfNull(context);
-        return context.RegisterDriverAsync(new MerlinCoreDriver(context.Fabric.GetBus<FauxBus>(), context.Name));
+        return context.RegisterDriverAsync(new MerlinCoreDriver(context.Fabric.GetBus<PciBus>(), context.Name));
     }
 }

@@ -1,39 +1,187 @@
+using System.Buffers.Binary;
+using System.Globalization;
+using System.Net.NetworkInformation;
+using System.Text;
+using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Auxiliary;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
-using Virtbus.Hardware.Adapter;
-using Virtbus.Hardware.VirtioBlk;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Drivers.Nic;
 
 /// <summary>
-/// The library that core drivers share: it makes the parts that an adapter is capable of, and turns the few things in which makes differ
-/// into what parts use. A core driver derives from it and says how its hardware is spoken to.
+/// The core of a function of an adapter, physical or virtual: makes the parts that it is capable of, and turns registers, commands, events
+/// and interrupts into what parts use. The core drivers of all makes share it; a make brings its <see cref="NicRegisters"/>.
 /// </summary>
-public abstract class NicCore : INicCore
+/// <remarks>Members that execute a command must not be called from an interrupt of the adapter.</remarks>
+public sealed partial class NicCore : INicCore, IDisposable
 {
+    private const int MaxVectors = 512;
+    private const string AnyDriver = "any";
+    private const int ParametersSize = 256;
+    private const int TextSize = 96;
+    private const int SerialSize = 20;
     private readonly Lock _lock = new();
+    private readonly PciDevice _device;
+    private readonly NicRegisters _registers;
+    private readonly ILogger _log;
+    private readonly IdAllocator _pasids = new();
+    private readonly List<NicPart> _parts = [];
+    private readonly NicVectors _vectors;
+    private readonly NicChannel _channel;
+    private NicQueues[] _queues = [];
+    private NicVirtioFunction[] _functions = [];
     private Action<NicEvent>[] _handlers = [];
     private volatile bool _linkUp = true;
 
-    /// <summary>Makes the core of an adapter.</summary>
-    /// <param name="device">The hardware's device.</param>
-    protected NicCore(Device device) => Device = device;
+    private NicCore(PciDevice device, NicRegisters registers)
+    {
+        _device = device;
+        _registers = registers;
+        _log = device.Fabric!.LoggerFactory.CreateLogger("Virtbus.Nic");
+        var vectors = device.AllocateVectors(2, MaxVectors, PciInterruptKinds.MsiX);
+        try
+        {
+            _vectors = new NicVectors(device, vectors.Skip(1));
+            _channel = new NicChannel(device, registers, vectors[0], TakeNotice);
+        }
+        catch
+        {
+            device.FreeVectors();
+            throw;
+        }
+    }
 
     /// <inheritdoc/>
-    public Device Device { get; }
+    public Device Device => _device;
 
     /// <inheritdoc/>
     public bool IsLinkUp => _linkUp;
 
-    /// <inheritdoc/>
-    public abstract NicIdentity Identify();
+    /// <summary>The attributes that an adapter has while a core driver is bound.</summary>
+    public static IReadOnlyList<AttributeGroup> DeviceAttributeGroups { get; } =
+    [
+        new(
+            new ObjectAttribute<Device>("address", d => Subsystems.Net.NetDevice.FormatAddress(Of(d).Identify().MacAddress)),
+            new ObjectAttribute<Device>("link", d => Of(d).IsLinkUp ? "1" : "0", (d, value, _) =>
+            {
+                Of(d).SetLink(AttributeValue.ParseBoolean(d.DevPath + "/link", value));
+                return default;
+            }),
+            new ObjectAttribute<Device>("model", d => Of(d).Identify().Make)),
+        AttributeGroup.Dynamic<Device>("vf_profiles", d => Enumerable.Range(0, (d as PciDevice)?.TotalVirtualFunctions ?? 0).Select(ProfileAttribute)),
+    ];
+
+    /// <summary>Enables a function and its command queue.</summary>
+    /// <param name="device">The function.</param>
+    /// <param name="registers">How its make is spoken to.</param>
+    /// <exception cref="VirtbusException">ENODEV: it is of another make; EIO: it does not answer; EPERM, ENOMEM: no memory for its commands.</exception>
+    public static NicCore Start(PciDevice device, NicRegisters registers)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(registers);
+        device.Enable();
+        try
+        {
+            var identity = registers.Read(NicRegister.Identity);
+            if ((uint)identity != registers.Letters)
+                throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} is no {registers.Make} (its identity is 0x{identity:x}). Bind the driver of its make.");
+            device.SetMaster(true);
+            var core = new NicCore(device, registers);
+            try
+            {
+                core._channel.Start();
+                core._linkUp = (registers.Read(NicRegister.Status) & 2) != 0;
+                return core;
+            }
+            catch
+            {
+                core.Dispose();
+                throw;
+            }
+        }
+        catch
+        {
+            device.Disable();
+            throw;
+        }
+    }
+
+    /// <summary>The core of a device that a core driver is bound to; null for another device.</summary>
+    /// <param name="device">The device.</param>
+    public static NicCore? TryGet(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        return device.Driver is NicCoreDriver ? device.GetDriverData<NicCore>() : null;
+    }
 
     /// <inheritdoc/>
-    public NicQueues AllocateQueues(int depth) => new(this, AllocateQueueSet(depth));
+    public NicIdentity Identify()
+    {
+        var parts = _registers.Read(NicRegister.Parts);
+        if (parts == ulong.MaxValue || parts == uint.MaxValue)
+            throw new VirtbusException(Errno.EIO, $"Adapter {_device.Name} does not answer. Reset its slot, or plug it again.");
+        return new NicIdentity(_registers.Make, _registers.Read(NicRegister.MacAddress), (int)(parts & 0xFFFF), (int)(parts >> 16 & 0xFFFF));
+    }
 
     /// <inheritdoc/>
-    public abstract VirtioBlkDevice CreateBlockFunction(string name, string medium, string serial, int queues);
+    public NicQueues AllocateQueues(int depth)
+    {
+        if (depth is < 2 or > 32768 || !int.IsPow2(depth))
+            throw new VirtbusException(Errno.EINVAL, $"Adapter {_device.Name} has no queue sets of {depth} buffers. Choose a power of two from 2 to 32768.");
+        var vector = _vectors.Take();
+        NicQueues? queues = null;
+        try
+        {
+            queues = new NicQueues(this, _registers, _device.IommuGroup, vector, depth);
+            queues.Id = (int)Execute(NicOpcode.CreateQueueSet, 0, [.. queues.Rings]).First;
+        }
+        catch
+        {
+            queues?.FreeMemory();
+            _vectors.Return(vector);
+            throw;
+        }
+        lock (_lock)
+            Volatile.Write(ref _queues, [.. _queues, queues]);
+        return queues;
+    }
+
+    /// <inheritdoc/>
+    public INicVirtioFunction CreateBlockFunction(string name, string medium, string serial, int queues)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        ArgumentNullException.ThrowIfNull(medium);
+        ArgumentNullException.ThrowIfNull(serial);
+        if (queues is < 1 or > 256)
+            throw new VirtbusException(Errno.EINVAL, $"Virtio function '{name}' cannot have {queues} queues. Choose 1 to 256.");
+        if (serial.Length > SerialSize || !Ascii.IsValid(serial))
+            throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of '{name}' does not fit. Choose at most {SerialSize} ASCII characters.");
+        if (name.Length > TextSize || medium.Length > TextSize || !Ascii.IsValid(name) || !Ascii.IsValid(medium))
+            throw new VirtbusException(Errno.EINVAL, $"Names '{name}' and '{medium}' do not fit. Choose at most {TextSize} ASCII characters.");
+        var vectors = new List<PciVector>();
+        // 0 marks requests without a PASID.
+        var pasid = _pasids.Allocate() + 1;
+        try
+        {
+            for (var i = 0; i < queues; i++)
+                vectors.Add(_vectors.Take());
+            var window = CreateWindow(name, medium, serial, queues, pasid);
+            var function = new NicVirtioFunction(this, _registers, window, pasid, [.. vectors]);
+            lock (_lock)
+                Volatile.Write(ref _functions, [.. _functions, function]);
+            return function;
+        }
+        catch
+        {
+            _pasids.Free(pasid - 1);
+            foreach (var vector in vectors)
+                _vectors.Return(vector);
+            throw;
+        }
+    }
 
     /// <inheritdoc/>
     public IDisposable Subscribe(Action<NicEvent> handler)
@@ -44,9 +192,195 @@ public abstract class NicCore : INicCore
         return new Subscription(this, handler);
     }
 
-    /// <summary>Sets the link and tells the parts.</summary>
+    /// <summary>Sets the link; the parts of all functions are told by then, those of virtual functions soon.</summary>
     /// <param name="up">Whether it carries.</param>
-    public void SetLink(bool up)
+    /// <exception cref="VirtbusException">EPERM: a virtual function; ENODEV, EIO.</exception>
+    public void SetLink(bool up) => Execute(NicOpcode.SetLink, 0, [up ? 1u : 0]);
+
+    /// <summary>What a virtual function is, or is to be.</summary>
+    /// <param name="vf">Its number, from 0.</param>
+    /// <exception cref="VirtbusException">EPERM: this is a virtual function; ENOENT: it can have no such one; ENODEV, EIO.</exception>
+    public NicVfProfile GetVirtualFunctionProfile(int vf)
+    {
+        var answer = Execute(NicOpcode.QueryVirtualFunction, (uint)vf, []);
+        return new NicVfProfile(answer.First, (int)(answer.Second & 0xFFFF));
+    }
+
+    /// <summary>Says what a virtual function is to be, before it is enabled (PV-01).</summary>
+    /// <param name="vf">Its number, from 0.</param>
+    /// <param name="profile">What it is to be.</param>
+    /// <exception cref="VirtbusException">EBUSY: it is enabled; EINVAL: address or queue sets; else as <see cref="GetVirtualFunctionProfile"/>.</exception>
+    public void SetVirtualFunctionProfile(int vf, NicVfProfile profile)
+    {
+        ArgumentNullException.ThrowIfNull(profile);
+        Execute(NicOpcode.SetVirtualFunction, (uint)vf, [profile.MacAddress, (ulong)profile.QueueSets]);
+    }
+
+    /// <summary>
+    /// Creates one virtual-bus device for each part that the function is capable of (MS-01).
+    /// </summary>
+    /// <param name="module">The core driver's module, the first part of the names.</param>
+    /// <param name="ids">The module's allocators; an id comes back when its device is released.</param>
+    public async ValueTask CreatePartsAsync(string module, NicPartIds ids)
+    {
+        ArgumentNullException.ThrowIfNull(ids);
+        var identity = Identify();
+        for (var port = 0; port < identity.NetworkParts; port++)
+            await CreatePartAsync(module, NicPartKind.Net, port, ids.Net);
+        for (var port = 0; port < identity.VdpaParts; port++)
+            await CreatePartAsync(module, NicPartKind.Vdpa, port, ids.Vdpa);
+        if (_device.TotalVirtualFunctions > 0)
+            await CreatePartAsync(module, NicPartKind.VfMigration, 0, ids.VfMigration);
+    }
+
+    /// <summary>Deletes the parts, newest first.</summary>
+    public async ValueTask DestroyPartsAsync()
+    {
+        var bus = Device.Fabric!.GetBus<AuxiliaryBus>();
+        while (_parts.Count > 0)
+        {
+            var part = _parts[^1];
+            _parts.RemoveAt(_parts.Count - 1);
+            await bus.DestroyAsync(part);
+        }
+    }
+
+    /// <summary>Enables the function again after a reset; its parts have to be gone.</summary>
+    /// <exception cref="VirtbusException">EIO: it does not answer.</exception>
+    public void Restart()
+    {
+        _device.SetMaster(true);
+        _channel.Start();
+    }
+
+    /// <summary>Resets the function and gives back what it took. The parts have to be gone.</summary>
+    public void Dispose()
+    {
+        _channel.Dispose();
+        _device.FreeVectors();
+        _device.Disable();
+    }
+
+    internal void Free(NicQueues queues)
+    {
+        lock (_lock)
+            Volatile.Write(ref _queues, [.. _queues.Where(q => q != queues)]);
+        // Refused only when the adapter is gone or stuck, and then it reaches the memory no more once that is unmapped.
+        _channel.TryExecute(NicOpcode.DestroyQueueSet, (uint)queues.Id, [], out _, out _);
+        _vectors.Return(queues.Vector);
+        queues.FreeMemory();
+    }
+
+    internal void Free(NicVirtioFunction function)
+    {
+        lock (_lock)
+            Volatile.Write(ref _functions, [.. _functions.Where(f => f != function)]);
+        _channel.TryExecute(NicOpcode.DestroyVirtio, (uint)function.Window, [], out _, out _);
+        function.TryAttach(null, out _);
+        foreach (var vector in function.Vectors)
+            _vectors.Return(vector);
+        _pasids.Free(function.Pasid - 1);
+    }
+
+    private static NicCore Of(Device device) =>
+        device.GetDriverData<NicCore>() ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {device.Name} lost its driver meanwhile.");
+
+    // Reads and takes pairs of words: mac 06:00:00:00:00:10 queues 8 driver vfio-pci. The driver is the bus's matter, the rest the hardware's.
+    private static ObjectAttribute<Device> ProfileAttribute(int vf) => new(
+        $"{vf}",
+        d =>
+        {
+            var profile = Of(d).GetVirtualFunctionProfile(vf);
+            var driver = ((PciDevice)d).GetVirtualFunctionOverride(vf) is { } name ? " driver " + name : "";
+            return $"mac {Subsystems.Net.NetDevice.FormatAddress(profile.MacAddress)} queues {profile.QueueSets}{driver}";
+        },
+        (d, value, _) =>
+        {
+            var core = Of(d);
+            var driver = ((PciDevice)d).GetVirtualFunctionOverride(vf);
+            var profile = ParseProfile($"{d.DevPath}/vf_profiles/{vf}", value, core.GetVirtualFunctionProfile(vf), ref driver);
+            core.SetVirtualFunctionProfile(vf, profile);
+            ((PciDevice)d).SetVirtualFunctionOverride(vf, driver);
+            return default;
+        });
+
+    private static NicVfProfile ParseProfile(string path, string value, NicVfProfile profile, ref string? driver)
+    {
+        var words = value.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        for (var i = 0; i < words.Length; i += 2)
+        {
+            var next = i + 1 < words.Length ? words[i + 1] : "";
+            if (words[i] == "mac" && next.Length == 17 && PhysicalAddress.TryParse(next, out var mac))
+                profile = profile with { MacAddress = mac.GetAddressBytes().Aggregate(0UL, (all, b) => (all << 8) | b) };
+            else if (words[i] == "queues" && int.TryParse(next, NumberStyles.None, CultureInfo.InvariantCulture, out var queues))
+                profile = profile with { QueueSets = queues };
+            else if (words[i] == "driver" && next.Length > 0)
+                driver = next == AnyDriver ? null : next;
+            else
+                throw new VirtbusException(Errno.EINVAL, $"{path}: '{value}' is no profile. Write for example: mac 06:00:00:00:00:10 queues 8 driver vfio-pci; 'driver any' lets the bus choose.");
+        }
+        return profile;
+    }
+
+    private NicNotice Execute(NicOpcode opcode, uint index, ReadOnlySpan<ulong> arguments) =>
+        _channel.TryExecute(opcode, index, arguments, out var answer, out var fault)
+            ? answer
+            : throw new VirtbusException(fault.Errno, $"Adapter {_device.Name} refused {opcode}({index}): {fault.Errno}. {Remedy(fault.Errno)}");
+
+    private static string Remedy(Errno errno) => errno switch
+    {
+        Errno.EBUSY => "What it is about is in use; take that away first, virtual functions by writing 0 to sriov_numvfs.",
+        Errno.ENOSPC => "All are out; take an interface down or remove a disk.",
+        Errno.EPERM => "Only the physical function can do that.",
+        Errno.ENOENT or Errno.ENODEV => "It is not there, or not any more.",
+        Errno.EIO => "The adapter does not answer; reset it.",
+        _ => "A value is out of range.",
+    };
+
+    private int CreateWindow(string name, string medium, string serial, int queues, uint pasid)
+    {
+        lock (_channel.Turn)
+        {
+            var parameters = _channel.Scratch[..ParametersSize];
+            parameters.Clear();
+            BinaryPrimitives.WriteUInt32LittleEndian(parameters, pasid);
+            BinaryPrimitives.WriteUInt16LittleEndian(parameters[4..], (ushort)queues);
+            Encoding.ASCII.GetBytes(serial, parameters[8..]);
+            Encoding.ASCII.GetBytes(name, parameters[32..]);
+            Encoding.ASCII.GetBytes(medium, parameters[128..]);
+            if (_channel.TryExecute(NicOpcode.CreateVirtioBlock, 0, [_channel.ScratchAddress], out var answer, out var fault))
+                return (int)answer.First;
+            throw new VirtbusException(fault.Errno, fault.Errno switch
+            {
+                Errno.ENOENT => $"Adapter {_device.Name} has no medium '{medium}'. Put a file or memory in under that name first.",
+                Errno.ENOSPC => $"Adapter {_device.Name} has no virtio window left for '{name}'. Remove a disk.",
+                _ => $"Adapter {_device.Name} refused virtio function '{name}': {fault.Errno}, {fault.Message}. Check its profile.",
+            });
+        }
+    }
+
+    // On the adapter's thread.
+    private void TakeNotice(NicNotice notice)
+    {
+        switch (notice.Type)
+        {
+            case NicNoticeType.Link:
+                TakeLink(notice.First == 1);
+                break;
+            case NicNoticeType.QueueError:
+                LogQueueError(_log, _device.Name, notice.Tag, notice.First);
+                Array.Find(Volatile.Read(ref _queues), q => q.Id == (int)notice.Tag)?.Fail();
+                break;
+            case NicNoticeType.VirtioError:
+                Array.Find(Volatile.Read(ref _functions), f => f.Window == (int)notice.Tag)?.Tell((int)notice.First, notice.Status);
+                break;
+            case NicNoticeType.VirtioConfig:
+                Array.Find(Volatile.Read(ref _functions), f => f.Window == (int)notice.Tag)?.Tell(-1, Errno.None);
+                break;
+        }
+    }
+
+    private void TakeLink(bool up)
     {
         Action<NicEvent>[] handlers;
         lock (_lock)
@@ -60,47 +394,6 @@ public abstract class NicCore : INicCore
             handler(up ? NicEvent.LinkUp : NicEvent.LinkDown);
     }
 
-    /// <summary>
-    /// Creates one virtual-bus device for each part that the adapter is capable of (MS-01). They are deleted when the core driver is unbound.
-    /// </summary>
-    /// <param name="module">The core driver's module, the first part of the names.</param>
-    /// <param name="ids">The module's allocators; an id comes back when its device is released.</param>
-    public async ValueTask CreatePartsAsync(string module, NicPartIds ids)
-    {
-        ArgumentNullException.ThrowIfNull(ids);
-        var identity = Identify();
-        for (var port = 0; port < identity.NetworkParts; port++)
-            await CreatePartAsync(module, NicPartKind.Net, port, ids.Net);
-        for (var port = 0; port < identity.VdpaParts; port++)
-            await CreatePartAsync(module, NicPartKind.Vdpa, port, ids.Vdpa);
-    }
-
-    /// <summary>The attributes that an adapter has while a core driver is bound.</summary>
-    public static IReadOnlyList<AttributeGroup> DeviceAttributeGroups { get; } =
-    [
-        new(
-            new ObjectAttribute<Device>("address", d => Subsystems.Net.NetDevice.FormatAddress(Of(d).Identify().MacAddress)),
-            new ObjectAttribute<Device>("link", d => Of(d).IsLinkUp ? "1" : "0", (d, value, _) =>
-            {
-                Of(d).SetLink(AttributeValue.ParseBoolean(d.DevPath + "/link", value));
-                return default;
-            })),
-    ];
-
-    /// <summary>Has the hardware allocate a queue set.</summary>
-    /// <param name="depth">Frames per queue.</param>
-    /// <exception cref="VirtbusException">ENOSPC, EINVAL: as the hardware says.</exception>
-    protected abstract QueueSet AllocateQueueSet(int depth);
-
-    /// <summary>Has the hardware free a queue set.</summary>
-    /// <param name="set">The queue set.</param>
-    protected abstract void FreeQueueSet(QueueSet set);
-
-    internal void Free(QueueSet set) => FreeQueueSet(set);
-
-    private static NicCore Of(Device device) =>
-        device.GetDriverData<NicCore>() ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {device.Name} lost its driver meanwhile.");
-
     private async ValueTask CreatePartAsync(string module, NicPartKind kind, int port, IdAllocator ids)
     {
         var bus = Device.Fabric!.GetBus<AuxiliaryBus>();
@@ -108,7 +401,11 @@ public abstract class NicCore : INicCore
         NicPart part;
         try
         {
-            part = new NicPart(bus, module, kind, id, port, this) { Release = _ => ids.Free(id) };
+            part = new NicPart(bus, module, kind, id, port, this)
+            {
+                Release = _ => ids.Free(id),
+                VfMigration = kind == NicPartKind.VfMigration ? new NicVfMigration(_channel) : null,
+            };
         }
         catch
         {
@@ -116,8 +413,11 @@ public abstract class NicCore : INicCore
             throw;
         }
         await Device.Fabric.RegisterAsync(part);
-        Device.Resources.AddAction(() => bus.DestroyAsync(part));
+        _parts.Add(part);
     }
+
+    [LoggerMessage(701, LogLevel.Warning, "Adapter {Adapter} stopped queue set {QueueSet}: error {Error}")]
+    private static partial void LogQueueError(ILogger log, string adapter, uint queueSet, ulong error);
 
     private sealed class Subscription(NicCore core, Action<NicEvent> handler) : IDisposable
     {

@@ -1,30 +1,59 @@
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 
 namespace Virtbus.Drivers.Nic;
 
-/// <summary>What the core drivers of all makes do alike: on probe, make the core and its parts. A make says how its core is made.</summary>
-/// <typeparam name="THardware">The make's hardware.</typeparam>
-/// <param name="bus">The fabric's faux bus.</param>
+/// <summary>
+/// What the core drivers of all makes do alike, on physical and virtual functions: on probe, make the core and its parts. A make says how its
+/// registers are reached.
+/// </summary>
+/// <param name="bus">The fabric's PCI bus.</param>
 /// <param name="name">The driver's name, which is its module's and the first part of its parts' names.</param>
-public abstract class NicCoreDriver<THardware>(FauxBus bus, string name) : FauxDriver<THardware>(bus, name)
-    where THardware : class
+public abstract class NicCoreDriver(PciBus bus, string name) : PciDriver(bus, name)
 {
     private readonly NicPartIds _ids = new();
+
+    /// <inheritdoc/>
+    public sealed override Func<PciDevice, int, ValueTask>? ConfigureVirtualFunctions => static (device, count) => device.SetVirtualFunctionsAsync(count);
 
     /// <inheritdoc/>
     protected sealed override IReadOnlyList<AttributeGroup> DeviceAttributeGroups => NicCore.DeviceAttributeGroups;
 
     /// <inheritdoc/>
-    protected sealed override async ValueTask ProbeAsync(FauxDevice<THardware> device, FauxDeviceId id, CancellationToken cancellationToken)
+    protected sealed override async ValueTask ProbeAsync(PciDevice device, PciDeviceId id, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(device);
-        var core = CreateCore(device);
+        var core = device.Resources.Add(NicCore.Start(device, CreateRegisters(device)));
         device.SetDriverData(core);
+        device.Resources.AddAction(core.DestroyPartsAsync);
+        // Virtual functions go first: their drivers may use the parts.
+        device.Resources.AddAction(() => RemoveVirtualFunctionsAsync(device));
         await core.CreatePartsAsync(Name, _ids);
     }
 
-    /// <summary>Makes the core that speaks to an adapter.</summary>
-    /// <param name="device">The adapter.</param>
-    protected abstract NicCore CreateCore(FauxDevice<THardware> device);
+    /// <summary>A reset takes all away that the parts have in the hardware, so they go before it.</summary>
+    /// <inheritdoc/>
+    protected sealed override async ValueTask PrepareResetAsync(PciDevice device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        await RemoveVirtualFunctionsAsync(device);
+        if (device.GetDriverData<NicCore>() is { } core)
+            await core.DestroyPartsAsync();
+    }
+
+    /// <inheritdoc/>
+    protected sealed override async ValueTask ResetDoneAsync(PciDevice device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        if (device.GetDriverData<NicCore>() is not { } core)
+            return;
+        core.Restart();
+        await core.CreatePartsAsync(Name, _ids);
+    }
+
+    /// <summary>Says how the registers of the make are reached.</summary>
+    /// <param name="device">The function.</param>
+    protected abstract NicRegisters CreateRegisters(PciDevice device);
+
+    private static ValueTask RemoveVirtualFunctionsAsync(PciDevice device) => device.VirtualFunctions.Count > 0 ? device.SetVirtualFunctionsAsync(0) : default;
 }

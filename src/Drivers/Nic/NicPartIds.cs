@@ -10,4 +10,7 @@ public sealed class NicPartIds
 
     /// <summary>Ids of vDPA parts.</summary>
     public IdAllocator Vdpa { get; } = new();
+
+    /// <summary>Ids of migration parts.</summary>
+    public IdAllocator VfMigration { get; } = new();
 }

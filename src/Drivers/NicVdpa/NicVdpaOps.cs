@@ -13,7 +13,7 @@ internal sealed class NicVdpaOps(INicCore core) : IVdpaManagementOps
     public int MaxQueues => 256;
 
     public IVdpaOps Create(VdpaProfile profile) =>
-        new VirtioDeviceOps(core.CreateBlockFunction(profile.Name, profile.Medium, profile.Serial, profile.Queues));
+        new VirtioFunctionOps(core.CreateBlockFunction(profile.Name, profile.Medium, profile.Serial, profile.Queues));
 
-    public void Destroy(IVdpaOps ops) => ((VirtioDeviceOps)ops).Dispose();
+    public void Destroy(IVdpaOps ops) => ((VirtioFunctionOps)ops).Dispose();
 }

@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
 using Virtbus.Hardware.Block;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Platform;
@@ -6,35 +7,42 @@ using Virtbus.Platform;
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// What every make of adapter has inside: queue sets, the switch between them, a wire to the outside, and virtio block functions on the
-/// media that were put in. One thread moves the frames; it runs only while there are queue sets.
+/// What every make of adapter has inside: the thread that does the work of all its functions, the switch between their queue sets, the wire
+/// to the outside, and the media for block functions. The thread starts with the first work and sleeps when there is none.
 /// </summary>
 public sealed class AdapterEngine : IDisposable
 {
-    private const int MaxQueueSets = 256;
-    private const int BatchPerPort = 64;
+    private const int WorkPerTurn = 64;
+    private const int WireDepth = 256;
     private readonly Lock _lock = new();
     private readonly ConcurrentDictionary<string, IBlockBackend> _media = new();
     private readonly AdapterSwitch _switch = new();
-    private readonly AutoResetEvent _doorbell = new(false);
-    private readonly ConcurrentQueue<(QueueSet Set, ManualResetEventSlim Gone)> _retired = new();
-    private QueueSet[] _sets = [];
-    private uint _nextId;
+    private readonly ConcurrentQueue<AdapterWork> _work = new();
+    private readonly List<SwitchPort> _touched = [];
+    private readonly ConcurrentDictionary<ulong, AdapterWork> _signals = new();
+    private readonly Epoll _epoll = new();
+    private readonly EventFd _wake = new();
+    private readonly List<FunctionUnit> _functions = [];
+    private SwitchPort[] _ports = [];
+    private ulong _lastSignal;
     private Thread? _thread;
     private int _awake;
+    private volatile bool _portsLeft;
+    private volatile bool _linkUp = true;
     private volatile bool _stop;
 
     /// <summary>Makes the inside of an adapter.</summary>
     /// <param name="name">The adapter's name, for thread names and errors.</param>
     /// <param name="macAddress">The first address, 48 bits; parts count up from it.</param>
-    /// <param name="networkParts">How many network parts it is capable of.</param>
-    /// <param name="vdpaParts">How many vDPA parts it is capable of.</param>
+    /// <param name="networkParts">How many network parts its physical function is capable of.</param>
+    /// <param name="vdpaParts">How many vDPA parts each function is capable of.</param>
     public AdapterEngine(string name, ulong macAddress, int networkParts, int vdpaParts)
     {
         Name = name;
         MacAddress = macAddress;
         NetworkParts = networkParts;
         VdpaParts = vdpaParts;
+        _epoll.Add(_wake.Descriptor, 0UL, edge: true);
     }
 
     /// <summary>The adapter's name.</summary>
@@ -43,14 +51,19 @@ public sealed class AdapterEngine : IDisposable
     /// <summary>The adapter's first address.</summary>
     public ulong MacAddress { get; }
 
-    /// <summary>How many network parts the adapter is capable of.</summary>
+    /// <summary>How many network parts the physical function is capable of; a virtual one has at most one.</summary>
     public int NetworkParts { get; }
 
-    /// <summary>How many vDPA parts the adapter is capable of.</summary>
+    /// <summary>How many vDPA parts each function is capable of.</summary>
     public int VdpaParts { get; }
 
-    /// <summary>How many queue sets are allocated.</summary>
-    public int QueueSetCount => Volatile.Read(ref _sets).Length;
+    /// <summary>How many queue sets the functions have at this moment.</summary>
+    public int QueueSetCount => Volatile.Read(ref _ports).Count(p => p is QueueSet);
+
+    /// <summary>Whether the link carries.</summary>
+    public bool IsLinkUp => _linkUp;
+
+    internal byte[] Scratch { get; } = new byte[FunctionUnit.MaxCopy];
 
     /// <summary>Puts a medium in, for a block function to use. It stays its owner's.</summary>
     /// <param name="name">The medium's name.</param>
@@ -66,146 +79,214 @@ public sealed class AdapterEngine : IDisposable
     /// <param name="name">The medium's name.</param>
     public void DetachMedium(string name) => _media.TryRemove(name, out _);
 
-    /// <summary>Allocates a queue set and joins it to the switch.</summary>
-    /// <param name="depth">Frames per queue: a power of two, 2 to 32,768.</param>
-    /// <param name="set">The queue set.</param>
-    /// <param name="fault">EINVAL: the depth; ENOSPC: all are out.</param>
-    public bool TryAllocate(int depth, out QueueSet? set, out Fault fault)
+    /// <summary>Plugs a wire in: one more port of the switch.</summary>
+    /// <param name="send">Takes a frame to the outside, on the adapter's thread; it must not block. The frame is valid during the call only.</param>
+    public AdapterWire ConnectWire(Action<ReadOnlySpan<byte>> send)
     {
-        set = null;
-        if (depth is < 2 or > 32768 || !int.IsPow2(depth))
-        {
-            fault = new Fault(Errno.EINVAL, "the depth of a queue set is a power of two from 2 to 32768");
-            return false;
-        }
-        lock (_lock)
-        {
-            if (_sets.Length == MaxQueueSets)
-            {
-                fault = new Fault(Errno.ENOSPC, "all queue sets of the adapter are allocated");
-                return false;
-            }
-            set = new QueueSet(this, _nextId++, depth);
-            Volatile.Write(ref _sets, [.. _sets, set]);
-            if (_thread is null && !_stop)
-            {
-                _thread = new Thread(Run) { IsBackground = true, Name = "switch " + Name };
-                _thread.Start();
-            }
-        }
-        fault = Fault.None;
-        return true;
+        ArgumentNullException.ThrowIfNull(send);
+        return new AdapterWire(this, WireDepth, send);
     }
 
-    /// <summary>Finds a queue set.</summary>
-    /// <param name="id">Its number.</param>
-    /// <param name="set">The queue set.</param>
-    public bool TryGet(uint id, out QueueSet? set)
-    {
-        set = Array.Find(Volatile.Read(ref _sets), s => s.Id == id);
-        return set is not null;
-    }
-
-    /// <summary>Frees a queue set. When it returns, no interrupt of it is raised any more. Not to be called from an interrupt.</summary>
-    /// <param name="id">Its number.</param>
-    /// <param name="fault">ENOENT: no such queue set.</param>
-    public bool TryFree(uint id, out Fault fault)
-    {
-        using var gone = new ManualResetEventSlim();
-        bool running;
-        lock (_lock)
-        {
-            if (!TryGet(id, out var set))
-            {
-                fault = new Fault(Errno.ENOENT, "the queue set is not allocated");
-                return false;
-            }
-            set!.SetInterrupt(null);
-            Volatile.Write(ref _sets, [.. _sets.Where(s => s != set)]);
-            running = _thread is not null && !_stop;
-            if (running)
-                _retired.Enqueue((set, gone));
-        }
-        Wake();
-        if (running)
-            gone.Wait();
-        fault = Fault.None;
-        return true;
-    }
-
-    /// <summary>Makes a virtio block function on a medium.</summary>
-    /// <param name="name">The function's name.</param>
-    /// <param name="medium">The medium's name.</param>
-    /// <param name="serial">What it answers to GET_ID; at most 20 characters.</param>
-    /// <param name="queues">Request queues, 1 to 256.</param>
-    /// <exception cref="VirtbusException">ENOENT: no such medium is in; EINVAL: serial or queues.</exception>
-    public VirtioBlkDevice CreateBlockFunction(string name, string medium, string serial, int queues) =>
-        _media.TryGetValue(medium, out var backend)
-            ? new VirtioBlkDevice(name, backend, serial, queues)
-            : throw new VirtbusException(Errno.ENOENT, $"Adapter {Name} has no medium '{medium}'. Put a file or memory in under that name first.");
-
-    /// <summary>Stops the adapter's thread.</summary>
+    /// <summary>Stops the adapter's thread. Its functions must be out of their slots.</summary>
     public void Dispose()
     {
         Thread? thread;
         lock (_lock)
         {
+            if (_stop)
+                return;
             _stop = true;
             thread = _thread;
         }
-        _doorbell.Set();
+        _wake.Signal();
         thread?.Join();
-        _doorbell.Dispose();
+        _epoll.Dispose();
+        _wake.Dispose();
     }
 
-    internal void Wake()
+    /// <summary>Makes a virtio block device on a medium; ENOENT when there is no such medium.</summary>
+    internal Errno CreateBlockFunction(in VirtioBlockParameters parameters, out VirtioBlkDevice? device)
     {
-        // The event is a system call away; a thread that is awake already needs none.
-        if (Interlocked.Exchange(ref _awake, 1) == 0)
-            _doorbell.Set();
+        device = null;
+        if (!_media.TryGetValue(parameters.Medium, out var medium))
+            return Errno.ENOENT;
+        try
+        {
+            device = new VirtioBlkDevice(parameters.Name, medium, parameters.Serial, parameters.Queues);
+            return Errno.None;
+        }
+        catch (VirtbusException e)
+        {
+            // The host has no descriptor left.
+            return e.Errno;
+        }
+    }
+
+    internal void SetLink(bool up)
+    {
+        _linkUp = up;
+        FunctionUnit[] functions;
+        lock (_lock)
+            functions = [.. _functions];
+        foreach (var function in functions)
+            function.TellLink();
+    }
+
+    internal void Add(FunctionUnit function)
+    {
+        lock (_lock)
+            _functions.Add(function);
+    }
+
+    internal void Remove(FunctionUnit function)
+    {
+        lock (_lock)
+            _functions.Remove(function);
+    }
+
+    internal void Join(SwitchPort port)
+    {
+        lock (_lock)
+            Volatile.Write(ref _ports, [.. _ports, port]);
+    }
+
+    internal void Leave(SwitchPort port)
+    {
+        lock (_lock)
+        {
+            port.IsGone = true;
+            Volatile.Write(ref _ports, [.. _ports.Where(p => p != port)]);
+        }
+        _portsLeft = true;
+    }
+
+    /// <summary>Asks for a turn of a piece of work. Any thread.</summary>
+    internal void Schedule(AdapterWork work)
+    {
+        if (!work.TrySchedule())
+            return;
+        _work.Enqueue(work);
+        // The eventfd is a system call away; a thread that is awake already needs none.
+        if (Interlocked.Exchange(ref _awake, 1) != 0)
+            return;
+        if (Volatile.Read(ref _thread) is null)
+            Start();
+        _wake.Signal();
+    }
+
+    /// <summary>Lets signals of an eventfd ask for turns of a piece of work.</summary>
+    /// <param name="signal">The eventfd; stays the caller's, and open until <see cref="Unlisten"/>.</param>
+    /// <param name="work">The work.</param>
+    /// <returns>A number for <see cref="Unlisten"/>.</returns>
+    internal ulong Listen(EventFd signal, AdapterWork work)
+    {
+        var id = Interlocked.Increment(ref _lastSignal);
+        _signals[id] = work;
+        _epoll.Add(signal.Descriptor, id, edge: true);
+        if (Volatile.Read(ref _thread) is null)
+            Start();
+        return id;
+    }
+
+    internal void Unlisten(EventFd signal, ulong id)
+    {
+        _epoll.Remove(signal.Descriptor);
+        _signals.TryRemove(id, out _);
+    }
+
+    // The rest is for the adapter's thread.
+    internal void Forward(SwitchPort from, ReadOnlySpan<byte> frame) => _switch.Forward(from, Volatile.Read(ref _ports), frame);
+
+    /// <summary>Has a port's <see cref="SwitchPort.Flush"/> called at the end of the round.</summary>
+    internal void Touch(SwitchPort port)
+    {
+        if (port.IsTouched)
+            return;
+        port.IsTouched = true;
+        _touched.Add(port);
+    }
+
+    private void Start()
+    {
+        lock (_lock)
+        {
+            if (_thread is not null || _stop)
+                return;
+            _thread = new Thread(Run) { IsBackground = true, Name = "adapter " + Name };
+            _thread.Start();
+        }
     }
 
     private void Run()
     {
         while (!_stop)
         {
-            _doorbell.WaitOne();
-            while (!_stop)
-            {
-                // Cleared before the look, so a doorbell during it is not lost.
-                Interlocked.Exchange(ref _awake, 0);
-                if (!MoveFrames())
-                    break;
-            }
-        }
-        RetireFreed();
-    }
-
-    private void RetireFreed()
-    {
-        while (_retired.TryDequeue(out var freed))
-        {
-            _switch.Forget(freed.Set);
-            freed.Gone.Set();
+            // Signals come in while there is other work too.
+            if (!_signals.IsEmpty)
+                Poll(0);
+            if (Round())
+                continue;
+            Interlocked.Exchange(ref _awake, 0);
+            // Looked at after the mark: work that comes later finds the mark and signals.
+            if (_work.IsEmpty && !_stop)
+                Poll(-1);
+            Interlocked.Exchange(ref _awake, 1);
         }
     }
 
-    private bool MoveFrames()
+    private void Poll(int milliseconds)
     {
-        RetireFreed();
-        var ports = Volatile.Read(ref _sets);
-        var moved = false;
-        foreach (var port in ports)
+        Span<ulong> ready = stackalloc ulong[32];
+        var count = _epoll.Wait(ready, milliseconds);
+        foreach (var id in ready[..count])
         {
-            for (var i = 0; i < BatchPerPort && port.Transmit.TryPeek(out var frame); i++)
+            if (_signals.TryGetValue(id, out var work) && work.TrySchedule())
+                _work.Enqueue(work);
+        }
+    }
+
+    private bool Round()
+    {
+        var done = 0;
+        for (; done < WorkPerTurn && _work.TryDequeue(out var work); done++)
+        {
+            work.BeginTurn();
+            try
             {
-                _switch.Forward(port, ports, frame);
-                port.Transmit.Release();
-                moved = true;
+                if (work.Run() && work.TrySchedule())
+                    _work.Enqueue(work);
+            }
+            catch (Exception exception)
+            {
+                Break(work, exception);
             }
         }
-        foreach (var port in ports)
-            port.RaiseIfPending();
-        return moved;
+        // By index: an interrupt's handler may make another port's turn end here.
+        for (var i = 0; i < _touched.Count; i++)
+        {
+            _touched[i].IsTouched = false;
+            try
+            {
+                _touched[i].Flush();
+            }
+            catch (Exception exception)
+            {
+                Break(_touched[i], exception);
+            }
+        }
+        _touched.Clear();
+        if (_portsLeft)
+        {
+            _portsLeft = false;
+            _switch.Sweep();
+        }
+        return done > 0;
+    }
+
+    // A bug of this program: the function fails, the adapter lives.
+    private static void Break(AdapterWork work, Exception exception)
+    {
+        Debug.Fail(exception.ToString());
+        work.Break();
     }
 }

@@ -9,15 +9,15 @@ namespace Virtbus.Hardware.Adapter;
 internal sealed class AdapterSwitch
 {
     private const int MaxAddresses = 4096;
-    private readonly Dictionary<ulong, QueueSet> _ports = [];
+    private readonly Dictionary<ulong, SwitchPort> _ports = [];
 
-    public void Forward(QueueSet from, QueueSet[] ports, ReadOnlySpan<byte> frame)
+    public void Forward(SwitchPort from, SwitchPort[] ports, ReadOnlySpan<byte> frame)
     {
         var destination = Address(frame);
         var source = Address(frame[6..]);
         if (!IsMulticast(source) && (_ports.Count < MaxAddresses || _ports.ContainsKey(source)))
             _ports[source] = from;
-        if (!IsMulticast(destination) && _ports.TryGetValue(destination, out var to))
+        if (!IsMulticast(destination) && _ports.TryGetValue(destination, out var to) && !to.IsGone)
         {
             if (to != from)
                 to.Deliver(frame);
@@ -30,11 +30,12 @@ internal sealed class AdapterSwitch
         }
     }
 
-    public void Forget(QueueSet port)
+    /// <summary>Forgets the addresses of ports that are gone.</summary>
+    public void Sweep()
     {
         foreach (var (address, at) in _ports)
         {
-            if (at == port)
+            if (at.IsGone)
                 _ports.Remove(address);
         }
     }

@@ -4,7 +4,7 @@ namespace Virtbus.Hardware.Adapter;
 /// A bounded queue of Ethernet frames between one producer and one consumer, on any two threads. All memory is taken when it is made;
 /// nothing is allocated per frame.
 /// </summary>
-public sealed class FrameRing
+internal sealed class FrameRing
 {
     /// <summary>The longest frame that a slot takes, in bytes: 9,000 of payload with header and two VLAN tags.</summary>
     public const int MaxFrame = 9022;
@@ -67,18 +67,6 @@ public sealed class FrameRing
         }
         frame = _slots[head & _mask].AsSpan(0, _lengths[head & _mask]);
         return true;
-    }
-
-    /// <summary>Hands over every frame that waits. Consumer only.</summary>
-    /// <param name="receive">Takes a frame, which is valid during the call only.</param>
-    public void Drain(Action<ReadOnlySpan<byte>> receive)
-    {
-        ArgumentNullException.ThrowIfNull(receive);
-        while (TryPeek(out var frame))
-        {
-            receive(frame);
-            Release();
-        }
     }
 
     /// <summary>Takes the frame that <see cref="TryPeek"/> showed out. Consumer only.</summary>

@@ -1,58 +1,269 @@
+using System.Buffers.Binary;
+using Virtbus.Memory;
+using Virtbus.Memory.Dma;
+
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// A transmit and a receive queue between a driver and the adapter's switch: one port of the switch. The driver fills
-/// <see cref="Transmit"/> and rings <see cref="RingDoorbell"/>; the adapter fills <see cref="Receive"/> and raises the interrupt.
+/// A transmit and a receive ring of descriptors in the driver's memory: one port of the switch. All that moves is done on the adapter's
+/// thread under the function's gate; what lies in memory is described in docs/adapter-registers.md.
 /// </summary>
-/// <remarks>One driver thread at a time transmits and one receives; the adapter's thread is at the other ends.</remarks>
-public sealed class QueueSet
+internal sealed class QueueSet : SwitchPort
 {
+    public const int DescriptorSize = 16;
+    public const int IndexBlockSize = 64;
+    public const uint FlagMore = 1;
+    public const uint FlagInterrupt = 2;
+
+    // The index block: the driver's half and the adapter's.
+    public const int TransmitProducerOffset = 0;
+    public const int ReceiveProducerOffset = 4;
+    public const int AdapterHalfOffset = 32;
+    private const int AdapterHalfSize = 16;
+
+    private const int FramesPerTurn = 64;
+    private const int DescriptorsPerRead = 16;
+
+    private readonly FunctionUnit _function;
     private readonly AdapterEngine _engine;
-    private Action? _interrupt;
-    private long _dropped;
+    private readonly byte[] _received = new byte[DescriptorsPerRead * DescriptorSize];
+    private uint _receiveProducer;
+    private uint _cachedFrom;
+    private int _cached;
+    private bool _interruptWanted;
+    private bool _indexesChanged;
 
-    internal QueueSet(AdapterEngine engine, uint id, int depth)
+    internal QueueSet(FunctionUnit function, in QueueSetState state)
     {
-        _engine = engine;
-        Id = id;
-        Transmit = new FrameRing(depth);
-        Receive = new FrameRing(depth);
+        _function = function;
+        _engine = function.Engine;
+        State = state;
+        // Not read before the driver is told of a frame: the set is made before the driver fills its half of the index block.
+        _receiveProducer = state.ReceiveConsumer;
     }
 
-    /// <summary>The number by which the driver names it.</summary>
-    public uint Id { get; }
+    /// <summary>Where the rings are and how far the adapter is in them.</summary>
+    internal QueueSetState State { get; private set; }
 
-    /// <summary>Frames from the driver.</summary>
-    public FrameRing Transmit { get; }
+    /// <summary>Whether the event that tells of the error waits for room.</summary>
+    internal bool IsErrorUntold { get; set; }
 
-    /// <summary>Frames to the driver.</summary>
-    public FrameRing Receive { get; }
+    internal AdapterError Error => State.Error;
 
-    /// <summary>Frames for the driver that found <see cref="Receive"/> full.</summary>
-    public long Dropped => Interlocked.Read(ref _dropped);
-
-    /// <summary>Tells the adapter that <see cref="Transmit"/> has frames.</summary>
-    public void RingDoorbell() => _engine.Wake();
-
-    /// <summary>Sets what is called on the adapter's thread when <see cref="Receive"/> has got frames. It must not block.</summary>
-    /// <param name="interrupt">The driver's handler; null masks the interrupt.</param>
-    public void SetInterrupt(Action? interrupt) => Volatile.Write(ref _interrupt, interrupt);
-
-    internal bool Pending { get; set; }
-
-    internal void Deliver(ReadOnlySpan<byte> frame)
+    internal override bool Run()
     {
-        if (Receive.TryWrite(frame))
-            Pending = true;
-        else
-            Interlocked.Increment(ref _dropped);
+        lock (_function.Gate)
+        {
+            if (IsGone || Error != AdapterError.None || _function.Suspend != SuspendLevel.None)
+                return false;
+            using var use = _function.Slot.UseDma();
+            return use.Dma is { } dma && Transmit(dma);
+        }
     }
 
-    internal void RaiseIfPending()
+    internal override void Deliver(ReadOnlySpan<byte> frame)
     {
-        if (!Pending)
+        lock (_function.Gate)
+        {
+            if (IsGone || Error != AdapterError.None || _function.Suspend == SuspendLevel.Stopped)
+                return;
+            using var use = _function.Slot.UseDma();
+            if (use.Dma is { } dma)
+                Receive(dma, frame);
+        }
+    }
+
+    internal override void Flush()
+    {
+        lock (_function.Gate)
+        {
+            if (IsGone || _function.Suspend == SuspendLevel.Stopped)
+                return;
+            using var use = _function.Slot.UseDma();
+            if (use.Dma is not { } dma)
+                return;
+            if (_indexesChanged)
+            {
+                _indexesChanged = false;
+                WriteIndexes(dma);
+                _function.NoteChange();
+            }
+            if (_interruptWanted)
+            {
+                _interruptWanted = false;
+                _function.Slot.RaiseVector(State.Vector);
+            }
+        }
+    }
+
+    internal override void Break()
+    {
+        lock (_function.Gate)
+            Fail(AdapterError.Internal);
+    }
+
+    /// <summary>Raises the interrupt although nothing is known to have happened: one may have been lost on the way from another machine.</summary>
+    internal void Remind()
+    {
+        _indexesChanged = true;
+        _interruptWanted = true;
+        _engine.Touch(this);
+        _engine.Schedule(this);
+    }
+
+    private bool Transmit(DmaPort dma)
+    {
+        Span<byte> word = stackalloc byte[4];
+        var state = State;
+        if (!dma.TryRead(state.At(state.IndexBlock, TransmitProducerOffset), word))
+            return Fail(AdapterError.DmaFault);
+        var producer = BinaryPrimitives.ReadUInt32LittleEndian(word);
+        if (producer - state.TransmitConsumer > state.TransmitSize)
+            return Fail(AdapterError.BadIndex);
+        Span<byte> descriptors = stackalloc byte[DescriptorsPerRead * DescriptorSize];
+        var scratch = _engine.Scratch;
+        var next = state.TransmitConsumer;
+        var length = 0;
+        var frames = 0;
+        while (next != producer && frames < FramesPerTurn)
+        {
+            var at = next & (state.TransmitSize - 1);
+            var count = (int)Math.Min(Math.Min(producer - next, DescriptorsPerRead), state.TransmitSize - at);
+            var batch = descriptors[..(count * DescriptorSize)];
+            if (!dma.TryRead(state.At(state.TransmitRing, at * DescriptorSize), batch))
+                return Fail(AdapterError.DmaFault);
+            for (; !batch.IsEmpty; batch = batch[DescriptorSize..])
+            {
+                var size = BinaryPrimitives.ReadUInt32LittleEndian(batch[8..]);
+                var flags = BinaryPrimitives.ReadUInt32LittleEndian(batch[12..]);
+                if (size == 0 || size > (uint)(FrameRing.MaxFrame - length) || (flags & ~(FlagMore | FlagInterrupt)) != 0)
+                    return Fail(AdapterError.BadDescriptor);
+                if (!dma.TryRead(new Iova(BinaryPrimitives.ReadUInt64LittleEndian(batch)), scratch.AsSpan(length, (int)size)))
+                    return Fail(AdapterError.DmaFault);
+                length += (int)size;
+                next++;
+                _interruptWanted |= (flags & FlagInterrupt) != 0;
+                if ((flags & FlagMore) != 0)
+                    continue;
+                if (length < FrameRing.MinFrame)
+                    return Fail(AdapterError.BadDescriptor);
+                // Given back before it is forwarded: a port of this very function may fail in between.
+                State = State with { TransmitConsumer = next };
+                _indexesChanged = true;
+                _engine.Forward(this, scratch.AsSpan(0, length));
+                length = 0;
+                frames++;
+                if (IsGone || Error != AdapterError.None)
+                    return false;
+            }
+        }
+        if (frames > 0)
+        {
+            _engine.Touch(this);
+            return next != producer;
+        }
+        // What is left is the beginning of a frame whose rest the driver has yet to publish, which a full ring cannot hold.
+        return producer - state.TransmitConsumer == state.TransmitSize && Fail(AdapterError.BadDescriptor);
+    }
+
+    private void Receive(DmaPort dma, ReadOnlySpan<byte> frame)
+    {
+        var state = State;
+        var wanted = (uint)frame.Length;
+        uint room = 0;
+        var buffers = 0;
+        // The room is looked for first: a frame that does not fit as a whole is dropped as a whole.
+        while (room < wanted && buffers < DescriptorsPerRead)
+        {
+            if (!TryGetBuffer(dma, state.ReceiveConsumer + (uint)buffers, out _, out var size))
+                break;
+            room += Math.Min(size, wanted);
+            buffers++;
+        }
+        if (Error != AdapterError.None)
             return;
-        Pending = false;
-        Volatile.Read(ref _interrupt)?.Invoke();
+        _engine.Touch(this);
+        _indexesChanged = true;
+        if (room < wanted)
+        {
+            State = State with { Dropped = State.Dropped + 1 };
+            return;
+        }
+        Span<byte> back = stackalloc byte[8];
+        for (var i = 0; i < buffers; i++)
+        {
+            var index = state.ReceiveConsumer + (uint)i;
+            TryGetBuffer(dma, index, out var address, out var size);
+            var part = frame[..(int)Math.Min(size, (uint)frame.Length)];
+            frame = frame[part.Length..];
+            BinaryPrimitives.WriteUInt32LittleEndian(back, (uint)part.Length);
+            BinaryPrimitives.WriteUInt32LittleEndian(back[4..], i < buffers - 1 ? FlagMore : 0);
+            if (!dma.TryWrite(address, part) || !dma.TryWrite(state.At(state.ReceiveRing, ((index & (state.ReceiveSize - 1)) * DescriptorSize) + 8), back))
+            {
+                Fail(AdapterError.DmaFault);
+                return;
+            }
+        }
+        State = State with { ReceiveConsumer = state.ReceiveConsumer + (uint)buffers };
+        _interruptWanted = true;
+    }
+
+    // Receive descriptors are read many at a time: from the moment that the driver published them they are the adapter's.
+    private bool TryGetBuffer(DmaPort dma, uint index, out Iova address, out uint size)
+    {
+        address = default;
+        size = 0;
+        var state = State;
+        if (index - _cachedFrom >= (uint)_cached)
+        {
+            if (index == _receiveProducer)
+            {
+                Span<byte> word = stackalloc byte[4];
+                if (!dma.TryRead(state.At(state.IndexBlock, ReceiveProducerOffset), word))
+                    return Fail(AdapterError.DmaFault);
+                var producer = BinaryPrimitives.ReadUInt32LittleEndian(word);
+                if (producer - state.ReceiveConsumer > state.ReceiveSize)
+                    return Fail(AdapterError.BadIndex);
+                _receiveProducer = producer;
+                if (index == producer)
+                    return false;
+            }
+            // A frame over several buffers starts anew at its first one, so that all of it is in the cache.
+            var from = state.ReceiveConsumer;
+            var count = (int)Math.Min(_receiveProducer - from, DescriptorsPerRead);
+            var first = (int)Math.Min((uint)count, state.ReceiveSize - (from & (state.ReceiveSize - 1)));
+            if (!dma.TryRead(state.At(state.ReceiveRing, (from & (state.ReceiveSize - 1)) * DescriptorSize), _received.AsSpan(0, first * DescriptorSize))
+                || !dma.TryRead(state.ReceiveRing, _received.AsSpan(first * DescriptorSize, (count - first) * DescriptorSize)))
+                return Fail(AdapterError.DmaFault);
+            _cachedFrom = from;
+            _cached = count;
+        }
+        var descriptor = _received.AsSpan((int)(index - _cachedFrom) * DescriptorSize, DescriptorSize);
+        address = new Iova(BinaryPrimitives.ReadUInt64LittleEndian(descriptor));
+        size = BinaryPrimitives.ReadUInt32LittleEndian(descriptor[8..]);
+        return size > 0 || Fail(AdapterError.BadDescriptor);
+    }
+
+    private void WriteIndexes(DmaPort dma)
+    {
+        Span<byte> half = stackalloc byte[AdapterHalfSize];
+        BinaryPrimitives.WriteUInt32LittleEndian(half, State.TransmitConsumer);
+        BinaryPrimitives.WriteUInt32LittleEndian(half[4..], State.ReceiveConsumer);
+        BinaryPrimitives.WriteUInt32LittleEndian(half[8..], State.Dropped);
+        BinaryPrimitives.WriteUInt32LittleEndian(half[12..], (uint)State.Error);
+        // The driver sees the indexes after what they speak of.
+        Thread.MemoryBarrier();
+        if (!dma.TryWrite(State.At(State.IndexBlock, AdapterHalfOffset), half) && Error == AdapterError.None)
+            Fail(AdapterError.DmaFault);
+    }
+
+    private bool Fail(AdapterError error)
+    {
+        State = State with { Error = error };
+        IsErrorUntold = true;
+        _indexesChanged = true;
+        _engine.Touch(this);
+        _engine.Schedule(_function);
+        return false;
     }
 }

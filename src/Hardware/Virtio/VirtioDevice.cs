@@ -293,18 +293,26 @@ public abstract class VirtioDevice : IDisposable
 
     /// <summary>Sets the eventfd by which the driver wakes a queue.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="kick">The eventfd, open until it is replaced; null makes the device poll the ring.</param>
-    public void SetQueueKick(int queue, EventFd? kick) => Swap(queue, target => target.Kick = kick);
+    /// <param name="kick">The eventfd, open until it is replaced.</param>
+    /// <param name="polls">Without an eventfd: whether the device looks at the ring now and then, or only when it is poked.</param>
+    public void SetQueueKick(int queue, EventFd? kick, bool polls = true)
+    {
+        // The eventfd belongs to the caller, who closes the old one when this returns; so the queue stands still while it is exchanged.
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            var target = At(queue);
+            target.Stop();
+            target.Kick = kick;
+            target.Polls = polls;
+            TryRun(target, out _);
+        }
+    }
 
-    /// <summary>Sets the eventfd by which the device tells the driver of used buffers, also while the queue runs.</summary>
+    /// <summary>Sets what tells the driver of used buffers.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="call">The eventfd, open until it is replaced; null for none.</param>
-    public void SetQueueCall(int queue, EventFd? call) => Swap(queue, target => target.Call = call);
-
-    /// <summary>Sets the eventfd that the device signals when a ring error stopped a queue.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <param name="error">The eventfd, open until it is replaced; null for none.</param>
-    public void SetQueueError(int queue, EventFd? error) => Swap(queue, target => target.Error = error);
+    /// <param name="interrupt">Called on the queue's thread; it must not wait for the device. Null for none.</param>
+    public void SetQueueInterrupt(int queue, Action? interrupt) => At(queue).Interrupt = interrupt;
 
     /// <summary>Makes a queue look at its ring, for a user without eventfds.</summary>
     /// <param name="queue">Queue number.</param>
@@ -377,19 +385,6 @@ public abstract class VirtioDevice : IDisposable
         if (!queue.Ready || queue.IsRunning || queue.IsBroken || (_status & VirtioStatus.DRIVER_OK) == 0)
             return Done(out fault);
         return queue.TryStart(_map, _driverFeatures, out fault);
-    }
-
-    // Eventfds belong to the transport, which closes the old one when this returns; so the queue stands still while it is exchanged.
-    private void Swap(int queue, Action<VirtioQueue> exchange)
-    {
-        lock (_lock)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            var target = At(queue);
-            target.Stop();
-            exchange(target);
-            TryRun(target, out _);
-        }
     }
 
     private void QueueFaulted(int queue, Fault fault)

@@ -18,9 +18,6 @@ internal sealed class VirtioQueue : IDisposable
     // A thread that has no kick eventfd to wait for looks at its ring this often, in milliseconds.
     private const int PollInterval = 1;
 
-    // How long a thread that a peer blocked in a write is waited for before it is freed, in milliseconds.
-    private const int StuckInterval = 100;
-
     private readonly int _index;
     private readonly string _threadName;
     private readonly IQueueProcessor _processor;
@@ -28,10 +25,10 @@ internal sealed class VirtioQueue : IDisposable
     private readonly VirtQueue _ring = new();
     private readonly EventFd _wake = new();
     private readonly AdaptiveSpin _spin = new();
+    private Action? _interrupt;
     private Thread? _thread;
     private Epoll? _epoll;
     private EventFd? _runningKick;
-    private EventFd? _runningCall;
     private volatile bool _stopping;
     private volatile bool _broken;
     private ushort _nextAvailable;
@@ -59,9 +56,15 @@ internal sealed class VirtioQueue : IDisposable
 
     internal EventFd? Kick { get; set; }
 
-    internal EventFd? Call { get; set; }
+    /// <summary>Whether the ring is looked at now and then while there is no <see cref="Kick"/>.</summary>
+    internal bool Polls { get; set; } = true;
 
-    internal EventFd? Error { get; set; }
+    /// <summary>Tells the driver of used buffers; on the queue's thread, also while the queue runs.</summary>
+    internal Action? Interrupt
+    {
+        get => Volatile.Read(ref _interrupt);
+        set => Volatile.Write(ref _interrupt, value);
+    }
 
     internal bool IsRunning => _thread is not null;
 
@@ -118,7 +121,6 @@ internal sealed class VirtioQueue : IDisposable
         }
 
         _runningKick = Kick;
-        _runningCall = Call;
         _stopping = false;
         _thread = new Thread(Run) { IsBackground = true, Name = _threadName };
         _thread.Start();
@@ -132,9 +134,7 @@ internal sealed class VirtioQueue : IDisposable
             return;
         _stopping = true;
         _wake.Signal();
-        // A peer can fill its call eventfd and make it blocking; reading it frees the thread that writes it.
-        while (!_thread.Join(StuckInterval))
-            _runningCall?.TryRead(out _);
+        _thread.Join();
         _thread = null;
         _wake.TryRead(out _);
         // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
@@ -142,7 +142,6 @@ internal sealed class VirtioQueue : IDisposable
         _epoll?.Dispose();
         _epoll = null;
         _runningKick = null;
-        _runningCall = null;
         _nextAvailable = _ring.NextAvailable;
         _ring.Stop();
     }
@@ -209,11 +208,10 @@ internal sealed class VirtioQueue : IDisposable
     {
         if (!_ring.Publish())
             return;
-        var call = _runningCall;
-        if (call is null)
+        if (Interrupt is not { } interrupt)
             return;
         _calls++;
-        call.Signal();
+        interrupt();
     }
 
     private void Idle()
@@ -227,7 +225,7 @@ internal sealed class VirtioQueue : IDisposable
 
         if (!_ring.EnableKicks() && !_stopping)
         {
-            var ready = _epoll!.Wait(_runningKick is null ? PollInterval : -1);
+            var ready = _epoll!.Wait(_runningKick is null && Polls ? PollInterval : -1);
             if ((ready & (1u << KickBit)) != 0)
                 _kicks++;
             if ((ready & (1u << WakeBit)) != 0)
@@ -261,7 +259,6 @@ internal sealed class VirtioQueue : IDisposable
     {
         _ringErrors++;
         IsBroken = true;
-        Error?.Signal();
         _faulted(_index, fault);
     }
 }

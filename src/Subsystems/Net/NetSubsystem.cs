@@ -1,3 +1,4 @@
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Platform;
 
@@ -32,7 +33,7 @@ public sealed class NetSubsystem
     }
 
     /// <summary>Registers an interface; it is down at first.</summary>
-    /// <param name="parent">The hardware's device. Its name with the port's makes the interface's name, which so stays the same (VB-20).</param>
+    /// <param name="parent">The hardware's device. Its label or place with the port's name makes the interface's name, which so stays the same (VB-20).</param>
     /// <param name="ops">The driver's operations.</param>
     /// <param name="options">What the driver says of it.</param>
     /// <exception cref="VirtbusException">EEXIST: an interface of that name is there.</exception>
@@ -41,7 +42,7 @@ public sealed class NetSubsystem
         ArgumentNullException.ThrowIfNull(parent);
         ArgumentNullException.ThrowIfNull(options);
         var index = Interlocked.Increment(ref _lastIndex);
-        return parent.Fabric!.RegisterAsync(new NetDevice(this, NameOf(parent.Name, options.PhysicalPortName), parent, ops, options, index));
+        return parent.Fabric!.RegisterAsync(new NetDevice(this, NameOf(StemOf(parent), options.PhysicalPortName), parent, ops, options, index));
     }
 
     /// <summary>Takes an interface down and out.</summary>
@@ -51,6 +52,19 @@ public sealed class NetSubsystem
         ArgumentNullException.ThrowIfNull(device);
         await device.SetUpAsync(false);
         await device.Fabric!.UnregisterAsync(device);
+    }
+
+    // As Linux tools name interfaces of PCI devices: by the label that somebody gave, else by bus, slot and function.
+    private static string StemOf(Device parent)
+    {
+        if (parent is not PciDevice pci)
+            return parent.Name;
+        if (pci.Label is { } label)
+            return label;
+        if (pci.PhysicalFunction is { } physical)
+            return $"{StemOf(physical)}v{pci.VirtualFunctionIndex}";
+        var (_, bus, device, function) = pci.Address;
+        return function == 0 ? $"enp{bus}s{device}" : $"enp{bus}s{device}f{function}";
     }
 
     // The same hardware and port always give the same name (VB-20). One that is too long is cut and told apart by a hash of the whole.

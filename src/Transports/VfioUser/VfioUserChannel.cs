@@ -26,6 +26,7 @@ internal sealed class VfioUserChannel : IDisposable
     private readonly VfioUserCall?[] _calls = new VfioUserCall?[MaxCalls];
     private readonly Stack<VfioUserCall> _spare = new();
     private readonly VfioUserCommandHandler? _handler;
+    private VfioUserCall? _oneSpare;
     private EventFd? _wake;
     private volatile bool _shared;
     private volatile bool _closed;
@@ -78,23 +79,10 @@ internal sealed class VfioUserChannel : IDisposable
     /// <returns>False when the connection is over.</returns>
     internal bool TrySend(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors)
     {
+        if (!_shared)
+            return TrySendAlone(bytes, descriptors);
         lock (_sendLock)
-        {
-            while (!bytes.IsEmpty)
-            {
-                var sent = _stream.Send(bytes, descriptors, wait: true, out _);
-                if (sent < 0)
-                {
-                    Close(new Fault(Errno.ECONNRESET, "the peer is gone"));
-                    return false;
-                }
-
-                bytes = bytes[sent..];
-                descriptors = default;
-            }
-
-            return true;
-        }
+            return TrySendAlone(bytes, descriptors);
     }
 
     /// <summary>Takes the peer's next request; waits for it. Only on a channel without handler, by one thread.</summary>
@@ -146,6 +134,9 @@ internal sealed class VfioUserChannel : IDisposable
     /// <summary>Makes a call, which goes back by <see cref="Return"/>.</summary>
     internal VfioUserCall Rent()
     {
+        // One is at hand without a lock; more are only used by several threads at once.
+        if (Interlocked.Exchange(ref _oneSpare, null) is { } one)
+            return one;
         lock (_gate)
         {
             if (_spare.TryPop(out var call))
@@ -157,8 +148,10 @@ internal sealed class VfioUserChannel : IDisposable
 
     internal void Return(VfioUserCall call)
     {
-        VfioUserInbox.CloseAll(call.Descriptors);
-        call.Batch = null;
+        if (call.Descriptors.Count > 0)
+            VfioUserInbox.CloseAll(call.Descriptors);
+        if (Interlocked.CompareExchange(ref _oneSpare, call, null) is null)
+            return;
         lock (_gate)
             _spare.Push(call);
     }
@@ -206,14 +199,14 @@ internal sealed class VfioUserChannel : IDisposable
         lock (_gate)
         {
             // What another thread received last may lie there still.
-            while (call.Outstanding > 0 && !_closed && (_reading || TryDistribute(out broken)) && call.Outstanding > 0)
+            while (call.Outstanding > 0 && !_closed && (_reading || _inbox.IsEmpty || TryDistribute(out broken)) && call.Outstanding > 0)
             {
                 var left = deadline == long.MaxValue ? Timeout.Infinite : (int)Math.Max(0, deadline - Environment.TickCount64);
                 if (left == 0)
                     GiveUp(call, new Fault(Errno.ETIMEDOUT, "the peer does not answer"));
                 else if (_reading)
                     Sleep(left);
-                else if (!TryReceive(locked: true, left, out broken))
+                else if (!TryReceive(locked: true, left, out broken) || !TryDistribute(out broken))
                     break;
             }
 
@@ -314,15 +307,39 @@ internal sealed class VfioUserChannel : IDisposable
     public void Dispose()
     {
         Close(Fault.None);
+        // Whoever reads finds it closed and goes on, and so does whoever sends: then nobody is in a call on the socket.
         lock (_gate)
         {
             while (_reading)
                 Sleep(Timeout.Infinite);
             _inbox.Dispose();
             VfioUserInbox.CloseAll(_received);
-            _stream.Dispose();
-            _wake?.Dispose();
         }
+
+        lock (_sendLock)
+            _stream.Dispose();
+        _wake?.Dispose();
+    }
+
+    private bool TrySendAlone(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors)
+    {
+        // Once it is closed the socket may be gone too.
+        while (!_closed)
+        {
+            var sent = _stream.Send(bytes, descriptors, wait: true, out _);
+            if (sent == bytes.Length)
+                return true;
+            if (sent < 0)
+            {
+                Close(new Fault(Errno.ECONNRESET, "the peer is gone"));
+                break;
+            }
+
+            bytes = bytes[sent..];
+            descriptors = default;
+        }
+
+        return false;
     }
 
     private bool Enter()
@@ -514,6 +531,12 @@ internal sealed class VfioUserChannel : IDisposable
     {
         Debug.Assert(count <= MaxCalls);
         var at = _nextId;
+        if (count == 1 && _calls[at % MaxCalls] is null)
+        {
+            first = at;
+            return true;
+        }
+
         var run = 0;
         for (var tries = 0; tries < 2 * MaxCalls; tries++)
         {

@@ -178,7 +178,7 @@ public sealed partial class VfioUserClient : IDisposable
         const int Head = HeaderSize + RegionAccessSize;
         ArgumentOutOfRangeException.ThrowIfGreaterThan(source.Length, _maxTransfer, nameof(source));
         var size = Head + source.Length;
-        var message = size <= 256 ? stackalloc byte[256] : new byte[size];
+        var message = size <= 64 ? stackalloc byte[64] : new byte[size];
         VfioUserMessage.WriteHeader(message, 0, VfioUserCommand.REGION_WRITE, size, TypeCommand | NoReplyFlag);
         VfioUserBatch.WriteAccess(message[HeaderSize..], region, offset, source.Length);
         source.CopyTo(message[Head..]);

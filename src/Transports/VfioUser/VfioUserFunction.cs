@@ -39,6 +39,8 @@ public sealed class VfioUserFunction : IPciFunction
         _client = VfioUserClient.Connect(path, options with { Lost = Lose, ServeMemory = true });
         try
         {
+            if (!_client.Info.IsPci)
+                throw Refuse(path, new Fault(Errno.ENODEV, "the device is no PCI function"));
             var sizes = new ulong[PciBar.Count];
             Fault fault;
             for (var region = 0u; region < PciBar.Count; region++)
@@ -50,8 +52,8 @@ public sealed class VfioUserFunction : IPciFunction
                 sizes[region] = info!.Size;
             }
 
-            if (!_client.Info.IsPci || !_client.TryGetRegionInfo(ConfigRegion, out var config, out fault) || config!.Size < PciHeader.PCI_CFG_SPACE_SIZE)
-                throw Refuse(path, new Fault(Errno.ENODEV, "the device is no PCI function"));
+            if (!_client.TryGetRegionInfo(ConfigRegion, out var config, out fault) || config!.Size < PciHeader.PCI_CFG_SPACE_SIZE)
+                throw Refuse(path, new Fault(Errno.ENODEV, "the device has no config space"));
             ConfigSize = config.Size >= PciHeader.PCI_CFG_SPACE_EXP_SIZE ? PciHeader.PCI_CFG_SPACE_EXP_SIZE : PciHeader.PCI_CFG_SPACE_SIZE;
             var bytes = new byte[ConfigSize];
             if (!_client.TryRead(ConfigRegion, 0, bytes, out fault))
@@ -198,6 +200,8 @@ public sealed class VfioUserFunction : IPciFunction
     {
         ArgumentNullException.ThrowIfNull(port);
         _gate.Open(port);
+        // What drivers allocate from here on has a file that the server can map.
+        port.Dma.Group.KeepsFiles = true;
         var memory = new VfioUserFunctionMemory(_client, port.Dma);
         lock (_control)
         {

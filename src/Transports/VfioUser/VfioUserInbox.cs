@@ -39,6 +39,9 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
     /// <summary>Whether descriptors were found at a message that cannot have any.</summary>
     internal bool SawMisplaced { get; private set; }
 
+    /// <summary>Whether nothing waits to be looked at.</summary>
+    internal bool IsEmpty => _scan == _end;
+
     /// <summary>Whether the last message is not all there.</summary>
     internal bool HasPart => _end > _scan;
 

@@ -9,20 +9,28 @@ namespace Virtbus.Transports.VfioUser;
 /// </summary>
 internal readonly ref struct VfioUserMessage
 {
-    private readonly ReadOnlySpan<byte> _bytes;
+    private readonly ReadOnlySpan<byte> _payload;
     private readonly List<FileDescriptor>? _descriptors;
 
     internal VfioUserMessage(ReadOnlySpan<byte> bytes, List<FileDescriptor>? descriptors)
     {
-        _bytes = bytes;
+        var first = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
+        var second = BinaryPrimitives.ReadUInt64LittleEndian(bytes[8..]);
+        Id = (ushort)first;
+        Command = (VfioUserCommand)(ushort)(first >> 16);
+        Flags = (uint)second;
+        ErrorNumber = (uint)(second >> 32);
+        _payload = bytes[VfioUserProtocol.HeaderSize..];
         _descriptors = descriptors;
     }
 
-    internal ushort Id => BinaryPrimitives.ReadUInt16LittleEndian(_bytes);
+    internal ushort Id { get; }
 
-    internal VfioUserCommand Command => (VfioUserCommand)BinaryPrimitives.ReadUInt16LittleEndian(_bytes[2..]);
+    internal VfioUserCommand Command { get; }
 
-    internal uint Flags => BinaryPrimitives.ReadUInt32LittleEndian(_bytes[8..]);
+    internal uint Flags { get; }
+
+    internal uint ErrorNumber { get; }
 
     internal uint Type => Flags & VfioUserProtocol.TypeMask;
 
@@ -32,15 +40,13 @@ internal readonly ref struct VfioUserMessage
 
     internal bool IsError => (Flags & VfioUserProtocol.ErrorFlag) != 0;
 
-    internal uint ErrorNumber => BinaryPrimitives.ReadUInt32LittleEndian(_bytes[12..]);
-
-    internal ReadOnlySpan<byte> Payload => _bytes[VfioUserProtocol.HeaderSize..];
+    internal ReadOnlySpan<byte> Payload => _payload;
 
     internal int DescriptorCount => _descriptors?.Count ?? 0;
 
-    internal uint Word(int offset) => BinaryPrimitives.ReadUInt32LittleEndian(_bytes[(VfioUserProtocol.HeaderSize + offset)..]);
+    internal uint Word(int offset) => BinaryPrimitives.ReadUInt32LittleEndian(_payload[offset..]);
 
-    internal ulong Long(int offset) => BinaryPrimitives.ReadUInt64LittleEndian(_bytes[(VfioUserProtocol.HeaderSize + offset)..]);
+    internal ulong Long(int offset) => BinaryPrimitives.ReadUInt64LittleEndian(_payload[offset..]);
 
     internal FileDescriptor Descriptor(int index) => _descriptors![index];
 
@@ -64,10 +70,7 @@ internal readonly ref struct VfioUserMessage
     /// <summary>Puts a header where a message begins.</summary>
     internal static void WriteHeader(Span<byte> destination, ushort id, VfioUserCommand command, int size, uint flags, Errno error = Errno.None)
     {
-        BinaryPrimitives.WriteUInt16LittleEndian(destination, id);
-        BinaryPrimitives.WriteUInt16LittleEndian(destination[2..], (ushort)command);
-        BinaryPrimitives.WriteUInt32LittleEndian(destination[4..], (uint)size);
-        BinaryPrimitives.WriteUInt32LittleEndian(destination[8..], flags);
-        BinaryPrimitives.WriteUInt32LittleEndian(destination[12..], (uint)error);
+        BinaryPrimitives.WriteUInt64LittleEndian(destination, id | ((ulong)command << 16) | ((ulong)(uint)size << 32));
+        BinaryPrimitives.WriteUInt64LittleEndian(destination[8..], flags | ((ulong)error << 32));
     }
 }

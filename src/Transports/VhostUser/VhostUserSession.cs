@@ -97,8 +97,7 @@ internal sealed class VhostUserSession : IDisposable
             _rings[i].Dispose();
         }
 
-        using (var empty = IoMap.CreateEmpty())
-            _device.SetMap(empty);
+        _device.SetAddressSpace(null);
         _memory.Dispose();
         lock (_backendLock)
             _backend?.Dispose();
@@ -153,14 +152,8 @@ internal sealed class VhostUserSession : IDisposable
             case VhostUserRequest.SET_BACKEND_REQ_FD:
                 SetBackend(UnixStream.Adopt(message.TakeDescriptor()));
                 return true;
-            case VhostUserRequest.SET_MEM_TABLE:
-                SealMemory(message);
-                return TrySetMemory(message, out fault) && MemoryChanged();
-            case VhostUserRequest.ADD_MEM_REG:
-                SealMemory(message);
-                return _memory.TryAdd(message.Region(8), message.Descriptors[0], out fault) && MemoryChanged();
-            case VhostUserRequest.REM_MEM_REG:
-                return _memory.TryRemove(message.Region(8), out fault) && MemoryChanged();
+            case VhostUserRequest.SET_MEM_TABLE or VhostUserRequest.ADD_MEM_REG or VhostUserRequest.REM_MEM_REG:
+                return TryChangeMemory(message, out fault);
             case VhostUserRequest.SET_VRING_KICK or VhostUserRequest.SET_VRING_CALL or VhostUserRequest.SET_VRING_ERR:
                 return TrySetEventFd(message, out fault);
             case VhostUserRequest.SET_VRING_NUM or VhostUserRequest.SET_VRING_BASE or VhostUserRequest.SET_VRING_ENABLE:
@@ -300,11 +293,18 @@ internal sealed class VhostUserSession : IDisposable
         return _memory.TryReplace(regions, message.Descriptors, out fault);
     }
 
-    // The device stands still while its map is exchanged. A ring that moved, or that is gone for now, is set up anew.
-    private bool MemoryChanged()
+    // The device stands still while its memory changes. A ring that moved, or that is gone for now, is set up anew.
+    private bool TryChangeMemory(in VhostUserMessage message, out Fault fault)
     {
-        using (var map = _memory.Snapshot())
-            _device.SetMap(map);
+        SealMemory(message);
+        _device.SetAddressSpace(null);
+        var changed = message.Request switch
+        {
+            VhostUserRequest.SET_MEM_TABLE => TrySetMemory(message, out fault),
+            VhostUserRequest.ADD_MEM_REG => _memory.TryAdd(message.Region(8), message.Descriptors[0], out fault),
+            _ => _memory.TryRemove(message.Region(8), out fault),
+        };
+        _device.SetAddressSpace(_memory.AddressSpace);
         for (var i = 0; i < _rings.Length; i++)
         {
             var ring = _rings[i];
@@ -314,7 +314,7 @@ internal sealed class VhostUserSession : IDisposable
                 VhostUserLog.QueueWaits(_logger, _server.Path, i);
         }
 
-        return true;
+        return changed;
     }
 
     private bool TryFindRing(ulong index, out VhostUserRing ring, out Fault fault)

@@ -56,7 +56,8 @@ internal static class QemuArguments
         yield return "-initrd";
         yield return image.Initramfs;
         yield return "-append";
-        string iommu = options.Iommu ? " intel_iommu=on iommu.passthrough=0" : "";
+        // Unsafe: this IOMMU remaps no interrupts, and the guest's vfio refuses to work with such a one unless told.
+        string iommu = options.Iommu ? " intel_iommu=on iommu.passthrough=0 vfio_iommu_type1.allow_unsafe_interrupts=1" : "";
         yield return $"{KernelFlags}{iommu} virtbus_modules={string.Join(',', GuestImage.BootModules)} {kernelArguments}";
         for (int i = 0; i < options.Devices.Count; i++)
         {

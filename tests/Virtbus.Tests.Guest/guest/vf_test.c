@@ -20,6 +20,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -144,9 +145,9 @@ static volatile uint8_t *map(int file, off_t offset, size_t size, const char *wh
 
 static size_t size_of(int file)
 {
-    off_t size = lseek(file, 0, SEEK_END);
-    check(size > 0, "size of a BAR");
-    return size;
+    struct stat status;
+    check(fstat(file, &status) == 0 && status.st_size > 0, "size of a BAR");
+    return status.st_size;
 }
 
 static void allocate(struct function *f, int flags)

@@ -71,7 +71,7 @@ public sealed class VfioUserServerTests : IDisposable
             client.Greet();
             Assert.True(_fixture.Device.IsOpen);
             Assert.True(_fixture.Server.IsConnected);
-            Assert.StartsWith("vfio-user client 1 of ", _fixture.VfioDevice.User);
+            Assert.StartsWith($"process {Environment.ProcessId} (", _fixture.VfioDevice.User);
         }
 
         _fixture.WaitIdle(1);

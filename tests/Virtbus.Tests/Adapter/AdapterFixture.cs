@@ -1,6 +1,6 @@
 using System.Buffers.Binary;
 using Virtbus.Buses.Auxiliary;
-using Virtbus.Buses.Faux;
+using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Drivers.HarrierCore;
@@ -16,7 +16,7 @@ namespace Virtbus.Tests.Adapter;
 /// <summary>A fabric with the buses and the driver modules of adapters.</summary>
 internal sealed class AdapterFixture : IAsyncDisposable
 {
-    private readonly List<IDisposable> _adapters = [];
+    private readonly List<AdapterFunction> _adapters = [];
 
     private AdapterFixture()
     {
@@ -26,7 +26,7 @@ internal sealed class AdapterFixture : IAsyncDisposable
 
     public AuxiliaryBus Auxiliary { get; } = new();
 
-    public FauxBus Faux { get; } = new();
+    public PciBus Pci { get; } = new();
 
     public VdpaBus Vdpa { get; } = new();
 
@@ -34,7 +34,7 @@ internal sealed class AdapterFixture : IAsyncDisposable
     {
         var fixture = new AdapterFixture();
         fixture.Fabric.RegisterBus(fixture.Auxiliary);
-        fixture.Fabric.RegisterBus(fixture.Faux);
+        fixture.Fabric.RegisterBus(fixture.Pci);
         fixture.Fabric.RegisterBus(fixture.Vdpa);
         await new MerlinCoreModule().InitAsync(new ModuleContext(fixture.Fabric, "merlin_core"));
         await new HarrierCoreModule().InitAsync(new ModuleContext(fixture.Fabric, "harrier_core"));
@@ -44,19 +44,11 @@ internal sealed class AdapterFixture : IAsyncDisposable
         return fixture;
     }
 
-    public async Task<FauxDevice<MerlinAdapter>> AddMerlinAsync(string name, int nets, int vdpas, ulong mac = 0x020000000010)
-    {
-        var hardware = new MerlinAdapter(new AdapterEngine(name, mac, nets, vdpas));
-        _adapters.Add(hardware);
-        return await Faux.CreateAsync(name, MerlinAdapter.Model, hardware);
-    }
+    public Task<PluggedAdapter> AddMerlinAsync(string name, int nets, int vdpas, ulong mac = 0x020000000010, int vfs = 0) =>
+        AddAsync(name, AdapterFunction.CreateMerlin(new AdapterEngine(name, mac, nets, vdpas), vfs));
 
-    public async Task<FauxDevice<HarrierAdapter>> AddHarrierAsync(string name, int nets, int vdpas, ulong mac = 0x020000000020)
-    {
-        var hardware = new HarrierAdapter(new AdapterEngine(name, mac, nets, vdpas));
-        _adapters.Add(hardware);
-        return await Faux.CreateAsync(name, HarrierAdapter.Model, hardware);
-    }
+    public Task<PluggedAdapter> AddHarrierAsync(string name, int nets, int vdpas, ulong mac = 0x020000000020, int vfs = 0) =>
+        AddAsync(name, AdapterFunction.CreateHarrier(new AdapterEngine(name, mac, nets, vdpas), vfs));
 
     public NetDevice Net(string name) =>
         NetSubsystem.Of(Fabric).Class.TryGetDevice(name, out var device) ? (NetDevice)device : throw new InvalidOperationException($"no interface {name}");
@@ -76,9 +68,16 @@ internal sealed class AdapterFixture : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         foreach (var device in Fabric.RootDevices)
-            await Fabric.UnregisterAsync(device);
+            await Fabric.DeleteAsync(device);
+        await Fabric.SettleAsync();
         foreach (var adapter in _adapters)
             adapter.Dispose();
+    }
+
+    private async Task<PluggedAdapter> AddAsync(string name, AdapterFunction hardware)
+    {
+        _adapters.Add(hardware);
+        return new PluggedAdapter(await Pci.PlugAsync(hardware, label: name), hardware);
     }
 
     private static void WriteAddress(Span<byte> at, ulong address)
@@ -87,3 +86,6 @@ internal sealed class AdapterFixture : IAsyncDisposable
         BinaryPrimitives.WriteUInt32BigEndian(at[2..], (uint)address);
     }
 }
+
+/// <summary>An adapter in its slot.</summary>
+internal sealed record PluggedAdapter(PciDevice Device, AdapterFunction Hardware);

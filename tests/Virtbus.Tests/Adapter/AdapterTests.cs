@@ -31,21 +31,19 @@ public sealed class AdapterTests
     public async Task One_net_driver_serves_both_makes_and_several_adapters_of_each()
     {
         await using var fixture = await AdapterFixture.StartAsync();
-        foreach (var name in new[] { "a0", "a1" })
-            await fixture.AddMerlinAsync(name, 1, 0);
-        foreach (var name in new[] { "b0", "b1" })
-            await fixture.AddHarrierAsync(name, 1, 0);
+        PluggedAdapter[] adapters =
+        [
+            await fixture.AddMerlinAsync("a0", 1, 0),
+            await fixture.AddMerlinAsync("a1", 1, 0),
+            await fixture.AddHarrierAsync("b0", 1, 0),
+            await fixture.AddHarrierAsync("b1", 1, 0),
+        ];
 
         Assert.True(fixture.Auxiliary.TryGetDriver("nic_net", out var driver));
         Assert.Equal(4, driver.Devices.Count);
         Assert.Equal(["a0np0", "a1np0", "b0np0", "b1np0"], NetSubsystem.Of(fixture.Fabric).Class.Devices.Select(d => d.Name));
         // Each probe got queue sets from its own adapter.
-        Assert.All(fixture.Faux.Devices, d => Assert.Equal(1, d switch
-        {
-            Buses.Faux.FauxDevice<MerlinAdapter> m => m.Hardware.Engine.QueueSetCount,
-            Buses.Faux.FauxDevice<HarrierAdapter> h => h.Hardware.Engine.QueueSetCount,
-            _ => -1,
-        }));
+        Assert.All(adapters, a => Assert.Equal(1, a.Hardware.Engine.QueueSetCount));
     }
 
     [Fact]
@@ -55,8 +53,8 @@ public sealed class AdapterTests
         var adapter = await fixture.AddMerlinAsync("adapter0", 1, 0);
         var net = fixture.Net("adapter0np0");
 
-        Assert.Same(adapter, net.Parent);
-        Assert.Equal("/devices/faux/adapter0/net/adapter0np0", net.DevPath);
+        Assert.Same(adapter.Device, net.Parent);
+        Assert.Equal("/devices/pci0000:00/0000:00:01.0/0000:01:00.0/net/adapter0np0", net.DevPath);
         Assert.Equal("02:00:00:00:00:10\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/address"));
         Assert.Equal("merlin\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/device/model"));
     }
@@ -158,7 +156,7 @@ public sealed class AdapterTests
 
         Assert.Equal("vhost-vdpa", device.Driver?.Name);
         Assert.Equal("disk0\n", fixture.Fabric.Tree.Read("/class/vhost-vdpa/vhost-vdpa-0/label"));
-        Assert.Equal("/devices/faux/adapter0/merlin_core.vdpa.0/disk0", device.DevPath);
+        Assert.Equal(adapter.Device.DevPath + "/merlin_core.vdpa.0/disk0", device.DevPath);
     }
 
     [Fact]
@@ -186,14 +184,14 @@ public sealed class AdapterTests
         adapter.Hardware.Engine.AttachMedium("disk0", memory);
         await fixture.Vdpa.Managements.Single().AddAsync(new VdpaProfile("disk0", 2, "disk0", "S"));
 
-        await fixture.Fabric.Tree.WriteAsync("/bus/faux/drivers/merlin_core/unbind", "adapter0");
+        await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/unbind", adapter.Device.Name);
 
         Assert.Empty(fixture.Auxiliary.Devices);
         Assert.Empty(fixture.Vdpa.Devices);
         Assert.Empty(NetSubsystem.Of(fixture.Fabric).Class.Devices);
         Assert.Empty(VhostSubsystem.Of(fixture.Fabric).Class.Devices);
         Assert.Equal(0, adapter.Hardware.Engine.QueueSetCount);
-        await fixture.Fabric.Tree.WriteAsync("/bus/faux/drivers/merlin_core/bind", "adapter0");
+        await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/bind", adapter.Device.Name);
         Assert.Equal(["merlin_core.net.0", "merlin_core.vdpa.0"], fixture.Auxiliary.Devices.Select(d => d.Name));
     }
 
@@ -201,14 +199,14 @@ public sealed class AdapterTests
     public async Task Link_event_of_the_core_reaches_every_part()
     {
         await using var fixture = await AdapterFixture.StartAsync();
-        await fixture.AddHarrierAsync("adapter0", nets: 2, vdpas: 0);
-        await fixture.Fabric.Tree.WriteAsync("/bus/faux/devices/adapter0/link", "0");
+        var adapter = await fixture.AddHarrierAsync("adapter0", nets: 2, vdpas: 0);
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "0");
 
         Assert.Equal("0\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/carrier"));
         Assert.Equal("down\n", fixture.Fabric.Tree.Read("/class/net/adapter0np1/operstate"));
         Assert.False(fixture.Net("adapter0np0").TryTransmit(AdapterFixture.Frame(1, 2, 3), out var fault));
         Assert.Equal(Errno.ENOTCONN, fault.Errno);
-        await fixture.Fabric.Tree.WriteAsync("/bus/faux/devices/adapter0/link", "1");
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "1");
         Assert.True(fixture.Net("adapter0np0").TryTransmit(AdapterFixture.Frame(1, 2, 3), out _));
     }
 
@@ -217,9 +215,9 @@ public sealed class AdapterTests
     {
         await using var fixture = await AdapterFixture.StartAsync();
         var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0);
-        await fixture.Fabric.SuspendAsync(adapter);
+        await fixture.Fabric.SuspendAsync(adapter.Device);
         Assert.False(fixture.Net("adapter0np0").IsUp);
-        await fixture.Fabric.ResumeAsync(adapter);
+        await fixture.Fabric.ResumeAsync(adapter.Device);
         Assert.True(fixture.Net("adapter0np0").IsUp);
     }
 
@@ -229,8 +227,8 @@ public sealed class AdapterTests
         await using var fixture = await AdapterFixture.StartAsync();
         var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0);
         await fixture.Fabric.Tree.WriteAsync("/class/net/adapter0np0/flags", "0");
-        await fixture.Fabric.SuspendAsync(adapter);
-        await fixture.Fabric.ResumeAsync(adapter);
+        await fixture.Fabric.SuspendAsync(adapter.Device);
+        await fixture.Fabric.ResumeAsync(adapter.Device);
 
         Assert.Equal("down\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/operstate"));
         Assert.Equal(0, adapter.Hardware.Engine.QueueSetCount);
@@ -266,7 +264,7 @@ public sealed class AdapterTests
             while (!stop.IsCancellationRequested)
                 from.TryTransmit(frame, out _);
         });
-        await fixture.Fabric.SurpriseRemoveAsync(adapter);
+        await fixture.Pci.SurpriseRemoveAsync(adapter.Device);
         await stop.CancelAsync();
         await sender;
 

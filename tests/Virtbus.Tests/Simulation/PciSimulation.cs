@@ -41,6 +41,8 @@ internal sealed partial class PciSimulation : SeededProgram
     private readonly SimUser[] _users = [new("u0"), new("u1"), new("u2")];
     private readonly List<Task> _beside = [];
     private int _made;
+    private int _depth;
+    private bool _mayUse = true;
     private bool _isOver;
 
     public PciSimulation(ulong seed, Action<PciSimulation>? sabotage = null, bool trace = false)
@@ -68,6 +70,9 @@ internal sealed partial class PciSimulation : SeededProgram
 
     public IReadOnlyList<SimUser> Users => _users;
 
+    /// <summary>What users map.</summary>
+    public HostMemory Memory => _memory;
+
     public int VirtualFunctionsAlive { get; set; }
 
     /// <summary>Buffers of drivers that let go of their device and forgot to free them.</summary>
@@ -85,12 +90,22 @@ internal sealed partial class PciSimulation : SeededProgram
     {
         var clock = Scheduler.Start(TickAsync);
         await Fabric.AddClassObserverAsync(_vfio.Class, _transport);
-        var actors = new List<Task>();
-        for (var n = 1 + Next(2); n > 0; n--)
-            actors.Add(Scheduler.Start(OperateAsync));
-        for (var n = 1 + Next(2); n > 0; n--)
-            actors.Add(Scheduler.Start(UseAsync));
-        await Task.WhenAll(actors);
+        foreach (var kind in Kinds)
+        {
+            if (Next(4) > 0)
+                await RegisterDriverAsync(kind);
+        }
+        for (var n = Next(3); n > 0; n--)
+            await PlugAsync();
+        var operators = new Task[1 + Next(2)];
+        for (var i = 0; i < operators.Length; i++)
+            operators[i] = Scheduler.Start(OperateAsync);
+        var users = new Task[1 + Next(2)];
+        for (var i = 0; i < users.Length; i++)
+            users[i] = Scheduler.Start(UseAsync);
+        await Task.WhenAll(operators);
+        _mayUse = false;
+        await Task.WhenAll(users);
         IsEnding = true;
         await TakeDownAsync();
         _isOver = true;
@@ -104,8 +119,10 @@ internal sealed partial class PciSimulation : SeededProgram
         while (!_isOver)
         {
             if (Next(4) == 0)
+            {
                 Time.Advance(TimeSpan.FromMilliseconds(Next(4000)));
-            CheckRequests();
+                CheckRequests();
+            }
             if (Step > MaxSteps)
             {
                 Require(false, "something goes on for ever" + DescribeWaits());
@@ -117,12 +134,7 @@ internal sealed partial class PciSimulation : SeededProgram
 
     private async Task OperateAsync()
     {
-        for (var n = 0; n < 3; n++)
-        {
-            if (Next(4) > 0)
-                await RefusableAsync(RegisterDriverAsync);
-        }
-        for (var n = 10 + Next(15); n > 0 && !HasFailed; n--)
+        for (var n = 12 + Next(12); n > 0 && !HasFailed; n--)
         {
             await RefusableAsync(OperateOnceAsync);
             await AfterStepAsync();
@@ -131,18 +143,20 @@ internal sealed partial class PciSimulation : SeededProgram
 
     private async Task UseAsync()
     {
-        for (var n = 15 + Next(25); n > 0 && !HasFailed; n--)
+        while (_mayUse && !HasFailed)
         {
             Use(_users[Next(_users.Length)]);
             await AfterStepAsync();
+            await PauseAsync();
         }
     }
 
     private async ValueTask AfterStepAsync()
     {
         _sabotage?.Invoke(this);
-        for (var n = Next(4); n > 0 && _nodes.Count > 0; n--)
-            Poke(_nodes[Next(_nodes.Count)]);
+        // Mostly what is there; what is gone must not do anything either.
+        for (var n = Next(4); n > 0 && (Next(4) > 0 ? PickNode() : _nodes.Count > 0 ? _nodes[Next(_nodes.Count)] : null) is { } node; n--)
+            Poke(node);
         Check();
         await PauseAsync();
     }
@@ -164,7 +178,7 @@ internal sealed partial class PciSimulation : SeededProgram
     // Operators.
     private async ValueTask OperateOnceAsync()
     {
-        switch (Next(30))
+        switch (Next(32))
         {
             case 0 or 1 or 2:
                 await PlugAsync();
@@ -173,61 +187,61 @@ internal sealed partial class PciSimulation : SeededProgram
                 Note("unplug", node.Device.Name);
                 await Bus.UnplugAsync(node.Device);
                 break;
-            case 4 or 5 when PickNode() is { } node:
+            case 4 when PickNode() is { } node:
                 Note("remove", node.Device.Name);
                 node.IsTakenOut = true;
                 await Bus.RemoveAsync(node.Device);
                 break;
-            case 6 or 7:
+            case 5 or 6:
                 Note("rescan");
                 await Bus.RescanAsync();
                 break;
-            case 8 or 9 when PickNode() is { } node:
+            case 7 when PickNode() is { } node:
                 await SurpriseAsync(node);
                 break;
-            case 10 when _cards.Where(c => !c.IsPulled && IsInSlot(c)).ToArray() is { Length: > 0 } there:
+            case 8 when _cards.Where(c => !c.IsPulled && IsInSlot(c)).ToArray() is { Length: > 0 } there:
                 var card = there[Next(there.Length)];
                 Note("pull", card.Name);
                 card.Pull();
                 break;
-            case 11 or 12 or 13 or 14 when PickPhysical() is { } node:
+            case 9 or 10 or 11 or 12 or 13 when PickPhysical() is { } node:
                 await WriteNumberAsync(node);
                 break;
-            case 15 or 16 when PickNode() is { } node && PickDriver() is { } driver:
+            case 14 or 15 or 16 when PickNode() is { } node && PickDriver() is { } driver:
                 Note("bind", node.Device.Name, driver.Name);
                 await Fabric.BindAsync(driver, node.Device.Name);
                 break;
-            case 17 or 18 when PickNode() is { Device.Binding.Driver: { } driver } node:
+            case 17 when PickNode() is { Device.Binding.Driver: { } driver } node:
                 Note("unbind", node.Device.Name, driver.Name);
                 await Fabric.UnbindAsync(driver, node.Device.Name);
                 break;
-            case 19 or 20 or 21 when PickNode() is { } node:
-                await HandOverAsync(node, Kinds[Next(Kinds.Length)].Name);
+            case 18 or 19 or 20 or 21 or 22 when PickNode() is { } node:
+                await HandOverAsync(node, Kinds[Next(2) == 0 ? 2 : Next(Kinds.Length)].Name);
                 break;
-            case 22 when PickNode() is { } node:
+            case 23 when PickNode() is { } node:
                 Note("reset", node.Device.Name);
                 await Fabric.Tree.WriteAsync(node.Device.DevPath + "/reset", "1");
                 break;
-            case 23 or 24:
-                await RegisterDriverAsync();
+            case 24 or 25:
+                await RegisterDriverAsync(Kinds[Next(Kinds.Length)]);
                 break;
-            case 25 when PickDriver() is { } driver:
+            case 26 when PickDriver() is { } driver:
                 Note("unregister driver", driver.Name);
                 await Fabric.UnregisterDriverAsync(driver);
                 driver.MayProbe = false;
                 _drivers.Remove(driver);
                 break;
-            case 26 when PickNode() is { } node:
+            case 27 or 28 when PickNode() is { } node:
                 await SquatAsync(node);
                 break;
-            case 27 when Fabric.AllDevices.OfType<PciDevice>().Where(d => d.IsBridge).ToArray() is { Length: > 0 } bridges:
+            case 29 when Next(2) == 0 && Bus.Devices.Cast<PciDevice>().Where(d => d.IsBridge).ToArray() is { Length: > 0 } bridges:
                 await DisturbBridgeAsync(bridges[Next(bridges.Length)]);
                 break;
-            case 28 when PickPhysical() is { } node:
+            case 30 when PickPhysical() is { } node:
                 Note("autoprobe", node.Device.Name);
                 await Fabric.Tree.WriteAsync(node.Device.DevPath + "/sriov_drivers_autoprobe", Next(3) == 0 ? "0" : "1");
                 break;
-            case 29 when Forgotten.Count > 0:
+            case 31 when Forgotten.Count > 0:
                 FreeForgotten();
                 break;
             default:
@@ -279,6 +293,7 @@ internal sealed partial class PciSimulation : SeededProgram
     {
         Note("surprise", node.Device.Name);
         node.IsTakenOut = true;
+        var isFree = Transitions.Ambient is null;
         var removal = Bus.SurpriseRemoveAsync(node.Device);
         // Nobody has a chance to run in between: what was open is closed before the call returns.
         foreach (var one in node.Device.VirtualFunctions.Append(node.Device).Select(NodeOf))
@@ -287,7 +302,8 @@ internal sealed partial class PciSimulation : SeededProgram
             Require(one.Vfio is not { Opens: > 0 } vfio || vfio.Opens == vfio.Closes, $"{one} was opened and closed a different number of times");
         }
         await removal;
-        Require(node.Device.IsOut, $"{node} was pulled out and is in the tree");
+        // From a callback it may have to follow.
+        Require(node.Device.IsOut || !isFree, $"{node} was pulled out and is in the tree");
     }
 
     private async ValueTask WriteNumberAsync(SimNode node)
@@ -311,7 +327,7 @@ internal sealed partial class PciSimulation : SeededProgram
     private async ValueTask HandOverAsync(SimNode node, string driver)
     {
         Note("override", node.Device.Name, driver);
-        Fabric.SetDriverOverride(node.Device, Next(4) == 0 ? null : driver);
+        Fabric.SetDriverOverride(node.Device, Next(6) == 0 ? null : driver);
         await PauseAsync();
         if (node.Device.Binding.Driver is { } old)
             await RefusableAsync(() => Fabric.UnbindAsync(old, node.Device.Name));
@@ -319,9 +335,8 @@ internal sealed partial class PciSimulation : SeededProgram
         await Fabric.ProbeAsync(Bus, node.Device.Name);
     }
 
-    private async ValueTask RegisterDriverAsync()
+    private async ValueTask RegisterDriverAsync(SimPciKind kind)
     {
-        var kind = Kinds[Next(Kinds.Length)];
         if (_drivers.Exists(d => d.Kind == kind))
             return;
         var driver = new SimPciDriver(this, kind) { ProbeType = (ProbeType)Next(3) };
@@ -382,22 +397,22 @@ internal sealed partial class PciSimulation : SeededProgram
         buffer.Free();
     }
 
-    private SimNode? PickNode()
-    {
-        var there = _nodes.Where(n => n.IsInTree).ToArray();
-        return there.Length == 0 ? null : there[Next(there.Length)];
-    }
+    private SimNode? PickNode() => Pick(static _ => true);
 
-    private SimNode? PickCard()
-    {
-        var there = _nodes.Where(n => n is { IsInTree: true, Device.PhysicalFunction: null }).ToArray();
-        return there.Length == 0 ? null : there[Next(there.Length)];
-    }
+    private SimNode? PickCard() => Pick(static d => d.PhysicalFunction is null);
 
-    private SimNode? PickPhysical()
+    private SimNode? PickPhysical() => Pick(static d => d.TotalVirtualFunctions > 0);
+
+    // One that is in the tree.
+    private SimNode? Pick(Func<PciDevice, bool> isMeant)
     {
-        var there = _nodes.Where(n => n is { IsInTree: true, Device.TotalVirtualFunctions: > 0 }).ToArray();
-        return there.Length == 0 ? null : there[Next(there.Length)];
+        var count = 0;
+        foreach (var node in _present)
+            count += node.IsInTree && isMeant(node.Device) ? 1 : 0;
+        if (count == 0)
+            return null;
+        var at = Next(count);
+        return _present.First(n => n.IsInTree && isMeant(n.Device) && at-- == 0);
     }
 
     private SimPciDriver? PickDriver() => _drivers.Count == 0 ? null : _drivers[Next(_drivers.Count)];
@@ -424,6 +439,7 @@ internal sealed partial class PciSimulation : SeededProgram
                 await ProbeForUsersAsync(node, driver, token);
             else
                 await ProbeForHostAsync(node, driver, token);
+            await CallBackAsync();
             ok = true;
         }
         finally
@@ -449,6 +465,7 @@ internal sealed partial class PciSimulation : SeededProgram
             if (driver.Kind.IsUser)
                 await UnregisterAsync(node);
             await PauseAsync();
+            await CallBackAsync();
             Poke(node);
             // One that forgets leaves it to the bus.
             if (device.VirtualFunctions.Count > 0 && Next(3) > 0)
@@ -463,6 +480,17 @@ internal sealed partial class PciSimulation : SeededProgram
             Leave(node, "remove");
             (node.Model, node.By) = (Bound.No, null);
         }
+    }
+
+    // A callback that does what operators do: bounded nesting, refusals allowed.
+    private async ValueTask CallBackAsync()
+    {
+        if (_depth > 2 || !Chance(12))
+            return;
+        _depth++;
+        Note("from a callback");
+        await RefusableAsync(OperateOnceAsync);
+        _depth--;
     }
 
     public async ValueTask ConfigureAsync(PciDevice device, int count)
@@ -585,7 +613,7 @@ internal sealed partial class PciSimulation : SeededProgram
 
     private void FailMaybe(SimPciDriver driver)
     {
-        if (!Chance(driver.Kind.Fails ? 3 : 30))
+        if (!Chance(driver.Kind.Fails ? 4 : 40))
             return;
         throw Next(4) switch
         {
@@ -645,7 +673,7 @@ internal sealed partial class PciSimulation : SeededProgram
         Require(!isLeaving, $"{ops.Node} is going away and was opened");
         Require(!wasOpen, $"{ops.Node} was opened by two users");
         Require(ops.IsOpen && device.User == user.Name, $"{ops.Node} was opened by {user.Name} and says {device.User}");
-        var open = new SimOpen(ops, handle!, Next(4));
+        var open = new SimOpen(ops, handle!, Next(4), isStubborn: Next(3) == 0);
         user.Opens.Add(open);
         open.Handle.SetRequestCallback(revoked => Requested(user, open, revoked));
     }
@@ -700,7 +728,7 @@ internal sealed partial class PciSimulation : SeededProgram
         switch (Next(8))
         {
             case 0:
-                if (!open.IsClosing && Next(2) == 0)
+                if (open is { IsClosing: false, IsStubborn: false } && Next(2) == 0)
                     Close(user, open);
                 break;
             case 1 or 2:

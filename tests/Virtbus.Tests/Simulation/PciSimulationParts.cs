@@ -102,14 +102,17 @@ internal sealed class SimSpace(string name)
 }
 
 /// <summary>A device that a user has open.</summary>
-internal sealed class SimOpen(SimVfioOps ops, VfioHandle handle, int patience)
+internal sealed class SimOpen(SimVfioOps ops, VfioHandle handle, int patience, bool isStubborn)
 {
     public SimVfioOps Ops { get; } = ops;
 
     public VfioHandle Handle { get; } = handle;
 
     /// <summary>How many requests the user lets pass before it closes.</summary>
-    public int Patience { get; set; } = patience;
+    public int Patience { get; } = patience;
+
+    /// <summary>It never closes before it is asked.</summary>
+    public bool IsStubborn { get; } = isStubborn;
 
     public int Asked { get; set; }
 
@@ -260,7 +263,7 @@ internal sealed class SimVfioOps(PciSimulation sim, SimNode node) : IVfioDeviceO
         Opens++;
         Requests = 0;
         node.Device.Enable();
-        if (sim.Chance(2))
+        if (sim.Next(4) > 0)
             node.Device.SetMaster(true);
         if (sim.Chance(40))
             sim.Revoke(this);

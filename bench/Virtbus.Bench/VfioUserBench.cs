@@ -1,0 +1,181 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace Virtbus.Bench;
+
+/// <summary>
+/// Register accesses and maps a second over vfio-user, client and server as two processes on one processor: the bare exchange of the same
+/// bytes, our server, and another one when it is named, turn by turn in one run, medians of the rounds.
+/// </summary>
+internal static class VfioUserBench
+{
+    private static readonly string[] Cases = ["read", "write", "posted", "pipelined", "map"];
+
+    internal static async Task<int> RunAsync(string[] args)
+    {
+        var options = Options.Parse(args);
+        if (options is null)
+            return 2;
+        var folder = Directory.CreateTempSubdirectory("virtbus-bench");
+        try
+        {
+            var load = Path.Combine(folder.FullName, "load");
+            var source = Path.Combine(AppContext.BaseDirectory, "peers", "vfio_user_load.c");
+            await StartAsync("gcc", "-O2", "-Wall", "-o", load, source);
+            return await RunAsync(options, folder.FullName, load);
+        }
+        finally
+        {
+            folder.Delete(recursive: true);
+        }
+    }
+
+    private static async Task<int> RunAsync(Options options, string folder, string load)
+    {
+        var self = typeof(VfioUserBench).Assembly.Location;
+        var bare = Path.Combine(folder, "bare");
+        var ours = Path.Combine(folder, "ours");
+        var other = Path.Combine(folder, "other");
+        var results = new Dictionary<(string Target, string Case), List<double>>();
+        await using var bareServer = await Target.OpenAsync(options, bare, load, "echo-server", bare);
+        await using var ourServer = await Target.OpenAsync(options, ours, "dotnet", self, "vfio-user-serve", ours);
+        await using var otherServer = options.Peer.Length == 0 ? null : await Target.OpenAsync(options, other, [.. options.Peer, other]);
+        for (var round = 0; round <= options.Rounds; round++)
+        {
+            foreach (var work in Cases)
+            {
+                await MeasureAsync("bare exchange, C", work, load, work is "read" ? "echo" : "", bare);
+                await MeasureAsync("our server, C client", work, load, work, ours);
+                await MeasureAsync("our server, our client", work, "dotnet", self, "vfio-user-load", work, ours);
+                if (otherServer is not null)
+                    await MeasureAsync("other server, C client", work, load, work, other);
+            }
+        }
+
+        Print(options, results);
+        return await CheckAllocationsAsync(options, ourServer, load, ours) ? 0 : 1;
+
+        async Task MeasureAsync(string target, string work, params string[] command)
+        {
+            if (command.Contains(""))
+                return;
+            var output = await StartAsync([.. options.Pin, .. command, options.Seconds.ToString(CultureInfo.InvariantCulture)]);
+            if (!results.TryGetValue((target, work), out var list))
+                results[(target, work)] = list = [];
+            list.Add(double.Parse(output, CultureInfo.InvariantCulture));
+        }
+    }
+
+    private static void Print(Options options, Dictionary<(string Target, string Case), List<double>> results)
+    {
+        Console.WriteLine($"thousand a second on processor {options.Pin[^1]}, median of {options.Rounds} (lowest to highest) after one to warm up, {options.Seconds} s each");
+        Console.WriteLine($"{"",-26}{string.Concat(Cases.Select(work => $"{work,24}"))}");
+        foreach (var target in results.Keys.Select(key => key.Target).Distinct())
+        {
+            var cells = Cases.Select(work =>
+            {
+                if (!results.TryGetValue((target, work), out var list))
+                    return $"{"",24}";
+                var sorted = list.Skip(1).Order().ToArray();
+                return $"{$"{sorted[sorted.Length / 2] / 1000:0.0} ({sorted[0] / 1000:0.0} to {sorted[^1] / 1000:0.0})",24}";
+            });
+            Console.WriteLine($"{target,-26}{string.Concat(cells)}");
+        }
+
+        Ratios("read / bare", "bare exchange, C");
+        Ratios("our server / other", "other server, C client");
+
+        void Ratios(string name, string against)
+        {
+            if (!results.Keys.Any(key => key.Target == against))
+                return;
+            foreach (var target in new[] { "our server, C client", "our server, our client" })
+            {
+                // Each round by itself: what else the host does hits neighbours alike.
+                var cells = Cases.Select(work => !results.TryGetValue((against, work), out var bound) ? $"{"",24}" :
+                    $"{bound.Zip(results[(target, work)], (b, o) => o / b).Skip(1).Order().ElementAt(options.Rounds / 2),24:0.00}");
+                Console.WriteLine($"{name + (target.Contains("our client", StringComparison.Ordinal) ? ", our client" : ""),-26}{string.Concat(cells)}");
+            }
+        }
+    }
+
+    /// <summary>Lets the server count what it allocates in the middle of a run.</summary>
+    private static async Task<bool> CheckAllocationsAsync(Options options, Target server, string load, string socket)
+    {
+        var running = StartAsync([.. options.Pin, load, "pipelined", socket, "10"]);
+        var words = (await server.AskAsync("allocations")).Split(' ');
+        await running;
+        var (bytes, accesses) = (long.Parse(words[0], CultureInfo.InvariantCulture), long.Parse(words[1], CultureInfo.InvariantCulture));
+        Console.WriteLine($"allocated: {bytes} bytes in {accesses} accesses");
+        // One object for each access would be 24 bytes at least. What the runtime does beside it stays far below one byte.
+        return accesses > 0 && bytes < accesses / 10;
+    }
+
+    private static async Task<string> StartAsync(params string[] command)
+    {
+        using var process = Process.Start(new ProcessStartInfo(command[0], command[1..]) { RedirectStandardOutput = true, UseShellExecute = false })!;
+        var output = await process.StandardOutput.ReadToEndAsync();
+        await process.WaitForExitAsync();
+        return process.ExitCode == 0 ? output : throw new InvalidOperationException($"{string.Join(' ', command)} ended with {process.ExitCode}");
+    }
+
+    private sealed class Target : IAsyncDisposable
+    {
+        private readonly Process _process;
+
+        private Target(Process process) => _process = process;
+
+        internal static async Task<Target> OpenAsync(Options options, string socket, params string[] command)
+        {
+            var process = Process.Start(new ProcessStartInfo(options.Pin[0], [.. options.Pin[1..], .. command])
+            {
+                RedirectStandardInput = true,
+                RedirectStandardOutput = true,
+                UseShellExecute = false,
+            })!;
+            for (var i = 0; i < 1000 && !File.Exists(socket) && !process.HasExited; i++)
+                await Task.Delay(20);
+            return new Target(process);
+        }
+
+        internal async Task<string> AskAsync(string line)
+        {
+            // The first line said that it is ready.
+            await _process.StandardOutput.ReadLineAsync();
+            await _process.StandardInput.WriteLineAsync(line);
+            await _process.StandardInput.FlushAsync();
+            return await _process.StandardOutput.ReadLineAsync() ?? "0 0";
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            _process.Kill();
+            await _process.WaitForExitAsync();
+            _process.Dispose();
+        }
+    }
+
+    private sealed record Options(string[] Pin, string[] Peer, int Rounds, double Seconds)
+    {
+        internal static Options? Parse(string[] args)
+        {
+            var values = new Dictionary<string, string>(StringComparer.Ordinal) { ["--peer"] = "", ["--rounds"] = "5", ["--seconds"] = "2", ["--cpu"] = "0" };
+            for (var i = 0; i < args.Length; i += 2)
+            {
+                if (!values.ContainsKey(args[i]) || i + 1 == args.Length)
+                {
+                    Console.Error.WriteLine($"unknown or unfinished option '{args[i]}'");
+                    return null;
+                }
+
+                values[args[i]] = args[i + 1];
+            }
+
+            return new Options(
+                ["taskset", "-c", values["--cpu"]],
+                values["--peer"].Split(' ', StringSplitOptions.RemoveEmptyEntries),
+                int.Parse(values["--rounds"], CultureInfo.InvariantCulture),
+                double.Parse(values["--seconds"], CultureInfo.InvariantCulture));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+using System.CommandLine;
+using System.Globalization;
+using Virtbus.Cli.Text;
+using Virtbus.Daemon.Api;
+using Virtbus.Platform;
+
+namespace Virtbus.Cli.Verbs;
+
+/// <summary>Virtual functions of an adapter: what each is to be, and how many there are. All of it is attributes of the adapter's device.</summary>
+internal static class VfVerbs
+{
+    private const string NumberAttribute = "sriov_numvfs";
+    private const string ProfileFolder = "vf_profiles";
+
+    public static Command Make() => CommandLine.Group(
+        "vf",
+        "Configure, enable and disable virtual functions.",
+        List(),
+        Set(),
+        Enable(),
+        Disable());
+
+    private static Command List()
+    {
+        var adapter = Names.Device();
+        return CommandLine.Asking(
+            "list",
+            "List the virtual functions that an adapter has.",
+            (result, client, output) =>
+            {
+                var device = Adapter(client, result.GetRequiredValue(adapter));
+                var all = client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer);
+                DeviceAnswer[] functions = [.. Links(client, device).Select(path => all.First(d => d.Path == path))];
+                output.Print(functions, ApiJson.Default.IReadOnlyListDeviceAnswer, writer =>
+                {
+                    var table = new Table("VF", "DEVICE", "PROFILE", "STATE", "DRIVER");
+                    for (var i = 0; i < functions.Length; i++)
+                        table.Add($"{i}", functions[i].Name, Read(client, $"{device.Path}/{ProfileFolder}/{i}"), DeviceTree.State(functions[i]), functions[i].Driver);
+                    table.WriteTo(writer);
+                });
+                return ExitCode.Done;
+            },
+            adapter);
+    }
+
+    private static Command Set()
+    {
+        var adapter = Names.Device();
+        var number = Number("NUMBER", "Which virtual function, from 0.");
+        var mac = new Option<string>("--mac") { Description = "Its station address." };
+        var queues = new Option<int?>("--queues") { Description = "How many queue sets it can make." };
+        var driver = new Option<string>("--driver") { Description = "The only driver that may take it, for example vfio-pci; 'any' lets the bus choose." };
+        var command = CommandLine.Asking(
+            "set",
+            "Say what a virtual function is to be, before it is enabled.",
+            (result, client, output) =>
+            {
+                var device = Adapter(client, result.GetRequiredValue(adapter));
+                var path = $"{device.Path}/{ProfileFolder}/{result.GetRequiredValue(number)}";
+                var words = new List<string>();
+                if (result.GetValue(mac) is { } address)
+                    words.Add("mac " + address);
+                if (result.GetValue(queues) is { } count)
+                    words.Add("queues " + count.ToString(CultureInfo.InvariantCulture));
+                if (result.GetValue(driver) is { } name)
+                {
+                    if (name != "any")
+                        DriverVerbs.LoadDriver(client, device.Bus!, name);
+                    words.Add("driver " + name);
+                }
+                client.Write(path, string.Join(' ', words));
+                var value = Read(client, path);
+                output.Print(new NodeAnswer(path, "file", null, value, null), ApiJson.Default.NodeAnswer, writer => writer.WriteLine(value));
+                return ExitCode.Done;
+            },
+            adapter,
+            number);
+        foreach (var option in new Option[] { mac, queues, driver })
+            command.Options.Add(option);
+        command.Validators.Add(result =>
+        {
+            if (result.GetValue(mac) is null && result.GetValue(queues) is null && result.GetValue(driver) is null)
+                result.AddError("'virtbus vf set' needs --mac, --queues or --driver.");
+        });
+        return command;
+    }
+
+    private static Command Enable()
+    {
+        var adapter = Names.Device();
+        var count = Number("COUNT", "How many.");
+        return CommandLine.Asking(
+            "enable",
+            "Enable virtual functions, which appear configured.",
+            (result, client, output) =>
+            {
+                var device = Adapter(client, result.GetRequiredValue(adapter));
+                client.Write($"{device.Path}/{NumberAttribute}", result.GetRequiredValue(count).ToString(CultureInfo.InvariantCulture));
+                PrintNumber(client, output, device);
+                return ExitCode.Done;
+            },
+            adapter,
+            count);
+    }
+
+    private static Command Disable()
+    {
+        var adapter = Names.Device();
+        var force = DriverVerbs.Force();
+        var command = CommandLine.Asking(
+            "disable",
+            "Take all virtual functions of an adapter away. Waits while a virtual machine has one open.",
+            (result, client, output) =>
+            {
+                var device = Adapter(client, result.GetRequiredValue(adapter));
+                foreach (var function in Links(client, device))
+                    DeviceUsers.AskToLeave(client, DeviceVerbs.Find(client, function), result.GetValue(force), "removed");
+                client.Write($"{device.Path}/{NumberAttribute}", "0");
+                PrintNumber(client, output, device);
+                return ExitCode.Done;
+            },
+            adapter);
+        command.Options.Add(force);
+        return command;
+    }
+
+    private static Argument<int> Number(string name, string description) => new(name) { Description = description };
+
+    private static DeviceAnswer Adapter(ControlClient client, string name)
+    {
+        var device = DeviceVerbs.Find(client, name);
+        if (device.Bus != "pci")
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} is no PCI function, so it has no virtual functions. Name an adapter of the manifest.");
+        var entries = Entries(client, device.Path);
+        if (entries.All(e => e.Name != NumberAttribute))
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} has no virtual functions. Name an adapter's physical function.");
+        if (entries.All(e => e.Name != ProfileFolder))
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} has no driver that configures virtual functions. Bind one with 'virtbus driver bind'.");
+        return device;
+    }
+
+    // In order of their numbers.
+    private static IEnumerable<string> Links(ControlClient client, DeviceAnswer device) =>
+        from entry in Entries(client, device.Path)
+        where entry is { Kind: "link", Target: not null } && entry.Name.StartsWith("virtfn", StringComparison.Ordinal)
+        orderby int.Parse(entry.Name.AsSpan("virtfn".Length), CultureInfo.InvariantCulture)
+        select entry.Target;
+
+    private static IReadOnlyList<EntryAnswer> Entries(ControlClient client, string path) =>
+        client.Ask("GET", ControlClient.Query("/v1/tree", ("path", path)), ApiJson.Default.NodeAnswer).Entries ?? [];
+
+    private static string Read(ControlClient client, string path) =>
+        client.Ask("GET", ControlClient.Query("/v1/tree", ("path", path)), ApiJson.Default.NodeAnswer).Value?.TrimEnd('\n') ?? "";
+
+    private static void PrintNumber(ControlClient client, Output output, DeviceAnswer device)
+    {
+        var path = $"{device.Path}/{NumberAttribute}";
+        var number = Read(client, path);
+        output.Print(new NodeAnswer(path, "file", null, number, null), ApiJson.Default.NodeAnswer, writer => writer.WriteLine($"{device.Name}: {number} virtual functions"));
+    }
+}

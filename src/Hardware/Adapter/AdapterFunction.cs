@@ -1,0 +1,156 @@
+using Virtbus.Memory.Dma;
+using Virtbus.Pci;
+using Virtbus.Platform;
+
+namespace Virtbus.Hardware.Adapter;
+
+/// <summary>
+/// The physical function of a simulated adapter, which is the adapter as a PCI device. Registers and queues are described in
+/// docs/adapter-registers.md. A pair of makes does the same behind different registers.
+/// </summary>
+public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
+{
+    /// <summary>The vendor id of both makes.</summary>
+    public const ushort VendorId = 0x5642;
+
+    /// <summary>The most virtual functions that an adapter can have.</summary>
+    public const int MaxVirtualFunctions = 256;
+
+    private const int QueueSets = 64;
+    private const int Vectors = 512;
+    private const int Windows = 248;
+    private const uint ClassCode = 0x020000;
+    private const uint RegisterBytes = 1 << 20;
+    private const uint VirtualRegisterBytes = 1 << 16;
+    private const uint PendingOffset = 0x2000;
+    private readonly AdapterLayout _layout;
+    private readonly ConfigLayout? _virtualConfig;
+    private readonly VirtualFunctionTable _table;
+    private readonly FunctionUnit _unit;
+
+    private AdapterFunction(AdapterLayout layout, AdapterEngine engine, int virtualFunctions, ConfigLayout config)
+        : base(config)
+    {
+        Engine = engine;
+        _layout = layout;
+        _virtualConfig = virtualFunctions == 0 ? null : BuildVirtual(config);
+        _table = new VirtualFunctionTable(engine, virtualFunctions);
+        var limits = new FunctionLimits(engine.NetworkParts, engine.VdpaParts, QueueSets, Vectors, Windows, virtualFunctions);
+        _unit = new FunctionUnit(engine, layout, this, limits, -1, engine.MacAddress, _table);
+    }
+
+    /// <summary>The inside of the adapter, for who puts media in and plugs the wire.</summary>
+    public AdapterEngine Engine { get; }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
+
+    /// <summary>Makes an adapter of the first make, merlin.</summary>
+    /// <param name="engine">The inside; disposed with the adapter.</param>
+    /// <param name="virtualFunctions">How many virtual functions can be enabled, 0 to <see cref="MaxVirtualFunctions"/>.</param>
+    public static AdapterFunction CreateMerlin(AdapterEngine engine, int virtualFunctions = 0) => Create(AdapterLayout.Merlin, engine, virtualFunctions);
+
+    /// <summary>Makes an adapter of the second make, harrier.</summary>
+    /// <param name="engine">The inside; disposed with the adapter.</param>
+    /// <param name="virtualFunctions">How many virtual functions can be enabled, 0 to <see cref="MaxVirtualFunctions"/>.</param>
+    public static AdapterFunction CreateHarrier(AdapterEngine engine, int virtualFunctions = 0) => Create(AdapterLayout.Harrier, engine, virtualFunctions);
+
+    /// <inheritdoc/>
+    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
+
+    PciPortUse IFunctionSlot.UseDma() => UsePort();
+
+    DmaPort? IFunctionSlot.PortOf(uint pasid)
+    {
+        using var use = UsePort();
+        return use.Dma?.ForPasid(pasid);
+    }
+
+    void IFunctionSlot.RaiseVector(int vector) => RaiseMsix(vector);
+
+    internal FunctionUnit CreateUnit(AdapterVirtualFunction function) => _table.Create(function.Index, _layout, function);
+
+    internal void RemoveUnit(AdapterVirtualFunction function) => _table.Remove(function.Index);
+
+    /// <inheritdoc/>
+    protected override PciVirtualFunction CreateVirtualFunction(int index) => new AdapterVirtualFunction(this, index, _virtualConfig!);
+
+    /// <inheritdoc/>
+    protected override void ReadRegister(int bar, ulong offset, Span<byte> destination)
+    {
+        if (bar == 0)
+            _unit.ReadRegisters(offset, destination);
+        else
+            destination.Clear();
+    }
+
+    /// <inheritdoc/>
+    protected override void WriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source)
+    {
+        if (bar == 0)
+            _unit.WriteRegisters(offset, source);
+        else if (bar == FunctionUnit.DoorbellBar)
+            _unit.WriteDoorbells(offset, source);
+    }
+
+    /// <inheritdoc/>
+    protected override void OnReset(PciResetKind kind)
+    {
+        _unit.Reset();
+        _table.Forget();
+    }
+
+    /// <inheritdoc/>
+    protected override void OnUnplugged()
+    {
+        _unit.Reset();
+        _unit.DetachAll();
+        _table.Forget();
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        _unit.Dispose();
+        Engine.Dispose();
+    }
+
+    private static AdapterFunction Create(AdapterLayout layout, AdapterEngine engine, int virtualFunctions)
+    {
+        ArgumentNullException.ThrowIfNull(engine);
+        ArgumentOutOfRangeException.ThrowIfNegative(virtualFunctions);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(virtualFunctions, MaxVirtualFunctions);
+        return new AdapterFunction(layout, engine, virtualFunctions, Build(layout, engine.MacAddress, virtualFunctions));
+    }
+
+    private static ConfigLayout Build(AdapterLayout layout, ulong mac, int virtualFunctions)
+    {
+        var builder = ConfigSpaceBuilder.Function(VendorId, layout.DeviceId)
+            .Class(ClassCode, revision: 1)
+            .MemoryBar64(0, RegisterBytes)
+            .MemoryBar64(FunctionUnit.DoorbellBar, RegisterBytes)
+            .MemoryBar64(4, 2 * PendingOffset)
+            .PowerManagement()
+            .Msix(Vectors, 4, 0, 4, PendingOffset)
+            .Express(new PciExpressOptions())
+            // As EUI-64, with FFFE in the middle.
+            .SerialNumber((mac >> 24 << 40) | 0xFFFEUL << 24 | (mac & 0xFFFFFF))
+            .Pasid();
+        if (virtualFunctions > 0)
+        {
+            var registers = new PciBar(PciBarKind.Memory64, VirtualRegisterBytes, true);
+            var none = default(PciBar);
+            builder.Ari().Sriov(new SriovOptions
+            {
+                TotalVfs = virtualFunctions,
+                VfDeviceId = layout.VirtualDeviceId,
+                VfBars = [registers, none, registers, none, new PciBar(PciBarKind.Memory64, 0x1000, true)],
+            });
+        }
+        return builder.Build();
+    }
+
+    private static ConfigLayout BuildVirtual(ConfigLayout physical) =>
+        ConfigSpaceBuilder.VirtualFunction(physical).Msix(VirtualFunctionTable.Vectors, 4, 0, 4, 0x800).Ari().Build();
+}

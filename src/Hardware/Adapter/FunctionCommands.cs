@@ -1,0 +1,188 @@
+using Virtbus.Memory;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+
+namespace Virtbus.Hardware.Adapter;
+
+/// <summary>Executes a function's commands, on the adapter's thread under the function's gate. A command that is wrong gets an error number.</summary>
+/// <param name="unit">The function.</param>
+/// <param name="virtualFunctions">What the physical function commands; null for a virtual one.</param>
+internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? virtualFunctions)
+{
+    // A station address: not all zeros, no group.
+    private const ulong GroupBit = 1UL << 40;
+
+    internal Errno Execute(in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
+    {
+        first = second = 0;
+        if (command.HasReservedBits)
+            return Errno.EINVAL;
+        switch (command.Opcode)
+        {
+            case AdapterOpcode.Nop:
+                return Errno.None;
+            case AdapterOpcode.QueryCapabilities:
+                first = unit.Limits.PartsWord;
+                second = unit.Limits.QueuesWord;
+                return Errno.None;
+            case AdapterOpcode.Copy:
+                return Copy(command, dma, out first);
+            case AdapterOpcode.CreateQueueSet:
+                return CreateQueueSet(command, out first);
+            case AdapterOpcode.DestroyQueueSet:
+                return unit.DestroyQueueSet(command.Index);
+            case AdapterOpcode.CreateVirtioBlock:
+                return CreateVirtioBlock(command, dma, out first);
+            case AdapterOpcode.DestroyVirtio:
+                return unit.RemoveWindow(command.Index);
+            default:
+                return virtualFunctions is null ? NotPhysical(command.Opcode) : Execute(virtualFunctions, command, dma, out first, out second);
+        }
+    }
+
+    private static Errno NotPhysical(AdapterOpcode opcode) => IsPhysical(opcode) ? Errno.EPERM : Errno.EOPNOTSUPP;
+
+    private static bool IsPhysical(AdapterOpcode opcode) =>
+        opcode is AdapterOpcode.SetLink or (>= AdapterOpcode.QueryVirtualFunction and <= AdapterOpcode.QueryGeneration);
+
+    private Errno Execute(VirtualFunctionTable table, in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
+    {
+        first = second = 0;
+        if (!IsPhysical(command.Opcode))
+            return Errno.EOPNOTSUPP;
+        if (command.Opcode == AdapterOpcode.SetLink)
+            return SetLink(command);
+        if (!table.TryGetProfile(command.Index, out var profile))
+            return Errno.ENOENT;
+        var exists = table.TryGet(command.Index, out var function);
+        switch (command.Opcode)
+        {
+            case AdapterOpcode.QueryVirtualFunction:
+                first = exists ? function.MacAddress : profile.MacAddress;
+                second = (uint)profile.QueueSets | (exists ? 1u << 16 : 0) | (exists ? (uint)function.Suspend << 24 : 0);
+                return Errno.None;
+            case AdapterOpcode.SetVirtualFunction:
+                return SetProfile(table, command);
+        }
+        if (!exists)
+            return Errno.ENODEV;
+        switch (command.Opcode)
+        {
+            case AdapterOpcode.SuspendVirtualFunction:
+                if (command[0] > 1)
+                    return Errno.EINVAL;
+                function.SetSuspend(command[0] == 1 ? SuspendLevel.NoPeerAccess : SuspendLevel.Stopped);
+                return Errno.None;
+            case AdapterOpcode.ResumeVirtualFunction:
+                function.SetSuspend(SuspendLevel.None);
+                return Errno.None;
+            case AdapterOpcode.SaveVirtualFunction:
+                return Save(function, command, dma, out first);
+            case AdapterOpcode.LoadVirtualFunction:
+                return Load(function, command, dma);
+            default:
+                first = function.Generation;
+                return Errno.None;
+        }
+    }
+
+    // On the adapter's own scratch memory, which no frame needs at this moment: one piece of work at a time.
+    private Errno Copy(in AdapterCommand command, DmaPort dma, out ulong copied)
+    {
+        copied = 0;
+        if (command[2] is 0 or > FunctionUnit.MaxCopy)
+            return Errno.EINVAL;
+        var bytes = unit.Engine.Scratch.AsSpan(0, (int)command[2]);
+        if (!dma.TryRead(new Iova(command[0]), bytes) || !dma.TryWrite(new Iova(command[1]), bytes))
+            return Errno.EFAULT;
+        copied = command[2];
+        return Errno.None;
+    }
+
+    private Errno CreateQueueSet(in AdapterCommand command, out ulong result)
+    {
+        result = 0;
+        var sizes = command[3];
+        // Bits 0-7 and 8-15: log2 of the rings; 16-31: the vector; the rest is reserved.
+        if (sizes >> 32 != 0)
+            return Errno.EINVAL;
+        var wanted = new QueueSetState(
+            0, (ushort)(sizes >> 16), (byte)sizes, (byte)(sizes >> 8), new Iova(command[0]), new Iova(command[1]), new Iova(command[2]));
+        var status = unit.CreateQueueSet(wanted, out var id);
+        result = id;
+        return status;
+    }
+
+    private Errno CreateVirtioBlock(in AdapterCommand command, DmaPort dma, out ulong result)
+    {
+        result = 0;
+        Span<byte> bytes = stackalloc byte[VirtioBlockParameters.Size];
+        if (!dma.TryRead(new Iova(command[0]), bytes))
+            return Errno.EFAULT;
+        if (!VirtioBlockParameters.TryRead(bytes, out var parameters))
+            return Errno.EINVAL;
+        // A queue without a vector of its own is of no use, so there are no more; that bounds what a guest can take of the host.
+        if (parameters.Queues > unit.Limits.Vectors - unit.WindowQueues)
+            return Errno.ENOSPC;
+        var status = unit.Engine.CreateBlockFunction(parameters, out var device);
+        if (status != Errno.None)
+            return status;
+        var index = 0;
+        status = unit.Slot.PortOf(parameters.Pasid) is { } port ? unit.AddWindow(device!, port, out index) : Errno.ENODEV;
+        if (status == Errno.None)
+            result = (ulong)index;
+        else
+            device!.Dispose();
+        return status;
+    }
+
+    private Errno SetLink(in AdapterCommand command)
+    {
+        if (command[0] > 1)
+            return Errno.EINVAL;
+        if (unit.Engine.IsLinkUp != (command[0] == 1))
+            unit.Engine.SetLink(command[0] == 1);
+        return Errno.None;
+    }
+
+    private static Errno SetProfile(VirtualFunctionTable table, in AdapterCommand command)
+    {
+        if (command[0] == 0 || command[0] >> 48 != 0 || (command[0] & GroupBit) != 0 || command[1] is 0 or > VirtualFunctionTable.MaxQueueSets)
+            return Errno.EINVAL;
+        return table.TrySetProfile(command.Index, new VirtualFunctionProfile(command[0], (int)command[1])) ? Errno.None : Errno.EBUSY;
+    }
+
+    private static Errno Save(FunctionUnit function, in AdapterCommand command, DmaPort dma, out ulong written)
+    {
+        written = 0;
+        if (function.Suspend != SuspendLevel.Stopped)
+            return Errno.EBUSY;
+        if (function.HasWindows)
+            return Errno.EOPNOTSUPP;
+        var image = function.Capture();
+        if ((ulong)image.Size > command[1])
+            return Errno.ENOSPC;
+        Span<byte> bytes = stackalloc byte[FunctionImage.MaxSize];
+        bytes = bytes[..image.Size];
+        image.Write(bytes);
+        if (!dma.TryWrite(new Iova(command[0]), bytes))
+            return Errno.EFAULT;
+        written = (ulong)image.Size;
+        return Errno.None;
+    }
+
+    private static Errno Load(FunctionUnit function, in AdapterCommand command, DmaPort dma)
+    {
+        if (function.Suspend != SuspendLevel.Stopped)
+            return Errno.EBUSY;
+        if (command[1] > FunctionImage.MaxSize)
+            return Errno.EINVAL;
+        Span<byte> bytes = stackalloc byte[(int)command[1]];
+        if (!dma.TryRead(new Iova(command[0]), bytes))
+            return Errno.EFAULT;
+        if (!FunctionImage.TryRead(bytes, function.Layout.VirtualDeviceId, function.Limits, out var image))
+            return Errno.EINVAL;
+        function.Restore(image);
+        return Errno.None;
+    }
+}

@@ -1,0 +1,141 @@
+using System.Text.Json;
+using Virtbus.Transports.VfioUser;
+using Xunit;
+
+namespace Virtbus.Tests.Cli;
+
+/// <summary>PCI functions for guests: manifest, sockets, overrides, virtual functions, and who holds a device.</summary>
+public sealed class FunctionVerbTests
+{
+    private const string Manifest = """
+        adapters:
+          - name: adapter0
+            model: merlin
+            vfs: 2
+            vf_profiles:
+              - { vf: 0, mac: "06:00:00:00:aa:01", driver: vfio-pci }
+        serials:
+          - { name: serial0 }
+        """;
+
+    [Fact]
+    public async Task Functions_of_the_manifest_are_configured_and_offered_when_the_fabric_is_up()
+    {
+        await using var fabric = new TestFabric();
+        var up = await fabric.UpAsync(Manifest);
+        Assert.Matches(@"adapter0v0 \(0000:01:00\.1\) +vfio-user +.*/0000:01:00\.1\.sock\n", up);
+        Assert.Matches(@"serial0 \(0000:03:00\.0\) +vfio-user +.*/0000:03:00\.0\.sock\n", up);
+        Assert.Matches(@"serial0 \(0000:03:00\.0\) +console +.*/serial0\.console\.sock\n", up);
+        Assert.Matches(@"0000:01:00\.1 \(adapter0v0\) +pci +bound +vfio-pci\n", up);
+        Assert.Matches(@"0000:01:00\.2 \(adapter0v1\) +pci +bound +merlin_core\n", up);
+        Assert.Matches(
+            @"VF +DEVICE +PROFILE +STATE +DRIVER\n0 +0000:01:00\.1 +mac 06:00:00:00:aa:01 queues [0-9]+ driver vfio-pci +bound +vfio-pci\n1 +0000:01:00\.2 +mac \S+ queues [0-9]+ +bound +merlin_core\n",
+            await fabric.OkAsync("vf", "list", "adapter0"));
+        Assert.Contains("There are serial0 (0000:03:00.0).", await fabric.RefusedAsync("console", "serial1"), StringComparison.Ordinal);
+        Assert.Contains("driver merlin_core has it", await fabric.RefusedAsync("vm", "adapter0v1"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Virtual_functions_are_configured_before_they_are_enabled()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        Assert.Equal("0000:01:00.0: 0 virtual functions\n", await fabric.OkAsync("vf", "disable", "adapter0"));
+        Assert.Matches("^mac 06:00:00:00:bb:03 queues 3 driver vfio-pci\n$", await fabric.OkAsync("vf", "set", "adapter0", "2", "--mac", "06:00:00:00:bb:03", "--queues", "3", "--driver", "vfio-pci"));
+        Assert.Contains("is no profile", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--mac", "nonsense"), StringComparison.Ordinal);
+        Assert.Equal("0000:01:00.0: 3 virtual functions\n", await fabric.OkAsync("vf", "enable", "adapter0", "3"));
+        Assert.Matches(@"2 +0000:01:00\.3 +mac 06:00:00:00:bb:03 queues 3 driver vfio-pci +bound +vfio-pci\n", await fabric.OkAsync("vf", "list", "adapter0"));
+        Assert.Contains("Write 0 before 1", await fabric.RefusedAsync("vf", "enable", "adapter0", "1"), StringComparison.Ordinal);
+        await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--queues", "4");
+        Assert.Contains("has no virtual functions", await fabric.RefusedAsync("vf", "list", "serial0"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Override_moves_a_function_between_its_drivers_and_suggest_names_them()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        var socket = Path.Combine(fabric.Runtime, "0000:01:00.1.sock");
+        Assert.True(File.Exists(socket));
+        Assert.Equal("0000:01:00.1: bound to merlin_core\n", await fabric.OkAsync("driver", "override", "adapter0v0", "--clear"));
+        Assert.False(File.Exists(socket));
+        Assert.Matches("merlin-vfio-pci +merlin_vfio_pci is made for this device: .*\nvfio-pci +vfio_pci takes any PCI device", await fabric.OkAsync("driver", "suggest", "adapter0v0"));
+        Assert.Equal("0000:01:00.1: bound to merlin-vfio-pci\n", await fabric.OkAsync("driver", "override", "adapter0v0", "merlin-vfio-pci"));
+        Assert.True(File.Exists(socket));
+        Assert.Equal("0000:01:00.1: bound to vfio-pci\n", await fabric.OkAsync("driver", "override", "adapter0v0", "vfio-pci"));
+        // No other driver is made for a serial port.
+        Assert.Equal("0000:03:00.0: unbound\n", await fabric.OkAsync("driver", "override", "serial0", "--clear"));
+        Assert.Contains("no module 'other_driver'", await fabric.RefusedAsync("driver", "override", "serial0", "other-driver"), StringComparison.Ordinal);
+        Assert.Contains("only PCI functions can be", await fabric.RefusedAsync("driver", "suggest", "merlin_core.net.0"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Unbind_names_who_has_the_device_and_waits_for_it()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:01:00.1.sock"));
+        Assert.Contains("Device 'adapter0v0' is in use", await fabric.RefusedAsync("vm", "adapter0v0", "--", "true"), StringComparison.Ordinal);
+        var unbind = fabric.Start("driver", "unbind", "adapter0v0");
+        var message = await unbind.StandardError.ReadLineAsync(deadline.Token);
+        Assert.StartsWith($"virtbus: Device 0000:01:00.1 is open by process {Environment.ProcessId} (", message!, StringComparison.Ordinal);
+        Assert.Contains("0000:01:00.1.sock. It is asked to let go", message!, StringComparison.Ordinal);
+        // Still its user's.
+        Assert.True(client.TryRead(7, 0, new byte[4], out _));
+        Assert.False(unbind.HasExited);
+        client.Dispose();
+        Assert.Equal("0000:01:00.1: unbound\n", await unbind.StandardOutput.ReadToEndAsync(deadline.Token));
+        await unbind.WaitForExitAsync(deadline.Token);
+        Assert.Equal(0, unbind.ExitCode);
+    }
+
+    [Fact]
+    public async Task Force_takes_a_device_away_and_ends_the_waiting_of_others()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        using var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:01:00.1.sock"));
+        var disable = fabric.Start("vf", "disable", "adapter0");
+        Assert.Contains("0000:01:00.1 is removed when it has", (await disable.StandardError.ReadLineAsync(deadline.Token))!, StringComparison.Ordinal);
+        await fabric.RunAsync("driver", "unbind", "adapter0v0", "--force");
+        await disable.WaitForExitAsync(deadline.Token);
+        Assert.Equal((0, "0000:01:00.0: 0 virtual functions\n"), (disable.ExitCode, await disable.StandardOutput.ReadToEndAsync(deadline.Token)));
+        Assert.False(client.TryRead(7, 0, new byte[4], out _));
+    }
+
+    [Fact]
+    public async Task Fabric_goes_down_in_order_under_an_open_device()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        using var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:01:00.1.sock"));
+        using var port = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:03:00.0.sock"));
+        Assert.Matches("^Fabric of process [0-9]+ down in [0-9]+ ms\\.\n$", await fabric.OkAsync("down"));
+        Assert.Equal(["daemon.log", "lock"], Directory.GetFileSystemEntries(fabric.Runtime).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public async Task Status_tells_which_sockets_are_connected()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        using var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:03:00.0.sock"));
+        using var http = new HttpClient(new SocketsHttpHandler
+        {
+            ConnectCallback = async (_, cancellation) =>
+            {
+                var socket = new System.Net.Sockets.Socket(System.Net.Sockets.AddressFamily.Unix, System.Net.Sockets.SocketType.Stream, System.Net.Sockets.ProtocolType.Unspecified);
+                await socket.ConnectAsync(new System.Net.Sockets.UnixDomainSocketEndPoint(fabric.ControlSocket), cancellation);
+                return new System.Net.Sockets.NetworkStream(socket, ownsSocket: true);
+            },
+        });
+        var status = JsonDocument.Parse(await http.GetStringAsync(new Uri("http://virtbus/v1/status"), TestContext.Current.CancellationToken));
+        var sockets = status.RootElement.GetProperty("sockets").EnumerateArray()
+            .Select(s => (s.GetProperty("device").GetString(), s.GetProperty("protocol").GetString(), s.GetProperty("address").GetString(), s.GetProperty("connected").GetBoolean()));
+        Assert.Equal(
+            [("adapter0v0", "vfio-user", "0000:01:00.1", false), ("serial0", "vfio-user", "0000:03:00.0", true), ("serial0", "console", "0000:03:00.0", false)],
+            sockets);
+    }
+}

@@ -1,0 +1,305 @@
+using Virtbus.Hardware.Adapter;
+using Virtbus.Pci;
+using Virtbus.Platform;
+using Xunit;
+
+namespace Virtbus.Tests.Adapter;
+
+/// <summary>Virtual functions under the commands of their physical one: configure, suspend, save, load. PV-01, VS-04, migration.</summary>
+public sealed class VirtualFunctionStateTests : IDisposable
+{
+    private const ulong State = AdapterRig.Free + 0x80000;
+    private readonly AdapterFunction _function = AdapterRig.Make(merlin: true, vfs: 4);
+    private readonly AdapterRig _physical;
+
+    public VirtualFunctionStateTests()
+    {
+        _physical = new AdapterRig(_function);
+        _physical.Enable();
+    }
+
+    public void Dispose()
+    {
+        _physical.Dispose();
+        _function.Dispose();
+    }
+
+    [Fact]
+    public void Virtual_function_is_configured_before_it_is_there_and_not_after()
+    {
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SetVirtualFunction, 1, 0x0200000000AA, 3).Status);
+        var functions = AdapterRig.EnableVirtual(_function, 2);
+        using var first = new AdapterRig(functions[0]);
+        using var second = new AdapterRig(functions[1]);
+        Assert.Equal(0x0200000000AAUL, second.Read(AdapterRegister.MacAddress));
+        Assert.Equal(3UL, second.Read(AdapterRegister.Queues) & 0xFFFF);
+        Assert.Equal(0x060000000010UL, first.Read(AdapterRegister.MacAddress));
+        Assert.Equal(1UL, first.Read(AdapterRegister.Windows) >> 32);
+        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SetVirtualFunction, 1, 0x0200000000BB, 3).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SetVirtualFunction, 2, 0x0200000000BB, 3).Status);
+        var answer = _physical.Do(AdapterOpcode.QueryVirtualFunction, 1);
+        Assert.Equal((0x0200000000AAUL, 3UL | 1 << 16), (answer.First, answer.Second));
+    }
+
+    [Theory]
+    [InlineData(AdapterOpcode.SetLink)]
+    [InlineData(AdapterOpcode.QueryVirtualFunction)]
+    [InlineData(AdapterOpcode.SetVirtualFunction)]
+    [InlineData(AdapterOpcode.SuspendVirtualFunction)]
+    [InlineData(AdapterOpcode.SaveVirtualFunction)]
+    [InlineData(AdapterOpcode.LoadVirtualFunction)]
+    [InlineData(AdapterOpcode.QueryGeneration)]
+    public void Commands_of_the_physical_function_are_not_for_virtual_ones(object opcode)
+    {
+        using var rig = Virtual(1)[0];
+        rig.Enable();
+        Assert.Equal(Errno.EPERM, rig.Do((AdapterOpcode)opcode).Status);
+    }
+
+    [Fact]
+    public void Frames_go_between_functions_and_each_uses_its_own_memory()
+    {
+        var rigs = Virtual(2);
+        var queues = rigs.Select(r => Ready(r)).ToArray();
+        var own = Ready(_physical);
+        queues[0].Send(AdapterFunctionTests.Frame(90));
+        Assert.Equal(AdapterFunctionTests.Frame(90), queues[1].Receive().Frame);
+        Assert.Equal(AdapterFunctionTests.Frame(90), own.Receive().Frame);
+        DisposeAll(rigs);
+    }
+
+    [Fact]
+    public void Function_that_stands_still_does_no_dma_and_goes_on_where_it_was()
+    {
+        var rigs = Virtual(2);
+        var (one, other) = (Ready(rigs[0]), Ready(rigs[1]));
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0).Status);
+        Assert.Equal((ulong)AdapterStatus.Suspended, rigs[0].Read(AdapterRegister.Status) & AdapterStatus.Suspended);
+        rigs[0].Space.TryUnmap(new Memory.Dma.IovaRange(new Memory.Iova(AdapterRig.Base), AdapterRig.Size), out _, out _);
+        one.Send(AdapterFunctionTests.Frame(64));
+        rigs[0].Post(AdapterOpcode.Nop);
+        other.Send(AdapterFunctionTests.Frame(65));
+        // A later command of the physical function is executed when all that has had its turn.
+        _physical.Do(AdapterOpcode.Nop);
+        other.Send(AdapterFunctionTests.Frame(66));
+        Assert.True(SpinWait.SpinUntil(() => other.TransmitConsumer == 2, TimeSpan.FromSeconds(10)));
+        Assert.Equal(0, rigs[0].Dma.Faults);
+
+        Assert.True(rigs[0].Space.TryMap(new Memory.Iova(AdapterRig.Base), AdapterRig.Size, rigs[0].Memory, 0, Memory.DmaAccess.ReadWrite, out _));
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 0).Status);
+        Assert.Equal(AdapterFunctionTests.Frame(64), other.Receive().Frame);
+        Assert.Equal(AdapterEventType.CommandDone, rigs[0].TakeEvent().Type);
+        DisposeAll(rigs);
+    }
+
+    [Fact]
+    public void Without_peer_access_a_function_sends_nothing_and_receives()
+    {
+        var rigs = Virtual(2);
+        var (one, other) = (Ready(rigs[0]), Ready(rigs[1]));
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 1).Status);
+        one.Send(AdapterFunctionTests.Frame(64));
+        other.Send(AdapterFunctionTests.Frame(65));
+        Assert.Equal(AdapterFunctionTests.Frame(65), one.Receive().Frame);
+        Assert.Equal(Errno.None, rigs[0].Do(AdapterOpcode.Nop).Status);
+        Assert.Equal(0u, one.TransmitConsumer);
+        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SaveVirtualFunction, 0, State, 4096).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 0).Status);
+        Assert.Equal(AdapterFunctionTests.Frame(64), other.Receive().Frame);
+        DisposeAll(rigs);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void State_moves_under_traffic_to_the_byte_and_no_frame_is_lost_or_doubled(int seed)
+    {
+        // The source is function 0, the destination function 1, which has the same memory, as after a migration. Function 2 is the peer.
+        var functions = AdapterRig.EnableVirtual(_function, 3);
+        using var source = new AdapterRig(functions[0]);
+        using var destination = new AdapterRig(functions[1], source.Memory);
+        using var peer = new AdapterRig(functions[2]);
+        source.Enable();
+        var queues = source.CreateQueues(0);
+        var sink = Ready(peer);
+        var random = new Random(seed);
+        var sent = 0;
+        var before = random.Next(5, 12);
+        for (; sent < before; sent++)
+            queues.Send(Numbered(sent));
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0).Status);
+        // Sent while it stands still: the destination finds them in memory.
+        for (; sent < before + 4; sent++)
+            queues.Send(Numbered(sent));
+        source.Post(AdapterOpcode.Nop);
+
+        var saved = Save(0);
+        Assert.Equal(saved, Save(0));
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0).Status);
+        Load(1, saved, Errno.None);
+        Assert.Equal(saved, Save(1));
+        source.ResetFunction();
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 1).Status);
+
+        for (var i = 0; i < sent; i++)
+        {
+            Assert.Equal(Numbered(i), sink.Receive().Frame);
+            sink.Post(1);
+        }
+        // The command that was under way is answered; an interrupt that may have been lost is raised again.
+        destination.WaitInterrupt(0);
+        Assert.True(SpinWait.SpinUntil(() => queues.TransmitConsumer == (uint)sent, TimeSpan.FromSeconds(10)));
+    }
+
+    [Fact]
+    public void State_of_another_shape_is_refused_and_nothing_changes()
+    {
+        var rigs = Virtual(2);
+        Ready(rigs[0]);
+        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SaveVirtualFunction, 0, State, 4096).Status);
+        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
+        var saved = Save(0);
+        Assert.Equal(Errno.ENOSPC, _physical.Do(AdapterOpcode.SaveVirtualFunction, 0, State, (ulong)saved.Length - 1).Status);
+        Assert.Equal(Errno.EFAULT, _physical.Do(AdapterOpcode.SaveVirtualFunction, 0, 0x40, 4096).Status);
+        Load(1, saved, Errno.EBUSY);
+        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0);
+        var untouched = Save(1);
+        Load(1, saved[..^1], Errno.EINVAL);
+        Load(1, [.. saved, 0], Errno.EINVAL);
+        Load(1, [], Errno.EINVAL);
+        Load(1, new byte[FunctionImage.MaxSize], Errno.EINVAL);
+        // Magic, version, make, length, number of queue sets; a queue set's number, vector and sizes; its ring's alignment.
+        foreach (var at in new[] { 0, 4, 6, 8, 12, 112, 114, 116, 117, 120 })
+        {
+            var wrong = (byte[])saved.Clone();
+            wrong[at] ^= 0x7F;
+            Load(1, wrong, Errno.EINVAL);
+        }
+        Assert.Equal(Errno.EINVAL, _physical.Do(AdapterOpcode.LoadVirtualFunction, 1, State, ulong.MaxValue).Status);
+        Assert.Equal(untouched, Save(1));
+        DisposeAll(rigs);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void Mutated_states_never_break_the_adapter(int seed)
+    {
+        var rigs = Virtual(2);
+        Ready(rigs[0]);
+        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
+        var saved = Save(0);
+        var random = new Random(seed);
+        var taken = 0;
+        for (var i = 0; i < 2000; i++)
+        {
+            var mutated = (byte[])saved.Clone();
+            for (var n = random.Next(1, 4); n > 0; n--)
+                mutated[random.Next(mutated.Length)] = (byte)random.Next(256);
+            _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0);
+            _physical.WriteMemory(State, mutated);
+            var status = _physical.Do(AdapterOpcode.LoadVirtualFunction, 1, State, (ulong)mutated.Length).Status;
+            Assert.True(status is Errno.None or Errno.EINVAL);
+            if (status == Errno.None)
+            {
+                taken++;
+                Assert.Equal(mutated.Length, Save(1).Length);
+            }
+            _physical.Do(AdapterOpcode.ResumeVirtualFunction, 1);
+        }
+        Assert.InRange(taken, 1, 1999);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.Nop).Status);
+        DisposeAll(rigs);
+    }
+
+    [Fact]
+    public void Generation_changes_with_the_state_and_only_then()
+    {
+        var rigs = Virtual(2);
+        var (one, other) = (Ready(rigs[0]), Ready(rigs[1]));
+        other.Send(AdapterFunctionTests.Frame(60));
+        one.Receive();
+        _physical.Do(AdapterOpcode.Nop);
+        var first = Generation(0);
+        Assert.Equal(first, Generation(0));
+        other.Send(AdapterFunctionTests.Frame(60));
+        one.Receive();
+        _physical.Do(AdapterOpcode.Nop);
+        var second = Generation(0);
+        Assert.NotEqual(first, second);
+        rigs[0].Write(AdapterRegister.CommandBase, 0);
+        Assert.NotEqual(second, Generation(0));
+        DisposeAll(rigs);
+    }
+
+    [Fact]
+    public void Reset_of_a_suspended_function_lets_it_run()
+    {
+        var rig = Virtual(1)[0];
+        Ready(rig);
+        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
+        rig.ResetFunction();
+        rig.SetMaster(true);
+        rig.EnableInterrupts();
+        rig.Fill(AdapterRig.Commands, 0x2000);
+        rig.Enable();
+        Assert.Equal(Errno.None, rig.Do(AdapterOpcode.Nop).Status);
+        rig.Dispose();
+    }
+
+    [Fact]
+    public void Reset_of_the_physical_function_takes_the_virtual_ones_away_and_their_profiles()
+    {
+        _physical.Do(AdapterOpcode.SetVirtualFunction, 0, 0x0200000000AA, 3);
+        using var rig = Virtual(1)[0];
+        Ready(rig);
+        _physical.ResetFunction();
+        Assert.Empty(_function.VirtualFunctions);
+        Assert.False(rig.Function.IsPresent);
+        Assert.Equal(0, _function.Engine.QueueSetCount);
+        _physical.SetMaster(true);
+        _physical.EnableInterrupts();
+        _physical.Fill(AdapterRig.Commands, 0x2000);
+        _physical.Enable();
+        Assert.Equal(0x060000000010UL, _physical.Do(AdapterOpcode.QueryVirtualFunction, 0).First);
+    }
+
+    private static byte[] Numbered(int number)
+    {
+        var frame = AdapterFunctionTests.Frame(80);
+        frame[20] = (byte)number;
+        return frame;
+    }
+
+    private static RigQueues Ready(AdapterRig rig)
+    {
+        rig.Enable();
+        var queues = rig.CreateQueues(0);
+        queues.Post(16);
+        return queues;
+    }
+
+    private static void DisposeAll(AdapterRig[] rigs)
+    {
+        foreach (var rig in rigs)
+            rig.Dispose();
+    }
+
+    private AdapterRig[] Virtual(int count) => [.. AdapterRig.EnableVirtual(_function, count).Select(f => new AdapterRig(f))];
+
+    private ulong Generation(uint vf) => _physical.Do(AdapterOpcode.QueryGeneration, vf).First;
+
+    private byte[] Save(uint vf)
+    {
+        var answer = _physical.Do(AdapterOpcode.SaveVirtualFunction, vf, State, 4096);
+        Assert.Equal(Errno.None, answer.Status);
+        return _physical.ReadMemory(State, (int)answer.First);
+    }
+
+    private void Load(uint vf, byte[] state, Errno expected)
+    {
+        _physical.WriteMemory(State, state);
+        Assert.Equal(expected, _physical.Do(AdapterOpcode.LoadVirtualFunction, vf, State, (ulong)state.Length).Status);
+    }
+}
