@@ -15,7 +15,7 @@ internal sealed class Slot(PciBus bus)
     public async ValueTask PutInAsync()
     {
         _function = new ScratchFunction(name: "trust-scratch");
-        Volatile.Write(ref _device, await bus.PlugAsync(_function, device =>
+        Volatile.Write(ref _device, await bus.PlugAsync(_function, prepare: device =>
         {
             bus.Fabric!.SetDriverOverride(device, "vfio-pci");
             return default;

@@ -138,11 +138,20 @@ internal sealed class DaemonProcess : IAsyncDisposable
         return answer.RootElement.GetProperty("value").GetString()!.TrimEnd('\n');
     }
 
-    /// <summary>The names in a folder of attributes.</summary>
-    public async Task<string[]> ListAsync(string path)
+    /// <summary>The names in a folder of attributes, and what links lead to.</summary>
+    public async Task<Dictionary<string, string?>> ListAsync(string path)
     {
         using var answer = await AskAsync(Query(path));
-        return [.. answer.RootElement.GetProperty("entries").EnumerateArray().Select(e => e.GetProperty("name").GetString()!)];
+        return answer.RootElement.GetProperty("entries").EnumerateArray().ToDictionary(
+            e => e.GetProperty("name").GetString()!,
+            e => e.TryGetProperty("target", out var target) ? target.GetString() : null);
+    }
+
+    /// <summary>Loads a driver module.</summary>
+    public async Task LoadAsync(string module)
+    {
+        using var answer = await _control.PostAsync(new Uri("/v1/modules/load?name=" + module, UriKind.Relative), null);
+        Assert.True(answer.IsSuccessStatusCode, $"{module}: {await answer.Content.ReadAsStringAsync()}");
     }
 
     /// <summary>The address of a device that the manifest names.</summary>
@@ -158,7 +167,7 @@ internal sealed class DaemonProcess : IAsyncDisposable
     /// <summary>The path of the VFIO device of a function; null when there is none.</summary>
     public async Task<string?> VfioDeviceOfAsync(string address)
     {
-        foreach (var name in await ListAsync("/class/vfio-dev"))
+        foreach (var name in (await ListAsync("/class/vfio-dev")).Keys)
         {
             if (await GetAsync($"/class/vfio-dev/{name}/label") == address)
                 return "/class/vfio-dev/" + name;

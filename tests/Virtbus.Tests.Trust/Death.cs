@@ -15,6 +15,8 @@ internal enum Death
     ForcedRemoval,
     /// <summary>The driver is unbound; the user lets go.</summary>
     Unbind,
+    /// <summary>The physical function of a virtual one is removed; the user lets go.</summary>
+    ParentRemoval,
     /// <summary>The hardware is pulled out of its slot.</summary>
     Pull,
     /// <summary>The hardware breaks.</summary>

@@ -68,7 +68,7 @@ internal sealed class Monkey(UserDevice device, Random random)
 
     private void Map() =>
         device.Client.TryMapDma(
-            Place(), device.Memory, PlaceSize * (ulong)random.Next(Places), (DmaAccess)random.Next(1, 4), random.Next(2) == 0 ? device.MemoryFile : null, 0, out _);
+            Place(), device.Memory.Memory, PlaceSize * (ulong)random.Next(Places), (DmaAccess)random.Next(1, 4), random.Next(2) == 0 ? device.Memory.File : null, 0, out _);
 
     private void ReadMany()
     {

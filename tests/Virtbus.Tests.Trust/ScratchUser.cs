@@ -38,7 +38,7 @@ internal sealed class ScratchUser(VfioUserClient client, bool byMessage) : UserD
             default:
                 // What it is under way with, when the user dies; sometimes over the end of what is mapped.
                 var length = random.Next(1, DeviceMemory + 1);
-                StartTransfer(random.Next(2) == 0 ? FromMemory : ToMemory, (ulong)random.Next(MemorySize), length, random.Next(DeviceMemory - length + 1));
+                StartTransfer(random.Next(2) == 0 ? FromMemory : ToMemory, random.Next(MemorySize), length, random.Next(DeviceMemory - length + 1));
                 break;
         }
     }
@@ -66,7 +66,7 @@ internal sealed class ScratchUser(VfioUserClient client, bool byMessage) : UserD
         DemandSignal(DoorbellVector);
     }
 
-    private void Transfer(uint command, ulong at, int length, int offset)
+    private void Transfer(uint command, int at, int length, int offset)
     {
         Demand(StartTransfer(command, at, length, offset));
         DemandSignal(DmaVector);
@@ -74,9 +74,9 @@ internal sealed class ScratchUser(VfioUserClient client, bool byMessage) : UserD
         Demand(status == Done, $"the transfer ended with status {status}");
     }
 
-    private Fault StartTransfer(uint command, ulong at, int length, int offset)
+    private Fault StartTransfer(uint command, int at, int length, int offset)
     {
-        var address = MemoryBase.Value + at;
+        var address = MemoryBase.Value + (ulong)at;
         Span<(ulong Register, uint Value)> writes =
         [
             (DmaAddressLow, (uint)address), (DmaAddressHigh, (uint)(address >> 32)), (DmaLength, (uint)length), (DmaOffset, (uint)offset), (DmaCommand, command),

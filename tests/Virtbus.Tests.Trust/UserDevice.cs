@@ -23,7 +23,6 @@ internal abstract class UserDevice : IDisposable
     /// <summary>Where the device finds the user's memory.</summary>
     public static readonly Iova MemoryBase = new(0x1_0000_0000);
 
-    private readonly FileDescriptor _file;
     private readonly bool _byMessage;
     private readonly EventFd _request = new();
 
@@ -32,7 +31,6 @@ internal abstract class UserDevice : IDisposable
     protected UserDevice(VfioUserClient client, bool byMessage)
     {
         Client = client;
-        Memory = HostMemory.Allocate(DaemonProcess.UserMemory, MemorySize, out _file);
         _byMessage = byMessage;
         for (var i = 0; i < Vectors; i++)
             Signals[i] = new EventFd();
@@ -40,10 +38,7 @@ internal abstract class UserDevice : IDisposable
 
     public VfioUserClient Client { get; }
 
-    public HostMemory Memory { get; }
-
-    /// <summary>The memory's file.</summary>
-    public FileDescriptor MemoryFile => _file;
+    public GuestMemory Memory { get; } = new(MemorySize);
 
     /// <summary>An eventfd a vector.</summary>
     public EventFd[] Signals { get; } = new EventFd[Vectors];
@@ -58,6 +53,7 @@ internal abstract class UserDevice : IDisposable
         var client = VfioUserClient.Connect(path, new VfioUserClientOptions { TwinSocket = twinSocket });
         return kind switch
         {
+            DeviceKind.Nic => new NicUser(client, byMessage),
             DeviceKind.Serial => new SerialUser(client, byMessage),
             _ => new ScratchUser(client, byMessage),
         };
@@ -68,7 +64,7 @@ internal abstract class UserDevice : IDisposable
     [
         ListenToRequests,
         Enable,
-        () => FaultOf(Client.TryMapDma(new IovaRange(MemoryBase, MemorySize), Memory, 0, DmaAccess.ReadWrite, _byMessage ? null : _file, 0, out var fault), fault),
+        () => FaultOf(Client.TryMapDma(new IovaRange(MemoryBase, MemorySize), Memory.Memory, 0, DmaAccess.ReadWrite, _byMessage ? null : Memory.File, 0, out var fault), fault),
     ];
 
     /// <summary>Uses the device in one of its own ways; what fails is no matter.</summary>
@@ -106,7 +102,6 @@ internal abstract class UserDevice : IDisposable
     {
         Client.Dispose();
         Memory.Dispose();
-        _file.Dispose();
         _request.Dispose();
         foreach (var signal in Signals)
             signal.Dispose();
