@@ -814,8 +814,10 @@ internal sealed partial class PciSimulation : SeededProgram
         var done = space.Real.TryMap(new Iova(start), size, _memory, map.Offset, map.Access, out var fault);
         Note("map", space.Name, $"{start:x}");
         Require(done != overlaps, $"{space.Name} has {(overlaps ? "something" : "nothing")} at {start:x} and a map was answered with {fault.Errno}");
-        if (done)
-            space.Maps.Add(map);
+        if (!done)
+            return;
+        space.Maps.Add(map);
+        LookAt(space, start);
     }
 
     private void Unmap(SimSpace space, ulong start, ulong size)
@@ -830,6 +832,7 @@ internal sealed partial class PciSimulation : SeededProgram
             return;
         Require(unmapped == inside.Aggregate(0ul, (sum, m) => sum + m.Size), $"an unmap of {start:x} in {space.Name} says {unmapped} bytes");
         space.Maps.RemoveAll(inside.Contains);
+        LookAt(space, start);
     }
 
     public void Revoke(SimVfioOps ops)
