@@ -132,6 +132,7 @@ internal sealed partial class FabricDaemon
             _loader.Dispose();
             await Fabric.ShutdownAsync();
             Step("devices removed");
+            _provisioner.RevokeAll();
             await _groups.DisposeAsync();
             await _provisioner.DisposeAsync();
             foreach (var device in Fabric.RootDevices.Reverse())

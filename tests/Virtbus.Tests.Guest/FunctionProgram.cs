@@ -8,7 +8,8 @@ namespace Virtbus.Tests.Guest;
 internal static class FunctionProgram
 {
     private const int Block = 4096;
-    private static readonly Lazy<Task<byte[]>> _bytes = new(CompileAsync);
+    // Compiled once, when a test first needs it.
+    private static readonly Task<byte[]> _bytes = CompileAsync();
 
     /// <summary>
     /// The begin of a script: takes the program from standard input, finds the virtual functions ($first, $second), and has functions to give
@@ -16,7 +17,7 @@ internal static class FunctionProgram
     /// </summary>
     public static async Task<string> PreludeAsync() => $$"""
         echo send
-        dd of=/bin/vf_test bs={{Block}} count={{(await _bytes.Value).Length / Block}} iflag=fullblock
+        dd of=/bin/vf_test bs={{Block}} count={{(await _bytes).Length / Block}} iflag=fullblock
         chmod +x /bin/vf_test
         modprobe -a uio_pci_generic vfio_pci vfio_iommu_type1
         echo 8 >/proc/sys/vm/nr_hugepages
@@ -39,7 +40,7 @@ internal static class FunctionProgram
     public static async Task SendAsync(Guest guest)
     {
         await guest.SeeAsync("send");
-        await guest.TellAsync(await _bytes.Value);
+        await guest.TellAsync(await _bytes);
     }
 
     private static async Task<byte[]> CompileAsync()

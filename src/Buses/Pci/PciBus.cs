@@ -177,17 +177,38 @@ public sealed class PciBus : Bus
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function. Write the number wanted to sriov_numvfs of {device.PhysicalFunction?.Name}.");
         if (!TryBeginLeave(slot, device))
             throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was removed, and its hardware has another device by now. Unplug that one.");
-        try
+        await LeaveAsync(slot, device);
+    }
+
+    /// <summary>
+    /// As <see cref="UnplugAsync(PciDevice)"/>, with the device that stands for the hardware now: by a remove and a rescan that may be another one than
+    /// the one that it was given first. Without effect when the hardware is in no slot.
+    /// </summary>
+    /// <param name="function">The hardware; not a virtual function.</param>
+    /// <exception cref="VirtbusException">As <see cref="RemoveAsync"/>.</exception>
+    public async ValueTask UnplugAsync(IPciFunction function)
+    {
+        ArgumentNullException.ThrowIfNull(function);
+        while (true)
         {
-            await RemoveAsync(device);
-        }
-        catch
-        {
+            PciSlot? slot;
+            PciDevice? device;
             lock (_topology)
-                slot.Leaves--;
-            throw;
+            {
+                slot = _hosts.Values.Select(h => FindSlot(h.Root, function)).FirstOrDefault(static s => s is not null);
+                device = slot?.Device;
+            }
+            if (slot is null)
+                return;
+            if (!TryBeginLeave(slot, device))
+            {
+                // A scan gives it a device just now, or gave it another one.
+                await Task.Yield();
+                continue;
+            }
+            await LeaveAsync(slot, device);
+            return;
         }
-        Empty(slot);
     }
 
     /// <summary>
@@ -469,6 +490,8 @@ public sealed class PciBus : Bus
                 var function = new PciDevice(device, i, PciAddress.FromRoutingId(host.Domain, ids[i]), there[i]);
                 functions.Add(function);
                 function.Enter();
+                if (sriov.Overrides?[i] is { } driver)
+                    fabric.SetDriverOverride(function, driver);
                 if (prepare is not null)
                     await prepare(function);
             }
@@ -662,7 +685,7 @@ public sealed class PciBus : Bus
     }
 
     // From now on no scan gives the hardware a new device. False when another one stands for it already.
-    private bool TryBeginLeave(PciSlot slot, PciDevice device)
+    private bool TryBeginLeave(PciSlot slot, PciDevice? device)
     {
         lock (_topology)
         {
@@ -671,6 +694,36 @@ public sealed class PciBus : Bus
             slot.Leaves++;
             return true;
         }
+    }
+
+    // Behind a TryBeginLeave that said yes.
+    private async ValueTask LeaveAsync(PciSlot slot, PciDevice? device)
+    {
+        try
+        {
+            if (device is not null)
+                await RemoveAsync(device);
+        }
+        catch
+        {
+            lock (_topology)
+                slot.Leaves--;
+            throw;
+        }
+        Empty(slot);
+    }
+
+    // Under the topology lock.
+    private static PciSlot? FindSlot(PciSegment segment, IPciFunction function)
+    {
+        foreach (var slot in segment.Slots.Values)
+        {
+            if (slot.Function == function)
+                return slot;
+            if (slot.Secondary is { } behind && FindSlot(behind, function) is { } inner)
+                return inner;
+        }
+        return null;
     }
 
     // The hardware is out of its slot, and all that is behind it.

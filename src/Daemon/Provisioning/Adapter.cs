@@ -1,5 +1,6 @@
 using System.Net.NetworkInformation;
 using Virtbus.Buses.Pci;
+using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware.Adapter;
@@ -23,10 +24,11 @@ internal sealed class Adapter : IAsyncDisposable
         Device = device;
     }
 
+    /// <summary>The device that the hardware was given first.</summary>
     public PciDevice Device { get; }
 
     /// <summary>The disks that the adapter is to have, by name, whenever its vdpa part is bound.</summary>
-    public Dictionary<string, Buses.Vdpa.VdpaProfile> Disks { get; } = [];
+    public Dictionary<string, VdpaProfile> Disks { get; } = [];
 
     /// <summary>Makes the hardware and plugs it in. The manifest's name is the device's label.</summary>
     /// <exception cref="VirtbusException">What the host answers to the TAP device, and the bus to the hardware. Nothing is left behind.</exception>
@@ -79,6 +81,9 @@ internal sealed class Adapter : IAsyncDisposable
         await tree.WriteAsync(Device.DevPath + "/sriov_numvfs", $"{manifest.VirtualFunctions.Value}");
     }
 
+    /// <summary>Whether a vDPA part is one of the adapter's, whichever device stands for the hardware now.</summary>
+    public bool IsAbove(VdpaManagement part) => part.Device.Parent is PciDevice device && device.Address == Device.Address;
+
     /// <summary>Puts a medium in; it is closed with the adapter.</summary>
     public void Attach(string name, IBlockBackend medium)
     {
@@ -88,9 +93,8 @@ internal sealed class Adapter : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        // Gone already when somebody pulled it out.
-        if (Device.State == DeviceState.Added)
-            await Device.Fabric!.GetBus<PciBus>().UnplugAsync(Device);
+        // Not the device: by a remove and a rescan that is another one now. Somebody may have pulled the hardware out, too.
+        await Device.Fabric!.GetBus<PciBus>().UnplugAsync(_hardware);
         _wire?.Dispose();
         _hardware.Dispose();
         while (_media.TryPop(out var medium))

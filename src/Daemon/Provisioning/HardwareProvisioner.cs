@@ -90,7 +90,7 @@ internal sealed class HardwareProvisioner : IProvisioner
         // The adapter's drivers are loaded by its alias, beside us.
         await _context.Fabric.SettleAsync(cancellationToken);
         var adapter = _adapters[disk.Adapter];
-        var management = _vdpa.Managements.FirstOrDefault(m => m.Device.Parent == adapter.Device)
+        var management = _vdpa.Managements.FirstOrDefault(adapter.IsAbove)
             ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {adapter.Device.Name} has no vdpa part with a driver. Add the modules of its core and of nic_vdpa to the modules folder.");
         adapter.Attach(disk.Name, Open(disk));
         var profile = new VdpaProfile(disk.Name, VIRTIO_ID_BLOCK, disk.Name, disk.Serial, disk.Queues);
@@ -127,12 +127,15 @@ internal sealed class HardwareProvisioner : IProvisioner
         CheckOffered(made.Device, serial.Driver);
     }
 
+    public void RevokeAll()
+    {
+        foreach (var device in _vfio.Class.Devices.OfType<VfioDevice>())
+            device.Revoke();
+    }
+
     public async ValueTask DisposeAsync()
     {
         _closing = true;
-        // Nobody waits for virtual machines that still have a device open: they lose it.
-        foreach (var device in _vfio.Class.Devices.OfType<VfioDevice>())
-            device.Revoke();
         while (_order.TryPop(out var made))
             await made.DisposeAsync();
         if (_exporting)
@@ -176,7 +179,7 @@ internal sealed class HardwareProvisioner : IProvisioner
 
     private void OnManagement(VdpaManagement management)
     {
-        if (!_closing && _adapters.Values.FirstOrDefault(a => a.Device == management.Device.Parent) is { } adapter)
+        if (!_closing && _adapters.Values.FirstOrDefault(a => a.IsAbove(management)) is { } adapter)
             _context.Fabric.StartWork("disks of " + adapter.Device.Name, () => AddDisksAsync(adapter, management));
     }
 

@@ -15,6 +15,9 @@ internal interface IProvisioner : IAsyncDisposable
     /// <summary>Makes ready to offer devices on sockets; called once, before anything is made.</summary>
     ValueTask StartAsync();
 
+    /// <summary>Takes all devices away from the virtual machines and programs that have them open: at the end nobody waits for them.</summary>
+    void RevokeAll();
+
     /// <summary>Makes an adapter. Its drivers may still be probing when the call returns.</summary>
     /// <param name="adapter">The adapter.</param>
     /// <param name="cancellationToken">Cancelled when the daemon is to end.</param>

@@ -12,13 +12,13 @@ internal sealed class SerialDevice(string name, SerialFunction function, SerialC
     /// <summary>The socket of its line.</summary>
     public SerialConsole Console => console;
 
-    /// <summary>The device; null until the function is in its slot.</summary>
+    /// <summary>The device that the function was given first; null until it is in its slot.</summary>
     public PciDevice? Device { get; set; }
 
     public async ValueTask DisposeAsync()
     {
         if (Device is { } device)
-            await device.Fabric!.GetBus<PciBus>().UnplugAsync(device);
+            await device.Fabric!.GetBus<PciBus>().UnplugAsync(function);
         await console.DisposeAsync();
         function.Dispose();
     }

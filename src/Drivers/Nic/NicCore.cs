@@ -325,7 +325,17 @@ public sealed partial class NicCore : INicCore, IDisposable
     private NicNotice Execute(NicOpcode opcode, uint index, ReadOnlySpan<ulong> arguments) =>
         _channel.TryExecute(opcode, index, arguments, out var answer, out var fault)
             ? answer
-            : throw new VirtbusException(fault.Errno, $"Adapter {_device.Name} refused {opcode}({index}): {fault.Errno}, {fault.Message}. Check the argument, or free a queue set.");
+            : throw new VirtbusException(fault.Errno, $"Adapter {_device.Name} refused {opcode}({index}): {fault.Errno}. {Remedy(fault.Errno)}");
+
+    private static string Remedy(Errno errno) => errno switch
+    {
+        Errno.EBUSY => "What it is about is in use; take that away first, virtual functions by writing 0 to sriov_numvfs.",
+        Errno.ENOSPC => "All are out; take an interface down or remove a disk.",
+        Errno.EPERM => "Only the physical function can do that.",
+        Errno.ENOENT or Errno.ENODEV => "It is not there, or not any more.",
+        Errno.EIO => "The adapter does not answer; reset it.",
+        _ => "A value is out of range.",
+    };
 
     private int CreateWindow(string name, string medium, string serial, int queues, uint pasid)
     {

@@ -110,8 +110,16 @@ public sealed class AdapterEngine : IDisposable
         device = null;
         if (!_media.TryGetValue(parameters.Medium, out var medium))
             return Errno.ENOENT;
-        device = new VirtioBlkDevice(parameters.Name, medium, parameters.Serial, parameters.Queues);
-        return Errno.None;
+        try
+        {
+            device = new VirtioBlkDevice(parameters.Name, medium, parameters.Serial, parameters.Queues);
+            return Errno.None;
+        }
+        catch (VirtbusException e)
+        {
+            // The host has no descriptor left.
+            return e.Errno;
+        }
     }
 
     internal void SetLink(bool up)
@@ -250,16 +258,21 @@ public sealed class AdapterEngine : IDisposable
             }
             catch (Exception exception)
             {
-                // A bug of this program: the function fails, the adapter lives.
-                Debug.Fail(exception.ToString());
-                (work as FunctionUnit)?.Fail(AdapterError.Internal);
+                Break(work, exception);
             }
         }
         // By index: an interrupt's handler may make another port's turn end here.
         for (var i = 0; i < _touched.Count; i++)
         {
             _touched[i].IsTouched = false;
-            _touched[i].Flush();
+            try
+            {
+                _touched[i].Flush();
+            }
+            catch (Exception exception)
+            {
+                Break(_touched[i], exception);
+            }
         }
         _touched.Clear();
         if (_portsLeft)
@@ -268,5 +281,12 @@ public sealed class AdapterEngine : IDisposable
             _switch.Sweep();
         }
         return done > 0;
+    }
+
+    // A bug of this program: the function fails, the adapter lives.
+    private static void Break(AdapterWork work, Exception exception)
+    {
+        Debug.Fail(exception.ToString());
+        work.Break();
     }
 }

@@ -9,6 +9,11 @@ internal abstract class AdapterWork
     /// <returns>Whether there is more; the next turn then comes after those of the others.</returns>
     internal abstract bool Run();
 
+    /// <summary>A turn, or what follows from it, ended in a bug of this program: the function fails, and no other.</summary>
+    internal virtual void Break()
+    {
+    }
+
     /// <summary>Notes that a turn is wanted.</summary>
     /// <returns>False when one was wanted already.</returns>
     internal bool TrySchedule() => Interlocked.Exchange(ref _scheduled, 1) == 0;

@@ -121,6 +121,9 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
             return Errno.EFAULT;
         if (!VirtioBlockParameters.TryRead(bytes, out var parameters))
             return Errno.EINVAL;
+        // A queue without a vector of its own is of no use, so there are no more; that bounds what a guest can take of the host.
+        if (parameters.Queues > unit.Limits.Vectors - unit.WindowQueues)
+            return Errno.ENOSPC;
         var status = unit.Engine.CreateBlockFunction(parameters, out var device);
         if (status != Errno.None)
             return status;

@@ -251,11 +251,11 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     }
 
     /// <summary>Stops the function; it says so in its registers and by its interrupt.</summary>
-    internal void Fail(AdapterError error)
+    internal override void Break()
     {
         lock (Gate)
         {
-            _registers.Error = error;
+            _registers.Error = AdapterError.Internal;
             NoteChange();
             Slot.RaiseVector(EventVector);
         }
@@ -287,6 +287,9 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         _sets[id] = null;
         return Errno.None;
     }
+
+    /// <summary>How many virtqueues its windows have.</summary>
+    internal int WindowQueues => Windows.Sum(w => w.QueueCount);
 
     /// <summary>Gives a virtio device a window.</summary>
     internal Errno AddWindow(VirtioDevice device, DmaPort dma, out int index)

@@ -96,6 +96,12 @@ internal sealed class QueueSet : SwitchPort
         }
     }
 
+    internal override void Break()
+    {
+        lock (_function.Gate)
+            Fail(AdapterError.Internal);
+    }
+
     /// <summary>Raises the interrupt although nothing is known to have happened: one may have been lost on the way from another machine.</summary>
     internal void Remind()
     {

@@ -161,6 +161,29 @@ public sealed class TopologyTests
     }
 
     [Fact]
+    public async Task Hardware_is_unplugged_whichever_device_stands_for_it()
+    {
+        var world = await PciWorld.NewAsync();
+        var (card, device) = await world.PlugAsync();
+        await world.Bus.RemoveAsync(device);
+        await world.Bus.RescanAsync();
+        Assert.NotSame(device, world.Bus.Find(device.Address));
+        await Within.Refused(Errno.ENODEV, () => world.Bus.UnplugAsync(device));
+        await world.Bus.UnplugAsync(card);
+        await world.Bus.RescanAsync();
+        Assert.Null(world.Bus.Find(device.Address));
+        // In no slot at all.
+        await world.Bus.UnplugAsync(card);
+
+        // Removed, so that none stands for it.
+        var (next, removed) = await world.PlugAsync();
+        await world.Bus.RemoveAsync(removed);
+        await world.Bus.UnplugAsync(next);
+        await world.Bus.RescanAsync();
+        Assert.Null(world.Bus.Find(removed.Address));
+    }
+
+    [Fact]
     public async Task Bridges_nest_and_take_numbers_from_the_bus_above()
     {
         var world = await PciWorld.NewAsync();

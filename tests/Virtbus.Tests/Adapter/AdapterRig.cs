@@ -180,6 +180,9 @@ internal sealed class AdapterRig : IDisposable, IPciPort
         return queues;
     }
 
+    /// <summary>Lets a PASID of the function reach the rig's memory too.</summary>
+    public bool AttachPasid(uint pasid) => _group.TryAttach(this, Dma.ForPasid(pasid), _space, out _);
+
     public void WaitInterrupt(uint vector) => Assert.True(Semaphore(vector).Wait(TimeSpan.FromSeconds(10)), $"vector {vector} does not come");
 
     public int Interrupts(uint vector) => Semaphore(vector).CurrentCount;
