@@ -183,9 +183,15 @@ internal sealed partial class PciSimulation : SeededProgram
             case 0 or 1 or 2:
                 await PlugAsync();
                 break;
-            case 3 when PickCard() is { } node:
+            case 3 when Next(2) == 0 && PickCard() is { } node:
                 Note("unplug", node.Device.Name);
                 await Bus.UnplugAsync(node.Device);
+                break;
+            case 3 when Slots().Where(s => s.Function is SimCard).ToArray() is { Length: > 0 } slots:
+                var slot = slots[Next(slots.Length)];
+                Note("unplug", slot.Function.ToString());
+                await Bus.UnplugAsync(slot.Function);
+                Require(slot.IsEmpty, $"{slot.Function} was unplugged and is in its slot");
                 break;
             case 4 when PickNode() is { } node:
                 Note("remove", node.Device.Name);

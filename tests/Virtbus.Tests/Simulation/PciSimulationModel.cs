@@ -411,7 +411,7 @@ internal sealed partial class PciSimulation
         await Fabric.SettleAsync();
         Check();
         foreach (var node in _nodes.Where(n => n is { IsInTree: true, Device.PhysicalFunction: null }).ToArray())
-            await RefusableAsync(() => Bus.UnplugAsync(node.Device));
+            await (Next(2) == 0 ? Bus.UnplugAsync(node.Device) : Bus.UnplugAsync(node.Device.Function));
         foreach (var bridge in Bus.Devices.Cast<PciDevice>().Reverse())
             await Bus.UnplugAsync(bridge);
         foreach (var user in _users)
