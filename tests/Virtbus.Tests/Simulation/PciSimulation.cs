@@ -183,9 +183,15 @@ internal sealed partial class PciSimulation : SeededProgram
             case 0 or 1 or 2:
                 await PlugAsync();
                 break;
-            case 3 when PickCard() is { } node:
+            case 3 when Next(2) == 0 && PickCard() is { } node:
                 Note("unplug", node.Device.Name);
                 await Bus.UnplugAsync(node.Device);
+                break;
+            case 3 when Slots().Where(s => s.Function is SimCard).ToArray() is { Length: > 0 } slots:
+                var slot = slots[Next(slots.Length)];
+                Note("unplug", slot.Function.ToString());
+                await Bus.UnplugAsync(slot.Function);
+                Require(slot.IsEmpty, $"{slot.Function} was unplugged and is in its slot");
                 break;
             case 4 when PickNode() is { } node:
                 Note("remove", node.Device.Name);
@@ -814,8 +820,10 @@ internal sealed partial class PciSimulation : SeededProgram
         var done = space.Real.TryMap(new Iova(start), size, _memory, map.Offset, map.Access, out var fault);
         Note("map", space.Name, $"{start:x}");
         Require(done != overlaps, $"{space.Name} has {(overlaps ? "something" : "nothing")} at {start:x} and a map was answered with {fault.Errno}");
-        if (done)
-            space.Maps.Add(map);
+        if (!done)
+            return;
+        space.Maps.Add(map);
+        LookAt(space, start);
     }
 
     private void Unmap(SimSpace space, ulong start, ulong size)
@@ -830,6 +838,7 @@ internal sealed partial class PciSimulation : SeededProgram
             return;
         Require(unmapped == inside.Aggregate(0ul, (sum, m) => sum + m.Size), $"an unmap of {start:x} in {space.Name} says {unmapped} bytes");
         space.Maps.RemoveAll(inside.Contains);
+        LookAt(space, start);
     }
 
     public void Revoke(SimVfioOps ops)

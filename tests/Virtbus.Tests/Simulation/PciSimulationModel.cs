@@ -139,6 +139,19 @@ internal sealed partial class PciSimulation
         Claim(node);
     }
 
+    // A change of a space shows to every function that has it attached, at once and whichever way it looks.
+    private void LookAt(SimSpace space, ulong address)
+    {
+        foreach (var node in _present)
+        {
+            if (!node.Attached.TryGetValue(0, out var attached) || attached.Space != space)
+                continue;
+            var expected = Reach(node, 0, address, DmaAccess.Read, out var where);
+            ReadByMap(node, address, expected, where, DmaAccess.Read);
+            Access(node, 0, address, DmaAccess.Read, expected, where, where);
+        }
+    }
+
     private void Access(SimNode node, uint pasid, ulong address, DmaAccess access, Errno expected, Backing where, Backing target)
     {
         var port = pasid == 0 ? node.Port : node.Port.ForPasid(pasid);
@@ -398,7 +411,7 @@ internal sealed partial class PciSimulation
         await Fabric.SettleAsync();
         Check();
         foreach (var node in _nodes.Where(n => n is { IsInTree: true, Device.PhysicalFunction: null }).ToArray())
-            await RefusableAsync(() => Bus.UnplugAsync(node.Device));
+            await (Next(2) == 0 ? Bus.UnplugAsync(node.Device) : Bus.UnplugAsync(node.Device.Function));
         foreach (var bridge in Bus.Devices.Cast<PciDevice>().Reverse())
             await Bus.UnplugAsync(bridge);
         foreach (var user in _users)
@@ -473,6 +486,6 @@ internal sealed partial class PciSimulation
     /// <param name="Address">The address.</param>
     private readonly record struct Backing(SimBuffer? Buffer, ulong Offset, ulong Address)
     {
-        public bool IsThere => Buffer is not null || Offset < MemorySize;
+        public bool IsThere => Buffer is not null || (Address != 0 && Offset < MemorySize);
     }
 }
