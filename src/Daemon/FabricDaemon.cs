@@ -122,7 +122,7 @@ internal sealed partial class FabricDaemon
         }
         _takenDown.SetResult(new ShutdownAnswer(Environment.ProcessId, clean, (long)Stopwatch.GetElapsedTime(start).TotalMilliseconds));
         if (_server is not null)
-            await _server.DisposeAsync();
+            await _server.StopAsync(TimeToStop - Stopwatch.GetElapsedTime(start));
         _lock.Dispose();
         return clean;
 

@@ -22,7 +22,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
     private const int MaxBodyBytes = 64 << 10;
     private static readonly TimeSpan MaxSettle = TimeSpan.FromSeconds(1);
     private const int EventsWaiting = 1024;
-    private static readonly TimeSpan TimeToDrain = TimeSpan.FromMilliseconds(150);
+    private static readonly TimeSpan LeastTimeToDrain = TimeSpan.FromMilliseconds(150);
     private static readonly byte[] NewLine = [(byte)'\n'];
     private readonly FabricDaemon _daemon;
     private readonly ILogger _log;
@@ -68,11 +68,15 @@ internal sealed partial class ControlServer : IAsyncDisposable
         return server;
     }
 
+    /// <inheritdoc/>
+    public ValueTask DisposeAsync() => StopAsync(LeastTimeToDrain);
+
     /// <summary>Ends event streams, waits for the other requests, and closes the socket.</summary>
-    public async ValueTask DisposeAsync()
+    /// <param name="timeToDrain">How long requests may take that are under way; a little more when it is too short for any.</param>
+    public async ValueTask StopAsync(TimeSpan timeToDrain)
     {
         // Disposing alone would cut connections off, the answer to who asked for the end among them.
-        using var patience = new CancellationTokenSource(TimeToDrain);
+        using var patience = new CancellationTokenSource(timeToDrain > LeastTimeToDrain ? timeToDrain : LeastTimeToDrain);
         await _app.StopAsync(patience.Token);
         await _app.DisposeAsync();
     }
