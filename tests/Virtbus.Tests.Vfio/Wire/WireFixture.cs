@@ -69,55 +69,6 @@ internal sealed class WireFixture : IDisposable
     private static T Wait<T>(ValueTask<T> task) => task.AsTask().WaitAsync(TimeSpan.FromSeconds(20)).GetAwaiter().GetResult();
 }
 
-/// <summary>A logger that keeps its lines.</summary>
-internal sealed class TestLog : ILogger, ILoggerFactory
-{
-    private readonly List<(int Id, string Text)> _lines = [];
-
-    public ILogger CreateLogger(string categoryName) => this;
-
-    public void AddProvider(ILoggerProvider provider)
-    {
-    }
-
-    public void Dispose()
-    {
-    }
-
-    public IDisposable? BeginScope<TState>(TState state)
-        where TState : notnull => null;
-
-    public bool IsEnabled(LogLevel logLevel) => logLevel >= LogLevel.Information;
-
-    public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
-    {
-        if (!IsEnabled(logLevel))
-            return;
-        lock (_lines)
-            _lines.Add((eventId.Id, formatter(state, exception) + exception));
-    }
-
-    internal int Count(int id)
-    {
-        lock (_lines)
-            return _lines.Count(line => line.Id == id);
-    }
-
-    internal string All()
-    {
-        lock (_lines)
-            return string.Join('\n', _lines.Select(line => line.Text));
-    }
-
-    internal void WaitFor(int id, string part) => WireFixture.Until(
-        () =>
-        {
-            lock (_lines)
-                return _lines.Exists(line => line.Id == id && line.Text.Contains(part, StringComparison.Ordinal));
-        },
-        $"log line {id} with '{part}' in\n{All()}");
-}
-
 /// <summary>What the kernel says that this process holds.</summary>
 internal static class Kernel
 {

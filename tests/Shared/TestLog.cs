@@ -1,11 +1,22 @@
 using Microsoft.Extensions.Logging;
+using Xunit;
 
-namespace Virtbus.Tests.DataPath;
+namespace Virtbus.Tests;
 
 /// <summary>A logger that keeps its lines.</summary>
-internal sealed class TestLog : ILogger
+internal sealed class TestLog : ILogger, ILoggerFactory
 {
     private readonly List<(int Id, string Text)> _lines = [];
+
+    public ILogger CreateLogger(string categoryName) => this;
+
+    public void AddProvider(ILoggerProvider provider)
+    {
+    }
+
+    public void Dispose()
+    {
+    }
 
     public IDisposable? BeginScope<TState>(TState state)
         where TState : notnull => null;
@@ -32,11 +43,13 @@ internal sealed class TestLog : ILogger
             return string.Join('\n', _lines.Select(line => line.Text));
     }
 
-    internal void WaitFor(int id, string part) => Deadline.Until(
-        () =>
-        {
-            lock (_lines)
-                return _lines.Exists(line => line.Id == id && line.Text.Contains(part, StringComparison.Ordinal));
-        },
-        $"log line {id} with '{part}' in\n{All()}");
+    internal void WaitFor(int id, string part) => Assert.True(
+        SpinWait.SpinUntil(
+            () =>
+            {
+                lock (_lines)
+                    return _lines.Exists(line => line.Id == id && line.Text.Contains(part, StringComparison.Ordinal));
+            },
+            TimeSpan.FromSeconds(30)),
+        $"Waited 30 s for log line {id} with '{part}' in\n{All()}");
 }
