@@ -36,7 +36,7 @@ internal static class VfioUserBench
         var bare = Path.Combine(folder, "bare");
         var ours = Path.Combine(folder, "ours");
         var other = Path.Combine(folder, "other");
-        var results = new Dictionary<(string Target, string Case), List<double>>();
+        var results = new Dictionary<(string Target, string Case), List<(double Wall, double Processor)>>();
         await using var bareServer = await Target.OpenAsync(options, bare, load, "echo-server", bare);
         await using var ourServer = await Target.OpenAsync(options, ours, "dotnet", self, "vfio-user-serve", ours);
         await using var otherServer = options.Peer.Length == 0 ? null : await Target.OpenAsync(options, other, [.. options.Peer, other]);
@@ -44,48 +44,56 @@ internal static class VfioUserBench
         {
             foreach (var work in Cases)
             {
-                await MeasureAsync("bare exchange, C", work, load, work is "read" ? "echo" : "", bare);
-                await MeasureAsync("our server, C client", work, load, work, ours);
-                await MeasureAsync("our server, our client", work, "dotnet", self, "vfio-user-load", work, ours);
+                await MeasureAsync("bare exchange, C", work, bareServer, load, work is "read" ? "echo" : "", bare);
+                await MeasureAsync("our server, C client", work, ourServer, load, work, ours);
+                await MeasureAsync("our server, our client", work, ourServer, "dotnet", self, "vfio-user-load", work, ours);
                 if (otherServer is not null)
-                    await MeasureAsync("other server, C client", work, load, work, other);
+                    await MeasureAsync("other server, C client", work, otherServer, load, work, other);
             }
         }
 
         Print(options, results);
         return await CheckAllocationsAsync(options, ourServer, load, ours) ? 0 : 1;
 
-        async Task MeasureAsync(string target, string work, params string[] command)
+        async Task MeasureAsync(string target, string work, Target server, params string[] command)
         {
             if (command.Contains(""))
                 return;
-            var output = await StartAsync([.. options.Pin, .. command, options.Seconds.ToString(CultureInfo.InvariantCulture)]);
+            var output = await StartAsync([.. options.Pin, .. command, options.Seconds.ToString(CultureInfo.InvariantCulture), server.Process]);
             if (!results.TryGetValue((target, work), out var list))
                 results[(target, work)] = list = [];
-            list.Add(double.Parse(output, CultureInfo.InvariantCulture));
+            var words = output.Split(' ');
+            list.Add((double.Parse(words[0], CultureInfo.InvariantCulture), double.Parse(words[1], CultureInfo.InvariantCulture)));
         }
     }
 
-    private static void Print(Options options, Dictionary<(string Target, string Case), List<double>> results)
+    private static void Print(Options options, Dictionary<(string Target, string Case), List<(double Wall, double Processor)>> results)
     {
-        Console.WriteLine($"thousand a second on processor {options.Pin[^1]}, median of {options.Rounds} (lowest to highest) after one to warm up, {options.Seconds} s each");
-        Console.WriteLine($"{"",-26}{string.Concat(Cases.Select(work => $"{work,24}"))}");
-        foreach (var target in results.Keys.Select(key => key.Target).Distinct())
+        Console.WriteLine($"on processor {options.Pin[^1]}, median of {options.Rounds} rounds after one to warm up (lowest to highest), {options.Seconds} s each");
+        Table("thousand a second of processor time", result => result.Processor);
+        Ratios("read / bare exchange", "bare exchange, C", result => result.Processor);
+        Ratios("ours / other server", "other server, C client", result => result.Processor);
+        Table("thousand a second by the clock", result => result.Wall);
+        Ratios("read / bare exchange", "bare exchange, C", result => result.Wall);
+        Ratios("ours / other server", "other server, C client", result => result.Wall);
+
+        void Table(string title, Func<(double Wall, double Processor), double> pick)
         {
-            var cells = Cases.Select(work =>
+            Console.WriteLine($"{title,-36}{string.Concat(Cases.Select(work => $"{work,24}"))}");
+            foreach (var target in results.Keys.Select(key => key.Target).Distinct())
             {
-                if (!results.TryGetValue((target, work), out var list))
-                    return $"{"",24}";
-                var sorted = list.Skip(1).Order().ToArray();
-                return $"{$"{sorted[sorted.Length / 2] / 1000:0.0} ({sorted[0] / 1000:0.0} to {sorted[^1] / 1000:0.0})",24}";
-            });
-            Console.WriteLine($"{target,-26}{string.Concat(cells)}");
+                var cells = Cases.Select(work =>
+                {
+                    if (!results.TryGetValue((target, work), out var list))
+                        return $"{"",24}";
+                    var sorted = list.Skip(1).Select(pick).Order().ToArray();
+                    return $"{$"{sorted[sorted.Length / 2] / 1000:0} ({sorted[0] / 1000:0} to {sorted[^1] / 1000:0})",24}";
+                });
+                Console.WriteLine($"{target,-36}{string.Concat(cells)}");
+            }
         }
 
-        Ratios("read / bare", "bare exchange, C");
-        Ratios("our server / other", "other server, C client");
-
-        void Ratios(string name, string against)
+        void Ratios(string name, string against, Func<(double Wall, double Processor), double> pick)
         {
             if (!results.Keys.Any(key => key.Target == against))
                 return;
@@ -93,8 +101,8 @@ internal static class VfioUserBench
             {
                 // Each round by itself: what else the host does hits neighbours alike.
                 var cells = Cases.Select(work => !results.TryGetValue((against, work), out var bound) ? $"{"",24}" :
-                    $"{bound.Zip(results[(target, work)], (b, o) => o / b).Skip(1).Order().ElementAt(options.Rounds / 2),24:0.00}");
-                Console.WriteLine($"{name + (target.Contains("our client", StringComparison.Ordinal) ? ", our client" : ""),-26}{string.Concat(cells)}");
+                    $"{bound.Zip(results[(target, work)], (b, o) => pick(o) / pick(b)).Skip(1).Order().ElementAt(options.Rounds / 2),24:0.00}");
+                Console.WriteLine($"{name + (target.Contains("our client", StringComparison.Ordinal) ? ", our client" : ", C client"),-36}{string.Concat(cells)}");
             }
         }
     }
@@ -102,7 +110,7 @@ internal static class VfioUserBench
     /// <summary>Lets the server count what it allocates in the middle of a run.</summary>
     private static async Task<bool> CheckAllocationsAsync(Options options, Target server, string load, string socket)
     {
-        var running = StartAsync([.. options.Pin, load, "pipelined", socket, "10"]);
+        var running = StartAsync([.. options.Pin, load, "pipelined", socket, "10", server.Process]);
         var words = (await server.AskAsync("allocations")).Split(' ');
         await running;
         var (bytes, accesses) = (long.Parse(words[0], CultureInfo.InvariantCulture), long.Parse(words[1], CultureInfo.InvariantCulture));
@@ -121,13 +129,15 @@ internal static class VfioUserBench
 
     private sealed class Target : IAsyncDisposable
     {
-        private readonly Process _process;
+        private readonly System.Diagnostics.Process _process;
 
-        private Target(Process process) => _process = process;
+        private Target(System.Diagnostics.Process process) => _process = process;
+
+        internal string Process => _process.Id.ToString(CultureInfo.InvariantCulture);
 
         internal static async Task<Target> OpenAsync(Options options, string socket, params string[] command)
         {
-            var process = Process.Start(new ProcessStartInfo(options.Pin[0], [.. options.Pin[1..], .. command])
+            var process = System.Diagnostics.Process.Start(new ProcessStartInfo(options.Pin[0], [.. options.Pin[1..], .. command])
             {
                 RedirectStandardInput = true,
                 RedirectStandardOutput = true,

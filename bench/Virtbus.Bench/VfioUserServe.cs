@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 using Microsoft.Extensions.Logging.Abstractions;
 using Virtbus.Core;
@@ -36,6 +37,8 @@ internal static class VfioUserServe
     internal static int Load(string[] args)
     {
         var (work, seconds) = (args[0], double.Parse(args[2], CultureInfo.InvariantCulture));
+        using var server = Process.GetProcessById(int.Parse(args[3], CultureInfo.InvariantCulture));
+        using var self = Process.GetCurrentProcess();
         using var client = VfioUserClient.Connect(args[1], new VfioUserClientOptions { ServeMemory = false });
         using var memory = HostMemory.Allocate("bench", 4096, out var file);
         var range = new Memory.Dma.IovaRange(new Iova(0x1_0000_0000), 4096);
@@ -74,12 +77,21 @@ internal static class VfioUserServe
         while (TimeProvider.System.GetElapsedTime(warm).TotalSeconds < 0.5)
             Round();
         var count = 0L;
+        var before = Spent();
         var start = TimeProvider.System.GetTimestamp();
         while (TimeProvider.System.GetElapsedTime(start).TotalSeconds < seconds)
             count += Round();
-        Console.WriteLine((count / TimeProvider.System.GetElapsedTime(start).TotalSeconds).ToString("0", CultureInfo.InvariantCulture));
+        var elapsed = TimeProvider.System.GetElapsedTime(start).TotalSeconds;
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{count / elapsed:0} {count / (Spent() - before):0}"));
         file.Dispose();
         return 0;
+
+        double Spent()
+        {
+            server.Refresh();
+            self.Refresh();
+            return (server.TotalProcessorTime + self.TotalProcessorTime).TotalSeconds;
+        }
     }
 
     private static string MeasureAllocations(VfioUserServer server, Registers ops)

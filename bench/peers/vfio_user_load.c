@@ -2,10 +2,11 @@
  * What the vfio-user bench measures with, in C so that the client's share is small and known:
  *
  *   echo-server SOCKET          answers each 32 bytes with 36: the bare exchange, the bound of a register read
- *   echo SOCKET SECONDS         its client
- *   CASE SOCKET SECONDS         a vfio-user client: read, write, posted, pipelined or map
+ *   echo SOCKET SECONDS PID     its client
+ *   CASE SOCKET SECONDS PID     a vfio-user client: read, write, posted, pipelined or map
  *
- * A client prints operations a second. Every message goes in one call of its own, as QEMU sends it; answers are read as they come.
+ * A client prints operations a second, and operations a second of processor time, its own and that of the server's process PID together:
+ * on a busy host the second is the one to compare. Every message goes in one call of its own, as QEMU sends it; answers are read as they come.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,6 +42,23 @@ static double now(void)
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+/* Processor time of a process, all its threads, in seconds. */
+static double spent(const char *pid)
+{
+	unsigned long user, kernel;
+	char path[64], line[1024], *at;
+	FILE *file;
+
+	snprintf(path, sizeof path, "/proc/%s/stat", pid);
+	file = fopen(path, "r");
+	if (!file || !fgets(line, sizeof line, file) || !(at = strrchr(line, ')')))
+		die(path);
+	fclose(file);
+	if (sscanf(at + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2)
+		die(path);
+	return (user + kernel) / (double)sysconf(_SC_CLK_TCK);
 }
 
 static struct sockaddr_un address_of(const char *path)
@@ -198,14 +216,14 @@ int main(int argc, char **argv)
 {
 	struct sockaddr_un address;
 	char buffer[36] = { 0 };
-	double start, end;
+	double start, end, before, elapsed;
 	long count = 0;
 	int s, file;
 
 	if (argc == 3 && !strcmp(argv[1], "echo-server"))
 		return echo_server(argv[2]);
-	if (argc != 4) {
-		fprintf(stderr, "usage: %s echo-server SOCKET | echo|read|write|posted|pipelined|map SOCKET SECONDS\n", argv[0]);
+	if (argc != 5) {
+		fprintf(stderr, "usage: %s echo-server SOCKET | echo|read|write|posted|pipelined|map SOCKET SECONDS PID\n", argv[0]);
 		return 2;
 	}
 	address = address_of(argv[2]);
@@ -220,6 +238,7 @@ int main(int argc, char **argv)
 		die("memfd");
 	if (strcmp(argv[1], "echo"))
 		greet(s);
+	before = spent(argv[4]) + spent("self");
 	start = now();
 	end = start + atof(argv[3]);
 	while (now() < end) {
@@ -244,6 +263,7 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	}
-	printf("%.0f\n", count / (now() - start));
+	elapsed = now() - start;
+	printf("%.0f %.0f\n", count / elapsed, count / (spent(argv[4]) + spent("self") - before));
 	return 0;
 }

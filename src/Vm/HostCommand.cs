@@ -8,16 +8,15 @@ namespace Virtbus.Vm;
 /// <summary>Runs a tool of the host (apt-get, dpkg-deb, xz, debootstrap) to its end.</summary>
 internal static class HostCommand
 {
+    private static string SearchPath => $"{Environment.GetEnvironmentVariable("PATH") ?? "/usr/bin:/bin"}:/usr/sbin:/sbin";
+
     /// <summary>Finds an executable in the folders of PATH and the two sbin folders that a plain user's PATH lacks.</summary>
     public static string? Find(string name) => FindAll(name).FirstOrDefault();
 
     /// <summary>Every executable of that name, in PATH order.</summary>
     public static IEnumerable<string> FindAll(string name)
     {
-        string path = Environment.GetEnvironmentVariable("PATH") ?? "/usr/bin:/bin";
-        return path.Split(':', StringSplitOptions.RemoveEmptyEntries)
-            .Append("/usr/sbin")
-            .Append("/sbin")
+        return SearchPath.Split(':', StringSplitOptions.RemoveEmptyEntries)
             .Select(folder => Path.Combine(folder, name))
             .Where(IsExecutable);
     }
@@ -48,6 +47,8 @@ internal static class HostCommand
             start.ArgumentList.Add(argument);
         // Tools are parsed by their English output, and must not ask questions.
         start.Environment["LC_ALL"] = "C";
+        // debootstrap runs tools of its own from sbin, which is not in the path of one who became root by su.
+        start.Environment["PATH"] = SearchPath;
         start.Environment["DEBIAN_FRONTEND"] = "noninteractive";
 
         using Process process = new() { StartInfo = start };

@@ -15,7 +15,7 @@ public sealed class SerialTests
     {
         await using var fabric = new TestFabric();
         await fabric.UpAsync("serials:\n  - { name: serial0 }\n");
-        using var console = new ConsoleClient(fabric, "serial0");
+        var console = new ConsoleClient(fabric, "serial0");
         // Each boot says what it found and answers one line.
         var guest = Guest.Start(
             fabric,

@@ -76,15 +76,8 @@ internal sealed partial class VfioUserSession : IDisposable
             return "it was turned away";
         }
 
-        while (_channel.TryTake(_outbox, out message))
+        while (Step())
         {
-            if (_trace)
-                VfioUserLog.Received(_logger, _server.Path, _number, message.Command, message.Flags, message.Payload.Length, message.DescriptorCount);
-            if (!TryHandle(message, out fault))
-                Refused(message, fault);
-            // A device that is to reach memory by messages may wait for one in the next request, and the client for what is here.
-            if (_remote is not null && !_outbox.TryFlush())
-                break;
         }
 
         return Reason();
@@ -107,6 +100,20 @@ internal sealed partial class VfioUserSession : IDisposable
 
         _twin?.Dispose();
         _channel.Dispose();
+    }
+
+    /// <summary>Takes one request and answers it. A method of its own, so that it is compiled anew once it is hot; a loop is less so.</summary>
+    /// <returns>False when the connection is over.</returns>
+    private bool Step()
+    {
+        if (!_channel.TryTake(_outbox, out var message))
+            return false;
+        if (_trace)
+            VfioUserLog.Received(_logger, _server.Path, _number, message.Command, message.Flags, message.Payload.Length, message.DescriptorCount);
+        if (!TryHandle(message, out var fault))
+            Refused(message, fault);
+        // A device that is to reach memory by messages may wait for one in the next request, and the client for what is here.
+        return _remote is null || _outbox.TryFlush();
     }
 
     private string Reason()
@@ -193,10 +200,10 @@ internal sealed partial class VfioUserSession : IDisposable
             return Refuse(Errno.EINVAL, "the header has flags that a command does not have", out fault);
         if (message.DescriptorCount != 0 && !MayCarryDescriptors(message.Command, isReply: false))
             return Refuse(Errno.EINVAL, "descriptors came that the command does not have", out fault);
+        if (message.Command == VfioUserCommand.REGION_READ)
+            return TryRead(message, out fault);
         switch (message.Command)
         {
-            case VfioUserCommand.REGION_READ:
-                return TryRead(message, out fault);
             case VfioUserCommand.REGION_WRITE:
                 return TryWrite(message, out fault);
             case VfioUserCommand.REGION_WRITE_MULTI:

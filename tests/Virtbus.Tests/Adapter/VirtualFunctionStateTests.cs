@@ -265,6 +265,58 @@ public sealed class VirtualFunctionStateTests : IDisposable
         Assert.Equal(0x060000000010UL, _physical.Do(AdapterOpcode.QueryVirtualFunction, 0).First);
     }
 
+    [Fact]
+    public async Task Functions_come_go_and_are_reset_beside_others_that_carry_traffic()
+    {
+        var functions = AdapterRig.EnableVirtual(_function, 4);
+        using var from = new AdapterRig(functions[0]);
+        using var to = new AdapterRig(functions[1]);
+        var (sender, receiver) = (Ready(from), Ready(to));
+        using var stop = new CancellationTokenSource();
+        // To themselves, so that they take nobody's buffers.
+        var own = AdapterFunctionTests.Frame(64);
+        own.AsSpan(6, 6).CopyTo(own);
+        var resets = Task.Run(() =>
+        {
+            using var rig = new AdapterRig(functions[2]);
+            for (var i = 0; i < 300; i++)
+            {
+                Ready(rig).Send(own);
+                rig.ResetFunction();
+                rig.SetMaster(true);
+                rig.EnableInterrupts();
+                rig.Fill(AdapterRig.Commands, 0x2000);
+            }
+        });
+        var plugs = Task.Run(() =>
+        {
+            for (var i = 0; i < 300; i++)
+            {
+                using var rig = new AdapterRig(functions[3]);
+                Ready(rig).Send(own);
+            }
+        });
+        var commands = Task.Run(() =>
+        {
+            while (!stop.IsCancellationRequested)
+            {
+                Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 2, 0).Status);
+                Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 2).Status);
+            }
+        });
+        for (var i = 0; i < 2000; i++)
+        {
+            sender.Send(Numbered(i));
+            Assert.Equal(Numbered(i), receiver.Receive().Frame);
+            receiver.Post(1);
+        }
+        await Task.WhenAll(resets, plugs).WaitAsync(TimeSpan.FromSeconds(60));
+        await stop.CancelAsync();
+        await commands.WaitAsync(TimeSpan.FromSeconds(60));
+        Assert.Equal(0u, sender.Error);
+        Assert.Equal(0u, receiver.Error);
+    }
+
     private static byte[] Numbered(int number)
     {
         var frame = AdapterFunctionTests.Frame(80);

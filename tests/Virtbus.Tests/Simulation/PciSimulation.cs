@@ -686,17 +686,15 @@ internal sealed partial class PciSimulation : SeededProgram
         {
             open.IsRevoked = true;
             Require(open.Handle.IsRevoked, $"{user.Name} is told that {open.Ops.Node} was taken away, which it was not");
-            Require(!open.Ops.IsOpen, $"{open.Ops.Node} was taken away and is open");
+            CheckDead(open);
             return;
         }
         Require(!open.IsClosed, $"{user.Name} is asked for {open.Ops.Node} after it closed it");
         if (open.IsClosing || (open.Asked++ < open.Patience && !IsEnding))
             return;
         open.IsClosing = true;
-        if (Chance(2))
-            Close(user, open);
-        else
-            _beside.Add(Scheduler.Start(() => CloseLaterAsync(user, open)));
+        // Not from here: who is asked must not wait for the handle.
+        _beside.Add(Scheduler.Start(() => CloseLaterAsync(user, open)));
     }
 
     private async Task CloseLaterAsync(SimUser user, SimOpen open)
