@@ -17,6 +17,7 @@ internal sealed class SerialDevice(string name, SerialFunction function, SerialC
 
     public async ValueTask DisposeAsync()
     {
+        // Not the device: by a remove and a rescan that is another one now. Somebody may have pulled the hardware out, too.
         if (Device is { } device)
             await device.Fabric!.GetBus<PciBus>().UnplugAsync(function);
         await console.DisposeAsync();
