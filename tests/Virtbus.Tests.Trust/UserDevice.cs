@@ -20,9 +20,6 @@ internal abstract class UserDevice : IDisposable
     private const ulong CommandRegister = 4;
     private const ushort DecodeAndMaster = 7;
 
-    // Waits end at their deadline only.
-    private static readonly EventFd _never = new();
-
     /// <summary>Where the device finds the user's memory.</summary>
     public static readonly Iova MemoryBase = new(0x1_0000_0000);
 
@@ -131,8 +128,7 @@ internal abstract class UserDevice : IDisposable
 
     protected void DemandSignal(int vector)
     {
-        Demand(Polling.Wait(Signals[vector].Descriptor, forWriting: false, _never, DeadlineMilliseconds), $"interrupt {vector} did not come");
-        Signals[vector].TryRead(out _);
+        Demand(SpinWait.SpinUntil(() => Signals[vector].TryRead(out _), DeadlineMilliseconds), $"interrupt {vector} did not come");
     }
 
     protected Fault Write32(uint region, ulong offset, uint value)
