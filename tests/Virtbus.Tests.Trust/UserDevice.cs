@@ -15,13 +15,15 @@ internal abstract class UserDevice : IDisposable
     public const uint MsixIndex = 2;
     public const int Vectors = 8;
     public const int MemorySize = 1 << 20;
-    protected const int DeadlineMilliseconds = 30_000;
     private const uint RequestIndex = 4;
     private const ulong CommandRegister = 4;
     private const ushort DecodeAndMaster = 7;
 
     // Waits end at their deadline only.
     private static readonly EventFd _never = new();
+
+    /// <summary>How long a device may take for anything.</summary>
+    public static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
 
     /// <summary>Where the device finds the user's memory.</summary>
     public static readonly Iova MemoryBase = new(0x1_0000_0000);
@@ -129,11 +131,8 @@ internal abstract class UserDevice : IDisposable
     protected Fault SetSignals(uint index, int count) =>
         FaultOf(Client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger, Index = index, Start = 0, Count = (uint)count, EventFds = Signals.AsSpan(0, count)! }, out var fault), fault);
 
-    protected void DemandSignal(int vector)
-    {
-        Demand(Polling.Wait(Signals[vector].Descriptor, forWriting: false, _never, DeadlineMilliseconds), $"interrupt {vector} did not come");
-        Signals[vector].TryRead(out _);
-    }
+    protected void DemandSignal(int vector) =>
+        Demand(SpinWait.SpinUntil(() => Signals[vector].TryRead(out _), Patience), $"interrupt {vector} did not come");
 
     protected Fault Write32(uint region, ulong offset, uint value)
     {
