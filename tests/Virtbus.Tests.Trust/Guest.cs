@@ -95,6 +95,9 @@ internal sealed class Guest : IDisposable
         Traffic.Drain(_inward);
     }
 
+    /// <summary>The machine outside sends again.</summary>
+    public void ResumeOutside() => _inward.IsPaused = false;
+
     /// <summary>Gives each function commands and does not wait for their answers.</summary>
     public void PostCopies()
     {
@@ -151,7 +154,7 @@ internal sealed class Guest : IDisposable
         var outside = OpenOutside(1);
         _outward.To = outside;
         _inward.From = outside;
-        _inward.IsPaused = false;
+        ResumeOutside();
     }
 
     /// <summary>The guest goes on with the functions and the memory of machine 1.</summary>

@@ -19,9 +19,6 @@ internal abstract class UserDevice : IDisposable
     private const ulong CommandRegister = 4;
     private const ushort DecodeAndMaster = 7;
 
-    // Waits end at their deadline only.
-    private static readonly EventFd _never = new();
-
     /// <summary>How long a device may take for anything.</summary>
     public static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
 
