@@ -14,7 +14,6 @@ internal sealed class Guest : IDisposable
     private const int CopySize = 0x4000;
     private const int Copies = 3;
     private const int LostBeforeAll = 5;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
 
     private readonly TwoMachines _machines;
     private readonly Random _random;
@@ -41,7 +40,7 @@ internal sealed class Guest : IDisposable
         // Some frames find no buffer, so that there is a count of those.
         for (var i = 0; i < LostBeforeAll; i++)
             Traffic.Announce(_stations[0][0]);
-        Demand(SpinWait.SpinUntil(() => _stations[0][1].Queue.Dropped == LostBeforeAll, Patience), "frames without a buffer are not counted");
+        Demand(SpinWait.SpinUntil(() => _stations[0][1].Queue.Dropped == LostBeforeAll, UserDevice.Patience), "frames without a buffer are not counted");
         foreach (var station in _stations.SelectMany(s => s))
             Traffic.Join(station);
         var outside = OpenOutside(0);
@@ -85,7 +84,7 @@ internal sealed class Guest : IDisposable
         foreach (var station in _stations.SelectMany(s => s))
             station.Queue.Ring();
         foreach (var driver in _drivers)
-            Demand(driver.Copy(ScratchAt, ScratchAt + CopySize, CopySize, Patience));
+            Demand(driver.Copy(ScratchAt, ScratchAt + CopySize, CopySize, UserDevice.Patience));
         Demand(InFlight == before, "a function sent a frame when it was not to reach others");
     }
 
@@ -95,6 +94,9 @@ internal sealed class Guest : IDisposable
         _inward.IsPaused = true;
         Traffic.Drain(_inward);
     }
+
+    /// <summary>The machine outside sends again.</summary>
+    public void ResumeOutside() => _inward.IsPaused = false;
 
     /// <summary>Gives each function commands and does not wait for their answers.</summary>
     public void PostCopies()
@@ -121,7 +123,7 @@ internal sealed class Guest : IDisposable
                         driver.TakeEvents();
                         return !driver.IsBusy;
                     },
-                    Patience),
+                    UserDevice.Patience),
                 "commands were not answered");
             var (from, to) = (new byte[CopySize], new byte[CopySize]);
             driver.Read(ScratchAt, from);
@@ -143,7 +145,7 @@ internal sealed class Guest : IDisposable
             Demand(outside.Queue.TryPublish(NicFrame.Make(_stations[0][0].Address, outside.Address, NicFrame.Announcement, i), NicFrame.AddressSize), "there is no room to send");
             outside.Queue.Ring();
         }
-        Demand(SpinWait.SpinUntil(() => outside.Queue.Sending == 0, Patience), "frames for a function that stands still are not sent");
+        Demand(SpinWait.SpinUntil(() => outside.Queue.Sending == 0, UserDevice.Patience), "frames for a function that stands still are not sent");
     }
 
     /// <summary>The machine outside is reached by way of machine 1 from now on.</summary>
@@ -152,7 +154,7 @@ internal sealed class Guest : IDisposable
         var outside = OpenOutside(1);
         _outward.To = outside;
         _inward.From = outside;
-        _inward.IsPaused = false;
+        ResumeOutside();
     }
 
     /// <summary>The guest goes on with the functions and the memory of machine 1.</summary>
@@ -182,7 +184,7 @@ internal sealed class Guest : IDisposable
     public void SeeAllDone()
     {
         Traffic.Drain();
-        Demand(SpinWait.SpinUntil(() => InFlight == 0, Patience), "frames were not sent");
+        Demand(SpinWait.SpinUntil(() => InFlight == 0, UserDevice.Patience), "frames were not sent");
         Demand(Dropped.SequenceEqual(_dropped), "the counts of dropped frames are not what they were");
     }
 
@@ -202,9 +204,9 @@ internal sealed class Guest : IDisposable
     private static NicDriver Start(Attachment function, GuestMemory memory, int at, int sets)
     {
         var driver = new NicDriver(function.Client, memory, UserDevice.MemoryBase, at);
-        Demand(driver.Start(Patience));
+        Demand(driver.Start(UserDevice.Patience));
         for (var set = 0; set < sets; set++)
-            Demand(driver.CreateSet(set, 1 + set, Patience));
+            Demand(driver.CreateSet(set, 1 + set, UserDevice.Patience));
         return driver;
     }
 

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Security.Cryptography;
 using Virtbus.Platform;
 using Virtbus.Transports.VfioUser;
@@ -11,7 +12,6 @@ internal sealed class NicUser : UserDevice
     private const int FreeMemory = MemorySize / 2;
     private const int CopySize = 0x10000;
     private static readonly TimeSpan Short = TimeSpan.FromMilliseconds(20);
-    private static readonly TimeSpan Long = TimeSpan.FromMilliseconds(DeadlineMilliseconds);
     private readonly uint _station = (uint)RandomNumberGenerator.GetInt32(int.MaxValue);
     private readonly NicDriver _driver;
 
@@ -21,9 +21,9 @@ internal sealed class NicUser : UserDevice
     public override IEnumerable<Func<Fault>> SetUp => base.SetUp.Concat(
     [
         () => SetSignals(MsixIndex, Vectors),
-        () => _driver.Start(Long),
-        () => _driver.CreateSet(0, 1, Long),
-        () => _driver.CreateSet(1, 2, Long),
+        () => _driver.Start(Patience),
+        () => _driver.CreateSet(0, 1, Patience),
+        () => _driver.CreateSet(1, 2, Patience),
     ]);
 
     public override void Work(Random random)
@@ -59,7 +59,7 @@ internal sealed class NicUser : UserDevice
         {
             // Of what was done before.
         }
-        Demand(_driver.Copy(FreeMemory, FreeMemory + CopySize, CopySize, Long));
+        Demand(_driver.Copy(FreeMemory, FreeMemory + CopySize, CopySize, Patience));
         DemandSignal(EventVector);
         var read = new byte[CopySize];
         Memory.Read(FreeMemory + CopySize, read);
@@ -80,11 +80,11 @@ internal sealed class NicUser : UserDevice
         _driver[from].Ring();
         // It may be signalled already: for a frame that was sent, too.
         DemandSignal(1 + to.Number);
-        var end = Environment.TickCount64 + DeadlineMilliseconds;
+        var begin = Stopwatch.GetTimestamp();
         ReadOnlySpan<byte> seen;
         while (!to.TryTake(out seen))
         {
-            Demand(Environment.TickCount64 < end, "the frame did not arrive");
+            Demand(Stopwatch.GetElapsedTime(begin) < Patience, "the frame did not arrive");
             Thread.Yield();
         }
         Demand(seen.SequenceEqual(frame), "another frame arrived than was sent");

@@ -15,7 +15,6 @@ internal abstract class UserDevice : IDisposable
     public const uint MsixIndex = 2;
     public const int Vectors = 8;
     public const int MemorySize = 1 << 20;
-    protected const int DeadlineMilliseconds = 30_000;
     private const uint RequestIndex = 4;
     private const ulong CommandRegister = 4;
     private const ushort DecodeAndMaster = 7;
