@@ -45,7 +45,7 @@ internal sealed class Attachment : IDisposable
     public bool TakeSignal(int vector) => _signals[vector].TryRead(out _);
 
     /// <summary>Waits for a vector.</summary>
-    public bool WaitForSignal(int vector) => SpinWait.SpinUntil(() => TakeSignal(vector), 30_000);
+    public bool WaitForSignal(int vector) => SpinWait.SpinUntil(() => TakeSignal(vector), UserDevice.Patience);
 
     /// <summary>Begins to log what the function writes.</summary>
     public void StartLog(GuestMemory memory)

@@ -19,6 +19,9 @@ internal abstract class UserDevice : IDisposable
     private const ulong CommandRegister = 4;
     private const ushort DecodeAndMaster = 7;
 
+    /// <summary>How long a device may take for anything.</summary>
+    public static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+
     /// <summary>Where the device finds the user's memory.</summary>
     public static readonly Iova MemoryBase = new(0x1_0000_0000);
 
@@ -125,10 +128,8 @@ internal abstract class UserDevice : IDisposable
     protected Fault SetSignals(uint index, int count) =>
         FaultOf(Client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger, Index = index, Start = 0, Count = (uint)count, EventFds = Signals.AsSpan(0, count)! }, out var fault), fault);
 
-    protected void DemandSignal(int vector)
-    {
-        Demand(SpinWait.SpinUntil(() => Signals[vector].TryRead(out _), DeadlineMilliseconds), $"interrupt {vector} did not come");
-    }
+    protected void DemandSignal(int vector) =>
+        Demand(SpinWait.SpinUntil(() => Signals[vector].TryRead(out _), Patience), $"interrupt {vector} did not come");
 
     protected Fault Write32(uint region, ulong offset, uint value)
     {
