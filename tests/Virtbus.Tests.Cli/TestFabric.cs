@@ -44,7 +44,8 @@ public sealed class TestFabric : IAsyncDisposable
 
     public Process Start(params string[] arguments)
     {
-        var process = Process.Start(new ProcessStartInfo(Program, arguments)
+        // A shell that runs the tests in the background has them ignore SIGINT, which the program would inherit.
+        var process = Process.Start(new ProcessStartInfo("env", ["--default-signal=INT", Program, .. arguments])
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
