@@ -34,6 +34,7 @@ internal static class CommandLine
             TreeVerb.Make(),
             DeviceVerbs.Make(),
             DriverVerbs.Make(),
+            FunctionVerbs.Make(),
             VfVerbs.Make(),
             BusVerbs.Make(),
             ModuleVerbs.Make(),

@@ -128,11 +128,13 @@ internal sealed partial class FabricDaemon
 
         async Task TakeDownAsync()
         {
+            // First, since an unbind may be waiting for one of them, and all that follows for that unbind.
+            Step("users let go");
+            _provisioner.RevokeAll();
             Step("drivers shut down");
             _loader.Dispose();
             await Fabric.ShutdownAsync();
             Step("devices removed");
-            _provisioner.RevokeAll();
             await _groups.DisposeAsync();
             await _provisioner.DisposeAsync();
             foreach (var device in Fabric.RootDevices.Reverse())
@@ -207,6 +209,11 @@ internal sealed partial class FabricDaemon
             _options.Progress($"serial port {serial.Name}");
             await At(serial.Name, ProvisionSerialAsync(serial));
         }
+        foreach (var function in manifest.Functions)
+        {
+            _options.Progress($"function {function.Name} ({function.Provider} {function.Function.Value})");
+            await At(function.Name, ProvisionFunctionAsync(function));
+        }
         foreach (var group in manifest.Devices)
         {
             _options.Progress($"{group.Count} devices {group.Module}.{group.Name}");
@@ -224,6 +231,12 @@ internal sealed partial class FabricDaemon
         async ValueTask<bool> ProvisionSerialAsync(SerialManifest serial)
         {
             await _provisioner.ProvisionSerialAsync(serial, cancellationToken);
+            return true;
+        }
+
+        async ValueTask<bool> ProvisionFunctionAsync(FunctionManifest function)
+        {
+            await _provisioner.ProvisionFunctionAsync(function, cancellationToken);
             return true;
         }
 

@@ -10,7 +10,8 @@ public interface IPciFunctionProvider
     /// <summary>The provider's name, one word.</summary>
     string Name { get; }
 
-    /// <summary>The functions that could be opened now, by the names that <see cref="OpenAsync"/> takes.</summary>
+    /// <summary>The functions that could be opened now, by the names that <see cref="OpenAsync"/> takes; empty when they can't be listed.</summary>
+    /// <exception cref="VirtbusException">There is none, and can't be any as things are; the message says why, and what to do.</exception>
     IReadOnlyList<string> List();
 
     /// <summary>Opens a function; it belongs to the caller, who puts it into a slot and disposes it at last.</summary>

@@ -1,4 +1,7 @@
+using System.Diagnostics;
+using System.Text;
 using System.Text.Json;
+using System.Text.RegularExpressions;
 using Virtbus.Transports.VfioUser;
 using Xunit;
 
@@ -114,6 +117,102 @@ public sealed class FunctionVerbTests
         using var port = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:03:00.0.sock"));
         Assert.Matches("^Fabric of process [0-9]+ down in [0-9]+ ms\\.\n$", await fabric.OkAsync("down"));
         Assert.Equal(["daemon.log", "lock"], Directory.GetFileSystemEntries(fabric.Runtime).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public async Task Fabric_goes_down_in_order_while_an_unbind_waits_for_a_user_who_does_not_let_go()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        using var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:01:00.1.sock"));
+        var unbind = fabric.Start("driver", "unbind", "adapter0v0");
+        Assert.Contains("It is asked to let go", (await unbind.StandardError.ReadLineAsync(deadline.Token))!, StringComparison.Ordinal);
+        Assert.Matches("^Fabric of process [0-9]+ down in [0-9]+ ms\\.\n$", await fabric.OkAsync("down"));
+        await unbind.WaitForExitAsync(deadline.Token);
+    }
+
+    [Fact]
+    public async Task Functions_are_plugged_in_and_out_while_the_fabric_runs()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest + "\nfunctions:\n  - { name: probe0, simulated: scratch, driver: scratch-vfio-pci }\n");
+        Assert.Matches("PROVIDER +FUNCTIONS\nhost +.+\nsimulated +scratch\nvfio-user +any that you name\n", await fabric.OkAsync("function", "list"));
+        Assert.StartsWith("""[{"provider":"host","functions":[""", await fabric.OkAsync("function", "list", "-j"), StringComparison.Ordinal);
+        Assert.Matches("driver +scratch-vfio-pci\n", await fabric.OkAsync("device", "show", "probe0"));
+        Assert.Equal("0000:07:00.0: unbound\n", await fabric.OkAsync("function", "plug", "probe1", "--simulated", "scratch"));
+        Assert.Contains("is called 'probe1' already", await fabric.RefusedAsync("function", "plug", "probe1", "--simulated", "scratch"), StringComparison.Ordinal);
+        Assert.Contains("'other' is no kind", await fabric.RefusedAsync("function", "plug", "probe2", "--simulated", "other"), StringComparison.Ordinal);
+        Assert.Contains("This host", await fabric.RefusedAsync("function", "plug", "probe2", "--host", "ffff:ff:1f.7"), StringComparison.Ordinal);
+        Assert.Contains("Nobody can be reached", await fabric.RefusedAsync("function", "plug", "probe2", "--vfio-user", "no.sock"), StringComparison.Ordinal);
+        Assert.Contains("is a virtual function", await fabric.RefusedAsync("function", "unplug", "adapter0v0"), StringComparison.Ordinal);
+        Assert.Contains("is no PCI function", await fabric.RefusedAsync("function", "unplug", "merlin_core.net.0"), StringComparison.Ordinal);
+        Assert.Contains("names no function", await fabric.RefusedAsync("attr", "set", "/bus/pci/plug", "simulated scratch label"), StringComparison.Ordinal);
+        Assert.Equal("0000:07:00.0: unplugged\n", await fabric.OkAsync("function", "unplug", "probe1", "--surprise"));
+        Assert.Contains("There is no device 'probe1'", await fabric.RefusedAsync("device", "show", "probe1"), StringComparison.Ordinal);
+        // Its user is asked first.
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:05:00.0.sock"));
+        var unplug = fabric.Start("function", "unplug", "probe0");
+        Assert.Contains("0000:05:00.0 is unplugged when it has", (await unplug.StandardError.ReadLineAsync(deadline.Token))!, StringComparison.Ordinal);
+        client.Dispose();
+        await unplug.WaitForExitAsync(deadline.Token);
+        Assert.Equal((0, "0000:05:00.0: unplugged\n"), (unplug.ExitCode, await unplug.StandardOutput.ReadToEndAsync(deadline.Token)));
+    }
+
+    [Fact]
+    public async Task Function_of_another_fabric_has_its_usual_driver_and_goes_back_when_it_is_asked_for()
+    {
+        await using var owner = new TestFabric();
+        await using var user = new TestFabric();
+        await owner.UpAsync(Manifest);
+        var socket = Path.Combine(owner.Runtime, "0000:01:00.1.sock");
+        await user.UpAsync($"functions:\n  - {{ name: remote0, vfio_user: {socket}, driver: merlin_core }}\n");
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        Assert.Equal("06:00:00:00:aa:01\n", await user.OkAsync("attr", "get", "/class/net/remote0np0/address"));
+        var monitor = user.Start("monitor", "--history");
+        // The owner wants it back: the user's part of it goes, and the unbind is done.
+        var unbind = owner.Start("driver", "unbind", "adapter0v0");
+        await unbind.WaitForExitAsync(deadline.Token);
+        Assert.Equal((0, "0000:01:00.1: unbound\n"), (unbind.ExitCode, await unbind.StandardOutput.ReadToEndAsync(deadline.Token)));
+        await ReadUntilRemovedAsync();
+        Assert.Contains("There is no device 'remote0'", await user.RefusedAsync("device", "show", "remote0"), StringComparison.Ordinal);
+        // And it can be had again, until its fabric goes down.
+        await owner.OkAsync("driver", "override", "adapter0v0", "vfio-pci");
+        Assert.Equal("0000:01:00.0: bound to merlin_core\n", await user.OkAsync("function", "plug", "remote0", "--vfio-user", socket));
+        Assert.Matches("^Fabric of process [0-9]+ down in [0-9]+ ms\\.\n$", await owner.OkAsync("down"));
+        await ReadUntilRemovedAsync();
+
+        async Task ReadUntilRemovedAsync()
+        {
+            while (!(await monitor.StandardOutput.ReadLineAsync(deadline.Token))!.Contains($" remove  {TestFabric.AdapterPath} ", StringComparison.Ordinal))
+            {
+            }
+        }
+    }
+
+    [Fact]
+    public async Task Lspci_reads_every_function_of_the_default_fabric()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.OkAsync("up", "--detach");
+        var folder = JsonDocument.Parse(await fabric.OkAsync("attr", "get", "/bus/pci/devices", "-j")).RootElement.GetProperty("entries");
+        var functions = folder.EnumerateArray().Select(e => e.GetProperty("name").GetString()!).ToArray();
+        Assert.Equal(8, functions.Length);
+        var dump = new StringBuilder();
+        foreach (var function in functions)
+            dump.Append(await fabric.OkAsync("attr", "get", $"/bus/pci/devices/{function}/config")).Append('\n');
+        string[] script = ["-c", "PATH=$PATH:/usr/sbin:/sbin; exec lspci -nn -vvv -xxxx -F \"$0\" 2>/dev/null", fabric.Write("dump", dump.ToString())];
+        using var process = Process.Start(new ProcessStartInfo("sh", script) { RedirectStandardOutput = true, UseShellExecute = false })!;
+        var text = await process.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken);
+        await process.WaitForExitAsync(TestContext.Current.CancellationToken);
+        if (process.ExitCode == 127)
+            Assert.Skip("no 'lspci' on this host: config spaces are not read by it. Install it with: apt-get install pciutils");
+        Assert.Equal(0, process.ExitCode);
+        Assert.Equal(functions.Length, Regex.Count(text, @"^[0-9a-f:.]+ .*\[[0-9a-f]{4}\]: .*\[[0-9a-f]{4}:[0-9a-f]{4}\]", RegexOptions.Multiline));
+        Assert.DoesNotContain("<?>", text, StringComparison.Ordinal);
+        Assert.DoesNotContain("unknown", text, StringComparison.OrdinalIgnoreCase);
+        Assert.DoesNotContain("invalid", text, StringComparison.OrdinalIgnoreCase);
     }
 
     [Fact]

@@ -43,12 +43,18 @@ public sealed class ManifestTests
               - { module: "de.mo", name: part }
             serials:
               - { name: adapter0, driver: vfio pci }
+            functions:
+              - { name: f0, vfio_user: no/such.sock, host: "3:0" }
+              - { name: f0, simulated: scratch }
+              - { name: f2, host: "03:00.1" }
+              - { name: f2, vfio_user: / }
+              - { name: f4 }
             modules: no/such/folder
             """;
         var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(Text, "/manifests/m.yaml"));
         Assert.Equal(
             """
-            /manifests/m.yaml:1:1: 'adaptors' is no key of a manifest. Did you mean 'adapters'? The keys are adapters, disks, serials, devices, modules.
+            /manifests/m.yaml:1:1: 'adaptors' is no key of a manifest. Did you mean 'adapters'? The keys are adapters, disks, serials, functions, devices, modules.
             /manifests/m.yaml:4:12: adapters[0].model: 'merlinn' is not right here. Did you mean 'merlin'? Write merlin or harrier.
             /manifests/m.yaml:5:10: adapters[0].mac: '01:00:00:00:00:01' is not right here. Write six pairs of hexadecimal digits with ':' between them, the first pair even (a station, not a group), for example 02:00:00:00:00:01.
             /manifests/m.yaml:6:18: adapters[0].parts[1]: 'vdap' is not right here. Did you mean 'vdpa'? Write net or vdpa.
@@ -75,14 +81,19 @@ public sealed class ManifestTests
             /manifests/m.yaml:32:15: devices[3].module: 'de.mo' is not right here. Write letters, digits, '_' and '-', with module and name at most 39 characters together.
             /manifests/m.yaml:34:13: serials[0].name: 'adapter0' is the name of the object at line 3 already. Choose another.
             /manifests/m.yaml:34:31: serials[0].driver: 'vfio pci' is not right here. Write a driver's name, for example vfio-pci.
-            /manifests/m.yaml:35:10: modules: /manifests/no/such/folder does not exist. Make the folder, or name one that is there.
+            /manifests/m.yaml:36:5: functions[0]: a function has exactly one of simulated, vfio_user, host; this has vfio_user, host. Keep one.
+            /manifests/m.yaml:36:28: functions[0].vfio_user: /manifests/no/such.sock does not exist. Start the server that makes it, or name its socket.
+            /manifests/m.yaml:36:48: functions[0].host: '3:0' is not right here. Write a PCI address, for example 0000:03:00.1.
+            /manifests/m.yaml:39:28: functions[3].vfio_user: / is a folder. Start the server that makes it, or name its socket.
+            /manifests/m.yaml:40:5: functions[4]: a function has exactly one of simulated, vfio_user, host; this has none. Add one.
+            /manifests/m.yaml:41:10: modules: /manifests/no/such/folder does not exist. Make the folder, or name one that is there.
             """,
             error.Message);
     }
 
     [Theory]
     [InlineData("adapters: [", "m.yaml:2:1: this is no YAML: ")]
-    [InlineData("- a\n- b", "m.yaml:1:1: a list is not right here. Write a manifest with the keys adapters, disks, serials, devices, modules.")]
+    [InlineData("- a\n- b", "m.yaml:1:1: a list is not right here. Write a manifest with the keys adapters, disks, serials, functions, devices, modules.")]
     [InlineData("adapters: &a []\ndisks: *a", "m.yaml:1:11: '&a' is an anchor, which a manifest can't have. Remove it.\nm.yaml:2:8: '*a' is an alias, which a manifest can't have. Write the value out.")]
     [InlineData("adapters: []\n---\ndisks: []", "m.yaml:2:1: a second document begins here. A manifest is one document; remove '---' and what follows.")]
     [InlineData("adapters:", "m.yaml:1:10: adapters: empty is not right here. Write a list, or remove the key.")]
@@ -115,6 +126,9 @@ public sealed class ManifestTests
             serials:
               - { name: s }
               - { name: t, driver: other-driver }
+            functions:
+              - { name: f, simulated: scratch }
+              - { name: g, host: "0000:03:00.1", driver: other-driver }
             devices:
               - { module: demo, name: part, count: 512, parent: b }
               - { module: demo, name: other }
@@ -125,6 +139,9 @@ public sealed class ManifestTests
         Assert.Equal("02000000000F", a.Mac!.Value.ToString());
         Assert.Equal(new ManifestPosition(3, 12), a.Model.At);
         Assert.Equal(AdapterParts.Net | AdapterParts.Vdpa, manifest.Adapters[1].Parts.Value);
+        var (f, g) = (manifest.Functions[0], manifest.Functions[1]);
+        Assert.Equal(("f", "simulated", "scratch", null), (f.Name.Value, f.Provider, f.Function.Value, f.Driver?.Value));
+        Assert.Equal(("g", "host", "0000:03:00.1", "other-driver"), (g.Name.Value, g.Provider, g.Function.Value, g.Driver?.Value));
         var d = manifest.Disks[0];
         Assert.Equal(new DiskBacking.Memory(512 << 10), d.Backing.Value);
         Assert.Equal((false, 1, "d"), (d.ReadOnly.Value, d.Queues.Value, d.Serial.Value));

@@ -22,7 +22,10 @@ internal static class PciAttributes
 
     public static readonly AttributeGroup[] OfBus =
     [
-        new(new ObjectAttribute<PciBus>("rescan", null, static (b, value, _) => IsSet("/bus/pci/rescan", value) ? b.RescanAsync() : default)),
+        new(
+            new ObjectAttribute<PciBus>("rescan", null, static (b, value, _) => IsSet("/bus/pci/rescan", value) ? b.RescanAsync() : default),
+            new ObjectAttribute<PciBus>("plug", null, PlugAsync)),
+        AttributeGroup.Dynamic<PciBus>("providers", static b => b.Providers.Select(static p => new ObjectAttribute<PciBus>(p.Name, _ => string.Join('\n', p.List())))),
     ];
 
     public static readonly AttributeGroup[] OfDriver =
@@ -47,6 +50,7 @@ internal static class PciAttributes
             new BinaryAttribute<PciDevice>("config", static d => d.ConfigSize, static (d, at, to) => d.ReadConfig((int)at, to), Dump, static (d, at, from) => d.WriteConfig((int)at, from), StoreConfig),
             new ObjectAttribute<PciDevice>("enable", static d => $"{d.Enables}", static (d, value, _) => d.Fabric!.RunExclusiveAsync(d, () => StoreEnable(d, value))),
             new ObjectAttribute<PciDevice>("remove", null, static (d, value, _) => IsSet(d.DevPath + "/remove", value) ? d.PciBus.RemoveAsync(d) : default),
+            new ObjectAttribute<PciDevice>("unplug", null, static (d, value, _) => UnplugAsync(d, value), static d => d.Slot is not null),
             new ObjectAttribute<PciDevice>("rescan", null, static (d, value, _) => IsSet(d.DevPath + "/rescan", value) ? d.PciBus.RescanAsync(d) : default),
             new ObjectAttribute<PciDevice>("reset", null, static (d, value, _) => ResetAsync(d, value), HasReset),
             new ObjectAttribute<PciDevice>("reset_method", static d => string.Join(' ', ResetsOf(d)), static (d, value, _) => StoreResetMethod(d, value), HasReset),
@@ -185,6 +189,33 @@ internal static class PciAttributes
             device.WriteConfig(offset, bytes);
         return default;
     }
+
+    // PROVIDER FUNCTION, then pairs of a word and its value.
+    private static async ValueTask PlugAsync(PciBus bus, string value, CancellationToken cancellationToken)
+    {
+        var words = value.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        string? label = null, driver = null;
+        var isRight = words.Length is 2 or 4 or 6;
+        for (var i = 2; isRight && i < words.Length; i += 2)
+        {
+            if (words[i] == "label" && label is null)
+                label = words[i + 1];
+            else if (words[i] == "driver" && driver is null)
+                driver = words[i + 1];
+            else
+                isRight = false;
+        }
+        if (!isRight)
+            throw new VirtbusException(Errno.EINVAL, $"/bus/pci/plug: '{value}' names no function. Write PROVIDER FUNCTION [label NAME] [driver DRIVER] without other spaces, for example: simulated scratch label scratch0");
+        await bus.PlugAsync(words[0], words[1], label, driver, cancellationToken);
+    }
+
+    private static ValueTask UnplugAsync(PciDevice device, string value) => value switch
+    {
+        "1" => device.PciBus.UnplugAsync(device),
+        "surprise" => device.PciBus.SurpriseRemoveAsync(device),
+        _ => throw new VirtbusException(Errno.EINVAL, $"{device.DevPath}/unplug: '{value}' is no way to unplug. Write 1 to take the hardware out in order, or surprise to pull it out."),
+    };
 
     private static VirtbusException NoConfig(PciDevice device, string line) =>
         new(Errno.EINVAL, $"{device.DevPath}/config: '{line}' is no part of its {device.ConfigSize} bytes. Write OFFSET: BYTE ... in hexadecimal, for example 04: 06 04.");

@@ -15,9 +15,10 @@ namespace Virtbus.Buses.Pci;
 /// </summary>
 /// <remarks>
 /// All members are safe to call from any thread. The hardware in a slot stays when its device is removed, and comes back by a rescan; it
-/// leaves the slot when it is unplugged or lost. Functions are never disposed by the bus: who made them does that.
+/// leaves the slot when it is unplugged or lost. Functions are not disposed by the bus, who made them does that; except for those that it opened
+/// itself at a provider.
 /// </remarks>
-public sealed class PciBus : Bus
+public sealed partial class PciBus : Bus
 {
     // Two bus numbers a port: one for its slot and one for virtual functions that do not fit there.
     private const int NumbersOfPort = 2;
@@ -86,6 +87,7 @@ public sealed class PciBus : Bus
             {
                 slot = Reserve(segment, number, 0, new PciRootPort((byte)(port + 1)));
                 slot.Port = port;
+                slot.IsOwned = true;
             }
             catch
             {
@@ -102,8 +104,13 @@ public sealed class PciBus : Bus
     /// <param name="function">The hardware.</param>
     /// <param name="label">What people call it, see <see cref="PciDevice.Label"/>.</param>
     /// <param name="prepare">Called before the device is added to the tree, so that a driver's probe finds it ready; for example to set its driver_override.</param>
-    /// <exception cref="VirtbusException">As <see cref="AddFunctionAsync"/>; or what <paramref name="prepare"/> throws.</exception>
-    public async ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label = null, Func<PciDevice, ValueTask>? prepare = null)
+    /// <exception cref="VirtbusException">
+    /// EEXIST: another slot has the label; else as <see cref="AddFunctionAsync"/>, or what <paramref name="prepare"/> throws.
+    /// </exception>
+    public ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label = null, Func<PciDevice, ValueTask>? prepare = null) =>
+        PlugAsync(function, label, prepare, isOwned: false);
+
+    private async ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label, Func<PciDevice, ValueTask>? prepare, bool isOwned)
     {
         while (true)
         {
@@ -112,11 +119,14 @@ public sealed class PciBus : Bus
             lock (_topology)
             {
                 host = _hosts.Values.FirstOrDefault(static h => h.State == DeviceState.Added);
+                if (label is not null && FindSlot(s => s.Label == label) is { } other)
+                    throw new VirtbusException(Errno.EEXIST, $"The function at {other.Address} is called '{label}' already. Choose another name.");
                 foreach (var port in host?.Root.Slots.Values ?? Enumerable.Empty<PciSlot>())
                 {
                     if (port is not { Secondary: { Slots.Count: 0 } behind, Device.State: DeviceState.Added })
                         continue;
                     slot = Reserve(behind, 0, 0, function, label);
+                    slot.IsOwned = isOwned;
                     break;
                 }
             }
@@ -195,7 +205,7 @@ public sealed class PciBus : Bus
             PciDevice? device;
             lock (_topology)
             {
-                slot = _hosts.Values.Select(h => FindSlot(h.Root, function)).FirstOrDefault(static s => s is not null);
+                slot = FindSlot(s => s.Function == function);
                 device = slot?.Device;
             }
             if (slot is null)
@@ -714,44 +724,69 @@ public sealed class PciBus : Bus
     }
 
     // Under the topology lock.
-    private static PciSlot? FindSlot(PciSegment segment, IPciFunction function)
+    private PciSlot? FindSlot(Func<PciSlot, bool> isWanted) => _hosts.Values.Select(h => FindSlot(h.Root, isWanted)).FirstOrDefault(static s => s is not null);
+
+    private static PciSlot? FindSlot(PciSegment segment, Func<PciSlot, bool> isWanted)
     {
         foreach (var slot in segment.Slots.Values)
         {
-            if (slot.Function == function)
+            if (isWanted(slot))
                 return slot;
-            if (slot.Secondary is { } behind && FindSlot(behind, function) is { } inner)
+            if (slot.Secondary is { } behind && FindSlot(behind, isWanted) is { } inner)
                 return inner;
         }
         return null;
     }
 
-    // The hardware is out of its slot, and all that is behind it.
-    internal void Empty(PciSlot slot)
+    /// <summary>The hardware of a slot without a device is lost.</summary>
+    internal void EmptyLost(PciSlot slot)
     {
-        lock (_topology)
+        if (!slot.IsOwned)
         {
-            if (slot.IsEmpty)
-                return;
-            slot.IsEmpty = true;
-            slot.Function.SetLostCallback(null);
-            slot.Segment.Slots.Remove(slot.DevFn);
-            if (slot.Segment.Slots.Count == 0)
-                ShowPresence(slot.Segment, false);
-            if (slot.Port is { } port)
-            {
-                slot.Function.Dispose();
-                _ports.Free((uint)port);
-            }
-            if (slot.Secondary is not { } behind)
-                return;
-            foreach (var inner in behind.Slots.Values.ToArray())
-                Empty(inner);
-            for (var n = behind.Number; n <= behind.Subordinate; n++)
-            {
-                if (behind.Host.Owners[n] == behind)
-                    behind.Host.Owners[n] = slot.Segment.BridgeSlot is null ? null : slot.Segment;
-            }
+            Empty(slot);
+            return;
+        }
+        // Called on a thread of the hardware, whose end waits for that thread.
+        FabricOrThrow().StartWork($"end of what was at {slot.Address}", () =>
+        {
+            Empty(slot);
+            return Task.CompletedTask;
+        });
+    }
+
+    // The hardware is out of its slot, and all that is behind it.
+    private void Empty(PciSlot slot)
+    {
+        var owned = new List<IPciFunction>();
+        lock (_topology)
+            Empty(slot, owned);
+        // Under no lock: one that another process serves waits for who is in a call to it.
+        foreach (var function in owned)
+            function.Dispose();
+    }
+
+    // Under the topology lock.
+    private void Empty(PciSlot slot, List<IPciFunction> owned)
+    {
+        if (slot.IsEmpty)
+            return;
+        slot.IsEmpty = true;
+        slot.Function.SetLostCallback(null);
+        slot.Segment.Slots.Remove(slot.DevFn);
+        if (slot.Segment.Slots.Count == 0)
+            ShowPresence(slot.Segment, false);
+        if (slot.IsOwned)
+            owned.Add(slot.Function);
+        if (slot.Port is { } port)
+            _ports.Free((uint)port);
+        if (slot.Secondary is not { } behind)
+            return;
+        foreach (var inner in behind.Slots.Values.ToArray())
+            Empty(inner, owned);
+        for (var n = behind.Number; n <= behind.Subordinate; n++)
+        {
+            if (behind.Host.Owners[n] == behind)
+                behind.Host.Owners[n] = slot.Segment.BridgeSlot is null ? null : slot.Segment;
         }
     }
 

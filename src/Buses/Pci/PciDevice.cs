@@ -483,7 +483,7 @@ public sealed class PciDevice : Device, IPciIdentity
         if (_isPlugged)
         {
             // Hardware that stays in the slot may still be pulled out of it.
-            Function.SetLostCallback(Slot is { } slot ? () => PciBus.Empty(slot) : null);
+            Function.SetLostCallback(Slot is { } slot ? () => PciBus.EmptyLost(slot) : null);
             Function.Unplug();
         }
         _isPlugged = false;

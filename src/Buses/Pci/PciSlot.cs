@@ -23,8 +23,11 @@ internal sealed class PciSlot(PciSegment segment, int devfn, IPciFunction functi
     /// <summary>The bus behind, when the function is a bridge.</summary>
     public PciSegment? Secondary;
 
-    /// <summary>The number of the port, when the bus made it; its function is the bus's own then.</summary>
+    /// <summary>The number of the port, when the bus made it.</summary>
     public int? Port;
+
+    /// <summary>The function is the bus's own: it ends when it leaves the slot.</summary>
+    public bool IsOwned;
 
     /// <summary>A scan makes the device just now.</summary>
     public bool IsScanning;

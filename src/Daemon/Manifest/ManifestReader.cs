@@ -70,7 +70,7 @@ internal sealed class ManifestReader
 
         var diskName = new Field<string>("name", name, "the device's name.", required: true);
         var adapter = new Field<string>("adapter", name, "the adapter on whose vdpa part the disk is.", required: true);
-        var image = new Field<string>("file", new PathRule(baseFolder, folder: false), "the file with the sectors.");
+        var image = new Field<string>("file", new PathRule(baseFolder, PathKind.File), "the file with the sectors.");
         var memory = new Field<long>("memory", new SizeRule(), "the size of a disk in memory, for example 64MiB.");
         var nothing = new Field<long>("null", new SizeRule(), "the size of a disk that drops writes; what is read from it is undefined.");
         var readOnly = new Field<bool>("readonly", new BooleanRule(), "whether writes are refused; false when absent.");
@@ -116,6 +116,24 @@ internal sealed class ManifestReader
             })),
             "PCI serial ports, each on a vfio-user socket of its own and with a socket for the text.");
 
+        var functionName = new Field<string>("name", name, "the function's name.", required: true);
+        var simulated = new Field<string>("simulated", new TextRule("a kind of simulated function, for example scratch", "^[a-z0-9-]+$", 63), "the kind of a simulated function: scratch.");
+        var vfioUser = new Field<string>("vfio_user", new PathRule(baseFolder, PathKind.Socket), "the vfio-user socket of the process that serves it.");
+        var host = new Field<string>("host", new TextRule("a PCI address, for example 0000:03:00.1", "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\\.[0-7]$", 12), "the PCI address of a function of this host that is bound to the host's vfio-pci.");
+        var functionDriver = new Field<string>("driver", driverName, "the only driver that may take it; what the bus chooses when absent.");
+        // The provider of each key, by its name on the bus.
+        (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
+        var functions = new Field<IReadOnlyList<ManifestValue<FunctionManifest>>>(
+            "functions",
+            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, functionDriver], [simulated, vfioUser, host], r =>
+            {
+                var theName = r.Read(functionName);
+                var theDriver = r.Read(functionDriver);
+                var theFunctions = providers.Select(p => (p.Provider, Function: r.Read(p.Key))).Where(p => p.Function is not null).ToArray();
+                return theName is { } n && theFunctions is [var (provider, function), ..] ? new FunctionManifest(n, provider, function!.Value, theDriver) : null;
+            })),
+            "PCI functions: simulated, served by another process, or of this host.");
+
         var module = new Field<string>("module", word, "the creator's module name.", required: true);
         var partName = new Field<string>("name", word, "the kind of part.", required: true);
         var count = new Field<int>("count", new CountRule(1, 1 << 20), "how many devices, with ids from 0; 1 when absent.");
@@ -132,13 +150,14 @@ internal sealed class ManifestReader
             })),
             "plain devices on the virtual bus, for tests and scale.");
 
-        var modules = new Field<string>("modules", new PathRule(baseFolder, folder: true), "a folder of driver modules besides the program's own.");
+        var modules = new Field<string>("modules", new PathRule(baseFolder, PathKind.Folder), "a folder of driver modules besides the program's own.");
 
-        return new SectionRule<FabricManifest>("a manifest", [adapters, disks, serials, devices, modules], [], r => new FabricManifest(
+        return new SectionRule<FabricManifest>("a manifest", [adapters, disks, serials, functions, devices, modules], [], r => new FabricManifest(
             file,
             [.. r.Read(adapters, []).Value.Select(v => v.Value)],
             [.. r.Read(disks, []).Value.Select(v => v.Value)],
             [.. r.Read(serials, []).Value.Select(v => v.Value)],
+            [.. r.Read(functions, []).Value.Select(v => v.Value)],
             [.. r.Read(devices, []).Value.Select(v => v.Value)],
             r.Read(modules)));
     }
@@ -190,7 +209,7 @@ internal sealed class ManifestReader
             return null;
         // A file with nothing in it is a fabric with nothing in it.
         if (root is null or ScalarNode { IsNull: true })
-            return new FabricManifest(_file, [], [], [], [], null);
+            return new FabricManifest(_file, [], [], [], [], [], null);
         var folder = Path.GetDirectoryName(Path.GetFullPath(_file)) ?? "/";
         if (!Rules(folder, _file).TryRead(root, "", _errors, out var manifest))
             return null;
@@ -203,7 +222,11 @@ internal sealed class ManifestReader
     private void CheckNames(FabricManifest manifest)
     {
         var named = new Dictionary<string, ManifestPosition>();
-        foreach (var name in manifest.Adapters.Select(a => a.Name).Concat(manifest.Disks.Select(d => d.Name)).Concat(manifest.Serials.Select(s => s.Name)))
+        foreach (var name in (ManifestValue<string>[])[
+            .. manifest.Adapters.Select(a => a.Name),
+            .. manifest.Disks.Select(d => d.Name),
+            .. manifest.Serials.Select(s => s.Name),
+            .. manifest.Functions.Select(f => f.Name)])
         {
             if (!named.TryAdd(name, name.At))
                 Add(name, $"'{name}' is the name of the object at line {named[name].Line} already. Choose another.");

@@ -190,10 +190,12 @@ internal sealed class MacRule : ScalarRule<PhysicalAddress>
     }
 }
 
-/// <summary>A file or folder that is there; relative paths start at the manifest's folder.</summary>
-internal sealed class PathRule(string baseFolder, bool folder) : ScalarRule<string>
+/// <summary>A file, folder or socket that is there; relative paths start at the manifest's folder.</summary>
+internal sealed class PathRule(string baseFolder, PathKind kind) : ScalarRule<string>
 {
-    public override string Expected => folder ? "the path of a folder" : "the path of a file";
+    public override string Expected => $"the path of a {Word}";
+
+    private string Word => kind.ToString().ToLowerInvariant();
 
     protected override bool TryParse(string text, out string value)
     {
@@ -206,13 +208,16 @@ internal sealed class PathRule(string baseFolder, bool folder) : ScalarRule<stri
         if (!base.TryRead(node, path, errors, out value))
             return false;
         value = Path.GetFullPath(value, baseFolder);
-        if (folder ? Directory.Exists(value) : File.Exists(value))
+        if (kind == PathKind.Folder ? Directory.Exists(value) : File.Exists(value))
             return true;
-        var why = (folder ? File.Exists(value) : Directory.Exists(value)) ? $"{value} is a {(folder ? "file" : "folder")}." : $"{value} does not exist.";
-        errors.Add(new ManifestError(node.At, path, folder
-            ? $"{why} Make the folder, or name one that is there."
-            : Directory.Exists(value) ? $"{why} Name a file."
-            : $"{why} Make it, for example with: truncate -s 64M {value}"));
+        var why = File.Exists(value) ? $"{value} is a file." : Directory.Exists(value) ? $"{value} is a folder." : $"{value} does not exist.";
+        errors.Add(new ManifestError(node.At, path, kind switch
+        {
+            PathKind.Folder => $"{why} Make the folder, or name one that is there.",
+            PathKind.Socket => $"{why} Start the server that makes it, or name its socket.",
+            _ when Directory.Exists(value) => $"{why} Name a file.",
+            _ => $"{why} Make it, for example with: truncate -s 64M {value}",
+        }));
         return false;
     }
 
@@ -221,6 +226,19 @@ internal sealed class PathRule(string baseFolder, bool folder) : ScalarRule<stri
         json.WriteString("type", "string");
         json.WriteNumber("minLength", 1);
     }
+}
+
+/// <summary>What a path leads to.</summary>
+internal enum PathKind
+{
+    /// <summary>A file.</summary>
+    File,
+
+    /// <summary>A folder.</summary>
+    Folder,
+
+    /// <summary>A Unix socket.</summary>
+    Socket,
 }
 
 /// <summary>Text that fits into a field of the virtio-blk identity.</summary>

@@ -4,18 +4,20 @@ using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
+using Virtbus.Hardware;
 using Virtbus.Hardware.Block;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Subsystems.Vhost;
+using Virtbus.Transports.HostVfio;
 using Virtbus.Transports.VfioUser;
 using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// Makes simulated adapters, the disks on them, and serial ports. A disk is a wish that stays: whenever the vdpa part of its adapter is bound again, the
+/// Makes simulated adapters, the disks on them, and serial ports, and plugs in functions of the bus's providers. A disk is a wish that stays: whenever the vdpa part of its adapter is bound again, the
 /// disk comes back, with its medium as it was.
 /// </summary>
 internal sealed class HardwareProvisioner : IProvisioner
@@ -44,6 +46,9 @@ internal sealed class HardwareProvisioner : IProvisioner
         _vfio = VfioSubsystem.Of(context.Fabric);
         _vfioExporter = new VfioUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
         _vdpa.AddManagementListener(OnManagement);
+        _pci.AddProvider(new SimulatedFunctionProvider());
+        _pci.AddProvider(new VfioUserFunctionProvider());
+        _pci.AddProvider(new HostFunctionProvider(context.LoggerFactory));
     }
 
     public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles];
@@ -127,6 +132,16 @@ internal sealed class HardwareProvisioner : IProvisioner
         CheckOffered(made.Device, serial.Driver);
     }
 
+    public async ValueTask ProvisionFunctionAsync(FunctionManifest function, CancellationToken cancellationToken)
+    {
+        var driver = function.Driver?.Value;
+        if (driver is not null)
+            await LoadDriverAsync(driver);
+        var device = await _pci.PlugAsync(function.Provider, function.Function, function.Name, driver, cancellationToken);
+        if (driver is not null)
+            CheckOffered(device, driver);
+    }
+
     public void RevokeAll()
     {
         foreach (var device in _vfio.Class.Devices.OfType<VfioDevice>())
@@ -136,6 +151,7 @@ internal sealed class HardwareProvisioner : IProvisioner
     public async ValueTask DisposeAsync()
     {
         _closing = true;
+        await _pci.UnplugOpenedAsync();
         while (_order.TryPop(out var made))
             await made.DisposeAsync();
         if (_exporting)

@@ -4,7 +4,7 @@ using Virtbus.Daemon.Manifest;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// Makes the hardware that a manifest names. The daemon calls it in this order: adapters, then disks, then serial ports. Disposing it takes all that
+/// Makes the hardware that a manifest names. The daemon calls it in this order: adapters, then disks, then serial ports, then functions. Disposing it takes all that
 /// it made away again, newest first; sockets included. By then drivers have been shut down.
 /// </summary>
 internal interface IProvisioner : IAsyncDisposable
@@ -36,4 +36,10 @@ internal interface IProvisioner : IAsyncDisposable
     /// <param name="cancellationToken">Cancelled when the daemon is to end.</param>
     /// <exception cref="Virtbus.Platform.VirtbusException">The port can't be made.</exception>
     ValueTask ProvisionSerialAsync(SerialManifest serial, CancellationToken cancellationToken);
+
+    /// <summary>Opens a function at its provider and plugs it in.</summary>
+    /// <param name="function">The function.</param>
+    /// <param name="cancellationToken">Cancelled when the daemon is to end.</param>
+    /// <exception cref="Virtbus.Platform.VirtbusException">The provider does not have it, or the bus has no place for it.</exception>
+    ValueTask ProvisionFunctionAsync(FunctionManifest function, CancellationToken cancellationToken);
 }

@@ -28,9 +28,16 @@ public sealed class HostFunctionProvider : IPciFunctionProvider
     public string Name => "host";
 
     /// <inheritdoc/>
-    public IReadOnlyList<string> List() => !Directory.Exists(_functions)
-        ? []
-        : [.. Directory.EnumerateFileSystemEntries(_functions).Select(static f => Path.GetFileName(f)).Where(n => LinkOf(n, "driver") == Driver).Order(StringComparer.Ordinal)];
+    /// <exception cref="VirtbusException">ENODEV: the host has no PCI, or no function that is bound to vfio-pci.</exception>
+    public IReadOnlyList<string> List()
+    {
+        if (!Directory.Exists(_functions))
+            throw NoPci();
+        string[] functions = [.. Directory.EnumerateFileSystemEntries(_functions).Select(static f => Path.GetFileName(f)).Where(n => LinkOf(n, "driver") == Driver).Order(StringComparer.Ordinal)];
+        return functions.Length > 0
+            ? functions
+            : throw new VirtbusException(Errno.ENODEV, $"No function of this host is bound to {Driver}. Bind one, for example: driverctl set-override 0000:03:00.1 {Driver}");
+    }
 
     /// <inheritdoc/>
     /// <exception cref="VirtbusException">
@@ -43,7 +50,7 @@ public sealed class HostFunctionProvider : IPciFunctionProvider
             throw new VirtbusException(Errno.EINVAL, $"'{name}' is no PCI address. Write for example 0000:03:00.1.");
         name = address.ToString();
         if (!Directory.Exists(_functions))
-            throw new VirtbusException(Errno.ENODEV, $"This host shows no PCI functions ({_functions} is missing). Use one with PCI, or simulated hardware.");
+            throw NoPci();
         if (!Directory.Exists(Path.Combine(_functions, name)))
             throw new VirtbusException(Errno.ENODEV, $"This host has no PCI function {name}. 'lspci -D' lists those there are.");
         if (LinkOf(name, "driver") is var driver && driver != Driver)
@@ -66,6 +73,8 @@ public sealed class HostFunctionProvider : IPciFunctionProvider
             throw;
         }
     }
+
+    private VirtbusException NoPci() => new(Errno.ENODEV, $"This host shows no PCI functions ({_functions} is missing). Use one with PCI, or simulated hardware.");
 
     private string? LinkOf(string function, string link)
     {

@@ -10,8 +10,8 @@ namespace Virtbus.Transports.VfioUser;
 /// function is (base address registers) and how it interrupts (MSI, MSI-X with their table); its DMA reaches what the slot's port reaches.
 /// </summary>
 /// <remarks>
-/// The server is trusted with the memory that the slot's port reaches: it maps it. When the server goes, the function is gone for good. The
-/// virtual functions of a served function have sockets of their own; there are none here.
+/// The server is trusted with the memory that the slot's port reaches: it maps it. When the server goes, or asks for the function back (the REQ
+/// interrupt), the function is gone for good. The virtual functions of a served function have sockets of their own; there are none here.
 /// </remarks>
 public sealed class VfioUserFunction : IPciFunction
 {
@@ -60,7 +60,7 @@ public sealed class VfioUserFunction : IPciFunction
                 throw Refuse(path, fault);
             _command = BitConverter.ToUInt16(bytes, PciHeader.PCI_COMMAND);
             _config = new VfioUserFunctionConfig(bytes, sizes);
-            _interrupts = new VfioUserFunctionInterrupts(_client, _gate, _config);
+            _interrupts = new VfioUserFunctionInterrupts(_client, _gate, _config, Lose);
             FindTables();
             for (var bar = 0; bar < PciBar.Count; bar++)
                 FindAreas(bar);

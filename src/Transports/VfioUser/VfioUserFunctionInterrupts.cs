@@ -17,11 +17,13 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
     private const uint LineIndex = 0;
     private const uint MsiIndex = 1;
     private const uint MsixIndex = 2;
+    private const uint RequestIndex = 4;
     private const ulong WakeToken = ulong.MaxValue;
     private const ulong DoorbellToken = 1UL << 32;
 
     private readonly VfioUserClient _client;
     private readonly VfioUserFunctionGate _gate;
+    private readonly Action _requested;
     private readonly Epoll _epoll = new();
     private readonly EventFd _wake = new();
     private readonly ManualResetEventSlim _ended = new(initialState: false);
@@ -36,10 +38,15 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
     private volatile bool _isByLine;
     private volatile bool _stopping;
 
-    internal VfioUserFunctionInterrupts(VfioUserClient client, VfioUserFunctionGate gate, VfioUserFunctionConfig config)
+    /// <param name="client">The connection.</param>
+    /// <param name="gate">The way to the slot's port.</param>
+    /// <param name="config">What the function is made of.</param>
+    /// <param name="requested">Called on a thread of this object when the server wants its function back; it must not block.</param>
+    internal VfioUserFunctionInterrupts(VfioUserClient client, VfioUserFunctionGate gate, VfioUserFunctionConfig config, Action requested)
     {
         _client = client;
         _gate = gate;
+        _requested = requested;
         _hasLine = config.HasPin && Count(LineIndex) > 0;
         _msiCount = config.Msi == 0 ? 0 : Math.Min(Count(MsiIndex), (uint)config.MsiVectors);
         _msixCount = config.Msix == 0 ? 0 : Math.Min(Count(MsixIndex), (uint)config.MsixVectors);
@@ -48,6 +55,8 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         if (config.Msi != 0)
             Msi = new MsiState(config.MsiVectors, config.HasMsiMasks, Send, config.HasMsiMasks ? config.SetMsiPending : null);
         _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
+        if (Count(RequestIndex) > 0)
+            Listen(RequestIndex, 1);
         new Thread(Run, 256 << 10) { IsBackground = true, Name = "vfio-user function" }.Start();
     }
 
@@ -68,21 +77,8 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
             _client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionTrigger, Index = IndexOf(before), Start = 0, Count = 0 }, out _);
         if (old == PciInterruptMode.Line)
             LowerLine(unmask: false);
-        if (mode is not { } now || CountOf(now) == 0)
-            return;
-        var signals = new EventFd?[CountOf(now)];
-        for (var i = 0u; i < signals.Length; i++)
-            signals[i] = SignalOf(IndexOf(now), i);
-        _client.TrySetIrqs(
-            new VfioIrqSet
-            {
-                Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger,
-                Index = IndexOf(now),
-                Start = 0,
-                Count = (uint)signals.Length,
-                EventFds = signals,
-            },
-            out _);
+        if (mode is { } now && CountOf(now) > 0)
+            Listen(IndexOf(now), CountOf(now));
     }
 
     /// <summary>Somebody looked at the device: what the line said is dealt with.</summary>
@@ -141,6 +137,16 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
     };
 
     private uint Count(uint index) => _client.TryGetIrqInfo(index, out var info, out _) ? info.Count : 0;
+
+    private void Listen(uint index, uint count)
+    {
+        var signals = new EventFd?[count];
+        for (var i = 0u; i < signals.Length; i++)
+            signals[i] = SignalOf(index, i);
+        _client.TrySetIrqs(
+            new VfioIrqSet { Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger, Index = index, Start = 0, Count = count, EventFds = signals },
+            out _);
+    }
 
     private EventFd SignalOf(uint index, uint vector)
     {
@@ -218,6 +224,9 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
                 break;
             case MsiIndex:
                 Msi!.Raise(vector);
+                break;
+            case RequestIndex:
+                _requested();
                 break;
             default:
                 // A signal that came before another mode was set is nobody's any more.

@@ -185,6 +185,9 @@ internal sealed class Card(CardOptions options) : PciPhysicalFunction(MakeLayout
 
     public int Resets { get; private set; }
 
+    /// <summary>Called once, when the card is disposed.</summary>
+    public Action? OnEnd { get; set; }
+
     public void Raise(int vector) => RaiseMessage(vector);
 
     public void SetLine(bool asserted) => SetInterrupt(asserted);
@@ -214,6 +217,13 @@ internal sealed class Card(CardOptions options) : PciPhysicalFunction(MakeLayout
     {
         Resets++;
         _registers.Clear();
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        OnEnd?.Invoke();
+        OnEnd = null;
     }
 
     protected override PciVirtualFunction CreateVirtualFunction(int index) => new CardPart(this, index, _virtualLayout ??= VirtualLayout());

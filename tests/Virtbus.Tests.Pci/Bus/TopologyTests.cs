@@ -319,6 +319,71 @@ public sealed class TopologyTests
     }
 
     /// <summary>Nothing is in the slot.</summary>
+    [Fact]
+    public async Task Function_of_a_provider_is_the_buss_own_and_ends_when_it_leaves_its_slot()
+    {
+        var world = await PciWorld.NewAsync();
+        var shelf = new Shelf();
+        world.Bus.AddProvider(shelf);
+        var e = Assert.Throws<VirtbusException>(() => world.Bus.AddProvider(new Shelf()));
+        Assert.Equal((Errno.EEXIST, "The PCI bus has a provider 'shelf' already. Give this one another name."), (e.Errno, e.Message));
+        Assert.Equal("card\n", world.Read("/bus/pci/providers/shelf"));
+
+        // In order, pulled out by a person, pulled out by itself, and by itself while it has no device.
+        await world.Fabric.Tree.WriteAsync("/bus/pci/plug", "shelf card label one driver nobody");
+        var one = world.Bus.Devices.OfType<PciDevice>().Single(d => d.Label == "one");
+        Assert.Equal("nobody", one.DriverOverride);
+        await world.WriteAsync(one, "unplug", "1");
+        var two = await world.Bus.PlugAsync("shelf", "card", "one");
+        await world.WriteAsync(two, "unplug", "surprise");
+        await world.Bus.PlugAsync("shelf", "card");
+        shelf.Last!.Pull();
+        await world.Fabric.SettleAsync(TestContext.Current.CancellationToken);
+        var four = await world.Bus.PlugAsync("shelf", "card");
+        await world.WriteAsync(four, "remove", "1");
+        shelf.Last!.Pull();
+        await world.Fabric.SettleAsync(TestContext.Current.CancellationToken);
+        Assert.Equal((4, 4), (shelf.Opened, shelf.Ended));
+        // One that stays, while others are refused.
+        var five = await world.Bus.PlugAsync("shelf", "card", "five");
+        e = await Within.Refused(Errno.EEXIST, async () => await world.Bus.PlugAsync("shelf", "card", "five"));
+        Assert.Equal($"The function at {five.Name} is called 'five' already. Choose another name.", e.Message);
+        await Within.Refused(Errno.ENOENT, async () => await world.Bus.PlugAsync("shelf", "other"));
+        e = await Within.Refused(Errno.ENOENT, async () => await world.Bus.PlugAsync("drawer", "card"));
+        Assert.Equal("The PCI bus has no provider 'drawer'. It has: shelf.", e.Message);
+        await Within.Refused(Errno.EINVAL, async () => await world.WriteAsync(five, "unplug", "2"));
+        foreach (var wrong in (string[])["", "shelf", "shelf card label", "shelf card colour red", "shelf card label a label b"])
+            await Within.Refused(Errno.EINVAL, async () => await world.Fabric.Tree.WriteAsync("/bus/pci/plug", wrong));
+        Assert.Equal((6, 5), (shelf.Opened, shelf.Ended));
+        var (_, mine) = await world.PlugAsync();
+        await world.Bus.UnplugOpenedAsync();
+        Assert.Equal((6, 6), (shelf.Opened, shelf.Ended));
+        Assert.Same(mine, world.Bus.Find(mine.Address));
+    }
+
+    private sealed class Shelf : IPciFunctionProvider
+    {
+        private int _ended;
+
+        public string Name => "shelf";
+
+        public int Opened { get; private set; }
+
+        public int Ended => Volatile.Read(ref _ended);
+
+        public Card? Last { get; private set; }
+
+        public IReadOnlyList<string> List() => ["card"];
+
+        public ValueTask<IPciFunction> OpenAsync(string name, CancellationToken cancellationToken = default)
+        {
+            if (name != "card")
+                throw new VirtbusException(Errno.ENOENT, $"There is no '{name}' on the shelf.");
+            Opened++;
+            return ValueTask.FromResult<IPciFunction>(Last = new Card(new CardOptions()) { OnEnd = () => Interlocked.Increment(ref _ended) });
+        }
+    }
+
     private class Nothing : IPciFunction
     {
         public virtual int ConfigSize => 256;

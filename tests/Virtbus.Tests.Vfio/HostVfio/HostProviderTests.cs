@@ -20,8 +20,8 @@ public sealed class HostProviderTests : IDisposable
         var devices = Path.Combine(_folder.FullName, "vfio");
         var provider = new HostFunctionProvider(sysfs: sysfs, devices: devices);
         Assert.Equal("host", provider.Name);
-        Assert.Empty(provider.List());
         var pci = Path.Combine(sysfs, "bus/pci/devices");
+        ListsNone($"This host shows no PCI functions ({pci} is missing). Use one with PCI, or simulated hardware.");
         await RefusedAsync(Errno.EINVAL, "eth0", "'eth0' is no PCI address. Write for example 0000:03:00.1.");
         await RefusedAsync(Errno.ENODEV, "0000:03:00.1", $"This host shows no PCI functions ({pci} is missing). Use one with PCI, or simulated hardware.");
         Directory.CreateDirectory(pci);
@@ -33,7 +33,7 @@ public sealed class HostProviderTests : IDisposable
         Link(function, "driver", "drivers/ixgbevf");
         await RefusedAsync(
             Errno.EBUSY, "0000:03:00.1", "Function 0000:03:00.1 of this host is bound to ixgbevf. Bind it to vfio-pci: driverctl set-override 0000:03:00.1 vfio-pci");
-        Assert.Empty(provider.List());
+        ListsNone("No function of this host is bound to vfio-pci. Bind one, for example: driverctl set-override 0000:03:00.1 vfio-pci");
         File.Delete(Path.Combine(function, "driver"));
         Link(function, "driver", "drivers/vfio-pci");
         Assert.Equal(["0000:03:00.1"], provider.List());
@@ -47,6 +47,12 @@ public sealed class HostProviderTests : IDisposable
         await RefusedAsync(Errno.ENOENT, "0000:03:00.1", $"{container} does not exist. Load vfio-pci on the host, and give a container the device.");
         File.WriteAllText(container, "");
         await RefusedAsync(Errno.EOPNOTSUPP, "0000:03:00.1", $"{container} is no VFIO container of version 0. Use a Linux host with VFIO.");
+
+        void ListsNone(string message)
+        {
+            var e = Assert.Throws<VirtbusException>(provider.List);
+            Assert.Equal((Errno.ENODEV, message), (e.Errno, e.Message));
+        }
 
         async Task RefusedAsync(Errno errno, string name, string message)
         {

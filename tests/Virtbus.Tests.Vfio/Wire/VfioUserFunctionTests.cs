@@ -241,6 +241,19 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Function_that_its_server_asks_for_is_given_back()
+    {
+        Assert.Same(_driver, _device.Driver);
+        // It waits until nobody has the device open any more.
+        var unbind = _served.Fabric!.UnbindAsync(_served.Parent!.Driver!, _served.Parent.Name).AsTask();
+        Until(() => !_function.IsPresent, "the request");
+        await _fabric.SettleAsync(TestContext.Current.CancellationToken);
+        Assert.Null(_bus.Find(_device.Address));
+        _function.Dispose();
+        await unbind;
+    }
+
+    [Fact]
     public async Task Device_that_is_no_PCI_function_is_refused()
     {
         var world = await VfioWorld.NewAsync();

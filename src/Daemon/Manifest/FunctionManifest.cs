@@ -1,0 +1,8 @@
+namespace Virtbus.Daemon.Manifest;
+
+/// <summary>A PCI function of one of the bus's providers.</summary>
+/// <param name="Name">The function's name.</param>
+/// <param name="Provider">The provider's name.</param>
+/// <param name="Function">The provider's name for the function; for a socket an absolute path.</param>
+/// <param name="Driver">The only driver that may take it; null for any.</param>
+internal sealed record FunctionManifest(ManifestValue<string> Name, string Provider, ManifestValue<string> Function, ManifestValue<string>? Driver);
