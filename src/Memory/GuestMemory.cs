@@ -13,8 +13,13 @@ public sealed class GuestMemory : IDisposable
     public const int MaxRegions = 509;
 
     private readonly List<GuestRegion> _regions = [];
+    private readonly Action? _lost;
     // A front end may number regions by its own virtual addresses, and their sizes need not be whole pages.
     private readonly IoAddressSpace _space = new(new IoAddressSpaceOptions { Granule = 1, MaxMaps = MaxRegions });
+
+    /// <summary>Makes one without regions.</summary>
+    /// <param name="lost">Called when the front end took a region's memory away under an access, as <see cref="Mapping.TryMap"/> says.</param>
+    public GuestMemory(Action? lost = null) => _lost = lost;
 
     /// <summary>The same regions as an address space, the same for good, for a function that reaches them by DMA.</summary>
     public IoAddressSpace AddressSpace => _space;
@@ -131,7 +136,7 @@ public sealed class GuestMemory : IDisposable
 
     private static IovaRange RangeOf(in GuestRegion region) => new(new Iova(region.Start.Value), region.Size);
 
-    private static bool TryMapFile(List<GuestRegion> others, in GuestRegion region, FileDescriptor file, out HostMemory? memory, out Fault fault)
+    private bool TryMapFile(List<GuestRegion> others, in GuestRegion region, FileDescriptor file, out HostMemory? memory, out Fault fault)
     {
         memory = null;
         if (region.Size > ulong.MaxValue - region.User.Value || region.Size > ulong.MaxValue - region.Start.Value)
@@ -149,6 +154,6 @@ public sealed class GuestMemory : IDisposable
             }
         }
 
-        return HostMemory.TryMap(file, region.FileOffset, region.Size, DmaAccess.ReadWrite, out memory, out fault);
+        return HostMemory.TryMap(file, region.FileOffset, region.Size, DmaAccess.ReadWrite, out memory, out fault, lost: _lost);
     }
 }

@@ -43,13 +43,14 @@ public sealed class HostMemory : IDisposable
     /// <param name="access">What will be done with it.</param>
     /// <param name="memory">The memory, with one reference that belongs to the caller.</param>
     /// <param name="fault">
-    /// EINVAL for a size of zero or a sum that overflows; EBADF for what is no regular file; ENXIO when the file is shorter (an access
-    /// beyond its end would end this process); EMFILE; what mmap answered.
+    /// EINVAL for a size of zero or a sum that overflows; EBADF for what is no regular file; ENXIO when the file is shorter (there is
+    /// nothing to access beyond its end); EMFILE; what mmap answered.
     /// </param>
     /// <param name="keepFile">Whether <see cref="File"/> is a duplicate of the descriptor; else it is null.</param>
+    /// <param name="lost">Called when the peer took the memory away under an access, as <see cref="Mapping.TryMap"/> says.</param>
     /// <returns>Whether it is mapped.</returns>
     public static bool TryMap(
-        FileDescriptor file, ulong offset, ulong size, DmaAccess access, out HostMemory? memory, out Fault fault, bool keepFile = false)
+        FileDescriptor file, ulong offset, ulong size, DmaAccess access, out HostMemory? memory, out Fault fault, bool keepFile = false, Action? lost = null)
     {
         memory = null;
         if (size == 0)
@@ -82,7 +83,7 @@ public sealed class HostMemory : IDisposable
             page = (ulong)Environment.SystemPageSize;
         var lead = offset & (page - 1);
         var length = (lead + size + page - 1) & ~(page - 1);
-        var mapping = Mapping.TryMap(file, offset - lead, (nuint)length, access.HasFlag(DmaAccess.Write), out var error);
+        var mapping = Mapping.TryMap(file, offset - lead, (nuint)length, access.HasFlag(DmaAccess.Write), out var error, lost);
         if (mapping is null)
         {
             fault = new Fault(error, "the host refused to map the region");

@@ -26,7 +26,7 @@ public sealed class IoAddressSpace : IDisposable
     private readonly IoAddressSpaceOptions _options;
     private readonly HashSet<IoPin> _pins = [];
     private MappingIndex _index = new();
-    private TranslationTable _table = TranslationTable.Create([]);
+    private TranslationTable _table = TranslationTable.Create(new MappingIndex());
     private RemotePeer[] _peers = [];
     private DmaPort[] _ports = [];
     private IoMap? _current;
@@ -447,7 +447,7 @@ public sealed class IoAddressSpace : IDisposable
                 removed = mapping;
             }
 
-            Volatile.Write(ref _table, TranslationTable.Create(index.All()));
+            Volatile.Write(ref _table, TranslationTable.Create(index));
             _index = index;
             AccessSlot.Drain(Number);
             for (var mapping = removed; mapping is not null; mapping = mapping.Next)
@@ -531,9 +531,9 @@ public sealed class IoAddressSpace : IDisposable
     private void Add(IoMapping mapping)
     {
         if (_table.IsFull)
-            Volatile.Write(ref _table, TranslationTable.Create(_index.All()));
+            Volatile.Write(ref _table, TranslationTable.Create(_index));
+        _table.Add(mapping, _index);
         _index.Add(mapping);
-        _table.Add(mapping);
         Forget();
     }
 
@@ -605,7 +605,7 @@ public sealed class IoAddressSpace : IDisposable
         }
 
         if (_table.IsSparse)
-            Volatile.Write(ref _table, TranslationTable.Create(_index.All()));
+            Volatile.Write(ref _table, TranslationTable.Create(_index));
         return removed;
     }
 

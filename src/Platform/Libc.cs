@@ -24,7 +24,10 @@ internal static unsafe partial class Libc
     internal const int EFD_CLOEXEC = 0x80000;
     internal const int PROT_READ = 1;
     internal const int PROT_WRITE = 2;
+    internal const int PROT_EXEC = 4;
     internal const int MAP_SHARED = 1;
+    internal const int MAP_PRIVATE = 2;
+    internal const int MAP_ANONYMOUS = 0x20;
     internal const int MAP_NORESERVE = 0x4000;
     internal const int EPOLL_CLOEXEC = 0x80000;
     internal const int EPOLL_CTL_ADD = 1;
@@ -49,6 +52,11 @@ internal static unsafe partial class Libc
     internal const int LOCK_SH = 1;
     internal const int LOCK_NB = 4;
     internal const int RWF_NOWAIT = 8;
+    internal const int SIGBUS = 7;
+    internal const int SA_SIGINFO = 4;
+    internal const int FUTEX_WAIT_PRIVATE = 128;
+    // Of x86-64, as the code that uses it.
+    internal const int SYS_futex = 202;
 
     /// <summary>The errno that the last call on this thread left.</summary>
     internal static Errno LastError => (Errno)Marshal.GetLastPInvokeError();
@@ -88,6 +96,18 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint mmap(nint address, nuint length, int protection, int flags, FileDescriptor fd, long offset);
+
+    [LibraryImport("libc", EntryPoint = "mmap")]
+    internal static partial nint mmap_anonymous(nint address, nuint length, int protection, int flags, int fd, long offset);
+
+    [LibraryImport("libc")]
+    internal static partial int mprotect(nint address, nuint length, int protection);
+
+    [LibraryImport("libc")]
+    internal static partial int sigaction(int signal, SignalAction* action, SignalAction* old);
+
+    [LibraryImport("libc", EntryPoint = "syscall")]
+    internal static partial nint futex(nint number, uint* word, nint operation, nint value, void* timeout);
 
     [LibraryImport("libc")]
     internal static partial int munmap(nint address, nuint length);

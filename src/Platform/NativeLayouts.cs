@@ -50,6 +50,14 @@ internal struct UnixAddress
     }
 }
 
+/// <summary><c>struct sigaction</c> (signal.h).</summary>
+[StructLayout(LayoutKind.Explicit, Size = 152)]
+internal struct SignalAction
+{
+    [FieldOffset(0)] internal nint Handler;
+    [FieldOffset(136)] internal int Flags;
+}
+
 /// <summary>
 /// <c>struct statx</c> (linux/stat.h), the part that is read. Taken in place of <c>struct stat</c> because its layout is the same on every
 /// architecture.

@@ -167,11 +167,11 @@ internal sealed class FrontEnd : IDisposable
         Do(VhostUserRequest.SET_VRING_ENABLE, State(0, 1));
     }
 
-    internal void AddRead(ulong sector, uint length)
+    internal void AddRead(ulong sector, uint length, ulong target = GuestBase + DataAt)
     {
         Memory.Write(HeaderAt, Numbers(0, sector));
         Memory.Write(StatusAt, [0xee]);
-        Ring.Add([Buffer(HeaderAt, 16, false), Buffer(DataAt, length, true), Buffer(StatusAt, 1, true)]);
+        Ring.Add([Buffer(HeaderAt, 16, false), new DriverBuffer(new Iova(target), length, true), Buffer(StatusAt, 1, true)]);
         Ring.RequestCalls(true);
         if (Ring.Publish())
             Kick.Signal();

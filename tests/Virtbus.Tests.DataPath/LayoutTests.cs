@@ -13,6 +13,7 @@ public class LayoutTests
         #include <stddef.h>
         #include <poll.h>
         #include <fcntl.h>
+        #include <signal.h>
         #include <sys/epoll.h>
         #include <sys/socket.h>
         #include <sys/stat.h>
@@ -21,6 +22,7 @@ public class LayoutTests
         #define SIZE(t) printf("%s %zu\n", #t, sizeof(t))
         #define FIELD(t, f) printf("%s.%s %zu\n", #t, #f, offsetof(t, f))
         typedef struct iovec iovec; typedef struct pollfd pollfd; typedef struct msghdr msghdr; typedef struct cmsghdr cmsghdr;
+        typedef struct sigaction sigaction_t;
         typedef struct sockaddr_un sockaddr_un; typedef struct statx statx_t; typedef struct epoll_event epoll_event;
         int main(void) {
           SIZE(iovec); FIELD(iovec, iov_base); FIELD(iovec, iov_len);
@@ -29,6 +31,7 @@ public class LayoutTests
           FIELD(msghdr, msg_control); FIELD(msghdr, msg_controllen); FIELD(msghdr, msg_flags);
           SIZE(cmsghdr); FIELD(cmsghdr, cmsg_len); FIELD(cmsghdr, cmsg_level); FIELD(cmsghdr, cmsg_type);
           printf("cmsg_data %zu\n", CMSG_LEN(0));
+          SIZE(sigaction_t); FIELD(sigaction_t, sa_sigaction); FIELD(sigaction_t, sa_flags);
           SIZE(sockaddr_un); FIELD(sockaddr_un, sun_family); FIELD(sockaddr_un, sun_path);
           SIZE(statx_t); FIELD(statx_t, stx_blksize); FIELD(statx_t, stx_mode); FIELD(statx_t, stx_ino); FIELD(statx_t, stx_size);
           FIELD(statx_t, stx_dev_major); FIELD(statx_t, stx_dev_minor);
@@ -78,6 +81,9 @@ public class LayoutTests
         yield return ("cmsghdr.cmsg_level", Offset<ControlHeader>(nameof(ControlHeader.Level)));
         yield return ("cmsghdr.cmsg_type", Offset<ControlHeader>(nameof(ControlHeader.Type)));
         yield return ("cmsg_data", 16);
+        yield return ("sigaction_t", Unsafe.SizeOf<SignalAction>());
+        yield return ("sigaction_t.sa_sigaction", Offset<SignalAction>(nameof(SignalAction.Handler)));
+        yield return ("sigaction_t.sa_flags", Offset<SignalAction>(nameof(SignalAction.Flags)));
         yield return ("sockaddr_un", Unsafe.SizeOf<UnixAddress>());
         yield return ("sockaddr_un.sun_family", Offset<UnixAddress>(nameof(UnixAddress.Family)));
         yield return ("sockaddr_un.sun_path", Offset<UnixAddress>(nameof(UnixAddress.Path)));

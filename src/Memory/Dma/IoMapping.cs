@@ -29,6 +29,9 @@ internal sealed class IoMapping
     /// <summary>Where <see cref="Remote"/> stands in the space's table of peers; under the space's lock.</summary>
     internal int RemoteIndex { get; set; } = -1;
 
+    /// <summary>For blocks of which size (2^n bytes) it is entered in the <see cref="TranslationTable"/>; under the space's lock.</summary>
+    internal int Shift { get; set; }
+
     /// <summary>How many pins hold it; under the space's lock.</summary>
     internal int Pins { get; set; }
 

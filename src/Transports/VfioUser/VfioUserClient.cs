@@ -93,8 +93,7 @@ public sealed partial class VfioUserClient : IDisposable
             _disposed = true;
         }
 
-        _channel.Close(new Fault(Errno.ECONNRESET, "the client was disposed"));
-        _twin?.Close(new Fault(Errno.ECONNRESET, "the client was disposed"));
+        Close(new Fault(Errno.ECONNRESET, "the client was disposed"));
         _wake.Signal();
         _watchEnded.Wait();
         _channel.Dispose();
@@ -112,6 +111,13 @@ public sealed partial class VfioUserClient : IDisposable
 
         foreach (var doorbell in _doorbells.Values.SelectMany(list => list))
             doorbell.Signal.Dispose();
+    }
+
+    /// <summary>Ends the connection as if the server had gone. Safe from any thread.</summary>
+    internal void Close(Fault reason)
+    {
+        _channel.Close(reason);
+        _twin?.Close(reason);
     }
 
     // Registers.

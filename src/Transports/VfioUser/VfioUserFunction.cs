@@ -348,7 +348,10 @@ public sealed class VfioUserFunction : IPciFunction
         var mapped = new List<(ulong, HostMemory)>();
         foreach (var area in areas)
         {
-            if (HostMemory.TryMap(area.File, area.FileOffset, area.Size, DmaAccess.ReadWrite, out var memory, out _))
+            // A server that takes its memory away is as one that is gone.
+            if (HostMemory.TryMap(
+                area.File, area.FileOffset, area.Size, DmaAccess.ReadWrite, out var memory, out _,
+                lost: () => _client.Close(new Fault(Errno.ECONNRESET, "the memory of a BAR is gone"))))
                 mapped.Add((area.Offset, memory!));
         }
 

@@ -41,6 +41,9 @@ internal static partial class VfioUserLog
     [LoggerMessage(1110, LogLevel.Information, "vfio-user {Path}: memory of client {Session} is not sealed against shrinking: shrinking it ends this process. Use memory-backend-memfd in QEMU")]
     internal static partial void Unsealed(ILogger logger, string path, long session);
 
+    [LoggerMessage(1112, LogLevel.Warning, "vfio-user {Path}: memory of client {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
+    internal static partial void MemoryLost(ILogger logger, string path, long session);
+
     [LoggerMessage(1111, LogLevel.Information, "vfio-user {Path}: client {Session} maps memory without a descriptor; the device reaches it by messages")]
     internal static partial void MessageDma(ILogger logger, string path, long session);
 }

@@ -24,6 +24,8 @@ internal sealed partial class VfioUserSession : IDisposable
     private readonly bool _trace;
     private readonly VfioUserChannel _channel;
     private readonly VfioUserOutbox _outbox;
+    // One for all maps, which are many.
+    private readonly Action _loseMemory;
     private readonly Dictionary<uint, List<EventFd>> _doorbells = [];
     private readonly Lock _answerLock = new();
     private readonly byte[] _answer = new byte[HeaderSize + RegionAccessSize];
@@ -37,6 +39,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private int _answerSize;
     private bool _unsealedWarned;
     private bool _headersWarned;
+    private bool _memoryLost;
 
     internal VfioUserSession(VfioUserServer server, VfioDevice device, UnixStream stream, VfioUserServerOptions options, ILogger logger, long number)
     {
@@ -49,6 +52,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _space = new IoAddressSpace(new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
         _channel = new VfioUserChannel(stream, options.HeaderByHeader);
         _outbox = new VfioUserOutbox(_channel);
+        _loseMemory = LoseMemory;
     }
 
     /// <summary>Ends the connection from outside. Safe from any thread.</summary>
@@ -423,6 +427,16 @@ internal sealed partial class VfioUserSession : IDisposable
 
     // Memory.
 
+    // On a thread of the guard, after the device met zeros in place of the memory: what it does from here on is of no use to anybody.
+    private void LoseMemory()
+    {
+        // One word for all its maps.
+        if (Interlocked.Exchange(ref _memoryLost, true))
+            return;
+        VfioUserLog.MemoryLost(_logger, _server.Path, _number);
+        Close(new Fault(Errno.ECONNRESET, "its memory is gone"));
+    }
+
     private static bool TryCheckRange(ulong start, ulong size, out Fault fault)
     {
         fault = Fault.None;
@@ -449,15 +463,15 @@ internal sealed partial class VfioUserSession : IDisposable
             return TryMapRemote(new IovaRange(new Iova(start), size), access, out fault) && Reply(message, 0, out fault);
         NoteHeaders();
         var file = message.Descriptor(0);
-        // An access beyond the end of a file that was cut is a signal that no program survives; only a seal rules it out. Set before the
-        // file's size is looked at, so that nothing comes between.
-        if (!file.TrySealShrink() && !_unsealedWarned)
+        // An access beyond the end of a file that was cut is a signal that ends this process, where there is no guard, and this session
+        // where there is one. A seal rules it out. Set before the file's size is looked at, so that nothing comes between.
+        if (!file.TrySealShrink() && !_unsealedWarned && !Mapping.IsGuardSupported)
         {
             _unsealedWarned = true;
             VfioUserLog.Unsealed(_logger, _server.Path, _number);
         }
 
-        if (!HostMemory.TryMap(file, message.Long(8), size, access, out var memory, out fault))
+        if (!HostMemory.TryMap(file, message.Long(8), size, access, out var memory, out fault, lost: _loseMemory))
             return false;
         // The space holds a reference of its own from here on.
         using (memory)

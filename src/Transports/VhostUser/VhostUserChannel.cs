@@ -11,6 +11,9 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
     private readonly byte[] _reply = new byte[VhostUserProtocol.HeaderSize + VhostUserProtocol.ConfigHeaderSize + VhostUserProtocol.MaxConfig];
     private readonly List<FileDescriptor> _descriptors = [];
 
+    /// <summary>Ends the connection. Safe from any thread.</summary>
+    internal void Shutdown() => stream.Shutdown();
+
     /// <summary>Where a reply's payload is put together.</summary>
     internal Span<byte> ReplyPayload => _reply.AsSpan(VhostUserProtocol.HeaderSize);
 

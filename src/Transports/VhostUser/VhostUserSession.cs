@@ -22,13 +22,14 @@ internal sealed class VhostUserSession : IDisposable
     private readonly VhostUserChannel _channel;
     private readonly ILogger _logger;
     private readonly long _number;
-    private readonly GuestMemory _memory = new();
+    private readonly GuestMemory _memory;
     private readonly VhostUserRing[] _rings;
     private readonly Lock _backendLock = new();
     private UnixStream? _backend;
     private bool _featuresSet;
     private bool _unsealedWarned;
     private byte _status;
+    private bool _memoryLost;
 
     internal VhostUserSession(VhostUserServer server, IVdpaOps device, UnixStream stream, EventFd cancel, ILogger logger, long number)
     {
@@ -37,6 +38,7 @@ internal sealed class VhostUserSession : IDisposable
         _channel = new VhostUserChannel(stream, cancel);
         _logger = logger;
         _number = number;
+        _memory = new GuestMemory(LoseMemory);
         _rings = new VhostUserRing[device.QueueCount];
         for (var i = 0; i < _rings.Length; i++)
             _rings[i] = new VhostUserRing();
@@ -59,7 +61,7 @@ internal sealed class VhostUserSession : IDisposable
             if (!_channel.TryReceive(out var message, out var fault))
             {
                 if (fault == Fault.None)
-                    return "end of stream";
+                    return Volatile.Read(ref _memoryLost) ? "its memory is gone" : "end of stream";
                 _server.LogBadMessage(_number, message.Request, fault, "connection closed");
                 return "it sent what is no message";
             }
@@ -272,14 +274,24 @@ internal sealed class VhostUserSession : IDisposable
         }
     }
 
-    // An access beyond the end of a file that was cut is a signal that no program survives; only a seal rules it out. Set before the file's
-    // size is looked at, so that nothing comes between.
+    // On a thread of the guard, after the device met zeros in place of the memory: what it does from here on is of no use to anybody.
+    private void LoseMemory()
+    {
+        // One word for all its regions.
+        if (Interlocked.Exchange(ref _memoryLost, true))
+            return;
+        VhostUserLog.MemoryLost(_logger, _server.Path, _number);
+        _channel.Shutdown();
+    }
+
+    // An access beyond the end of a file that was cut is a signal that ends this process, where there is no guard, and this session where
+    // there is one. A seal rules it out. Set before the file's size is looked at, so that nothing comes between.
     private void SealMemory(in VhostUserMessage message)
     {
         var isSealed = true;
         foreach (var descriptor in message.Descriptors)
             isSealed &= descriptor.TrySealShrink();
-        if (isSealed || _unsealedWarned)
+        if (isSealed || _unsealedWarned || Mapping.IsGuardSupported)
             return;
         _unsealedWarned = true;
         VhostUserLog.Unsealed(_logger, _server.Path, _number);

@@ -265,6 +265,23 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
     }
 
     /// <summary>Enables the device, as any driver of the host does, and claims its DMA.</summary>
+
+    [Fact]
+    public void Server_that_shrinks_the_memory_of_a_BAR_is_as_one_that_is_gone()
+    {
+        Assert.SkipUnless(Mapping.IsGuardSupported, "no guard on this architecture: shrinking ends the process");
+        using var fixture = new WireFixture();
+        using var function = VfioUserFunction.Connect(fixture.Socket);
+        var seen = new byte[4];
+        function.WriteBar(5, 0x100, [1, 2, 3, 4]);
+        function.ReadBar(5, 0x100, seen);
+        Assert.Equal([1, 2, 3, 4], seen);
+        Assert.Equal(0, Libc.ftruncate(fixture.Device.Other, 0));
+        function.ReadBar(5, 0x100, seen);
+        Assert.Equal(new byte[4], seen);
+        Until(() => !function.IsPresent, "the loss");
+    }
+
     private sealed class HostDriver(PciBus bus) : PciDriver(bus, "scratch-host", new PciDeviceId(ScratchFunction.VendorId, ScratchFunction.DeviceId))
     {
         protected override ValueTask ProbeAsync(PciDevice device, PciDeviceId id, CancellationToken cancellationToken)

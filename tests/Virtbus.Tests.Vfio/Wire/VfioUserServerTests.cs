@@ -467,6 +467,39 @@ public sealed class VfioUserServerTests : IDisposable
         Assert.False(_fixture.Device.IsOpen);
     }
 
+    [Theory]
+    [InlineData(WireDevice.ReadHere)]
+    [InlineData(WireDevice.WriteThere)]
+    public void Client_that_shrinks_its_memory_loses_its_session_and_no_more(uint command)
+    {
+        Assert.SkipUnless(Mapping.IsGuardSupported, "no guard on this architecture: shrinking ends the process");
+        var (descriptors, mappings) = (Kernel.Descriptors, Kernel.Mappings);
+        using (var client = Connect())
+        using (var file = MemoryFile.Create("virtbus-test", 0x2000, sealedSize: false))
+        {
+            client.Do(DMA_MAP, Map(Base, 0x2000), file).Dispose();
+            client.StartDma(WireDevice.ReadHere, Base, 0x2000);
+            Assert.Equal(0, Libc.ftruncate(file, 0x1000));
+            client.Do(REGION_WRITE, Access(0, WireDevice.DmaAddress, 8, Longs(Base))).Dispose();
+            // The connection may be gone before the answer.
+            client.Send(REGION_WRITE, Access(0, WireDevice.DmaCommand, 4, Words(command)));
+            client.ExpectClosed();
+        }
+
+        _fixture.WaitIdle(1);
+        Assert.Equal(1, _fixture.Log.Count(1112));
+        _fixture.Log.WaitFor(1103, "its memory is gone");
+        using (var next = Connect())
+        {
+            next.Do(DMA_MAP, Map(Base, 0x1000), next.File).Dispose();
+            next.StartDma(WireDevice.ReadHere, Base, 4);
+            Assert.Equal(Fault.None, _fixture.Device.LastDma);
+        }
+
+        _fixture.WaitIdle(2);
+        Assert.Equal((descriptors, mappings), (Kernel.Descriptors, Kernel.Mappings));
+    }
+
     [Fact]
     public async Task Stopping_drops_the_client_and_removes_the_socket()
     {

@@ -9,7 +9,7 @@ namespace Virtbus.Tests.Vfio.Wire;
 
 /// <summary>
 /// A PCI-like device with a register of everything that goes over the wire: BAR 0 has scratch memory, an engine that copies between it and the
-/// client's memory on the caller's thread or on its own, and doorbells; BAR 2 has pages to map; BAR 4 is I/O.
+/// client's memory on the caller's thread or on its own, and doorbells; BARs 2, 3 and 5 have pages to map; BAR 4 is I/O.
 /// </summary>
 internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposable
 {
@@ -40,7 +40,6 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     private readonly EventFd?[][] _irqs;
     private readonly Dictionary<VfioDoorbell, EventFd> _doorbells = [];
     private readonly FileDescriptor _file;
-    private readonly FileDescriptor _other;
     private readonly IommuGroup _group = new(1);
     private readonly List<Thread> _engines = [];
     private List<byte> _loaded = [];
@@ -50,7 +49,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     internal WireDevice()
     {
         Pages = HostMemory.Allocate("virtbus-device", 0x4000, out _file);
-        _other = MemoryFile.Create("virtbus-device2", 0x1000);
+        Other = MemoryFile.Create("virtbus-device2", 0x1000, sealedSize: false);
         Port = new DmaPort("device", _group) { IsBusMaster = true };
         _irqs = [.. IrqCounts.Select(count => new EventFd?[count])];
         Migration = new VfioMigration(this);
@@ -61,6 +60,9 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     internal DmaPort Port { get; }
 
     internal HostMemory Pages { get; }
+
+    /// <summary>The file behind BAR 5, which anybody may shrink.</summary>
+    internal FileDescriptor Other { get; }
 
     internal byte[] Config { get; } = new byte[256];
 
@@ -143,7 +145,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
                 new VfioRegionArea(0x1000, 0x1000, _file, 0x1000),
                 new VfioRegionArea(0x3000, 0x1000, _file, 0x3000),
                 // Of another file: it cannot go with the same descriptor.
-                new VfioRegionArea(0x2000, 0x1000, _other, 0),
+                new VfioRegionArea(0x2000, 0x1000, Other, 0),
             ],
         },
         3 => new(VfioRegionFlags.Read | VfioRegionFlags.Write | VfioRegionFlags.Mmap, 0x2000)
@@ -151,6 +153,10 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
             Areas = [new VfioRegionArea(0, 0x2000, _file, 0x2000)],
         },
         4 => new(VfioRegionFlags.Read | VfioRegionFlags.Write, (ulong)Ports.Length),
+        5 => new(VfioRegionFlags.Read | VfioRegionFlags.Write | VfioRegionFlags.Mmap, 0x1000)
+        {
+            Areas = [new VfioRegionArea(0, 0x1000, Other, 0)],
+        },
         7 => new(VfioRegionFlags.Read | VfioRegionFlags.Write, (ulong)Config.Length),
         9 => new(VfioRegionFlags.Read, 16) { Type = new VfioRegionType(0x8086, 3) },
         _ => new(VfioRegionFlags.None, 0),
@@ -300,7 +306,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     {
         Pages.Dispose();
         _file.Dispose();
-        _other.Dispose();
+        Other.Dispose();
     }
 
     private byte[]? Bytes(uint region) => region switch
