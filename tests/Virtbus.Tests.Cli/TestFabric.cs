@@ -42,9 +42,12 @@ public sealed class TestFabric : IAsyncDisposable
         return path;
     }
 
-    public Process Start(params string[] arguments)
+    public Process Start(params string[] arguments) => StartProgram(Program, arguments);
+
+    /// <summary>Starts another program where the real one would run.</summary>
+    public Process StartProgram(string program, params string[] arguments)
     {
-        var process = Process.Start(new ProcessStartInfo(Program, arguments)
+        var process = Process.Start(new ProcessStartInfo(program, arguments)
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
@@ -59,10 +62,12 @@ public sealed class TestFabric : IAsyncDisposable
 
     public Task<ProgramRun> RunAsync(params string[] arguments) => RunWithInputAsync("", arguments);
 
-    public async Task<ProgramRun> RunWithInputAsync(string input, params string[] arguments)
+    public Task<ProgramRun> RunWithInputAsync(string input, params string[] arguments) => EndAsync(Start(arguments), input);
+
+    /// <summary>Gives a process its input and waits until it has ended.</summary>
+    public static async Task<ProgramRun> EndAsync(Process process, string input = "")
     {
         using var deadline = new CancellationTokenSource(Deadline);
-        var process = Start(arguments);
         await process.StandardInput.WriteAsync(input.AsMemory(), deadline.Token);
         process.StandardInput.Close();
         var output = process.StandardOutput.ReadToEndAsync(deadline.Token);
