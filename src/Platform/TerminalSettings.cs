@@ -23,7 +23,7 @@ public sealed class TerminalSettings
         fixed (uint* start = termios)
         {
             if (Libc.tcgetattr(StandardInput, start) != 0)
-                throw HostError.Make("the settings of the terminal", Libc.LastError);
+                throw new VirtbusException(Libc.LastError, $"Standard input has no settings of a terminal: {Libc.LastError}. Run this in a terminal, or redirect standard input.");
         }
 
         return new TerminalSettings(termios);

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Globalization;
 using Virtbus.Cli.Text;
 using Virtbus.Daemon.Api;
@@ -48,7 +49,7 @@ internal static class VfVerbs
         var adapter = Names.Device();
         var number = Number("NUMBER", "Which virtual function, from 0.");
         var mac = new Option<string>("--mac") { Description = "Its station address." };
-        var queues = new Option<int?>("--queues") { Description = "How many queue sets it can make." };
+        var queues = new Option<int?>("--queues") { Description = "How many queue sets it can make.", CustomParser = result => Parse(result) };
         var driver = new Option<string>("--driver") { Description = "The only driver that may take it, for example vfio-pci; 'any' lets the bus choose." };
         var command = CommandLine.Asking(
             "set",
@@ -124,7 +125,15 @@ internal static class VfVerbs
         return command;
     }
 
-    private static Argument<int> Number(string name, string description) => new(name) { Description = description };
+    private static Argument<int> Number(string name, string description) => new(name) { Description = description, CustomParser = Parse };
+
+    private static int Parse(ArgumentResult result)
+    {
+        var word = result.Tokens[0].Value;
+        if (!int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var number))
+            result.AddError($"'{word}' is no number. Write for example 2.");
+        return number;
+    }
 
     private static DeviceAnswer Adapter(ControlClient client, string name)
     {
@@ -140,7 +149,7 @@ internal static class VfVerbs
     }
 
     // In order of their numbers.
-    private static IEnumerable<string> Links(ControlClient client, DeviceAnswer device) =>
+    internal static IEnumerable<string> Links(ControlClient client, DeviceAnswer device) =>
         from entry in Entries(client, device.Path)
         where entry is { Kind: "link", Target: not null } && entry.Name.StartsWith("virtfn", StringComparison.Ordinal)
         orderby int.Parse(entry.Name.AsSpan("virtfn".Length), CultureInfo.InvariantCulture)
