@@ -48,8 +48,16 @@ public sealed class FunctionVerbTests
         Assert.Contains("Write 0 before 1", await fabric.RefusedAsync("vf", "enable", "adapter0", "1"), StringComparison.Ordinal);
         Assert.Contains("Virtual function 2 of 0000:01:00.0 is enabled, so it can't be configured.", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--queues", "4"), StringComparison.Ordinal);
         Assert.Matches("can't have address (..:){5}.. and 17 queue sets. Give it .* 1 to 16", await fabric.RefusedAsync("vf", "set", "adapter0", "3", "--queues", "17"));
-        var usage = await fabric.RunAsync("vf", "set", "adapter0", "third", "--queues", "1");
-        Assert.Equal((2, "virtbus: 'third' is no number. Write for example 2.\nTry 'virtbus vf set --help'.\n"), (usage.Code, usage.Errors));
+        await SeeUsageAsync("'third' is no number. Write for example 2.", "third", "--queues", "1");
+        await SeeUsageAsync("'many' is no number. Write for example 2.", "2", "--queues", "many");
+        await SeeUsageAsync("Required argument missing for option: '--mac'.", "2", "--mac");
+        await SeeUsageAsync("'virtbus vf set' needs --mac, --queues or --driver.", "2");
+
+        async Task SeeUsageAsync(string message, params string[] words)
+        {
+            var usage = await fabric.RunAsync(["vf", "set", "adapter0", .. words]);
+            Assert.Equal((2, $"virtbus: {message}\nTry 'virtbus vf set --help'.\n"), (usage.Code, usage.Errors));
+        }
         Assert.Contains("has no virtual functions", await fabric.RefusedAsync("vf", "list", "serial0"), StringComparison.Ordinal);
     }
 

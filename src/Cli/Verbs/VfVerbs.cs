@@ -76,11 +76,13 @@ internal static class VfVerbs
             },
             adapter,
             number);
-        foreach (var option in new Option[] { mac, queues, driver })
+        Option[] options = [mac, queues, driver];
+        foreach (var option in options)
             command.Options.Add(option);
         command.Validators.Add(result =>
         {
-            if (result.GetValue(mac) is null && result.GetValue(queues) is null && result.GetValue(driver) is null)
+            // Not their values: one that can't be read throws here, and is told by itself.
+            if (options.All(option => result.GetResult(option) is null))
                 result.AddError("'virtbus vf set' needs --mac, --queues or --driver.");
         });
         return command;
