@@ -1,7 +1,7 @@
 namespace Virtbus.Platform;
 
 /// <summary>
-/// An eventfd: a counter in the kernel by which one side wakes another. No call on it blocks, whatever the peer that shares it does.
+/// An eventfd: a counter in the kernel by which one side wakes another. No call on it but <see cref="Wait"/> blocks, whatever the peer that shares it does.
 /// Safe from any thread.
 /// </summary>
 public sealed class EventFd : IDisposable
@@ -65,6 +65,12 @@ public sealed class EventFd : IDisposable
         count = value;
         return read == sizeof(ulong);
     }
+
+    /// <summary>Waits for a signal and takes it, and with it all that came before it.</summary>
+    /// <param name="timeout">How long at most.</param>
+    /// <returns>Whether there was one; false also when another reader took it.</returns>
+    public bool Wait(TimeSpan timeout) =>
+        Polling.Wait(Descriptor, forWriting: false, cancel: null, (int)timeout.TotalMilliseconds) && TryRead(out _);
 
     /// <summary>Makes a second handle on the same counter.</summary>
     /// <returns>The handle, owned by the caller.</returns>

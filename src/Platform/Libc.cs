@@ -125,6 +125,15 @@ internal static unsafe partial class Libc
     internal static partial int ioctl(FileDescriptor fd, nuint request, void* argument);
 
     [LibraryImport("libc", SetLastError = true)]
+    internal static partial int tcgetattr(int fd, void* termios);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int tcsetattr(int fd, int actions, void* termios);
+
+    [LibraryImport("libc")]
+    internal static partial void cfmakeraw(void* termios);
+
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial nint preadv2(FileDescriptor fd, IoVector* vectors, int count, long offset, int flags);
 
     [LibraryImport("libc", SetLastError = true)]

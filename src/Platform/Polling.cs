@@ -6,19 +6,20 @@ public static class Polling
     /// <summary>Waits until the first descriptor is ready or the second one is readable.</summary>
     /// <param name="first">What is waited for.</param>
     /// <param name="forWriting">Whether to wait for room to write to it, and not for something to read from it.</param>
-    /// <param name="cancel">An eventfd that ends the wait.</param>
+    /// <param name="cancel">An eventfd that ends the wait; null when nothing does.</param>
     /// <param name="milliseconds">How long at most; -1 for ever.</param>
     /// <returns>True when the first is ready (an error or hang-up counts); false on cancel or at the end of the time.</returns>
-    public static unsafe bool Wait(FileDescriptor first, bool forWriting, EventFd cancel, int milliseconds = -1)
+    public static unsafe bool Wait(FileDescriptor first, bool forWriting, EventFd? cancel, int milliseconds = -1)
     {
         bool firstHeld = false, secondHeld = false;
         try
         {
             first.DangerousAddRef(ref firstHeld);
-            cancel.Descriptor.DangerousAddRef(ref secondHeld);
+            cancel?.Descriptor.DangerousAddRef(ref secondHeld);
             var entries = stackalloc PollEntry[2];
             entries[0] = new PollEntry { Fd = first.Number, Events = forWriting ? Libc.POLLOUT : Libc.POLLIN };
-            entries[1] = new PollEntry { Fd = cancel.Descriptor.Number, Events = Libc.POLLIN };
+            // The kernel passes over a negative number.
+            entries[1] = new PollEntry { Fd = cancel?.Descriptor.Number ?? -1, Events = Libc.POLLIN };
             // SAFETY: two entries on this stack; both descriptors are held open by the references above.
             while (Libc.poll(entries, 2, milliseconds) < 0)
             {
@@ -33,7 +34,7 @@ public static class Polling
             if (firstHeld)
                 first.DangerousRelease();
             if (secondHeld)
-                cancel.Descriptor.DangerousRelease();
+                cancel!.Descriptor.DangerousRelease();
         }
     }
 }

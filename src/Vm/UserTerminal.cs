@@ -4,17 +4,17 @@ using Virtbus.Platform;
 namespace Virtbus.Vm;
 
 /// <summary>The user's terminal while QEMU has it. QEMU makes it raw and, if it is killed, leaves it so; disposing puts it back.</summary>
-internal sealed partial class UserTerminal : IAsyncDisposable
+internal sealed partial class UserTerminal : IDisposable
 {
-    private readonly string _saved;
+    private readonly TerminalSettings _saved;
 
-    private UserTerminal(string saved) => _saved = saved;
+    private UserTerminal(TerminalSettings saved) => _saved = saved;
 
     /// <summary>Terminal type and size, for the guest's command line.</summary>
     public string KernelArguments { get; private init; } = "";
 
     /// <summary>Remembers the terminal's settings. Throws EINVAL when there is none.</summary>
-    public static async Task<UserTerminal> SaveAsync(CancellationToken cancellation)
+    public static UserTerminal Save()
     {
         if (Console.IsInputRedirected || Console.IsOutputRedirected)
         {
@@ -22,21 +22,17 @@ internal sealed partial class UserTerminal : IAsyncDisposable
                 Errno.EINVAL, "A shell in the guest needs a terminal, and standard input or output is none. Give a command after '--', such as 'sh'.");
         }
 
-        string saved = await SttyAsync("-g", cancellation);
+        TerminalSettings saved = TerminalSettings.Read();
         string type = Environment.GetEnvironmentVariable("TERM") is { } term && TermName().IsMatch(term) ? term : "linux";
         int rows = Console.WindowHeight;
         int columns = Console.WindowWidth;
         // A terminal that was never told its size says 0.
         string size = rows > 0 && columns > 0 ? $" virtbus_rows={rows} virtbus_columns={columns}" : "";
-        return new UserTerminal(saved.Trim()) { KernelArguments = $"TERM={type}{size}" };
+        return new UserTerminal(saved) { KernelArguments = $"TERM={type}{size}" };
     }
 
     /// <inheritdoc/>
-    public async ValueTask DisposeAsync() => await SttyAsync(_saved, CancellationToken.None);
-
-    // -F, since our tools run without our standard input.
-    private static Task<string> SttyAsync(string argument, CancellationToken cancellation) =>
-        HostCommand.RunTextAsync(["stty", "-F", "/dev/tty", argument], "Run it from a terminal.", cancellation);
+    public void Dispose() => _saved.Apply();
 
     [GeneratedRegex("^[A-Za-z0-9][A-Za-z0-9+._-]*$", RegexOptions.ExplicitCapture | RegexOptions.CultureInvariant, matchTimeoutMilliseconds: 1000)]
     private static partial Regex TermName();

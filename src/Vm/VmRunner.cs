@@ -87,7 +87,7 @@ public sealed class VmRunner
 
     private async Task<int> RunShellAsync(QemuProgram qemu, VmAccelerator accelerator, GuestImage image, CancellationToken cancellation)
     {
-        await using UserTerminal terminal = await UserTerminal.SaveAsync(cancellation);
+        using UserTerminal terminal = UserTerminal.Save();
         string kernel = $"virtbus_mode=shell {terminal.KernelArguments}";
         IEnumerable<string> arguments = QemuArguments.Machine(_options, accelerator, image, kernel).Concat(QemuArguments.Terminal());
         await using QemuProcess running = await QemuProcess.StartAsync(qemu, arguments, redirect: false);

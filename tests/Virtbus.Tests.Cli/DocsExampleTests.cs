@@ -32,10 +32,13 @@ public sealed partial class DocsExampleTests
         var shim = fabric.Write("virtbus", $"#!/bin/sh\nexec '{TestFabric.Program}' \"$@\"\n");
         File.SetUnixFileMode(shim, UnixFileMode.UserRead | UnixFileMode.UserExecute);
         var folder = Path.GetDirectoryName(shim)!;
-        // What 'dotnet build samples/tutorial/bench_counter' makes, where the page copies it from.
-        var built = Path.Combine(folder, "artifacts", "bin", "bench_counter");
-        Directory.CreateDirectory(built);
-        Directory.CreateSymbolicLink(Path.Combine(built, "release"), Path.Combine(AppContext.BaseDirectory, "tutorial-modules"));
+        // What 'dotnet build samples/tutorial/NAME' makes, where the pages take it from.
+        foreach (var (name, output) in new[] { ("bench_counter", Path.Combine(AppContext.BaseDirectory, "tutorial-modules")), ("vfio_user_driver", UserDriverTests.Folder) })
+        {
+            var built = Path.Combine(folder, "artifacts", "bin", name);
+            Directory.CreateDirectory(built);
+            Directory.CreateSymbolicLink(Path.Combine(built, "release"), output);
+        }
 
         var (outputs, all) = await RunAsync(folder, fabric.Runtime, steps);
         for (var i = 0; i < steps.Count; i++)

@@ -49,7 +49,18 @@ public sealed class FunctionVerbTests
         Assert.Equal("0000:01:00.0: 3 virtual functions\n", await fabric.OkAsync("vf", "enable", "adapter0", "3"));
         Assert.Matches(@"2 +0000:01:00\.3 +mac 06:00:00:00:bb:03 queues 3 driver vfio-pci +bound +vfio-pci\n", await fabric.OkAsync("vf", "list", "adapter0"));
         Assert.Contains("Write 0 before 1", await fabric.RefusedAsync("vf", "enable", "adapter0", "1"), StringComparison.Ordinal);
-        await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--queues", "4");
+        Assert.Contains("Virtual function 2 of 0000:01:00.0 is enabled, so it can't be configured.", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--queues", "4"), StringComparison.Ordinal);
+        Assert.Matches("can't have address (..:){5}.. and 17 queue sets. Give it .* 1 to 16", await fabric.RefusedAsync("vf", "set", "adapter0", "3", "--queues", "17"));
+        await SeeUsageAsync("'third' is no number. Write for example 2.", "third", "--queues", "1");
+        await SeeUsageAsync("'many' is no number. Write for example 2.", "2", "--queues", "many");
+        await SeeUsageAsync("Required argument missing for option: '--mac'.", "2", "--mac");
+        await SeeUsageAsync("'virtbus vf set' needs --mac, --queues or --driver.", "2");
+
+        async Task SeeUsageAsync(string message, params string[] words)
+        {
+            var usage = await fabric.RunAsync(["vf", "set", "adapter0", .. words]);
+            Assert.Equal((2, $"virtbus: {message}\nTry 'virtbus vf set --help'.\n"), (usage.Code, usage.Errors));
+        }
         Assert.Contains("has no virtual functions", await fabric.RefusedAsync("vf", "list", "serial0"), StringComparison.Ordinal);
     }
 
@@ -68,6 +79,9 @@ public sealed class FunctionVerbTests
         Assert.Equal("0000:01:00.1: bound to vfio-pci\n", await fabric.OkAsync("driver", "override", "adapter0v0", "vfio-pci"));
         // No other driver is made for a serial port.
         Assert.Equal("0000:03:00.0: unbound\n", await fabric.OkAsync("driver", "override", "serial0", "--clear"));
+        Assert.Contains("Name a driver.", await fabric.RefusedAsync("driver", "override", "adapter0v0", "vfio_pci"), StringComparison.Ordinal);
+        Assert.True(File.Exists(socket));
+        Assert.Contains("'virtbus driver override 0000:03:00.0 --clear' lets the bus choose again", await fabric.RefusedAsync("driver", "override", "serial0", "merlin-vfio-pci"), StringComparison.Ordinal);
         Assert.Contains("no module 'other_driver'", await fabric.RefusedAsync("driver", "override", "serial0", "other-driver"), StringComparison.Ordinal);
         Assert.Contains("only PCI functions can be", await fabric.RefusedAsync("driver", "suggest", "merlin_core.net.0"), StringComparison.Ordinal);
     }
@@ -79,7 +93,7 @@ public sealed class FunctionVerbTests
         await fabric.UpAsync(Manifest);
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
         var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:01:00.1.sock"));
-        Assert.Contains("Device 'adapter0v0' is in use", await fabric.RefusedAsync("vm", "adapter0v0", "--", "true"), StringComparison.Ordinal);
+        Assert.Contains($"Device 'adapter0v0' is in use: process {Environment.ProcessId} (", await fabric.RefusedAsync("vm", "adapter0v0", "--", "true"), StringComparison.Ordinal);
         var unbind = fabric.Start("driver", "unbind", "adapter0v0");
         var message = await unbind.StandardError.ReadLineAsync(deadline.Token);
         Assert.StartsWith($"virtbus: Device 0000:01:00.1 is open by process {Environment.ProcessId} (", message!, StringComparison.Ordinal);
@@ -106,6 +120,30 @@ public sealed class FunctionVerbTests
         await disable.WaitForExitAsync(deadline.Token);
         Assert.Equal((0, "0000:01:00.0: 0 virtual functions\n"), (disable.ExitCode, await disable.StandardOutput.ReadToEndAsync(deadline.Token)));
         Assert.False(client.TryRead(7, 0, new byte[4], out _));
+    }
+
+    [Fact]
+    public async Task Whatever_takes_a_device_away_names_who_has_it()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        // The virtual functions go with the adapter's driver, and all of a driver's devices with its module.
+        await SeeWaitingAsync("0000:01:00.1", ["driver", "unbind", "adapter0"], "0000:01:00.0: unbound\n");
+        await SeeWaitingAsync("0000:03:00.0", ["module", "unload", "vfio_pci", "--force"], "vfio_pci: unloaded");
+
+        async Task SeeWaitingAsync(string function, string[] command, string end)
+        {
+            using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+            using var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, function + ".sock"));
+            var waiting = fabric.Start(command);
+            var message = await waiting.StandardError.ReadLineAsync(deadline.Token);
+            Assert.StartsWith($"virtbus: Device {function} is open by process {Environment.ProcessId} (", message!, StringComparison.Ordinal);
+            Assert.Contains($"'virtbus driver unbind {function} --force'", message!, StringComparison.Ordinal);
+            client.Dispose();
+            var run = await TestFabric.EndAsync(waiting);
+            Assert.StartsWith(end, run.Output, StringComparison.Ordinal);
+            Assert.Equal(0, run.Code);
+        }
     }
 
     [Fact]

@@ -42,10 +42,13 @@ public sealed class TestFabric : IAsyncDisposable
         return path;
     }
 
-    public Process Start(params string[] arguments)
+    public Process Start(params string[] arguments) => StartProgram(Program, arguments);
+
+    /// <summary>Starts another program where the real one would run.</summary>
+    public Process StartProgram(string program, params string[] arguments)
     {
         // A shell that runs the tests in the background has them ignore SIGINT, which the program would inherit.
-        var process = Process.Start(new ProcessStartInfo("env", ["--default-signal=INT", Program, .. arguments])
+        var process = Process.Start(new ProcessStartInfo("env", ["--default-signal=INT", program, .. arguments])
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
@@ -60,12 +63,21 @@ public sealed class TestFabric : IAsyncDisposable
 
     public Task<ProgramRun> RunAsync(params string[] arguments) => RunWithInputAsync("", arguments);
 
-    public async Task<ProgramRun> RunWithInputAsync(string input, params string[] arguments)
+    public Task<ProgramRun> RunWithInputAsync(string input, params string[] arguments) => EndAsync(Start(arguments), input);
+
+    /// <summary>Gives a process its input and waits until it has ended.</summary>
+    public static async Task<ProgramRun> EndAsync(Process process, string input = "")
     {
         using var deadline = new CancellationTokenSource(Deadline);
-        var process = Start(arguments);
-        await process.StandardInput.WriteAsync(input.AsMemory(), deadline.Token);
-        process.StandardInput.Close();
+        try
+        {
+            await process.StandardInput.WriteAsync(input.AsMemory(), deadline.Token);
+            process.StandardInput.Close();
+        }
+        catch (IOException)
+        {
+            // It ended before it had read all, as one does that refuses a value that is too long.
+        }
         var output = process.StandardOutput.ReadToEndAsync(deadline.Token);
         var errors = process.StandardError.ReadToEndAsync(deadline.Token);
         await process.WaitForExitAsync(deadline.Token);

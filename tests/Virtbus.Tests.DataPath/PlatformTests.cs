@@ -85,6 +85,20 @@ public sealed class PlatformTests : IDisposable
     }
 
     [Fact]
+    public async Task Signals_are_waited_for_and_taken()
+    {
+        using var signal = new EventFd();
+        Assert.False(signal.Wait(TimeSpan.Zero));
+        signal.Signal();
+        signal.Signal();
+        Assert.True(signal.Wait(TimeSpan.FromSeconds(30)));
+        Assert.False(signal.TryRead(out _));
+        var waiting = Task.Run(() => signal.Wait(Timeout.InfiniteTimeSpan));
+        signal.Signal();
+        Assert.True(await waiting.WaitAsync(TimeSpan.FromSeconds(30)));
+    }
+
+    [Fact]
     public void Sealed_memory_file_cannot_shrink()
     {
         using var sealedFile = MemoryFile.Create("virtbus-test", 4096);

@@ -56,6 +56,12 @@ public sealed class FunctionLifeTests
             return guest.DieAsync();
         });
         Assert.Equal(before, Holdings.Of(daemon));
+        await EndAsync(async guest =>
+        {
+            await guest.TellAsync("panic");
+            Assert.Contains("Kernel panic", await guest.DieAsync(), StringComparison.Ordinal);
+        });
+        Assert.Equal(before, Holdings.Of(daemon));
         var last = Guest.Start(fabric, await FunctionProgram.PreludeAsync() + "by_hand $first; vf_test idle $first; vf_test phys $first", "adapter0v0");
         await FunctionProgram.SendAsync(last);
         Assert.Equal(["idle", "registers 06000000aa01", "commands", "copies", "done"], await last.EndAsync());
@@ -74,7 +80,7 @@ public sealed class FunctionLifeTests
     // The function works without end, so DMA is in the air whatever happens to it.
     private static async Task<Guest> StartAsync(TestFabric fabric, params string[] devices)
     {
-        var guest = Guest.Start(fabric, await FunctionProgram.PreludeAsync() + "by_hand $first\nvf_test loop $first &\nread -r what\n", ["adapter0v0", .. devices]);
+        var guest = Guest.Start(fabric, await FunctionProgram.PreludeAsync() + "by_hand $first\nvf_test loop $first &\nread -r what\n[ $what = end ] || echo c >/proc/sysrq-trigger\n", ["adapter0v0", .. devices]);
         await FunctionProgram.SendAsync(guest);
         await guest.SeeAsync("running");
         return guest;

@@ -1,40 +1,38 @@
-using System.ComponentModel;
-using System.Diagnostics;
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
 using Virtbus.Platform;
 
 namespace Virtbus.Cli.Text;
 
-/// <summary>The user's terminal in raw mode: each key is ours as it is pressed. Disposing puts it back as it was.</summary>
-internal sealed class RawTerminal : IAsyncDisposable
+/// <summary>The user's terminal in raw mode: each key is ours as it is pressed. Disposing puts it back as it was, as does a signal that ends us.</summary>
+internal sealed class RawTerminal : IDisposable
 {
-    private readonly string _saved;
+    private readonly TerminalSettings _saved;
+    private readonly PosixSignalRegistration[] _signals;
 
-    private RawTerminal(string saved) => _saved = saved;
-
-    /// <summary>Makes the terminal raw. What is printed still gets its line ends made.</summary>
-    /// <exception cref="VirtbusException">ENOTTY: there is no terminal that stty could change.</exception>
-    public static async Task<RawTerminal> EnterAsync()
+    private RawTerminal(TerminalSettings saved)
     {
-        var saved = (await SttyAsync("-g")).Trim();
-        await SttyAsync("raw", "-echo", "opost");
-        return new RawTerminal(saved);
+        _saved = saved;
+        _signals = [.. new[] { PosixSignal.SIGTERM, PosixSignal.SIGHUP, PosixSignal.SIGINT, PosixSignal.SIGQUIT }.Select(s => PosixSignalRegistration.Create(s, _ => saved.Apply()))];
     }
 
-    public async ValueTask DisposeAsync() => await SttyAsync(_saved);
-
-    private static async Task<string> SttyAsync(params string[] arguments)
+    /// <summary>Makes the terminal raw.</summary>
+    /// <exception cref="VirtbusException">ENOTTY: standard input is none.</exception>
+    public static RawTerminal Enter()
     {
-        try
-        {
-            using var stty = Process.Start(new ProcessStartInfo("stty", ["-F", "/dev/tty", .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false })!;
-            var output = await stty.StandardOutput.ReadToEndAsync();
-            var error = await stty.StandardError.ReadToEndAsync();
-            await stty.WaitForExitAsync();
-            return stty.ExitCode == 0 ? output : throw new VirtbusException(Errno.ENOTTY, $"The terminal can't be changed: {error.Trim()}. Redirect standard input, for example from /dev/null.");
-        }
-        catch (Win32Exception e)
-        {
-            throw new VirtbusException(Errno.ENOENT, $"'stty' can't be run: {e.Message}. Install package coreutils.", e);
-        }
+        var saved = TerminalSettings.Read();
+        var terminal = new RawTerminal(saved);
+        saved.ToRaw().Apply();
+        return terminal;
+    }
+
+    /// <summary>What is typed. The console's own stream would read whole lines, with an echo of its own.</summary>
+    public static Stream OpenKeys() => new FileStream(new SafeFileHandle(0, ownsHandle: false), FileAccess.Read, bufferSize: 0);
+
+    public void Dispose()
+    {
+        _saved.Apply();
+        foreach (var signal in _signals)
+            signal.Dispose();
     }
 }

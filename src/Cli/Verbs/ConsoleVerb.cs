@@ -38,7 +38,7 @@ internal static class ConsoleVerb
             throw new VirtbusException(Errno.ECONNREFUSED, $"Nothing listens on {console.Path}: {e.Message}. Is the fabric just going down?", e);
         }
         var isTerminal = !Console.IsInputRedirected;
-        await using var terminal = isTerminal ? await RawTerminal.EnterAsync() : null;
+        using var terminal = isTerminal ? RawTerminal.Enter() : null;
         if (isTerminal)
             await Console.Error.WriteLineAsync($"Connected to {Sockets.Title(console)}. Ctrl-] leaves.");
         await using var output = Console.OpenStandardOutput();
@@ -54,7 +54,7 @@ internal static class ConsoleVerb
     // True when the user wants to leave.
     private static async Task<bool> TypeAsync(Socket socket, bool isTerminal)
     {
-        await using var input = Console.OpenStandardInput();
+        await using var input = isTerminal ? RawTerminal.OpenKeys() : Console.OpenStandardInput();
         var buffer = new byte[BufferSize];
         int count;
         while ((count = await Task.Run(() => input.Read(buffer))) > 0)

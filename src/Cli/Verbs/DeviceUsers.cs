@@ -7,7 +7,7 @@ namespace Virtbus.Cli.Verbs;
 internal static class DeviceUsers
 {
     /// <summary>
-    /// Says who has a device or one below it open and how that ends, since what is asked for next waits for it; or takes the device away from
+    /// Says who has a device, one below it or a virtual function of it open and how that ends, since what is asked for next waits for it; or takes the device away from
     /// them.
     /// </summary>
     /// <param name="client">The fabric.</param>
@@ -16,21 +16,33 @@ internal static class DeviceUsers
     /// <param name="what">What is to be done to the device, in the words of a message.</param>
     public static void AskToLeave(ControlClient client, DeviceAnswer device, bool force, string what)
     {
-        var below = device.Path + "/";
-        foreach (var vfio in client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer))
+        string[] below = [device.Path + "/", .. VfVerbs.Links(client, device).Select(path => path + "/")];
+        foreach (var (vfio, user) in All(client))
         {
-            if (vfio.Class != "vfio-dev" || !vfio.Path.StartsWith(below, StringComparison.Ordinal) || Read(client, vfio.Path + "/user") is not { Length: > 0 } user)
+            if (!below.Any(folder => vfio.Path.StartsWith(folder, StringComparison.Ordinal)))
                 continue;
             if (force)
             {
                 client.Write(vfio.Path + "/revoke", "1");
                 continue;
             }
+            var label = Read(client, vfio.Path + "/label");
             Console.Error.WriteLine(
-                $"virtbus: Device {Read(client, vfio.Path + "/label")} is open by {user} on {Read(client, vfio.Path + "/socket")}. It is asked to let go, and {device.Name} is {what} when it has. "
-                + "End it to get on, or take the device away with --force; Ctrl-C only ends the waiting here.");
+                $"virtbus: Device {label} is open by {user} on {Read(client, vfio.Path + "/socket")}. It is asked to let go, and {device.Name} is {what} when it has. "
+                + $"End it to get on, or take the device away with 'virtbus driver unbind {label} --force'; Ctrl-C only ends the waiting here.");
         }
     }
+
+    /// <summary>Who has the device of a vfio-user socket open; null when that is not known.</summary>
+    public static string? Of(ControlClient client, string socket) =>
+        All(client).Where(open => Read(client, open.Device.Path + "/socket") == socket).Select(open => open.User).FirstOrDefault();
+
+    private static IEnumerable<(DeviceAnswer Device, string User)> All(ControlClient client) =>
+        from vfio in client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer)
+        where vfio.Class == "vfio-dev"
+        let user = Read(client, vfio.Path + "/user")
+        where user.Length > 0
+        select (vfio, user);
 
     private static string Read(ControlClient client, string path)
     {

@@ -70,7 +70,7 @@ internal static class DriverVerbs
                 if (device.Driver is { } current && current != wanted)
                     Unbind(client, device, current, result.GetValue(force));
                 if (device.Driver is null || device.Driver != wanted)
-                    Probe(client, device, wanted is not null);
+                    Probe(client, device, wanted);
                 DeviceVerbs.PrintAgain(client, output, device);
                 return ExitCode.Done;
             },
@@ -125,18 +125,24 @@ internal static class DriverVerbs
         var module = driver.Replace('-', '_');
         if (client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).All(m => m.Name != module))
             throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}', and there is no module '{module}' that could bring it. 'virtbus driver list' and 'virtbus module list' show what there is.");
-        client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)));
+        var brought = client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)), ApiJson.Default.ModuleAnswer).Drivers ?? [];
+        if (!brought.Contains(driver))
+            throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}'; that is the name of a module{(brought.Count > 0 ? $", whose driver is {string.Join(", ", brought)}" : "")}. Name a driver.");
     }
 
-    private static void Probe(ControlClient client, DeviceAnswer device, bool isDriverDue)
+    private static void Probe(ControlClient client, DeviceAnswer device, string? driver)
     {
         try
         {
             client.Write($"/bus/{device.Bus}/drivers_probe", device.Name);
         }
-        catch (VirtbusException e) when (e.Errno == Errno.EINVAL && !isDriverDue)
+        catch (VirtbusException e) when (e.Errno == Errno.EINVAL && driver is null)
         {
             // No driver is made for it, which the state that is printed tells.
+        }
+        catch (VirtbusException e) when (driver is not null)
+        {
+            throw new VirtbusException(e.Errno, $"{e.Message}\nIt is left to {driver} alone; 'virtbus driver override {device.Name} --clear' lets the bus choose again.", e);
         }
     }
 

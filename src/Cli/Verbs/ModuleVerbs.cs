@@ -15,7 +15,10 @@ internal static class ModuleVerbs
             "Unload a module that nothing uses.",
             (result, client, output) =>
             {
-                var path = ControlClient.Query("/v1/modules/unload", ("name", result.GetRequiredValue(toUnload)), ("force", result.GetValue(force) ? "true" : "false"));
+                var name = result.GetRequiredValue(toUnload);
+                if (result.GetValue(force))
+                    AskUsersToLeave(client, name);
+                var path = ControlClient.Query("/v1/modules/unload", ("name", name), ("force", result.GetValue(force) ? "true" : "false"));
                 output.Print(client.Ask("POST", path), ApiJson.Default.UnloadAnswer, (w, a) =>
                     w.WriteLine(a.Collected ? $"{a.Name}: unloaded" : $"{a.Name}: unloaded, but something still refers to its objects, so its code stays in memory"));
                 return ExitCode.Done;
@@ -41,6 +44,13 @@ internal static class ModuleVerbs
                 },
                 toLoad),
             unload);
+    }
+
+    private static void AskUsersToLeave(ControlClient client, string module)
+    {
+        DriverAnswer[] drivers = [.. client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer).Where(d => d.Module == module)];
+        foreach (var device in client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).Where(d => drivers.Any(driver => driver.Bus == d.Bus && driver.Devices.Contains(d.Name))))
+            DeviceUsers.AskToLeave(client, device, force: false, "unbound");
     }
 
     private static void WriteList(TextWriter writer, IReadOnlyList<ModuleAnswer> modules)

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Globalization;
 using Virtbus.Cli.Text;
 using Virtbus.Daemon.Api;
@@ -48,7 +49,7 @@ internal static class VfVerbs
         var adapter = Names.Device();
         var number = Number("NUMBER", "Which virtual function, from 0.");
         var mac = new Option<string>("--mac") { Description = "Its station address." };
-        var queues = new Option<int?>("--queues") { Description = "How many queue sets it can make." };
+        var queues = new Option<int?>("--queues") { Description = "How many queue sets it can make.", CustomParser = result => Parse(result) };
         var driver = new Option<string>("--driver") { Description = "The only driver that may take it, for example vfio-pci; 'any' lets the bus choose." };
         var command = CommandLine.Asking(
             "set",
@@ -75,11 +76,13 @@ internal static class VfVerbs
             },
             adapter,
             number);
-        foreach (var option in new Option[] { mac, queues, driver })
+        Option[] options = [mac, queues, driver];
+        foreach (var option in options)
             command.Options.Add(option);
         command.Validators.Add(result =>
         {
-            if (result.GetValue(mac) is null && result.GetValue(queues) is null && result.GetValue(driver) is null)
+            // Not their values: one that can't be read throws here, and is told by itself.
+            if (options.All(option => result.GetResult(option) is null))
                 result.AddError("'virtbus vf set' needs --mac, --queues or --driver.");
         });
         return command;
@@ -124,7 +127,15 @@ internal static class VfVerbs
         return command;
     }
 
-    private static Argument<int> Number(string name, string description) => new(name) { Description = description };
+    private static Argument<int> Number(string name, string description) => new(name) { Description = description, CustomParser = Parse };
+
+    private static int Parse(ArgumentResult result)
+    {
+        var word = result.Tokens[0].Value;
+        if (!int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var number))
+            result.AddError($"'{word}' is no number. Write for example 2.");
+        return number;
+    }
 
     private static DeviceAnswer Adapter(ControlClient client, string name)
     {
@@ -140,7 +151,7 @@ internal static class VfVerbs
     }
 
     // In order of their numbers.
-    private static IEnumerable<string> Links(ControlClient client, DeviceAnswer device) =>
+    internal static IEnumerable<string> Links(ControlClient client, DeviceAnswer device) =>
         from entry in Entries(client, device.Path)
         where entry is { Kind: "link", Target: not null } && entry.Name.StartsWith("virtfn", StringComparison.Ordinal)
         orderby int.Parse(entry.Name.AsSpan("virtfn".Length), CultureInfo.InvariantCulture)

@@ -36,7 +36,7 @@ internal static class VmVerb
             throw new VirtbusException(Errno.EINVAL, $"Device '{twice.Key}' is named twice. A socket serves one user at a time; name each device once.");
         // A second user would wait for the first one to go.
         if (found.FirstOrDefault(s => s.Connected) is { } busy)
-            throw new VirtbusException(Errno.EBUSY, $"Device '{busy.Device}' is in use: something is connected to {busy.Path}. End that first.");
+            throw new VirtbusException(Errno.EBUSY, $"Device '{busy.Device}' is in use: {DeviceUsers.Of(client, busy.Path) ?? "something"} is connected to {busy.Path}. End that first.");
         return found;
     }
 

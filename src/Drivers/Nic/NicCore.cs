@@ -213,7 +213,19 @@ public sealed partial class NicCore : INicCore, IDisposable
     public void SetVirtualFunctionProfile(int vf, NicVfProfile profile)
     {
         ArgumentNullException.ThrowIfNull(profile);
-        Execute(NicOpcode.SetVirtualFunction, (uint)vf, [profile.MacAddress, (ulong)profile.QueueSets]);
+        try
+        {
+            Execute(NicOpcode.SetVirtualFunction, (uint)vf, [profile.MacAddress, (ulong)profile.QueueSets]);
+        }
+        catch (VirtbusException e) when (e.Errno is Errno.EBUSY or Errno.EINVAL)
+        {
+            throw new VirtbusException(
+                e.Errno,
+                e.Errno == Errno.EBUSY
+                    ? $"Virtual function {vf} of {_device.Name} is enabled, so it can't be configured. Disable the virtual functions first: write 0 to sriov_numvfs."
+                    : $"Virtual function {vf} of {_device.Name} can't have address {Subsystems.Net.NetDevice.FormatAddress(profile.MacAddress)} and {profile.QueueSets} queue sets. Give it a unicast address and 1 to 16 queue sets.",
+                e);
+        }
     }
 
     /// <summary>

@@ -66,21 +66,27 @@ public sealed partial class VfioUserClient : IDisposable
     /// <param name="path">Path of the server's socket.</param>
     /// <param name="options">What the server is told; the usual when left out.</param>
     /// <returns>The client.</returns>
-    /// <exception cref="VirtbusException">ENOENT, ECONNREFUSED: nobody listens there; EBUSY and the like: the server turned it away; EPROTO.</exception>
+    /// <exception cref="VirtbusException">
+    /// ENOENT, ECONNREFUSED: nobody listens there; ETIMEDOUT: another client has the device, in most cases; EBUSY and the like: the server
+    /// turned it away; EPROTO, EMSGSIZE, ECONNRESET: it speaks no vfio-user.
+    /// </exception>
     public static VfioUserClient Connect(string path, VfioUserClientOptions? options = null)
     {
         options ??= new VfioUserClientOptions();
         ArgumentOutOfRangeException.ThrowIfNotEqual(options.MaxDescriptors is >= 1 and <= UnixStream.MaxDescriptors, true, nameof(options));
         ArgumentOutOfRangeException.ThrowIfNotEqual(options.MaxDataTransfer is >= 1 and <= VfioUserProtocol.MaxDataTransfer, true, nameof(options));
         var stream = UnixStream.TryConnect(path, out var error) ?? throw new VirtbusException(error,
-            $"Nobody can be reached at vfio-user socket '{path}': {error}. Check that its server runs and that you may write to the socket.");
+            $"Nobody can be reached at vfio-user socket '{path}': {error}. " +
+            (error == Errno.ENAMETOOLONG ? "Use a shorter path, of at most 107 bytes." : "Check that its server runs and that you may write to the socket."));
         var client = new VfioUserClient(stream, options);
         client.Watch();
         if (client.TryGreet(out var fault) && client.TryGetInfo(out fault))
             return client;
         client.Dispose();
-        throw new VirtbusException(fault.Errno, $"The server of '{path}' does not let this client in: {fault.Errno}, {fault.Message}. " +
-            "Look into the server's log; a device is open for one client at a time.");
+        // Servers let a second client wait, which it can't tell from one that says nothing.
+        throw new VirtbusException(fault.Errno, fault.Errno == Errno.ETIMEDOUT
+            ? $"The server of '{path}' did not answer in {options.Timeout.TotalSeconds} s: another client may have the device, which is open for one at a time. End that one, or look into the server's log."
+            : $"The server of '{path}' does not let this client in: {fault.Errno}, {fault.Message}. Check that it is a vfio-user socket, and look into the server's log.");
     }
 
     /// <summary>Ends the connection: the server closes the device.</summary>

@@ -56,7 +56,7 @@ public sealed class QemuFinder
             return await FirstMissingAsync(own, devices, cancellation) is not { } lacks
                 ? own
                 : throw new VirtbusException(
-                    Errno.ENODEV, $"VIRTBUS_QEMU is '{chosen}', which has no device '{lacks}'. Set it to a newer {Name}, or unset it.");
+                    Errno.ENODEV, $"VIRTBUS_QEMU is '{chosen}', which has no device '{lacks}'{(lacks == DeviceName(VmDeviceKind.VfioUserPci) ? ", new in QEMU 10.1" : "")}. Set it to a newer {Name}, or unset it.");
         }
 
         string needed = devices.FirstOrDefault(Name);

@@ -63,6 +63,15 @@ public sealed class VfioUserClientTests : IDisposable
     }
 
     [Fact]
+    public void Client_that_waits_in_vain_behind_another_hears_of_that()
+    {
+        using var first = _fixture.Connect();
+        var error = Assert.Throws<VirtbusException>(() => _fixture.Connect(new VfioUserClientOptions { Timeout = TimeSpan.FromMilliseconds(100) }));
+        Assert.Equal(Errno.ETIMEDOUT, error.Errno);
+        Assert.Contains("did not answer in 0.1 s: another client may have the device", error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Device_regions_and_interrupts_are_found()
     {
         using var client = _fixture.Connect();
