@@ -215,6 +215,33 @@ public sealed class VfioUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Runs_of_reads_and_single_ones_are_answered_in_their_order()
+    {
+        using (var client = Connect())
+        {
+            for (var i = 0u; i < 64; i++)
+                client.WriteRegister(0, 0x100 + (i * 4), i);
+            for (var round = 0; round < 20; round++)
+            {
+                // In one call, so that they come in one receive; and then, with nothing behind it, one that is not to wait for more.
+                var first = client.SendRun([.. Enumerable.Range(0, 64).Select(i => (REGION_READ, Access(0, 0x100 + ((ulong)i * 4), 4)))]);
+                for (var i = 0; i < 64; i++)
+                {
+                    using var reply = client.ReceiveReply((ushort)(first + i));
+                    Assert.Equal((uint)i, reply?.Word(16));
+                }
+
+                Assert.Equal((uint)round, client.ReadRegister(0, 0x100 + ((ulong)round * 4)));
+            }
+
+            client.SendRun([.. Enumerable.Repeat((REGION_READ, Access(0, 0, 4)), 64)]);
+        }
+
+        _fixture.WaitIdle(1);
+        using var next = Connect();
+    }
+
+    [Fact]
     public void Several_writes_in_one_message_are_done_in_order()
     {
         using var client = Connect();
