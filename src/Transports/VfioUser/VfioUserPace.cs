@@ -11,16 +11,23 @@ internal struct VfioUserPace(TimeProvider time)
     /// <summary>The least requests between two waits that make a run.</summary>
     internal const int Run = 16;
 
-    private const int MaxSkips = 4095;
+    private const int MaxSkips = 255;
     private static readonly TimeSpan s_long = TimeSpan.FromMilliseconds(1);
     private int _taken;
     private bool _sendsRuns;
     private bool _lingered;
     private int _backOff;
     private int _skips;
+    private bool _isWatched;
+    private long _since;
 
     /// <summary>A request was taken.</summary>
-    internal void Took() => _taken++;
+    internal void Took()
+    {
+        _taken++;
+        if (_isWatched)
+            Judge();
+    }
 
     /// <summary>All that is here was taken, and its answers are to go.</summary>
     /// <returns>Whether the peer was let go on: what it sent meanwhile can be had before the answers go.</returns>
@@ -42,7 +49,6 @@ internal struct VfioUserPace(TimeProvider time)
     /// <returns>Whether the peer was let go on.</returns>
     internal bool BeforeWait() => _sendsRuns && TryYield();
 
-    // Who yields comes back behind all others. Where those have much to do, that is milliseconds later: there it is done ever more rarely.
     private bool TryYield()
     {
         if (_skips > 0)
@@ -51,10 +57,18 @@ internal struct VfioUserPace(TimeProvider time)
             return false;
         }
 
-        var start = time.GetTimestamp();
+        _isWatched = true;
+        _since = time.GetTimestamp();
         Thread.Yield();
-        _backOff = time.GetElapsedTime(start) < s_long ? 0 : Math.Min(MaxSkips, (_backOff * 2) + 1);
-        _skips = _backOff;
         return true;
+    }
+
+    // Who yields comes back behind all others. Where those want the processor, the next request comes milliseconds later, and this is done ever
+    // more rarely: fewer than half of the times are long ones then, so those weigh more.
+    private void Judge()
+    {
+        _isWatched = false;
+        _backOff = time.GetElapsedTime(_since) < s_long ? Math.Max(0, _backOff - 1) : Math.Min(MaxSkips, (_backOff * 2) + 1);
+        _skips = _backOff;
     }
 }

@@ -51,7 +51,7 @@ public sealed class VfioUserPaceTests
         var pace = new VfioUserPace(_clock);
         _clock.Step = 3;
         List<int> between = [];
-        for (int i = 0, last = 0; i < 20_000; i++)
+        for (int i = 0, last = 0; i < 1100; i++)
         {
             if (!Turn(ref pace, VfioUserPace.Run)[^1])
                 continue;
@@ -59,13 +59,13 @@ public sealed class VfioUserPaceTests
             last = i;
         }
 
-        Assert.Equal([0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4096, 4096], between);
+        Assert.Equal([0, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256], between);
+        // Where they are through, it is left to the peer as before, in the end.
         _clock.Step = 0;
-        while (!Turn(ref pace, VfioUserPace.Run)[^1])
-        {
-        }
-
-        Assert.Equal([false, true], Turn(ref pace, VfioUserPace.Run));
+        for (var i = 0; i < 256 * 256; i++)
+            Turn(ref pace, VfioUserPace.Run);
+        for (var i = 0; i < 3; i++)
+            Assert.Equal([false, true], Turn(ref pace, VfioUserPace.Run));
     }
 
     /// <summary>A clock that goes on by so many milliseconds whenever it is looked at.</summary>
