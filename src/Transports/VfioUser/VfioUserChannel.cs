@@ -119,6 +119,8 @@ internal sealed class VfioUserChannel : IDisposable
             {
                 if (TryReceive(locked, 0, out fault))
                     continue;
+                // Who asks and closes only its own direction waits for the answers still.
+                outbox.TryFlush();
                 Close(fault);
                 return false;
             }

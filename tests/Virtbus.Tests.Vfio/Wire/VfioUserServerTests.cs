@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
@@ -239,6 +240,28 @@ public sealed class VfioUserServerTests : IDisposable
 
         _fixture.WaitIdle(1);
         using var next = Connect();
+    }
+
+    [Fact]
+    public void Client_that_closes_its_direction_behind_a_run_gets_all_answers()
+    {
+        var read = Message(REGION_READ, Access(0, 0x100, 4));
+        for (var i = 0; i < 20; i++)
+        {
+            using var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { ReceiveTimeout = DeadlineMilliseconds };
+            socket.Connect(new UnixDomainSocketEndPoint(_fixture.Socket));
+            using var stream = new NetworkStream(socket);
+            stream.Write(Message(VERSION, Version("{}")));
+            var header = new byte[16];
+            stream.ReadExactly(header);
+            stream.ReadExactly(new byte[BitConverter.ToInt32(header, 4) - 16]);
+            stream.Write([.. Enumerable.Repeat(read, 64).SelectMany(bytes => bytes)]);
+            stream.ReadExactly(new byte[64 * 36]);
+            stream.Write(read);
+            socket.Shutdown(SocketShutdown.Send);
+            stream.ReadExactly(new byte[36]);
+            Assert.Equal(0, stream.Read(header));
+        }
     }
 
     [Fact]
