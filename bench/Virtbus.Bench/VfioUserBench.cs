@@ -9,6 +9,13 @@ namespace Virtbus.Bench;
 /// </summary>
 internal static class VfioUserBench
 {
+    private const string Bare = "bare exchange, C";
+    private const string Room = "bare, room for descriptors, C";
+    private const string Watched = "bare, watched client, C";
+    private const string Bound = "unseen in runs, C";
+    private const string Ours = "our server, C client";
+    private const string OurClient = "our server, our client";
+    private const string Other = "other server, C client";
     private static readonly string[] Cases = ["read", "write", "posted", "pipelined", "map"];
 
     internal static async Task<int> RunAsync(string[] args)
@@ -21,7 +28,7 @@ internal static class VfioUserBench
         {
             var load = Path.Combine(folder.FullName, "load");
             var source = Path.Combine(AppContext.BaseDirectory, "peers", "vfio_user_load.c");
-            await StartAsync("gcc", "-O2", "-Wall", "-o", load, source);
+            await StartAsync("gcc", "-O2", "-Wall", "-pthread", "-o", load, source);
             return await RunAsync(options, folder.FullName, load);
         }
         finally
@@ -35,23 +42,32 @@ internal static class VfioUserBench
         var self = typeof(VfioUserBench).Assembly.Location;
         var bare = Path.Combine(folder, "bare");
         var room = Path.Combine(folder, "room");
+        var bound = Path.Combine(folder, "bound");
         var ours = Path.Combine(folder, "ours");
         var other = Path.Combine(folder, "other");
         var results = new Dictionary<(string Target, string Case), List<(double Wall, double Processor)>>();
         await using var bareServer = await Target.OpenAsync(options, bare, load, "echo-server", bare);
         await using var roomServer = await Target.OpenAsync(options, room, load, "room-server", room);
+        await using var boundServer = await Target.OpenAsync(options, bound, load, "runs-server", bound);
         await using var ourServer = await Target.OpenAsync(options, ours, "dotnet", self, "vfio-user-serve", ours);
         await using var otherServer = options.Peer.Length == 0 ? null : await Target.OpenAsync(options, other, [.. options.Peer, other]);
         for (var round = 0; round <= options.Rounds; round++)
         {
             foreach (var work in Cases)
             {
-                await MeasureAsync("bare exchange, C", work, bareServer, load, work is "read" ? "echo" : "", bare);
-                await MeasureAsync("bare, room for descriptors, C", work, roomServer, load, work is "read" ? "echo" : "", room);
-                await MeasureAsync("our server, C client", work, ourServer, load, work, ours);
-                await MeasureAsync("our server, our client", work, ourServer, "dotnet", self, "vfio-user-load", work, ours);
+                if (work is "read")
+                {
+                    await MeasureAsync(Bare, work, bareServer, load, "echo", bare);
+                    await MeasureAsync(Room, work, roomServer, load, "echo", room);
+                    await MeasureAsync(Watched, work, bareServer, load, "watched", bare);
+                }
+
+                if (work is not "map")
+                    await MeasureAsync(Bound, work, boundServer, load, work, bound);
+                await MeasureAsync(Ours, work, ourServer, load, work, ours);
+                await MeasureAsync(OurClient, work, ourServer, "dotnet", self, "vfio-user-load", work, ours);
                 if (otherServer is not null)
-                    await MeasureAsync("other server, C client", work, otherServer, load, work, other);
+                    await MeasureAsync(Other, work, otherServer, load, work, other);
             }
         }
 
@@ -60,8 +76,6 @@ internal static class VfioUserBench
 
         async Task MeasureAsync(string target, string work, Target server, params string[] command)
         {
-            if (command.Contains(""))
-                return;
             var output = await StartAsync([.. options.Pin, .. command, options.Seconds.ToString(CultureInfo.InvariantCulture), server.Process]);
             if (!results.TryGetValue((target, work), out var list))
                 results[(target, work)] = list = [];
@@ -74,13 +88,9 @@ internal static class VfioUserBench
     {
         Console.WriteLine($"on processor {options.Pin[^1]}, median of {options.Rounds} rounds after one to warm up (lowest to highest), {options.Seconds} s each");
         Table("thousand a second of processor time", result => result.Processor);
-        Ratios("read / bare exchange", "bare exchange, C", result => result.Processor);
-        Ratios("read / bare with room", "bare, room for descriptors, C", result => result.Processor);
-        Ratios("ours / other server", "other server, C client", result => result.Processor);
+        AllRatios(result => result.Processor);
         Table("thousand a second by the clock", result => result.Wall);
-        Ratios("read / bare exchange", "bare exchange, C", result => result.Wall);
-        Ratios("read / bare with room", "bare, room for descriptors, C", result => result.Wall);
-        Ratios("ours / other server", "other server, C client", result => result.Wall);
+        AllRatios(result => result.Wall);
 
         void Table(string title, Func<(double Wall, double Processor), double> pick)
         {
@@ -98,17 +108,29 @@ internal static class VfioUserBench
             }
         }
 
-        void Ratios(string name, string against, Func<(double Wall, double Processor), double> pick)
+        void AllRatios(Func<(double Wall, double Processor), double> pick)
+        {
+            Ratios(Ours, Bare, pick);
+            Ratios(Ours, Room, pick);
+            Ratios(OurClient, Watched, pick);
+            Ratios(Ours, Bound, pick);
+            Ratios(Bound, Other, pick);
+            Ratios(Ours, Other, pick);
+        }
+
+        void Ratios(string target, string against, Func<(double Wall, double Processor), double> pick)
         {
             if (!results.Keys.Any(key => key.Target == against))
                 return;
-            foreach (var target in new[] { "our server, C client", "our server, our client" })
+            // Each round by itself: what else the host does hits neighbours alike.
+            var cells = Cases.Select(work =>
             {
-                // Each round by itself: what else the host does hits neighbours alike.
-                var cells = Cases.Select(work => !results.TryGetValue((against, work), out var bound) ? $"{"",24}" :
-                    $"{bound.Zip(results[(target, work)], (b, o) => pick(o) / pick(b)).Skip(1).Order().ElementAt(options.Rounds / 2),24:0.00}");
-                Console.WriteLine($"{name + (target.Contains("our client", StringComparison.Ordinal) ? ", our client" : ", C client"),-36}{string.Concat(cells)}");
-            }
+                if (!results.TryGetValue((against, work), out var below) || !results.TryGetValue((target, work), out var above))
+                    return $"{"",24}";
+                var sorted = below.Zip(above, (b, a) => pick(a) / pick(b)).Skip(1).Order().ToArray();
+                return $"{$"{sorted[sorted.Length / 2]:0.00} ({sorted[0]:0.00} to {sorted[^1]:0.00})",24}";
+            });
+            Console.WriteLine($"{target}{Environment.NewLine}{"  / " + against,-36}{string.Concat(cells)}");
         }
     }
 

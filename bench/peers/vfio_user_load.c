@@ -4,6 +4,8 @@
  *   echo-server SOCKET          answers each 32 bytes with 36: the bare exchange, the bound of a register read
  *   room-server SOCKET          the same, with room for descriptors at each receive, as a vfio-user server has to have it
  *   echo SOCKET SECONDS PID     its client
+ *   watched SOCKET SECONDS PID  the same as our client has to do it: with room for descriptors, and another thread that watches for the end
+ *   runs-server SOCKET          answers reads and writes unseen, as many as a receive brings in one send: the bound of any server
  *   CASE SOCKET SECONDS PID     a vfio-user client: read, write, posted, pipelined or map
  *
  * A client prints operations a second, and operations a second of processor time, its own and that of the server's process PID together:
@@ -11,10 +13,13 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -23,6 +28,7 @@
 
 #define DEPTH 32
 #define POSTED 1024
+#define RUN 16
 #define IOVA 0x100000000ull
 
 enum { VERSION = 1, DMA_MAP = 2, DMA_UNMAP = 3, REGION_READ = 9, REGION_WRITE = 10, NO_REPLY = 0x10 };
@@ -194,19 +200,100 @@ static long maps(int s, int file)
 	return 1;
 }
 
-static ssize_t receive_with_room(int s, void *bytes, size_t size)
+static ssize_t receive_with_room(int s, void *bytes, size_t size, int flags)
 {
 	char control[CMSG_SPACE(32 * sizeof(int))];
 	struct iovec vector = { bytes, size };
 	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
 
-	return recvmsg(s, &message, MSG_CMSG_CLOEXEC);
+	return recvmsg(s, &message, MSG_CMSG_CLOEXEC | flags);
 }
 
-static int echo_server(const char *path, int room)
+static void answer_echo(int s)
+{
+	char buffer[36] = { 0 };
+
+	while (recv(s, buffer, 32, 0) == 32)
+		send_all(s, buffer, 36);
+}
+
+static void answer_with_room(int s)
+{
+	char buffer[36] = { 0 };
+
+	while (receive_with_room(s, buffer, 32, 0) == 32)
+		send_all(s, buffer, 36);
+}
+
+/* Lets a client that sends runs go on as our server does, see VfioUserPace.cs. */
+static void answer_runs(int s)
+{
+	static char in[65536], out[4 * sizeof in];
+	size_t have = 0, filled = 0;
+	int taken = 0, runs = 0, lingered = 0;
+
+	for (;;) {
+		ssize_t n = receive_with_room(s, in + have, sizeof in - have, lingered ? MSG_DONTWAIT : 0);
+		size_t at = 0;
+
+		if (n == 0 || (n < 0 && errno != EAGAIN))
+			return;
+		have += n < 0 ? 0 : n;
+		while (have - at >= sizeof(struct header)) {
+			struct header *request = (struct header *)(in + at), *reply = (struct header *)(out + filled);
+			uint32_t size = request->size;
+
+			if (size < sizeof *request || have - at < size)
+				break;
+			if (!(request->flags & NO_REPLY)) {
+				memcpy(reply, request, size);
+				reply->size = request->command == VERSION ? size : request->command == REGION_READ ? 36 : 32;
+				reply->flags = 1;
+				filled += reply->size;
+			}
+			at += size;
+			taken++;
+		}
+		have -= at;
+		memmove(in, in + at, have);
+		if (runs && !lingered && taken < RUN) {
+			lingered = 1;
+			sched_yield();
+			continue;
+		}
+		runs = taken >= RUN;
+		taken = lingered = 0;
+		if (filled > 0)
+			send_all(s, out, filled);
+		filled = 0;
+		if (runs)
+			sched_yield();
+	}
+}
+
+static void *watch(void *epoll)
+{
+	struct epoll_event event;
+
+	for (;;)
+		epoll_wait(*(int *)epoll, &event, 1, -1);
+	return NULL;
+}
+
+static void start_watch(int s)
+{
+	static int epoll;
+	struct epoll_event event = { .events = EPOLLRDHUP };
+	pthread_t thread;
+
+	epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, s, &event) < 0 || pthread_create(&thread, NULL, watch, &epoll))
+		die("watch");
+}
+
+static int serve(const char *path, void (*answer)(int))
 {
 	struct sockaddr_un address = address_of(path);
-	char buffer[36] = { 0 };
 	int listener = socket(AF_UNIX, SOCK_STREAM, 0), s;
 
 	unlink(path);
@@ -215,8 +302,7 @@ static int echo_server(const char *path, int room)
 	puts("ready");
 	fflush(stdout);
 	while ((s = accept(listener, NULL, NULL)) >= 0) {
-		while ((room ? receive_with_room(s, buffer, 32) : recv(s, buffer, 32, 0)) == 32)
-			send_all(s, buffer, 36);
+		answer(s);
 		close(s);
 	}
 	return 0;
@@ -230,10 +316,14 @@ int main(int argc, char **argv)
 	long count = 0;
 	int s, file;
 
-	if (argc == 3 && (!strcmp(argv[1], "echo-server") || !strcmp(argv[1], "room-server")))
-		return echo_server(argv[2], !strcmp(argv[1], "room-server"));
+	if (argc == 3 && !strcmp(argv[1], "echo-server"))
+		return serve(argv[2], answer_echo);
+	if (argc == 3 && !strcmp(argv[1], "room-server"))
+		return serve(argv[2], answer_with_room);
+	if (argc == 3 && !strcmp(argv[1], "runs-server"))
+		return serve(argv[2], answer_runs);
 	if (argc != 5) {
-		fprintf(stderr, "usage: %s echo-server|room-server SOCKET | echo|read|write|posted|pipelined|map SOCKET SECONDS PID\n", argv[0]);
+		fprintf(stderr, "usage: %s echo-server|room-server|runs-server SOCKET | echo|watched|read|write|posted|pipelined|map SOCKET SECONDS PID\n", argv[0]);
 		return 2;
 	}
 	address = address_of(argv[2]);
@@ -246,7 +336,9 @@ int main(int argc, char **argv)
 	file = memfd_create("load", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (file < 0 || ftruncate(file, 4096) < 0)
 		die("memfd");
-	if (strcmp(argv[1], "echo"))
+	if (!strcmp(argv[1], "watched"))
+		start_watch(s);
+	else if (strcmp(argv[1], "echo"))
 		greet(s);
 	before = spent(argv[4]) + spent("self");
 	start = now();
@@ -256,6 +348,13 @@ int main(int argc, char **argv)
 			for (int i = 0; i < 100; i++) {
 				send_all(s, buffer, 32);
 				receive_all(s, buffer, 36);
+			}
+			count += 100;
+		} else if (!strcmp(argv[1], "watched")) {
+			for (int i = 0; i < 100; i++) {
+				send_all(s, buffer, 32);
+				if (receive_with_room(s, buffer, sizeof buffer, 0) != sizeof buffer)
+					die("recvmsg");
 			}
 			count += 100;
 		} else if (!strcmp(argv[1], "read")) {

@@ -34,6 +34,7 @@ internal sealed class VfioUserChannel : IDisposable
     private int _sleepers;
     private int _callCount;
     private int _givenUp;
+    private VfioUserPace _pace = new(TimeProvider.System);
     private ushort _nextId;
     private Fault _end = new(Errno.ECONNRESET, "the connection is closed");
 
@@ -103,15 +104,31 @@ internal sealed class VfioUserChannel : IDisposable
             var found = TryTakeInside(out message, out var fault);
             Exit(locked);
             if (found)
+            {
+                _pace.Took();
                 return true;
+            }
+
             if (fault != Fault.None)
             {
                 Close(fault);
                 return false;
             }
 
+            if (!locked && _pace.BeforeAnswers())
+            {
+                if (TryReceive(locked, 0, out fault))
+                    continue;
+                // Who asks and closes only its own direction waits for the answers still.
+                outbox.TryFlush();
+                Close(fault);
+                return false;
+            }
+
             if (!outbox.TryFlush() || _closed)
                 return false;
+            if (!locked)
+                _pace.BeforeWait();
             locked = Enter();
             if (_reading)
             {

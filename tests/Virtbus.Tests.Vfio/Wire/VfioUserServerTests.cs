@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
@@ -212,6 +213,55 @@ public sealed class VfioUserServerTests : IDisposable
         client.Send(REGION_WRITE, Access(99, 0, 4, Words(1)), 0x10);
         Assert.Equal(99u, client.ReadRegister(0, 99 * 4));
         Assert.Equal(1, _fixture.Server.BadMessages);
+    }
+
+    [Fact]
+    public void Runs_of_reads_and_single_ones_are_answered_in_their_order()
+    {
+        using (var client = Connect())
+        {
+            for (var i = 0u; i < 64; i++)
+                client.WriteRegister(0, 0x100 + (i * 4), i);
+            for (var round = 0; round < 20; round++)
+            {
+                // In one call, so that they come in one receive; and then, with nothing behind it, one that is not to wait for more.
+                var first = client.SendRun([.. Enumerable.Range(0, 64).Select(i => (REGION_READ, Access(0, 0x100 + ((ulong)i * 4), 4)))]);
+                for (var i = 0; i < 64; i++)
+                {
+                    using var reply = client.ReceiveReply((ushort)(first + i));
+                    Assert.Equal((uint)i, reply?.Word(16));
+                }
+
+                Assert.Equal((uint)round, client.ReadRegister(0, 0x100 + ((ulong)round * 4)));
+            }
+
+            client.SendRun([.. Enumerable.Repeat((REGION_READ, Access(0, 0, 4)), 64)]);
+        }
+
+        _fixture.WaitIdle(1);
+        using var next = Connect();
+    }
+
+    [Fact]
+    public void Client_that_closes_its_direction_behind_a_run_gets_all_answers()
+    {
+        var read = Message(REGION_READ, Access(0, 0x100, 4));
+        for (var i = 0; i < 20; i++)
+        {
+            using var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { ReceiveTimeout = DeadlineMilliseconds };
+            socket.Connect(new UnixDomainSocketEndPoint(_fixture.Socket));
+            using var stream = new NetworkStream(socket);
+            stream.Write(Message(VERSION, Version("{}")));
+            var header = new byte[16];
+            stream.ReadExactly(header);
+            stream.ReadExactly(new byte[BitConverter.ToInt32(header, 4) - 16]);
+            stream.Write([.. Enumerable.Repeat(read, 64).SelectMany(bytes => bytes)]);
+            stream.ReadExactly(new byte[64 * 36]);
+            stream.Write(read);
+            socket.Shutdown(SocketShutdown.Send);
+            stream.ReadExactly(new byte[36]);
+            Assert.Equal(0, stream.Read(header));
+        }
     }
 
     [Fact]

@@ -129,6 +129,17 @@ internal sealed class WireClient : IDisposable
         return _id;
     }
 
+    /// <summary>Sends messages in one call. Their ids follow each other.</summary>
+    internal ushort SendRun(ReadOnlySpan<(VfioUserCommand Command, byte[] Payload)> messages)
+    {
+        var first = (ushort)(_id + 1);
+        List<byte> bytes = [];
+        foreach (var (command, payload) in messages)
+            bytes.AddRange(Message(command, payload, 0, ++_id));
+        SendRaw(bytes.ToArray());
+        return first;
+    }
+
     /// <summary>Waits for a message; null when the server closed the connection.</summary>
     internal WireReply? Receive()
     {
