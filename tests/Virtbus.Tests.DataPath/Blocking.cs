@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 using Virtbus.Platform;
@@ -7,15 +8,30 @@ namespace Virtbus.Tests.DataPath;
 /// <summary>What a hostile peer does with an eventfd that it shares.</summary>
 internal static class Blocking
 {
+    private static readonly TimeSpan _patience = TimeSpan.FromSeconds(60);
+
     /// <summary>Fills the counter to its limit, then lets writes to it wait.</summary>
     internal static void Fill(EventFd eventFd)
     {
         var number = eventFd.Descriptor.Number;
-        eventFd.TryRead(out _);
         using var handle = new SafeFileHandle(number, ownsHandle: false);
         Span<byte> most = stackalloc byte[8];
         BitConverter.TryWriteBytes(most, ulong.MaxValue - 1);
-        RandomAccess.Write(handle, most, 0);
+        var since = Stopwatch.GetTimestamp();
+        while (true)
+        {
+            eventFd.TryRead(out _);
+            try
+            {
+                RandomAccess.Write(handle, most, 0);
+                break;
+            }
+            catch (IOException) when (Stopwatch.GetElapsedTime(since) < _patience)
+            {
+                // EAGAIN: the device signalled between the two.
+            }
+        }
+
         _ = FileControl(number, 4, 0);
     }
 
