@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 using Virtbus.Platform;
 
-namespace Virtbus.Tests.DataPath;
+namespace Virtbus.Tests;
 
 /// <summary>What a hostile peer does with an eventfd that it shares.</summary>
 internal static class Blocking
