@@ -72,7 +72,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
     public async Task User_that_does_not_answer_for_its_memory_holds_up_no_other_function()
     {
         using var client = Connect();
-        Stick(client);
+        Stick(client).Dispose();
         await OthersGoOnAsync();
     }
 
@@ -81,8 +81,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
     {
         using var client = Connect();
         client.OnRequest = Serve;
-        client.Do(DEVICE_SET_IRQS, Irqs(SetEventFd, MsiX, 0, 1), client.Signal.Descriptor).Dispose();
-        Blocking.Fill(client.Signal);
+        GiveFilled(client, MsiX);
         // Each answer raises the vector, and the function goes on.
         for (var i = 1u; i <= 4; i++)
         {
@@ -96,12 +95,11 @@ public sealed class AdapterUserTests : IAsyncLifetime
     [Fact]
     public async Task Unbind_is_not_held_up_by_the_eventfd_by_which_it_asks()
     {
-        var client = Connect();
-        client.Do(DEVICE_SET_IRQS, Irqs(SetEventFd, Request, 0, 1), client.Signal.Descriptor).Dispose();
-        Blocking.Fill(client.Signal);
+        using var client = Connect();
+        GiveFilled(client, Request);
         var unbind = _fabric.UnbindAsync(Function.Driver!, Function.Name).AsTask();
         _log.WaitFor(1102, "its driver wants it back");
-        client.Dispose();
+        client.HangUp();
         await unbind.WaitAsync(Long);
     }
 
@@ -119,15 +117,14 @@ public sealed class AdapterUserTests : IAsyncLifetime
         WaitGone();
         int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
         var client = Connect();
-        client.Do(DEVICE_SET_IRQS, Irqs(SetEventFd, MsiX, 0, 1), client.Signal.Descriptor).Dispose();
-        Blocking.Fill(client.Signal);
-        Stick(client);
+        GiveFilled(client, MsiX);
+        Stick(client).Dispose();
         var (function, device) = (Function, Device);
         Task end;
         switch (how)
         {
             case "close":
-                client.Dispose();
+                client.HangUp();
                 end = Task.CompletedTask;
                 break;
             case "force":
@@ -150,8 +147,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
         }
         await end.WaitAsync(Long);
         WaitGone();
-        if (how != "close")
-            client.Dispose();
+        client.Dispose();
         Assert.Equal(DmaOwnerKind.None, function.IommuGroup.OwnerKind);
         // The others take more with them than the user's.
         if (how is "close" or "force" or "function is lost")
@@ -162,16 +158,27 @@ public sealed class AdapterUserTests : IAsyncLifetime
             Connect().Dispose();
     }
 
-    [Fact]
-    public async Task Migration_of_a_function_that_waits_for_its_user_holds_up_no_other_command()
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Migration_of_a_function_that_waits_for_its_user_holds_up_no_other_command(bool answers)
     {
-        var client = Connect();
-        Stick(client);
+        using var client = Connect();
+        using var request = Stick(client);
         // STOP: the server's thread waits until the function stands still.
-        client.Send(DEVICE_FEATURE, [.. Words(16, 0x20002), .. Words((uint)VfioMigrationState.Stop, 0)]);
+        var id = client.Send(DEVICE_FEATURE, [.. Words(16, 0x20002), .. Words((uint)VfioMigrationState.Stop, 0)]);
         await OthersGoOnAsync();
-        client.Dispose();
-        WaitGone();
+        if (answers)
+        {
+            client.Answer(request);
+            using var reply = client.ReceiveReply(id);
+            Assert.Equal((DEVICE_FEATURE, Errno.None), (reply!.Command, reply.Error));
+        }
+        else
+        {
+            client.HangUp();
+            WaitGone();
+        }
         await OthersGoOnAsync();
     }
 
@@ -203,19 +210,29 @@ public sealed class AdapterUserTests : IAsyncLifetime
         return client;
     }
 
-    // The function reads its command ring, and gets no answer.
-    private static void Stick(WireClient client)
+    // An eventfd as its only vector that is full and blocks who writes to it.
+    private static void GiveFilled(WireClient client, uint index)
     {
+        client.Do(DEVICE_SET_IRQS, Irqs(SetEventFd, index, 0, 1), client.Signal.Descriptor).Dispose();
+        Blocking.Fill(client.Signal);
+    }
+
+    // The function reads its command ring, and gets no answer.
+    private static WireReply Stick(WireClient client)
+    {
+        WireReply? request = null;
         var id = client.Send(REGION_WRITE, Access(Doorbells, 0, 4, Words(1)));
         for (var i = 0; i < 2; i++)
         {
-            using var message = client.Receive();
+            var message = client.Receive();
             Assert.NotNull(message);
             if (message.IsReply)
                 Assert.Equal(id, message.Id);
             else
-                Assert.Equal(DMA_READ, message.Command);
+                request = message;
         }
+        Assert.Equal(DMA_READ, request?.Command);
+        return request!;
     }
 
     private static void RingCommands(WireClient client, uint producer) => client.Do(REGION_WRITE, Access(Doorbells, 0, 4, Words(producer))).Dispose();
