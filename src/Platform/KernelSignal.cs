@@ -16,8 +16,12 @@ internal static unsafe class KernelSignal
     private const ushort IOCB_CMD_PREAD = 0;
     private const uint IOCB_FLAG_RESFD = 1;
 
-    private static readonly (nint Setup, nint GetEvents, nint Submit) _calls =
-        RuntimeInformation.ProcessArchitecture == Architecture.X64 ? (206, 208, 209) : (0, 4, 2);
+    private static readonly (nint Setup, nint GetEvents, nint Submit) _calls = RuntimeInformation.ProcessArchitecture switch
+    {
+        Architecture.X64 => (206, 208, 209),
+        Architecture.Arm64 or Architecture.RiscV64 or Architecture.LoongArch64 => (0, 4, 2),
+        _ => default,
+    };
 
     // Both for the process's life.
     private static readonly FileDescriptor? _nothing = TryMakeFile();
@@ -86,6 +90,6 @@ internal static unsafe class KernelSignal
     {
         nint context = 0;
         // SAFETY: the kernel writes the context's number to the local.
-        return _nothing is not null && Libc.syscall(_calls.Setup, Places, (nint)(&context), null, null, null) == 0 ? context : 0;
+        return _nothing is not null && _calls != default && Libc.syscall(_calls.Setup, Places, (nint)(&context), null, null, null) == 0 ? context : 0;
     }
 }

@@ -42,6 +42,8 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     // Commands that virtual functions are at, of the enabling that the epoch counts.
     private uint _deferred;
     private uint _epoch;
+    // What the physical function wants of a virtual one, in its order. Under the latch.
+    private Queue<VirtualCommand>? _asked;
 
     internal FunctionUnit(
         AdapterEngine engine, AdapterLayout layout, IFunctionSlot slot, in FunctionLimits limits, int virtualIndex, ulong macAddress, VirtualFunctionTable? virtualFunctions)
@@ -261,6 +263,14 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
             ResetHeld();
     }
 
+    /// <summary>The physical function wants something of this virtual one. Any thread.</summary>
+    internal void Ask(VirtualCommand command)
+    {
+        lock (_latch)
+            (_asked ??= new Queue<VirtualCommand>()).Enqueue(command);
+        Schedule();
+    }
+
     /// <summary>A virtual function has done a command. Any thread.</summary>
     internal void Done(VirtualCommand command) => _commands.Done(command);
 
@@ -284,11 +294,16 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
 
     internal override bool Run(AdapterLane lane)
     {
+        // What others sent before the function is to stand still reaches it.
+        if (Volatile.Read(ref _asked) is { Count: > 0 })
+            lane.TakeInbound();
         // It goes to the lane whose it is now.
         if (!TryEnter(lane))
             return true;
         try
         {
+            while (TryTakeAsked(out var command))
+                command.Execute();
             return RunHeld();
         }
         finally
@@ -302,10 +317,16 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     {
         if (!TryEnter(lane))
             return;
-        _registers.Error = AdapterError.Internal;
-        NoteChange();
-        Slot.RaiseVector(EventVector);
-        Gate.Exit();
+        try
+        {
+            _registers.Error = AdapterError.Internal;
+            NoteChange();
+            Slot.RaiseVector(EventVector);
+        }
+        finally
+        {
+            Gate.Exit();
+        }
     }
 
     // What follows is called on the lane's thread, under the gate.
@@ -314,8 +335,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     internal void Defer(VirtualCommand command)
     {
         _deferred++;
-        command.Epoch = _epoch;
-        command.Schedule();
+        command.Begin(_epoch);
     }
 
     internal Errno CreateQueueSet(in QueueSetState wanted, out ushort id)
@@ -528,6 +548,13 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         Volatile.Write(ref _sets[state.Id], set);
         Lane.Join(set);
         return set;
+    }
+
+    private bool TryTakeAsked(out VirtualCommand command)
+    {
+        command = null!;
+        lock (_latch)
+            return _asked?.TryDequeue(out command!) == true;
     }
 
     private bool RunHeld()

@@ -8,7 +8,7 @@ namespace Virtbus.Hardware.Adapter;
 /// A command of the physical function that changes a virtual one, or needs it to stand still. The lane of that one does it, since it may
 /// have to wait for its user; the physical function goes on meanwhile, moves what lies in its own memory, and answers.
 /// </summary>
-internal sealed class VirtualCommand : AdapterWork
+internal sealed class VirtualCommand
 {
     private readonly FunctionUnit _physical;
     private readonly FunctionUnit _function;
@@ -33,9 +33,7 @@ internal sealed class VirtualCommand : AdapterWork
     internal uint Tag { get; }
 
     /// <summary>Of which enabling of the physical function it is.</summary>
-    internal uint Epoch { get; set; }
-
-    internal override AdapterLane Lane => _function.Lane;
+    internal uint Epoch { get; private set; }
 
     /// <summary>Makes the command; on the lane of the physical function, under its gate.</summary>
     internal static Errno TryMake(in AdapterCommand command, DmaPort dma, FunctionUnit physical, FunctionUnit function, out VirtualCommand? made)
@@ -56,25 +54,25 @@ internal sealed class VirtualCommand : AdapterWork
         return Errno.None;
     }
 
-    internal override bool Run(AdapterLane lane)
+    /// <summary>Hands the command to the virtual function.</summary>
+    internal void Begin(uint epoch)
     {
-        // What others sent before the function is to stand still reaches it.
-        lane.TakeInbound();
-        if (!_function.TryEnter(lane))
-            return true;
+        Epoch = epoch;
+        _function.Ask(this);
+    }
+
+    /// <summary>Does it; on the lane of the virtual function, under its gate.</summary>
+    internal void Execute()
+    {
         try
         {
-            _status = _function.IsGone ? Errno.ENODEV : Execute();
+            _status = _function.IsGone ? Errno.ENODEV : Do();
         }
         finally
         {
-            _function.Gate.Exit();
+            _physical.Done(this);
         }
-        _physical.Done(this);
-        return false;
     }
-
-    internal override void Break(AdapterLane lane) => _physical.Done(this);
 
     /// <summary>Ends the command; on the lane of the physical function, under its gate.</summary>
     internal Errno Finish(DmaPort dma, out ulong written)
@@ -88,7 +86,7 @@ internal sealed class VirtualCommand : AdapterWork
         return Errno.None;
     }
 
-    private Errno Execute()
+    private Errno Do()
     {
         switch (_opcode)
         {

@@ -156,6 +156,32 @@ public sealed class AdapterLaneTests : IDisposable
         group.ReleaseUser(this);
     }
 
+    [Fact]
+    public void Owner_may_change_at_any_moment_of_traffic_commands_and_doorbells()
+    {
+        var own = Ready(_physical);
+        for (var round = 0u; round < 200; round++)
+        {
+            var others = Ready(_other);
+            using var doorbell = new EventFd();
+            Assert.True(_other.Function.TryAttachDoorbell(_other.TransmitDoorbell(0), doorbell, out _));
+            own.Send(AdapterFunctionTests.Frame(64));
+            others.Send(AdapterFunctionTests.Frame(65));
+            doorbell.Signal();
+            _physical.Post(AdapterOpcode.SuspendVirtualFunction, 1, round % 2);
+            _physical.Post(AdapterOpcode.ResumeVirtualFunction, 1);
+            _other.ChangeOwner();
+            Assert.Equal(Errno.None, Answer().Status);
+            Assert.Equal(Errno.None, Answer().Status);
+            Until(() => own.TransmitConsumer == round + 1);
+            _other.Fill(AdapterRig.Commands, 0x2000);
+            _other.Enable();
+        }
+        var last = Ready(_other);
+        own.Send(AdapterFunctionTests.Frame(70));
+        Assert.Equal(AdapterFunctionTests.Frame(70), last.Receive().Frame);
+    }
+
     private static RigQueues Ready(AdapterRig rig)
     {
         var queues = rig.CreateQueues(0);
