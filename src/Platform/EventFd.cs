@@ -6,6 +6,9 @@ namespace Virtbus.Platform;
 /// </summary>
 public sealed class EventFd : IDisposable
 {
+    // For those that came from a peer, which can do to the counter and to the file's flags what it likes.
+    private readonly bool _isSignalledByKernel;
+
     /// <summary>Makes a new one, at zero.</summary>
     /// <exception cref="VirtbusException">The process has no descriptor left.</exception>
     public EventFd()
@@ -14,7 +17,11 @@ public sealed class EventFd : IDisposable
         Descriptor = number >= 0 ? new FileDescriptor(number) : throw HostError.Make("an eventfd", Libc.LastError);
     }
 
-    private EventFd(FileDescriptor descriptor) => Descriptor = descriptor;
+    private EventFd(FileDescriptor descriptor, bool isSignalledByKernel)
+    {
+        Descriptor = descriptor;
+        _isSignalledByKernel = isSignalledByKernel;
+    }
 
     /// <summary>The descriptor, to wait on or to hand to a peer. It belongs to this object.</summary>
     public FileDescriptor Descriptor { get; }
@@ -37,17 +44,19 @@ public sealed class EventFd : IDisposable
         var flags = Libc.fcntl(descriptor, Libc.F_GETFL, 0);
         if (flags >= 0 && (flags & Libc.O_NONBLOCK) == 0)
             _ = Libc.fcntl(descriptor, Libc.F_SETFL, flags | Libc.O_NONBLOCK);
-        eventFd = new EventFd(descriptor);
+        eventFd = new EventFd(descriptor, KernelSignal.IsThere);
         fault = Fault.None;
         return true;
     }
 
     /// <summary>
     /// Adds one to the counter and so wakes who waits on it. A counter at its limit is left as it is: the waiter has a signal pending anyway.
-    /// Can block only when the peer that shares the eventfd both filled it and made it blocking; <see cref="TryRead"/> then frees the caller.
+    /// On a host without Linux AIO it can block, when a peer both filled its eventfd and made it blocking.
     /// </summary>
     public unsafe void Signal()
     {
+        if (_isSignalledByKernel && KernelSignal.TryAdd(Descriptor))
+            return;
         var one = 1UL;
         // SAFETY: the eight bytes are a local that outlives the call.
         _ = Libc.write(Descriptor, &one, sizeof(ulong));
@@ -74,7 +83,7 @@ public sealed class EventFd : IDisposable
 
     /// <summary>Makes a second handle on the same counter.</summary>
     /// <returns>The handle, owned by the caller.</returns>
-    public EventFd Duplicate() => new(Descriptor.Duplicate());
+    public EventFd Duplicate() => new(Descriptor.Duplicate(), _isSignalledByKernel);
 
     /// <summary>Closes the descriptor.</summary>
     public void Dispose() => Descriptor.Dispose();

@@ -145,6 +145,10 @@ internal static unsafe partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int fdatasync(FileDescriptor fd);
 
+    // For calls that the C library has no function for.
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint syscall(nint number, nint first, nint second, void* third, void* fourth, void* fifth);
+
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int epoll_create1(int flags);
 

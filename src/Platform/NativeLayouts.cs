@@ -73,6 +73,16 @@ internal struct StatxBuffer
     [FieldOffset(140)] internal uint DeviceMinor;
 }
 
+/// <summary><c>struct iocb</c> (linux/aio_abi.h), on little-endian hosts.</summary>
+[StructLayout(LayoutKind.Explicit, Size = 64)]
+internal struct IoControlBlock
+{
+    [FieldOffset(16)] internal ushort Opcode;
+    [FieldOffset(20)] internal uint Fd;
+    [FieldOffset(56)] internal uint Flags;
+    [FieldOffset(60)] internal uint Signal;
+}
+
 /// <summary>
 /// The layout of <c>struct epoll_event</c>, which is packed on x86-64 and padded elsewhere (sys/epoll.h). Events are read and written
 /// through these offsets because one C# struct cannot have both shapes.

@@ -18,12 +18,14 @@ public class LayoutTests
         #include <sys/socket.h>
         #include <sys/stat.h>
         #include <sys/uio.h>
+        #include <linux/aio_abi.h>
         #include <sys/un.h>
         #define SIZE(t) printf("%s %zu\n", #t, sizeof(t))
         #define FIELD(t, f) printf("%s.%s %zu\n", #t, #f, offsetof(t, f))
         typedef struct iovec iovec; typedef struct pollfd pollfd; typedef struct msghdr msghdr; typedef struct cmsghdr cmsghdr;
         typedef struct sigaction sigaction_t;
         typedef struct sockaddr_un sockaddr_un; typedef struct statx statx_t; typedef struct epoll_event epoll_event;
+        typedef struct iocb iocb;
         int main(void) {
           SIZE(iovec); FIELD(iovec, iov_base); FIELD(iovec, iov_len);
           SIZE(pollfd); FIELD(pollfd, fd); FIELD(pollfd, events); FIELD(pollfd, revents);
@@ -36,6 +38,7 @@ public class LayoutTests
           SIZE(statx_t); FIELD(statx_t, stx_blksize); FIELD(statx_t, stx_mode); FIELD(statx_t, stx_ino); FIELD(statx_t, stx_size);
           FIELD(statx_t, stx_dev_major); FIELD(statx_t, stx_dev_minor);
           SIZE(epoll_event); FIELD(epoll_event, data);
+          SIZE(iocb); FIELD(iocb, aio_lio_opcode); FIELD(iocb, aio_fildes); FIELD(iocb, aio_flags); FIELD(iocb, aio_resfd);
           return 0;
         }
         """;
@@ -96,6 +99,11 @@ public class LayoutTests
         yield return ("statx_t.stx_dev_minor", Offset<StatxBuffer>(nameof(StatxBuffer.DeviceMinor)));
         yield return ("epoll_event", EpollLayout.Size);
         yield return ("epoll_event.data", EpollLayout.DataOffset);
+        yield return ("iocb", Unsafe.SizeOf<IoControlBlock>());
+        yield return ("iocb.aio_lio_opcode", Offset<IoControlBlock>(nameof(IoControlBlock.Opcode)));
+        yield return ("iocb.aio_fildes", Offset<IoControlBlock>(nameof(IoControlBlock.Fd)));
+        yield return ("iocb.aio_flags", Offset<IoControlBlock>(nameof(IoControlBlock.Flags)));
+        yield return ("iocb.aio_resfd", Offset<IoControlBlock>(nameof(IoControlBlock.Signal)));
     }
 
     private static int Offset<T>(string field) => (int)Marshal.OffsetOf<T>(field);

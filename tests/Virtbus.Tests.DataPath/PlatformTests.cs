@@ -99,6 +99,46 @@ public sealed class PlatformTests : IDisposable
     }
 
     [Fact]
+    public void Signals_of_a_peers_eventfd_are_all_counted_whoever_signals()
+    {
+        using var peers = new EventFd();
+        Assert.True(EventFd.TryAdopt(peers.Descriptor.Duplicate(), out var ours, out _));
+        using (ours)
+        {
+            // More than the kernel keeps places for.
+            const int Threads = 4, Each = 5000;
+            var threads = Enumerable.Range(0, Threads).Select(_ => new Thread(() =>
+            {
+                for (var i = 0; i < Each; i++)
+                    ours!.Signal();
+            })).ToArray();
+            Array.ForEach(threads, t => t.Start());
+            Array.ForEach(threads, t => t.Join());
+            Assert.True(peers.TryRead(out var count));
+            Assert.Equal((ulong)(Threads * Each), count);
+        }
+    }
+
+    [Fact]
+    public async Task Signal_of_an_eventfd_that_its_peer_filled_and_made_blocking_does_not_wait()
+    {
+        using var peers = new EventFd();
+        Assert.True(EventFd.TryAdopt(peers.Descriptor.Duplicate(), out var adopted, out _));
+        using (adopted)
+        using (var ours = adopted!.Duplicate())
+        {
+            Blocking.Fill(peers);
+            await Task.Run(() =>
+            {
+                for (var i = 0; i < 500; i++)
+                    ours.Signal();
+            }).WaitAsync(TimeSpan.FromSeconds(60));
+            Assert.True(peers.TryRead(out var count));
+            Assert.Equal(ulong.MaxValue, count);
+        }
+    }
+
+    [Fact]
     public void Sealed_memory_file_cannot_shrink()
     {
         using var sealedFile = MemoryFile.Create("virtbus-test", 4096);

@@ -7,8 +7,9 @@ using Virtbus.Platform;
 namespace Virtbus.Drivers.Nic;
 
 /// <summary>
-/// The command queue and the event ring of a function. Commands come from any thread, one at a time, and wait for their answer; so none may
-/// come from an interrupt's handler. Events are handed on in their order, on the thread that raises the interrupt.
+/// The command queue and the event ring of a function. Commands come from any thread and wait for their answer; so none may come from an
+/// interrupt's handler. They come one at a time, but for those that a virtual function has to do, whose user may keep it busy: others go on
+/// beside them. Events are handed on in their order, on the thread that raises the interrupt.
 /// </summary>
 internal sealed class NicChannel : IDisposable
 {
@@ -26,7 +27,10 @@ internal sealed class NicChannel : IDisposable
     private const ulong ResetBit = 2;
     private const ulong EnabledBit = 1;
     private const int Patience = 50;
+    // Commands of virtual functions at a time. The ring has room for more, so that the others always find a place.
+    private const int MaxAside = 8;
     private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan AsideDeadline = TimeSpan.FromSeconds(60);
 
     private readonly PciDevice _device;
     private readonly NicRegisters _registers;
@@ -34,11 +38,12 @@ internal sealed class NicChannel : IDisposable
     private readonly Action<NicNotice> _notify;
     private readonly DmaBuffer _memory;
     private readonly Lock _events = new();
-    private readonly ManualResetEventSlim _done = new();
+    // Guards the commands that wait for their answers, and is pulsed for each answer.
+    private readonly object _answers = new();
+    private readonly Call?[] _calls = new Call?[1 << CommandLog];
     private uint _producer;
     private uint _consumer;
-    private NicNotice _answer;
-    private int _answered;
+    private int _aside;
     private bool _isStuck;
 
     internal NicChannel(PciDevice device, NicRegisters registers, PciVector vector, Action<NicNotice> notify)
@@ -70,6 +75,7 @@ internal sealed class NicChannel : IDisposable
             _registers.Write(NicRegister.Control, ResetBit);
             Await(NicRegister.Control, ResetBit, 0, "be reset");
             _memory.Span.Clear();
+            ForgetCalls();
             (_producer, _consumer, _isStuck) = (0, 0, false);
             _registers.Write(NicRegister.CommandBase, _memory.Address.Value);
             _registers.Write(NicRegister.CommandSize, CommandLog);
@@ -81,6 +87,9 @@ internal sealed class NicChannel : IDisposable
         }
     }
 
+    /// <summary>Memory for the data of a command that others go on beside.</summary>
+    internal bool TryAllocate(out DmaBuffer? buffer, out Fault fault) => _device.IommuGroup.TryAllocate(ScratchSize, out buffer, out fault);
+
     /// <summary>Executes a command and waits for the answer.</summary>
     /// <param name="opcode">The command.</param>
     /// <param name="index">What it is about.</param>
@@ -91,34 +100,34 @@ internal sealed class NicChannel : IDisposable
     {
         lock (Turn)
         {
+            if (TryPost(opcode, index, arguments, isAside: false, out var call, out fault) && TryAwait(call!, out fault))
+                return TryTake(call!, out answer, out fault);
             answer = default;
-            if (_device.IsGone)
-            {
-                fault = new Fault(Errno.ENODEV, "the adapter is gone");
-                return false;
-            }
-            if (_isStuck)
-            {
-                fault = new Fault(Errno.EIO, "the adapter did not answer a command before; reset it");
-                return false;
-            }
-            var command = _memory.Span.Slice((int)(_producer & ((1u << CommandLog) - 1)) * CommandSize, CommandSize);
-            command.Clear();
-            BinaryPrimitives.WriteUInt16LittleEndian(command, (ushort)opcode);
-            BinaryPrimitives.WriteUInt32LittleEndian(command[4..], _producer);
-            BinaryPrimitives.WriteUInt32LittleEndian(command[8..], index);
-            for (var i = 0; i < arguments.Length; i++)
-                BinaryPrimitives.WriteUInt64LittleEndian(command[(16 + (8 * i))..], arguments[i]);
-            _done.Reset();
-            Volatile.Write(ref _answered, 0);
-            _producer++;
-            _registers.RingCommands(_producer);
-            if (!WaitForAnswer(out fault))
-                return false;
-            answer = _answer;
-            fault = answer.Status == Errno.None ? Fault.None : new Fault(answer.Status, "the adapter refused the command");
-            return answer.Status == Errno.None;
+            return false;
         }
+    }
+
+    /// <summary>Executes a command that a virtual function has to do; others go on meanwhile.</summary>
+    /// <param name="opcode">The command.</param>
+    /// <param name="index">The virtual function.</param>
+    /// <param name="arguments">At most six.</param>
+    /// <param name="answer">Its results.</param>
+    /// <param name="fault">As of <see cref="TryExecute"/>; ETIMEDOUT: the virtual function, or others before it, do not come to rest.</param>
+    internal bool TryExecuteAside(NicOpcode opcode, uint index, ReadOnlySpan<ulong> arguments, out NicNotice answer, out Fault fault)
+    {
+        answer = default;
+        if (!TryEnterAside(out fault))
+            return false;
+        Call? call;
+        lock (Turn)
+        {
+            if (!TryPost(opcode, index, arguments, isAside: true, out call, out fault))
+            {
+                LeaveAside();
+                return false;
+            }
+        }
+        return TryAwait(call!, out fault) && TryTake(call!, out answer, out fault);
     }
 
     /// <summary>Resets the function, so that it does no DMA any more, and frees the memory.</summary>
@@ -126,34 +135,128 @@ internal sealed class NicChannel : IDisposable
     {
         _registers.Write(NicRegister.Control, ResetBit);
         _vector.SetHandler(null);
+        ForgetCalls();
         _memory.Dispose();
-        _done.Dispose();
     }
 
-    private bool WaitForAnswer(out Fault fault)
+    // Under the turn.
+    private bool TryPost(NicOpcode opcode, uint index, ReadOnlySpan<ulong> arguments, bool isAside, out Call? call, out Fault fault)
+    {
+        call = null;
+        if (_device.IsGone)
+            return Refuse(Errno.ENODEV, "the adapter is gone", out fault);
+        if (_isStuck)
+            return Refuse(Errno.EIO, "the adapter did not answer a command before; reset it", out fault);
+        lock (_answers)
+        {
+            // The place is in the tag, the rest of which tells an answer from one that nobody waits for any more.
+            var place = Array.IndexOf(_calls, null);
+            _calls[place] = call = new Call((_producer << CommandLog) | (uint)place, isAside);
+        }
+        var command = _memory.Span.Slice((int)(_producer & ((1u << CommandLog) - 1)) * CommandSize, CommandSize);
+        command.Clear();
+        BinaryPrimitives.WriteUInt16LittleEndian(command, (ushort)opcode);
+        BinaryPrimitives.WriteUInt32LittleEndian(command[4..], call.Tag);
+        BinaryPrimitives.WriteUInt32LittleEndian(command[8..], index);
+        for (var i = 0; i < arguments.Length; i++)
+            BinaryPrimitives.WriteUInt64LittleEndian(command[(16 + (8 * i))..], arguments[i]);
+        _producer++;
+        _registers.RingCommands(_producer);
+        fault = Fault.None;
+        return true;
+    }
+
+    private bool TryAwait(Call call, out Fault fault)
     {
         var since = Stopwatch.GetTimestamp();
         // Most commands are done before a sleep would have begun.
         var spin = default(SpinWait);
-        while (Volatile.Read(ref _answered) == 0 && !spin.NextSpinWillYield)
+        while (!call.IsDone && !spin.NextSpinWillYield)
             spin.SpinOnce();
-        while (Volatile.Read(ref _answered) == 0)
+        while (!WaitForAnswer(call))
         {
-            if (_done.Wait(Patience))
-                continue;
             if (_device.IsGone || _registers.Read(NicRegister.Status) == ulong.MaxValue)
-            {
-                fault = new Fault(Errno.ENODEV, "the adapter is gone");
-                return false;
-            }
-            if (Stopwatch.GetElapsedTime(since) < Deadline)
+                return Refuse(Errno.ENODEV, "the adapter is gone", out fault);
+            if (Stopwatch.GetElapsedTime(since) < (call.IsAside ? AsideDeadline : Deadline))
                 continue;
+            if (call.IsAside)
+                return Refuse(Errno.ETIMEDOUT, "the virtual function does not come to rest", out fault);
             _isStuck = true;
-            fault = new Fault(Errno.EIO, "the adapter does not answer a command; reset it");
-            return false;
+            return Refuse(Errno.EIO, "the adapter does not answer a command; reset it", out fault);
         }
         fault = Fault.None;
         return true;
+    }
+
+    private bool WaitForAnswer(Call call)
+    {
+        lock (_answers)
+            return call.IsDone || (Monitor.Wait(_answers, Patience) && call.IsDone);
+    }
+
+    private static bool TryTake(Call call, out NicNotice answer, out Fault fault)
+    {
+        answer = call.Answer;
+        fault = answer.Status == Errno.None ? Fault.None : new Fault(answer.Status, "the adapter refused the command");
+        return answer.Status == Errno.None;
+    }
+
+    private bool TryEnterAside(out Fault fault)
+    {
+        var since = Stopwatch.GetTimestamp();
+        lock (_answers)
+        {
+            while (_aside == MaxAside && !_device.IsGone && Stopwatch.GetElapsedTime(since) < AsideDeadline)
+                Monitor.Wait(_answers, Patience);
+            fault = _aside < MaxAside ? Fault.None : new Fault(Errno.ETIMEDOUT, "other virtual functions do not come to rest");
+            if (_aside < MaxAside)
+                _aside++;
+            return fault == Fault.None;
+        }
+    }
+
+    private void LeaveAside()
+    {
+        lock (_answers)
+        {
+            _aside--;
+            Monitor.PulseAll(_answers);
+        }
+    }
+
+    // One that was given up keeps its place until the answer comes: the function has it still.
+    private void TakeAnswer(in NicNotice notice)
+    {
+        lock (_answers)
+        {
+            var place = notice.Tag & ((1u << CommandLog) - 1);
+            if (_calls[place] is not { } call || call.Tag != notice.Tag)
+                return;
+            _calls[place] = null;
+            if (call.IsAside)
+                _aside--;
+            call.End(notice);
+            Monitor.PulseAll(_answers);
+        }
+    }
+
+    // The function is reset: nothing of before is answered.
+    private void ForgetCalls()
+    {
+        lock (_answers)
+        {
+            for (var place = 0u; place < _calls.Length; place++)
+            {
+                if (_calls[place] is { } call)
+                    TakeAnswer(new NicNotice(NicNoticeType.CommandDone, Errno.EIO, call.Tag, 0, 0));
+            }
+        }
+    }
+
+    private static bool Refuse(Errno errno, string why, out Fault fault)
+    {
+        fault = new Fault(errno, why);
+        return false;
     }
 
     private void TakeEvents()
@@ -166,12 +269,8 @@ internal sealed class NicChannel : IDisposable
             {
                 if (notice.Type != NicNoticeType.CommandDone)
                     _notify(notice);
-                else if (notice.Tag == Volatile.Read(ref _producer) - 1)
-                {
-                    _answer = notice;
-                    Volatile.Write(ref _answered, 1);
-                    _done.Set();
-                }
+                else
+                    TakeAnswer(notice);
             }
             if (_consumer != before)
                 _registers.RingEvents(_consumer);
@@ -208,6 +307,25 @@ internal sealed class NicChannel : IDisposable
             if ((value & mask) == wanted)
                 return;
             spin.SpinOnce(sleep1Threshold: -1);
+        }
+    }
+
+    private sealed class Call(uint tag, bool isAside)
+    {
+        private volatile bool _isDone;
+
+        public uint Tag => tag;
+
+        public bool IsAside => isAside;
+
+        public bool IsDone => _isDone;
+
+        public NicNotice Answer { get; private set; }
+
+        public void End(in NicNotice answer)
+        {
+            Answer = answer;
+            _isDone = true;
         }
     }
 }

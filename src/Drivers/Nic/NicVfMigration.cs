@@ -6,23 +6,26 @@ namespace Virtbus.Drivers.Nic;
 internal sealed class NicVfMigration(NicChannel channel) : INicVfMigration
 {
     public bool TrySuspend(int vf, bool p2pOnly, out Fault fault) =>
-        channel.TryExecute(NicOpcode.SuspendVirtualFunction, (uint)vf, [p2pOnly ? 1u : 0], out _, out fault);
+        channel.TryExecuteAside(NicOpcode.SuspendVirtualFunction, (uint)vf, [p2pOnly ? 1u : 0], out _, out fault);
 
-    public bool TryResume(int vf, out Fault fault) => channel.TryExecute(NicOpcode.ResumeVirtualFunction, (uint)vf, [], out _, out fault);
+    public bool TryResume(int vf, out Fault fault) => channel.TryExecuteAside(NicOpcode.ResumeVirtualFunction, (uint)vf, [], out _, out fault);
 
     public bool TrySaveState(int vf, out byte[] state, out Fault fault)
     {
-        lock (channel.Turn)
+        state = [];
+        if (!channel.TryAllocate(out var memory, out fault))
+            return false;
+        // An adapter that takes longer than is waited for finds the memory gone.
+        using (memory)
         {
-            state = [];
-            if (!channel.TryExecute(NicOpcode.SaveVirtualFunction, (uint)vf, [channel.ScratchAddress, NicChannel.ScratchSize], out var answer, out fault))
+            if (!channel.TryExecuteAside(NicOpcode.SaveVirtualFunction, (uint)vf, [memory!.Address.Value, NicChannel.ScratchSize], out var answer, out fault))
                 return false;
             if (answer.First > NicChannel.ScratchSize)
             {
                 fault = new Fault(Errno.EIO, "the adapter says that it wrote more than it was given room for");
                 return false;
             }
-            state = channel.Scratch[..(int)answer.First].ToArray();
+            state = memory.Span[..(int)answer.First].ToArray();
             return true;
         }
     }
@@ -34,10 +37,12 @@ internal sealed class NicVfMigration(NicChannel channel) : INicVfMigration
             fault = new Fault(Errno.EINVAL, "a state of that size is none of this make");
             return false;
         }
-        lock (channel.Turn)
+        if (!channel.TryAllocate(out var memory, out fault))
+            return false;
+        using (memory)
         {
-            state.CopyTo(channel.Scratch);
-            return channel.TryExecute(NicOpcode.LoadVirtualFunction, (uint)vf, [channel.ScratchAddress, (ulong)state.Length], out _, out fault);
+            state.CopyTo(memory!.Span);
+            return channel.TryExecuteAside(NicOpcode.LoadVirtualFunction, (uint)vf, [memory.Address.Value, (ulong)state.Length], out _, out fault);
         }
     }
 

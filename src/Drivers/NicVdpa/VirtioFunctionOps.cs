@@ -131,7 +131,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     {
         lock (_access)
         {
-            Quietly(() => Write8(device_status, 0));
+            Write8(device_status, 0);
             // A reset forgets the vectors; the eventfds behind them stay.
             SetVectors();
         }
@@ -142,7 +142,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         lock (_access)
         {
             // Refused only when the adapter's DMA is the host's no more; then the function reaches nothing, as it should.
-            Quietly(() => _function.TryAttach(space, out _));
+            _function.TryAttach(space, out _);
         }
     }
 
@@ -178,7 +178,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             if (SelectAndTest(queue) == ready)
                 return Done(out fault);
-            Quietly(() => Write16(queue_enable, ready ? (ushort)1 : (ushort)0));
+            Write16(queue_enable, ready ? (ushort)1 : (ushort)0);
             if (!ready || Read16(queue_enable) == 1)
                 return Done(out fault);
             fault = SelectedFault();
@@ -218,12 +218,9 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             Select(queue);
             // The queue stands still while its eventfd is exchanged. Without one, or when the hardware takes none, it looks by itself.
-            Quietly(() =>
-            {
-                var wanted = _function.TryAttachNotify(queue, kick, out _) && kick is not null ? (ushort)0 : (ushort)1;
-                if (Read16(QueuePoll) != wanted)
-                    Write16(QueuePoll, wanted);
-            });
+            var wanted = _function.TryAttachNotify(queue, kick, out _) && kick is not null ? (ushort)0 : (ushort)1;
+            if (Read16(QueuePoll) != wanted)
+                Write16(QueuePoll, wanted);
         }
     }
 
@@ -252,7 +249,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     {
         _function.SetEventHandler(null);
         lock (_access)
-            Quietly(() => Write8(device_status, 0));
+            Write8(device_status, 0);
         _function.Dispose();
     }
 
@@ -274,22 +271,6 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)queue, (uint)lines.Length, nameof(queue));
         return lines[queue];
-    }
-
-    // What waits for queues' threads, without their hanging in a call.
-    private void Quietly(Action work)
-    {
-        foreach (var call in _calls)
-            call.Mute();
-        try
-        {
-            work();
-        }
-        finally
-        {
-            foreach (var call in _calls)
-                call.Unmute();
-        }
     }
 
     private void SetVectors()

@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Diagnostics;
 using Virtbus.Hardware.Block;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Platform;
@@ -7,29 +6,18 @@ using Virtbus.Platform;
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// What every make of adapter has inside: the thread that does the work of all its functions, the switch between their queue sets, the wire
-/// to the outside, and the media for block functions. The thread starts with the first work and sleeps when there is none.
+/// What every make of adapter has inside: the lanes that do the work of its functions, the switch between their queue sets, the wire to the
+/// outside, and the media for block functions.
 /// </summary>
 public sealed class AdapterEngine : IDisposable
 {
-    private const int WorkPerTurn = 64;
     private const int WireDepth = 256;
     private readonly Lock _lock = new();
     private readonly ConcurrentDictionary<string, IBlockBackend> _media = new();
     private readonly AdapterSwitch _switch = new();
-    private readonly ConcurrentQueue<AdapterWork> _work = new();
-    private readonly List<SwitchPort> _touched = [];
-    private readonly ConcurrentDictionary<ulong, AdapterWork> _signals = new();
-    private readonly Epoll _epoll = new();
-    private readonly EventFd _wake = new();
     private readonly List<FunctionUnit> _functions = [];
-    private SwitchPort[] _ports = [];
-    private ulong _lastSignal;
-    private Thread? _thread;
-    private int _awake;
-    private volatile bool _portsLeft;
+    private AdapterLane[] _lanes;
     private volatile bool _linkUp = true;
-    private volatile bool _stop;
 
     /// <summary>Makes the inside of an adapter.</summary>
     /// <param name="name">The adapter's name, for thread names and errors.</param>
@@ -42,7 +30,8 @@ public sealed class AdapterEngine : IDisposable
         MacAddress = macAddress;
         NetworkParts = networkParts;
         VdpaParts = vdpaParts;
-        _epoll.Add(_wake.Descriptor, 0UL, edge: true);
+        Common = new AdapterLane(this, name);
+        _lanes = [Common];
     }
 
     /// <summary>The adapter's name.</summary>
@@ -58,12 +47,13 @@ public sealed class AdapterEngine : IDisposable
     public int VdpaParts { get; }
 
     /// <summary>How many queue sets the functions have at this moment.</summary>
-    public int QueueSetCount => Volatile.Read(ref _ports).Count(p => p is QueueSet);
+    public int QueueSetCount => Volatile.Read(ref _lanes).Sum(l => l.Ports.Count(p => p is QueueSet));
 
     /// <summary>Whether the link carries.</summary>
     public bool IsLinkUp => _linkUp;
 
-    internal byte[] Scratch { get; } = new byte[FunctionUnit.MaxCopy];
+    /// <summary>The lane of the wire, and of all functions that no user owns.</summary>
+    internal AdapterLane Common { get; }
 
     /// <summary>Puts a medium in, for a block function to use. It stays its owner's.</summary>
     /// <param name="name">The medium's name.</param>
@@ -80,29 +70,15 @@ public sealed class AdapterEngine : IDisposable
     public void DetachMedium(string name) => _media.TryRemove(name, out _);
 
     /// <summary>Plugs a wire in: one more port of the switch.</summary>
-    /// <param name="send">Takes a frame to the outside, on the adapter's thread; it must not block. The frame is valid during the call only.</param>
+    /// <param name="send">Takes a frame to the outside, on the common lane's thread; it must not block. The frame is valid during the call only.</param>
     public AdapterWire ConnectWire(Action<ReadOnlySpan<byte>> send)
     {
         ArgumentNullException.ThrowIfNull(send);
         return new AdapterWire(this, WireDepth, send);
     }
 
-    /// <summary>Stops the adapter's thread. Its functions must be out of their slots.</summary>
-    public void Dispose()
-    {
-        Thread? thread;
-        lock (_lock)
-        {
-            if (_stop)
-                return;
-            _stop = true;
-            thread = _thread;
-        }
-        _wake.Signal();
-        thread?.Join();
-        _epoll.Dispose();
-        _wake.Dispose();
-    }
+    /// <summary>Stops the adapter's threads. Its functions must be out of their slots.</summary>
+    public void Dispose() => Common.Dispose();
 
     /// <summary>Makes a virtio block device on a medium; ENOENT when there is no such medium.</summary>
     internal Errno CreateBlockFunction(in VirtioBlockParameters parameters, out VirtioBlkDevice? device)
@@ -144,149 +120,80 @@ public sealed class AdapterEngine : IDisposable
             _functions.Remove(function);
     }
 
-    internal void Join(SwitchPort port)
+    /// <summary>Makes a lane for one function.</summary>
+    /// <param name="name">The function's name.</param>
+    /// <returns>The common one when the host has no descriptor left for another.</returns>
+    internal AdapterLane OpenLane(string name)
     {
+        try
+        {
+            var lane = new AdapterLane(this, name);
+            lock (_lock)
+                Volatile.Write(ref _lanes, [.. _lanes, lane]);
+            return lane;
+        }
+        catch (VirtbusException)
+        {
+            return Common;
+        }
+    }
+
+    /// <summary>Ends a lane that no function has any more; not the common one.</summary>
+    internal void CloseLane(AdapterLane lane)
+    {
+        if (lane == Common)
+            return;
         lock (_lock)
-            Volatile.Write(ref _ports, [.. _ports, port]);
+            Volatile.Write(ref _lanes, [.. _lanes.Where(l => l != lane)]);
+        lane.Dispose();
     }
 
     internal void Leave(SwitchPort port)
     {
-        lock (_lock)
+        port.IsGone = true;
+        port.Lane.Leave(port);
+        _switch.Sweep();
+    }
+
+    /// <summary>Switches a frame that came in by a port; on the thread of the port's lane.</summary>
+    internal void Forward(SwitchPort from, ReadOnlySpan<byte> frame)
+    {
+        var lane = from.Lane;
+        if (_switch.Learn(from, frame) is { } to)
         {
-            port.IsGone = true;
-            Volatile.Write(ref _ports, [.. _ports.Where(p => p != port)]);
-        }
-        _portsLeft = true;
-    }
-
-    /// <summary>Asks for a turn of a piece of work. Any thread.</summary>
-    internal void Schedule(AdapterWork work)
-    {
-        if (!work.TrySchedule())
-            return;
-        _work.Enqueue(work);
-        // The eventfd is a system call away; a thread that is awake already needs none.
-        if (Interlocked.Exchange(ref _awake, 1) != 0)
-            return;
-        if (Volatile.Read(ref _thread) is null)
-            Start();
-        _wake.Signal();
-    }
-
-    /// <summary>Lets signals of an eventfd ask for turns of a piece of work.</summary>
-    /// <param name="signal">The eventfd; stays the caller's, and open until <see cref="Unlisten"/>.</param>
-    /// <param name="work">The work.</param>
-    /// <returns>A number for <see cref="Unlisten"/>.</returns>
-    internal ulong Listen(EventFd signal, AdapterWork work)
-    {
-        var id = Interlocked.Increment(ref _lastSignal);
-        _signals[id] = work;
-        _epoll.Add(signal.Descriptor, id, edge: true);
-        if (Volatile.Read(ref _thread) is null)
-            Start();
-        return id;
-    }
-
-    internal void Unlisten(EventFd signal, ulong id)
-    {
-        _epoll.Remove(signal.Descriptor);
-        _signals.TryRemove(id, out _);
-    }
-
-    // The rest is for the adapter's thread.
-    internal void Forward(SwitchPort from, ReadOnlySpan<byte> frame) => _switch.Forward(from, Volatile.Read(ref _ports), frame);
-
-    /// <summary>Has a port's <see cref="SwitchPort.Flush"/> called at the end of the round.</summary>
-    internal void Touch(SwitchPort port)
-    {
-        if (port.IsTouched)
-            return;
-        port.IsTouched = true;
-        _touched.Add(port);
-    }
-
-    private void Start()
-    {
-        lock (_lock)
-        {
-            if (_thread is not null || _stop)
+            if (to == from)
                 return;
-            _thread = new Thread(Run) { IsBackground = true, Name = "adapter " + Name };
-            _thread.Start();
+            if (to.Lane == lane)
+                to.Deliver(frame);
+            else if (!to.Lane.TryAccept(frame))
+                to.Miss();
+            return;
         }
-    }
-
-    private void Run()
-    {
-        while (!_stop)
+        foreach (var port in lane.Ports)
         {
-            // Signals come in while there is other work too.
-            if (!_signals.IsEmpty)
-                Poll(0);
-            if (Round())
+            if (port != from)
+                port.Deliver(frame);
+        }
+        foreach (var other in Volatile.Read(ref _lanes))
+        {
+            var ports = other.Ports;
+            if (other == lane || ports.Length == 0 || other.TryAccept(frame))
                 continue;
-            Interlocked.Exchange(ref _awake, 0);
-            // Looked at after the mark: work that comes later finds the mark and signals.
-            if (_work.IsEmpty && !_stop)
-                Poll(-1);
-            Interlocked.Exchange(ref _awake, 1);
+            foreach (var port in ports)
+                port.Miss();
         }
     }
 
-    private void Poll(int milliseconds)
+    /// <summary>Hands a frame of another lane to the ports of this one that it is for; on the lane's thread.</summary>
+    internal void Distribute(AdapterLane lane, ReadOnlySpan<byte> frame)
     {
-        Span<ulong> ready = stackalloc ulong[32];
-        var count = _epoll.Wait(ready, milliseconds);
-        foreach (var id in ready[..count])
+        if (_switch.Find(frame) is { } to)
         {
-            if (_signals.TryGetValue(id, out var work) && work.TrySchedule())
-                _work.Enqueue(work);
+            if (to.Lane == lane)
+                to.Deliver(frame);
+            return;
         }
-    }
-
-    private bool Round()
-    {
-        var done = 0;
-        for (; done < WorkPerTurn && _work.TryDequeue(out var work); done++)
-        {
-            work.BeginTurn();
-            try
-            {
-                if (work.Run() && work.TrySchedule())
-                    _work.Enqueue(work);
-            }
-            catch (Exception exception)
-            {
-                Break(work, exception);
-            }
-        }
-        // By index: an interrupt's handler may make another port's turn end here.
-        for (var i = 0; i < _touched.Count; i++)
-        {
-            _touched[i].IsTouched = false;
-            try
-            {
-                _touched[i].Flush();
-            }
-            catch (Exception exception)
-            {
-                Break(_touched[i], exception);
-            }
-        }
-        _touched.Clear();
-        if (_portsLeft)
-        {
-            _portsLeft = false;
-            _switch.Sweep();
-        }
-        return done > 0;
-    }
-
-    // A bug of this program: the function fails, the adapter lives.
-    private static void Break(AdapterWork work, Exception exception)
-    {
-        Debug.Fail(exception.ToString());
-        work.Break();
+        foreach (var port in lane.Ports)
+            port.Deliver(frame);
     }
 }

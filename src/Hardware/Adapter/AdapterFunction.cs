@@ -68,6 +68,8 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
 
     void IFunctionSlot.RaiseVector(int vector) => RaiseMsix(vector);
 
+    internal FunctionUnit Unit => _unit;
+
     internal FunctionUnit CreateUnit(AdapterVirtualFunction function) => _table.Create(function.Index, _layout, function);
 
     internal void RemoveUnit(AdapterVirtualFunction function) => _table.Remove(function.Index);
@@ -101,10 +103,12 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     }
 
     /// <inheritdoc/>
+    protected override void OnPlugged(DmaPort dma) => _unit.Plugged(dma);
+
+    /// <inheritdoc/>
     protected override void OnUnplugged()
     {
-        _unit.Reset();
-        _unit.DetachAll();
+        _unit.Unplugged();
         _table.Forget();
     }
 

@@ -3,41 +3,53 @@ using System.Buffers.Binary;
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// The adapter's small learning switch: a frame goes to the port that its destination was last seen at, else to all others. Used by the
-/// adapter's thread only. Frames come from guests and are not trusted: the table is bounded, and multicast sources are not learned.
+/// The memory of the adapter's small learning switch: at which port an address was last seen. Safe from any thread. Frames come from guests
+/// and are not trusted: the table is bounded, and multicast sources are not learned.
 /// </summary>
 internal sealed class AdapterSwitch
 {
     private const int MaxAddresses = 4096;
+    private readonly Lock _lock = new();
     private readonly Dictionary<ulong, SwitchPort> _ports = [];
 
-    public void Forward(SwitchPort from, SwitchPort[] ports, ReadOnlySpan<byte> frame)
+    /// <summary>Notes where a frame came from, and looks up where it goes to.</summary>
+    /// <returns>The port; null for all.</returns>
+    public SwitchPort? Learn(SwitchPort from, ReadOnlySpan<byte> frame)
     {
-        var destination = Address(frame);
         var source = Address(frame[6..]);
-        if (!IsMulticast(source) && (_ports.Count < MaxAddresses || _ports.ContainsKey(source)))
-            _ports[source] = from;
-        if (!IsMulticast(destination) && _ports.TryGetValue(destination, out var to) && !to.IsGone)
+        lock (_lock)
         {
-            if (to != from)
-                to.Deliver(frame);
-            return;
+            if (!IsMulticast(source) && !from.IsGone && (_ports.Count < MaxAddresses || _ports.ContainsKey(source)))
+                _ports[source] = from;
+            return FindLocked(frame);
         }
-        foreach (var port in ports)
-        {
-            if (port != from)
-                port.Deliver(frame);
-        }
+    }
+
+    /// <summary>Looks up where a frame goes to.</summary>
+    /// <returns>The port; null for all.</returns>
+    public SwitchPort? Find(ReadOnlySpan<byte> frame)
+    {
+        lock (_lock)
+            return FindLocked(frame);
     }
 
     /// <summary>Forgets the addresses of ports that are gone.</summary>
     public void Sweep()
     {
-        foreach (var (address, at) in _ports)
+        lock (_lock)
         {
-            if (at.IsGone)
-                _ports.Remove(address);
+            foreach (var (address, at) in _ports)
+            {
+                if (at.IsGone)
+                    _ports.Remove(address);
+            }
         }
+    }
+
+    private SwitchPort? FindLocked(ReadOnlySpan<byte> frame)
+    {
+        var destination = Address(frame);
+        return !IsMulticast(destination) && _ports.TryGetValue(destination, out var to) && !to.IsGone ? to : null;
     }
 
     private static ulong Address(ReadOnlySpan<byte> bytes) =>

@@ -49,11 +49,9 @@ internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionSlot
 
     protected override void OnReset(PciResetKind kind) => _unit.Reset();
 
-    protected override void OnUnplugged()
-    {
-        _unit.Reset();
-        _unit.DetachAll();
-    }
+    protected override void OnPlugged(DmaPort dma) => _unit.Plugged(dma);
+
+    protected override void OnUnplugged() => _unit.Unplugged();
 
     protected override void Dispose(bool disposing)
     {

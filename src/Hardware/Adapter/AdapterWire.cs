@@ -10,7 +10,7 @@ public sealed class AdapterWire : IDisposable
     {
         _engine = engine;
         _port = new Port(engine, depth, send);
-        engine.Join(_port);
+        engine.Common.Join(_port);
     }
 
     /// <summary>Takes a frame from outside. One thread at a time.</summary>
@@ -20,7 +20,7 @@ public sealed class AdapterWire : IDisposable
     {
         if (!_port.Waiting.TryWrite(frame))
             return false;
-        _engine.Schedule(_port);
+        _port.Schedule();
         return true;
     }
 
@@ -31,7 +31,7 @@ public sealed class AdapterWire : IDisposable
             _engine.Leave(_port);
     }
 
-    private sealed class Port(AdapterEngine engine, int depth, Action<ReadOnlySpan<byte>> send) : SwitchPort
+    private sealed class Port(AdapterEngine engine, int depth, Action<ReadOnlySpan<byte>> send) : SwitchPort(engine.Common)
     {
         private const int Batch = 64;
 
@@ -39,7 +39,7 @@ public sealed class AdapterWire : IDisposable
 
         internal FrameRing Waiting { get; } = new(depth);
 
-        internal override bool Run()
+        internal override bool Run(AdapterLane lane)
         {
             for (var i = 0; i < Batch; i++)
             {
@@ -59,6 +59,11 @@ public sealed class AdapterWire : IDisposable
                 if (!IsGone && engine.IsLinkUp)
                     send(frame);
             }
+        }
+
+        // Nobody counts what a wire loses.
+        internal override void Miss()
+        {
         }
 
         internal override void Flush()

@@ -1,17 +1,29 @@
 namespace Virtbus.Hardware.Adapter;
 
-/// <summary>A piece of work of the adapter's thread. What is idle is on no list and costs nothing.</summary>
+/// <summary>A piece of work of an adapter. What is idle is on no list and costs nothing.</summary>
 internal abstract class AdapterWork
 {
     private int _scheduled;
 
-    /// <summary>Does some of it, on the adapter's thread.</summary>
+    /// <summary>Which lane does it now.</summary>
+    internal abstract AdapterLane Lane { get; }
+
+    /// <summary>Does some of it.</summary>
+    /// <param name="lane">The lane whose thread this is; by now the work may be another one's.</param>
     /// <returns>Whether there is more; the next turn then comes after those of the others.</returns>
-    internal abstract bool Run();
+    internal abstract bool Run(AdapterLane lane);
 
     /// <summary>A turn, or what follows from it, ended in a bug of this program: the function fails, and no other.</summary>
-    internal virtual void Break()
+    /// <param name="lane">The lane whose thread this is.</param>
+    internal virtual void Break(AdapterLane lane)
     {
+    }
+
+    /// <summary>Asks for a turn. Any thread.</summary>
+    internal void Schedule()
+    {
+        if (TrySchedule())
+            Lane.Enqueue(this);
     }
 
     /// <summary>Notes that a turn is wanted.</summary>

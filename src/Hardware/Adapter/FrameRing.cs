@@ -1,8 +1,8 @@
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// A bounded queue of Ethernet frames between one producer and one consumer, on any two threads. All memory is taken when it is made;
-/// nothing is allocated per frame.
+/// A bounded queue of Ethernet frames between one producer and one consumer, on any two threads; several producers take turns. Nothing is
+/// allocated per frame once the slots have grown.
 /// </summary>
 internal sealed class FrameRing
 {

@@ -1,10 +1,11 @@
+using System.Collections.Concurrent;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Adapter;
 
-/// <summary>Executes a function's commands, on the adapter's thread under the function's gate. A command that is wrong gets an error number.</summary>
+/// <summary>Executes a function's commands, on its lane's thread under its gate. A command that is wrong gets an error number.</summary>
 /// <param name="unit">The function.</param>
 /// <param name="virtualFunctions">What the physical function commands; null for a virtual one.</param>
 internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? virtualFunctions)
@@ -12,7 +13,49 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
     // A station address: not all zeros, no group.
     private const ulong GroupBit = 1UL << 40;
 
-    internal Errno Execute(in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
+    // Those that virtual functions have done; null for one of them, which has none.
+    private readonly ConcurrentQueue<VirtualCommand>? _done = virtualFunctions is null ? null : new();
+
+    /// <summary>Executes a command.</summary>
+    /// <returns>False when a virtual function has to do it: then <see cref="TryTakeDone"/> has it when it is done.</returns>
+    internal bool TryExecute(in AdapterCommand command, DmaPort dma, out Errno status, out ulong first, out ulong second)
+    {
+        first = second = 0;
+        if (!IsDeferred(command, out var function))
+        {
+            status = Execute(command, dma, out first, out second);
+            return true;
+        }
+        status = VirtualCommand.TryMake(command, dma, unit, function, out var deferred);
+        if (status != Errno.None)
+            return true;
+        unit.Defer(deferred!);
+        return false;
+    }
+
+    /// <summary>A virtual function did a command. On its lane's thread.</summary>
+    internal void Done(VirtualCommand command)
+    {
+        _done!.Enqueue(command);
+        unit.Schedule();
+    }
+
+    internal bool TryTakeDone(out VirtualCommand command)
+    {
+        command = null!;
+        return _done?.TryDequeue(out command!) == true;
+    }
+
+    // Those that need the virtual function to stand still for a moment, which it does between two pieces of its own work.
+    private bool IsDeferred(in AdapterCommand command, out FunctionUnit function)
+    {
+        function = null!;
+        return virtualFunctions is not null && !command.HasReservedBits
+            && command.Opcode is >= AdapterOpcode.SuspendVirtualFunction and <= AdapterOpcode.LoadVirtualFunction
+            && virtualFunctions.TryGet(command.Index, out function);
+    }
+
+    private Errno Execute(in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
     {
         first = second = 0;
         if (command.HasReservedBits)
@@ -64,35 +107,20 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
             case AdapterOpcode.SetVirtualFunction:
                 return SetProfile(table, command);
         }
-        if (!exists)
+        // What else there is was deferred if the function was there.
+        if (!exists || command.Opcode != AdapterOpcode.QueryGeneration)
             return Errno.ENODEV;
-        switch (command.Opcode)
-        {
-            case AdapterOpcode.SuspendVirtualFunction:
-                if (command[0] > 1)
-                    return Errno.EINVAL;
-                function.SetSuspend(command[0] == 1 ? SuspendLevel.NoPeerAccess : SuspendLevel.Stopped);
-                return Errno.None;
-            case AdapterOpcode.ResumeVirtualFunction:
-                function.SetSuspend(SuspendLevel.None);
-                return Errno.None;
-            case AdapterOpcode.SaveVirtualFunction:
-                return Save(function, command, dma, out first);
-            case AdapterOpcode.LoadVirtualFunction:
-                return Load(function, command, dma);
-            default:
-                first = function.Generation;
-                return Errno.None;
-        }
+        first = function.Generation;
+        return Errno.None;
     }
 
-    // On the adapter's own scratch memory, which no frame needs at this moment: one piece of work at a time.
+    // On the lane's own scratch memory, which no frame needs at this moment: one piece of work at a time.
     private Errno Copy(in AdapterCommand command, DmaPort dma, out ulong copied)
     {
         copied = 0;
         if (command[2] is 0 or > FunctionUnit.MaxCopy)
             return Errno.EINVAL;
-        var bytes = unit.Engine.Scratch.AsSpan(0, (int)command[2]);
+        var bytes = unit.Lane.Scratch.AsSpan(0, (int)command[2]);
         if (!dma.TryRead(new Iova(command[0]), bytes) || !dma.TryWrite(new Iova(command[1]), bytes))
             return Errno.EFAULT;
         copied = command[2];
@@ -150,39 +178,5 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         if (command[0] == 0 || command[0] >> 48 != 0 || (command[0] & GroupBit) != 0 || command[1] is 0 or > VirtualFunctionTable.MaxQueueSets)
             return Errno.EINVAL;
         return table.TrySetProfile(command.Index, new VirtualFunctionProfile(command[0], (int)command[1])) ? Errno.None : Errno.EBUSY;
-    }
-
-    private static Errno Save(FunctionUnit function, in AdapterCommand command, DmaPort dma, out ulong written)
-    {
-        written = 0;
-        if (function.Suspend != SuspendLevel.Stopped)
-            return Errno.EBUSY;
-        if (function.HasWindows)
-            return Errno.EOPNOTSUPP;
-        var image = function.Capture();
-        if ((ulong)image.Size > command[1])
-            return Errno.ENOSPC;
-        Span<byte> bytes = stackalloc byte[FunctionImage.MaxSize];
-        bytes = bytes[..image.Size];
-        image.Write(bytes);
-        if (!dma.TryWrite(new Iova(command[0]), bytes))
-            return Errno.EFAULT;
-        written = (ulong)image.Size;
-        return Errno.None;
-    }
-
-    private static Errno Load(FunctionUnit function, in AdapterCommand command, DmaPort dma)
-    {
-        if (function.Suspend != SuspendLevel.Stopped)
-            return Errno.EBUSY;
-        if (command[1] > FunctionImage.MaxSize)
-            return Errno.EINVAL;
-        Span<byte> bytes = stackalloc byte[(int)command[1]];
-        if (!dma.TryRead(new Iova(command[0]), bytes))
-            return Errno.EFAULT;
-        if (!FunctionImage.TryRead(bytes, function.Layout.VirtualDeviceId, function.Limits, out var image))
-            return Errno.EINVAL;
-        function.Restore(image);
-        return Errno.None;
     }
 }

@@ -9,12 +9,12 @@ namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
 /// The inside of one function, physical or virtual: registers, command queue, events, queue sets. Register accesses come from any thread,
-/// take a short lock, and leave all work to the adapter's thread.
+/// take a short lock, and leave all work to the function's lane.
 /// </summary>
 /// <remarks>
-/// Two locks. The latch guards what accesses write; nothing is called under it. The gate is held by the adapter's thread while it does DMA
-/// and raises interrupts for the function, and by who resets the function: once they have it, none of that is under way. Only the
-/// adapter's thread holds two gates at a time.
+/// Two locks. The latch guards what accesses write; nothing is called under it. The gate is held by the lane's thread while it does DMA and
+/// raises interrupts for the function, and by who resets the function: once they have it, none of that is under way. A lane takes the gates
+/// of its own functions only, so one that waits for a user holds up nobody else; only a lane holds two gates at a time.
 /// </remarks>
 internal sealed class FunctionUnit : AdapterWork, IDisposable
 {
@@ -25,9 +25,13 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     private const int EventPhaseOffset = 28;
     private const int CommandsPerTurn = 16;
     private const int EventVector = 0;
+    private const int GatePatience = 10;
 
     private readonly Lock _latch = new();
     private readonly FunctionCommands _commands;
+    private AdapterLane _lane;
+    private DmaPort? _dma;
+    private IDisposable? _watch;
     private FunctionRegisters _registers;
     private Dictionary<int, TransmitSignal>? _signals;
     private QueueSet?[]? _sets;
@@ -35,11 +39,17 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     private bool _interruptWanted;
     private bool _isReminding;
     private long _generation;
+    // Commands that virtual functions are at, of the enabling that the epoch counts.
+    private uint _deferred;
+    private uint _epoch;
+    // What the physical function wants of a virtual one, in its order. Under the latch.
+    private Queue<VirtualCommand>? _asked;
 
     internal FunctionUnit(
         AdapterEngine engine, AdapterLayout layout, IFunctionSlot slot, in FunctionLimits limits, int virtualIndex, ulong macAddress, VirtualFunctionTable? virtualFunctions)
     {
         Engine = engine;
+        _lane = engine.Common;
         Layout = layout;
         Slot = slot;
         Limits = limits;
@@ -63,6 +73,11 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     internal ulong MacAddress { get; private set; }
 
     internal Lock Gate { get; } = new();
+
+    internal override AdapterLane Lane => Volatile.Read(ref _lane);
+
+    /// <summary>Whether it was disposed. Under the gate.</summary>
+    internal bool IsGone { get; private set; }
 
     internal SuspendLevel Suspend { get; private set; }
 
@@ -203,6 +218,44 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
             signal.Dispose();
     }
 
+    /// <summary>The function is in a slot: who owns its DMA decides from now on which lane works for it.</summary>
+    internal void Plugged(DmaPort dma)
+    {
+        lock (Gate)
+            _dma = dma;
+        _watch = dma.Group.Observe(null, ChooseLane);
+        ChooseLane();
+    }
+
+    /// <summary>The function is out of its slot.</summary>
+    internal void Unplugged()
+    {
+        _watch?.Dispose();
+        lock (Gate)
+        {
+            _dma = null;
+            ResetHeld();
+        }
+        ChooseLane();
+        DetachAll();
+    }
+
+    /// <summary>Takes the gate for a lane; never waits while another lane has it.</summary>
+    /// <returns>False when another lane works for the function by now.</returns>
+    internal bool TryEnter(AdapterLane lane)
+    {
+        while (Lane == lane)
+        {
+            // Else it is one who resets the function, and perhaps gives it to a lane that holds the gate for long.
+            if (!Gate.TryEnter(GatePatience))
+                continue;
+            if (Lane == lane)
+                return true;
+            Gate.Exit();
+        }
+        return false;
+    }
+
     /// <summary>All is as after power-on. When the call returns, no DMA and no interrupt is under way.</summary>
     internal void Reset()
     {
@@ -210,58 +263,81 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
             ResetHeld();
     }
 
+    /// <summary>The physical function wants something of this virtual one. Any thread.</summary>
+    internal void Ask(VirtualCommand command)
+    {
+        lock (_latch)
+            (_asked ??= new Queue<VirtualCommand>()).Enqueue(command);
+        Schedule();
+    }
+
+    /// <summary>A virtual function has done a command. Any thread.</summary>
+    internal void Done(VirtualCommand command) => _commands.Done(command);
+
     /// <summary>Tells the driver what happened in a virtio window. Any thread.</summary>
-    internal void TellVirtio() => Engine.Schedule(this);
+    internal void TellVirtio() => Schedule();
 
     /// <summary>Tells the driver that the link changed.</summary>
     internal void TellLink()
     {
         Volatile.Write(ref _registers.IsLinkUntold, true);
-        Engine.Schedule(this);
+        Schedule();
     }
 
     public void Dispose()
     {
         Engine.Remove(this);
-        Reset();
-        DetachAll();
+        lock (Gate)
+            IsGone = true;
+        Unplugged();
     }
 
-    internal override bool Run()
+    internal override bool Run(AdapterLane lane)
     {
-        lock (Gate)
+        // What others sent before the function is to stand still reaches it.
+        if (Volatile.Read(ref _asked) is { Count: > 0 })
+            lane.TakeInbound();
+        // It goes to the lane whose it is now.
+        if (!TryEnter(lane))
+            return true;
+        try
         {
-            if (Suspend == SuspendLevel.Stopped)
-                return false;
-            ApplyControl();
-            // What is no bus master stands still until the next doorbell.
-            using var use = Slot.UseDma();
-            if (!_registers.IsEnabled || _registers.Error != AdapterError.None || use.Dma is not { } dma)
-                return false;
-            NoteChange();
-            var more = AcceptEventConsumer() && TellChanges(dma, 0) && RunCommands(dma);
-            // Last, because the handler may change everything.
-            if (_interruptWanted)
-            {
-                _interruptWanted = false;
-                Slot.RaiseVector(EventVector);
-            }
-            return more;
+            while (TryTakeAsked(out var command))
+                command.Execute();
+            return RunHeld();
+        }
+        finally
+        {
+            Gate.Exit();
         }
     }
 
     /// <summary>Stops the function; it says so in its registers and by its interrupt.</summary>
-    internal override void Break()
+    internal override void Break(AdapterLane lane)
     {
-        lock (Gate)
+        if (!TryEnter(lane))
+            return;
+        try
         {
             _registers.Error = AdapterError.Internal;
             NoteChange();
             Slot.RaiseVector(EventVector);
         }
+        finally
+        {
+            Gate.Exit();
+        }
     }
 
-    // What follows is called on the adapter's thread, under the gate.
+    // What follows is called on the lane's thread, under the gate.
+
+    /// <summary>Has a virtual function do a command; the answer comes when it has.</summary>
+    internal void Defer(VirtualCommand command)
+    {
+        _deferred++;
+        command.Begin(_epoch);
+    }
+
     internal Errno CreateQueueSet(in QueueSetState wanted, out ushort id)
     {
         id = 0;
@@ -323,36 +399,32 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
 
     internal void SetSuspend(SuspendLevel level)
     {
-        lock (Gate)
+        if (level == SuspendLevel.Stopped)
         {
-            if (level == SuspendLevel.Stopped)
-            {
-                foreach (var set in Sets)
-                    set.Flush();
-            }
-            var wakes = level < Suspend;
-            Suspend = level;
-            NoteChange();
-            if (!wakes)
-                return;
-            Engine.Schedule(this);
             foreach (var set in Sets)
-            {
-                if (_isReminding)
-                    set.Remind();
-                else
-                    Engine.Schedule(set);
-            }
-            if (_isReminding && _registers.IsEnabled)
-                Slot.RaiseVector(EventVector);
-            _isReminding = false;
+                set.Flush();
         }
+        var wakes = level < Suspend;
+        Suspend = level;
+        NoteChange();
+        if (!wakes)
+            return;
+        Schedule();
+        foreach (var set in Sets)
+        {
+            if (_isReminding)
+                set.Remind();
+            else
+                set.Schedule();
+        }
+        if (_isReminding && _registers.IsEnabled)
+            Slot.RaiseVector(EventVector);
+        _isReminding = false;
     }
 
     /// <summary>The whole state of a function that stands still.</summary>
     internal FunctionImage Capture()
     {
-        lock (Gate)
         lock (_latch)
             return new FunctionImage(Layout.VirtualDeviceId, MacAddress, _registers, [.. Sets.Select(s => (s.State, s.IsErrorUntold))]);
     }
@@ -360,17 +432,14 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     /// <summary>Takes a state over; the function stands still until it is resumed.</summary>
     internal void Restore(FunctionImage image)
     {
-        lock (Gate)
-        {
-            ResetHeld();
-            Suspend = SuspendLevel.Stopped;
-            MacAddress = image.MacAddress;
-            lock (_latch)
-                _registers = image.Registers;
-            foreach (var (state, untold) in image.QueueSets)
-                AddQueueSet(state).IsErrorUntold = untold;
-            _isReminding = true;
-        }
+        ResetHeld();
+        Suspend = SuspendLevel.Stopped;
+        MacAddress = image.MacAddress;
+        lock (_latch)
+            _registers = image.Registers;
+        foreach (var (state, untold) in image.QueueSets)
+            AddQueueSet(state).IsErrorUntold = untold;
+        _isReminding = true;
     }
 
     private IEnumerable<VirtioWindow> Windows => Volatile.Read(ref _windows)?.OfType<VirtioWindow>() ?? [];
@@ -449,7 +518,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         }
         NoteChange();
         if (register == AdapterRegister.Control)
-            Engine.Schedule(this);
+            Schedule();
     }
 
     private void WriteControl(uint value)
@@ -467,22 +536,64 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     {
         Volatile.Write(ref doorbell, value);
         NoteChange();
-        Engine.Schedule(this);
+        Schedule();
     }
 
-    private void RingTransmit(int index)
-    {
-        if (Volatile.Read(ref _sets)?[index] is { } set)
-            Engine.Schedule(set);
-    }
+    private void RingTransmit(int index) => Volatile.Read(ref _sets)?[index]?.Schedule();
 
     private QueueSet AddQueueSet(in QueueSetState state)
     {
         _sets ??= new QueueSet?[Limits.QueueSets];
         var set = new QueueSet(this, state);
         Volatile.Write(ref _sets[state.Id], set);
-        Engine.Join(set);
+        Lane.Join(set);
         return set;
+    }
+
+    private bool TryTakeAsked(out VirtualCommand command)
+    {
+        command = null!;
+        lock (_latch)
+            return _asked?.TryDequeue(out command!) == true;
+    }
+
+    private bool RunHeld()
+    {
+        if (Suspend == SuspendLevel.Stopped)
+            return false;
+        ApplyControl();
+        // What is no bus master stands still until the next doorbell.
+        using var use = Slot.UseDma();
+        if (!_registers.IsEnabled || _registers.Error != AdapterError.None || use.Dma is not { } dma)
+            return false;
+        NoteChange();
+        var more = AcceptEventConsumer() && AnswerDeferred(dma) && TellChanges(dma, _deferred) && RunCommands(dma);
+        // Last, because the handler may change everything.
+        if (_interruptWanted)
+        {
+            _interruptWanted = false;
+            Slot.RaiseVector(EventVector);
+        }
+        return more;
+    }
+
+    // What a user set up ends with its ownership, and nothing of it is done by the lane that was its own, nor by the one that all share.
+    private void ChooseLane()
+    {
+        AdapterLane old;
+        lock (Gate)
+        {
+            old = Lane;
+            var user = _dma is { Group.OwnerKind: DmaOwnerKind.User } ? _dma : null;
+            if (user is null == (old == Engine.Common))
+                return;
+            ResetHeld();
+            var next = user is null ? Engine.Common : Engine.OpenLane(user.Name);
+            lock (_latch)
+                Volatile.Write(ref _lane, next);
+        }
+        DetachAll();
+        Engine.CloseLane(old);
     }
 
     private void ResetHeld()
@@ -495,9 +606,17 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         Suspend = SuspendLevel.None;
         _interruptWanted = false;
         _isReminding = false;
+        ForgetDeferred();
         lock (_latch)
             _registers = default;
         NoteChange();
+    }
+
+    // Their answers are of before, and passed over.
+    private void ForgetDeferred()
+    {
+        _epoch++;
+        _deferred = 0;
     }
 
     private void RemoveQueueSets()
@@ -529,6 +648,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
             if (enable && !_registers.IsEnabled)
                 _registers.Error = AdapterError.BadRing;
         }
+        ForgetDeferred();
         if (!enable)
             RemoveQueueSets();
         NoteChange();
@@ -582,14 +702,28 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         return true;
     }
 
+    private bool AnswerDeferred(DmaPort dma)
+    {
+        while (_commands.TryTakeDone(out var command))
+        {
+            if (command.Epoch != _epoch)
+                continue;
+            _deferred--;
+            var status = command.Finish(dma, out var first);
+            if (!TryPost(dma, AdapterEventType.CommandDone, status, command.Tag, first, 0))
+                return false;
+        }
+        return true;
+    }
+
     private bool RunCommands(DmaPort dma)
     {
         Span<byte> bytes = stackalloc byte[AdapterCommand.Size];
         for (var n = 0; n < CommandsPerTurn; n++)
         {
             var waiting = Volatile.Read(ref _registers.CommandProducer) - _registers.CommandConsumer;
-            // A command is taken only when its answer has room; the driver's event doorbell goes on here.
-            if (waiting == 0 || EventRoom == 0)
+            // A command is taken only when its answer has room, beside those of the deferred ones; the driver's event doorbell goes on here.
+            if (waiting == 0 || EventRoom <= _deferred)
                 return false;
             if (waiting > _registers.Commands.Count)
                 return FailHeld(AdapterError.BadIndex);
@@ -597,9 +731,11 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
                 return FailHeld(AdapterError.DmaFault);
             _registers.CommandConsumer++;
             var command = new AdapterCommand(bytes);
-            var status = _commands.Execute(command, dma, out var first, out var second);
+            var isDone = _commands.TryExecute(command, dma, out var status, out var first, out var second);
             // What the command caused is told before its answer.
-            if (!TellChanges(dma, 1) || !TryPost(dma, AdapterEventType.CommandDone, status, command.Tag, first, second))
+            if (!TellChanges(dma, isDone ? _deferred + 1 : _deferred))
+                return false;
+            if (isDone && !TryPost(dma, AdapterEventType.CommandDone, status, command.Tag, first, second))
                 return false;
         }
         return true;
@@ -639,6 +775,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     private sealed class TransmitSignal : AdapterWork, IDisposable
     {
         private readonly FunctionUnit _unit;
+        private readonly AdapterLane _lane;
         private readonly int _set;
         private readonly EventFd _signal;
         private readonly ulong _id;
@@ -648,10 +785,13 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
             _unit = unit;
             _set = set;
             _signal = signal;
-            _id = unit.Engine.Listen(signal, this);
+            _lane = unit.Lane;
+            _id = _lane.Listen(signal, this);
         }
 
-        internal override bool Run()
+        internal override AdapterLane Lane => _lane;
+
+        internal override bool Run(AdapterLane lane)
         {
             _unit.RingTransmit(_set);
             return false;
@@ -659,7 +799,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
 
         public void Dispose()
         {
-            _unit.Engine.Unlisten(_signal, _id);
+            _lane.Unlisten(_signal, _id);
             _signal.Dispose();
         }
     }

@@ -5,8 +5,8 @@ using Virtbus.Memory.Dma;
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// A transmit and a receive ring of descriptors in the driver's memory: one port of the switch. All that moves is done on the adapter's
-/// thread under the function's gate; what lies in memory is described in docs/adapter-registers.md.
+/// A transmit and a receive ring of descriptors in the driver's memory: one port of the switch. All that moves is done on the lane's thread
+/// under the function's gate; what lies in memory is described in docs/adapter-registers.md.
 /// </summary>
 internal sealed class QueueSet : SwitchPort
 {
@@ -32,8 +32,10 @@ internal sealed class QueueSet : SwitchPort
     private int _cached;
     private bool _interruptWanted;
     private bool _indexesChanged;
+    private int _missed;
 
     internal QueueSet(FunctionUnit function, in QueueSetState state)
+        : base(function.Lane)
     {
         _function = function;
         _engine = function.Engine;
@@ -50,20 +52,29 @@ internal sealed class QueueSet : SwitchPort
 
     internal AdapterError Error => State.Error;
 
-    internal override bool Run()
+    internal override bool Run(AdapterLane lane)
     {
-        lock (_function.Gate)
+        if (!_function.TryEnter(Lane))
+            return false;
+        try
         {
             if (IsGone || Error != AdapterError.None || _function.Suspend != SuspendLevel.None)
                 return false;
+            CountMissed();
             using var use = _function.Slot.UseDma();
             return use.Dma is { } dma && Transmit(dma);
+        }
+        finally
+        {
+            _function.Gate.Exit();
         }
     }
 
     internal override void Deliver(ReadOnlySpan<byte> frame)
     {
-        lock (_function.Gate)
+        if (!_function.TryEnter(Lane))
+            return;
+        try
         {
             if (IsGone || Error != AdapterError.None || _function.Suspend == SuspendLevel.Stopped)
                 return;
@@ -71,11 +82,23 @@ internal sealed class QueueSet : SwitchPort
             if (use.Dma is { } dma)
                 Receive(dma, frame);
         }
+        finally
+        {
+            _function.Gate.Exit();
+        }
+    }
+
+    internal override void Miss()
+    {
+        Interlocked.Increment(ref _missed);
+        Schedule();
     }
 
     internal override void Flush()
     {
-        lock (_function.Gate)
+        if (!_function.TryEnter(Lane))
+            return;
+        try
         {
             if (IsGone || _function.Suspend == SuspendLevel.Stopped)
                 return;
@@ -94,12 +117,18 @@ internal sealed class QueueSet : SwitchPort
                 _function.Slot.RaiseVector(State.Vector);
             }
         }
+        finally
+        {
+            _function.Gate.Exit();
+        }
     }
 
-    internal override void Break()
+    internal override void Break(AdapterLane lane)
     {
-        lock (_function.Gate)
-            Fail(AdapterError.Internal);
+        if (!_function.TryEnter(Lane))
+            return;
+        Fail(AdapterError.Internal);
+        _function.Gate.Exit();
     }
 
     /// <summary>Raises the interrupt although nothing is known to have happened: one may have been lost on the way from another machine.</summary>
@@ -107,8 +136,18 @@ internal sealed class QueueSet : SwitchPort
     {
         _indexesChanged = true;
         _interruptWanted = true;
-        _engine.Touch(this);
-        _engine.Schedule(this);
+        Lane.Touch(this);
+        Schedule();
+    }
+
+    private void CountMissed()
+    {
+        var missed = (uint)Interlocked.Exchange(ref _missed, 0);
+        if (missed == 0)
+            return;
+        State = State with { Dropped = State.Dropped + missed };
+        _indexesChanged = true;
+        Lane.Touch(this);
     }
 
     private bool Transmit(DmaPort dma)
@@ -121,7 +160,7 @@ internal sealed class QueueSet : SwitchPort
         if (producer - state.TransmitConsumer > state.TransmitSize)
             return Fail(AdapterError.BadIndex);
         Span<byte> descriptors = stackalloc byte[DescriptorsPerRead * DescriptorSize];
-        var scratch = _engine.Scratch;
+        var scratch = Lane.Scratch;
         var next = state.TransmitConsumer;
         var length = 0;
         var frames = 0;
@@ -159,7 +198,7 @@ internal sealed class QueueSet : SwitchPort
         }
         if (frames > 0)
         {
-            _engine.Touch(this);
+            Lane.Touch(this);
             return next != producer;
         }
         // What is left is the beginning of a frame whose rest the driver has yet to publish, which a full ring cannot hold.
@@ -182,7 +221,7 @@ internal sealed class QueueSet : SwitchPort
         }
         if (Error != AdapterError.None)
             return;
-        _engine.Touch(this);
+        Lane.Touch(this);
         _indexesChanged = true;
         if (room < wanted)
         {
@@ -262,8 +301,8 @@ internal sealed class QueueSet : SwitchPort
         State = State with { Error = error };
         IsErrorUntold = true;
         _indexesChanged = true;
-        _engine.Touch(this);
-        _engine.Schedule(_function);
+        Lane.Touch(this);
+        _function.Schedule();
         return false;
     }
 }

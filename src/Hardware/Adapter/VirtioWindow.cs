@@ -125,7 +125,7 @@ internal sealed class VirtioWindow : IDisposable
         }
     }
 
-    /// <summary>A fault that the driver was not told of; on the adapter's thread.</summary>
+    /// <summary>A fault that the driver was not told of; on the lane's thread.</summary>
     internal bool TryTakeFault(out int queue, out Errno errno)
     {
         for (queue = 0; queue < _queues.Length; queue++)
@@ -139,7 +139,7 @@ internal sealed class VirtioWindow : IDisposable
         return false;
     }
 
-    /// <summary>Whether the driver has to be told that the configuration changed; on the adapter's thread.</summary>
+    /// <summary>Whether the driver has to be told that the configuration changed; on the lane's thread.</summary>
     internal bool TakeConfigChange()
     {
         var changed = _configUntold;

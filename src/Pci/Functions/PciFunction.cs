@@ -1,3 +1,4 @@
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Pci;
@@ -211,7 +212,7 @@ public abstract class PciFunction : IPciFunction
             _gate.Open();
         }
         SyncInterrupts();
-        OnPlugged();
+        OnPlugged(port.Dma);
     }
 
     /// <inheritdoc/>
@@ -267,7 +268,8 @@ public abstract class PciFunction : IPciFunction
     }
 
     /// <summary>Told that the function is in a slot now.</summary>
-    protected virtual void OnPlugged()
+    /// <param name="dma">Its way to memory there; for accesses take it by <see cref="UsePort"/>.</param>
+    protected virtual void OnPlugged(DmaPort dma)
     {
     }
 

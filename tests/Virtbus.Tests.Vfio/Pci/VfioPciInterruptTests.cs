@@ -1,6 +1,7 @@
 using Virtbus.Hardware.Probe;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
+using Virtbus.Tests.Vfio.Core;
 
 namespace Virtbus.Tests.Vfio.Pci;
 
@@ -325,6 +326,40 @@ public sealed class VfioPciInterruptTests
             await stop.CancelAsync();
             await raise;
         }
+    }
+
+    [Fact]
+    public async Task Eventfds_that_their_user_filled_and_made_blocking_hold_up_no_thread()
+    {
+        var world = await VfioPciWorld.NewAsync();
+        var device = await world.PlugAsync(new ScratchFunction());
+        var user = VfioPciWorld.Open(device);
+        user.Config16(4, 6);
+        await Task.Run(() =>
+        {
+            foreach (var index in new[] { Err, Req, Intx, Msi, MsiX })
+            {
+                using var filled = new EventFd();
+                Assert.True(EventFd.TryAdopt(filled.Descriptor.Duplicate(), out var given, out _));
+                using (given)
+                    user.SetTrigger(index, 0, given);
+                Blocking.Fill(filled);
+                user.Set(None | Trigger, index, 0, 1);
+                if (index is Err or Req)
+                    continue;
+                // By the function itself; the line twice, as it stays asserted.
+                user.Write32(0, ScratchRegister.InterruptEnable, 7);
+                user.Write32(0, ScratchRegister.Raise, 0);
+                if (index == Intx)
+                    user.Set(None | Unmask, index, 0, 1);
+                Assert.Equal(ulong.MaxValue, PciUser.Count(filled));
+                user.DisableIrqs(index);
+            }
+        }).In();
+        // Asked by the eventfd, too.
+        var unbind = world.UnbindAsync(device);
+        user.Dispose();
+        await unbind.In();
     }
 
     private static async Task<PciUser> OpenAsync()

@@ -54,9 +54,12 @@ internal sealed class WireClient : IDisposable
     /// <summary>Whether what comes is dropped while the server does not read, so that both go on.</summary>
     internal bool DrainsWhenFull { get; init; }
 
+    /// <summary>Closes the connection; what else the client has stays.</summary>
+    internal void HangUp() => _stream.Dispose();
+
     public void Dispose()
     {
-        _stream.Dispose();
+        HangUp();
         _never.Dispose();
         Memory.Dispose();
         _file.Dispose();

@@ -183,6 +183,14 @@ internal sealed class AdapterRig : IDisposable, IPciPort
     /// <summary>Lets a PASID of the function reach the rig's memory too.</summary>
     public bool AttachPasid(uint pasid) => _group.TryAttach(this, Dma.ForPasid(pasid), _space, out _);
 
+    /// <summary>The rig gives the DMA of the function back, and takes it again.</summary>
+    public void ChangeOwner()
+    {
+        _group.ReleaseUser(this);
+        Assert.True(_group.TryClaimForUser(this, "rig", out _));
+        Assert.True(_group.TryAttach(this, Dma, _space, out _));
+    }
+
     public void WaitInterrupt(uint vector) => Assert.True(Semaphore(vector).Wait(TimeSpan.FromSeconds(10)), $"vector {vector} does not come");
 
     public int Interrupts(uint vector) => Semaphore(vector).CurrentCount;

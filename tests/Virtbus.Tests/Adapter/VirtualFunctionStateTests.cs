@@ -79,8 +79,8 @@ public sealed class VirtualFunctionStateTests : IDisposable
         one.Send(AdapterFunctionTests.Frame(64));
         rigs[0].Post(AdapterOpcode.Nop);
         other.Send(AdapterFunctionTests.Frame(65));
-        // A later command of the physical function is executed when all that has had its turn.
-        _physical.Do(AdapterOpcode.Nop);
+        // A later command of the kind is executed when all that has had its turn.
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0).Status);
         other.Send(AdapterFunctionTests.Frame(66));
         Assert.True(SpinWait.SpinUntil(() => other.TransmitConsumer == 2, TimeSpan.FromSeconds(10)));
         Assert.Equal(0, rigs[0].Dma.Faults);

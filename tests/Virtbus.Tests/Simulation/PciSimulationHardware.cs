@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
 
@@ -108,7 +109,7 @@ internal sealed class SimCard(PciSimulation sim, string name, ConfigLayout layou
 
     protected override void OnReset(PciResetKind kind) => Registers.AsSpan().Clear();
 
-    protected override void OnPlugged()
+    protected override void OnPlugged(DmaPort dma)
     {
         sim.Require(!IsPlugged, $"{Name} is put into a slot while it is in one");
         IsPlugged = true;
@@ -154,7 +155,7 @@ internal sealed class SimVirtualFunction : PciVirtualFunction, ISimFunction
 
     protected override void OnReset(PciResetKind kind) => Registers.AsSpan().Clear();
 
-    protected override void OnPlugged()
+    protected override void OnPlugged(DmaPort dma)
     {
         _sim.Require(!IsPlugged, $"{Name} is put into a slot while it is in one");
         IsPlugged = true;

@@ -1,0 +1,272 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using Virtbus.Platform;
+
+namespace Virtbus.Hardware.Adapter;
+
+/// <summary>
+/// A thread of an adapter and the work that it does. The common lane works for the wire and for all functions that the host's drivers have. A
+/// function that a user owns has one of its own: its memory may be reached by messages, which that user answers when it likes. The thread
+/// starts with the first work and sleeps when there is none.
+/// </summary>
+/// <remarks>A lane never waits for another one, nor for the gate of a function that another one works for.</remarks>
+internal sealed class AdapterLane : IDisposable
+{
+    private const int WorkPerTurn = 64;
+    private const int InboundDepth = 256;
+    private readonly AdapterEngine _engine;
+    private readonly string _name;
+    private readonly Lock _lock = new();
+    private readonly ConcurrentQueue<AdapterWork> _work = new();
+    private readonly List<SwitchPort> _touched = [];
+    private readonly ConcurrentDictionary<ulong, AdapterWork> _signals = new();
+    private readonly Epoll _epoll = new();
+    private readonly EventFd _wake = new();
+    private readonly Inbound _inbound;
+    private SwitchPort[] _ports = [];
+    private byte[]? _scratch;
+    private ulong _lastSignal;
+    private Thread? _thread;
+    private int _awake;
+    private volatile bool _isOver;
+
+    /// <summary>Makes a lane without work.</summary>
+    /// <exception cref="VirtbusException">The host has no descriptor left.</exception>
+    internal AdapterLane(AdapterEngine engine, string name)
+    {
+        _engine = engine;
+        _name = name;
+        _inbound = new Inbound(this);
+        _epoll.Add(_wake.Descriptor, 0UL, edge: true);
+    }
+
+    /// <summary>Memory for a frame or a copy, for the work that is being done; on the lane's thread.</summary>
+    internal byte[] Scratch => _scratch ??= new byte[FunctionUnit.MaxCopy];
+
+    /// <summary>The ports of the switch that it works for.</summary>
+    internal SwitchPort[] Ports => Volatile.Read(ref _ports);
+
+    internal void Join(SwitchPort port)
+    {
+        lock (_lock)
+            Volatile.Write(ref _ports, [.. _ports, port]);
+    }
+
+    internal void Leave(SwitchPort port)
+    {
+        lock (_lock)
+            Volatile.Write(ref _ports, [.. _ports.Where(p => p != port)]);
+    }
+
+    /// <summary>Queues work that is marked as scheduled. Any thread.</summary>
+    internal void Enqueue(AdapterWork work)
+    {
+        _work.Enqueue(work);
+        // The eventfd is a system call away; a thread that is awake already needs none.
+        if (Interlocked.Exchange(ref _awake, 1) == 0)
+            Wake();
+        if (_isOver)
+            HandOver();
+    }
+
+    /// <summary>Takes a frame of another lane in, for the ports of this one. Any thread.</summary>
+    /// <returns>False when too many wait: it is lost, as in any switch.</returns>
+    internal bool TryAccept(ReadOnlySpan<byte> frame) => _inbound.TryAccept(frame);
+
+    /// <summary>Hands on what other lanes sent until now; on the lane's thread.</summary>
+    internal void TakeInbound() => _inbound.Take(InboundDepth);
+
+    /// <summary>Lets signals of an eventfd ask for turns of a piece of work.</summary>
+    /// <param name="signal">The eventfd; stays the caller's, and open until <see cref="Unlisten"/>.</param>
+    /// <param name="work">The work.</param>
+    /// <returns>A number for <see cref="Unlisten"/>.</returns>
+    internal ulong Listen(EventFd signal, AdapterWork work)
+    {
+        var id = Interlocked.Increment(ref _lastSignal);
+        _signals[id] = work;
+        _epoll.Add(signal.Descriptor, id, edge: true);
+        Start();
+        return id;
+    }
+
+    internal void Unlisten(EventFd signal, ulong id)
+    {
+        _epoll.Remove(signal.Descriptor);
+        _signals.TryRemove(id, out _);
+    }
+
+    /// <summary>Has a port's <see cref="SwitchPort.Flush"/> called at the end of the round; on the lane's thread.</summary>
+    internal void Touch(SwitchPort port)
+    {
+        if (port.IsTouched)
+            return;
+        port.IsTouched = true;
+        _touched.Add(port);
+    }
+
+    /// <summary>Ends the thread. Nothing listens any more; what waits goes to the lanes that it belongs to by now, or is of what is gone.</summary>
+    public void Dispose()
+    {
+        Thread? thread;
+        lock (_lock)
+        {
+            if (_isOver)
+                return;
+            _isOver = true;
+            thread = _thread;
+            _wake.Signal();
+        }
+        if (thread is null)
+            Close();
+        else if (thread != Thread.CurrentThread)
+            thread.Join();
+        HandOver();
+    }
+
+    private void Close()
+    {
+        _epoll.Dispose();
+        _wake.Dispose();
+    }
+
+    private void HandOver()
+    {
+        while (_work.TryDequeue(out var work))
+        {
+            if (work.Lane != this)
+                work.Lane.Enqueue(work);
+        }
+    }
+
+    private void Wake()
+    {
+        Start();
+        lock (_lock)
+        {
+            if (!_isOver)
+                _wake.Signal();
+        }
+    }
+
+    private void Start()
+    {
+        if (Volatile.Read(ref _thread) is not null)
+            return;
+        lock (_lock)
+        {
+            if (_thread is not null || _isOver)
+                return;
+            _thread = new Thread(Run) { IsBackground = true, Name = "adapter " + _name };
+            _thread.Start();
+        }
+    }
+
+    private void Run()
+    {
+        while (!_isOver)
+        {
+            // Signals come in while there is other work too.
+            if (!_signals.IsEmpty)
+                Poll(0);
+            if (Round())
+                continue;
+            Interlocked.Exchange(ref _awake, 0);
+            // Looked at after the mark: work that comes later finds the mark and signals.
+            if (_work.IsEmpty && !_isOver)
+                Poll(-1);
+            Interlocked.Exchange(ref _awake, 1);
+        }
+        Close();
+    }
+
+    private void Poll(int milliseconds)
+    {
+        Span<ulong> ready = stackalloc ulong[32];
+        var count = _epoll.Wait(ready, milliseconds);
+        foreach (var id in ready[..count])
+        {
+            if (_signals.TryGetValue(id, out var work) && work.TrySchedule())
+                _work.Enqueue(work);
+        }
+    }
+
+    private bool Round()
+    {
+        var done = 0;
+        for (; done < WorkPerTurn && _work.TryDequeue(out var work); done++)
+        {
+            if (work.Lane != this)
+            {
+                work.Lane.Enqueue(work);
+                continue;
+            }
+            work.BeginTurn();
+            try
+            {
+                if (work.Run(this))
+                    work.Schedule();
+            }
+            catch (Exception exception)
+            {
+                Break(work, exception);
+            }
+        }
+        // By index: an interrupt's handler may make another port's turn end here.
+        for (var i = 0; i < _touched.Count; i++)
+        {
+            _touched[i].IsTouched = false;
+            try
+            {
+                _touched[i].Flush();
+            }
+            catch (Exception exception)
+            {
+                Break(_touched[i], exception);
+            }
+        }
+        _touched.Clear();
+        return done > 0;
+    }
+
+    // A bug of this program: the function fails, the adapter lives.
+    private void Break(AdapterWork work, Exception exception)
+    {
+        Debug.Fail(exception.ToString());
+        work.Break(this);
+    }
+
+    /// <summary>Frames that came from other lanes.</summary>
+    private sealed class Inbound(AdapterLane lane) : AdapterWork
+    {
+        private const int Batch = 64;
+        private readonly Lock _lock = new();
+        private FrameRing? _frames;
+
+        internal override AdapterLane Lane => lane;
+
+        internal bool TryAccept(ReadOnlySpan<byte> frame)
+        {
+            lock (_lock)
+            {
+                if (!(_frames ??= new FrameRing(InboundDepth)).TryWrite(frame))
+                    return false;
+            }
+            Schedule();
+            return true;
+        }
+
+        internal override bool Run(AdapterLane lane) => Take(Batch);
+
+        internal bool Take(int most)
+        {
+            for (var frames = Volatile.Read(ref _frames); most > 0; most--)
+            {
+                if (frames is null || !frames.TryPeek(out var frame))
+                    return false;
+                lane._engine.Distribute(lane, frame);
+                frames.Release();
+            }
+            return true;
+        }
+    }
+}

@@ -1,0 +1,129 @@
+using Virtbus.Memory;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+
+namespace Virtbus.Hardware.Adapter;
+
+/// <summary>
+/// A command of the physical function that changes a virtual one, or needs it to stand still. The lane of that one does it, since it may
+/// have to wait for its user; the physical function goes on meanwhile, moves what lies in its own memory, and answers.
+/// </summary>
+internal sealed class VirtualCommand
+{
+    private readonly FunctionUnit _physical;
+    private readonly FunctionUnit _function;
+    private readonly AdapterOpcode _opcode;
+    private readonly ulong _first;
+    private readonly ulong _second;
+    // The state of the function: what is to be loaded, or what was saved.
+    private byte[] _state = [];
+    private Errno _status = Errno.EIO;
+
+    private VirtualCommand(in AdapterCommand command, FunctionUnit physical, FunctionUnit function)
+    {
+        _physical = physical;
+        _function = function;
+        _opcode = command.Opcode;
+        _first = command[0];
+        _second = command[1];
+        Tag = command.Tag;
+    }
+
+    /// <summary>The command's tag.</summary>
+    internal uint Tag { get; }
+
+    /// <summary>Of which enabling of the physical function it is.</summary>
+    internal uint Epoch { get; private set; }
+
+    /// <summary>Makes the command; on the lane of the physical function, under its gate.</summary>
+    internal static Errno TryMake(in AdapterCommand command, DmaPort dma, FunctionUnit physical, FunctionUnit function, out VirtualCommand? made)
+    {
+        made = null;
+        var wanted = new VirtualCommand(command, physical, function);
+        if (command.Opcode == AdapterOpcode.SuspendVirtualFunction && command[0] > 1)
+            return Errno.EINVAL;
+        if (command.Opcode == AdapterOpcode.LoadVirtualFunction)
+        {
+            if (command[1] > FunctionImage.MaxSize)
+                return Errno.EINVAL;
+            wanted._state = new byte[command[1]];
+            if (!dma.TryRead(new Iova(command[0]), wanted._state))
+                return Errno.EFAULT;
+        }
+        made = wanted;
+        return Errno.None;
+    }
+
+    /// <summary>Hands the command to the virtual function.</summary>
+    internal void Begin(uint epoch)
+    {
+        Epoch = epoch;
+        _function.Ask(this);
+    }
+
+    /// <summary>Does it; on the lane of the virtual function, under its gate.</summary>
+    internal void Execute()
+    {
+        try
+        {
+            _status = _function.IsGone ? Errno.ENODEV : Do();
+        }
+        finally
+        {
+            _physical.Done(this);
+        }
+    }
+
+    /// <summary>Ends the command; on the lane of the physical function, under its gate.</summary>
+    internal Errno Finish(DmaPort dma, out ulong written)
+    {
+        written = 0;
+        if (_opcode != AdapterOpcode.SaveVirtualFunction || _status != Errno.None)
+            return _status;
+        if (!dma.TryWrite(new Iova(_first), _state))
+            return Errno.EFAULT;
+        written = (ulong)_state.Length;
+        return Errno.None;
+    }
+
+    private Errno Do()
+    {
+        switch (_opcode)
+        {
+            case AdapterOpcode.SuspendVirtualFunction:
+                _function.SetSuspend(_first == 1 ? SuspendLevel.NoPeerAccess : SuspendLevel.Stopped);
+                return Errno.None;
+            case AdapterOpcode.ResumeVirtualFunction:
+                _function.SetSuspend(SuspendLevel.None);
+                return Errno.None;
+            case AdapterOpcode.SaveVirtualFunction:
+                return Save();
+            default:
+                return Load();
+        }
+    }
+
+    private Errno Save()
+    {
+        if (_function.Suspend != SuspendLevel.Stopped)
+            return Errno.EBUSY;
+        if (_function.HasWindows)
+            return Errno.EOPNOTSUPP;
+        var image = _function.Capture();
+        if ((ulong)image.Size > _second)
+            return Errno.ENOSPC;
+        _state = new byte[image.Size];
+        image.Write(_state);
+        return Errno.None;
+    }
+
+    private Errno Load()
+    {
+        if (_function.Suspend != SuspendLevel.Stopped)
+            return Errno.EBUSY;
+        if (!FunctionImage.TryRead(_state, _function.Layout.VirtualDeviceId, _function.Limits, out var image))
+            return Errno.EINVAL;
+        _function.Restore(image);
+        return Errno.None;
+    }
+}
