@@ -21,12 +21,12 @@ public class VfioPciFunction : IVfioDeviceOps
     private const int PasidControl = 6;
 
     private readonly VfioPciInterrupts _interrupts;
-    private readonly string _user;
     private readonly List<PciDoorbell> _attached = [];
     private readonly int _pasid;
     private readonly (int Bar, ulong Offset, ulong Size)? _msixTable;
     private PciRegion[] _bars = [];
     private VfioPciConfig? _config;
+    private VfioUser? _user;
     private VfioDevice? _registered;
     private bool _canReset;
     private bool _isEnabled;
@@ -42,7 +42,6 @@ public class VfioPciFunction : IVfioDeviceOps
         if (device.PhysicalFunction is null && (type[0] & HeaderTypeMask) != PciHeader.PCI_HEADER_TYPE_NORMAL)
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a bridge, which no user can have. Hand out the functions behind it.");
         Device = device;
-        _user = $"the VFIO user of {device.Name}";
         _interrupts = new VfioPciInterrupts(device);
         _msixTable = FindMsixTable(device);
         _pasid = (device.PhysicalFunction ?? device).FindExtendedCapability(PciExtendedCapabilityId.PCI_EXT_CAP_ID_PASID);
@@ -70,11 +69,13 @@ public class VfioPciFunction : IVfioDeviceOps
     /// Opens the function: takes the ownership of its DMA, enables and resets it, and makes the image of config space. Bus mastering is off,
     /// no interrupt is set up, nothing is attached.
     /// </summary>
+    /// <param name="user">Who owns its DMA from here on.</param>
     /// <param name="fault">EBUSY: its DMA belongs to another; EIO, EINVAL: it cannot be enabled.</param>
-    public virtual bool TryOpen(out Fault fault)
+    public virtual bool TryOpen(VfioUser user, out Fault fault)
     {
-        if (!Device.IommuGroup.TryClaimForUser(this, _user, out fault))
+        if (!Device.IommuGroup.TryClaimForUser(user, user.Name, out fault))
             return false;
+        _user = user;
         try
         {
             Device.Enable();
@@ -121,7 +122,9 @@ public class VfioPciFunction : IVfioDeviceOps
         }
         _config = null;
         SetPasidEnabled(false);
-        Device.IommuGroup.ReleaseUser(this);
+        if (_user is { } user)
+            Device.IommuGroup.ReleaseUser(user, Device.Dma);
+        _user = null;
     }
 
     /// <inheritdoc/>
@@ -213,11 +216,13 @@ public class VfioPciFunction : IVfioDeviceOps
     /// <inheritdoc/>
     public virtual bool TryAttach(IoAddressSpace? space, uint? pasid, out Fault fault)
     {
+        if (_user is not { } user)
+            return Refuse(Errno.EPERM, "the function is not open", out fault);
         if (pasid is not { } number)
-            return Device.IommuGroup.TryAttach(this, Device.Dma, space, out fault);
+            return Device.IommuGroup.TryAttach(user, Device.Dma, space, out fault);
         if (_pasid == 0)
             return Refuse(Errno.EOPNOTSUPP, "the function marks no requests with PASIDs", out fault);
-        if (!Device.IommuGroup.TryAttach(this, Device.Dma.ForPasid(number), space, out fault))
+        if (!Device.IommuGroup.TryAttach(user, Device.Dma.ForPasid(number), space, out fault))
             return false;
         if (space is not null)
             SetPasidEnabled(true);

@@ -44,6 +44,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     private readonly IommuGroup _group = new(1);
     private readonly List<Thread> _engines = [];
     private List<byte> _loaded = [];
+    private VfioUser? _user;
     private int _saved;
     private int _done;
 
@@ -96,14 +97,15 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
 
     public ulong DataSize => (ulong)State.Length;
 
-    public bool TryOpen(out Fault fault)
+    public bool TryOpen(VfioUser user, out Fault fault)
     {
         fault = OpenFault;
         if (fault != Fault.None)
             return false;
         Opens++;
         IsOpen = true;
-        Assert.True(_group.TryClaimForUser(this, "client", out fault));
+        Assert.True(_group.TryClaimForUser(user, user.Name, out fault));
+        _user = user;
         return true;
     }
 
@@ -116,7 +118,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
         Volatile.Write(ref _done, 0);
         DmaLogging!.Stop();
         ((VfioMigration)Migration!).Reset();
-        _group.ReleaseUser(this);
+        _group.ReleaseUser(_user!, Port);
         foreach (var vectors in _irqs)
         {
             foreach (ref var vector in vectors.AsSpan())
@@ -232,7 +234,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
 
     public void Request(int count) => Fire(4, 0);
 
-    public bool TryAttach(IoAddressSpace? space, uint? pasid, out Fault fault) => _group.TryAttach(this, Port, space, out fault);
+    public bool TryAttach(IoAddressSpace? space, uint? pasid, out Fault fault) => _group.TryAttach(_user!, Port, space, out fault);
 
     public IReadOnlyList<VfioDoorbell> GetDoorbells(uint region) => region switch
     {
