@@ -160,8 +160,8 @@ public class VfioPciFunction : IVfioDeviceOps
         {
             var at = offset + (ulong)done;
             var piece = destination.Slice(done, PieceOf(at, destination.Length - done));
-            if (MsixTableOverlap(region, at, piece.Length))
-                piece.Fill(0xFF);
+            if (IsInMsixTable(region, at, out var entry))
+                _interrupts.ReadTable(entry, piece);
             else if (!ReadPiece(region, at, piece, out fault))
                 return false;
             done += piece.Length;
@@ -184,8 +184,10 @@ public class VfioPciFunction : IVfioDeviceOps
         {
             var at = offset + (ulong)done;
             var piece = source.Slice(done, PieceOf(at, source.Length - done));
-            // Messages of the function are the system's: SET_IRQS sets them up.
-            if (!MsixTableOverlap(region, at, piece.Length) && !_bars[region].Write(at, piece))
+            // Messages of the function are the system's: SET_IRQS sets them up. The user has a table of its own, whose masks count.
+            if (IsInMsixTable(region, at, out var entry))
+                _interrupts.WriteTable(entry, piece);
+            else if (!_bars[region].Write(at, piece))
                 return Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
             done += piece.Length;
         }
@@ -202,6 +204,7 @@ public class VfioPciFunction : IVfioDeviceOps
         if (TryResetFunction(out fault))
         {
             _config?.ApplyCommand();
+            _config?.OpenMasks();
             return true;
         }
         if (fault.Errno == Errno.ENOTTY)
@@ -413,8 +416,15 @@ public class VfioPciFunction : IVfioDeviceOps
         return ((int)(place & PciMsix.PCI_MSIX_BIR), place & ~(uint)PciMsix.PCI_MSIX_BIR, (ulong)(count * PciMsix.PCI_MSIX_ENTRY_SIZE));
     }
 
-    private bool MsixTableOverlap(uint region, ulong offset, int length) =>
-        _msixTable is { } table && table.Bar == region && VfioPciOverlap.TryFind(offset, length, table.Offset, (int)table.Size, out _);
+    // A register lies in the table with all its bytes, or with none: both are aligned.
+    private bool IsInMsixTable(uint region, ulong offset, out int entry)
+    {
+        entry = 0;
+        if (_msixTable is not { } table || table.Bar != region || offset < table.Offset || offset - table.Offset >= table.Size)
+            return false;
+        entry = (int)(offset - table.Offset);
+        return true;
+    }
 
     private void SetPasidEnabled(bool enabled)
     {
