@@ -539,7 +539,9 @@ public sealed class VfioHandle : IDisposable
                 return false;
             try
             {
-                return ops.TryStart(ref pageSize, ranges, out fault);
+                return ranges.IsEmpty
+                    ? Refuse(Errno.EINVAL, "no range is named whose pages are to be logged", out fault)
+                    : ops.TryStart(ref pageSize, ranges, out fault);
             }
             finally
             {
