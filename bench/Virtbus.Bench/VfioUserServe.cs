@@ -124,7 +124,7 @@ internal static class VfioUserServe
 
         public IVfioDmaLoggingOps? DmaLogging => null;
 
-        public bool TryOpen(VfioUser user, out Fault fault)
+        public bool TryOpen(VfioOwner user, out Fault fault)
         {
             fault = Fault.None;
             return true;

@@ -26,7 +26,7 @@ public class VfioPciFunction : IVfioDeviceOps
     private readonly (int Bar, ulong Offset, ulong Size)? _msixTable;
     private PciRegion[] _bars = [];
     private VfioPciConfig? _config;
-    private VfioUser? _user;
+    private VfioOwner? _user;
     private VfioDevice? _registered;
     private bool _canReset;
     private bool _isEnabled;
@@ -71,7 +71,7 @@ public class VfioPciFunction : IVfioDeviceOps
     /// </summary>
     /// <param name="user">Who owns its DMA from here on.</param>
     /// <param name="fault">EBUSY: its DMA belongs to another; EIO, EINVAL: it cannot be enabled.</param>
-    public virtual bool TryOpen(VfioUser user, out Fault fault)
+    public virtual bool TryOpen(VfioOwner user, out Fault fault)
     {
         if (!Device.IommuGroup.TryClaimForUser(user, user.Name, out fault))
             return false;

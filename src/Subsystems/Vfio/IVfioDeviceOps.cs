@@ -14,7 +14,7 @@ public interface IVfioDeviceOps
     /// <summary>The first user opened the device.</summary>
     /// <param name="user">Who it is: the driver claims the device's DMA for it (<see cref="IommuGroup.TryClaimForUser"/>).</param>
     /// <param name="fault">EBUSY: the DMA belongs to another; else why it cannot be opened.</param>
-    bool TryOpen(VfioUser user, out Fault fault);
+    bool TryOpen(VfioOwner user, out Fault fault);
 
     /// <summary>The last user is gone: whatever was set up is undone, and the device is as after a reset.</summary>
     void Close();

@@ -6,7 +6,7 @@ namespace Virtbus.Subsystems.Vfio;
 
 /// <summary>
 /// One user's address space for any number of devices (Linux: <c>/dev/vfio/vfio</c>, or an IOAS of <c>/dev/iommu</c>): memory is mapped once
-/// and every device that is opened here reaches it. Devices of one IOMMU group can be open at the same time only in one container.
+/// and every device that is opened here reaches it. Devices of one IOMMU group can be open at the same time only for one user.
 /// Safe from any thread.
 /// </summary>
 /// <remarks>
@@ -16,7 +16,7 @@ namespace Virtbus.Subsystems.Vfio;
 public sealed class VfioContainer : IDisposable
 {
     private readonly Lock _lock = new();
-    private readonly VfioUser _user;
+    private readonly VfioOwner _user;
     private readonly List<VfioHandle> _handles = [];
     private readonly List<IommuGroup> _groups = [];
     private bool _isDisposed;
@@ -25,9 +25,17 @@ public sealed class VfioContainer : IDisposable
     /// <param name="user">The user's name for messages.</param>
     /// <param name="options">What the address space allows; as for type1v2 when left out.</param>
     public VfioContainer(string user, IoAddressSpaceOptions? options = null)
+        : this(new VfioOwner(user), options)
+    {
+    }
+
+    /// <summary>Makes one for a user who may have others: devices of one IOMMU group may be open in different ones of the same user.</summary>
+    /// <param name="user">The user.</param>
+    /// <param name="options">As for the other one.</param>
+    public VfioContainer(VfioOwner user, IoAddressSpaceOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(user);
-        _user = new VfioUser(user);
+        _user = user;
         Space = new IoAddressSpace(options ?? new IoAddressSpaceOptions());
     }
 

@@ -52,14 +52,11 @@ public sealed class VfioDevice : Device
     /// <param name="user">The user's name for messages.</param>
     /// <param name="handle">The open device; the caller disposes it.</param>
     /// <param name="fault">EBUSY: open, or its DMA belongs to another; ENODEV: it is going away; what the driver answered.</param>
-    public bool TryOpen(string user, out VfioHandle? handle, out Fault fault)
-    {
-        ArgumentNullException.ThrowIfNull(user);
-        return TryOpen(new VfioUser(user), out handle, out fault);
-    }
+    public bool TryOpen(string user, out VfioHandle? handle, out Fault fault) =>
+        TryOpen(new VfioOwner(user), out handle, out fault);
 
     /// <summary>As the other one, for a user who may have other devices of the same IOMMU group open (<see cref="VfioContainer"/>).</summary>
-    internal bool TryOpen(VfioUser user, out VfioHandle? handle, out Fault fault)
+    internal bool TryOpen(VfioOwner user, out VfioHandle? handle, out Fault fault)
     {
         handle = null;
         var opened = new VfioHandle(this, user);

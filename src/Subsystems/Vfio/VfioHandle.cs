@@ -18,7 +18,7 @@ public sealed class VfioHandle : IDisposable
     private readonly Lock _gate = new();
     private readonly Lock _callbackLock = new();
     private readonly IVfioDeviceOps _ops;
-    private readonly VfioUser _user;
+    private readonly VfioOwner _user;
     private VfioRegionInfo?[] _regions = [];
     private VfioIrqInfo?[] _irqs = [];
     private VfioDeviceInfo _info;
@@ -30,7 +30,7 @@ public sealed class VfioHandle : IDisposable
     private volatile bool _isRevoked;
     private bool _isOpen;
 
-    internal VfioHandle(VfioDevice device, VfioUser user)
+    internal VfioHandle(VfioDevice device, VfioOwner user)
     {
         Device = device;
         _user = user;

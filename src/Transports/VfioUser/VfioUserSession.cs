@@ -22,6 +22,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private readonly ILogger _logger;
     private readonly long _number;
     private readonly bool _trace;
+    private readonly int _process;
     private readonly VfioUserChannel _channel;
     private readonly VfioUserOutbox _outbox;
     private readonly Dictionary<uint, List<EventFd>> _doorbells = [];
@@ -47,8 +48,8 @@ internal sealed partial class VfioUserSession : IDisposable
         _number = number;
         _trace = logger.IsEnabled(LogLevel.Debug);
         _channel = new VfioUserChannel(stream, options.HeaderByHeader);
-        _container = new VfioContainer(UserOf(_channel.PeerProcess), new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
         _outbox = new VfioUserOutbox(_channel);
+        _container = new VfioContainer(VfioUserPeers.Enter(_process = _channel.PeerProcess), new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
     }
 
     /// <summary>Ends the connection from outside. Safe from any thread.</summary>
@@ -95,6 +96,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _stream?.Dispose();
         // Nothing of the device's DMA is under way when this returns: what waited for the client was given up above.
         _container.Dispose();
+        VfioUserPeers.Leave(_process);
         foreach (var signals in _doorbells.Values)
         {
             foreach (var signal in signals)
@@ -182,20 +184,6 @@ internal sealed partial class VfioUserSession : IDisposable
     }
 
     private IoAddressSpace Space => _container.Space;
-
-    // For messages: by the number the person finds who holds the device.
-    private static string UserOf(int process)
-    {
-        try
-        {
-            return $"process {process} ({File.ReadAllText($"/proc/{process}/comm").Trim()})";
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            // It has gone already, or is of another container.
-            return $"process {process}";
-        }
-    }
 
     private bool TryHandle(in VfioUserMessage message, out Fault fault)
     {

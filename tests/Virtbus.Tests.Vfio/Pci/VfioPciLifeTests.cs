@@ -414,7 +414,7 @@ public sealed class VfioPciLifeTests
 
         public override VfioDeviceInfo Info => Mine("info") ? new(false, true, 1, 1) : base.Info;
 
-        public override bool TryOpen(VfioUser user, out Fault fault) => Mine("open") ? Nothing(out fault) : base.TryOpen(user, out fault);
+        public override bool TryOpen(VfioOwner user, out Fault fault) => Mine("open") ? Nothing(out fault) : base.TryOpen(user, out fault);
 
         public override void Close()
         {

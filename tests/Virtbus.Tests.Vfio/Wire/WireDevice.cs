@@ -41,15 +41,16 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     private readonly Dictionary<VfioDoorbell, EventFd> _doorbells = [];
     private readonly FileDescriptor _file;
     private readonly FileDescriptor _other;
-    private readonly IommuGroup _group = new(1);
+    private readonly IommuGroup _group;
     private readonly List<Thread> _engines = [];
     private List<byte> _loaded = [];
-    private VfioUser? _user;
+    private VfioOwner? _user;
     private int _saved;
     private int _done;
 
-    internal WireDevice()
+    internal WireDevice(IommuGroup? group = null)
     {
+        _group = group ?? new IommuGroup(1);
         Pages = HostMemory.Allocate("virtbus-device", 0x4000, out _file);
         _other = MemoryFile.Create("virtbus-device2", 0x1000);
         Port = new DmaPort("device", _group) { IsBusMaster = true };
@@ -97,14 +98,15 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
 
     public ulong DataSize => (ulong)State.Length;
 
-    public bool TryOpen(VfioUser user, out Fault fault)
+    public bool TryOpen(VfioOwner user, out Fault fault)
     {
         fault = OpenFault;
         if (fault != Fault.None)
             return false;
+        if (!_group.TryClaimForUser(user, user.Name, out fault))
+            return false;
         Opens++;
         IsOpen = true;
-        Assert.True(_group.TryClaimForUser(user, user.Name, out fault));
         _user = user;
         return true;
     }
