@@ -112,15 +112,19 @@ public sealed class VfioContainer : IDisposable
     /// <summary>Closes the devices that are open here, gives the groups back, and unmaps everything.</summary>
     public void Dispose()
     {
+        VfioHandle[] handles;
+        IommuGroup[] groups;
         lock (_lock)
         {
-            if (_isDisposed)
-                return;
             _isDisposed = true;
+            handles = [.. _handles];
+            groups = [.. _groups];
+            _handles.Clear();
+            _groups.Clear();
         }
-        foreach (var handle in _handles)
+        foreach (var handle in handles)
             handle.Dispose();
-        foreach (var group in _groups)
+        foreach (var group in groups)
             group.ReleaseUser(_user);
         Space.Dispose();
     }
