@@ -359,16 +359,7 @@ public sealed class PciBus : Bus
 
     internal uint AllocateGroup() => _groups.Allocate();
 
-    /// <summary>A device of the group is released.</summary>
-    internal void LeaveGroup(PciGroup group)
-    {
-        lock (_topology)
-        {
-            if (!group.Part())
-                return;
-        }
-        _groups.Free(group.Number);
-    }
+    internal void FreeGroup(uint group) => _groups.Free(group);
 
     internal uint AllocateIrq() => FirstIrq + _irqs.Allocate();
 

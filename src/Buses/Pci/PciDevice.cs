@@ -372,7 +372,7 @@ public sealed class PciDevice : Device, IPciIdentity
     protected override void OnRelease()
     {
         Leave();
-        PciBus.LeaveGroup(_group);
+        _group.Part();
     }
 
     internal PciBus PciBus { get; }

@@ -9,7 +9,6 @@ namespace Virtbus.Buses.Pci;
 internal sealed class PciGroup(PciBus bus)
 {
     private IommuGroup? _iommu;
-    // Under the bus's topology lock.
     private int _members;
 
     public uint Number { get; } = bus.AllocateGroup();
@@ -19,14 +18,17 @@ internal sealed class PciGroup(PciBus bus)
 
     public IommuGroup Iommu => Volatile.Read(ref _iommu) ?? LazyInitializer.EnsureInitialized(ref _iommu, () => new IommuGroup((int)Number))!;
 
-    /// <summary>One device more. Under the bus's topology lock, but for the first.</summary>
+    /// <summary>One device more: the first one, or one beside a member whose slot shows the group still, so that it is not the last that parts.</summary>
     public PciGroup Join()
     {
-        _members++;
+        Interlocked.Increment(ref _members);
         return this;
     }
 
-    /// <summary>A member is released.</summary>
-    /// <returns>Whether it was the last one: the number is free again.</returns>
-    public bool Part() => --_members == 0;
+    /// <summary>A member is released. With the last one the number is free again.</summary>
+    public void Part()
+    {
+        if (Interlocked.Decrement(ref _members) == 0)
+            bus.FreeGroup(Number);
+    }
 }

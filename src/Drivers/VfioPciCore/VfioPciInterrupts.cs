@@ -163,6 +163,8 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     /// <summary>The function was reset: nothing is masked by its user any more, as in its registers.</summary>
     public void OpenMasks()
     {
+        if (_msiMask == 0 && !_isMsixMasked && _table is null)
+            return;
         ForgetMasks();
         ApplyMasks();
     }
