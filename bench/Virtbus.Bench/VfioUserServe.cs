@@ -129,7 +129,7 @@ internal static class VfioUserServe
 
         public IVfioDmaLoggingOps? DmaLogging => null;
 
-        public bool TryOpen(out Fault fault)
+        public bool TryOpen(VfioOwner user, out Fault fault)
         {
             fault = Fault.None;
             return true;

@@ -3,7 +3,7 @@ using System.Globalization;
 namespace Virtbus.Tests.Trust;
 
 /// <summary>
-/// What a process holds that a user of its devices could leave behind: descriptors by kind, but for files, which the runtime opens when it will;
+/// What a process holds that a user of its devices could leave behind: descriptors by kind, but for files and pipes, which only the runtime has;
 /// mappings of users' memory and of devices' memory; threads that serve a user.
 /// </summary>
 internal static class Holdings
@@ -23,7 +23,7 @@ internal static class Holdings
                 Count("memory file");
             else if (name.StartsWith("anon_inode:", StringComparison.Ordinal))
                 Count(name["anon_inode:".Length..]);
-            else if (name.Contains(":[", StringComparison.Ordinal))
+            else if (name.Contains(":[", StringComparison.Ordinal) && !name.StartsWith("pipe:", StringComparison.Ordinal))
                 Count(name.Split(':')[0]);
         }
         foreach (var line in File.ReadLines($"/proc/{process}/maps"))

@@ -4,7 +4,7 @@ using Virtbus.Memory.Dma;
 namespace Virtbus.Buses.Pci;
 
 /// <summary>Tells of a device's DMA faults by events: a few at most in a second, however many come.</summary>
-internal sealed class DmaFaultEvents(PciDevice device)
+internal sealed class DmaFaultEvents(PciDevice device, DmaPort port)
 {
     private const int EventsPerSecond = 4;
 
@@ -14,7 +14,8 @@ internal sealed class DmaFaultEvents(PciDevice device)
 
     public void Add(DmaFault fault)
     {
-        if (device.Fabric is not { } fabric)
+        // The group tells of every function's.
+        if (!fault.Port.IsOf(port) || device.Fabric is not { } fabric)
             return;
         lock (_lock)
         {
@@ -24,7 +25,7 @@ internal sealed class DmaFaultEvents(PciDevice device)
             if (++_events > EventsPerSecond)
                 return;
         }
-        var count = device.Dma.Faults;
+        var count = port.Faults;
         PciLog.DmaFault(device.PciBus.Log, device.Name, fault.Address.Value, fault.Fault.Message, count);
         fabric.EmitUevent(
             device,

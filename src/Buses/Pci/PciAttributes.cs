@@ -112,7 +112,7 @@ internal static class PciAttributes
 
     private static string DmaOwner(PciDevice device)
     {
-        if (device.DmaOrNull?.Group is not { } group)
+        if (device.Group.IommuOrNull is not { } group)
             return "none";
         return group.OwnerKind switch
         {

@@ -360,7 +360,8 @@ public sealed partial class PciBus : Bus
     {
         get
         {
-            yield return new TreeDirectory("iommu_groups", () => Devices.OfType<PciDevice>().OrderBy(static d => d.GroupNumber).Select(GroupDirectory));
+            yield return new TreeDirectory(
+                "iommu_groups", () => Devices.OfType<PciDevice>().GroupBy(static d => d.Group.Number).OrderBy(static g => g.Key).Select(GroupDirectory));
         }
     }
 
@@ -386,8 +387,12 @@ public sealed partial class PciBus : Bus
             }
             PciScan.Release(device);
             device.Segment.Withdraw();
-            if (device.Slot is { } slot && slot.Device == device)
+            if (device.Slot is not { } slot)
+                return;
+            if (slot.Device == device)
                 slot.Device = null;
+            if (slot.Device is null)
+                slot.Group = null;
         }
     }
 
@@ -794,16 +799,19 @@ public sealed partial class PciBus : Bus
     {
         var fabric = FabricOrThrow();
         Device parent;
+        PciGroup group;
         lock (_topology)
         {
             slot.IsScanning = true;
             parent = slot.Segment.Parent
                 ?? throw new VirtbusException(Errno.ENODEV, $"Slot {slot.Address} can't be scanned: the bridge above has no device. Rescan the bus above first.");
+            group = slot.Segment.Slots.Values.FirstOrDefault(s => s.Group is not null && s.DevFn >> 3 == slot.DevFn >> 3)?.Group ?? new PciGroup(this);
+            slot.Group = group.Join();
         }
         PciDevice? device = null;
         try
         {
-            device = new PciDevice(this, slot.Address, parent, slot.Function, slot.Segment) { Slot = slot };
+            device = new PciDevice(this, slot.Address, parent, slot.Function, slot.Segment, group) { Slot = slot };
             if (!device.Enter())
                 return null;
             PciScan.Size(device);
@@ -930,13 +938,13 @@ public sealed partial class PciBus : Bus
         }
     }
 
-    private static TreeDirectory GroupDirectory(PciDevice device)
+    private static TreeDirectory GroupDirectory(IGrouping<uint, PciDevice> group)
     {
-        var path = $"/kernel/iommu_groups/{device.GroupNumber}";
-        return new TreeDirectory($"{device.GroupNumber}", () =>
+        var path = $"/kernel/iommu_groups/{group.Key}";
+        return new TreeDirectory($"{group.Key}", () =>
         [
-            new TreeDirectory("devices", () => [new TreeLink(device.Name, device.DevPath)]),
-            new TreeFile(path + "/type", device, PciAttributes.GroupType),
+            new TreeDirectory("devices", () => group.Select(static d => new TreeLink(d.Name, d.DevPath))),
+            new TreeFile(path + "/type", group.First(), PciAttributes.GroupType),
         ]);
     }
 }

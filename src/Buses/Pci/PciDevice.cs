@@ -19,7 +19,7 @@ public sealed class PciDevice : Device, IPciIdentity
 
     private readonly Lock _lock = new();
     private readonly PciPort _port;
-    private readonly uint _group;
+    private readonly PciGroup _group;
     private PciResource[] _resources = [];
     private PciRegion?[]? _regions;
     private PciInterrupts? _interrupts;
@@ -34,7 +34,7 @@ public sealed class PciDevice : Device, IPciIdentity
     private volatile bool _isLost;
     private volatile bool _isRomEnabled;
 
-    internal PciDevice(PciBus bus, PciAddress address, Device parent, IPciFunction function, PciSegment segment)
+    internal PciDevice(PciBus bus, PciAddress address, Device parent, IPciFunction function, PciSegment segment, PciGroup group)
         : base(address.ToString(), parent, bus)
     {
         PciBus = bus;
@@ -43,11 +43,11 @@ public sealed class PciDevice : Device, IPciIdentity
         Segment = segment;
         VirtualFunctionIndex = -1;
         _port = new PciPort(this);
-        _group = bus.AllocateGroup();
+        _group = group;
     }
 
     internal PciDevice(PciDevice physicalFunction, int index, PciAddress address, IPciFunction function)
-        : this(physicalFunction.PciBus, address, physicalFunction.Parent!, function, physicalFunction.Segment)
+        : this(physicalFunction.PciBus, address, physicalFunction.Parent!, function, physicalFunction.Segment, new PciGroup(physicalFunction.PciBus).Join())
     {
         PhysicalFunction = physicalFunction;
         VirtualFunctionIndex = index;
@@ -89,7 +89,9 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <summary>Bytes of config space.</summary>
     public int ConfigSize => Function.ConfigSize;
 
-    /// <summary>The functions that share DMA with this one: every function has a group of its own.</summary>
+    /// <summary>
+    /// The functions that share DMA with this one: those of its slot. Virtual functions, and what is alone in its slot, have a group of their own.
+    /// </summary>
     public IommuGroup IommuGroup => Dma.Group;
 
     /// <summary>The function's way to memory.</summary>
@@ -349,7 +351,7 @@ public sealed class PciDevice : Device, IPciIdentity
     {
         get
         {
-            yield return new TreeLink("iommu_group", $"/kernel/iommu_groups/{_group}");
+            yield return new TreeLink("iommu_group", $"/kernel/iommu_groups/{_group.Number}");
             if (PhysicalFunction is { } physical)
                 yield return new TreeLink("physfn", physical.DevPath);
             foreach (var function in VirtualFunctions)
@@ -370,7 +372,7 @@ public sealed class PciDevice : Device, IPciIdentity
     protected override void OnRelease()
     {
         Leave();
-        PciBus.FreeGroup(_group);
+        _group.Part();
     }
 
     internal PciBus PciBus { get; }
@@ -382,9 +384,9 @@ public sealed class PciDevice : Device, IPciIdentity
 
     internal SriovState? Sriov { get; set; }
 
-    internal uint GroupNumber => _group;
+    internal PciGroup Group => _group;
 
-    /// <summary>Group and port, when something has asked for them.</summary>
+    /// <summary>The port, when something has asked for it.</summary>
     internal DmaPort? DmaOrNull => Volatile.Read(ref _dma);
 
     internal PciInterrupts Interrupts => Volatile.Read(ref _interrupts) ?? LazyInitializer.EnsureInitialized(ref _interrupts, () => new PciInterrupts(this));
@@ -565,9 +567,8 @@ public sealed class PciDevice : Device, IPciIdentity
         {
             if (_dma is { } there)
                 return there;
-            var group = new IommuGroup((int)_group);
-            var dma = new DmaPort(Name, group);
-            _observation = group.Observe(new DmaFaultEvents(this).Add, null);
+            var dma = new DmaPort(Name, _group.Iommu);
+            _observation = dma.Group.Observe(new DmaFaultEvents(this, dma).Add, null);
             Volatile.Write(ref _dma, dma);
         }
         SyncMaster();

@@ -20,6 +20,9 @@ internal sealed class PciSlot(PciSegment segment, int devfn, IPciFunction functi
     /// <summary>The device that stands for the hardware now.</summary>
     public PciDevice? Device;
 
+    /// <summary>The IOMMU group of that device.</summary>
+    public PciGroup? Group;
+
     /// <summary>The bus behind, when the function is a bridge.</summary>
     public PciSegment? Secondary;
 

@@ -5,6 +5,7 @@ using static Virtbus.Pci.PciCapabilityId;
 using static Virtbus.Pci.PciCommand;
 using static Virtbus.Pci.PciExpress;
 using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciMsix;
 using static Virtbus.Pci.PciPower;
 
 namespace Virtbus.Drivers.VfioPci;
@@ -86,6 +87,8 @@ public sealed class VfioPciConfig
             ApplyCommand();
         if (_image.MsiMask != 0 && Meets(offset, source.Length, _image.MsiMask, 4))
             _interrupts.SetMsiMask(_image.Read32(_image.MsiMask));
+        if (_image.Msix != 0 && Meets(offset, source.Length, _image.Msix + PCI_MSIX_FLAGS, 2))
+            _interrupts.SetMsixMask((_image.Read16(_image.Msix + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_MASKALL) != 0);
         if (_image.Power != 0 && Meets(offset, source.Length, _image.Power + PCI_PM_CTRL, 2))
             ApplyPower(power);
         if (IsResetAsked())
@@ -104,6 +107,19 @@ public sealed class VfioPciConfig
         if (wanted != hardware)
             DecodeScope.WriteCommand(_device, wanted);
         _interrupts.SetLineDisabled((Command & PCI_COMMAND_INTX_DISABLE) != 0);
+    }
+
+    /// <summary>
+    /// The function was reset: its user's masks are gone. Who resets a machine puts its own registers back without a word about those of the
+    /// device, and would wait for ever for a message that was masked before.
+    /// </summary>
+    internal void OpenMasks()
+    {
+        _interrupts.OpenMasks();
+        if (_image.MsiMask != 0)
+            _image.Write32(_image.MsiMask, 0);
+        if (_image.Msix != 0)
+            _image.Write16(_image.Msix + PCI_MSIX_FLAGS, (ushort)(_image.Read16(_image.Msix + PCI_MSIX_FLAGS) & ~PCI_MSIX_FLAGS_MASKALL));
     }
 
     /// <summary>Writes back what the user may have changed in the function itself.</summary>

@@ -21,12 +21,12 @@ public class VfioPciFunction : IVfioDeviceOps
     private const int PasidControl = 6;
 
     private readonly VfioPciInterrupts _interrupts;
-    private readonly string _user;
     private readonly List<PciDoorbell> _attached = [];
     private readonly int _pasid;
     private readonly (int Bar, ulong Offset, ulong Size)? _msixTable;
     private PciRegion[] _bars = [];
     private VfioPciConfig? _config;
+    private VfioOwner? _user;
     private VfioDevice? _registered;
     private bool _canReset;
     private bool _isEnabled;
@@ -42,7 +42,6 @@ public class VfioPciFunction : IVfioDeviceOps
         if (device.PhysicalFunction is null && (type[0] & HeaderTypeMask) != PciHeader.PCI_HEADER_TYPE_NORMAL)
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a bridge, which no user can have. Hand out the functions behind it.");
         Device = device;
-        _user = $"the VFIO user of {device.Name}";
         _interrupts = new VfioPciInterrupts(device);
         _msixTable = FindMsixTable(device);
         _pasid = (device.PhysicalFunction ?? device).FindExtendedCapability(PciExtendedCapabilityId.PCI_EXT_CAP_ID_PASID);
@@ -70,11 +69,13 @@ public class VfioPciFunction : IVfioDeviceOps
     /// Opens the function: takes the ownership of its DMA, enables and resets it, and makes the image of config space. Bus mastering is off,
     /// no interrupt is set up, nothing is attached.
     /// </summary>
+    /// <param name="user">Who owns its DMA from here on.</param>
     /// <param name="fault">EBUSY: its DMA belongs to another; EIO, EINVAL: it cannot be enabled.</param>
-    public virtual bool TryOpen(out Fault fault)
+    public virtual bool TryOpen(VfioOwner user, out Fault fault)
     {
-        if (!Device.IommuGroup.TryClaimForUser(this, _user, out fault))
+        if (!Device.IommuGroup.TryClaimForUser(user, user.Name, out fault))
             return false;
+        _user = user;
         try
         {
             Device.Enable();
@@ -121,7 +122,9 @@ public class VfioPciFunction : IVfioDeviceOps
         }
         _config = null;
         SetPasidEnabled(false);
-        Device.IommuGroup.ReleaseUser(this);
+        if (_user is { } user)
+            Device.IommuGroup.ReleaseUser(user, Device.Dma);
+        _user = null;
     }
 
     /// <inheritdoc/>
@@ -157,8 +160,8 @@ public class VfioPciFunction : IVfioDeviceOps
         {
             var at = offset + (ulong)done;
             var piece = destination.Slice(done, PieceOf(at, destination.Length - done));
-            if (MsixTableOverlap(region, at, piece.Length))
-                piece.Fill(0xFF);
+            if (IsInMsixTable(region, at, out var entry))
+                _interrupts.ReadTable(entry, piece);
             else if (!ReadPiece(region, at, piece, out fault))
                 return false;
             done += piece.Length;
@@ -181,8 +184,10 @@ public class VfioPciFunction : IVfioDeviceOps
         {
             var at = offset + (ulong)done;
             var piece = source.Slice(done, PieceOf(at, source.Length - done));
-            // Messages of the function are the system's: SET_IRQS sets them up.
-            if (!MsixTableOverlap(region, at, piece.Length) && !_bars[region].Write(at, piece))
+            // Messages of the function are the system's: SET_IRQS sets them up. The user has a table of its own, whose masks count.
+            if (IsInMsixTable(region, at, out var entry))
+                _interrupts.WriteTable(entry, piece);
+            else if (!_bars[region].Write(at, piece))
                 return Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
             done += piece.Length;
         }
@@ -199,6 +204,7 @@ public class VfioPciFunction : IVfioDeviceOps
         if (TryResetFunction(out fault))
         {
             _config?.ApplyCommand();
+            _config?.OpenMasks();
             return true;
         }
         if (fault.Errno == Errno.ENOTTY)
@@ -213,11 +219,13 @@ public class VfioPciFunction : IVfioDeviceOps
     /// <inheritdoc/>
     public virtual bool TryAttach(IoAddressSpace? space, uint? pasid, out Fault fault)
     {
+        if (_user is not { } user)
+            return Refuse(Errno.EPERM, "the function is not open", out fault);
         if (pasid is not { } number)
-            return Device.IommuGroup.TryAttach(this, Device.Dma, space, out fault);
+            return Device.IommuGroup.TryAttach(user, Device.Dma, space, out fault);
         if (_pasid == 0)
             return Refuse(Errno.EOPNOTSUPP, "the function marks no requests with PASIDs", out fault);
-        if (!Device.IommuGroup.TryAttach(this, Device.Dma.ForPasid(number), space, out fault))
+        if (!Device.IommuGroup.TryAttach(user, Device.Dma.ForPasid(number), space, out fault))
             return false;
         if (space is not null)
             SetPasidEnabled(true);
@@ -408,8 +416,15 @@ public class VfioPciFunction : IVfioDeviceOps
         return ((int)(place & PciMsix.PCI_MSIX_BIR), place & ~(uint)PciMsix.PCI_MSIX_BIR, (ulong)(count * PciMsix.PCI_MSIX_ENTRY_SIZE));
     }
 
-    private bool MsixTableOverlap(uint region, ulong offset, int length) =>
-        _msixTable is { } table && table.Bar == region && VfioPciOverlap.TryFind(offset, length, table.Offset, (int)table.Size, out _);
+    // A register lies in the table with all its bytes, or with none: both are aligned.
+    private bool IsInMsixTable(uint region, ulong offset, out int entry)
+    {
+        entry = 0;
+        if (_msixTable is not { } table || table.Bar != region || offset < table.Offset || offset - table.Offset >= table.Size)
+            return false;
+        entry = (int)(offset - table.Offset);
+        return true;
+    }
 
     private void SetPasidEnabled(bool enabled)
     {

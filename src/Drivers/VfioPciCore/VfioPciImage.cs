@@ -75,13 +75,15 @@ internal sealed class VfioPciImage
 
     public int MsiMask { get; private set; }
 
+    public int Msix { get; private set; }
+
     public ushort Read16(int offset) => BinaryPrimitives.ReadUInt16LittleEndian(Bytes.AsSpan(offset));
 
     public uint Read32(int offset) => BinaryPrimitives.ReadUInt32LittleEndian(Bytes.AsSpan(offset));
 
     public void Write16(int offset, ushort value) => BinaryPrimitives.WriteUInt16LittleEndian(Bytes.AsSpan(offset), value);
 
-    private void Write32(int offset, uint value) => BinaryPrimitives.WriteUInt32LittleEndian(Bytes.AsSpan(offset), value);
+    public void Write32(int offset, uint value) => BinaryPrimitives.WriteUInt32LittleEndian(Bytes.AsSpan(offset), value);
 
     private void MakeHeader(bool hasLine)
     {
@@ -192,7 +194,8 @@ internal sealed class VfioPciImage
             case PCI_CAP_ID_MSI:
                 return MakeMsi(at);
             case PCI_CAP_ID_MSIX when Fits(at, PCI_CAP_MSIX_SIZEOF):
-                // The table is set up by SET_IRQS; these bits are the user's notes.
+                // Vectors are set up by SET_IRQS: Enable is the user's note, the mask counts.
+                Msix = at;
                 Emulate(at + PCI_MSIX_FLAGS, 2, writable: 0);
                 Write16(at + PCI_MSIX_FLAGS, (ushort)(Read16(at + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_QSIZE));
                 Allow16(at + PCI_MSIX_FLAGS, unchecked((ushort)(PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL)));

@@ -11,6 +11,9 @@ namespace Virtbus.Drivers.VfioPci;
 /// </summary>
 internal sealed class VfioPciInterrupts(PciDevice device)
 {
+    // Of 2,048 vectors, the most that there can be, whatever a function says of itself from one read to the next.
+    private const int MaxTable = (PciMsix.PCI_MSIX_FLAGS_QSIZE + 1) * PciMsix.PCI_MSIX_ENTRY_SIZE;
+
     private readonly Lock _requestLock = new();
     private IReadOnlyList<PciVector> _vectors = [];
     private EventFd?[] _signals = [];
@@ -18,6 +21,9 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     private EventFd? _request;
     private UnmaskWatch? _unmask;
     private uint _msiMask;
+    private bool _isMsixMasked;
+    // The MSI-X table as the user wrote it: its masks count, the messages are notes. Null while it wrote nothing.
+    private byte[]? _table;
     private volatile bool _isLineMasked;
     private volatile bool _isLineDisabled;
 
@@ -70,7 +76,7 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     {
         DisableVectors();
         _isLineDisabled = false;
-        _msiMask = 0;
+        ForgetMasks();
         lock (_requestLock)
         {
             _error?.Dispose();
@@ -119,7 +125,48 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     {
         _msiMask = mask;
         if (Kind == PciInterruptKinds.Msi)
-            ApplyMsiMask();
+            ApplyMasks();
+    }
+
+    /// <summary>Function Mask of the MSI-X capability, as the user wrote it: what comes meanwhile is pending.</summary>
+    public void SetMsixMask(bool masked)
+    {
+        if (_isMsixMasked == masked)
+            return;
+        _isMsixMasked = masked;
+        if (Kind == PciInterruptKinds.MsiX)
+            ApplyMasks();
+    }
+
+    /// <summary>Reads the user's MSI-X table.</summary>
+    /// <param name="offset">First byte of the table.</param>
+    /// <param name="destination">Where to.</param>
+    public void ReadTable(int offset, Span<byte> destination)
+    {
+        if (_table is { } table)
+            table.AsSpan(offset, destination.Length).CopyTo(destination);
+        else
+            destination.Clear();
+    }
+
+    /// <summary>Writes the user's MSI-X table. A vector whose mask bit is set is pending when it comes.</summary>
+    /// <param name="offset">First byte of the table; the bytes lie in one entry.</param>
+    /// <param name="source">Where from.</param>
+    public void WriteTable(int offset, ReadOnlySpan<byte> source)
+    {
+        source.CopyTo((_table ??= new byte[MaxTable]).AsSpan(offset));
+        var vector = offset / PciMsix.PCI_MSIX_ENTRY_SIZE;
+        if (Kind == PciInterruptKinds.MsiX && vector < _vectors.Count)
+            ApplyMask(vector);
+    }
+
+    /// <summary>The function was reset: nothing is masked by its user any more, as in its registers.</summary>
+    public void OpenMasks()
+    {
+        if (_msiMask == 0 && !_isMsixMasked && _table is null)
+            return;
+        ForgetMasks();
+        ApplyMasks();
     }
 
     private uint MsiVectors =>
@@ -269,8 +316,7 @@ internal sealed class VfioPciInterrupts(PciDevice device)
         _signals = new EventFd?[_vectors.Count];
         _isLineMasked = false;
         Kind = kind;
-        if (kind == PciInterruptKinds.Msi)
-            ApplyMsiMask();
+        ApplyMasks();
     }
 
     // The kernel's users cannot do that (NORESIZE); those of vfio-user do, when their eventfds do not fit into one message.
@@ -319,15 +365,32 @@ internal sealed class VfioPciInterrupts(PciDevice device)
         _isLineMasked = false;
     }
 
-    private void ApplyMsiMask()
+    private void ForgetMasks()
     {
+        _msiMask = 0;
+        _isMsixMasked = false;
+        _table = null;
+    }
+
+    private void ApplyMasks()
+    {
+        if (Kind is not (PciInterruptKinds.Msi or PciInterruptKinds.MsiX))
+            return;
+        using var decode = new DecodeScope(device);
         for (var i = 0; i < _vectors.Count; i++)
-        {
-            if ((_msiMask >> i & 1) != 0)
-                _vectors[i].Mask();
-            else
-                _vectors[i].Unmask();
-        }
+            ApplyMask(i);
+    }
+
+    private void ApplyMask(int vector)
+    {
+        const int control = PciMsix.PCI_MSIX_ENTRY_VECTOR_CTRL;
+        var masked = Kind == PciInterruptKinds.Msi
+            ? (_msiMask >> vector & 1) != 0
+            : _isMsixMasked || (_table is { } table && (table[(vector * PciMsix.PCI_MSIX_ENTRY_SIZE) + control] & PciMsix.PCI_MSIX_ENTRY_CTRL_MASKBIT) != 0);
+        if (masked)
+            _vectors[vector].Mask();
+        else
+            _vectors[vector].Unmask();
     }
 
     private static bool Refuse(string why, out Fault fault)

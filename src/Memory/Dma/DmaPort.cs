@@ -250,7 +250,8 @@ public sealed class DmaPort
     }
 
     /// <summary>Whether this is a function's port, or one of its PASIDs.</summary>
-    internal bool IsOf(DmaPort function) => ReferenceEquals(_function, function);
+    /// <param name="function">A function's port.</param>
+    public bool IsOf(DmaPort function) => ReferenceEquals(_function, function);
 
     internal void NotifyChanged() => Volatile.Read(ref _changed)?.Invoke();
 

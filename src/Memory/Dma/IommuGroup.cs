@@ -125,7 +125,7 @@ public sealed class IommuGroup
             changed = Name != before;
             if (_drivers.Count == 0)
             {
-                detached = DetachAll();
+                detached = Detach(_ports);
                 _host = null;
             }
         }
@@ -167,19 +167,29 @@ public sealed class IommuGroup
     /// Gives the ownership back: with the last claim everything is detached, and no access through the ports is under way after the return.
     /// </summary>
     /// <param name="user">Who claimed it; another one's release has no effect.</param>
-    public void ReleaseUser(object user)
+    /// <param name="port">The function whose claim it was: it is detached, with its PASIDs, though others of the group stay the user's.</param>
+    public void ReleaseUser(object user, DmaPort? port = null)
     {
         IReadOnlyList<DmaPort> detached;
+        bool changed;
         lock (_lock)
         {
-            if (!ReferenceEquals(_user, user) || --_userClaims > 0)
+            if (!ReferenceEquals(_user, user))
                 return;
-            _user = null;
-            _userName = null;
-            detached = DetachAll();
+            changed = --_userClaims == 0;
+            if (changed)
+            {
+                _user = null;
+                _userName = null;
+            }
+
+            detached = changed ? Detach(_ports) : port is null ? [] : Detach([port]);
         }
 
-        Notify(detached);
+        if (changed)
+            Notify(detached);
+        else
+            NotifyPorts(detached);
     }
 
     /// <summary>
@@ -336,10 +346,10 @@ public sealed class IommuGroup
     }
 
     // Under the lock. Answers the ports that reached something.
-    private List<DmaPort> DetachAll()
+    private static List<DmaPort> Detach(ReadOnlySpan<DmaPort> ports)
     {
         var detached = new List<DmaPort>();
-        foreach (var port in _ports)
+        foreach (var port in ports)
         {
             if (port.Exchange(null, out _))
                 detached.Add(port);
@@ -350,10 +360,15 @@ public sealed class IommuGroup
         return detached;
     }
 
-    private void Notify(IReadOnlyList<DmaPort> ports)
+    private static void NotifyPorts(IReadOnlyList<DmaPort> ports)
     {
         foreach (var port in ports)
             port.NotifyChanged();
+    }
+
+    private void Notify(IReadOnlyList<DmaPort> ports)
+    {
+        NotifyPorts(ports);
         foreach (var observer in Volatile.Read(ref _observers))
             observer.OwnerChanged?.Invoke();
     }

@@ -12,8 +12,9 @@ namespace Virtbus.Subsystems.Vfio;
 public interface IVfioDeviceOps
 {
     /// <summary>The first user opened the device.</summary>
-    /// <param name="fault">Why it cannot be opened.</param>
-    bool TryOpen(out Fault fault);
+    /// <param name="user">Who it is: the driver claims the device's DMA for it (<see cref="IommuGroup.TryClaimForUser"/>).</param>
+    /// <param name="fault">EBUSY: the DMA belongs to another; else why it cannot be opened.</param>
+    bool TryOpen(VfioOwner user, out Fault fault);
 
     /// <summary>The last user is gone: whatever was set up is undone, and the device is as after a reset.</summary>
     void Close();

@@ -8,8 +8,8 @@ public interface IVfioDmaLoggingOps
 {
     /// <summary>Starts it.</summary>
     /// <param name="pageSize">The page size wanted; the one taken at return.</param>
-    /// <param name="ranges">What is logged; none for every address (vfio-user asks that; Linux refuses it).</param>
-    /// <param name="fault">EINVAL: alignment, overlap, started already; E2BIG: more than 256; EOVERFLOW.</param>
+    /// <param name="ranges">What is logged; the core refuses none.</param>
+    /// <param name="fault">EINVAL: no range, alignment, overlap, started already; E2BIG: more than 256; EOVERFLOW: one wraps.</param>
     bool TryStart(ref ulong pageSize, ReadOnlySpan<IovaRange> ranges, out Fault fault);
 
     /// <summary>Stops it; without effect when it does not run.</summary>

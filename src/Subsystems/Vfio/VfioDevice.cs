@@ -48,13 +48,16 @@ public sealed class VfioDevice : Device
 
     internal Microsoft.Extensions.Logging.ILogger Log => _subsystem.Log;
 
-    /// <summary>Opens the device for one user.</summary>
+    /// <summary>Opens the device for one user, by itself: nobody else opens a device of its IOMMU group meanwhile.</summary>
     /// <param name="user">The user's name for messages.</param>
     /// <param name="handle">The open device; the caller disposes it.</param>
     /// <param name="fault">EBUSY: open, or its DMA belongs to another; ENODEV: it is going away; what the driver answered.</param>
-    public bool TryOpen(string user, out VfioHandle? handle, out Fault fault)
+    public bool TryOpen(string user, out VfioHandle? handle, out Fault fault) =>
+        TryOpen(new VfioOwner(user), out handle, out fault);
+
+    /// <summary>As the other one, for a user who may have other devices of the same IOMMU group open (<see cref="VfioContainer"/>).</summary>
+    internal bool TryOpen(VfioOwner user, out VfioHandle? handle, out Fault fault)
     {
-        ArgumentNullException.ThrowIfNull(user);
         handle = null;
         var opened = new VfioHandle(this, user);
         lock (_lock)

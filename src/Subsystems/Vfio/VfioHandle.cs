@@ -18,6 +18,7 @@ public sealed class VfioHandle : IDisposable
     private readonly Lock _gate = new();
     private readonly Lock _callbackLock = new();
     private readonly IVfioDeviceOps _ops;
+    private readonly VfioOwner _user;
     private VfioRegionInfo?[] _regions = [];
     private VfioIrqInfo?[] _irqs = [];
     private VfioDeviceInfo _info;
@@ -29,10 +30,10 @@ public sealed class VfioHandle : IDisposable
     private volatile bool _isRevoked;
     private bool _isOpen;
 
-    internal VfioHandle(VfioDevice device, string user)
+    internal VfioHandle(VfioDevice device, VfioOwner user)
     {
         Device = device;
-        User = user;
+        _user = user;
         _ops = device.Ops;
     }
 
@@ -40,10 +41,13 @@ public sealed class VfioHandle : IDisposable
     public VfioDevice Device { get; }
 
     /// <summary>Who opened it.</summary>
-    public string User { get; }
+    public string User => _user.Name;
 
     /// <summary>Whether the device was taken away.</summary>
     public bool IsRevoked => _isRevoked;
+
+    /// <summary>Whether it was closed, or taken away.</summary>
+    internal bool IsClosed => _isDead;
 
     /// <summary>What the device is, as it was when it was opened.</summary>
     public VfioDeviceInfo Info => _info;
@@ -262,7 +266,7 @@ public sealed class VfioHandle : IDisposable
             {
                 if (_isDead)
                     return Refuse(Errno.ENODEV, TakenWhileOpened, out fault);
-                if (!_ops.TryOpen(out fault))
+                if (!_ops.TryOpen(_user, out fault))
                     return false;
                 _isOpen = true;
                 _info = _ops.Info;
@@ -535,7 +539,9 @@ public sealed class VfioHandle : IDisposable
                 return false;
             try
             {
-                return ops.TryStart(ref pageSize, ranges, out fault);
+                return ranges.IsEmpty
+                    ? Refuse(Errno.EINVAL, "no range is named whose pages are to be logged", out fault)
+                    : ops.TryStart(ref pageSize, ranges, out fault);
             }
             finally
             {

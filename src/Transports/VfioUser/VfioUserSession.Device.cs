@@ -303,7 +303,7 @@ internal sealed partial class VfioUserSession
             ranges[i] = new IovaRange(new Iova(message.Long(Head + (i * 16))), message.Long(Head + (i * 16) + 8));
         if (count == 0)
         {
-            // No range says every address, in two halves here because no number of 64 bits says how many those are.
+            // No range says every address; the kernel's users may not say that. In two halves, because no number of 64 bits says how many those are.
             ranges[0] = new IovaRange(new Iova(0), 1UL << 63);
             ranges[1] = new IovaRange(new Iova(1UL << 63), 1UL << 63);
         }
@@ -329,8 +329,10 @@ internal sealed partial class VfioUserSession
         if (!TryCheckSize(message, Head, out fault))
             return false;
         ulong start = message.Long(FeatureSize), size = message.Long(FeatureSize + 8), pageSize = message.Long(FeatureSize + 16);
-        if (pageSize < PageSize || !ulong.IsPow2(pageSize) || size == 0 || start % pageSize != 0 || size - 1 > ulong.MaxValue - start)
+        if (pageSize < PageSize || !ulong.IsPow2(pageSize) || size == 0 || start % pageSize != 0)
             return Refuse(Errno.EINVAL, "the page size or the range is none that a log has", out fault);
+        if (size - 1 > ulong.MaxValue - start)
+            return Refuse(Errno.EOVERFLOW, "the range wraps around the end of the address space", out fault);
         var bytes = BitmapSize(size, pageSize);
         if (bytes > (ulong)_options.MaxDataTransfer || message.Word(0) < (ulong)Head + bytes)
             return Refuse(Errno.EINVAL, "the bitmap is larger than an answer may be", out fault);

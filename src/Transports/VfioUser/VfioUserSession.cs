@@ -22,6 +22,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private readonly ILogger _logger;
     private readonly long _number;
     private readonly bool _trace;
+    private readonly int _process;
     private readonly VfioUserChannel _channel;
     private readonly VfioUserOutbox _outbox;
     // One for all maps, which are many.
@@ -31,7 +32,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private readonly byte[] _answer = new byte[HeaderSize + RegionAccessSize];
     private VfioHandle _handle = null!;
     private VfioDeviceInfo _info;
-    private readonly IoAddressSpace _space;
+    private readonly VfioContainer _container;
     private VfioUserCapabilities _peer = new();
     private VfioUserChannel? _twin;
     private VfioUserRemoteMemory? _remote;
@@ -49,10 +50,10 @@ internal sealed partial class VfioUserSession : IDisposable
         _logger = logger;
         _number = number;
         _trace = logger.IsEnabled(LogLevel.Debug);
-        _space = new IoAddressSpace(new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
         _channel = new VfioUserChannel(stream, options.HeaderByHeader);
         _outbox = new VfioUserOutbox(_channel);
         _loseMemory = LoseMemory;
+        _container = new VfioContainer(VfioUserPeers.Enter(_process = _channel.PeerProcess), new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
     }
 
     /// <summary>Ends the connection from outside. Safe from any thread.</summary>
@@ -98,8 +99,8 @@ internal sealed partial class VfioUserSession : IDisposable
         Close(over);
         _stream?.Dispose();
         // Nothing of the device's DMA is under way when this returns: what waited for the client was given up above.
-        _handle?.Dispose();
-        _space.Dispose();
+        _container.Dispose();
+        VfioUserPeers.Leave(_process);
         foreach (var signals in _doorbells.Values)
         {
             foreach (var signal in signals)
@@ -145,7 +146,7 @@ internal sealed partial class VfioUserSession : IDisposable
         if (!VfioUserCapabilities.TryParse(message.Payload[VersionSize..], out _peer, out fault))
             return false;
         var minor = Math.Min(BinaryPrimitives.ReadUInt16LittleEndian(message.Payload[2..]), Minor);
-        if (!_device.TryOpen(UserOf(_channel.PeerProcess), out var handle, out fault))
+        if (!_container.TryOpen(_device, out var handle, out fault))
             return false;
         _handle = handle!;
         _info = handle!.Info;
@@ -155,8 +156,6 @@ internal sealed partial class VfioUserSession : IDisposable
             if (revoked)
                 Close(new Fault(Errno.ECONNRESET, "the device was taken away"));
         });
-        if (!handle.TryAttach(_space, null, out fault))
-            return false;
         var twin = _peer.TwinSocket && _options.TwinSocket;
         var text = new VfioUserCapabilities
         {
@@ -188,19 +187,7 @@ internal sealed partial class VfioUserSession : IDisposable
         return true;
     }
 
-    // For messages: by the number the person finds who holds the device.
-    private static string UserOf(int process)
-    {
-        try
-        {
-            return $"process {process} ({File.ReadAllText($"/proc/{process}/comm").Trim()})";
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            // It has gone already, or is of another container.
-            return $"process {process}";
-        }
-    }
+    private IoAddressSpace Space => _container.Space;
 
     private bool TryHandle(in VfioUserMessage message, out Fault fault)
     {
@@ -475,7 +462,7 @@ internal sealed partial class VfioUserSession : IDisposable
             return false;
         // The space holds a reference of its own from here on.
         using (memory)
-            return _space.TryMap(new Iova(start), size, memory!, 0, access, out fault) && Reply(message, 0, out fault);
+            return Space.TryMap(new Iova(start), size, memory!, 0, access, out fault) && Reply(message, 0, out fault);
     }
 
     private bool TryMapRemote(IovaRange range, DmaAccess access, out Fault fault)
@@ -489,7 +476,7 @@ internal sealed partial class VfioUserSession : IDisposable
             VfioUserLog.MessageDma(_logger, _server.Path, _number);
         }
 
-        return _space.TryMap(range, _remote, access, out fault);
+        return Space.TryMap(range, _remote, access, out fault);
     }
 
     private bool TryUnmap(in VfioUserMessage message, out Fault fault)
@@ -518,7 +505,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private bool TryUnmap(IovaRange range, out Fault fault)
     {
         _remote?.Block(range.Start.Value, range.Last);
-        var unmapped = _space.TryUnmap(range, out _, out fault);
+        var unmapped = Space.TryUnmap(range, out _, out fault);
         _remote?.Unblock();
         return unmapped;
     }
@@ -526,7 +513,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private bool TryUnmapAll(out Fault fault)
     {
         _remote?.Block(0, ulong.MaxValue);
-        var unmapped = _space.TryUnmapAll(out _, out fault);
+        var unmapped = Space.TryUnmapAll(out _, out fault);
         _remote?.Unblock();
         return unmapped;
     }

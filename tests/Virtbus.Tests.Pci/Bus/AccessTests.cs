@@ -156,6 +156,42 @@ public sealed class AccessTests
         Assert.Equal(Errno.EBUSY, fault.Errno);
     }
 
+    /// <summary>As in Linux: between the functions of one slot nothing keeps requests apart, so they have one owner.</summary>
+    [Fact]
+    public async Task Functions_of_one_slot_share_a_group_and_faults_are_told_of_the_one_that_made_them()
+    {
+        var world = await PciWorld.NewAsync();
+        var one = await world.Bus.AddFunctionAsync(world.Host, new Card(new CardOptions()), 5, 0);
+        var two = await world.Bus.AddFunctionAsync(world.Host, new Card(new CardOptions()), 5, 1);
+        var far = await world.Bus.AddFunctionAsync(world.Host, new Card(new CardOptions()), 6, 0);
+        Assert.Same(one.IommuGroup, two.IommuGroup);
+        Assert.NotSame(one.IommuGroup, far.IommuGroup);
+        var number = one.IommuGroup.Number;
+        var devices = (TreeDirectory)world.Fabric.Tree.Find($"/kernel/iommu_groups/{number}/devices");
+        Assert.Equal([one.Name, two.Name], devices.List().Select(n => n.Name));
+        Assert.Contains($"{number}", ((TreeDirectory)world.Fabric.Tree.Find("/kernel/iommu_groups")).List().Select(n => n.Name));
+
+        var user = new object();
+        Assert.True(one.IommuGroup.TryClaimForUser(user, "web1", out _));
+        Assert.Equal("user web1\n", world.Read(two.DevPath + "/dma_owner"));
+        two.SetMaster(true);
+        var before = world.Fabric.Uevents.Seqnum;
+        Assert.False(two.Dma.TryWrite(new Iova(0x1000), [1]));
+        Assert.Equal(("0\n", "1\n"), (world.Read(one.DevPath + "/dma_faults"), world.Read(two.DevPath + "/dma_faults")));
+        Assert.Equal(two.DevPath, Assert.Single(world.Fabric.Uevents.History(before)).DevPath);
+        one.IommuGroup.ReleaseUser(user);
+
+        // The number is free when the last is out, and a function that comes back to a slot with others joins them.
+        await world.Bus.UnplugAsync(one);
+        one = await world.Bus.AddFunctionAsync(world.Host, new Card(new CardOptions()), 5, 0);
+        Assert.Same(two.IommuGroup, one.IommuGroup);
+        await world.Bus.UnplugAsync(one);
+        await world.Bus.UnplugAsync(two);
+        one = await world.Bus.AddFunctionAsync(world.Host, new Card(new CardOptions()), 5, 0);
+        Assert.Equal(number, one.IommuGroup.Number);
+        Assert.NotSame(two.IommuGroup, one.IommuGroup);
+    }
+
     [Fact]
     public async Task Reset_clears_the_function_and_keeps_what_the_system_wrote()
     {

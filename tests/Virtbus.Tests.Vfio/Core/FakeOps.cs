@@ -37,7 +37,7 @@ internal class FakeOps : IVfioDeviceOps
 
     public IVfioDmaLoggingOps? DmaLogging { get; init; }
 
-    public virtual bool TryOpen(out Fault fault)
+    public virtual bool TryOpen(VfioOwner user, out Fault fault)
     {
         Say("open");
         OnOpen?.Invoke();

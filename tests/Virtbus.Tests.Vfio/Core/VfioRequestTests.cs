@@ -231,9 +231,13 @@ public sealed class VfioRequestTests
         Assert.True(stream!.TryRead(new byte[10], out var count, out _));
         Assert.Equal(10, count);
         var pageSize = 4096ul;
-        Assert.True(handle.DmaLogging!.TryStart(ref pageSize, [], out _));
+        // As in Linux: every address is asked for by its ranges.
+        Assert.False(handle.DmaLogging!.TryStart(ref pageSize, [], out var fault));
+        Assert.Equal(Errno.EINVAL, fault.Errno);
+        IovaRange[] ranges = [new(default, 4096)];
+        Assert.True(handle.DmaLogging.TryStart(ref pageSize, ranges, out _));
         world.Device.Revoke();
-        Assert.False(migration.TrySetState(VfioMigrationState.Running, out _, out var fault));
+        Assert.False(migration.TrySetState(VfioMigrationState.Running, out _, out fault));
         Assert.Equal(Errno.ENODEV, fault.Errno);
         Assert.Equal(VfioMigrationState.Error, migration.State);
         Assert.Equal(0ul, migration.DataSize);
@@ -243,7 +247,7 @@ public sealed class VfioRequestTests
         Assert.Equal(Errno.ENODEV, fault.Errno);
         Assert.False(stream.TryGetPreCopyInfo(out _, out _, out fault));
         Assert.Equal(Errno.ENODEV, fault.Errno);
-        Assert.False(handle.DmaLogging.TryStart(ref pageSize, [], out fault));
+        Assert.False(handle.DmaLogging.TryStart(ref pageSize, ranges, out fault));
         Assert.Equal(Errno.ENODEV, fault.Errno);
         Assert.False(handle.DmaLogging.TryReport(new IovaRange(default, 4096), 4096, new ulong[1], out fault));
         Assert.Equal(Errno.ENODEV, fault.Errno);

@@ -3,6 +3,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Drivers.MerlinVfioPci;
 using Virtbus.Drivers.Nic;
+using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
@@ -310,11 +311,12 @@ public sealed class MerlinVfioTests
         Assert.Equal(Errno.ENODEV, fault.Errno);
         Assert.True(user.Handle.Migration.TrySetState(VfioMigrationState.Stop, out _, out _));
         var pageSize = 4096ul;
-        Assert.True(user.Handle.DmaLogging!.TryStart(ref pageSize, [], out _));
+        IovaRange[] ranges = [new(default, 1 << 20)];
+        Assert.True(user.Handle.DmaLogging!.TryStart(ref pageSize, ranges, out _));
         user.Dispose();
         using var next = VfioPciWorld.Open(adapter.Functions[0]);
         Assert.Equal(VfioMigrationState.Running, next.Handle.Migration!.State);
-        Assert.True(next.Handle.DmaLogging!.TryStart(ref pageSize, [], out fault), fault.Message);
+        Assert.True(next.Handle.DmaLogging!.TryStart(ref pageSize, ranges, out fault), fault.Message);
     }
 
     private static async Task RefusedAsync(byte[] data)

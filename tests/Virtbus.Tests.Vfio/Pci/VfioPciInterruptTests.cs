@@ -8,6 +8,7 @@ namespace Virtbus.Tests.Vfio.Pci;
 /// <summary>Interrupts of a function on a user's eventfds (section 7 of the vfio-user facts, 6.2 and 7.2 of the semantics).</summary>
 public sealed class VfioPciInterruptTests
 {
+    private const ulong Table = 0x2000, Pending = 0x3000;
     private const uint Intx = 0, Msi = 1, MsiX = 2, Err = 3, Req = 4;
     private const VfioIrqSetFlags Trigger = VfioIrqSetFlags.ActionTrigger, Mask = VfioIrqSetFlags.ActionMask, Unmask = VfioIrqSetFlags.ActionUnmask;
     private const VfioIrqSetFlags None = VfioIrqSetFlags.DataNone, Bool = VfioIrqSetFlags.DataBool, Event = VfioIrqSetFlags.DataEventFd;
@@ -205,6 +206,84 @@ public sealed class VfioPciInterruptTests
         user.Write32(0, ScratchRegister.Raise, 0);
         Assert.Equal(0ul, PciUser.Count(signal));
         user.Config32(mask, 0);
+        Assert.Equal(1ul, PciUser.Count(signal));
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Vector_of_MSI_X_that_its_user_masks_is_pending_until_it_is_unmasked(bool byFunction)
+    {
+        using var user = await OpenAsync();
+        user.Config16(4, 6);
+        using EventFd one = new(), two = new();
+        user.SetTrigger(MsiX, 1, one, two);
+        Mask(true);
+        user.Write32(0, ScratchRegister.Raise, 1);
+        user.Write32(0, ScratchRegister.Raise, 1);
+        user.Write32(0, ScratchRegister.Raise, 2);
+        Assert.Equal((0ul, byFunction ? 0ul : 1ul), (PciUser.Count(one), PciUser.Count(two)));
+        Assert.Equal(byFunction ? 6u : 2u, user.Read32(0, Pending));
+        // Another eventfd is set up while it is masked.
+        user.SetTrigger(MsiX, 1, two);
+        Assert.Equal(0ul, PciUser.Count(two));
+        Mask(false);
+        Assert.Equal((0ul, byFunction ? 2ul : 1ul), (PciUser.Count(one), PciUser.Count(two)));
+        Assert.Equal(0u, user.Read32(0, Pending));
+        // Masked before it is set up at all.
+        user.DisableIrqs(MsiX);
+        Mask(true);
+        user.SetTrigger(MsiX, 0, one, two);
+        user.Write32(0, ScratchRegister.Raise, 1);
+        Assert.Equal(0ul, PciUser.Count(two));
+        Mask(false);
+        Assert.Equal(1ul, PciUser.Count(two));
+
+        void Mask(bool masked)
+        {
+            if (byFunction)
+                user.Config16(user.Capability(0x11) + 2, masked ? 0xC000 : 0x8000);
+            else
+                user.Write32(0, Table + 16 + 12, masked ? 1u : 0);
+        }
+    }
+
+    [Fact]
+    public async Task Function_mask_counts_while_the_user_has_memory_disabled()
+    {
+        using var user = await OpenAsync();
+        using var signal = new EventFd();
+        user.SetTrigger(MsiX, 0, signal);
+        var flags = user.Capability(0x11) + 2;
+        user.Config16(4, 4);
+        user.Config16(flags, 0xC000);
+        user.Config16(4, 6);
+        user.Write32(0, ScratchRegister.Raise, 0);
+        Assert.Equal((0ul, 1u), (PciUser.Count(signal), user.Read32(0, Pending)));
+        user.Config16(4, 4);
+        user.Config16(flags, 0x8000);
+        Assert.Equal(1ul, PciUser.Count(signal));
+        user.Config16(4, 6);
+        Assert.Equal(0u, user.Read32(0, Pending));
+    }
+
+    /// <summary>A VMM that resets its machine forgets what it masked, and says nothing of it to the device.</summary>
+    [Theory]
+    [InlineData(MsiX)]
+    [InlineData(Msi)]
+    public async Task Reset_opens_what_its_user_had_masked(uint index)
+    {
+        using var user = await OpenAsync();
+        user.Config16(4, 6);
+        using var signal = new EventFd();
+        user.SetTrigger(index, 0, signal);
+        int flags = user.Capability(0x11) + 2, mask = user.Capability(5) + 16;
+        user.Config16(flags, 0xC000);
+        user.Config32(mask, 1);
+        user.Write32(0, Table + 12, 1);
+        Assert.True(user.Handle.TryReset(out _));
+        Assert.Equal((0x8000, 0u, 0u), (user.Config16(flags) & 0xC000, user.Config32(mask), user.Read32(0, Table + 12)));
+        user.Write32(0, ScratchRegister.Raise, 0);
         Assert.Equal(1ul, PciUser.Count(signal));
     }
 

@@ -103,14 +103,17 @@ public sealed class VfioPciRegionTests
     }
 
     [Fact]
-    public async Task Interrupt_table_reads_as_ones_and_takes_no_writes()
+    public async Task Interrupt_table_is_the_users_own_and_the_functions_stays()
     {
         var world = await VfioPciWorld.NewAsync();
         var device = await world.PlugAsync(new ScratchFunction());
         using var user = VfioPciWorld.Open(device);
         user.Write32(0, 0x2000, 0xFEE00000);
-        Assert.Equal(uint.MaxValue, user.Read32(0, 0x2000));
-        Assert.Equal(0u, device.GetRegion(0).Read32(0x2000));
+        user.Write(0, 0x207E, 2, 0x4711);
+        Assert.Equal(0xFEE00000u, user.Read32(0, 0x2000));
+        Assert.Equal(0x4711_0000u, user.Read32(0, 0x207C));
+        Assert.Equal(0ul, user.Read(0, 0x2080, 8));
+        Assert.Equal((0u, 0u), (device.GetRegion(0).Read32(0x2000), device.GetRegion(0).Read32(0x207C) >> 16));
         // The pending bits are no secret.
         Assert.Equal(0u, user.Read32(0, 0x3000));
     }

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Virtbus.Platform;
+using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
 using static Virtbus.Transports.VfioUser.VfioUserCommand;
@@ -274,7 +275,6 @@ public sealed class VfioUserBadMessageTests : IDisposable
         { (ushort)DEVICE_FEATURE, "none that a log has", [.. Words(40, 0x10008), .. Longs(0, 4096, 2048)] },
         { (ushort)DEVICE_FEATURE, "none that a log has", [.. Words(40, 0x10008), .. Longs(0, 0, 4096)] },
         { (ushort)DEVICE_FEATURE, "none that a log has", [.. Words(40, 0x10008), .. Longs(1, 4096, 4096)] },
-        { (ushort)DEVICE_FEATURE, "none that a log has", [.. Words(40, 0x10008), .. Longs(4096, ulong.MaxValue, 4096)] },
         { (ushort)DEVICE_FEATURE, "larger than an answer", [.. Words(39, 0x10008), .. Longs(0, 4096, 4096)] },
         { (ushort)DEVICE_FEATURE, "larger than an answer", [.. Words(uint.MaxValue, 0x10008), .. Longs(0, 1UL << 60, 4096)] },
         { (ushort)DEVICE_FEATURE, "", [.. Words(40, 0x10008), .. Longs(0, 4096, 4096)] },
@@ -301,6 +301,72 @@ public sealed class VfioUserBadMessageTests : IDisposable
         client.Send(command, payload, 0x10);
         Assert.Equal(0u, client.ReadRegister(0, 0));
         Assert.Equal(2, _fixture.Server.BadMessages);
+    }
+
+    /// <summary>Section 6.3 of the semantics: GET and SET together only with PROBE, and what a feature has no direction for is EINVAL.</summary>
+    [Theory]
+    [InlineData(1u, 0x5u, Errno.None)]
+    [InlineData(1u, 0x6u, Errno.EINVAL)]
+    [InlineData(1u, 0x7u, Errno.EINVAL)]
+    [InlineData(2u, 0x5u, Errno.None)]
+    [InlineData(2u, 0x6u, Errno.None)]
+    [InlineData(2u, 0x7u, Errno.None)]
+    [InlineData(2u, 0x4u, Errno.None)]
+    [InlineData(2u, 0x3u, Errno.EINVAL)]
+    [InlineData(2u, 0x0u, Errno.EINVAL)]
+    [InlineData(2u, 0xDu, Errno.EINVAL)]
+    [InlineData(6u, 0x6u, Errno.None)]
+    [InlineData(6u, 0x5u, Errno.EINVAL)]
+    [InlineData(7u, 0x6u, Errno.None)]
+    [InlineData(8u, 0x5u, Errno.None)]
+    [InlineData(8u, 0x6u, Errno.EINVAL)]
+    [InlineData(9u, 0x5u, Errno.None)]
+    [InlineData(9u, 0x6u, Errno.EINVAL)]
+    [InlineData(0u, 0x6u, Errno.ENOTTY)]
+    [InlineData(3u, 0x6u, Errno.ENOTTY)]
+    [InlineData(5u, 0x6u, Errno.ENOTTY)]
+    [InlineData(11u, 0x5u, Errno.ENOTTY)]
+    [InlineData(0xFFFFu, 0x4u, Errno.ENOTTY)]
+    public void Feature_is_probed_by_its_direction_and_does_nothing(uint feature, uint flags, Errno errno)
+    {
+        using var client = Connect();
+        var request = Words(8, feature | (flags << 16));
+        if (errno != Errno.None)
+        {
+            Assert.Equal(errno, client.Fail(DEVICE_FEATURE, request));
+            return;
+        }
+        using (var reply = client.Do(DEVICE_FEATURE, request))
+            Assert.Equal(request, reply.Payload);
+        Assert.Equal(VfioMigrationState.Running, _fixture.Device.Migration!.State);
+    }
+
+    /// <summary>Section 6.5: what a log may be started with and asked for.</summary>
+    [Fact]
+    public void Log_is_refused_with_the_errno_of_its_rule()
+    {
+        using var client = Connect();
+        Assert.Equal(Errno.EINVAL, Start(4096, 0x800, 0x1000));
+        Assert.Equal(Errno.EINVAL, Start(4096, 0x1000, 0x800));
+        Assert.Equal(Errno.EINVAL, Start(4096, 0x1000, 0));
+        Assert.Equal(Errno.EINVAL, Start(3000, 0, 0x1000));
+        Assert.Equal(Errno.EINVAL, Start(2048, 0, 0x1000));
+        Assert.Equal(Errno.EINVAL, Start(4096, 0, 0x2000, 0x1000, 0x1000));
+        Assert.Equal(Errno.EOVERFLOW, Start(4096, ulong.MaxValue - 0xFFF, 0x2000));
+        Assert.Equal(Errno.E2BIG, Start(4096, [.. Enumerable.Range(0, 257).SelectMany(i => new[] { (ulong)i << 13, 0x1000ul })]));
+        Assert.Equal(Errno.EINVAL, Report(0, 0x1000));
+        // As many as there may be, and the last one ends where the addresses do.
+        client.Do(DEVICE_FEATURE, Message(4096, [.. Enumerable.Range(0, 255).SelectMany(i => new[] { (ulong)i << 13, 0x1000ul }), 0xFFFF_FFFF_FFFF_F000, 0x1000])).Dispose();
+        Assert.Equal(Errno.EINVAL, Start(4096, 0, 0x1000));
+        Assert.Equal(Errno.EOVERFLOW, Report(0x2000, 0xFFFF_FFFF_FFFF_F000));
+        client.Do(DEVICE_FEATURE, [.. Words(48, 0x10008), .. Longs(0, 0x1000, 4096)]).Dispose();
+
+        static byte[] Message(ulong pageSize, ulong[] ranges) =>
+            [.. Words((uint)(24 + (ranges.Length * 8)), 0x20006), .. Longs(pageSize, (ulong)ranges.Length / 2), .. Longs(ranges)];
+
+        Errno Start(ulong pageSize, params ulong[] ranges) => client.Fail(DEVICE_FEATURE, Message(pageSize, ranges));
+
+        Errno Report(ulong start, ulong size) => client.Fail(DEVICE_FEATURE, [.. Words(1 << 20, 0x10008), .. Longs(start, size, 4096)]);
     }
 
     [Theory]

@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
@@ -108,6 +109,47 @@ public sealed class VfioUserServerTests : IDisposable
         _fixture.Log.WaitFor(1105, "open by 'web1'");
         handle!.Dispose();
         using var next = Connect();
+    }
+
+    /// <summary>A VMM has both functions of a slot, each by its socket and with maps of its own; nobody else gets the other one.</summary>
+    [Fact]
+    public void Functions_of_one_group_go_to_one_process_only()
+    {
+        var group = new IommuGroup(7);
+        using WireFixture first = new(null, group), second = new(null, group);
+        using (var other = new VfioContainer("web1"))
+        {
+            Assert.True(other.TryOpen(first.VfioDevice, out _, out _));
+            using var refused = new WireClient(second.Socket);
+            Assert.Equal(Errno.EBUSY, refused.Fail(VERSION, Version(QemuText)));
+            second.Log.WaitFor(1105, "user 'web1'");
+        }
+
+        using (var two = new WireClient(second.Socket))
+        {
+            two.Greet(QemuText);
+            using (var one = new WireClient(first.Socket))
+            {
+                one.Greet(QemuText);
+                Assert.Contains($"process {Environment.ProcessId} ", group.OwnerName, StringComparison.Ordinal);
+                one.Do(DMA_MAP, Map(Base, 0x1000), one.File).Dispose();
+                two.Do(DMA_MAP, Map(Base, 0x1000), two.File).Dispose();
+                two.Memory.Write(0, "hello"u8);
+                two.StartDma(WireDevice.ReadHere, Base, 5);
+                Assert.Equal("hello"u8, second.Device.Bar.AsSpan((int)WireDevice.DmaData, 5));
+                using var web = new VfioContainer("web1");
+                Assert.False(web.TryAttachGroup(group, out _));
+            }
+
+            // With one gone the group is still the process's, and the other function works.
+            first.WaitIdle(1);
+            two.StartDma(WireDevice.ReadHere, Base, 5);
+            Assert.Equal(Errno.None, second.Device.LastDma.Errno);
+            Assert.Equal(DmaOwnerKind.User, group.OwnerKind);
+        }
+
+        second.WaitIdle(2);
+        Assert.Equal(DmaOwnerKind.None, group.OwnerKind);
     }
 
     [Fact]

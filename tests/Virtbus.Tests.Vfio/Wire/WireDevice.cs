@@ -40,14 +40,16 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     private readonly EventFd?[][] _irqs;
     private readonly Dictionary<VfioDoorbell, EventFd> _doorbells = [];
     private readonly FileDescriptor _file;
-    private readonly IommuGroup _group = new(1);
+    private readonly IommuGroup _group;
     private readonly List<Thread> _engines = [];
     private List<byte> _loaded = [];
+    private VfioOwner? _user;
     private int _saved;
     private int _done;
 
-    internal WireDevice()
+    internal WireDevice(IommuGroup? group = null)
     {
+        _group = group ?? new IommuGroup(1);
         Pages = HostMemory.Allocate("virtbus-device", 0x4000, out _file);
         Other = MemoryFile.Create("virtbus-device2", 0x1000, sealedSize: false);
         Port = new DmaPort("device", _group) { IsBusMaster = true };
@@ -98,14 +100,16 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
 
     public ulong DataSize => (ulong)State.Length;
 
-    public bool TryOpen(out Fault fault)
+    public bool TryOpen(VfioOwner user, out Fault fault)
     {
         fault = OpenFault;
         if (fault != Fault.None)
             return false;
+        if (!_group.TryClaimForUser(user, user.Name, out fault))
+            return false;
         Opens++;
         IsOpen = true;
-        Assert.True(_group.TryClaimForUser(this, "client", out fault));
+        _user = user;
         return true;
     }
 
@@ -118,7 +122,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
         Volatile.Write(ref _done, 0);
         DmaLogging!.Stop();
         ((VfioMigration)Migration!).Reset();
-        _group.ReleaseUser(this);
+        _group.ReleaseUser(_user!, Port);
         foreach (var vectors in _irqs)
         {
             foreach (ref var vector in vectors.AsSpan())
@@ -238,7 +242,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
 
     public void Request(int count) => Fire(4, 0);
 
-    public bool TryAttach(IoAddressSpace? space, uint? pasid, out Fault fault) => _group.TryAttach(this, Port, space, out fault);
+    public bool TryAttach(IoAddressSpace? space, uint? pasid, out Fault fault) => _group.TryAttach(_user!, Port, space, out fault);
 
     public IReadOnlyList<VfioDoorbell> GetDoorbells(uint region) => region switch
     {

@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Core;
+using Virtbus.Memory.Dma;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
 
@@ -18,8 +19,9 @@ internal sealed class WireFixture : IDisposable
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
     private readonly Fabric _fabric;
 
-    internal WireFixture(VfioUserServerOptions? options = null)
+    internal WireFixture(VfioUserServerOptions? options = null, IommuGroup? group = null)
     {
+        Device = new WireDevice(group);
         _fabric = new Fabric(new FabricOptions { LoggerFactory = Log });
         var parent = new Device("parent");
         Wait(_fabric.AddAsync(parent));
@@ -30,7 +32,7 @@ internal sealed class WireFixture : IDisposable
 
     internal TestLog Log { get; } = new();
 
-    internal WireDevice Device { get; } = new();
+    internal WireDevice Device { get; }
 
     internal VfioDevice VfioDevice { get; }
 

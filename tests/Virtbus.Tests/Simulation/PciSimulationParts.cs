@@ -249,7 +249,7 @@ internal sealed class SimVfioOps(PciSimulation sim, SimNode node) : IVfioDeviceO
 
     public IVfioDmaLoggingOps? DmaLogging => null;
 
-    public bool TryOpen(out Fault fault)
+    public bool TryOpen(VfioOwner user, out Fault fault)
     {
         sim.Require(!IsOpen, $"{node} is opened while it is open");
         if (sim.Chance(12))
