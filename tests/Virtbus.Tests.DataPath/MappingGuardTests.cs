@@ -168,7 +168,10 @@ public class MappingGuardTests
             Environment.Exit(0);
         }
 
-        var start = new ProcessStartInfo(Environment.ProcessPath!, ["-method", $"{typeof(MappingGuardTests)}.{nameof(Other_bus_errors_end_the_process_as_before)}"])
+        // The host of this very run: the program of the tests, or dotnet with its assembly.
+        var host = Environment.ProcessPath!;
+        string[] tests = Path.GetFileName(host) == "dotnet" ? [typeof(MappingGuardTests).Assembly.Location] : [];
+        var start = new ProcessStartInfo(host, [.. tests, "-method", $"{typeof(MappingGuardTests)}.{nameof(Other_bus_errors_end_the_process_as_before)}"])
         {
             UseShellExecute = false,
             RedirectStandardOutput = true,
