@@ -37,8 +37,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         _errors = new CallLine[function.QueueCount];
         for (var i = 0; i < _calls.Length; i++)
         {
-            _calls[i] = new CallLine();
-            _errors[i] = new CallLine();
+            _calls[i] = new CallLine(isShared: false);
+            _errors[i] = new CallLine(isShared: true);
             function.SetQueueHandler(i, _calls[i].Signal);
         }
         function.SetEventHandler(OnEvent);
@@ -131,7 +131,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     {
         lock (_access)
         {
-            Write8(device_status, 0);
+            Quietly(() => Write8(device_status, 0));
             // A reset forgets the vectors; the eventfds behind them stay.
             SetVectors();
         }
@@ -142,7 +142,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         lock (_access)
         {
             // Refused only when the adapter's DMA is the host's no more; then the function reaches nothing, as it should.
-            _function.TryAttach(space, out _);
+            Quietly(() => _function.TryAttach(space, out _));
         }
     }
 
@@ -178,7 +178,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             if (SelectAndTest(queue) == ready)
                 return Done(out fault);
-            Write16(queue_enable, ready ? (ushort)1 : (ushort)0);
+            Quietly(() => Write16(queue_enable, ready ? (ushort)1 : (ushort)0));
             if (!ready || Read16(queue_enable) == 1)
                 return Done(out fault);
             fault = SelectedFault();
@@ -218,9 +218,12 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             Select(queue);
             // The queue stands still while its eventfd is exchanged. Without one, or when the hardware takes none, it looks by itself.
-            var wanted = _function.TryAttachNotify(queue, kick, out _) && kick is not null ? (ushort)0 : (ushort)1;
-            if (Read16(QueuePoll) != wanted)
-                Write16(QueuePoll, wanted);
+            Quietly(() =>
+            {
+                var wanted = _function.TryAttachNotify(queue, kick, out _) && kick is not null ? (ushort)0 : (ushort)1;
+                if (Read16(QueuePoll) != wanted)
+                    Write16(QueuePoll, wanted);
+            });
         }
     }
 
@@ -249,7 +252,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     {
         _function.SetEventHandler(null);
         lock (_access)
-            Write8(device_status, 0);
+            Quietly(() => Write8(device_status, 0));
         _function.Dispose();
     }
 
@@ -271,6 +274,22 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)queue, (uint)lines.Length, nameof(queue));
         return lines[queue];
+    }
+
+    // What waits for queues' threads, without their hanging in a call.
+    private void Quietly(Action work)
+    {
+        foreach (var call in _calls)
+            call.Mute();
+        try
+        {
+            work();
+        }
+        finally
+        {
+            foreach (var call in _calls)
+                call.Unmute();
+        }
     }
 
     private void SetVectors()
