@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
@@ -12,6 +13,7 @@ internal static class BlockServe
 {
     private const ulong AllocationWarmUp = 200_000;
     private const ulong AllocationRequests = 1_000_000;
+    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(10);
 
     internal static async Task<int> RunAsync(string[] args)
     {
@@ -54,9 +56,11 @@ internal static class BlockServe
         return $"{allocated} {server.GetQueueCounters(0).Requests - first}";
     }
 
+    // A front end may connect only to look, and again to work.
     private static void WaitFor(VhostUserServer server, ulong requests)
     {
-        while (server.GetQueueCounters(0).Requests < requests && (server.IsConnected || server.Connections == 0))
+        var start = Stopwatch.GetTimestamp();
+        while (server.GetQueueCounters(0).Requests is var done && done < requests && (server.IsConnected || (done == 0 && Stopwatch.GetElapsedTime(start) < s_patience)))
             Thread.Yield();
     }
 }
