@@ -202,49 +202,25 @@ internal sealed partial class FabricDaemon
         foreach (var disk in manifest.Disks)
         {
             _options.Progress($"disk {disk.Name} on {disk.Adapter}");
-            await At(disk.Name, ProvisionDiskAsync(disk));
+            await At(disk.Name, _provisioner.ProvisionDiskAsync(disk, cancellationToken));
         }
         foreach (var serial in manifest.Serials)
         {
             _options.Progress($"serial port {serial.Name}");
-            await At(serial.Name, ProvisionSerialAsync(serial));
+            await At(serial.Name, _provisioner.ProvisionSerialAsync(serial, cancellationToken));
         }
         foreach (var function in manifest.Functions)
         {
             _options.Progress($"function {function.Name} ({function.Provider} {function.Function.Value})");
-            await At(function.Name, ProvisionFunctionAsync(function));
+            await At(function.Name, _provisioner.ProvisionFunctionAsync(function, cancellationToken));
         }
         foreach (var group in manifest.Devices)
         {
             _options.Progress($"{group.Count} devices {group.Module}.{group.Name}");
-            await At(group.Name, AddGroupAsync(group));
+            await At(group.Name, _groups.AddAsync(group, group.Parent is { } parent ? adapters[parent] : null, cancellationToken));
         }
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
-
-        async ValueTask<bool> ProvisionDiskAsync(DiskManifest disk)
-        {
-            await _provisioner.ProvisionDiskAsync(disk, cancellationToken);
-            return true;
-        }
-
-        async ValueTask<bool> ProvisionSerialAsync(SerialManifest serial)
-        {
-            await _provisioner.ProvisionSerialAsync(serial, cancellationToken);
-            return true;
-        }
-
-        async ValueTask<bool> ProvisionFunctionAsync(FunctionManifest function)
-        {
-            await _provisioner.ProvisionFunctionAsync(function, cancellationToken);
-            return true;
-        }
-
-        async ValueTask<bool> AddGroupAsync(DeviceManifest group)
-        {
-            await _groups.AddAsync(group, group.Parent is { } parent ? adapters[parent] : null, cancellationToken);
-            return true;
-        }
     }
 
     // What the manifest asks for and the host refuses is an error at the manifest's line too.
@@ -257,6 +233,17 @@ internal sealed partial class FabricDaemon
         catch (VirtbusException e) when (e is not ManifestException)
         {
             throw new VirtbusException(e.Errno, new ManifestError(name.At, name.Path, e.Message).ToString(_options.Manifest.File), e);
+        }
+    }
+
+    private async ValueTask At(ManifestValue<string> name, ValueTask work)
+    {
+        await At(name, FinishAsync());
+
+        async ValueTask<bool> FinishAsync()
+        {
+            await work;
+            return true;
         }
     }
 

@@ -193,9 +193,7 @@ internal sealed class MacRule : ScalarRule<PhysicalAddress>
 /// <summary>A file, folder or socket that is there; relative paths start at the manifest's folder.</summary>
 internal sealed class PathRule(string baseFolder, PathKind kind) : ScalarRule<string>
 {
-    public override string Expected => $"the path of a {Word}";
-
-    private string Word => kind.ToString().ToLowerInvariant();
+    public override string Expected => $"the path of a {kind.ToString().ToLowerInvariant()}";
 
     protected override bool TryParse(string text, out string value)
     {
