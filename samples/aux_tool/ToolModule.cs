@@ -23,7 +23,7 @@ public sealed class FactoryDriver(AuxiliaryBus bus, string module) : AuxiliaryDr
     [
         new(
             "factory",
-            new ObjectAttribute<FactoryPart>("serial_number", d => d.Port.SerialNumber, Provision),
+            new ObjectAttribute<FactoryPart>("serial_number", d => d.Port.SerialNumber, Provision, isString: true),
             new ObjectAttribute<FactoryPart>("selftest", d => d.Port.SelfTest()),
             new ObjectAttribute<FactoryPart>("parts", d => string.Concat(d.Parent!.Children.Select(c => $"{c.Name}\t{c.Driver?.Name ?? "-"}\n")))),
     ];

@@ -104,8 +104,8 @@ public sealed class AuxiliaryBus : Bus
     private static readonly AttributeGroup[] IdGroups =
     [
         new(
-            new ObjectAttribute<Driver>("new_id", null, (d, value, _) => ((IAuxiliaryDriver)d).AddDynamicIdAsync(ParseId("new_id", value))),
-            new ObjectAttribute<Driver>("remove_id", null, (d, value, _) => ((IAuxiliaryDriver)d).RemoveDynamicIdAsync(ParseId("remove_id", value).Name))),
+            new ObjectAttribute<Driver>("new_id", null, (d, value, _) => ((IAuxiliaryDriver)d).AddDynamicIdAsync(ParseId("new_id", value)), isString: true),
+            new ObjectAttribute<Driver>("remove_id", null, (d, value, _) => ((IAuxiliaryDriver)d).RemoveDynamicIdAsync(ParseId("remove_id", value).Name), isString: true)),
     ];
 
     // "MODULE.NAME [DRIVER_DATA]"

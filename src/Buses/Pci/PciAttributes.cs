@@ -31,8 +31,8 @@ internal static class PciAttributes
     public static readonly AttributeGroup[] OfDriver =
     [
         new(
-            new ObjectAttribute<PciDriver>("new_id", null, static (d, value, _) => d.AddDynamicIdAsync(ParseId("new_id", value))),
-            new ObjectAttribute<PciDriver>("remove_id", null, static (d, value, _) => d.RemoveDynamicIdAsync(ParseId("remove_id", value)))),
+            new ObjectAttribute<PciDriver>("new_id", null, static (d, value, _) => d.AddDynamicIdAsync(ParseId("new_id", value)), isString: true),
+            new ObjectAttribute<PciDriver>("remove_id", null, static (d, value, _) => d.RemoveDynamicIdAsync(ParseId("remove_id", value)), isString: true)),
     ];
 
     public static readonly AttributeGroup[] OfDevice =

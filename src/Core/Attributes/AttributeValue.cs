@@ -6,6 +6,26 @@ namespace Virtbus.Core;
 /// <summary>Reads the values that people write into attributes, by the kernel's rules.</summary>
 public static class AttributeValue
 {
+    /// <summary>
+    /// What of a write an attribute gets, as a store of sysfs sees it: all up to the first NUL, without the newline at its end. Of a string the
+    /// first line counts; elsewhere a second line is refused. Blanks stay: they are part of a name, and no part of a number.
+    /// </summary>
+    /// <param name="attribute">The attribute's path, for the error.</param>
+    /// <param name="written">What was written.</param>
+    /// <param name="isString">Whether the value is a string.</param>
+    /// <exception cref="VirtbusException">EINVAL: more than one line.</exception>
+    internal static string Take(string attribute, string written, bool isString)
+    {
+        var end = written.IndexOf('\0');
+        var value = end < 0 ? written : written[..end];
+        end = value.IndexOf('\n');
+        if (end < 0)
+            return value;
+        if (!isString && end != value.Length - 1)
+            throw new VirtbusException(Errno.EINVAL, $"{attribute}: what was written has more than one line. Write one value.");
+        return value[..end];
+    }
+
     /// <summary>Reads a truth value as kstrtobool does: y, 1, t, on; n, 0, f, off; in either case.</summary>
     /// <param name="attribute">The attribute's path, for the error.</param>
     /// <param name="value">What was written.</param>
@@ -21,7 +41,7 @@ public static class AttributeValue
         };
     }
 
-    /// <summary>Reads an unsigned number: decimal, 0x hexadecimal, or 0 octal.</summary>
+    /// <summary>Reads an unsigned number as kstrtoull does: decimal, 0x hexadecimal, or 0 octal; a '+' may stand before it, blanks nowhere.</summary>
     /// <param name="attribute">The attribute's path, for the error.</param>
     /// <param name="value">What was written.</param>
     /// <param name="max">The highest value allowed.</param>
@@ -29,7 +49,7 @@ public static class AttributeValue
     public static ulong ParseUnsigned(string attribute, string value, ulong max = ulong.MaxValue)
     {
         ArgumentNullException.ThrowIfNull(value);
-        var text = value.AsSpan();
+        var text = value.StartsWith('+') ? value.AsSpan(1) : value.AsSpan();
         ulong number;
         bool ok;
         if (text.StartsWith("0x", StringComparison.OrdinalIgnoreCase))

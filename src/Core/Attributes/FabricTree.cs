@@ -311,7 +311,8 @@ public sealed class FabricTree
         {
             d.Fabric!.SetDriverOverride(d, value);
             return default;
-        });
+        },
+        isString: true);
 
     private static readonly ObjectAttribute<Device> Modalias = new("modalias", d => d.Modalias ?? "");
 
@@ -369,32 +370,48 @@ public sealed class FabricTree
         new("status", l => l.Status),
     ];
 
-    // "ACTION [UUID [KEY=VALUE ...]]", as the kernel takes it.
+    // "ACTION [UUID [KEY=VALUE ...]]" with one blank between two, as the kernel takes it: a blank promises that something follows.
     private static void SyntheticUevent(string value, string path, Action<UeventAction, KeyValuePair<string, string>[]> emit)
     {
-        var words = value.Split(' ', StringSplitOptions.RemoveEmptyEntries);
-        if (words.Length == 0 || !TryParseAction(words[0], out var action))
+        var end = value.IndexOf(' ');
+        if (!TryParseAction(end < 0 ? value : value[..end], out var action))
             throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: '{value}' does not begin with an action. Write add, remove, change, move, online, offline, bind or unbind.");
-        var variables = new List<KeyValuePair<string, string>>();
-        if (words.Length == 1)
+        if (end < 0)
         {
-            variables.Add(new("SYNTH_UUID", "0"));
+            emit(action, [new("SYNTH_UUID", "0")]);
+            return;
         }
-        else
+        var words = value[(end + 1)..].Split(' ');
+        if (!IsUuid(words[0]))
+            throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: '{words[0]}' is not a UUID. After one blank, write 36 characters such as 12345678-9abc-def0-1234-56789abcdef0.");
+        var variables = new List<KeyValuePair<string, string>> { new("SYNTH_UUID", words[0]) };
+        foreach (var word in words.Skip(1))
         {
-            if (!Guid.TryParseExact(words[1], "D", out _))
-                throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: '{words[1]}' is not a UUID of 36 characters.");
-            variables.Add(new("SYNTH_UUID", words[1]));
+            if (word.Split('=') is not [var key, var argument] || !IsWord(key) || !IsWord(argument))
+                throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: '{word}' is not KEY=VALUE of letters and digits. Write one blank before each pair, and none at the end.");
+            variables.Add(new("SYNTH_ARG_" + key, argument));
         }
-        foreach (var word in words.Skip(2))
-        {
-            var parts = word.Split('=', 2);
-            if (parts.Length != 2 || !parts[0].All(char.IsAsciiLetterOrDigit) || !parts[1].All(char.IsAsciiLetterOrDigit))
-                throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: '{word}' is not KEY=VALUE of letters and digits.");
-            variables.Add(new("SYNTH_ARG_" + parts[0], parts[1]));
-        }
+        ThrowIfTooMany(variables, path);
         emit(action, [.. variables]);
     }
+
+    // The kernel collects the arguments in an environment of their own first, and a full one is a wrong request.
+    private static void ThrowIfTooMany(List<KeyValuePair<string, string>> arguments, string path)
+    {
+        try
+        {
+            ToVariables([.. arguments]);
+        }
+        catch (VirtbusException e)
+        {
+            throw new VirtbusException(Errno.EINVAL, $"{path}/uevent: {e.Message} Write fewer pairs.", e);
+        }
+    }
+
+    private static bool IsUuid(string text) =>
+        text.Length == 36 && text.Select((c, i) => i is 8 or 13 or 18 or 23 ? c == '-' : char.IsAsciiHexDigit(c)).All(static right => right);
+
+    private static bool IsWord(string text) => text.Length > 0 && text.All(char.IsAsciiLetterOrDigit);
 
     private static bool TryParseAction(string word, [NotNullWhen(true)] out UeventAction action)
     {

@@ -12,15 +12,23 @@ public sealed class ObjectAttribute<T> : ObjectAttribute
     /// <summary>Makes a descriptor; keep it in a static field.</summary>
     /// <param name="name">The file name.</param>
     /// <param name="show">Gives the value without a closing newline (reading adds one to a value that is not empty); null when write-only.</param>
-    /// <param name="store">Takes a value without surrounding white space; refuses with a <see cref="Platform.VirtbusException"/>; null when read-only.</param>
+    /// <param name="store">
+    /// Takes one line without its newline, which may be empty; refuses with a <see cref="Platform.VirtbusException"/>; null when read-only.
+    /// </param>
     /// <param name="visible">Tells whether an object has the attribute at all; null when every one has.</param>
+    /// <param name="isString">
+    /// True for a string that is kept or taken apart as it is (a name, a label, an id): the first line of what is written counts. Else, as for
+    /// numbers and words, a second line is refused.
+    /// </param>
     public ObjectAttribute(
         string name,
         Func<T, string>? show = null,
         Func<T, string, CancellationToken, ValueTask>? store = null,
-        Func<T, bool>? visible = null)
+        Func<T, bool>? visible = null,
+        bool isString = false)
         : base(name)
     {
+        IsString = isString;
         _show = show;
         _store = store;
         _visible = visible;
@@ -31,6 +39,8 @@ public sealed class ObjectAttribute<T> : ObjectAttribute
 
     /// <inheritdoc/>
     public override bool CanWrite => _store is not null;
+
+    internal override bool IsString { get; }
 
     internal override bool IsVisible(object owner) => _visible is null || _visible((T)owner);
 

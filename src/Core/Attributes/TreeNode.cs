@@ -1,3 +1,4 @@
+using System.Text;
 using Virtbus.Platform;
 
 namespace Virtbus.Core;
@@ -127,16 +128,21 @@ public sealed class TreeFile : TreeNode
     }
 
     /// <summary>Writes the attribute. Returns when what was asked for is done.</summary>
-    /// <param name="value">The value; surrounding white space is dropped.</param>
+    /// <param name="value">
+    /// The value: of text, what stands before the first NUL, without a newline at its end; of a string attribute the first line. A text for a
+    /// file of bytes is handed over as it is.
+    /// </param>
     /// <param name="cancellationToken">Ends the wait.</param>
-    /// <exception cref="VirtbusException">EACCES: the attribute is read-only; EINVAL: the value is too long; or what the object answers.</exception>
+    /// <exception cref="VirtbusException">
+    /// EACCES: the attribute is read-only; EINVAL: the value is too long or has a second line; or what the object answers.
+    /// </exception>
     public ValueTask WriteAsync(string value, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(value);
         if (!_attribute.CanWrite)
             throw new VirtbusException(Errno.EACCES, $"{_path} is read-only; '{value.Trim()}' was not written.");
-        if (value.Length > ObjectAttribute.MaxStoreBytes)
-            throw new VirtbusException(Errno.EINVAL, $"{_path}: the value has {value.Length} characters. A write takes at most {ObjectAttribute.MaxStoreBytes}.");
-        return _attribute.StoreAsync(_owner, value.Trim(), cancellationToken);
+        if (Encoding.UTF8.GetByteCount(value) is > ObjectAttribute.MaxStoreBytes and var bytes)
+            throw new VirtbusException(Errno.EINVAL, $"{_path}: the value has {bytes} bytes. A write takes at most {ObjectAttribute.MaxStoreBytes}.");
+        return _attribute.StoreAsync(_owner, IsBinary ? value : AttributeValue.Take(_path, value, _attribute.IsString), cancellationToken);
     }
 }

@@ -110,6 +110,8 @@ public sealed class MatchTests
     [Theory]
     [InlineData("new_id", "", Errno.EINVAL)]
     [InlineData("new_id", "1af4", Errno.EINVAL)]
+    [InlineData("new_id", "1af4\n10f5", Errno.EINVAL)]
+    [InlineData("new_id", "1af4\010f5", Errno.EINVAL)]
     [InlineData("new_id", "1af4 xyz", Errno.EINVAL)]
     [InlineData("new_id", "1af4 100000000", Errno.EINVAL)]
     [InlineData("new_id", "1 2 3 4 5 6 7 8", Errno.EINVAL)]

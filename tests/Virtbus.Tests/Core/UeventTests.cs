@@ -126,8 +126,56 @@ public sealed class UeventTests
         var last = world.Fabric.Uevents.History().TakeLast(2).ToArray();
         Assert.Contains(last[0].Variables, v => v is { Key: "SYNTH_UUID", Value: "0" });
         Assert.Equal(("add", "xyz"), (last[1].ActionName, last[1].Variables.Single(v => v.Key == "SYNTH_ARG_B").Value));
-        foreach (var wrong in new[] { "", "jump", "add not-a-uuid", "add 0fb5f1c6-0ee9-4a0f-9b33-6a5a4e4d4a11 A=." })
-            await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(File, wrong));
+        Assert.Equal("SYNTH_UUID", Assert.Single(last[0].Variables, v => v.Key.StartsWith("SYNTH", StringComparison.Ordinal)).Key);
+        await world.Fabric.Tree.WriteAsync(File, "move 0FB5F1C6-0EE9-4A0F-9B33-6A5A4E4D4A11\n");
+        Assert.Equal("0FB5F1C6-0EE9-4A0F-9B33-6A5A4E4D4A11", world.Fabric.Uevents.History()[^1].Variables.Single(v => v.Key == "SYNTH_UUID").Value);
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("\n")]
+    [InlineData(" add")]
+    [InlineData("ad")]
+    [InlineData("ADD")]
+    [InlineData("jump")]
+    [InlineData("add ")]
+    [InlineData("add \n")]
+    [InlineData("add not-a-uuid")]
+    [InlineData("add  UUID")]
+    [InlineData("add UUID ")]
+    [InlineData("add UUID0")]
+    [InlineData("add {UUID}")]
+    [InlineData("add 0fb5f1c60ee94a0f9b336a5a4e4d4a11")]
+    [InlineData("add 0fb5f1c6-0ee9-4a0f-9b336-a5a4e4d4a11")]
+    [InlineData("add UUID  A=1")]
+    [InlineData("add UUID A=1 ")]
+    [InlineData("add UUID A=1  B=2")]
+    [InlineData("add UUID\tA=1")]
+    [InlineData("add UUID =b")]
+    [InlineData("add UUID A=")]
+    [InlineData("add UUID A")]
+    [InlineData("add UUID A=.")]
+    [InlineData("add UUID A_B=1")]
+    [InlineData("add UUID A=1=2")]
+    [InlineData("add UUID A= B=1")]
+    [InlineData("add UUID A=1\nB=2")]
+    [InlineData("add A=1")]
+    public async Task Written_uevent_of_another_form_is_refused(string written)
+    {
+        var world = await World.NewAsync();
+        var before = world.Fabric.Uevents.Seqnum;
+        foreach (var file in new[] { "/devices/parent/uevent", "/bus/auxiliary/uevent" })
+            await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(file, written.Replace("UUID", "0fb5f1c6-0ee9-4a0f-9b33-6a5a4e4d4a11", StringComparison.Ordinal)));
+        Assert.Equal(before, world.Fabric.Uevents.Seqnum);
+    }
+
+    [Fact]
+    public async Task Written_uevent_with_more_arguments_than_an_event_holds_is_refused()
+    {
+        var world = await World.NewAsync();
+        const string Uuid = "add 0fb5f1c6-0ee9-4a0f-9b33-6a5a4e4d4a11";
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/devices/parent/uevent", Uuid + string.Concat(Enumerable.Range(0, 64).Select(i => $" K{i}=v"))));
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/devices/parent/uevent", $"{Uuid} K={new string('x', 2100)}"));
     }
 
     [Fact]
