@@ -488,22 +488,19 @@ public sealed class Fabric
     /// <summary>Looks for a driver for a device as when it was plugged in, as a write to the bus's <c>drivers_probe</c> does.</summary>
     /// <param name="bus">The bus.</param>
     /// <param name="deviceName">The device's name on the bus.</param>
-    /// <exception cref="VirtbusException">ENODEV: no such device; EINVAL: no driver was bound; EAGAIN: the probe was deferred.</exception>
+    /// <exception cref="VirtbusException">
+    /// ENODEV: no such device; EINVAL: it waits for a supplier, so no driver was tried. That no driver serves it, or that every probe failed or
+    /// was deferred, is no error of the look.
+    /// </exception>
     public async ValueTask ProbeAsync(Bus bus, string deviceName)
     {
         ArgumentNullException.ThrowIfNull(bus);
         var device = FindOnBus(bus, deviceName);
         var outcome = await Binder.AttachAsync(device);
-        switch (outcome.Result)
-        {
-            case AttachResult.Bound or AttachResult.AlreadyBound or AttachResult.Parked:
-                return;
-            case AttachResult.Deferred:
-                throw new VirtbusException(Errno.EAGAIN, $"Probe of {device.Name} was deferred: {device.DeferredReason ?? "it is tried again"}. It is tried again when a driver binds.");
-            default:
-                var why = outcome.Error is { } e ? $"the last probe failed: {e.Message}" : $"no driver on bus {bus.Name} serves it. Load a module or set driver_override.";
-                throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} was not bound: {why}", outcome.Error);
-        }
+        if (outcome.Result == AttachResult.Gone)
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was removed meanwhile.");
+        if (outcome is { Result: AttachResult.Deferred, Error: null })
+            throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is not probed yet: {device.DeferredReason ?? "it is tried again"}. It is tried again when that is there.");
     }
 
     /// <summary>Sets or clears the only driver name that may bind a device. Takes effect at the next bind; nothing is unbound.</summary>
@@ -540,43 +537,113 @@ public sealed class Fabric
         });
     }
 
-    /// <summary>Makes a consumer depend on a supplier.</summary>
+    /// <summary>
+    /// Makes a consumer depend on a supplier. Devices that are linked already keep their link, which becomes what all requests together ask
+    /// for: the longer life wins, a stateless link becomes managed, and <see cref="DeviceLinkFlags.PmRuntime"/> counts from the consumer's next
+    /// resume on.
+    /// </summary>
     /// <param name="consumer">The device that needs the other.</param>
     /// <param name="supplier">A device in the tree.</param>
-    /// <param name="flags">How the link behaves.</param>
-    /// <returns>The link; the one that is there when both are linked already.</returns>
+    /// <param name="flags">How the link behaves. Waking the supplier at once takes <see cref="AddLinkAsync"/>.</param>
+    /// <returns>The link of the two.</returns>
     /// <exception cref="VirtbusException">EINVAL: the supplier is not in the tree, or depends on the consumer, or the flags contradict each other.</exception>
     public DeviceLink AddLink(Device consumer, Device supplier, DeviceLinkFlags flags = DeviceLinkFlags.None)
     {
         ArgumentNullException.ThrowIfNull(consumer);
         ArgumentNullException.ThrowIfNull(supplier);
+        ThrowIfContradictory(consumer, supplier, flags);
+        if (WakesSupplier(flags))
+            throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {nameof(DeviceLinkFlags.RpmActive)} waits until {supplier.Name} is awake. Use {nameof(AddLinkAsync)}.");
         lock (Gate)
+            return AddLinkInGate(consumer, supplier, flags);
+    }
+
+    /// <summary>Makes a consumer depend on a supplier as <see cref="AddLink"/> does, and wakes the supplier first when the flags ask for it.</summary>
+    /// <param name="consumer">The device that needs the other.</param>
+    /// <param name="supplier">A device in the tree.</param>
+    /// <param name="flags">How the link behaves.</param>
+    /// <param name="cancellationToken">Ends the wait for the supplier.</param>
+    /// <returns>The link of the two.</returns>
+    /// <exception cref="VirtbusException">As <see cref="AddLink"/>, or the supplier does not wake; there is no new link then.</exception>
+    public async ValueTask<DeviceLink> AddLinkAsync(Device consumer, Device supplier, DeviceLinkFlags flags = DeviceLinkFlags.None, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(consumer);
+        ArgumentNullException.ThrowIfNull(supplier);
+        if (!WakesSupplier(flags))
+            return AddLink(consumer, supplier, flags);
+        ThrowIfContradictory(consumer, supplier, flags);
+        await supplier.Power.RuntimeGetAsync(cancellationToken);
+        try
         {
-            if (supplier.State != DeviceState.Added || consumer.State is DeviceState.Deleted or DeviceState.Released)
-                throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {(supplier.State != DeviceState.Added ? supplier.Name : consumer.Name)} is not in the tree.");
-            if (flags.HasFlag(DeviceLinkFlags.Stateless) && (flags & ManagedFlags) != DeviceLinkFlags.None)
-                throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: a stateless link does not follow binding, so {flags & ManagedFlags} has no meaning. Drop one of them.");
-            if (DependsOn(supplier, consumer))
-                throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {supplier.Name} itself depends on {consumer.Name}. Links must not form a circle.");
-            if (consumer.Links?.Suppliers.FirstOrDefault(l => l.Supplier == supplier) is { } there)
-                return there;
-            var link = new DeviceLink(supplier, consumer, flags);
-            var ofConsumer = consumer.Links ??= new DeviceLinks();
-            var ofSupplier = supplier.Links ??= new DeviceLinks();
-            ofConsumer.Suppliers = [.. ofConsumer.Suppliers, link];
-            ofSupplier.Consumers = [.. ofSupplier.Consumers, link];
-            _links.Add(link);
-            return link;
+            lock (Gate)
+            {
+                var link = AddLinkInGate(consumer, supplier, flags);
+                link.TryKeepUse();
+                return link;
+            }
+        }
+        catch
+        {
+            await supplier.Power.LetGoAsync();
+            throw;
         }
     }
 
-    /// <summary>Removes a link.</summary>
+    private static bool WakesSupplier(DeviceLinkFlags flags) => flags.HasFlag(DeviceLinkFlags.PmRuntime | DeviceLinkFlags.RpmActive);
+
+    // What of a request makes no sense whatever the devices are.
+    private static void ThrowIfContradictory(Device consumer, Device supplier, DeviceLinkFlags flags)
+    {
+        if ((flags & ~LinkFlags) != DeviceLinkFlags.None)
+            throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: 0x{(int)(flags & ~LinkFlags):x} is no flag of a link. Leave these bits out.");
+        if (flags.HasFlag(DeviceLinkFlags.Stateless) && (flags & ManagedFlags) != DeviceLinkFlags.None)
+            throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: a stateless link does not follow binding, so {flags & ManagedFlags} has no meaning. Drop one of them.");
+        if (flags.HasFlag(DeviceLinkFlags.AutoprobeConsumer) && (flags & AutoremoveFlags) != DeviceLinkFlags.None)
+            throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {nameof(DeviceLinkFlags.AutoprobeConsumer)} is for a link that outlives an unbind, {flags & AutoremoveFlags} for one that does not. Drop one of them.");
+    }
+
+    private DeviceLink AddLinkInGate(Device consumer, Device supplier, DeviceLinkFlags flags)
+    {
+        if (supplier.State != DeviceState.Added || consumer.State is DeviceState.Deleted or DeviceState.Released)
+            throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {(supplier.State != DeviceState.Added ? supplier.Name : consumer.Name)} is not in the tree.");
+        if (DependsOn(supplier, consumer))
+            throw new VirtbusException(Errno.EINVAL, $"Link {supplier.Name} -> {consumer.Name}: {supplier.Name} itself depends on {consumer.Name}. Links must not form a circle.");
+        // Asked for together, the one that keeps the link longer counts.
+        if (flags.HasFlag(DeviceLinkFlags.AutoremoveSupplier))
+            flags &= ~DeviceLinkFlags.AutoremoveConsumer;
+        if (consumer.Links?.Suppliers.FirstOrDefault(l => l.Supplier == supplier) is { } there)
+        {
+            there.Add(flags, isFirst: false);
+            return there;
+        }
+        var link = new DeviceLink(supplier, consumer);
+        link.Add(flags, isFirst: true);
+        var ofConsumer = consumer.Links ??= new DeviceLinks();
+        var ofSupplier = supplier.Links ??= new DeviceLinks();
+        ofConsumer.Suppliers = [.. ofConsumer.Suppliers, link];
+        ofSupplier.Consumers = [.. ofSupplier.Consumers, link];
+        _links.Add(link);
+        return link;
+    }
+
+    /// <summary>
+    /// Takes a stateless request for a link back; the link goes with the last one, unless it is managed as well. A managed link goes with its
+    /// devices or, by its autoremove flag, at an unbind. Harmless for a link that is gone.
+    /// </summary>
     /// <param name="link">The link.</param>
+    /// <exception cref="VirtbusException">EINVAL: no stateless request is left, and the consumer is in the tree.</exception>
     public void RemoveLink(DeviceLink link)
     {
         ArgumentNullException.ThrowIfNull(link);
         lock (Gate)
-            RemoveLinkInGate(link);
+        {
+            if (!_links.Contains(link))
+                return;
+            if (!link.IsStateless && link.Consumer.State == DeviceState.Added)
+                throw new VirtbusException(Errno.EINVAL, $"Link {link.Supplier.Name} -> {link.Consumer.Name} is managed: it goes with one of the two devices, or at an unbind when it has an autoremove flag. Make it {nameof(DeviceLinkFlags.Stateless)} to remove it by hand.");
+            if (!link.IsStateless || link.RemoveStateless())
+                RemoveLinkInGate(link);
+        }
     }
 
     /// <summary>The links of the fabric.</summary>
@@ -739,7 +806,23 @@ public sealed class Fabric
             return;
         link.Consumer.Links!.Suppliers = [.. link.Consumer.Links.Suppliers.Where(l => l != link)];
         link.Supplier.Links!.Consumers = [.. link.Supplier.Links.Consumers.Where(l => l != link)];
-        // It may have waited for this supplier only.
+        // A supplier that leaves has forgotten its uses already.
+        if (link.TakeUses(last: true) is > 0 and var uses && link.Supplier.State == DeviceState.Added)
+            StartWork("runtime idle of " + link.Supplier.Name, () => link.Supplier.Power.LetGoAsync(uses).AsTask());
+        RetryConsumerInGate(link);
+    }
+
+    internal void EndManagedInGate(DeviceLink link)
+    {
+        if (link.EndManaged())
+            RemoveLinkInGate(link);
+        else
+            RetryConsumerInGate(link);
+    }
+
+    // It may have waited for this supplier only.
+    private void RetryConsumerInGate(DeviceLink link)
+    {
         if (link.Consumer.IsDeferred)
             Binder.RetryInGate();
     }
@@ -1030,6 +1113,9 @@ public sealed class Fabric
     private static readonly FrozenSet<string> OwnFiles = FrozenSet.Create(
         StringComparer.Ordinal, "device", "driver", "driver_override", "modalias", "power", "subsystem", "uevent", "waiting_for_supplier");
 
-    private const DeviceLinkFlags ManagedFlags =
-        DeviceLinkFlags.AutoremoveConsumer | DeviceLinkFlags.AutoremoveSupplier | DeviceLinkFlags.AutoprobeConsumer;
+    private const DeviceLinkFlags AutoremoveFlags = DeviceLinkFlags.AutoremoveConsumer | DeviceLinkFlags.AutoremoveSupplier;
+
+    private const DeviceLinkFlags ManagedFlags = AutoremoveFlags | DeviceLinkFlags.AutoprobeConsumer;
+
+    private const DeviceLinkFlags LinkFlags = ManagedFlags | DeviceLinkFlags.Stateless | DeviceLinkFlags.PmRuntime | DeviceLinkFlags.RpmActive;
 }

@@ -896,7 +896,7 @@ public sealed partial class PciBus : Bus
                 catch (VirtbusException e)
                 {
                     // One function's trouble must not keep the others away.
-                    PciLog.RescanFailed(Log, $"{slot.Address}", e);
+                    PciLog.RescanFailed(Log, $"{slot.Address}", e.Message);
                 }
             }
             if (slot.Secondary is { } behind)

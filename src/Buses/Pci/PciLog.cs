@@ -32,6 +32,6 @@ internal static partial class PciLog
     [LoggerMessage(2008, LogLevel.Warning, "{Device}: NumVFs says {Wanted}, the function shows {There}")]
     internal static partial void FunctionsMissing(ILogger log, string device, int wanted, int there);
 
-    [LoggerMessage(2009, LogLevel.Error, "{Device}: a rescan could not add it")]
-    internal static partial void RescanFailed(ILogger log, string device, Exception error);
+    [LoggerMessage(2009, LogLevel.Warning, "{Device}: a rescan could not add it: {Reason}")]
+    internal static partial void RescanFailed(ILogger log, string device, string reason);
 }

@@ -134,11 +134,16 @@ internal static class DriverVerbs
     {
         try
         {
-            client.Write($"/bus/{device.Bus}/drivers_probe", device.Name);
+            // A driver that was asked for by name says why it does not take the device; the bus only looks around.
+            client.Write(driver is null ? $"/bus/{device.Bus}/drivers_probe" : $"/bus/{device.Bus}/drivers/{driver}/bind", device.Name);
         }
         catch (VirtbusException e) when (e.Errno == Errno.EINVAL && driver is null)
         {
-            // No driver is made for it, which the state that is printed tells.
+            // It waits for another device, which the state that is printed tells.
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.EBUSY && DeviceVerbs.Find(client, device.Path).Driver == driver)
+        {
+            // The bus was faster.
         }
         catch (VirtbusException e) when (driver is not null)
         {

@@ -469,8 +469,8 @@ internal sealed class Binder(Fabric fabric)
             SetUnbound(device);
             foreach (var link in device.Links?.Suppliers ?? [])
             {
-                if (link.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer))
-                    fabric.RemoveLinkInGate(link);
+                if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer))
+                    fabric.EndManagedInGate(link);
             }
             if (device.State != DeviceState.Added || device.IsGone)
                 return new(AttachResult.Gone, error);
@@ -543,13 +543,13 @@ internal sealed class Binder(Fabric fabric)
     {
         foreach (var link in device.Links?.Suppliers ?? [])
         {
-            if (link.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer))
-                fabric.RemoveLinkInGate(link);
+            if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer))
+                fabric.EndManagedInGate(link);
         }
         foreach (var link in device.Links?.Consumers ?? [])
         {
-            if (link.Flags.HasFlag(DeviceLinkFlags.AutoremoveSupplier))
-                fabric.RemoveLinkInGate(link);
+            if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoremoveSupplier))
+                fabric.EndManagedInGate(link);
         }
     }
 
@@ -576,7 +576,7 @@ internal sealed class Binder(Fabric fabric)
         _deferredTrigger++;
         foreach (var link in bound.Links?.Consumers ?? [])
         {
-            if (link.Flags.HasFlag(DeviceLinkFlags.AutoprobeConsumer) && link.Consumer is { State: DeviceState.Added, Bus: not null, Binding.State: BindingState.Unbound })
+            if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoprobeConsumer) && link.Consumer is { State: DeviceState.Added, Bus: not null, Binding.State: BindingState.Unbound })
                 AddDeferred(link.Consumer, $"supplier {bound.Name} was just bound");
         }
         RetryInGate();

@@ -18,7 +18,7 @@ public sealed class DevicePower
     private TimeSpan _suspended;
     private bool _forbidden;
     private bool _heldForRemove;
-    private readonly Stack<DevicePower> _needed = new();
+    private bool _holdsParent;
 
     internal DevicePower(Device device) => _device = device;
 
@@ -92,8 +92,12 @@ public sealed class DevicePower
         }
     }
 
-    /// <summary>Lets the device sleep when idle (<c>auto</c>) or keeps it awake (<c>on</c>), which counts as a use.</summary>
+    /// <summary>
+    /// Lets the device sleep when idle (<c>auto</c>) or keeps it awake (<c>on</c>), which counts as a use. <c>auto</c> takes effect whatever
+    /// became of that use, and whether or not the device then goes to sleep.
+    /// </summary>
     /// <param name="allowed">True for <c>auto</c>.</param>
+    /// <exception cref="VirtbusException">When kept awake: the device does not wake, as <see cref="RuntimeGetAsync"/>; nothing is changed then.</exception>
     public async ValueTask AllowRuntimeAsync(bool allowed)
     {
         await _turn.WaitAsync();
@@ -105,7 +109,7 @@ public sealed class DevicePower
                 await GetInTurnAsync(CancellationToken.None);
             _forbidden = !allowed;
             if (allowed)
-                await PutInTurnAsync();
+                await PutForCoreInTurnAsync();
         }
         finally
         {
@@ -128,16 +132,20 @@ public sealed class DevicePower
         }
     }
 
-    /// <summary>Gives up a use of the core's.</summary>
-    internal async ValueTask LetGoAsync()
+    /// <summary>Gives up uses of the core's.</summary>
+    internal async ValueTask LetGoAsync(int uses = 1)
     {
-        try
+        for (; uses > 0; uses--)
         {
-            await RuntimePutAsync();
-        }
-        catch (Exception e)
-        {
-            FabricLog.PowerFailed(_device.Fabric!.Log, _device.Name, "runtime suspend", e.Message);
+            await _turn.WaitAsync();
+            try
+            {
+                await PutForCoreInTurnAsync();
+            }
+            finally
+            {
+                _turn.Release();
+            }
         }
     }
 
@@ -177,7 +185,7 @@ public sealed class DevicePower
             if (_heldForRemove)
             {
                 _heldForRemove = false;
-                await PutInTurnAsync();
+                await PutForCoreInTurnAsync();
             }
         }
         finally
@@ -273,6 +281,24 @@ public sealed class DevicePower
         }
     }
 
+    // Somebody may have given up one use too many, and the core's with it: the count stays 0 then, and what goes on here goes on.
+    private async ValueTask PutForCoreInTurnAsync()
+    {
+        if (_usage == 0)
+        {
+            FabricLog.UsageUnderflow(_device.Fabric!.Log, _device.Name);
+            return;
+        }
+        try
+        {
+            await PutInTurnAsync();
+        }
+        catch (Exception e)
+        {
+            FabricLog.PowerFailed(_device.Fabric!.Log, _device.Name, "runtime suspend", e.Message);
+        }
+    }
+
     private async ValueTask SleepIfIdleAsync()
     {
         if (RuntimeStatus != RuntimeStatus.Active || RuntimeActiveChildren > 0)
@@ -306,15 +332,21 @@ public sealed class DevicePower
 
     private async ValueTask GetNeededAsync(CancellationToken cancellationToken)
     {
-        // Kept until the last use goes: links may change in between, and what was taken is what is given up.
         try
         {
             if (_device.Parent is { } parent)
-                await NeedAsync(parent.Power, cancellationToken);
+            {
+                await parent.Power.RuntimeGetAsync(cancellationToken);
+                _holdsParent = true;
+            }
             foreach (var link in _device.Links?.Suppliers ?? [])
             {
-                if (link.Flags.HasFlag(DeviceLinkFlags.PmRuntime))
-                    await NeedAsync(link.Supplier.Power, cancellationToken);
+                if (!link.Flags.HasFlag(DeviceLinkFlags.PmRuntime))
+                    continue;
+                await link.Supplier.Power.RuntimeGetAsync(cancellationToken);
+                // What a link holds is given back with the consumer's last use or, when the link goes first, by who removes it.
+                if (!link.TryKeepUse())
+                    await link.Supplier.Power.LetGoAsync();
             }
         }
         catch
@@ -324,16 +356,14 @@ public sealed class DevicePower
         }
     }
 
-    private async ValueTask NeedAsync(DevicePower power, CancellationToken cancellationToken)
-    {
-        await power.RuntimeGetAsync(cancellationToken);
-        _needed.Push(power);
-    }
-
     private async ValueTask PutNeededAsync()
     {
-        while (_needed.TryPop(out var power))
-            await power.LetGoAsync();
+        foreach (var link in (_device.Links?.Suppliers ?? []).Reverse())
+            await link.Supplier.Power.LetGoAsync(link.TakeUses());
+        if (!_holdsParent)
+            return;
+        _holdsParent = false;
+        await _device.Parent!.Power.LetGoAsync();
     }
 
     private void AdjustParent(int by)

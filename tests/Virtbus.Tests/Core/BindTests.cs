@@ -46,8 +46,6 @@ public sealed class BindTests
         Assert.Equal("Device mod.a.1 is not bound to test.e: it is bound to test.d.", e.Message);
         e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnbindAsync(other, "mod.c.1"));
         Assert.Equal("Device mod.c.1 is not bound to test.e: it has no driver.", e.Message);
-        e = await Deadline.Refused(Errno.EINVAL, () => world.Fabric.ProbeAsync(world.Bus, "mod.c.1"));
-        Assert.Equal("Device mod.c.1 was not bound: no driver on bus auxiliary serves it. Load a module or set driver_override.", e.Message);
         await Deadline.Refused(Errno.ENODEV, () => world.Fabric.ProbeAsync(world.Bus, "nobody"));
         await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnregisterDriverAsync(world.Driver("never", "a")));
         e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.RegisterDriverAsync(world.Driver("d", "x")));
@@ -95,6 +93,31 @@ public sealed class BindTests
         Assert.Same(served, device.Driver);
         Deadline.Refused(Errno.EOPNOTSUPP, () => world.Fabric.SetDriverOverride(world.Parent, "x"));
         Deadline.Refused(Errno.EINVAL, () => world.Fabric.SetDriverOverride(device, new string('x', 5000)));
+    }
+
+    [Fact]
+    public async Task Look_for_a_driver_succeeds_whatever_comes_of_it()
+    {
+        const string Probe = "/bus/auxiliary/drivers_probe";
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("d", "a");
+        var device = await world.AddAsync("a", 1);
+        await world.AddAsync("c", 1);
+        await world.Fabric.Tree.WriteAsync(Probe, "mod.a.1");
+        await world.Fabric.Tree.WriteAsync(Probe, "mod.c.1\n");
+        await world.Fabric.UnbindAsync(driver, device.Name);
+        driver.OnProbe = (_, _, _) => throw new VirtbusException(Errno.EIO, "No.");
+        await world.Fabric.Tree.WriteAsync(Probe, "mod.a.1");
+        driver.OnProbe = (_, _, _) => throw new ProbeDeferException("later");
+        await world.Fabric.Tree.WriteAsync(Probe, "mod.a.1");
+        Assert.Equal((null, "later"), (device.Driver, device.DeferredReason));
+        foreach (var nobody in new[] { "nobody", "", "mod.a.2", " mod.a.1", "mod.a.1 " })
+            await Deadline.Refused(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Probe, nobody));
+
+        var supplier = await world.AddAsync("s", 1);
+        world.Fabric.AddLink(device, supplier);
+        var e = await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Probe, "mod.a.1"));
+        Assert.Equal("Device mod.a.1 is not probed yet: supplier mod.s.1 not ready. It is tried again when that is there.", e.Message);
     }
 
     [Fact]

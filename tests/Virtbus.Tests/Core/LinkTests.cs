@@ -62,8 +62,111 @@ public sealed class LinkTests
         Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, below));
         Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, world.New("a", 9)));
         Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(below, b, DeviceLinkFlags.Stateless | DeviceLinkFlags.AutoprobeConsumer));
+        await world.Fabric.DeleteAsync(b);
+        Assert.Empty(world.Fabric.Links);
+    }
+
+    [Fact]
+    public async Task Requests_that_make_no_sense_are_refused()
+    {
+        var world = await World.NewAsync();
+        var a = await world.AddAsync("a", 1);
+        var b = await world.AddAsync("a", 2);
+        foreach (var flags in new[]
+        {
+            (DeviceLinkFlags)0x40,
+            (DeviceLinkFlags)0x80,
+            (DeviceLinkFlags)0x400 | DeviceLinkFlags.Stateless,
+            DeviceLinkFlags.Stateless | DeviceLinkFlags.AutoremoveConsumer,
+            DeviceLinkFlags.Stateless | DeviceLinkFlags.AutoremoveSupplier,
+            DeviceLinkFlags.Stateless | DeviceLinkFlags.AutoprobeConsumer,
+            DeviceLinkFlags.AutoprobeConsumer | DeviceLinkFlags.AutoremoveConsumer,
+            DeviceLinkFlags.AutoprobeConsumer | DeviceLinkFlags.AutoremoveSupplier,
+        })
+        {
+            Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, b, flags));
+            await Deadline.Refused(Errno.EINVAL, async () => await world.Fabric.AddLinkAsync(a, b, flags | DeviceLinkFlags.PmRuntime | DeviceLinkFlags.RpmActive));
+        }
+        Assert.Empty(world.Fabric.Links);
+        Assert.Equal(0, b.Power.RuntimeUsage);
+        var e = Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, b, (DeviceLinkFlags)0x140));
+        Assert.Equal("Link mod.a.2 -> mod.a.1: 0x140 is no flag of a link. Leave these bits out.", e.Message);
+    }
+
+    [Theory]
+    // The first request, the second, what comes of both: Linux's device_link_add.
+    [InlineData(DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.None, DeviceLinkFlags.None)]
+    [InlineData(DeviceLinkFlags.AutoremoveSupplier, DeviceLinkFlags.None, DeviceLinkFlags.None)]
+    [InlineData(DeviceLinkFlags.None, DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.None)]
+    [InlineData(DeviceLinkFlags.None, DeviceLinkFlags.AutoremoveSupplier, DeviceLinkFlags.None)]
+    [InlineData(DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.AutoremoveSupplier, DeviceLinkFlags.AutoremoveSupplier)]
+    [InlineData(DeviceLinkFlags.AutoremoveSupplier, DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.AutoremoveSupplier)]
+    [InlineData(DeviceLinkFlags.AutoremoveSupplier | DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.AutoremoveSupplier)]
+    [InlineData(DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.PmRuntime, DeviceLinkFlags.PmRuntime)]
+    [InlineData(DeviceLinkFlags.AutoprobeConsumer, DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.AutoprobeConsumer)]
+    [InlineData(DeviceLinkFlags.Stateless, DeviceLinkFlags.None, DeviceLinkFlags.Stateless)]
+    [InlineData(DeviceLinkFlags.Stateless, DeviceLinkFlags.AutoremoveConsumer, DeviceLinkFlags.Stateless)]
+    [InlineData(DeviceLinkFlags.AutoremoveSupplier, DeviceLinkFlags.Stateless | DeviceLinkFlags.PmRuntime, DeviceLinkFlags.AutoremoveSupplier | DeviceLinkFlags.Stateless | DeviceLinkFlags.PmRuntime)]
+    public async Task Second_request_for_a_pair_merges_with_the_first(DeviceLinkFlags first, DeviceLinkFlags second, DeviceLinkFlags both)
+    {
+        var world = await World.NewAsync();
+        var consumer = await world.AddAsync("a", 1);
+        var supplier = await world.AddAsync("a", 2);
+        var link = world.Fabric.AddLink(consumer, supplier, first);
+        Assert.Equal(!first.HasFlag(DeviceLinkFlags.Stateless), link.IsManaged);
+        Assert.Same(link, world.Fabric.AddLink(consumer, supplier, second));
+        Assert.Equal((both, true), (link.Flags, link.IsManaged));
+        Assert.Single(world.Fabric.Links);
+    }
+
+    [Fact]
+    public async Task Stateless_requests_are_counted_and_each_remove_takes_back_its_own()
+    {
+        var world = await World.NewAsync();
+        var consumer = await world.AddAsync("a", 1);
+        var supplier = await world.AddAsync("a", 2);
+        var link = world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.Stateless);
+        world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.Stateless);
         world.Fabric.RemoveLink(link);
-        Assert.NotNull(world.Fabric.AddLink(b, a));
+        Assert.Equal([link], world.Fabric.Links);
+        world.Fabric.RemoveLink(link);
+        Assert.Empty(world.Fabric.Links);
+        world.Fabric.RemoveLink(link);
+
+        link = world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.Stateless);
+        world.Fabric.AddLink(consumer, supplier);
+        world.Fabric.RemoveLink(link);
+        Assert.Equal((DeviceLinkFlags.None, true), (link.Flags, link.IsManaged));
+        var e = Deadline.Refused(Errno.EINVAL, () => world.Fabric.RemoveLink(link));
+        Assert.StartsWith("Link mod.a.2 -> mod.a.1 is managed: ", e.Message, StringComparison.Ordinal);
+        Assert.Equal([link], world.Fabric.Links);
+        // One that nobody put into the tree yet has no driver core to keep it.
+        var early = world.Fabric.AddLink(world.New("a", 9), supplier);
+        world.Fabric.RemoveLink(early);
+        Assert.Equal([link], world.Fabric.Links);
+    }
+
+    [Fact]
+    public async Task Link_that_an_unbind_takes_away_stays_for_who_asked_for_it_stateless()
+    {
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("c", "c");
+        await world.RegisterAsync("s", "s");
+        var consumer = await world.AddAsync("c", 1);
+        var supplier = await world.AddAsync("s", 1);
+        var link = world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.AutoremoveConsumer);
+        world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.Stateless);
+        Assert.Equal("active", link.Status);
+        await world.Fabric.UnbindAsync(driver, consumer.Name);
+        Assert.Equal([link], world.Fabric.Links);
+        Assert.Equal("not tracked", link.Status);
+        // Stateless only: neither does the supplier hold the probe back, nor does an unbind look at it.
+        await world.Fabric.UnbindAsync(supplier.Driver!, supplier.Name);
+        await world.Fabric.BindAsync(driver, consumer.Name);
+        await world.Fabric.UnbindAsync(driver, consumer.Name);
+        Assert.Equal([link], world.Fabric.Links);
+        world.Fabric.RemoveLink(link);
+        Assert.Empty(world.Fabric.Links);
     }
 
     [Fact]
@@ -133,7 +236,9 @@ public sealed class LinkTests
         await world.Fabric.SettleAsync().In();
         Assert.NotNull(consumer.Driver);
 
-        world.Fabric.RemoveLink(world.Fabric.Links[0]);
+        await world.Fabric.DeleteAsync(consumer);
+        Assert.Empty(world.Fabric.Links);
+        consumer = await world.AddAsync("c", 2);
         var stateless = world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.Stateless);
         Assert.Equal("not tracked", stateless.Status);
         await world.Fabric.UnbindAsync(suppliers, supplier.Name);

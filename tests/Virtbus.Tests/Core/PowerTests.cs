@@ -249,12 +249,106 @@ public sealed class PowerTests
     {
         var (world, _, levels, _) = await TreeAsync();
         var supplier = await world.AddAsync("a", 6);
-        var link = world.Fabric.AddLink(levels[3], supplier, DeviceLinkFlags.PmRuntime);
+        var link = world.Fabric.AddLink(levels[3], supplier, DeviceLinkFlags.Stateless | DeviceLinkFlags.PmRuntime);
         await levels[3].Power.RuntimeGetAsync();
         Assert.Equal(1, supplier.Power.RuntimeUsage);
         world.Fabric.RemoveLink(link);
+        await world.Fabric.SettleAsync().In();
+        Assert.Equal(0, supplier.Power.RuntimeUsage);
         await levels[3].Power.RuntimePutAsync();
         Assert.Equal(0, supplier.Power.RuntimeUsage);
+    }
+
+    [Fact]
+    public async Task Link_that_becomes_PmRuntime_wakes_the_supplier_with_the_next_resume_of_the_consumer()
+    {
+        var (world, _, levels, _) = await TreeAsync();
+        var supplier = await world.AddAsync("a", 6);
+        supplier.Power.EnableRuntime(active: false);
+        levels[3].Power.EnableRuntime(active: false);
+        var link = world.Fabric.AddLink(levels[3], supplier);
+        await levels[3].Power.RuntimeGetAsync();
+        Assert.Equal(RuntimeStatus.Suspended, supplier.Power.RuntimeStatus);
+        Assert.Same(link, world.Fabric.AddLink(levels[3], supplier, DeviceLinkFlags.PmRuntime));
+        Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+        await levels[3].Power.RuntimePutAsync();
+        Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+        await levels[3].Power.RuntimeGetAsync();
+        Assert.Equal((RuntimeStatus.Active, 1), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+        await levels[3].Power.RuntimePutAsync();
+        Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+    }
+
+    [Fact]
+    public async Task RpmActive_wakes_the_supplier_at_once_until_the_consumer_sleeps_or_the_link_goes()
+    {
+        var (world, _, levels, _) = await TreeAsync();
+        var supplier = await world.AddAsync("a", 6);
+        supplier.Power.EnableRuntime(active: false);
+        const DeviceLinkFlags Awake = DeviceLinkFlags.PmRuntime | DeviceLinkFlags.RpmActive;
+        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(levels[3], supplier, Awake));
+        var link = await world.Fabric.AddLinkAsync(levels[3], supplier, DeviceLinkFlags.Stateless);
+        Assert.Same(link, await world.Fabric.AddLinkAsync(levels[3], supplier, DeviceLinkFlags.Stateless | Awake));
+        Assert.Equal((RuntimeStatus.Active, 1), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+        Assert.Equal(DeviceLinkFlags.Stateless | DeviceLinkFlags.PmRuntime, link.Flags);
+        await levels[3].Power.RuntimeGetAsync();
+        Assert.Equal(2, supplier.Power.RuntimeUsage);
+        await levels[3].Power.RuntimePutAsync();
+        Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+
+        await world.Fabric.AddLinkAsync(levels[3], supplier, DeviceLinkFlags.Stateless | Awake);
+        Assert.Equal((RuntimeStatus.Active, 1), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+        for (var i = 0; i < 3; i++)
+            world.Fabric.RemoveLink(link);
+        await world.Fabric.SettleAsync().In();
+        Assert.Empty(world.Fabric.Links);
+        Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+
+        // A refused link leaves no use behind.
+        await Deadline.Refused(Errno.EINVAL, async () => await world.Fabric.AddLinkAsync(supplier, supplier, Awake));
+        Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+    }
+
+    [Fact]
+    public async Task Auto_takes_effect_after_one_put_too_many()
+    {
+        var (world, ops, levels, _) = await TreeAsync();
+        levels[3].Power.EnableRuntime(active: false);
+        const string Control = "/bus/auxiliary/devices/mod.a.3/power/control";
+        await world.Fabric.Tree.WriteAsync(Control, "on");
+        await levels[3].Power.RuntimePutAsync();
+        await Deadline.Refused(Errno.EINVAL, () => levels[3].Power.RuntimePutAsync());
+        Assert.Equal("on\n", world.Fabric.Tree.Read(Control));
+        await world.Fabric.Tree.WriteAsync(Control, "auto");
+        Assert.Equal("auto\n", world.Fabric.Tree.Read(Control));
+        Assert.Equal((RuntimeStatus.Suspended, 0), (levels[3].Power.RuntimeStatus, levels[3].Power.RuntimeUsage));
+        Assert.Contains("Warning mod.a.3: a runtime use was given up that nobody had taken; the count stays 0", world.Lines.Lines);
+        await world.Fabric.Tree.WriteAsync(Control, "on");
+        Assert.Equal((RuntimeStatus.Active, 1), (levels[3].Power.RuntimeStatus, levels[3].Power.RuntimeUsage));
+
+        // Nor does it matter that the device does not want to sleep just then.
+        ops.Fail = "runtime_suspend 3";
+        await world.Fabric.Tree.WriteAsync(Control, "auto");
+        Assert.Equal("auto\n", world.Fabric.Tree.Read(Control));
+        Assert.Equal(0, levels[3].Power.RuntimeUsage);
+    }
+
+    [Fact]
+    public async Task Put_too_many_in_a_remove_does_not_break_the_unbind()
+    {
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("d", "a");
+        driver.OnProbe = (d, _, _) =>
+        {
+            d.Power.EnableRuntime(active: true);
+            return default;
+        };
+        driver.OnRemove = async d => await d.Power.RuntimePutAsync();
+        var device = await world.AddAsync("a", 1);
+        await world.Fabric.UnbindAsync(driver, device.Name);
+        Assert.Equal((BindingState.Unbound, 0), (device.Binding.State, device.Power.RuntimeUsage));
+        await world.Fabric.BindAsync(driver, device.Name);
+        Assert.NotNull(device.Driver);
     }
 
     [Fact]

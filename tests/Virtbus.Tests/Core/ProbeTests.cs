@@ -20,8 +20,8 @@ public sealed class ProbeTests
         Assert.Null(device.Driver);
         Assert.Equal("clock is missing", device.DeferredReason);
         Assert.Equal("mod.a.1\tclock is missing\n", world.Fabric.Tree.Read("/kernel/debug/devices_deferred"));
-        var e = await Deadline.Refused(Errno.EAGAIN, () => world.Fabric.ProbeAsync(world.Bus, "mod.a.1"));
-        Assert.Equal("Probe of mod.a.1 was deferred: clock is missing. It is tried again when a driver binds.", e.Message);
+        var e = await Deadline.Refused(Errno.EAGAIN, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        Assert.Equal("Probe of mod.a.1 by test.d was deferred: clock is missing. It is tried again when a driver binds.", e.Message);
 
         ready = true;
         await world.AddAsync("b", 1);

@@ -246,9 +246,14 @@ internal sealed class Simulation : SeededProgram
             _ => DeviceLinkFlags.None,
         };
         var strict = consumer.Binding.State == BindingState.Unbound;
+        var wasManaged = Fabric.Links.Any(l => l.Consumer == consumer && l.Supplier == supplier && l.IsManaged);
         var link = Fabric.AddLink(consumer, supplier, flags);
         Note("link", consumer.Name, supplier.Name);
-        _linkFacts.TryAdd(link, (Scheduler.Steps, strict));
+        // A link counts as of the request that made it managed.
+        if (link.IsManaged && !wasManaged)
+            _linkFacts[link] = (Scheduler.Steps, strict);
+        else
+            _linkFacts.TryAdd(link, (Scheduler.Steps, strict));
     }
 
     private async ValueTask PowerAsync(Func<Device?, ValueTask> transition, string what)
