@@ -35,7 +35,15 @@ internal sealed partial class FabricDaemon
         Fabric = new Fabric(new FabricOptions { LoggerFactory = options.LoggerFactory, Time = options.Time });
         var auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
         Fabric.RegisterBus(new PciBus());
-        _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules is { } extra ? [extra.Value] : Array.Empty<string>()]);
+        try
+        {
+            _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules is { } extra ? [extra.Value] : Array.Empty<string>()]);
+        }
+        catch
+        {
+            _lock.Dispose();
+            throw;
+        }
         _provisioner = options.Provisioner(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));
         _groups = new DeviceGroups(Fabric, auxiliary);
         View = new FabricView(Fabric, _loader);
@@ -217,7 +225,7 @@ internal sealed partial class FabricDaemon
         foreach (var group in manifest.Devices)
         {
             _options.Progress($"{group.Count} devices {group.Module}.{group.Name}");
-            await At(group.Name, _groups.AddAsync(group, group.Parent is { } parent ? adapters[parent] : null, cancellationToken));
+            await At(group.Name, _groups.AddAsync(group, group.Parent is { } parent ? adapters[parent] : null, _options.Progress, cancellationToken));
         }
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);

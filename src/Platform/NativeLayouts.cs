@@ -66,6 +66,8 @@ internal struct SignalAction
 internal struct StatxBuffer
 {
     [FieldOffset(4)] internal uint BlockSize;
+    [FieldOffset(20)] internal uint Owner;
+    [FieldOffset(24)] internal uint Group;
     [FieldOffset(28)] internal ushort Mode;
     [FieldOffset(32)] internal ulong Inode;
     [FieldOffset(40)] internal ulong Size;

@@ -11,7 +11,7 @@ public sealed class ModuleIndex
     /// <summary>The modules by name.</summary>
     public IReadOnlyCollection<ModuleInfo> Modules => _byName.Values;
 
-    /// <summary>The files that are no usable modules, with the reason.</summary>
+    /// <summary>The files that are no usable modules, and the folders that can't be used, with the reason.</summary>
     public IReadOnlyList<SkippedModule> Skipped => _skipped;
 
     /// <summary>Reads a folder.</summary>
@@ -26,12 +26,17 @@ public sealed class ModuleIndex
     {
         ArgumentNullException.ThrowIfNull(folders);
         var index = new ModuleIndex();
-        foreach (var path in folders.Where(Directory.Exists).SelectMany(f => Directory.EnumerateFiles(f, "*.dll").Order(StringComparer.Ordinal)))
+        foreach (var path in folders.SelectMany(index.ListOrSkip))
         {
             var name = Path.GetFileNameWithoutExtension(path);
             if (index._byName.TryGetValue(name, out var first))
             {
                 index._skipped.Add(new SkippedModule(path, $"{first.Path} is a module of the same name and comes first"));
+                continue;
+            }
+            if (!TrustedPath.TryCheckFile(path, out var distrust))
+            {
+                index._skipped.Add(new SkippedModule(path, distrust));
                 continue;
             }
             var file = ModuleMetadata.Resolve(path);
@@ -92,6 +97,25 @@ public sealed class ModuleIndex
     }
 
     private readonly Dictionary<string, (DateTime Written, long Length)> _stamps = [];
+
+    private string[] ListOrSkip(string folder)
+    {
+        if (!Directory.Exists(folder))
+            return [];
+        var reason = "";
+        try
+        {
+            if (TrustedPath.TryCheck(folder, out reason))
+                return [.. Directory.EnumerateFiles(folder, "*.dll").Order(StringComparer.Ordinal)];
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            // It may have gone since; the modules of the other folders are there all the same.
+            reason = $"it can't be listed ({e.Message.TrimEnd('.')})";
+        }
+        _skipped.Add(new SkippedModule(folder, reason));
+        return [];
+    }
 
     private void Add(ModuleInfo info)
     {

@@ -29,6 +29,7 @@ public sealed class ModuleLoader : IDisposable
     /// <param name="fabric">The fabric.</param>
     /// <param name="folder">The modules folder.</param>
     /// <param name="watch">Whether files that appear later are noticed without being asked for.</param>
+    /// <exception cref="VirtbusException">EPERM: others can write the folder, or rename it.</exception>
     public ModuleLoader(Fabric fabric, string folder, bool watch = true)
         : this(fabric, [folder], watch)
     {
@@ -38,6 +39,7 @@ public sealed class ModuleLoader : IDisposable
     /// <param name="fabric">The fabric.</param>
     /// <param name="folders">The modules folders; of modules with one name, that of the first folder counts.</param>
     /// <param name="watch">Whether files that appear later are noticed without being asked for.</param>
+    /// <exception cref="VirtbusException">EPERM: others can write one of the folders, or rename it. One that becomes so later has no modules.</exception>
     public ModuleLoader(Fabric fabric, IReadOnlyList<string> folders, bool watch = true)
     {
         ArgumentNullException.ThrowIfNull(fabric);
@@ -45,6 +47,11 @@ public sealed class ModuleLoader : IDisposable
         _fabric = fabric;
         _log = fabric.Log;
         Folders = [.. folders.Select(Path.GetFullPath)];
+        foreach (var folder in Folders.Where(Directory.Exists))
+        {
+            if (!TrustedPath.TryCheck(folder, out var distrust))
+                throw new VirtbusException(Errno.EPERM, $"Modules folder {folder} is not used, since a module is code of this program: {distrust}");
+        }
         _index = ModuleIndex.Read(Folders);
         ReportSkipped();
         fabric.AddModaliasListener(OnModalias);
@@ -245,8 +252,7 @@ public sealed class ModuleLoader : IDisposable
 
     private async Task<Entry> LoadInTurnAsync(string name, IReadOnlyList<string> above)
     {
-        var info = _index.Find(name)
-            ?? throw new VirtbusException(Errno.ENOENT, $"There is no module '{name}' in {string.Join(" or ", Folders)}. 'module list' names those there are.");
+        var info = _index.Find(name) ?? throw NotUsable(name);
         lock (_loaded)
         {
             if (_loaded.TryGetValue(info.Name, out var there))
@@ -287,6 +293,14 @@ public sealed class ModuleLoader : IDisposable
         }
         FabricLog.ModuleLoaded(_log, info.Name);
         return entry;
+    }
+
+    private VirtbusException NotUsable(string name)
+    {
+        var file = name.Replace('-', '_');
+        return _index.Skipped.FirstOrDefault(s => Path.GetFileNameWithoutExtension(s.Path).Replace('-', '_') == file && s.Path.EndsWith(".dll", StringComparison.Ordinal)) is { } skipped
+            ? new VirtbusException(Errno.EINVAL, $"Module '{name}' can't be used, {skipped.Path}: {skipped.Reason}")
+            : new VirtbusException(Errno.ENOENT, $"There is no module '{name}' in {string.Join(" or ", Folders)}. 'module list' names those there are.");
     }
 
     // An exception of a module's own type would keep its load context alive.
@@ -426,12 +440,21 @@ public sealed class ModuleLoader : IDisposable
         // By content: the file can be replaced while it is loaded.
         private Assembly LoadFile(string path)
         {
+            // Looked at again: the index may be older than the last chmod, and it knows nothing of companions.
+            ThrowIfDistrusted(path);
             using var image = new MemoryStream(File.ReadAllBytes(path));
             var symbols = Path.ChangeExtension(path, ".pdb");
             if (!File.Exists(symbols))
                 return LoadFromStream(image);
+            ThrowIfDistrusted(symbols);
             using var debug = new MemoryStream(File.ReadAllBytes(symbols));
             return LoadFromStream(image, debug);
+        }
+
+        private static void ThrowIfDistrusted(string path)
+        {
+            if (!TrustedPath.TryCheck(path, out var distrust))
+                throw new VirtbusException(Errno.EPERM, $"{path} is not loaded, since a module is code of this program: {distrust}");
         }
     }
 }
