@@ -1,4 +1,5 @@
 using Virtbus.Daemon.Manifest;
+using Virtbus.Platform;
 using Xunit;
 
 namespace Virtbus.Tests.Cli;
@@ -74,7 +75,7 @@ public sealed class ManifestTests
             /manifests/m.yaml:25:5: disks[2]: a disk has exactly one of file, memory, null; this has none. Add one.
             /manifests/m.yaml:27:45: disks[3].file: /manifests/no/such.img does not exist. Make it, for example with: truncate -s 64M /manifests/no/such.img
             /manifests/m.yaml:27:58: disks[3]: 'size' is no key of a disk. The keys are name, adapter, file, memory, null, readonly, queues, serial.
-            /manifests/m.yaml:29:40: devices[0].count: 'many' is not right here. Write a whole number from 1 to 1048576.
+            /manifests/m.yaml:29:40: devices[0].count: 'many' is not right here. Write a whole number from 1 to 100000.
             /manifests/m.yaml:29:54: devices[0].parent: 'nobody' is no adapter of this manifest. Its adapters are adapter0.
             /manifests/m.yaml:30:27: devices[1].name: 'demo.part' is made at line 29 already. Give that group a higher count.
             /manifests/m.yaml:31:46: devices[2].name: 'a_module_of_a_long_name.with_a_long_part_name' has 45 characters. Module and name have at most 39 together, with the dot.
@@ -106,6 +107,91 @@ public sealed class ManifestTests
     {
         var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText("adapters: " + new string('[', 5000), "m.yaml"));
         Assert.Contains("more than 32 levels", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("[", "more than 32 levels")]
+    [InlineData("- ", "more than 32 levels")]
+    [InlineData("? ", "more than 32 levels")]
+    [InlineData("{a: ", "more than 32 levels")]
+    [InlineData("&a ", "this is no YAML")]
+    [InlineData("!a ", "this is no YAML")]
+    [InlineData("[a,", "more than 32 levels")]
+    public async Task Megabytes_of_nesting_end_soon(string piece, string expected)
+    {
+        var text = string.Concat(Enumerable.Repeat(piece, (4 << 20) / piece.Length));
+        var error = await Task.Run(() => Assert.Throws<ManifestException>(() => ManifestReader.ReadText(text, "m.yaml"))).WaitAsync(TimeSpan.FromSeconds(30));
+        Assert.Contains(expected, error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Aliases_that_stand_for_more_than_a_machine_holds_are_not_followed()
+    {
+        var text = "adapters: &a0 [x]\n" + string.Concat(Enumerable.Range(1, 30).Select(i => $"k{i}: &a{i} [{string.Join(", ", Enumerable.Repeat($"*a{i - 1}", 10))}]\n"));
+        var error = await Task.Run(() => Assert.Throws<ManifestException>(() => ManifestReader.ReadText(text, "m.yaml"))).WaitAsync(TimeSpan.FromSeconds(30));
+        Assert.Contains("'*a0' is an alias, which a manifest can't have.", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("adapters: [", "a, ", "]")]
+    [InlineData("adapters:\n", "- {}\n", "")]
+    [InlineData("", "a: 1\n", "")]
+    [InlineData("adapters:\n- { name: a, model: merlin }\ndisks:\n", "- { name: d, adapter: x, memory: 512 }\n", "")]
+    public async Task Long_file_of_nothing_but_faults_is_told_in_few_lines(string before, string fault, string after)
+    {
+        var text = before + string.Concat(Enumerable.Repeat(fault, (4 << 20) / fault.Length)) + after;
+        var allocated = GC.GetTotalAllocatedBytes();
+        var error = await Task.Run(() => Assert.Throws<ManifestException>(() => ManifestReader.ReadText(text, "m.yaml"))).WaitAsync(TimeSpan.FromSeconds(60));
+        Assert.InRange(error.Errors.Count, 1000, 1010);
+        Assert.Equal(51, error.Message.Split('\n').Length);
+        Assert.True(GC.GetTotalAllocatedBytes() - allocated < 4L << 30);
+    }
+
+    [Fact]
+    public void More_devices_than_a_program_takes_down_in_time_are_refused_with_the_limit()
+    {
+        var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText("devices: [{ module: a, name: b, count: 1000000 }]", "m.yaml"));
+        Assert.Equal("m.yaml:1:40: devices[0].count: '1000000' is not right here. Write a whole number from 1 to 100000.", error.Message);
+        error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(
+            """
+            devices:
+              - { module: a, name: a, count: 60000 }
+              - { module: a, name: b, count: 40000 }
+              - { module: a, name: c }
+              - { module: a, name: d }
+            """,
+            "m.yaml"));
+        Assert.Equal("m.yaml:4:5: devices[2]: with this group the manifest makes 100001 devices. All groups together have at most 100000; lower the counts.", error.Message);
+    }
+
+    [Theory]
+    [InlineData("pipe", Errno.EINVAL, "is a pipe. Write the manifest to a file and name that.")]
+    [InlineData("link-to-pipe", Errno.EINVAL, "is a pipe. Write the manifest to a file and name that.")]
+    [InlineData("/dev/zero", Errno.EINVAL, "is a device. Write the manifest to a file and name that.")]
+    [InlineData("socket", Errno.EINVAL, "is a socket. Write the manifest to a file and name that.")]
+    [InlineData(".", Errno.EISDIR, "is a folder. Name a file in it, or none for the default manifest.")]
+    [InlineData("absent", Errno.ENOENT, "does not exist. Name a file, or none for the default manifest.")]
+    [InlineData("large", Errno.EINVAL, "has more than 16777216 bytes, which is the most that a manifest has. 'count' makes many devices with few words.")]
+    public async Task What_is_no_manifest_file_is_refused_at_once(string name, Errno errno, string expected)
+    {
+        var folder = Directory.CreateTempSubdirectory("virtbus-manifest-");
+        try
+        {
+            using (var mkfifo = System.Diagnostics.Process.Start("mkfifo", [Path.Combine(folder.FullName, "pipe")]))
+                await mkfifo.WaitForExitAsync();
+            File.CreateSymbolicLink(Path.Combine(folder.FullName, "link-to-pipe"), "pipe");
+            using var socket = new System.Net.Sockets.Socket(System.Net.Sockets.AddressFamily.Unix, System.Net.Sockets.SocketType.Stream, System.Net.Sockets.ProtocolType.Unspecified);
+            socket.Bind(new System.Net.Sockets.UnixDomainSocketEndPoint(Path.Combine(folder.FullName, "socket")));
+            using (var large = File.Create(Path.Combine(folder.FullName, "large")))
+                large.SetLength((16 << 20) + 1);
+            var path = Path.Combine(folder.FullName, name);
+            var error = await Task.Run(() => Assert.ThrowsAny<VirtbusException>(() => ManifestReader.ReadFile(path))).WaitAsync(TimeSpan.FromSeconds(20));
+            Assert.Equal((errno, $"Manifest {path} {expected}"), (error.Errno, error.Message));
+        }
+        finally
+        {
+            folder.Delete(recursive: true);
+        }
     }
 
     [Fact]

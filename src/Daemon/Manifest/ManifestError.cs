@@ -6,6 +6,9 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Message">A sentence with the value and what would be right.</param>
 internal sealed record ManifestError(ManifestPosition At, string Path, string Message)
 {
+    /// <summary>How many are kept of one file: a long file that is no manifest has millions.</summary>
+    public const int MaxKept = 1000;
+
     public string ToString(string file) =>
         $"{file}:{At.Line}:{At.Column}: {(Path.Length == 0 ? "" : Path + ": ")}{Message}";
 }

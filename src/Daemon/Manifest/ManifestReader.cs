@@ -9,6 +9,8 @@ internal sealed class ManifestReader
     private const int MaxAuxiliaryName = 39;
     private const string VfioPci = "vfio-pci";
     private const int MaxVirtualFunctions = 256;
+    private const int MaxDevices = 100_000;
+    private const int MaxNamed = 256;
     private readonly string _file;
     private readonly List<ManifestError> _errors = [];
 
@@ -136,7 +138,7 @@ internal sealed class ManifestReader
 
         var module = new Field<string>("module", word, "the creator's module name.", required: true);
         var partName = new Field<string>("name", word, "the kind of part.", required: true);
-        var count = new Field<int>("count", new CountRule(1, 1 << 20), "how many devices, with ids from 0; 1 when absent.");
+        var count = new Field<int>("count", new CountRule(1, MaxDevices), $"how many devices, with ids from 0; 1 when absent. All groups together have at most {MaxDevices}.");
         var parent = new Field<string>("parent", name, "the adapter above them; a device at the root, named like the module, when absent.");
         var devices = new Field<IReadOnlyList<ManifestValue<DeviceManifest>>>(
             "devices",
@@ -169,14 +171,10 @@ internal sealed class ManifestReader
     public static FabricManifest ReadFile(string path)
     {
         string text;
-        if (Directory.Exists(path))
-            throw new VirtbusException(Errno.EISDIR, $"Manifest {path} is a folder. Name a file in it, or none for the default manifest.");
+        ThrowIfNoFile(path);
         try
         {
-            var info = new FileInfo(path);
-            if (info.Exists && info.Length > MaxBytes)
-                throw new VirtbusException(Errno.EINVAL, $"Manifest {path} has {info.Length} bytes. A manifest has at most {MaxBytes}; 'count' makes many devices with few words.");
-            text = File.ReadAllText(path);
+            text = ReadBounded(path);
         }
         catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
         {
@@ -187,6 +185,40 @@ internal sealed class ManifestReader
             throw new VirtbusException(Errno.EACCES, $"Manifest {path} can't be read: {e.Message}", e);
         }
         return ReadText(text, path);
+    }
+
+    // Before it is opened: a pipe makes who opens it wait for a writer, and a device may have no end.
+    private static void ThrowIfNoFile(string path)
+    {
+        if (!FilePermissions.TryGet(path, follow: true, out var found, out _) || found.Kind == FileKind.Regular)
+            return;
+        if (found.Kind == FileKind.Directory)
+            throw new VirtbusException(Errno.EISDIR, $"Manifest {path} is a folder. Name a file in it, or none for the default manifest.");
+        var what = found.Kind switch
+        {
+            FileKind.Pipe => "a pipe",
+            FileKind.Socket => "a socket",
+            FileKind.CharacterDevice or FileKind.BlockDevice => "a device",
+            _ => "no regular file",
+        };
+        throw new VirtbusException(Errno.EINVAL, $"Manifest {path} is {what}. Write the manifest to a file and name that.");
+    }
+
+    // The size is not asked for: a file may grow while it is read, and some have none (/proc).
+    private static string ReadBounded(string path)
+    {
+        using var file = File.OpenRead(path);
+        using var bytes = new MemoryStream();
+        var buffer = new byte[64 << 10];
+        while (file.Read(buffer) is > 0 and var read)
+        {
+            bytes.Write(buffer, 0, read);
+            if (bytes.Length > MaxBytes)
+                throw new VirtbusException(Errno.EINVAL, $"Manifest {path} has more than {MaxBytes} bytes, which is the most that a manifest has. 'count' makes many devices with few words.");
+        }
+        bytes.Position = 0;
+        using var reader = new StreamReader(bytes);
+        return reader.ReadToEnd();
     }
 
     /// <summary>Reads a text.</summary>
@@ -216,6 +248,7 @@ internal sealed class ManifestReader
         CheckNames(manifest);
         CheckReferences(manifest);
         CheckProfiles(manifest);
+        CheckNumber(manifest);
         return manifest;
     }
 
@@ -247,17 +280,29 @@ internal sealed class ManifestReader
         var adapters = new Dictionary<string, AdapterManifest>();
         foreach (var adapter in manifest.Adapters)
             adapters.TryAdd(adapter.Name, adapter);
-        foreach (var name in manifest.Disks.Select(d => d.Adapter))
+        foreach (var name in manifest.Disks.Select(d => d.Adapter).TakeWhile(_ => _errors.Count < ManifestError.MaxKept))
         {
             if (!adapters.TryGetValue(name, out var adapter))
                 AddNoAdapter(name, adapters.Keys);
             else if (!adapter.Parts.Value.HasFlag(AdapterParts.Vdpa))
                 Add(name, $"'{name}' has no vdpa part. Add vdpa to its parts at line {adapter.Parts.At.Line}, or name another adapter.");
         }
-        foreach (var group in manifest.Devices)
+        foreach (var group in manifest.Devices.TakeWhile(_ => _errors.Count < ManifestError.MaxKept))
         {
             if (group.Parent is { } parent && !adapters.ContainsKey(parent))
                 AddNoAdapter(parent, adapters.Keys);
+        }
+    }
+
+    private void CheckNumber(FabricManifest manifest)
+    {
+        var sum = 0L;
+        foreach (var group in manifest.Devices)
+        {
+            var before = sum;
+            sum += group.Count.Value;
+            if (before <= MaxDevices && sum > MaxDevices)
+                Add(group.Count, $"with this group the manifest makes {sum} devices. All groups together have at most {MaxDevices}; lower the counts.");
         }
     }
 
@@ -278,7 +323,11 @@ internal sealed class ManifestReader
     }
 
     private void AddNoAdapter(ManifestValue<string> name, IReadOnlyCollection<string> adapters) =>
-        Add(name, $"'{name}' is no adapter of this manifest.{Suggestion.For(name, adapters)} {(adapters.Count == 0 ? "It has none; add one under 'adapters'." : $"Its adapters are {string.Join(", ", adapters)}.")}");
+        Add(name, $"'{name}' is no adapter of this manifest.{Suggestion.For(name, adapters.Take(MaxNamed))} {(adapters.Count == 0 ? "It has none; add one under 'adapters'." : $"Its adapters are {string.Join(", ", adapters.Take(MaxNamed))}{(adapters.Count > MaxNamed ? " …" : "")}.")}");
 
-    private void Add<T>(ManifestValue<T> at, string message) => _errors.Add(new ManifestError(at.At, at.Path, message));
+    private void Add<T>(ManifestValue<T> at, string message)
+    {
+        if (_errors.Count < ManifestError.MaxKept)
+            _errors.Add(new ManifestError(at.At, at.Path, message));
+    }
 }

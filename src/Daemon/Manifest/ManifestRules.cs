@@ -273,7 +273,7 @@ internal sealed class ListRule<T>(Rule<T> item, bool unique = false) : Rule<IRea
             return false;
         }
         var items = new List<ManifestValue<T>>();
-        for (var i = 0; i < sequence.Items.Count; i++)
+        for (var i = 0; i < sequence.Items.Count && errors.Count < ManifestError.MaxKept; i++)
         {
             var at = sequence.Items[i].At;
             if (!item.TryRead(sequence.Items[i], $"{path}[{i}]", errors, out var one))

@@ -49,6 +49,8 @@ internal sealed class ManifestYaml
     {
         if (depth > MaxDepth)
             throw new YamlException(_parser.Current!.Start, _parser.Current.End, $"more than {MaxDepth} levels.");
+        if (_errors.Count >= ManifestError.MaxKept)
+            throw new YamlException(_parser.Current!.Start, _parser.Current.End, $"more than {ManifestError.MaxKept} faults.");
         if (_parser.TryConsume<Scalar>(out var scalar))
         {
             CheckPlain(scalar);

@@ -41,7 +41,7 @@ internal sealed class SectionRule<T>(string what, Field[] fields, Field[] oneOf,
             return false;
         }
         var known = new Dictionary<string, ManifestNode>();
-        foreach (var (key, child) in mapping.Entries)
+        foreach (var (key, child) in mapping.Entries.TakeWhile(_ => errors.Count < ManifestError.MaxKept))
         {
             if (!fields.Any(f => f.Name == key.Text))
                 errors.Add(new ManifestError(key.At, path, $"'{key.Text}' is no key of {what}.{Suggestion.For(key.Text, fields.Select(f => f.Name))} The keys are {Names(fields)}."));
