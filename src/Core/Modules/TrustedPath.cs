@@ -73,7 +73,7 @@ internal static class TrustedPath
         }
         // The mode of a link says nothing, and a device or pipe is no module. In a sticky folder on the way (/tmp) nobody can move what belongs
         // to another.
-        if (found.Kind is not (FileKind.Regular or FileKind.Directory) || (found.Mode & Writable) == 0 || (!isLast && found.Kind == FileKind.Directory && found.Mode.HasFlag(UnixFileMode.StickyBit)))
+        if (found.Kind is not (FileKind.Regular or FileKind.Directory) || (found.Mode & Writable) == UnixFileMode.None || (!isLast && found.Kind == FileKind.Directory && found.Mode.HasFlag(UnixFileMode.StickyBit)))
             return true;
         if (found.Mode.HasFlag(UnixFileMode.OtherWrite))
             reason = $"{path} has mode {Octal(found.Mode)}, so every user can change it. Use: chmod go-w {path}";
