@@ -1,10 +1,5 @@
 using System.Diagnostics;
 
-[assembly: System.Runtime.Versioning.SupportedOSPlatform("linux")]
-
-// Descriptors and mappings of the whole process are counted, so tests run one after the other.
-[assembly: Xunit.CollectionBehavior(DisableTestParallelization = true)]
-
 namespace Virtbus.Tests.DataPath;
 
 /// <summary>Waiting for something to become true, with a deadline and without sleeping.</summary>

@@ -3,7 +3,6 @@ using System.Net;
 using System.Net.Sockets;
 using System.Text.Json;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Trust;
 
@@ -29,16 +28,25 @@ internal sealed class DaemonProcess : IAsyncDisposable
             PooledConnectionLifetime = TimeSpan.Zero,
             ConnectCallback = async (_, cancellationToken) =>
             {
-                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                try
+                while (true)
                 {
-                    await socket.ConnectAsync(new UnixDomainSocketEndPoint(_fabric.ControlSocket), cancellationToken);
-                    return new NetworkStream(socket, ownsSocket: true);
-                }
-                catch
-                {
-                    socket.Dispose();
-                    throw;
+                    var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+                    try
+                    {
+                        await socket.ConnectAsync(new UnixDomainSocketEndPoint(_fabric.ControlSocket), cancellationToken);
+                        return new NetworkStream(socket, ownsSocket: true);
+                    }
+                    catch (SocketException e) when (e.SocketErrorCode == SocketError.WouldBlock)
+                    {
+                        // As many wait already as may; a connect that does not block is not let wait with them.
+                        socket.Dispose();
+                        await Task.Yield();
+                    }
+                    catch
+                    {
+                        socket.Dispose();
+                        throw;
+                    }
                 }
             },
         }) { BaseAddress = new Uri("http://virtbus"), Timeout = TestFabric.Deadline };
@@ -49,6 +57,9 @@ internal sealed class DaemonProcess : IAsyncDisposable
 
     /// <summary>What the daemon holds now.</summary>
     public string Holds => Holdings.Of(_process!.Id);
+
+    /// <summary>What it takes of its host now.</summary>
+    public ChurnFigures Figures(double seconds) => ChurnFigures.Of(_process!.Id, seconds, LogLength);
 
     /// <summary>Starts it; returns when all that the manifest names is there.</summary>
     public async Task UpAsync()
@@ -126,9 +137,17 @@ internal sealed class DaemonProcess : IAsyncDisposable
     /// <summary>Writes an attribute; returns when what was asked for is done.</summary>
     public async Task SetAsync(string path, string value)
     {
+        var refusal = await TrySetAsync(path, value);
+        Assert.True(refusal is null, $"{path} = {value}: {refusal}");
+    }
+
+    /// <summary>Writes an attribute.</summary>
+    /// <returns>Null when it is done; else the refusal.</returns>
+    public async Task<string?> TrySetAsync(string path, string value)
+    {
         using var content = new StringContent(value);
         using var answer = await _control.PutAsync(Query(path), content);
-        Assert.True(answer.StatusCode == HttpStatusCode.NoContent, $"{path} = {value}: {await answer.Content.ReadAsStringAsync()}");
+        return answer.StatusCode == HttpStatusCode.NoContent ? null : await answer.Content.ReadAsStringAsync();
     }
 
     /// <summary>Reads an attribute.</summary>
@@ -162,6 +181,13 @@ internal sealed class DaemonProcess : IAsyncDisposable
             .Where(s => s.GetProperty("device").GetString() == name && s.GetProperty("protocol").GetString() == "vfio-user")
             .Select(s => s.GetProperty("address").GetString()!)
             .Single();
+    }
+
+    /// <summary>The path in the tree of a device that the manifest names.</summary>
+    public async Task<string> PathOfAsync(string name)
+    {
+        using var answer = await AskAsync(new Uri("/v1/device?name=" + name, UriKind.Relative));
+        return answer.RootElement.GetProperty("path").GetString()!;
     }
 
     /// <summary>The path of the VFIO device of a function; null when there is none.</summary>

@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Trust;
 
@@ -9,6 +8,7 @@ namespace Virtbus.Tests.Trust;
 /// Users, daemons and devices end at random moments under use, and everything is reusable afterwards. Set VIRTBUS_SEED to run another sequence
 /// than the usual one, VIRTBUS_DEATHS to run a longer one.
 /// </summary>
+[Collection("whole daemons under load")]
 public sealed class DeathTests(ITestOutputHelper output)
 {
     private const int Deaths = 200;

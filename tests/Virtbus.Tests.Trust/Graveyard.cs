@@ -1,6 +1,5 @@
 using System.Globalization;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Trust;
 

@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
-using Xunit;
 using static Virtbus.Subsystems.Vfio.VfioMigrationState;
 
 namespace Virtbus.Tests.Trust;

@@ -49,10 +49,15 @@ internal abstract class UserDevice : IDisposable
     public bool TakeRequest() => _request.TryRead(out _);
 
     /// <summary>Opens a device.</summary>
+    /// <param name="kind">Its kind.</param>
+    /// <param name="path">Its socket.</param>
+    /// <param name="byMessage">Whether it reaches the user's memory by messages.</param>
+    /// <param name="twinSocket">Whether its own requests have a socket of their own.</param>
+    /// <param name="timeout">How long an answer may take; <see cref="Patience"/> when left out.</param>
     /// <exception cref="VirtbusException">The server is not there, or turns the user away.</exception>
-    public static UserDevice Open(DeviceKind kind, string path, bool byMessage, bool twinSocket)
+    public static UserDevice Open(DeviceKind kind, string path, bool byMessage, bool twinSocket, TimeSpan? timeout = null)
     {
-        var client = VfioUserClient.Connect(path, new VfioUserClientOptions { TwinSocket = twinSocket });
+        var client = VfioUserClient.Connect(path, new VfioUserClientOptions { TwinSocket = twinSocket, Timeout = timeout ?? Patience });
         return kind switch
         {
             DeviceKind.Nic => new NicUser(client, byMessage),
