@@ -95,6 +95,70 @@ public sealed class VhostUserServerTests : IDisposable
         front.WaitUsed();
     }
 
+    // What QEMU 7.2 sends at stop and cont; newer ones send the reset last.
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Ring_that_a_reset_stopped_tells_its_base_until_there_is_a_new_one(bool byRequest)
+    {
+        using var front = Connected();
+        for (var i = 0; i < 7; i++)
+            front.ReadSector(0);
+        Reset(front, byRequest);
+        front.Do(SET_VRING_ENABLE, State(0, 0));
+        Assert.Equal(7UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+        Reset(front, byRequest);
+        Assert.Equal(7UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+        Assert.Equal(1u, front.Ask(GET_VRING_BASE, State(1, 0)));
+
+        front.AddRead(0, 512);
+        StartRing(front, 7);
+        front.WaitUsed();
+        front.ReadSector(0);
+        // Not one of those before it ran again.
+        Assert.Equal(9u, _fixture.Device.GetQueueCounters(0).Requests);
+        Assert.Equal(9UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+        front.Do(SET_VRING_BASE, State(0, 5));
+        Assert.Equal(5UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Ring_started_after_a_reset_without_a_base_begins_at_its_first_entry(bool byRequest)
+    {
+        using var front = Connected();
+        front.ReadSector(0);
+        front.ReadSector(0);
+        Reset(front, byRequest);
+        Assert.Equal(2UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+        front.Memory.Write(0, new byte[(int)HeaderAt]);
+        front.ClearRing();
+        StartRing(front, null);
+        front.ReadSector(0);
+        Assert.Equal(1UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+    }
+
+    private static void Reset(FrontEnd front, bool byRequest)
+    {
+        if (byRequest)
+            front.Do(RESET_DEVICE, []);
+        else
+            front.Do(SET_STATUS, Number(0));
+    }
+
+    private static void StartRing(FrontEnd front, ushort? index, ulong features = 1UL << 29 | 1UL << 32)
+    {
+        front.Do(SET_FEATURES, Number(1UL << 30 | features));
+        front.Do(SET_VRING_NUM, State(0, RingSize));
+        if (index is { } begin)
+            front.Do(SET_VRING_BASE, State(0, begin));
+        front.Do(SET_VRING_ADDR, front.RingAddress());
+        front.Do(SET_VRING_KICK, Number(0), front.Kick.Descriptor);
+        front.Do(SET_VRING_CALL, Number(0), front.Call.Descriptor);
+        front.Do(SET_VRING_ENABLE, State(0, 1));
+    }
+
     [Fact]
     public void Disabled_ring_rests_and_looks_at_its_ring_when_enabled_again()
     {
