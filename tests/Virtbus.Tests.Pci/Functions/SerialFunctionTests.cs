@@ -466,6 +466,8 @@ public sealed class SerialFunctionTests : IDisposable
             return taken;
         }
 
+        public void DropUnsent() => _sent = Outgoing.Length;
+
         public void CanSend()
         {
             Asked++;
