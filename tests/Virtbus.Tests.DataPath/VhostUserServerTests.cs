@@ -79,6 +79,79 @@ public sealed class VhostUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Write_through_stays_for_its_front_end_and_for_the_next_ones()
+    {
+        var counting = new CountingBackend();
+        using var fixture = new VhostUserFixture(counting);
+        using (var first = new FrontEnd(fixture.Socket))
+        {
+            Assert.Equal(1, first.ReadMode());
+            first.Connect();
+            first.WriteSector(0);
+            Assert.Equal(0, counting.Flushes);
+            first.Do(SET_CONFIG, [.. State(32, 1), 0, 0, 0, 0, 0]);
+            first.WriteSector(0);
+            Assert.Equal(1, counting.Flushes);
+            // Pause and resume of QEMU 7.2.
+            Reset(first, byRequest: false);
+            first.Do(SET_VRING_ENABLE, State(0, 0));
+            first.Ask(GET_VRING_BASE, State(0, 0));
+            StartRing(first, 2, fixture.Device.DeviceFeatures);
+            first.WriteSector(0);
+            Assert.Equal(2, counting.Flushes);
+            Reset(first, byRequest: true);
+            Assert.Equal(0, first.ReadMode());
+            StartRing(first, 3, fixture.Device.DeviceFeatures);
+            first.WriteSector(0);
+            Assert.Equal(3, counting.Flushes);
+        }
+
+        // A new one sees what is in force.
+        using (var second = new FrontEnd(fixture.Socket))
+        {
+            Assert.Equal(0, second.ReadMode());
+            second.Connect();
+            second.WriteSector(0);
+            Assert.Equal(4, counting.Flushes);
+            second.Do(SET_CONFIG, [.. State(32, 1), 0, 0, 0, 0, 1]);
+            second.WriteSector(0);
+            Assert.Equal(4, counting.Flushes);
+        }
+
+        // The first one is back, and goes by what it knows.
+        using (var again = new FrontEnd(fixture.Socket))
+        {
+            again.Connect();
+            again.WriteSector(0);
+            Assert.Equal(5, counting.Flushes);
+            Assert.Equal(0, again.ReadMode());
+            again.WriteSector(0);
+            Assert.Equal(6, counting.Flushes);
+        }
+
+        using var third = new FrontEnd(fixture.Socket);
+        Assert.Equal(1, third.ReadMode());
+        third.Connect();
+        third.WriteSector(0);
+        Assert.Equal(6, counting.Flushes);
+    }
+
+    // QEMU hands a guest's write on whenever it comes.
+    [Fact]
+    public void Configuration_may_be_written_before_features_are_taken()
+    {
+        var counting = new CountingBackend();
+        using var fixture = new VhostUserFixture(counting);
+        using var front = new FrontEnd(fixture.Socket);
+        front.Send(SET_PROTOCOL_FEATURES, Number(0x1a229));
+        front.ReadMode();
+        front.Do(SET_CONFIG, [.. State(32, 1), 0, 0, 0, 0, 0]);
+        front.Connect();
+        front.WriteSector(0);
+        Assert.Equal(1, counting.Flushes);
+    }
+
+    [Fact]
     public void Stopped_ring_tells_its_base_and_goes_on_from_it()
     {
         using var front = Connected();

@@ -42,7 +42,7 @@ internal sealed class VhostUserSession : IDisposable
         _rings = new VhostUserRing[device.QueueCount];
         for (var i = 0; i < _rings.Length; i++)
             _rings[i] = new VhostUserRing();
-        device.Reset();
+        device.BeginUse();
         device.SetConfigCallback(AnnounceConfigChange);
     }
 
