@@ -317,6 +317,8 @@ internal sealed class VirtioWindow : IDisposable
     {
         _device.Reset();
         _driverFeatures = 0;
+        _deviceFeatureSelect = _driverFeatureSelect = 0;
+        _configError = Errno.None;
         _configVector = NoVector;
         _queueSelect = 0;
         foreach (var queue in _queues)
