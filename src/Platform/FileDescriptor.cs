@@ -31,6 +31,23 @@ public sealed class FileDescriptor : SafeHandle
         return fd < 0 ? null : new FileDescriptor(fd);
     }
 
+    /// <summary>Opens a file for writing, and makes it, for its owner only, when it is not there.</summary>
+    /// <param name="path">Path of the file.</param>
+    /// <param name="file">The descriptor, owned by the caller; null when that failed.</param>
+    /// <returns>None, or the errno.</returns>
+    public static Errno TryCreate(string path, out FileDescriptor? file)
+    {
+        const int OwnerOnly = 0x180;
+        var fd = Libc.open(path, Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC, OwnerOnly);
+        file = fd < 0 ? null : new FileDescriptor(fd);
+        return fd < 0 ? Libc.LastError : Errno.None;
+    }
+
+    /// <summary>Takes a name out of its folder.</summary>
+    /// <param name="path">Path of the file.</param>
+    /// <returns>None, or the errno.</returns>
+    public static Errno Unlink(string path) => Libc.unlink(path) == 0 ? Errno.None : Libc.LastError;
+
     /// <summary>Makes a second descriptor of the same open file, closed on exec.</summary>
     /// <returns>The new descriptor, owned by the caller.</returns>
     /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>

@@ -12,6 +12,7 @@ internal static unsafe partial class Libc
     internal const int F_GET_SEALS = 1034;
     internal const int O_RDONLY = 0;
     internal const int O_RDWR = 2;
+    internal const int O_CREAT = 0x40;
     internal const int O_NONBLOCK = 0x800;
     internal const int O_CLOEXEC = 0x80000;
     internal const int AT_FDCWD = -100;

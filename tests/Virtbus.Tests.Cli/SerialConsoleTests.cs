@@ -97,6 +97,21 @@ public sealed class SerialConsoleTests : IAsyncDisposable
     }
 
     [Fact]
+    public async Task Next_guest_reads_nothing_of_what_was_typed_for_the_one_before()
+    {
+        using var client = await ConnectAsync();
+        // More than the FIFO and what the line takes at a time: it waits at every place on the way.
+        await client.SendAsync(Encoding.ASCII.GetBytes(new string('s', 64 << 10)));
+        Assert.Equal((byte)'s', Hear(1)[0]);
+        _function.Reset();
+        Write(LineControl, 3);
+        Write(FifoControl, 1);
+        await client.SendAsync("for the next"u8.ToArray());
+        Assert.Equal("for the next", Encoding.ASCII.GetString(Hear(12)));
+        Assert.Equal(0, Read(LineStatus) & DataReady);
+    }
+
+    [Fact]
     public async Task Disposing_hangs_up_and_takes_the_socket_away()
     {
         using var client = await ConnectAsync();

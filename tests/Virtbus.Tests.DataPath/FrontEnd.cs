@@ -149,7 +149,7 @@ internal sealed class FrontEnd : IDisposable
         }
     }
 
-    /// <summary>Sets everything up to a running ring, as libblkio does.</summary>
+    /// <summary>Sets everything up to a running ring, as libblkio does; without reading the configuration, as one that connects again.</summary>
     internal void Connect()
     {
         Send(VhostUserRequest.SET_OWNER, []);
@@ -175,6 +175,34 @@ internal sealed class FrontEnd : IDisposable
         Ring.RequestCalls(true);
         if (Ring.Publish())
             Kick.Signal();
+    }
+
+    internal void AddWrite(ulong sector)
+    {
+        Memory.Write(HeaderAt, Numbers(1, sector));
+        Memory.Write(StatusAt, [0xee]);
+        Ring.Add([Buffer(HeaderAt, 16, false), Buffer(DataAt, 512, false), Buffer(StatusAt, 1, true)]);
+        Ring.RequestCalls(true);
+        if (Ring.Publish())
+            Kick.Signal();
+    }
+
+    /// <summary>Writes a sector and waits for it.</summary>
+    internal void WriteSector(ulong sector)
+    {
+        AddWrite(sector);
+        WaitUsed();
+        var status = new byte[1];
+        Memory.Read(StatusAt, status);
+        Assert.Equal(0, status[0]);
+    }
+
+    /// <summary>Reads the configuration space as QEMU does, and gives the cache mode: 1 for write-back.</summary>
+    internal byte ReadMode()
+    {
+        const int Size = 57, Writeback = 32;
+        Send(VhostUserRequest.GET_CONFIG, [.. State(0, Size), 0, 0, 0, 0, .. new byte[Size]]);
+        return Receive(VhostUserRequest.GET_CONFIG)![12 + Writeback];
     }
 
     /// <summary>Begins the ring anew, whatever is in it.</summary>

@@ -79,6 +79,79 @@ public sealed class VhostUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Write_through_stays_for_its_front_end_and_for_the_next_ones()
+    {
+        var counting = new CountingBackend();
+        using var fixture = new VhostUserFixture(counting);
+        using (var first = new FrontEnd(fixture.Socket))
+        {
+            Assert.Equal(1, first.ReadMode());
+            first.Connect();
+            first.WriteSector(0);
+            Assert.Equal(0, counting.Flushes);
+            first.Do(SET_CONFIG, [.. State(32, 1), 0, 0, 0, 0, 0]);
+            first.WriteSector(0);
+            Assert.Equal(1, counting.Flushes);
+            // Pause and resume of QEMU 7.2.
+            Reset(first, byRequest: false);
+            first.Do(SET_VRING_ENABLE, State(0, 0));
+            first.Ask(GET_VRING_BASE, State(0, 0));
+            StartRing(first, 2, fixture.Device.DeviceFeatures);
+            first.WriteSector(0);
+            Assert.Equal(2, counting.Flushes);
+            Reset(first, byRequest: true);
+            Assert.Equal(0, first.ReadMode());
+            StartRing(first, 3, fixture.Device.DeviceFeatures);
+            first.WriteSector(0);
+            Assert.Equal(3, counting.Flushes);
+        }
+
+        // A new one sees what is in force.
+        using (var second = new FrontEnd(fixture.Socket))
+        {
+            Assert.Equal(0, second.ReadMode());
+            second.Connect();
+            second.WriteSector(0);
+            Assert.Equal(4, counting.Flushes);
+            second.Do(SET_CONFIG, [.. State(32, 1), 0, 0, 0, 0, 1]);
+            second.WriteSector(0);
+            Assert.Equal(4, counting.Flushes);
+        }
+
+        // The first one is back, and goes by what it knows.
+        using (var again = new FrontEnd(fixture.Socket))
+        {
+            again.Connect();
+            again.WriteSector(0);
+            Assert.Equal(5, counting.Flushes);
+            Assert.Equal(0, again.ReadMode());
+            again.WriteSector(0);
+            Assert.Equal(6, counting.Flushes);
+        }
+
+        using var third = new FrontEnd(fixture.Socket);
+        Assert.Equal(1, third.ReadMode());
+        third.Connect();
+        third.WriteSector(0);
+        Assert.Equal(6, counting.Flushes);
+    }
+
+    // QEMU hands a guest's write on whenever it comes.
+    [Fact]
+    public void Configuration_may_be_written_before_features_are_taken()
+    {
+        var counting = new CountingBackend();
+        using var fixture = new VhostUserFixture(counting);
+        using var front = new FrontEnd(fixture.Socket);
+        front.Send(SET_PROTOCOL_FEATURES, Number(0x1a229));
+        front.ReadMode();
+        front.Do(SET_CONFIG, [.. State(32, 1), 0, 0, 0, 0, 0]);
+        front.Connect();
+        front.WriteSector(0);
+        Assert.Equal(1, counting.Flushes);
+    }
+
+    [Fact]
     public void Stopped_ring_tells_its_base_and_goes_on_from_it()
     {
         using var front = Connected();
@@ -93,6 +166,70 @@ public sealed class VhostUserServerTests : IDisposable
         front.AddRead(0, 512);
         front.Do(SET_VRING_KICK, Number(0), front.Kick.Descriptor);
         front.WaitUsed();
+    }
+
+    // What QEMU 7.2 sends at stop and cont; newer ones send the reset last.
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Ring_that_a_reset_stopped_tells_its_base_until_there_is_a_new_one(bool byRequest)
+    {
+        using var front = Connected();
+        for (var i = 0; i < 7; i++)
+            front.ReadSector(0);
+        Reset(front, byRequest);
+        front.Do(SET_VRING_ENABLE, State(0, 0));
+        Assert.Equal(7UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+        Reset(front, byRequest);
+        Assert.Equal(7UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+        Assert.Equal(1u, front.Ask(GET_VRING_BASE, State(1, 0)));
+
+        front.AddRead(0, 512);
+        StartRing(front, 7);
+        front.WaitUsed();
+        front.ReadSector(0);
+        // Not one of those before it ran again.
+        Assert.Equal(9u, _fixture.Device.GetQueueCounters(0).Requests);
+        Assert.Equal(9UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+        front.Do(SET_VRING_BASE, State(0, 5));
+        Assert.Equal(5UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Ring_started_after_a_reset_without_a_base_begins_at_its_first_entry(bool byRequest)
+    {
+        using var front = Connected();
+        front.ReadSector(0);
+        front.ReadSector(0);
+        Reset(front, byRequest);
+        Assert.Equal(2UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+        front.Memory.Write(0, new byte[(int)HeaderAt]);
+        front.ClearRing();
+        StartRing(front, null);
+        front.ReadSector(0);
+        Assert.Equal(1UL << 32, front.Ask(GET_VRING_BASE, State(0, 0)));
+    }
+
+    private static void Reset(FrontEnd front, bool byRequest)
+    {
+        if (byRequest)
+            front.Do(RESET_DEVICE, []);
+        else
+            front.Do(SET_STATUS, Number(0));
+    }
+
+    private static void StartRing(FrontEnd front, ushort? index, ulong features = 1UL << 29 | 1UL << 32)
+    {
+        front.Do(SET_FEATURES, Number(1UL << 30 | features));
+        front.Do(SET_VRING_NUM, State(0, RingSize));
+        if (index is { } begin)
+            front.Do(SET_VRING_BASE, State(0, begin));
+        front.Do(SET_VRING_ADDR, front.RingAddress());
+        front.Do(SET_VRING_KICK, Number(0), front.Kick.Descriptor);
+        front.Do(SET_VRING_CALL, Number(0), front.Call.Descriptor);
+        front.Do(SET_VRING_ENABLE, State(0, 1));
     }
 
     [Fact]

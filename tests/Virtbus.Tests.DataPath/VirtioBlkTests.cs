@@ -23,7 +23,7 @@ public sealed class VirtioBlkTests : IDisposable
     private readonly IoAddressSpace _space = new();
     private readonly EventFd _kick = new();
     private readonly EventFd _call = new();
-    private readonly SplitRingDriver _driver;
+    private SplitRingDriver _driver;
     private IBlockBackend _backend = new MemoryBackend(1 << 20);
     private VirtioBlkDevice? _device;
 
@@ -32,7 +32,7 @@ public sealed class VirtioBlkTests : IDisposable
         _memory = HostMemory.Allocate("virtbus-test", 1 << 18, out var file);
         file.Dispose();
         Assert.True(_space.TryMap(new Iova(Base), 1 << 18, _memory, 0, DmaAccess.ReadWrite, out _));
-        _driver = new SplitRingDriver(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true);
+        _driver = NewDriver();
     }
 
     public void Dispose()
@@ -46,11 +46,37 @@ public sealed class VirtioBlkTests : IDisposable
         _folder.Delete(recursive: true);
     }
 
-    private VirtioBlkDevice Start(ulong without = 0)
+    private VirtioBlkDevice Start(ulong without = 0, bool readsMode = true, ICacheModeStore? cacheMode = null)
     {
-        _device = new VirtioBlkDevice("test", _backend, "serial-1", queueCount: 2, maxQueueSize: 128);
+        _device = new VirtioBlkDevice("test", _backend, "serial-1", queueCount: 2, maxQueueSize: 128, cacheMode);
         using (var map = _space.Snapshot())
             _device.SetMap(map);
+        if (readsMode)
+            Mode(_device);
+        Run(without);
+        return _device;
+    }
+
+    // As a driver does it after a reset, on a ring that is as new.
+    private void Restart()
+    {
+        _memory.Write(0, new byte[(int)Header]);
+        _driver = NewDriver();
+        Run(0);
+    }
+
+    private static byte Mode(VirtioBlkDevice device)
+    {
+        var mode = new byte[1];
+        Assert.True(device.TryGetConfig(VirtioBlkConfig.WritebackOffset, mode, out _));
+        return mode[0];
+    }
+
+    private SplitRingDriver NewDriver() => new(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true);
+
+    private void Run(ulong without)
+    {
+        Assert.NotNull(_device);
         Assert.True(_device.TrySetStatus(VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER, out _));
         Assert.True(_device.TrySetDriverFeatures(_device.DeviceFeatures & ~without, out _));
         Assert.True(_device.TrySetStatus(11, out _));
@@ -61,7 +87,6 @@ public sealed class VirtioBlkTests : IDisposable
         _device.SetQueueInterrupt(0, _call.Signal);
         Assert.True(_device.TrySetQueueReady(0, true, out _));
         Assert.True(_device.TrySetStatus(15, out _));
-        return _device;
     }
 
     private void Add(uint type, ulong sector, uint length, bool deviceWrites)
@@ -304,6 +329,107 @@ public sealed class VirtioBlkTests : IDisposable
     }
 
     [Fact]
+    public void Write_through_stays_over_resets_until_the_driver_takes_it_back()
+    {
+        using var counting = new CountingBackend();
+        _backend.Dispose();
+        _backend = counting;
+        var device = Start();
+        Assert.True(device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [0], out _));
+        for (var flushes = 1; flushes < 4; flushes++)
+        {
+            Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+            Assert.Equal(flushes, counting.Flushes);
+            device.Reset();
+            Assert.Equal(0, Mode(device));
+            Restart();
+        }
+        Assert.True(device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [1], out _));
+        Assert.Equal(1, Mode(device));
+        Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+        Assert.Equal(3, counting.Flushes);
+    }
+
+    [Theory]
+    [InlineData(false, 1)]
+    [InlineData(true, 0)]
+    public void User_who_did_not_read_the_mode_before_its_first_queue_ran_is_served_write_through(bool reads, int flushes)
+    {
+        using var counting = new CountingBackend();
+        _backend.Dispose();
+        _backend = counting;
+        var device = Start(readsMode: reads);
+        Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+        Assert.Equal(flushes, counting.Flushes);
+        // Too late: it may go by what it has known for long.
+        Assert.Equal(reads ? 1 : 0, Mode(device));
+        device.Reset();
+        Mode(device);
+        Restart();
+        Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+        Assert.Equal(2 * flushes, counting.Flushes);
+
+        // What it asks for itself counts at once.
+        Assert.True(device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [1], out _));
+        Assert.Equal(1, Mode(device));
+        Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+        Assert.Equal(2 * flushes, counting.Flushes);
+
+        // The next one has read nothing yet.
+        device.BeginUse();
+        Restart();
+        Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+        Assert.Equal((2 * flushes) + 1, counting.Flushes);
+    }
+
+    [Fact]
+    public void Mode_is_kept_before_it_counts_and_the_next_device_has_it()
+    {
+        using var counting = new CountingBackend();
+        _backend.Dispose();
+        _backend = counting;
+        var kept = new CacheMode { Answer = new Fault(Errno.ENOSPC, "full") };
+        var device = Start(cacheMode: kept);
+        Assert.False(device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [0], out var fault));
+        Assert.Equal(Errno.ENOSPC, fault.Errno);
+        Assert.Equal(1, Mode(device));
+        kept.Answer = Fault.None;
+        Assert.True(device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [0], out _));
+        Assert.False(kept.IsWriteback);
+
+        using var other = new VirtioBlkDevice("other", _backend, "serial-2", cacheMode: kept);
+        Assert.Equal(0, Mode(other));
+        // Another user of the disk does not change by that how this one is served.
+        Assert.True(other.TrySetConfig(VirtioBlkConfig.WritebackOffset, [1], out _));
+        Assert.True(kept.IsWriteback);
+        Assert.Equal(0, Mode(device));
+        Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+        Assert.Equal(1, counting.Flushes);
+        device.BeginUse();
+        Assert.Equal(1, Mode(device));
+    }
+
+    [Theory]
+    [InlineData(VirtioBlkConfig.VIRTIO_BLK_F_FLUSH, 0)]
+    [InlineData(VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE, 1)]
+    [InlineData(VirtioBlkConfig.VIRTIO_BLK_F_FLUSH | VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE, 0)]
+    public void Writeback_field_shows_what_the_features_make_of_it(ulong without, byte mode)
+    {
+        using var counting = new CountingBackend();
+        _backend.Dispose();
+        _backend = counting;
+        var device = Start(without);
+        Assert.Equal(mode, Mode(device));
+        // A cache that nothing would ever empty is not to be had.
+        device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [1], out _);
+        Assert.Equal(mode, Mode(device));
+        Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
+        Assert.Equal(mode == 0 ? 1 : 0, counting.Flushes);
+        device.Reset();
+        Assert.Equal(1, Mode(device));
+    }
+
+    [Fact]
     public void Asynchronous_backend_completes_out_of_order_and_is_drained_on_stop()
     {
         using var late = new LateBackend();
@@ -388,40 +514,18 @@ public sealed class VirtioBlkTests : IDisposable
         return path;
     }
 
-    private sealed class CountingBackend : IBlockBackend, IBlockChannel
+    private sealed class CacheMode : ICacheModeStore
     {
-        public int Flushes { get; private set; }
+        public Fault Answer { get; set; }
 
-        public string Description => "counting";
+        public bool IsWriteback { get; private set; } = true;
 
-        public long Capacity => 1 << 20;
-
-        public int BlockSize => 512;
-
-        public bool IsReadOnly => false;
-
-        public int Depth => 1;
-
-        public FileDescriptor? Completion => null;
-
-        public IBlockChannel OpenChannel(int depth) => this;
-
-        public bool Submit(BlockRequest request)
+        public bool TryKeep(bool writeback, out Fault fault)
         {
-            if (request.Operation == BlockOperation.Flush)
-                Flushes++;
-            request.Result = Errno.None;
-            return true;
-        }
-
-        public void Commit()
-        {
-        }
-
-        public BlockRequest? TryReap() => null;
-
-        public void Dispose()
-        {
+            fault = Answer;
+            if (fault == Fault.None)
+                IsWriteback = writeback;
+            return fault == Fault.None;
         }
     }
 

@@ -22,14 +22,18 @@ internal sealed class Guest
     /// <param name="fabric">The fabric, which is up.</param>
     /// <param name="script">What the guest's shell runs. Its standard error is for what a failing test shows.</param>
     /// <param name="devices">Names of the devices, in the order in which the guest has them; and options of the verb.</param>
-    public static Guest Start(TestFabric fabric, string script, params string[] devices)
+    public static Guest Start(TestFabric fabric, string script, params string[] devices) => StartOn(fabric, null, script, devices);
+
+    /// <summary>As the other one, on a QEMU of the test's choice; null for the one that the program finds.</summary>
+    public static Guest StartOn(TestFabric fabric, string? qemu, string script, params string[] devices)
     {
         // Installed by packaging/test-packages.txt, so one who could install it and did not sees the tests fail.
         Assert.SkipWhen(RuntimeInformation.OSArchitecture != Architecture.X64, "Guests are x86-64 and run on x86-64 only.");
         var hasQemu = Environment.GetEnvironmentVariable("VIRTBUS_QEMU") is not null ||
             Environment.GetEnvironmentVariable("PATH")!.Split(':').Any(folder => File.Exists(Path.Combine(folder, "qemu-system-x86_64")));
         Assert.SkipWhen(!hasQemu && !Environment.IsPrivilegedProcess, "qemu-system-x86_64 is not installed and may not be: apt-get install qemu-system-x86.");
-        return new Guest(fabric.Start(["vm", .. devices, "--", "sh", "-c", "set -e\n" + script]));
+        string[] arguments = ["vm", .. devices, "--", "sh", "-c", "set -e\n" + script];
+        return new Guest(qemu is null ? fabric.Start(arguments) : fabric.StartProgram("VIRTBUS_QEMU=" + qemu, [TestFabric.Program, .. arguments]));
     }
 
     /// <summary>Runs a script to its end and gives the lines that it printed.</summary>

@@ -74,10 +74,18 @@ public interface IVdpaOps
     bool TrySetStatus(byte status, out Fault fault);
 
     /// <summary>
-    /// Stops all queues and forgets status, features, written configuration and queue set-up. Map and eventfds stay: they belong to the
-    /// transport and not to the driver.
+    /// Stops all queues and forgets status, features and queue set-up, the index of the next buffer included: who needs that afterwards stops
+    /// the queue and reads it first. Map and eventfds stay: they belong to the transport and not to the driver. Configuration that the driver
+    /// wrote stays, since it relies on it.
     /// </summary>
     void Reset();
+
+    /// <summary>
+    /// Resets the device for another user of the transport, for example a front end that has just connected. Nothing that the one before set
+    /// is left, but for what configuration keeps for all, like a disk's cache mode: until the new user has read which one that is, the device
+    /// serves it by the safest.
+    /// </summary>
+    void BeginUse();
 
     /// <summary>
     /// Lets the device's DMA reach another address space. Running queues stand still meanwhile. One whose ring is not reachable any more waits

@@ -85,10 +85,10 @@ internal sealed class Adapter : IAsyncDisposable
     public bool IsAbove(VdpaManagement part) => part.Device.Parent is PciDevice device && device.Address == Device.Address;
 
     /// <summary>Puts a medium in; it is closed with the adapter.</summary>
-    public void Attach(string name, IBlockBackend medium)
+    public void Attach(string name, IBlockBackend medium, ICacheModeStore cacheMode)
     {
         _media.Push(medium);
-        _hardware.Engine.AttachMedium(name, medium);
+        _hardware.Engine.AttachMedium(name, medium, cacheMode);
     }
 
     public async ValueTask DisposeAsync()

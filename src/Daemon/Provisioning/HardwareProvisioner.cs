@@ -97,7 +97,7 @@ internal sealed class HardwareProvisioner : IProvisioner
         var adapter = _adapters[disk.Adapter];
         var management = _vdpa.Managements.FirstOrDefault(adapter.IsAbove)
             ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {adapter.Device.Name} has no vdpa part with a driver. Add the modules of its core and of nic_vdpa to the modules folder.");
-        adapter.Attach(disk.Name, Open(disk));
+        adapter.Attach(disk.Name, Open(disk), new CacheModeFile(_context.RuntimeFolder, disk.Name));
         var profile = new VdpaProfile(disk.Name, VIRTIO_ID_BLOCK, disk.Name, disk.Serial, disk.Queues);
         var device = await management.AddAsync(profile);
         lock (adapter.Disks)

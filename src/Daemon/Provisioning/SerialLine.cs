@@ -27,6 +27,7 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     {
         _port = port;
         _client = client;
+        _client.Blocking = false;
         if (!port.TryConnect(this, out var fault))
             throw new InvalidOperationException(fault.Message);
         _talk = TalkAsync(_stop.Token);
@@ -53,6 +54,22 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     }
 
     public void CanSend() => _room.Release();
+
+    public void DropUnsent()
+    {
+        Span<byte> dropped = stackalloc byte[ChunkSize];
+        try
+        {
+            // No more than there is now, or a client that goes on sending would never let it end.
+            var left = _client.Available;
+            while (left > 0 && _client.Receive(dropped[..Math.Min(left, ChunkSize)], SocketFlags.None, out _) is > 0 and var count)
+                left -= count;
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            // Expected: the client went.
+        }
+    }
 
     public async ValueTask DisposeAsync()
     {
@@ -83,12 +100,21 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     private async Task ReceiveAsync(CancellationToken over)
     {
         var buffer = new byte[ChunkSize];
-        int count;
-        while ((count = await _client.ReceiveAsync(buffer, over)) > 0)
+        while (true)
         {
+            // Waits only. The count of resets has to be that of the moment at which bytes are taken.
+            await _client.ReceiveAsync(Memory<byte>.Empty, over);
+            var resets = _port.Resets;
+            var count = _client.Receive(buffer, SocketFlags.None, out var error);
+            if (error == SocketError.WouldBlock)
+                continue;
+            if (error != SocketError.Success)
+                throw new SocketException((int)error);
+            if (count == 0)
+                return;
             for (var sent = 0; sent < count;)
             {
-                sent += _port.TrySend(buffer.AsSpan(sent, count - sent));
+                sent += _port.TrySend(buffer.AsSpan(sent, count - sent), resets);
                 if (sent < count)
                     await _room.WaitAsync(over);
             }

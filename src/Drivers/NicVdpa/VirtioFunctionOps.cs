@@ -102,7 +102,12 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             _function.Write(DeviceConfig + offset, source);
             var errno = (Errno)Read32(ConfigError);
-            return errno == Errno.None ? Done(out fault) : Refuse(errno, "the field may not be written, or not with that value", out fault);
+            return errno switch
+            {
+                Errno.None => Done(out fault),
+                Errno.EROFS or Errno.EINVAL => Refuse(errno, "the field may not be written, or not with that value", out fault),
+                _ => Refuse(errno, "the value can't be kept; look at the space and the rights of the runtime folder", out fault),
+            };
         }
     }
 
@@ -133,6 +138,15 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             Quietly(() => Write8(device_status, 0));
             // A reset forgets the vectors; the eventfds behind them stay.
+            SetVectors();
+        }
+    }
+
+    public void BeginUse()
+    {
+        lock (_access)
+        {
+            Quietly(() => Write32(NextUser, 1));
             SetVectors();
         }
     }
@@ -312,7 +326,9 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
                 Select(queue);
                 fault = SelectedFault();
             }
-            _errors[queue].Signal();
+            // One that a reset took away meanwhile is none of whoever has the device now.
+            if (fault != Fault.None)
+                _errors[queue].Signal();
             Volatile.Read(ref _queueFaulted)?.Invoke(queue, fault == Fault.None ? new Fault(errno, "a ring error stopped the queue") : fault);
         }
         Volatile.Read(ref _configChanged)?.Invoke();

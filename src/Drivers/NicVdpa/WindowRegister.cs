@@ -33,5 +33,6 @@ internal static class WindowRegister
     public const int ConfigError = 0x7C;
     public const int ErrorText = 0x80;
     public const int ErrorTextSize = 96;
+    public const int NextUser = 0xE0;
     public const int DeviceConfig = 0x100;
 }

@@ -13,7 +13,7 @@ public sealed class AdapterEngine : IDisposable
 {
     private const int WireDepth = 256;
     private readonly Lock _lock = new();
-    private readonly ConcurrentDictionary<string, IBlockBackend> _media = new();
+    private readonly ConcurrentDictionary<string, Medium> _media = new();
     private readonly AdapterSwitch _switch = new();
     private readonly List<FunctionUnit> _functions = [];
     private AdapterLane[] _lanes;
@@ -58,10 +58,11 @@ public sealed class AdapterEngine : IDisposable
     /// <summary>Puts a medium in, for a block function to use. It stays its owner's.</summary>
     /// <param name="name">The medium's name.</param>
     /// <param name="medium">The back end.</param>
+    /// <param name="cacheMode">Keeps the cache mode that its drivers choose; null for as long as it is in.</param>
     /// <exception cref="VirtbusException">EEXIST: a medium of that name is in.</exception>
-    public void AttachMedium(string name, IBlockBackend medium)
+    public void AttachMedium(string name, IBlockBackend medium, ICacheModeStore? cacheMode = null)
     {
-        if (!_media.TryAdd(name, medium))
+        if (!_media.TryAdd(name, new Medium(medium, cacheMode ?? new VolatileCacheMode())))
             throw new VirtbusException(Errno.EEXIST, $"Adapter {Name} has a medium '{name}' already. Take that one out first.");
     }
 
@@ -88,7 +89,7 @@ public sealed class AdapterEngine : IDisposable
             return Errno.ENOENT;
         try
         {
-            device = new VirtioBlkDevice(parameters.Name, medium, parameters.Serial, parameters.Queues);
+            device = new VirtioBlkDevice(parameters.Name, medium.Backend, parameters.Serial, parameters.Queues, cacheMode: medium.CacheMode);
             return Errno.None;
         }
         catch (VirtbusException e)
@@ -196,4 +197,6 @@ public sealed class AdapterEngine : IDisposable
         foreach (var port in lane.Ports)
             port.Deliver(frame);
     }
+
+    private sealed record Medium(IBlockBackend Backend, ICacheModeStore CacheMode);
 }

@@ -29,6 +29,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
 
     private readonly Lock _latch = new();
     private readonly FunctionCommands _commands;
+    private readonly ulong _ownAddress;
     private AdapterLane _lane;
     private DmaPort? _dma;
     private IDisposable? _watch;
@@ -38,6 +39,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     private VirtioWindow?[]? _windows;
     private bool _interruptWanted;
     private bool _isReminding;
+    private bool _hasUser;
     private long _generation;
     // Commands that virtual functions are at, of the enabling that the epoch counts.
     private uint _deferred;
@@ -54,7 +56,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         Slot = slot;
         Limits = limits;
         VirtualIndex = virtualIndex;
-        MacAddress = macAddress;
+        _ownAddress = MacAddress = macAddress;
         _commands = new FunctionCommands(this, virtualFunctions);
         engine.Add(this);
     }
@@ -585,9 +587,12 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         {
             old = Lane;
             var user = _dma is { Group.OwnerKind: DmaOwnerKind.User } ? _dma : null;
-            if (user is null == (old == Engine.Common))
+            if (user is not null == _hasUser)
                 return;
+            _hasUser = user is not null;
             ResetHeld();
+            // One that came with the state of a user elsewhere goes with that user.
+            MacAddress = _ownAddress;
             var next = user is null ? Engine.Common : Engine.OpenLane(user.Name);
             lock (_latch)
                 Volatile.Write(ref _lane, next);

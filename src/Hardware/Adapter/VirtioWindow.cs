@@ -17,6 +17,7 @@ internal sealed class VirtioWindow : IDisposable
     public const int DeviceConfig = 0x100;
     public const int ErrorText = 0x80;
     public const int ErrorTextSize = 96;
+    public const int NextUser = 0xE0;
     private const ushort NoVector = 0xFFFF;
 
     private readonly Lock _access = new();
@@ -235,6 +236,10 @@ internal sealed class VirtioWindow : IDisposable
             case (22, 2):
                 _queueSelect = (ushort)value;
                 break;
+            case (NextUser, 4):
+                Reset();
+                _device.BeginUse();
+                break;
             default:
                 if (Selected is { } queue)
                     Write(queue, offset, size, value);
@@ -312,6 +317,8 @@ internal sealed class VirtioWindow : IDisposable
     {
         _device.Reset();
         _driverFeatures = 0;
+        _deviceFeatureSelect = _driverFeatureSelect = 0;
+        _configError = Errno.None;
         _configVector = NoVector;
         _queueSelect = 0;
         foreach (var queue in _queues)
@@ -320,7 +327,10 @@ internal sealed class VirtioWindow : IDisposable
             queue.Vector = NoVector;
             queue.Descriptors = queue.Driver = queue.Device = 0;
             queue.Fault = null;
+            // What went wrong before is no news to whoever comes after.
+            Interlocked.Exchange(ref queue.FaultUntold, 0);
         }
+        _configUntold = false;
     }
 
     private ushort Vector(ushort wanted) => wanted < _unit.Limits.Vectors ? wanted : NoVector;

@@ -42,6 +42,8 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
     private readonly Lock _lock = new();
     private readonly object _idle = new();
     private readonly byte[] _plain = new byte[EndOfMemory - ScratchRegister.Memory];
+    private IDisposable? _watch;
+    private bool _hadUser;
     private HostMemory? _memory;
     private PciBarArea[] _areas = [];
     private EventFd? _wake;
@@ -77,6 +79,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
 
     public void Dispose()
     {
+        Unplugged();
         lock (_lock)
             _isEnding = true;
         Cancel();
@@ -87,12 +90,18 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
             _signal?.Dispose();
             _signal = null;
             _wake?.Dispose();
-            foreach (var area in _areas)
-                area.File.Dispose();
-            _areas = [];
-            _memory?.Dispose();
-            _memory = null;
+            DropMemory();
         }
+    }
+
+    /// <summary>The function is in a slot: when its DMA changes hands there, so does its memory.</summary>
+    internal void Plugged(DmaPort dma) => _watch = dma.Group.Observe(null, () => ChangeUser(dma.Group.OwnerKind == DmaOwnerKind.User));
+
+    /// <summary>The function is out of its slot.</summary>
+    internal void Unplugged()
+    {
+        Interlocked.Exchange(ref _watch, null)?.Dispose();
+        ChangeUser(false);
     }
 
     internal void Read(int bar, ulong offset, Span<byte> destination)
@@ -215,6 +224,28 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
         zeros.Clear();
         for (ulong at = 0; memory is not null && at < MemorySize; at += ChunkSize)
             memory.Write(at, zeros);
+    }
+
+    // A user may keep the file of BAR 2, and its mapping, for ever: the next one gets another, or each would see what the other writes.
+    private void ChangeUser(bool hasUser)
+    {
+        lock (_lock)
+        {
+            if (_hadUser == hasUser)
+                return;
+            _hadUser = hasUser;
+            DropMemory();
+        }
+    }
+
+    // Under the lock.
+    private void DropMemory()
+    {
+        foreach (var area in _areas)
+            area.File.Dispose();
+        _areas = [];
+        _memory?.Dispose();
+        _memory = null;
     }
 
     private static bool IsTransfer(uint length, uint offset) => length is > 0 and <= MemorySize && offset <= MemorySize - length;

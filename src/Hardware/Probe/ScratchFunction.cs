@@ -1,3 +1,4 @@
+using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
 
@@ -113,6 +114,12 @@ public sealed class ScratchFunction : PciPhysicalFunction, IScratchHost
         _engine.Reset();
         _ports.AsSpan().Clear();
     }
+
+    /// <inheritdoc/>
+    protected override void OnPlugged(DmaPort dma) => _engine.Plugged(dma);
+
+    /// <inheritdoc/>
+    protected override void OnUnplugged() => _engine.Unplugged();
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)

@@ -1,3 +1,4 @@
+using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
 
@@ -36,6 +37,12 @@ internal sealed class ScratchVirtualFunction : PciVirtualFunction, IScratchHost
 
     /// <inheritdoc/>
     protected override void OnReset(PciResetKind kind) => _engine.Reset();
+
+    /// <inheritdoc/>
+    protected override void OnPlugged(DmaPort dma) => _engine.Plugged(dma);
+
+    /// <inheritdoc/>
+    protected override void OnUnplugged() => _engine.Unplugged();
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)

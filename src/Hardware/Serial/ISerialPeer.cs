@@ -10,4 +10,10 @@ public interface ISerialPeer
 
     /// <summary>The guest has room again, after <see cref="SerialPort.TrySend"/> took less than it was given.</summary>
     void CanSend();
+
+    /// <summary>
+    /// The port is being reset, perhaps for another guest: what was on its way to the guest until now is for nobody any more. What comes later
+    /// is for whoever comes after.
+    /// </summary>
+    void DropUnsent();
 }

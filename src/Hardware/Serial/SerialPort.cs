@@ -28,8 +28,15 @@ public sealed class SerialPort
 
     /// <summary>Sends bytes to the guest, as many as its receive FIFO has room for: up to 16, or one while the guest has not turned the FIFO on.</summary>
     /// <param name="bytes">The bytes.</param>
+    /// <param name="resets">
+    /// What <see cref="Resets"/> was before the bytes were taken from where they come; with another count by now they are for a guest before and
+    /// vanish. Null for bytes of this moment.
+    /// </param>
     /// <returns>How many were taken, from the first on. After fewer than all, <see cref="ISerialPeer.CanSend"/> is called once there is room.</returns>
-    public int TrySend(ReadOnlySpan<byte> bytes) => _uart.Receive(bytes);
+    public int TrySend(ReadOnlySpan<byte> bytes, int? resets = null) => _uart.Receive(bytes, resets);
+
+    /// <summary>How often the port was reset; a new user of the port begins with that.</summary>
+    public int Resets => _uart.Resets;
 
     /// <summary>Sends a break to the guest; lost when its receive FIFO is full.</summary>
     public void SendBreak() => _uart.ReceiveBreak();

@@ -22,7 +22,7 @@ internal sealed class Uart16550 : IDisposable
     private readonly byte[] _errors = new byte[FifoSize];
     private readonly byte[] _toSend = new byte[FifoSize];
     private ISerialPeer? _peer;
-    private int _receivedHead, _receivedCount, _toSendCount, _sendEpoch;
+    private int _receivedHead, _receivedCount, _toSendCount, _sendEpoch, _resets;
     private bool _isSending, _isResumed, _wantsRoom;
     private bool _hasFifo, _isOverrun, _isEmptyPending, _isTimeout, _isTimerSet;
     private long _timeoutAt;
@@ -50,6 +50,8 @@ internal sealed class Uart16550 : IDisposable
                 return _peer;
         }
     }
+
+    internal int Resets => Volatile.Read(ref _resets);
 
     private bool IsLoop => (_mcr & MCR_LOOP) != 0;
 
@@ -139,9 +141,12 @@ internal sealed class Uart16550 : IDisposable
 
     internal void Reset()
     {
+        // Before the count: who reads the new one takes nothing from the peer's line that is of before.
+        Peer?.DropUnsent();
         ISerialPeer? waiting;
         lock (_lock)
         {
+            Volatile.Write(ref _resets, _resets + 1);
             _ier = _lcr = _mcr = _scr = 0;
             _divisor = DivisorOf9600;
             _hasFifo = false;
@@ -174,11 +179,13 @@ internal sealed class Uart16550 : IDisposable
         return true;
     }
 
-    internal int Receive(ReadOnlySpan<byte> bytes)
+    internal int Receive(ReadOnlySpan<byte> bytes, int? resets)
     {
         int taken;
         lock (_lock)
         {
+            if (resets is { } count && count != _resets)
+                return bytes.Length;
             // In loopback the receiver hears the transmitter only.
             taken = IsLoop ? 0 : Math.Min(bytes.Length, Capacity - _receivedCount);
             foreach (var value in bytes[..taken])

@@ -97,7 +97,7 @@ public abstract class VirtioDevice : IDisposable
         {
             if (offset < 0 || offset > ConfigSize || destination.Length > ConfigSize - offset)
                 return Refuse(Errno.EINVAL, "the range leaves the configuration space", out fault);
-            ReadConfig(offset, destination);
+            ReadConfig(offset, destination, SettledFeatures);
             return Done(out fault);
         }
     }
@@ -113,7 +113,7 @@ public abstract class VirtioDevice : IDisposable
         {
             if (offset < 0 || offset > ConfigSize || source.Length > ConfigSize - offset)
                 return Refuse(Errno.EINVAL, "the range leaves the configuration space", out fault);
-            return TryWriteConfig(offset, source, _driverFeatures, out fault);
+            return TryWriteConfig(offset, source, SettledFeatures, out fault);
         }
     }
 
@@ -154,7 +154,10 @@ public abstract class VirtioDevice : IDisposable
         }
     }
 
-    /// <summary>Stops all queues and forgets status, features, written configuration and queue set-up. Map and eventfds stay.</summary>
+    /// <summary>
+    /// Stops all queues and forgets status, features and queue set-up, the index of the next buffer included. Map, eventfds and the
+    /// configuration that the driver wrote stay.
+    /// </summary>
     public void Reset()
     {
         lock (_lock)
@@ -173,7 +176,16 @@ public abstract class VirtioDevice : IDisposable
 
             _driverFeatures = 0;
             Interlocked.Exchange(ref _status, 0);
-            ResetConfig();
+        }
+    }
+
+    /// <summary>Resets the device for another user, who knows nothing of it yet: what the one before read of its configuration does not count.</summary>
+    public void BeginUse()
+    {
+        lock (_lock)
+        {
+            Reset();
+            OnBeginUse();
         }
     }
 
@@ -358,11 +370,13 @@ public abstract class VirtioDevice : IDisposable
             _queues[i] = new VirtioQueue(i, Name, processor(i), QueueFaulted) { Size = MaxQueueSize };
     }
 
-    private protected abstract void ReadConfig(int offset, Span<byte> destination);
+    /// <summary>Reads the configuration space. The driver's features are null until they are settled: then every field that is offered can be read (2.5.2).</summary>
+    private protected abstract void ReadConfig(int offset, Span<byte> destination, ulong? driverFeatures);
 
-    private protected abstract bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong driverFeatures, out Fault fault);
+    private protected abstract bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong? driverFeatures, out Fault fault);
 
-    private protected abstract void ResetConfig();
+    /// <summary>Another user begins; queues stand still.</summary>
+    private protected abstract void OnBeginUse();
 
     /// <summary>Tells the driver that the configuration space changed.</summary>
     private protected void AnnounceConfigChange()
@@ -371,6 +385,8 @@ public abstract class VirtioDevice : IDisposable
             ConfigGeneration++;
         Volatile.Read(ref _configChanged)?.Invoke();
     }
+
+    private ulong? SettledFeatures => (_status & VirtioStatus.FEATURES_OK) != 0 ? _driverFeatures : null;
 
     private static bool RefuseReady(out Fault fault) => Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault);
 

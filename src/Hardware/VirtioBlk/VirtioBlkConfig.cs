@@ -50,7 +50,6 @@ public static class VirtioBlkConfig
         BinaryPrimitives.WriteUInt64LittleEndian(space.AsSpan(0), (ulong)backend.Capacity >> SectorShift);
         BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(12), SegMax);
         BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(20), (uint)backend.BlockSize);
-        space[WritebackOffset] = 1;
         BinaryPrimitives.WriteUInt16LittleEndian(space.AsSpan(34), (ushort)queueCount);
         return space;
     }

@@ -11,7 +11,10 @@ public sealed class VirtioBlkDevice : VirtioDevice
 {
     private readonly byte[] _config;
     private readonly bool _readOnly;
-    private volatile bool _writeback = true;
+    private readonly ICacheModeStore _cacheMode;
+    private volatile bool _writeback;
+    private volatile bool _isModeKnown;
+    private bool _hasRun;
 
     /// <summary>Makes a device, reset, with no driver.</summary>
     /// <param name="name">What it is called in logs and thread names.</param>
@@ -19,14 +22,17 @@ public sealed class VirtioBlkDevice : VirtioDevice
     /// <param name="serial">What GET_ID answers: at most 20 bytes of ASCII.</param>
     /// <param name="queueCount">Number of request queues, 1 to 256.</param>
     /// <param name="maxQueueSize">The largest queue size, a power of two.</param>
+    /// <param name="cacheMode">Keeps the cache mode that drivers choose, for the devices and programs after this one; null for as long as the device lives.</param>
     /// <exception cref="VirtbusException">EINVAL for a number or serial out of bounds.</exception>
-    public VirtioBlkDevice(string name, IBlockBackend backend, string serial, int queueCount = 1, int maxQueueSize = 1024)
+    public VirtioBlkDevice(string name, IBlockBackend backend, string serial, int queueCount = 1, int maxQueueSize = 1024, ICacheModeStore? cacheMode = null)
         : base(name, queueCount, maxQueueSize)
     {
         if (serial.Length > IdSize || !Ascii.IsValid(serial))
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of device '{name}' does not fit. Choose at most {IdSize} ASCII characters.");
         _config = Build(backend, queueCount);
         _readOnly = backend.IsReadOnly;
+        _cacheMode = cacheMode ?? new VolatileCacheMode();
+        _writeback = _cacheMode.IsWriteback;
         Serial = new byte[IdSize];
         Encoding.ASCII.GetBytes(serial, Serial);
         CreateQueues(_ => new VirtioBlkQueues(this, backend));
@@ -46,26 +52,59 @@ public sealed class VirtioBlkDevice : VirtioDevice
 
     internal byte[] Serial { get; }
 
-    /// <summary>Whether the driver asks for a writeback cache; only meaningful with VIRTIO_BLK_F_CONFIG_WCE.</summary>
-    internal bool Writeback => _writeback;
+    /// <summary>
+    /// Whether there is a write-back cache for a driver that took VIRTIO_BLK_F_CONFIG_WCE. Not for one that did not ask which mode is in force
+    /// before its first queue ran: it goes on from a connection before this one, and may rely on write-through.
+    /// </summary>
+    internal bool Writeback => _writeback && _isModeKnown;
 
-    private protected override void ReadConfig(int offset, Span<byte> destination)
+    /// <summary>A queue is about to run.</summary>
+    internal void QueueStarts() => _hasRun = true;
+
+    private protected override void ReadConfig(int offset, Span<byte> destination, ulong? driverFeatures)
     {
-        _config[WritebackOffset] = _writeback ? (byte)1 : (byte)0;
+        if (!_hasRun && IsWithin(offset, destination.Length))
+            _isModeKnown = true;
+        _config[WritebackOffset] = ShowsWriteback(driverFeatures) ? (byte)1 : (byte)0;
         _config.AsSpan(offset, destination.Length).CopyTo(destination);
     }
 
-    private protected override bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong driverFeatures, out Fault fault)
+    private protected override bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong? driverFeatures, out Fault fault)
     {
         if (offset != WritebackOffset || source.Length != 1)
             return Refuse(Errno.EROFS, "the only field that a driver may write is writeback", out fault);
-        if ((driverFeatures & VIRTIO_BLK_F_CONFIG_WCE) == 0)
+        // A front end may hand a write on before it says which features the driver behind it took.
+        if (driverFeatures is { } taken && (taken & VIRTIO_BLK_F_CONFIG_WCE) == 0)
             return Refuse(Errno.EROFS, "writeback may not be written without VIRTIO_BLK_F_CONFIG_WCE", out fault);
         if (source[0] > 1)
             return Refuse(Errno.EINVAL, "writeback is 0 or 1", out fault);
-        _writeback = source[0] == 1;
+        var writeback = source[0] == 1;
+        // Without VIRTIO_BLK_F_FLUSH the field stays 0: nothing would ever empty the cache.
+        if (writeback && driverFeatures is { } features && (features & VIRTIO_BLK_F_FLUSH) == 0)
+            return Done(out fault);
+        if (writeback != _cacheMode.IsWriteback && !_cacheMode.TryKeep(writeback, out fault))
+            return false;
+        _writeback = writeback;
+        _isModeKnown = true;
         return Done(out fault);
     }
 
-    private protected override void ResetConfig() => _writeback = true;
+    private protected override void OnBeginUse()
+    {
+        _writeback = _cacheMode.IsWriteback;
+        _isModeKnown = false;
+        _hasRun = false;
+    }
+
+    private static bool IsWithin(int offset, int length) => offset <= WritebackOffset && WritebackOffset - offset < length;
+
+    // The mode that is in force (5.2.5, 5.2.6.2). Without FLUSH every write is durable; with FLUSH alone the driver takes it that there is a cache.
+    private bool ShowsWriteback(ulong? driverFeatures)
+    {
+        if (driverFeatures is { } features && (features & VIRTIO_BLK_F_FLUSH) == 0)
+            return false;
+        if (driverFeatures is { } others && (others & VIRTIO_BLK_F_CONFIG_WCE) == 0)
+            return true;
+        return _hasRun ? Writeback : _writeback;
+    }
 }

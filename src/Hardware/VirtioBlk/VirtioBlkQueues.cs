@@ -52,6 +52,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     public void Start(VirtQueue queue, ulong features)
     {
         _queue = queue;
+        _device.QueueStarts();
         _configWce = (features & VIRTIO_BLK_F_CONFIG_WCE) != 0;
         _flushTaken = (features & VIRTIO_BLK_F_FLUSH) != 0;
         _channel ??= _backend.OpenChannel(MaxInFlight);

@@ -10,7 +10,14 @@ internal sealed class VhostUserRing : IDisposable
 
     internal (UserAddress Descriptors, UserAddress Available, UserAddress Used)? Addresses { get; set; }
 
-    internal ushort Base { get; set; }
+    /// <summary>The index at which the next start of the ring begins.</summary>
+    internal ushort Begin { get; private set; }
+
+    /// <summary>
+    /// The index of the next buffer, as GET_VRING_BASE answers it. A reset leaves it: QEMU 7.2 pauses by SET_STATUS 0 and asks afterwards, to
+    /// go on from there later.
+    /// </summary>
+    internal ushort Next { get; private set; }
 
     internal EventFd? Kick { get; set; }
 
@@ -28,12 +35,22 @@ internal sealed class VhostUserRing : IDisposable
 
     internal bool IsRunnable => Size > 0 && Addresses is not null && IsStarted && IsEnabled;
 
-    /// <summary>Forgets the set-up, as a device reset does. Eventfds for calls and errors stay: QEMU sends them once.</summary>
+    /// <summary>The front end said where the ring begins, or the ring stopped there and goes on from there.</summary>
+    internal void SetBase(ushort index)
+    {
+        Begin = index;
+        Next = index;
+    }
+
+    /// <summary>
+    /// Forgets the set-up of a ring that is stopped, as a device reset does. Eventfds for calls and errors stay: QEMU sends them once. A start
+    /// without a new base begins at 0.
+    /// </summary>
     internal void Reset()
     {
         Size = 0;
         Addresses = null;
-        Base = 0;
+        Begin = 0;
         IsStarted = false;
         IsEnabled = false;
         Applied = null;

@@ -42,7 +42,7 @@ internal sealed class VhostUserSession : IDisposable
         _rings = new VhostUserRing[device.QueueCount];
         for (var i = 0; i < _rings.Length; i++)
             _rings[i] = new VhostUserRing();
-        device.Reset();
+        device.BeginUse();
         device.SetConfigCallback(AnnounceConfigChange);
     }
 
@@ -245,6 +245,8 @@ internal sealed class VhostUserSession : IDisposable
 
     private void Reset()
     {
+        // The device forgets where its queues are; the front end may ask for that afterwards.
+        StopRings();
         _device.Reset();
         foreach (var ring in _rings)
             ring.Reset();
@@ -354,7 +356,7 @@ internal sealed class VhostUserSession : IDisposable
                 if (value > ushort.MaxValue)
                     return Refuse(Errno.EINVAL, "the base of a split ring has 16 bits", out fault);
                 StopRing((int)index);
-                ring.Base = (ushort)value;
+                ring.SetBase((ushort)value);
                 break;
             default:
                 if (value > 1)
@@ -400,7 +402,7 @@ internal sealed class VhostUserSession : IDisposable
         ring.Kick = null;
         ring.IsStarted = false;
         BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload, index);
-        BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload[4..], ring.Base);
+        BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload[4..], ring.Next);
         _channel.TryReply(message.Request, 8);
         return true;
     }
@@ -478,7 +480,7 @@ internal sealed class VhostUserSession : IDisposable
             return true;
         var started = _device.TrySetQueueSize(index, ring.Size, out fault) &&
             _device.TrySetQueueAddress(index, place.Descriptors, place.Available, place.Used, out fault) &&
-            _device.TrySetQueueState(index, ring.Base, out fault) &&
+            _device.TrySetQueueState(index, ring.Begin, out fault) &&
             _device.TrySetStatus(StatusDriver | StatusFeaturesOk | StatusDriverOk, out fault) &&
             _device.TrySetQueueReady(index, true, out fault);
         if (started)
@@ -492,7 +494,7 @@ internal sealed class VhostUserSession : IDisposable
         if (ring.Applied is null)
             return;
         _device.TrySetQueueReady(index, false, out _);
-        ring.Base = _device.GetQueueState(index);
+        ring.SetBase(_device.GetQueueState(index));
         ring.Applied = null;
     }
 

@@ -134,6 +134,20 @@ public sealed class SerialFunctionTests : IDisposable
     }
 
     [Fact]
+    public void Bytes_that_were_taken_from_the_line_before_a_reset_vanish()
+    {
+        Connect();
+        var resets = _function.Port.Resets;
+        Assert.Equal(1, _function.Port.TrySend("ab"u8, resets));
+        _function.Reset();
+        Assert.Equal(0, this[LSR] & 1);
+        Assert.Equal(1, _function.Port.TrySend("b"u8, resets));
+        Assert.Equal(0, this[LSR] & 1);
+        Assert.Equal(1, _function.Port.TrySend("c"u8, _function.Port.Resets));
+        Assert.Equal('c', this[RBR]);
+    }
+
+    [Fact]
     public void Bytes_to_the_guest_wait_for_room_in_its_fifo()
     {
         Connect();
@@ -465,6 +479,8 @@ public sealed class SerialFunctionTests : IDisposable
             Room -= taken;
             return taken;
         }
+
+        public void DropUnsent() => _sent = Outgoing.Length;
 
         public void CanSend()
         {

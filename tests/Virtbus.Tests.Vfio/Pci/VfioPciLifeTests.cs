@@ -120,6 +120,53 @@ public sealed class VfioPciLifeTests
     }
 
     [Fact]
+    public async Task Memory_that_a_user_keeps_mapped_is_not_that_of_the_next_one()
+    {
+        var world = await VfioPciWorld.NewAsync();
+        var device = await world.PlugAsync(new ScratchFunction());
+        HostMemory kept;
+        using (var first = VfioPciWorld.Open(device))
+        {
+            kept = Map(first);
+            first.Config16(4, 2);
+            first.Write32(2, 0, 0x11);
+            Assert.Equal(0x11, Byte(kept));
+            // A reset is no change of users: what it has mapped stays the function's.
+            Assert.True(first.Handle.TryReset(out _));
+            Assert.Equal(0, Byte(kept));
+            first.Write32(2, 0, 0x22);
+            Assert.Equal(0x22, Byte(kept));
+        }
+        using (kept)
+        using (var second = VfioPciWorld.Open(device))
+        {
+            second.Config16(4, 2);
+            kept.Write(0, [0x33]);
+            Assert.Equal(0u, second.Read32(2, 0));
+            second.Write32(2, 0, 0x44);
+            Assert.Equal(0x33, Byte(kept));
+            using var own = Map(second);
+            Assert.Equal(0x44, Byte(own));
+        }
+
+        static HostMemory Map(PciUser user)
+        {
+            Assert.True(user.Handle.TryGetRegionInfo(2, out var region, out _));
+            var area = Assert.Single(region!.Areas);
+            using var file = area.File.Duplicate();
+            Assert.True(HostMemory.TryMap(file, area.FileOffset, area.Size, DmaAccess.ReadWrite, out var memory, out var fault), fault.Message);
+            return memory!;
+        }
+
+        static byte Byte(HostMemory memory)
+        {
+            Span<byte> value = stackalloc byte[1];
+            memory.Read(0, value);
+            return value[0];
+        }
+    }
+
+    [Fact]
     public async Task Function_reaches_what_its_user_attached_and_the_log_has_what_it_wrote()
     {
         var world = await VfioPciWorld.NewAsync();

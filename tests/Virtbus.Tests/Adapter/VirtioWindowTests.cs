@@ -131,6 +131,24 @@ public sealed class VirtioWindowTests : IDisposable
     }
 
     [Fact]
+    public void Cache_mode_belongs_to_the_medium_and_not_to_the_window()
+    {
+        Create();
+        Write(0x120, 0, 1);
+        Assert.Equal(0u, Read(0x7C, 4));
+        Write(20, 0, 1);
+        Assert.Equal(0u, Read(0x120, 1));
+        Write(22, 7, 2);
+        Write(0xE0, 1, 4);
+        Assert.Equal(0u, Read(22, 2));
+        Assert.Equal(0u, Read(0x120, 1));
+        _rig.ResetFunction();
+        _rig.Enable();
+        Create();
+        Assert.Equal(0u, Read(0x120, 1));
+    }
+
+    [Fact]
     public void Reset_of_the_function_takes_windows_away()
     {
         Create();

@@ -153,6 +153,25 @@ public sealed class VirtualFunctionStateTests : IDisposable
     }
 
     [Fact]
+    public void Address_that_came_with_a_users_state_goes_with_the_user()
+    {
+        var functions = AdapterRig.EnableVirtual(_function, 2);
+        using var source = new AdapterRig(functions[0]);
+        using var destination = new AdapterRig(functions[1], source.Memory);
+        var (moved, own) = (source.Read(AdapterRegister.MacAddress), destination.Read(AdapterRegister.MacAddress));
+        Assert.NotEqual(moved, own);
+        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
+        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0);
+        Load(1, Save(0), Errno.None);
+        Assert.Equal(moved, destination.Read(AdapterRegister.MacAddress));
+        destination.ResetFunction();
+        Assert.Equal(moved, destination.Read(AdapterRegister.MacAddress));
+        destination.ChangeOwner();
+        Assert.Equal(own, destination.Read(AdapterRegister.MacAddress));
+        Assert.Equal(own, _physical.Do(AdapterOpcode.QueryVirtualFunction, 1).First);
+    }
+
+    [Fact]
     public void State_of_another_shape_is_refused_and_nothing_changes()
     {
         var rigs = Virtual(2);

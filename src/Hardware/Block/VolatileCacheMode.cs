@@ -1,0 +1,18 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Hardware.Block;
+
+/// <summary>Keeps a disk's cache mode as long as the medium is in its adapter: for media of which nothing outlives the program.</summary>
+internal sealed class VolatileCacheMode : ICacheModeStore
+{
+    private volatile bool _isWriteback = true;
+
+    public bool IsWriteback => _isWriteback;
+
+    public bool TryKeep(bool writeback, out Fault fault)
+    {
+        _isWriteback = writeback;
+        fault = Fault.None;
+        return true;
+    }
+}
