@@ -14,8 +14,6 @@ internal static class LookupBench
     private const int Accesses = 2_000_000;
     private const int Pairs = 50_000;
     private static readonly object User = new();
-    // Guarded, as what a peer sends is.
-    private static readonly Action Lost = () => { };
 
     public static int Run(string[] args)
     {
@@ -68,6 +66,8 @@ internal static class LookupBench
         var target = new Target(others, memory, (i, _, _) => (ulong)i * 2 * Page, withGuest: false);
         var rates = new List<double>();
         var bytes = 0L;
+        // Guarded, as what a peer sends is.
+        using var account = new MappingAccount();
         for (var round = -2; round < rounds; round++)
         {
             var allocated = GC.GetAllocatedBytesForCurrentThread();
@@ -76,7 +76,7 @@ internal static class LookupBench
             {
                 var at = new Iova(((ulong)((i * 7919) % Many) * 2 * Page) + Page);
                 var mapped = memory;
-                if (file is not null && !HostMemory.TryMap(file, 0, Page, DmaAccess.ReadWrite, out mapped!, out _, lost: Lost))
+                if (file is not null && !HostMemory.TryMap(account, file, 0, Page, DmaAccess.ReadWrite, out mapped!, out _))
                     throw new InvalidOperationException("The page cannot be mapped.");
                 if (!target.Space.TryMap(at, Page, mapped, 0, DmaAccess.ReadWrite, out _))
                     throw new InvalidOperationException("The page was not mapped.");

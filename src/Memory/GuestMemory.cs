@@ -13,13 +13,14 @@ public sealed class GuestMemory : IDisposable
     public const int MaxRegions = 509;
 
     private readonly List<GuestRegion> _regions = [];
-    private readonly Action? _lost;
+    private readonly MappingAccount _account;
     // A front end may number regions by its own virtual addresses, and their sizes need not be whole pages.
     private readonly IoAddressSpace _space = new(new IoAddressSpaceOptions { Granule = 1, MaxMaps = MaxRegions });
 
     /// <summary>Makes one without regions.</summary>
-    /// <param name="lost">Called when the front end took a region's memory away under an access, as <see cref="Mapping.TryMap"/> says.</param>
-    public GuestMemory(Action? lost = null) => _lost = lost;
+    /// <param name="lost">Called when the front end took a region's memory away under an access, as <see cref="MappingAccount"/> says.</param>
+    /// <param name="budget">What pays for the mappings; the process's when left out.</param>
+    public GuestMemory(Action? lost = null, MappingBudget? budget = null) => _account = new MappingAccount(lost, budget);
 
     /// <summary>The same regions as an address space, the same for good, for a function that reaches them by DMA.</summary>
     public IoAddressSpace AddressSpace => _space;
@@ -27,10 +28,15 @@ public sealed class GuestMemory : IDisposable
     /// <summary>The regions, in the order of their coming.</summary>
     public IReadOnlyList<GuestRegion> Regions => _regions;
 
+    /// <summary>Reserves mappings, as <see cref="MappingAccount.TryReserve"/>.</summary>
+    /// <param name="fault">ENOSPC: none are left.</param>
+    /// <returns>Whether they are reserved.</returns>
+    public bool TryReserve(out Fault fault) => _account.TryReserve(out fault);
+
     /// <summary>Adds a region.</summary>
     /// <param name="region">The region.</param>
     /// <param name="file">Its file; it stays the caller's and may be closed afterwards.</param>
-    /// <param name="fault">ENOSPC when there are too many; EINVAL, EEXIST, EBADF, ENXIO for a region that makes no sense.</param>
+    /// <param name="fault">ENOSPC when there are too many, or the budget is used up; EINVAL, EEXIST, EBADF, ENXIO, EACCES for a region that makes no sense.</param>
     /// <returns>Whether it was added.</returns>
     public bool TryAdd(in GuestRegion region, FileDescriptor file, out Fault fault)
     {
@@ -132,6 +138,7 @@ public sealed class GuestMemory : IDisposable
     {
         _regions.Clear();
         _space.Dispose();
+        _account.Dispose();
     }
 
     private static IovaRange RangeOf(in GuestRegion region) => new(new Iova(region.Start.Value), region.Size);
@@ -154,6 +161,6 @@ public sealed class GuestMemory : IDisposable
             }
         }
 
-        return HostMemory.TryMap(file, region.FileOffset, region.Size, DmaAccess.ReadWrite, out memory, out fault, lost: _lost);
+        return HostMemory.TryMap(_account, file, region.FileOffset, region.Size, DmaAccess.ReadWrite, out memory, out fault);
     }
 }

@@ -9,15 +9,21 @@ namespace Virtbus.Memory;
 public sealed class HostMemory : IDisposable
 {
     private const ulong MaxPageSize = 1UL << 30;
-    private readonly Mapping _mapping;
+
+    private static readonly Fault NoMemoryFile = new(Errno.EBADF,
+        "the region's descriptor is no file in memory, which alone is mapped (memfd, tmpfs, hugetlbfs): in QEMU use memory-backend-memfd, or memory-backend-file with a path on /dev/shm or hugetlbfs");
+
+    private readonly MappedFile _mapped;
+    private readonly MappingAccount _account;
     private int _references = 1;
 
-    private HostMemory(Mapping mapping, nint address, ulong size, DmaAccess access, FileDescriptor? file, ulong fileOffset)
+    private HostMemory(MappedFile mapped, MappingAccount account, ulong offset, ulong size, DmaAccess access, FileDescriptor? file)
     {
+        _mapped = mapped;
+        _account = account;
         File = file;
-        FileOffset = fileOffset;
-        _mapping = mapping;
-        Address = address;
+        FileOffset = offset;
+        Address = mapped.Address + (nint)(offset - mapped.Start);
         Size = size;
         Access = access;
     }
@@ -36,73 +42,72 @@ public sealed class HostMemory : IDisposable
 
     internal nint Address { get; }
 
-    /// <summary>Maps part of a file that a peer sent.</summary>
+    /// <summary>
+    /// Maps part of a file that a peer sent. Parts of one file share a mapping, those of other accounts too, where the descriptor allows what
+    /// that mapping allows.
+    /// </summary>
+    /// <param name="account">The peer's account.</param>
     /// <param name="file">The file; it may be closed afterwards.</param>
     /// <param name="offset">Byte offset of the memory in the file; any.</param>
     /// <param name="size">Size in bytes, above 0; any.</param>
     /// <param name="access">What will be done with it.</param>
     /// <param name="memory">The memory, with one reference that belongs to the caller.</param>
     /// <param name="fault">
-    /// EINVAL for a size of zero or a sum that overflows; EBADF for what is no regular file; ENXIO when the file is shorter (there is
-    /// nothing to access beyond its end); EMFILE; what mmap answered.
+    /// EINVAL for a size of zero or a sum that overflows; EBADF for what is no file in memory; ENXIO when the file is shorter (there is nothing
+    /// to access beyond its end); EACCES when the descriptor or a seal does not allow the access; ENOSPC when the budget is used up; what mmap
+    /// answered.
     /// </param>
-    /// <param name="keepFile">Whether <see cref="File"/> is a duplicate of the descriptor; else it is null.</param>
-    /// <param name="lost">Called when the peer took the memory away under an access, as <see cref="Mapping.TryMap"/> says.</param>
     /// <returns>Whether it is mapped.</returns>
     public static bool TryMap(
-        FileDescriptor file, ulong offset, ulong size, DmaAccess access, out HostMemory? memory, out Fault fault, bool keepFile = false, Action? lost = null)
+        MappingAccount account, FileDescriptor file, ulong offset, ulong size, DmaAccess access, out HostMemory? memory, out Fault fault)
     {
         memory = null;
-        if (size == 0)
-        {
-            fault = new Fault(Errno.EINVAL, "the region has no size");
+        if (!TryLookAt(file, offset, size, access, out var status, out var part, out var page, out fault) ||
+            !account.Budget.Files.TryTake(account, file, status, part, page, access.HasFlag(DmaAccess.Write), out var mapped, out fault))
             return false;
-        }
+        memory = new HostMemory(mapped!, account, offset, size, access, null);
+        return true;
+    }
 
-        if (size > long.MaxValue || offset > (ulong)long.MaxValue - size)
-        {
-            fault = new Fault(Errno.EINVAL, "the region's offset and size overflow");
+    /// <summary>Maps part of a file for its one holder: memory of this process's own, or what a server offered to its client.</summary>
+    /// <param name="file">The file; it may be closed afterwards.</param>
+    /// <param name="offset">Byte offset of the memory in the file; any.</param>
+    /// <param name="size">Size in bytes, above 0; any.</param>
+    /// <param name="access">What will be done with it.</param>
+    /// <param name="memory">The memory, with one reference that belongs to the caller.</param>
+    /// <param name="fault">As the other one; EMFILE.</param>
+    /// <param name="keepFile">Whether <see cref="File"/> is a duplicate of the descriptor; else it is null.</param>
+    /// <returns>Whether it is mapped.</returns>
+    /// <remarks>Who cuts such a file ends this process at the next access: for files that nobody else can cut, or of who is trusted with that.</remarks>
+    public static bool TryMap(
+        FileDescriptor file, ulong offset, ulong size, DmaAccess access, out HostMemory? memory, out Fault fault, bool keepFile = false)
+    {
+        memory = null;
+        if (!TryLookAt(file, offset, size, access, out _, out var part, out _, out fault))
             return false;
-        }
-
-        if (!file.TryGetStatus(out var status) || status.Kind != FileKind.Regular)
-        {
-            fault = new Fault(Errno.EBADF, "the region's descriptor is no memory file");
+        var account = MappingBudget.Own;
+        var length = part.End - part.First;
+        if (!account.Budget.TryCharge(account, length, out fault))
             return false;
-        }
-
-        if (status.Size < offset + size)
+        var mapped = new MappedFile(account, part.First, length);
+        if (!mapped.TryMap(file, access.HasFlag(DmaAccess.Write), out var error))
         {
-            fault = new Fault(Errno.ENXIO, "the region is larger than its file");
-            return false;
-        }
-
-        // On hugetlbfs offset and length have to be whole huge pages, and st_blksize is the size of one.
-        var page = Math.Max((ulong)Environment.SystemPageSize, status.BlockSize);
-        if (!ulong.IsPow2(page) || page > MaxPageSize)
-            page = (ulong)Environment.SystemPageSize;
-        var lead = offset & (page - 1);
-        var length = (lead + size + page - 1) & ~(page - 1);
-        var mapping = Mapping.TryMap(file, offset - lead, (nuint)length, access.HasFlag(DmaAccess.Write), out var error, lost);
-        if (mapping is null)
-        {
+            mapped.Unmap();
             fault = new Fault(error, "the host refused to map the region");
             return false;
         }
 
         try
         {
-            memory = new HostMemory(mapping, mapping.Address + (nint)lead, size, access, keepFile ? file.Duplicate() : null, offset);
+            memory = new HostMemory(mapped, account, offset, size, access, keepFile ? file.Duplicate() : null);
+            return true;
         }
         catch (VirtbusException)
         {
-            mapping.Dispose();
+            mapped.Unmap();
             fault = new Fault(Errno.EMFILE, "no descriptor is left to keep the region's file");
             return false;
         }
-
-        fault = Fault.None;
-        return true;
     }
 
     /// <summary>Makes memory of the host's own, zero filled, together with a descriptor by which a peer can map it too.</summary>
@@ -144,17 +149,46 @@ public sealed class HostMemory : IDisposable
     /// <param name="source">Where from; the range has to lie inside.</param>
     public void Write(ulong offset, ReadOnlySpan<byte> source) => source.CopyTo(Run(offset, source.Length));
 
-    /// <summary>Gives one reference back; the last one unmaps the memory.</summary>
+    /// <summary>Gives one reference back; the last one unmaps the memory, if nobody else has a part of its mapping.</summary>
     public void Dispose()
     {
         var left = Interlocked.Decrement(ref _references);
         if (left == 0)
         {
-            _mapping.Dispose();
+            _mapped.Release(_account);
             File?.Dispose();
         }
         else if (left < 0)
             throw new InvalidOperationException("A reference to host memory was given back twice.");
+    }
+
+    private static bool TryLookAt(
+        FileDescriptor file, ulong offset, ulong size, DmaAccess access, out FileStatus status, out (ulong First, ulong End) part, out ulong page, out Fault fault)
+    {
+        status = default;
+        part = default;
+        page = 0;
+        fault = Fault.None;
+        if (size == 0)
+            fault = new Fault(Errno.EINVAL, "the region has no size");
+        else if (size > long.MaxValue || offset > (ulong)long.MaxValue - size)
+            fault = new Fault(Errno.EINVAL, "the region's offset and size overflow");
+        else if (!file.TryGetMemoryStatus(out var found))
+            fault = NoMemoryFile;
+        else if (found.File.Size < offset + size)
+            fault = new Fault(Errno.ENXIO, "the region is larger than its file");
+        else if (!found.CanRead || (access.HasFlag(DmaAccess.Write) && !found.CanWrite))
+            fault = new Fault(Errno.EACCES, "the region's descriptor, or a seal of its file, does not allow the access: open it for reading and writing");
+        else
+            status = found.File;
+        if (fault != Fault.None)
+            return false;
+        // On hugetlbfs offset and length have to be whole huge pages, and st_blksize is the size of one.
+        page = Math.Max((ulong)Environment.SystemPageSize, status.BlockSize);
+        if (!ulong.IsPow2(page) || page > MaxPageSize)
+            page = (ulong)Environment.SystemPageSize;
+        part = (offset & ~(page - 1), (offset + size + page - 1) & ~(page - 1));
+        return true;
     }
 
     private Span<byte> Run(ulong offset, int length)

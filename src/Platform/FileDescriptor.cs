@@ -65,9 +65,31 @@ public sealed class FileDescriptor : SafeHandle
         StatxBuffer buffer;
         byte empty = 0;
         // SAFETY: both pointers are to locals that outlive the call; the buffer has the 256 bytes that statx writes.
-        var result = Libc.statx_fd(this, &empty, Libc.AT_EMPTY_PATH, Libc.STATX_BASIC_STATS, &buffer);
+        var result = Libc.statx_fd(this, &empty, Libc.AT_EMPTY_PATH, Libc.STATX_BASIC_STATS | Libc.STATX_BTIME, &buffer);
         status = result == 0 ? FileStatus.From(buffer) : default;
         return result == 0;
+    }
+
+    /// <summary>
+    /// Whether it is a file in memory: a memfd, or a file on tmpfs or hugetlbfs. Asks no file system, so it is safe for any descriptor of a peer;
+    /// reading its status, or mapping it, would wait for as long as the peer likes if the peer is its file system (FUSE).
+    /// </summary>
+    public bool IsMemoryFile() => Libc.fcntl(this, Libc.F_GET_SEALS, 0) >= 0;
+
+    /// <summary>Reads the status of a file in memory; of another file nothing is asked, as for <see cref="IsMemoryFile"/>.</summary>
+    /// <param name="status">What was found.</param>
+    /// <returns>False for any other kind of file.</returns>
+    public bool TryGetMemoryStatus(out MemoryFileStatus status)
+    {
+        // F_SEAL_WRITE and F_SEAL_FUTURE_WRITE: no new mapping may write.
+        const int SealWrite = 8 | 16;
+        status = default;
+        var seals = Libc.fcntl(this, Libc.F_GET_SEALS, 0);
+        if (seals < 0 || !TryGetStatus(out var file) || file.Kind != FileKind.Regular)
+            return false;
+        var access = Libc.fcntl(this, Libc.F_GETFL, 0) & Libc.O_ACCMODE;
+        status = new MemoryFileStatus(file, access is Libc.O_RDONLY or Libc.O_RDWR, access == Libc.O_RDWR && (seals & SealWrite) == 0);
+        return true;
     }
 
     /// <summary>

@@ -6,7 +6,8 @@ namespace Virtbus.Platform;
 /// <param name="BlockSize">Preferred block size in bytes; on hugetlbfs the size of its pages.</param>
 /// <param name="Device">The file system that it is on.</param>
 /// <param name="Inode">Its number there; with <paramref name="Device"/> the identity of the file.</param>
-public readonly record struct FileStatus(FileKind Kind, ulong Size, uint BlockSize, ulong Device, ulong Inode)
+/// <param name="Born">When it was made, in nanoseconds since 1970; 0 where the file system does not say. A number may be used again, the moment not.</param>
+public readonly record struct FileStatus(FileKind Kind, ulong Size, uint BlockSize, ulong Device, ulong Inode, long Born)
 {
     /// <summary>Looks at a path, not following a symbolic link at its end.</summary>
     /// <param name="path">The path.</param>
@@ -17,7 +18,7 @@ public readonly record struct FileStatus(FileKind Kind, ulong Size, uint BlockSi
     {
         StatxBuffer buffer;
         // SAFETY: the buffer is a local of the 256 bytes that statx writes.
-        var result = Libc.statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, &buffer);
+        var result = Libc.statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS | Libc.STATX_BTIME, &buffer);
         error = result == 0 ? Errno.None : Libc.LastError;
         status = result == 0 ? From(buffer) : default;
         return result == 0;
@@ -31,6 +32,7 @@ public readonly record struct FileStatus(FileKind Kind, ulong Size, uint BlockSi
             buffer.Size,
             buffer.BlockSize,
             ((ulong)buffer.DeviceMajor << 32) | buffer.DeviceMinor,
-            buffer.Inode);
+            buffer.Inode,
+            (buffer.Mask & Libc.STATX_BTIME) != 0 ? (buffer.BirthSeconds * 1_000_000_000) + buffer.BirthNanoseconds : 0);
     }
 }

@@ -13,12 +13,14 @@ internal static unsafe partial class Libc
     internal const int O_RDONLY = 0;
     internal const int O_RDWR = 2;
     internal const int O_CREAT = 0x40;
+    internal const int O_ACCMODE = 3;
     internal const int O_NONBLOCK = 0x800;
     internal const int O_CLOEXEC = 0x80000;
     internal const int AT_FDCWD = -100;
     internal const int AT_SYMLINK_NOFOLLOW = 0x100;
     internal const int AT_EMPTY_PATH = 0x1000;
     internal const uint STATX_BASIC_STATS = 0x7ff;
+    internal const uint STATX_BTIME = 0x800;
     internal const uint MFD_CLOEXEC = 1;
     internal const uint MFD_ALLOW_SEALING = 2;
     internal const int EFD_NONBLOCK = 0x800;

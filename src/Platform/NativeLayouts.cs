@@ -65,12 +65,15 @@ internal struct SignalAction
 [StructLayout(LayoutKind.Explicit, Size = 256)]
 internal struct StatxBuffer
 {
+    [FieldOffset(0)] internal uint Mask;
     [FieldOffset(4)] internal uint BlockSize;
     [FieldOffset(20)] internal uint Owner;
     [FieldOffset(24)] internal uint Group;
     [FieldOffset(28)] internal ushort Mode;
     [FieldOffset(32)] internal ulong Inode;
     [FieldOffset(40)] internal ulong Size;
+    [FieldOffset(80)] internal long BirthSeconds;
+    [FieldOffset(88)] internal uint BirthNanoseconds;
     [FieldOffset(136)] internal uint DeviceMajor;
     [FieldOffset(140)] internal uint DeviceMinor;
 }

@@ -11,4 +11,8 @@ internal static class Kernel
 
     /// <summary>Mappings of memory files, whoever made them.</summary>
     internal static int Mappings => File.ReadLines("/proc/self/maps").Count(line => line.Contains("/memfd:virtbus", StringComparison.Ordinal));
+
+    /// <summary>What /proc says of the mapping that begins at an address, or before it.</summary>
+    internal static string MappingAt(nint address) => File.ReadLines("/proc/self/maps").Last(line =>
+        ulong.Parse(line[..line.IndexOf('-', StringComparison.Ordinal)], System.Globalization.NumberStyles.HexNumber, System.Globalization.CultureInfo.InvariantCulture) <= (ulong)address);
 }

@@ -35,7 +35,8 @@ public class LayoutTests
           printf("cmsg_data %zu\n", CMSG_LEN(0));
           SIZE(sigaction_t); FIELD(sigaction_t, sa_sigaction); FIELD(sigaction_t, sa_flags);
           SIZE(sockaddr_un); FIELD(sockaddr_un, sun_family); FIELD(sockaddr_un, sun_path);
-          SIZE(statx_t); FIELD(statx_t, stx_blksize); FIELD(statx_t, stx_uid); FIELD(statx_t, stx_gid); FIELD(statx_t, stx_mode); FIELD(statx_t, stx_ino); FIELD(statx_t, stx_size);
+          SIZE(statx_t); FIELD(statx_t, stx_mask); FIELD(statx_t, stx_blksize); FIELD(statx_t, stx_uid); FIELD(statx_t, stx_gid); FIELD(statx_t, stx_mode);
+          FIELD(statx_t, stx_ino); FIELD(statx_t, stx_size); FIELD(statx_t, stx_btime.tv_sec); FIELD(statx_t, stx_btime.tv_nsec);
           FIELD(statx_t, stx_dev_major); FIELD(statx_t, stx_dev_minor);
           SIZE(epoll_event); FIELD(epoll_event, data);
           SIZE(iocb); FIELD(iocb, aio_lio_opcode); FIELD(iocb, aio_fildes); FIELD(iocb, aio_flags); FIELD(iocb, aio_resfd);
@@ -91,12 +92,15 @@ public class LayoutTests
         yield return ("sockaddr_un.sun_family", Offset<UnixAddress>(nameof(UnixAddress.Family)));
         yield return ("sockaddr_un.sun_path", Offset<UnixAddress>(nameof(UnixAddress.Path)));
         yield return ("statx_t", Unsafe.SizeOf<StatxBuffer>());
+        yield return ("statx_t.stx_mask", Offset<StatxBuffer>(nameof(StatxBuffer.Mask)));
         yield return ("statx_t.stx_blksize", Offset<StatxBuffer>(nameof(StatxBuffer.BlockSize)));
         yield return ("statx_t.stx_uid", Offset<StatxBuffer>(nameof(StatxBuffer.Owner)));
         yield return ("statx_t.stx_gid", Offset<StatxBuffer>(nameof(StatxBuffer.Group)));
         yield return ("statx_t.stx_mode", Offset<StatxBuffer>(nameof(StatxBuffer.Mode)));
         yield return ("statx_t.stx_ino", Offset<StatxBuffer>(nameof(StatxBuffer.Inode)));
         yield return ("statx_t.stx_size", Offset<StatxBuffer>(nameof(StatxBuffer.Size)));
+        yield return ("statx_t.stx_btime.tv_sec", Offset<StatxBuffer>(nameof(StatxBuffer.BirthSeconds)));
+        yield return ("statx_t.stx_btime.tv_nsec", Offset<StatxBuffer>(nameof(StatxBuffer.BirthNanoseconds)));
         yield return ("statx_t.stx_dev_major", Offset<StatxBuffer>(nameof(StatxBuffer.DeviceMajor)));
         yield return ("statx_t.stx_dev_minor", Offset<StatxBuffer>(nameof(StatxBuffer.DeviceMinor)));
         yield return ("epoll_event", EpollLayout.Size);

@@ -195,7 +195,12 @@ public class MappingGuardTests
     private static HostMemory Map(out FileDescriptor file, Action? lost)
     {
         file = MemoryFile.Create("virtbus-test", Size, sealedSize: false);
-        Assert.True(HostMemory.TryMap(file, 0, Size, DmaAccess.ReadWrite, out var memory, out var fault, lost: lost), fault.Message);
+        HostMemory? memory;
+        Fault fault;
+        var mapped = lost is null
+            ? HostMemory.TryMap(file, 0, Size, DmaAccess.ReadWrite, out memory, out fault)
+            : HostMemory.TryMap(new MappingAccount(lost), file, 0, Size, DmaAccess.ReadWrite, out memory, out fault);
+        Assert.True(mapped, fault.Message);
         return memory!;
     }
 

@@ -1,5 +1,6 @@
 using Virtbus.Buses.Vdpa;
 using Virtbus.Hardware.Block;
+using Virtbus.Memory;
 using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Tests.DataPath;
@@ -11,11 +12,11 @@ internal sealed class VhostUserFixture : IDisposable
     private readonly IBlockBackend _backend;
     private readonly AdapterDisk _disk;
 
-    internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2)
+    internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2, MappingBudget? mappings = null)
     {
         _backend = backend ?? new MemoryBackend(1 << 20);
         _disk = AdapterDisk.CreateAsync(_backend, "serial", queueCount).GetAwaiter().GetResult();
-        Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log);
+        Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log) { Mappings = mappings ?? MappingBudget.Process };
         Server.Start();
     }
 

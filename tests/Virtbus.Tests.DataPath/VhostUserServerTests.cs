@@ -325,6 +325,58 @@ public sealed class VhostUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Front_end_that_shares_huge_files_takes_no_other_ones_reserve()
+    {
+        var budget = new MappingBudget(4096, 1UL << 41);
+        using var fixture = new VhostUserFixture(mappings: budget);
+        using var others = new VhostUserFixture(mappings: budget);
+        using var calm = new FrontEnd(others.Socket);
+        Deadline.Until(() => others.Server.IsConnected, "the first front end");
+        using (var greedy = new FrontEnd(fixture.Socket))
+        {
+            greedy.Connect();
+            var (refused, at) = (0, 1UL << 48);
+            for (var size = 1UL << 46; size >= 4096; size /= 2)
+            {
+                using var file = MemoryFile.Create("virtbus-huge", size);
+                var answer = (Errno)greedy.Ask(ADD_MEM_REG, Region(at, size, at), 9, file)!.Value;
+                Assert.True(answer is Errno.None or Errno.ENOSPC, $"{answer} for {size}");
+                refused += answer == Errno.ENOSPC ? 1 : 0;
+                at += size;
+            }
+
+            Assert.True(refused > 5, $"{refused} refused");
+            calm.Connect();
+            calm.ReadSector(0);
+            greedy.ReadSector(0);
+        }
+
+        fixture.WaitIdle(1);
+        Deadline.Until(() => budget.Mappings == budget.AccountMappings, "what the greedy one had");
+    }
+
+    [Fact]
+    public void Front_end_that_nothing_can_be_reserved_for_is_turned_away_until_another_one_goes()
+    {
+        var budget = new MappingBudget(1, 1UL << 40);
+        using var fixture = new VhostUserFixture(mappings: budget);
+        using var others = new VhostUserFixture(mappings: budget);
+        using (var first = new FrontEnd(fixture.Socket))
+        {
+            first.Connect();
+            using var late = new FrontEnd(others.Socket);
+            late.ExpectClosed();
+            others.Log.WaitFor(1012, "vm.max_map_count");
+        }
+
+        fixture.WaitIdle(1);
+        others.WaitIdle(1);
+        using var next = new FrontEnd(others.Socket);
+        next.Connect();
+        next.ReadSector(0);
+    }
+
+    [Fact]
     public void Ring_waits_while_its_region_is_taken_out_and_put_back()
     {
         using var front = Connected();

@@ -24,6 +24,7 @@ public sealed class VfioUserFunction : IPciFunction
     private readonly Lock _control = new();
     private readonly IReadOnlyList<PciBarArea>[] _areas = new IReadOnlyList<PciBarArea>[PciBar.Count];
     private readonly (ulong Offset, HostMemory Memory)[][] _mapped = new (ulong, HostMemory)[PciBar.Count][];
+    private readonly MappingAccount _mappings;
     private readonly List<PciDoorbell> _doorbells = [];
     private readonly List<EventFd> _signals = [];
     private readonly (ulong Start, ulong End)[] _tables = new (ulong, ulong)[2];
@@ -37,8 +38,12 @@ public sealed class VfioUserFunction : IPciFunction
     private VfioUserFunction(string path, VfioUserClientOptions options)
     {
         _client = VfioUserClient.Connect(path, options with { Lost = Lose, ServeMemory = true });
+        // A server that takes its memory away is as one that is gone.
+        _mappings = new MappingAccount(() => _client.Close(new Fault(Errno.ECONNRESET, "the memory of a BAR is gone")));
         try
         {
+            // Without a reserve it may go without mappings, and by messages.
+            _mappings.TryReserve(out _);
             if (!_client.Info.IsPci)
                 throw Refuse(path, new Fault(Errno.ENODEV, "the device is no PCI function"));
             var sizes = new ulong[PciBar.Count];
@@ -70,6 +75,7 @@ public sealed class VfioUserFunction : IPciFunction
             _interrupts?.Dispose();
             foreach (var (_, memory) in _mapped.Where(list => list is not null).SelectMany(list => list))
                 memory.Dispose();
+            _mappings.Dispose();
             _client.Dispose();
             throw;
         }
@@ -261,6 +267,7 @@ public sealed class VfioUserFunction : IPciFunction
         _interrupts.Dispose();
         foreach (var (_, memory) in _mapped.SelectMany(list => list))
             memory.Dispose();
+        _mappings.Dispose();
     }
 
     private static VirtbusException Refuse(string path, Fault fault) => new(fault.Errno,
@@ -342,16 +349,14 @@ public sealed class VfioUserFunction : IPciFunction
     {
         if (_config.Bars[bar].Kind == PciBarKind.None || !_client.TryGetRegionInfo((uint)bar, out var info, out _))
             return;
-        // What lies over the MSI-X table is not to be mapped past it.
-        var areas = info!.Areas.Where(area => !IsOverTable(bar, area)).ToList();
+        // What lies over the MSI-X table is not to be mapped past it. What is no file in memory is not to be mapped at all, by a user of the
+        // function neither: who serves its pages may let everybody wait who touches one. Both go by messages.
+        var areas = info!.Areas.Where(area => !IsOverTable(bar, area) && area.File.IsMemoryFile()).ToList();
         _areas[bar] = [.. areas.Select(area => new PciBarArea(area.Offset, area.Size, area.File, area.FileOffset))];
         var mapped = new List<(ulong, HostMemory)>();
         foreach (var area in areas)
         {
-            // A server that takes its memory away is as one that is gone.
-            if (HostMemory.TryMap(
-                area.File, area.FileOffset, area.Size, DmaAccess.ReadWrite, out var memory, out _,
-                lost: () => _client.Close(new Fault(Errno.ECONNRESET, "the memory of a BAR is gone"))))
+            if (HostMemory.TryMap(_mappings, area.File, area.FileOffset, area.Size, DmaAccess.ReadWrite, out var memory, out _))
                 mapped.Add((area.Offset, memory!));
         }
 

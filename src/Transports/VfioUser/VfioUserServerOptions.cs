@@ -1,3 +1,5 @@
+using Virtbus.Memory;
+
 namespace Virtbus.Transports.VfioUser;
 
 /// <summary>What a vfio-user server offers its clients and how it waits for them.</summary>
@@ -26,4 +28,7 @@ public sealed record VfioUserServerOptions
 
     /// <summary>How long a client may take from its connecting to its first message; others wait meanwhile.</summary>
     public TimeSpan GreetingTimeout { get; init; } = TimeSpan.FromSeconds(5);
+
+    /// <summary>What pays for the mappings of clients' memory.</summary>
+    internal MappingBudget Mappings { get; init; } = MappingBudget.Process;
 }

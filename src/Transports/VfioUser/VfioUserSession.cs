@@ -25,8 +25,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private readonly int _process;
     private readonly VfioUserChannel _channel;
     private readonly VfioUserOutbox _outbox;
-    // One for all maps, which are many.
-    private readonly Action _loseMemory;
+    private readonly MappingAccount _mappings;
     private readonly Dictionary<uint, List<EventFd>> _doorbells = [];
     private readonly Lock _answerLock = new();
     private readonly byte[] _answer = new byte[HeaderSize + RegionAccessSize];
@@ -52,7 +51,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _trace = logger.IsEnabled(LogLevel.Debug);
         _channel = new VfioUserChannel(stream, options.HeaderByHeader);
         _outbox = new VfioUserOutbox(_channel);
-        _loseMemory = LoseMemory;
+        _mappings = new MappingAccount(LoseMemory, options.Mappings);
         _container = new VfioContainer(VfioUserPeers.Enter(_process = _channel.PeerProcess), new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
     }
 
@@ -100,6 +99,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _stream?.Dispose();
         // Nothing of the device's DMA is under way when this returns: what waited for the client was given up above.
         _container.Dispose();
+        _mappings.Dispose();
         VfioUserPeers.Leave(_process);
         foreach (var signals in _doorbells.Values)
         {
@@ -146,7 +146,7 @@ internal sealed partial class VfioUserSession : IDisposable
         if (!VfioUserCapabilities.TryParse(message.Payload[VersionSize..], out _peer, out fault))
             return false;
         var minor = Math.Min(BinaryPrimitives.ReadUInt16LittleEndian(message.Payload[2..]), Minor);
-        if (!_container.TryOpen(_device, out var handle, out fault))
+        if (!_mappings.TryReserve(out fault) || !_container.TryOpen(_device, out var handle, out fault))
             return false;
         _handle = handle!;
         _info = handle!.Info;
@@ -458,7 +458,7 @@ internal sealed partial class VfioUserSession : IDisposable
             VfioUserLog.Unsealed(_logger, _server.Path, _number);
         }
 
-        if (!HostMemory.TryMap(file, message.Long(8), size, access, out var memory, out fault, lost: _loseMemory))
+        if (!HostMemory.TryMap(_mappings, file, message.Long(8), size, access, out var memory, out fault))
             return false;
         // The space holds a reference of its own from here on.
         using (memory)

@@ -43,4 +43,7 @@ internal static partial class VhostUserLog
 
     [LoggerMessage(1011, LogLevel.Warning, "vhost-user {Path}: memory of front end {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
     internal static partial void MemoryLost(ILogger logger, string path, long session);
+
+    [LoggerMessage(1012, LogLevel.Warning, "vhost-user {Path}: front end {Session} is turned away: {Errno}, {Message} ({Suppressed} lines like this left out)")]
+    internal static partial void TurnedAway(ILogger logger, string path, long session, Errno errno, string message, long suppressed);
 }

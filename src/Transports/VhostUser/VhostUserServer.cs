@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Vdpa;
+using Virtbus.Memory;
 using Virtbus.Memory.Rings;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vhost;
@@ -109,6 +110,15 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
     /// <summary>Same as <see cref="StopAsync"/>.</summary>
     /// <returns>A task that ends when the server has stopped.</returns>
     public async ValueTask DisposeAsync() => await StopAsync();
+
+    /// <summary>What pays for the mappings of front ends' memory.</summary>
+    internal MappingBudget Mappings { get; init; } = MappingBudget.Process;
+
+    internal void LogTurnedAway(long session, Fault fault)
+    {
+        if (_limiter.TryTake(out var suppressed))
+            VhostUserLog.TurnedAway(_logger, Path, session, fault.Errno, fault.Message, suppressed);
+    }
 
     internal void LogBadMessage(long session, VhostUserRequest request, Fault fault, string answer)
     {

@@ -38,7 +38,7 @@ internal sealed class VhostUserSession : IDisposable
         _channel = new VhostUserChannel(stream, cancel);
         _logger = logger;
         _number = number;
-        _memory = new GuestMemory(LoseMemory);
+        _memory = new GuestMemory(LoseMemory, server.Mappings);
         _rings = new VhostUserRing[device.QueueCount];
         for (var i = 0; i < _rings.Length; i++)
             _rings[i] = new VhostUserRing();
@@ -56,9 +56,16 @@ internal sealed class VhostUserSession : IDisposable
     /// <returns>Why it ended, in words.</returns>
     internal string Run()
     {
+        // There is no message yet that could be refused: the connection is.
+        if (!_memory.TryReserve(out var fault))
+        {
+            _server.LogTurnedAway(_number, fault);
+            return "it was turned away";
+        }
+
         while (true)
         {
-            if (!_channel.TryReceive(out var message, out var fault))
+            if (!_channel.TryReceive(out var message, out fault))
             {
                 if (fault == Fault.None)
                     return Volatile.Read(ref _memoryLost) ? "its memory is gone" : "end of stream";

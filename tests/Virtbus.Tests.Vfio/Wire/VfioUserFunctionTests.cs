@@ -282,6 +282,26 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
         Until(() => !function.IsPresent, "the loss");
     }
 
+    [Fact]
+    public void Memory_of_a_BAR_on_a_disk_is_reached_by_messages()
+    {
+        using var fixture = new WireFixture();
+        using var file = DiskFile.TryOpen();
+        Assert.SkipWhen(file is null, "the folder of the tests is in memory");
+        fixture.Device.Backing = file;
+        fixture.Device.Pages.Write(0x3000, [1, 2, 3, 4]);
+        using var function = VfioUserFunction.Connect(fixture.Socket);
+        Assert.Empty(function.GetBarAreas(2));
+        // The bytes of the file are other ones than those that the server answers.
+        var seen = new byte[4];
+        function.ReadBar(2, 0x3000, seen);
+        Assert.Equal([1, 2, 3, 4], seen);
+        function.WriteBar(2, 0x3000, [5, 6, 7, 8]);
+        fixture.Device.Pages.Read(0x3000, seen);
+        Assert.Equal([5, 6, 7, 8], seen);
+        Assert.NotEmpty(function.GetBarAreas(5));
+    }
+
     private sealed class HostDriver(PciBus bus) : PciDriver(bus, "scratch-host", new PciDeviceId(ScratchFunction.VendorId, ScratchFunction.DeviceId))
     {
         protected override ValueTask ProbeAsync(PciDevice device, PciDeviceId id, CancellationToken cancellationToken)

@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
@@ -385,6 +386,112 @@ public sealed class VfioUserServerTests : IDisposable
         Assert.Equal(Errno.ENOSPC, client.Fail(DMA_MAP, Map(0x2000, 0x1000), client.File));
         client.Do(DMA_UNMAP, Unmap(0, 0x1000)).Dispose();
         client.Do(DMA_MAP, Map(0x2000, 0x1000), client.File).Dispose();
+    }
+
+    [Fact]
+    public void All_maps_of_one_file_cost_one_mapping_and_the_next_one_is_refused()
+    {
+        const int Most = 65535;
+        var budget = new MappingBudget(1000, 1UL << 40);
+        using var fixture = new WireFixture(new VfioUserServerOptions { Mappings = budget });
+        using var client = new WireClient(fixture.Socket);
+        client.Greet();
+        var mappings = Kernel.Mappings;
+        for (var i = 0ul; i < Most; i++)
+            client.Do(DMA_MAP, Map(i * 0x2000, 0x1000, i % 64 * 0x1000), client.File).Dispose();
+        Assert.Equal(Errno.ENOSPC, client.Fail(DMA_MAP, Map(Most * 0x2000ul, 0x1000), client.File));
+        Assert.Equal(mappings + 1, Kernel.Mappings);
+        client.Memory.Write(0x3f000, [1, 2, 3, 4]);
+        client.StartDma(WireDevice.ReadHere, 63 * 0x2000, 4);
+        Assert.Equal(0x04030201u, client.ReadRegister(0, WireDevice.DmaData));
+        client.Do(DMA_UNMAP, Unmap(0, 0, 2)).Dispose();
+        Assert.Equal(mappings, Kernel.Mappings);
+    }
+
+    [Fact]
+    public void Client_that_shares_huge_files_takes_no_other_clients_reserve()
+    {
+        var budget = new MappingBudget(4096, 1UL << 41);
+        using var fixture = new WireFixture(new VfioUserServerOptions { Mappings = budget });
+        using var others = new WireFixture(new VfioUserServerOptions { Mappings = budget });
+        using var calm = new WireClient(others.Socket);
+        calm.Greet();
+        using (var greedy = new WireClient(fixture.Socket))
+        {
+            greedy.Greet();
+            var (refused, at) = (0, 0ul);
+            for (var size = 1UL << 46; size >= 0x1000; size /= 2)
+            {
+                using var file = MemoryFile.Create("virtbus-huge", size);
+                using var reply = greedy.ReceiveReply(greedy.Send(DMA_MAP, Map(at, size), 0, file))!;
+                Assert.True(reply.Error is Errno.None or Errno.ENOSPC, $"{reply.Error} for {size}");
+                refused += reply.Error == Errno.ENOSPC ? 1 : 0;
+                at += size;
+            }
+
+            Assert.True(refused > 5, $"{refused} refused");
+            calm.Do(DMA_MAP, Map(Base, WireClient.MemorySize), calm.File).Dispose();
+            calm.StartDma(WireDevice.ReadHere, Base, 4);
+            Assert.Equal(Fault.None, others.Device.LastDma);
+        }
+
+        fixture.WaitIdle(1);
+        Assert.Equal(budget.AccountMappings, budget.Mappings);
+    }
+
+    [Fact]
+    public void Client_that_nothing_can_be_reserved_for_is_turned_away_until_another_one_goes()
+    {
+        var budget = new MappingBudget(1, 1UL << 40);
+        using var fixture = new WireFixture(new VfioUserServerOptions { Mappings = budget });
+        using var others = new WireFixture(new VfioUserServerOptions { Mappings = budget });
+        using (var first = new WireClient(fixture.Socket))
+        {
+            first.Greet();
+            using var late = new WireClient(others.Socket);
+            Assert.Equal(Errno.ENOSPC, late.Fail(VERSION, Version(QemuText)));
+            late.ExpectClosed();
+            others.Log.WaitFor(1105, "vm.max_map_count");
+            Assert.Equal(0, others.Device.Opens);
+        }
+
+        fixture.WaitIdle(1);
+        using var next = new WireClient(others.Socket);
+        next.Greet();
+        next.Do(DMA_MAP, Map(Base, 0x1000), next.File).Dispose();
+    }
+
+    [Fact]
+    public void Memory_on_a_disk_is_refused_and_the_log_says_what_to_use()
+    {
+        using var client = Connect();
+        using var file = DiskFile.TryOpen();
+        Assert.SkipWhen(file is null, "the folder of the tests is in memory");
+        Assert.Equal(Errno.EBADF, client.Fail(DMA_MAP, Map(Base, 0x1000), file));
+        _fixture.Log.WaitFor(1104, "memory-backend-memfd");
+        client.Do(DMA_MAP, Map(Base, 0x1000), client.File).Dispose();
+    }
+
+    [Fact]
+    public void Two_clients_that_share_a_file_that_is_cut_both_lose_their_sessions()
+    {
+        Assert.SkipUnless(Mapping.IsGuardSupported, "no guard on this architecture: shrinking ends the process");
+        using var fixture = new WireFixture();
+        using var client = Connect();
+        using var other = new WireClient(fixture.Socket);
+        other.Greet();
+        using var file = MemoryFile.Create("virtbus-test", 0x2000, sealedSize: false);
+        client.Do(DMA_MAP, Map(Base, 0x1000), file).Dispose();
+        other.Do(DMA_MAP, Map(Base, 0x1000, 0x1000), file).Dispose();
+        Assert.Equal(0, Libc.ftruncate(file, 0));
+        client.Do(REGION_WRITE, Access(0, WireDevice.DmaAddress, 8, Longs(Base))).Dispose();
+        client.Do(REGION_WRITE, Access(0, WireDevice.DmaLength, 4, Words(4))).Dispose();
+        client.Send(REGION_WRITE, Access(0, WireDevice.DmaCommand, 4, Words(WireDevice.ReadHere)));
+        client.ExpectClosed();
+        other.ExpectClosed();
+        _fixture.WaitIdle(1);
+        fixture.WaitIdle(1);
+        Assert.Equal((1, 1), (_fixture.Log.Count(1112), fixture.Log.Count(1112)));
     }
 
     [Theory]

@@ -51,6 +51,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     {
         _group = group ?? new IommuGroup(1);
         Pages = HostMemory.Allocate("virtbus-device", 0x4000, out _file);
+        Backing = _file;
         Other = MemoryFile.Create("virtbus-device2", 0x1000, sealedSize: false);
         Port = new DmaPort("device", _group) { IsBusMaster = true };
         _irqs = [.. IrqCounts.Select(count => new EventFd?[count])];
@@ -65,6 +66,9 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
 
     /// <summary>The file behind BAR 5, which anybody may shrink.</summary>
     internal FileDescriptor Other { get; }
+
+    /// <summary>What BAR 2 names as the file behind its pages, which it answers for itself.</summary>
+    internal FileDescriptor Backing { get; set; }
 
     internal byte[] Config { get; } = new byte[256];
 
@@ -146,8 +150,8 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
         {
             Areas =
             [
-                new VfioRegionArea(0x1000, 0x1000, _file, 0x1000),
-                new VfioRegionArea(0x3000, 0x1000, _file, 0x3000),
+                new VfioRegionArea(0x1000, 0x1000, Backing, 0x1000),
+                new VfioRegionArea(0x3000, 0x1000, Backing, 0x3000),
                 // Of another file: it cannot go with the same descriptor.
                 new VfioRegionArea(0x2000, 0x1000, Other, 0),
             ],
