@@ -110,15 +110,14 @@ internal static class UpVerb
         {
             var ready = 0;
             using var parentGone = new CancellationTokenSource();
-            var watch = new Thread(() =>
+            ServiceThread.Start("parent watch", () =>
             {
                 // The parent holds the other end until it has heard that all is ready.
                 using var input = new FileStream(new SafeFileHandle(0, ownsHandle: false), FileAccess.Read, 0);
                 input.ReadByte();
                 if (Volatile.Read(ref ready) == 0)
                     interrupt.Cancel();
-            }) { IsBackground = true };
-            watch.Start();
+            });
             daemon = await StartAsync(runtime, file, loggers, step => Tell(pipe, step, Volatile.Read(ref ready)), interrupt.Token);
             if (daemon is null)
                 return ExitCode.Failed;

@@ -84,11 +84,24 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         {
             if (_started || _stopping)
                 throw new InvalidOperationException("A server starts once.");
-            _listener = UnixListener.Listen(Path);
-            _started = true;
             _acceptor ??= new VfioUserAcceptor();
+            var listener = UnixListener.Listen(Path);
             _token = _acceptor.Register(Accept);
-            _acceptor.Watch(_token, _listener.Descriptor);
+            try
+            {
+                // Under the lock, which the acceptor's thread takes before it looks at the listener.
+                _listener = listener;
+                _acceptor.Watch(_token, listener.Descriptor);
+            }
+            catch
+            {
+                _acceptor.Unregister(_token);
+                _listener = null;
+                listener.Dispose();
+                throw;
+            }
+
+            _started = true;
         }
 
         VfioUserLog.Listening(_logger, Path);
@@ -127,6 +140,16 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
             VfioUserLog.BadMessage(_logger, Path, session, command, fault.Errno, fault.Message, answer, suppressed);
     }
 
+    /// <summary>Whether a line about a connection may be written: a client that comes and goes gets no more of them than one that sends nonsense.</summary>
+    internal bool MayLog()
+    {
+        if (!_limiter.TryTake(out var suppressed))
+            return false;
+        if (suppressed > 0)
+            VfioUserLog.LeftOut(_logger, Path, suppressed);
+        return true;
+    }
+
     // On the acceptor's thread.
     private void Accept()
     {
@@ -140,15 +163,13 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
             // One at a time: who comes meanwhile waits in the kernel.
             _acceptor!.Unwatch(_listener.Descriptor);
             _busy = true;
-            if (stream is null)
-            {
-                // No descriptor left, for one: the connection waits, and it is tried again after a while.
-                VfioUserLog.AcceptFailed(_logger, Path, error);
-                _ = RetryAsync();
+            if (stream is not null && ServiceThread.TryStart("vfio-user", () => Serve(stream)) is not null)
                 return;
-            }
-
-            new Thread(() => Serve(stream)) { IsBackground = true, Name = "vfio-user" }.Start();
+            // No descriptor left, for one: the connection waits, and it is tried again after a while. Without a thread it is closed.
+            stream?.Dispose();
+            if (MayLog())
+                VfioUserLog.AcceptFailed(_logger, Path, error == Errno.None ? Errno.EAGAIN : error);
+            _ = RetryAsync();
         }
     }
 
@@ -161,10 +182,12 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     private void Serve(UnixStream stream)
     {
         var number = Interlocked.Increment(ref _sessions);
-        VfioUserLog.Connected(_logger, Path, number);
+        var isTold = MayLog();
         var reason = "failure of this side";
         try
         {
+            if (isTold)
+                VfioUserLog.Connected(_logger, Path, number);
             using var session = new VfioUserSession(this, _device, stream, _options, _logger, number);
             lock (_lock)
             {
@@ -178,27 +201,42 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         catch (Exception exception)
         {
             // Host errors (no descriptor, no memory) and our own bugs: this client loses, the next is served.
-            VfioUserLog.SessionFailed(_logger, exception, Path, number);
+            if (MayLog())
+                VfioUserLog.SessionFailed(_logger, exception, Path, number);
         }
         finally
         {
             stream.Dispose();
+            Volatile.Write(ref _session, null);
+            // Told of when its coming was, so that no line speaks of a client that seems to be there still.
+            if (MayLog() || isTold)
+                VfioUserLog.Disconnected(_logger, Path, number, reason);
+            Next();
         }
-
-        Volatile.Write(ref _session, null);
-        VfioUserLog.Disconnected(_logger, Path, number, reason);
-        Next();
     }
 
     private void Next()
     {
         lock (_lock)
         {
-            _busy = false;
             if (_stopping)
+            {
+                _busy = false;
                 End();
-            else
+                return;
+            }
+
+            try
+            {
                 _acceptor!.Watch(_token, _listener!.Descriptor);
+                _busy = false;
+            }
+            catch (VirtbusException e)
+            {
+                if (MayLog())
+                    VfioUserLog.WatchFailed(_logger, e, Path);
+                _ = RetryAsync();
+            }
         }
     }
 
@@ -216,7 +254,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         ThreadPool.UnsafeQueueUserWorkItem(
             _ =>
             {
-                acceptor?.Dispose();
+                ServiceThread.Guard("vfio-user accept", () => acceptor?.Dispose());
                 _ended.SetResult();
             },
             null);
