@@ -62,6 +62,28 @@ public sealed class UnixStream : IDisposable
     /// <returns>The stream.</returns>
     public static UnixStream Adopt(FileDescriptor descriptor) => new(descriptor);
 
+    /// <summary>Makes a second handle on a connection that the runtime's own socket type accepted, so that what comes with its bytes is received too.</summary>
+    /// <param name="socket">The socket; stays the caller's.</param>
+    /// <param name="peers">Among whose descriptors those that come count.</param>
+    /// <returns>The stream, non-blocking as the runtime has it. To be disposed after the socket, so that its close is the one that counts.</returns>
+    /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
+    public static UnixStream Duplicate(System.Runtime.InteropServices.SafeHandle socket, PeerDescriptors peers)
+    {
+        ArgumentNullException.ThrowIfNull(socket);
+        var held = false;
+        try
+        {
+            socket.DangerousAddRef(ref held);
+            var number = Libc.fcntl_number((int)socket.DangerousGetHandle(), Libc.F_DUPFD_CLOEXEC, 0);
+            return number >= 0 ? new UnixStream(number, peers) : throw HostError.Make("duplicating a descriptor", Errno.EMFILE);
+        }
+        finally
+        {
+            if (held)
+                socket.DangerousRelease();
+        }
+    }
+
     /// <summary>Connects to a socket file.</summary>
     /// <param name="path">Path of the socket file.</param>
     /// <param name="error">The errno when the answer is null; ECONNREFUSED when nobody listens there.</param>

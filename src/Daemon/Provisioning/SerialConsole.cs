@@ -61,7 +61,7 @@ internal sealed partial class SerialConsole : IAsyncDisposable
                 var client = await AcceptAsync(stop);
                 if (_line is { } before)
                     await before.DisposeAsync();
-                Volatile.Write(ref _line, new SerialLine(_port, client));
+                Volatile.Write(ref _line, new SerialLine(_port, client, _listener.Peers));
             }
         }
         catch (OperationCanceledException)

@@ -1,5 +1,6 @@
 using System.Net.Sockets;
 using Virtbus.Hardware.Serial;
+using Virtbus.Platform;
 
 namespace Virtbus.Daemon.Provisioning;
 
@@ -10,6 +11,7 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     private const int ChunkSize = 4 << 10;
     private readonly SerialPort _port;
     private readonly Socket _client;
+    private readonly UnixStream _stream;
     private readonly CancellationTokenSource _stop = new();
     private readonly SemaphoreSlim _room = new(0);
     private readonly SemaphoreSlim _filled = new(0);
@@ -23,10 +25,13 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     /// <summary>Connects the client.</summary>
     /// <param name="port">The port, to which nobody is connected.</param>
     /// <param name="client">The client; it belongs to the line.</param>
-    public SerialLine(SerialPort port, Socket client)
+    /// <param name="peers">Among whose descriptors those count that it sends.</param>
+    /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
+    public SerialLine(SerialPort port, Socket client, PeerDescriptors peers)
     {
         _port = port;
         _client = client;
+        _stream = UnixStream.Duplicate(client.SafeHandle, peers);
         if (!port.TryConnect(this, out var fault))
             throw new InvalidOperationException(fault.Message);
         _talk = TalkAsync(_stop.Token);
@@ -78,14 +83,21 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
         await over.CancelAsync();
         await sending;
         _client.Dispose();
+        _stream.Dispose();
     }
 
     private async Task ReceiveAsync(CancellationToken over)
     {
         var buffer = new byte[ChunkSize];
-        int count;
-        while ((count = await _client.ReceiveAsync(buffer, over)) > 0)
+        while (true)
         {
+            // Only waited for with the runtime's socket: its receive would have the kernel close descriptors that came along, and that may wait.
+            await _client.ReceiveAsync(Memory<byte>.Empty, over);
+            var count = Receive(buffer, out var error);
+            if (error is Errno.EAGAIN)
+                continue;
+            if (count <= 0)
+                return;
             for (var sent = 0; sent < count;)
             {
                 sent += _port.TrySend(buffer.AsSpan(sent, count - sent));
@@ -93,6 +105,16 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
                     await _room.WaitAsync(over);
             }
         }
+    }
+
+    // A line carries text: descriptors are let go of.
+    private int Receive(byte[] buffer, out Errno error)
+    {
+        var descriptors = new List<FileDescriptor>();
+        var count = _stream.Receive(buffer, descriptors, out error);
+        foreach (var descriptor in descriptors)
+            descriptor.Dispose();
+        return count;
     }
 
     private async Task SendAsync(CancellationToken over)
