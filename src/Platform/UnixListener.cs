@@ -79,9 +79,12 @@ public sealed class UnixListener : IDisposable
     /// <returns>The connection, or null.</returns>
     public UnixStream? TryAccept(out Errno error)
     {
+        error = Errno.EAGAIN;
+        if (!Polling.Wait(Descriptor, forWriting: false, cancel: null, 0))
+            return null;
         if (Peers.HasRoom(Descriptor))
             return Accept(out error);
-        error = Polling.Wait(Descriptor, forWriting: false, cancel: null, 0) ? Errno.EMFILE : Errno.EAGAIN;
+        error = Errno.EMFILE;
         return null;
     }
 

@@ -20,15 +20,18 @@ public sealed class UnixStream : IDisposable
 
     private readonly PeerDescriptors _peers;
     private readonly bool _isAdopted;
+    // Whether the socket is nobody else's: the end of a pair may have been passed on, and an adopted one is the peer's too.
+    private readonly bool _isOurs;
 
     // The number of a blocking socket, whose descriptor is held open until the dispose; else -1.
     private int _held = -1;
 
     // The descriptor counts as one of the peer's: to close it closes what was sent and not received.
-    internal UnixStream(int number, PeerDescriptors peers)
+    internal UnixStream(int number, PeerDescriptors peers, bool isOurs = true)
     {
         Descriptor = new FileDescriptor(number, peers);
         _peers = peers;
+        _isOurs = isOurs;
     }
 
     private UnixStream(FileDescriptor adopted)
@@ -118,7 +121,7 @@ public sealed class UnixStream : IDisposable
         // SAFETY: room for the two descriptors that the call writes.
         if (Libc.socketpair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0, pair) < 0)
             throw HostError.Make("a pair of sockets", Libc.LastError);
-        return (new UnixStream(pair[0], new PeerDescriptors()), new UnixStream(pair[1], new PeerDescriptors()));
+        return (new UnixStream(pair[0], new PeerDescriptors(), isOurs: false), new UnixStream(pair[1], new PeerDescriptors(), isOurs: false));
     }
 
     /// <summary>
@@ -270,14 +273,17 @@ public sealed class UnixStream : IDisposable
         }
     }
 
-    /// <summary>Ends the connection and closes the socket; does not wait for the close of what the peer sent and nobody received.</summary>
+    /// <summary>
+    /// Closes the socket, and ends the connection if that was accepted or made here; does not wait for the close of what the peer sent and nobody
+    /// received.
+    /// </summary>
     public void Dispose()
     {
         if (Interlocked.Exchange(ref _held, -1) >= 0)
             Descriptor.DangerousRelease();
         if (Descriptor.IsClosed)
             return;
-        if (!_isAdopted)
+        if (_isOurs)
         {
             // Nothing comes after that. What waits unread may have descriptors whose close waits.
             Shutdown();

@@ -22,6 +22,8 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     private readonly ILogger _logger;
     private readonly TimeProvider _time;
     private readonly LogLimiter _limiter;
+    // Of their own, so that a flood of one kind of line does not hide the other.
+    private readonly LogLimiter _connectionLimiter;
     private readonly Lock _lock = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly bool _ownsAcceptor;
@@ -33,6 +35,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     private bool _stopping;
     private bool _started;
     private long _sessions;
+    private long _sessionsEnded;
     private long _badMessages;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -58,6 +61,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         ArgumentOutOfRangeException.ThrowIfNotEqual(_options.MaxDmaMaps is >= 1 and <= VfioUserProtocol.MaxDmaMaps, true, nameof(options));
         _time = time ?? TimeProvider.System;
         _limiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
+        _connectionLimiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
         _acceptor = acceptor;
         _ownsAcceptor = acceptor is null;
     }
@@ -133,6 +137,9 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     /// <summary>The clock for waits.</summary>
     internal TimeProvider Time => _time;
 
+    /// <summary>How many clients are gone again, with all that they left behind.</summary>
+    internal long SessionsEnded => Interlocked.Read(ref _sessionsEnded);
+
     internal void LogBadMessage(long session, VfioUserCommand command, Fault fault, string answer)
     {
         Interlocked.Increment(ref _badMessages);
@@ -143,7 +150,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     /// <summary>Whether a line about a connection may be written: a client that comes and goes gets no more of them than one that sends nonsense.</summary>
     internal bool MayLog()
     {
-        if (!_limiter.TryTake(out var suppressed))
+        if (!_connectionLimiter.TryTake(out var suppressed))
             return false;
         if (suppressed > 0)
             VfioUserLog.LeftOut(_logger, Path, suppressed);
@@ -211,6 +218,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
             // Told of when its coming was, so that no line speaks of a client that seems to be there still.
             if (MayLog() || isTold)
                 VfioUserLog.Disconnected(_logger, Path, number, reason);
+            Interlocked.Increment(ref _sessionsEnded);
             Next();
         }
     }

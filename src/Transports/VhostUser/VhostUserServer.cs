@@ -19,6 +19,8 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
     private readonly IVdpaOps _device;
     private readonly ILogger _logger;
     private readonly LogLimiter _limiter;
+    // Of their own, so that a flood of one kind of line does not hide the other.
+    private readonly LogLimiter _connectionLimiter;
     private readonly EventFd _cancel = new();
     private readonly Lock _lock = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -27,6 +29,7 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
     private volatile bool _stopping;
     private bool _started;
     private long _sessions;
+    private long _sessionsEnded;
     private long _badMessages;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -40,6 +43,7 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         _device = device;
         _logger = logger;
         _limiter = new LogLimiter(time ?? TimeProvider.System, LinesPerSpan, LineSpan);
+        _connectionLimiter = new LogLimiter(time ?? TimeProvider.System, LinesPerSpan, LineSpan);
     }
 
     /// <summary>Path of the socket file.</summary>
@@ -117,6 +121,9 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
     /// <returns>A task that ends when the server has stopped.</returns>
     public async ValueTask DisposeAsync() => await StopAsync();
 
+    /// <summary>How many front ends are gone again, with all that they left behind.</summary>
+    internal long SessionsEnded => Interlocked.Read(ref _sessionsEnded);
+
     internal void LogBadMessage(long session, VhostUserRequest request, Fault fault, string answer)
     {
         Interlocked.Increment(ref _badMessages);
@@ -133,7 +140,7 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
     /// <summary>Whether a line about a connection may be written: a peer that comes and goes gets no more of them than one that sends nonsense.</summary>
     internal bool MayLog()
     {
-        if (!_limiter.TryTake(out var suppressed))
+        if (!_connectionLimiter.TryTake(out var suppressed))
             return false;
         if (suppressed > 0)
             VhostUserLog.LeftOut(_logger, Path, suppressed);
@@ -220,5 +227,6 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         // Told of when its coming was, so that no line speaks of a front end that seems to be there still.
         if (MayLog() || isTold)
             VhostUserLog.Disconnected(_logger, Path, number, reason);
+        Interlocked.Increment(ref _sessionsEnded);
     }
 }
