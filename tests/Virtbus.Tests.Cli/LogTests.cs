@@ -116,7 +116,7 @@ public sealed class LogTests : IDisposable
             adapters:
               - { name: adapter0, model: merlin }
             disks:
-              - { name: disk0, adapter: adapter0, memory: 1M }
+              - { name: disk0, adapter: adapter0, memory: 1MiB }
             """);
         await fabric.OkAsync("up", "--detach", manifest);
         for (var i = 0; i < 30; i++)
@@ -125,7 +125,7 @@ public sealed class LogTests : IDisposable
             Assert.True(stream is not null || error == Virtbus.Platform.Errno.EAGAIN, $"connection {i}: {error}");
         }
 
-        Assert.Contains("\"state\":\"ready\"", await fabric.GetAsync("/v1/status"), StringComparison.Ordinal);
+        Assert.Contains("vhost-vdpa-0", await fabric.OkAsync("device", "list"), StringComparison.Ordinal);
         await fabric.OkAsync("down");
     }
 }

@@ -30,7 +30,6 @@ public sealed class PeerDescriptorTests : IDisposable
             lingering.Forget();
             var start = Stopwatch.GetTimestamp();
             received.Dispose();
-            right.Dispose();
             Assert.InRange(Stopwatch.GetElapsedTime(start), TimeSpan.Zero, _soon);
             Assert.Equal(1, PeerDescriptors.TotalClosing);
             // One of another socket is closed meanwhile.
@@ -43,8 +42,10 @@ public sealed class PeerDescriptorTests : IDisposable
 
         Assert.True(PeerDescriptors.WaitUntilClosed(_soon));
         left.Dispose();
+        right.Dispose();
         other.Dispose();
         another.Dispose();
+        Assert.True(PeerDescriptors.WaitUntilClosed(_soon));
         Assert.Equal(before - 4, PeerDescriptors.TotalOpen);
     }
 

@@ -25,7 +25,7 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
     private const int MaxBacklog = 4 << 20;
 
     /// <summary>The most descriptors that wait, with messages that are not taken yet.</summary>
-    private const int MaxWaitingDescriptors = 256;
+    private const int MaxWaitingDescriptors = 1024;
 
     private readonly List<(long At, List<FileDescriptor> Items)> _carried = [];
     private byte[] _buffer = Allocate(InitialSize);
@@ -33,6 +33,7 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
     private int _scan;
     private int _end;
     private long _origin;
+    private int _waitingDescriptors;
     private bool _held;
     private List<FileDescriptor>? _taken;
 
@@ -125,6 +126,7 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
         if (_carried.Count > 0 && _carried[0].At == _origin + _start)
         {
             _taken = _carried[0].Items;
+            _waitingDescriptors -= _taken.Count;
             _carried.RemoveAt(0);
         }
 
@@ -235,7 +237,7 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
             return VfioUserProtocol.Refuse(Errno.EBADMSG, "descriptors came in the middle of a message", out fault);
         }
 
-        if (_carried.Sum(static carried => carried.Items.Count) + items.Count > MaxWaitingDescriptors)
+        if (_waitingDescriptors + items.Count > MaxWaitingDescriptors)
         {
             CloseAll(items);
             return VfioUserProtocol.Refuse(Errno.ENOBUFS, "too many descriptors were sent without waiting for answers", out fault);
@@ -248,6 +250,7 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
         }
 
         fault = Fault.None;
+        _waitingDescriptors += items.Count;
         var place = _origin + last;
         // One receive may bring those of a message, and the next one more of them when its header came in pieces.
         if (_carried.Count == 0 || _carried[^1].At != place)

@@ -104,8 +104,8 @@ public sealed class VfioUserHostileTests : IDisposable
                 taken++;
         }
 
-        Assert.Equal((Errno.ENOBUFS, 16), (fault.Errno, taken));
-        Assert.Equal(before + 256, Kernel.Descriptors);
+        Assert.Equal((Errno.ENOBUFS, 64), (fault.Errno, taken));
+        Assert.Equal(before + 1024, Kernel.Descriptors);
         inbox.Dispose();
         Assert.Equal(before, Kernel.Descriptors);
     }
