@@ -64,6 +64,15 @@ internal sealed partial class FabricDaemon
     /// <summary>Ends when the fabric has been taken down, before the control socket closes.</summary>
     public Task<ShutdownAnswer> TakenDown => _takenDown.Task;
 
+    /// <summary>Makes the process outlive what its threads and its writes meet. Once, before a fabric.</summary>
+    /// <param name="loggers">Makes the logger that hears of threads that failed.</param>
+    public static void PrepareProcess(ILoggerFactory loggers)
+    {
+        HostSignals.IgnoreFileSizeLimit();
+        var log = loggers.CreateLogger("Virtbus.Daemon");
+        ServiceThread.Unhandled = (name, exception) => ThreadFailed(log, name, exception);
+    }
+
     /// <summary>Brings a fabric up. Returns when all that the manifest names is there and every probe has ended.</summary>
     /// <param name="options">What the daemon is made with.</param>
     /// <param name="cancellationToken">Gives up; what is there by then is taken down.</param>
@@ -260,6 +269,9 @@ internal sealed partial class FabricDaemon
 
     [LoggerMessage(602, LogLevel.Error, "Going down hangs at '{Step}' after {Milliseconds} ms; the process ends all the same")]
     private static partial void StopHangs(ILogger log, string step, int milliseconds);
+
+    [LoggerMessage(604, LogLevel.Error, "Thread '{Name}' failed; the rest goes on")]
+    private static partial void ThreadFailed(ILogger log, string name, Exception error);
 
     [LoggerMessage(603, LogLevel.Error, "Going down failed at '{Step}'; the process ends all the same")]
     private static partial void StopFailed(ILogger log, string step, Exception error);

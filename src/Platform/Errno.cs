@@ -43,6 +43,8 @@ public enum Errno
     EMFILE = 24,
     /// <summary>Inappropriate ioctl for device: the kind of device has no such function.</summary>
     ENOTTY = 25,
+    /// <summary>File too large: beyond the limit of the process, or of the file system.</summary>
+    EFBIG = 27,
     /// <summary>No space left on device.</summary>
     ENOSPC = 28,
     /// <summary>Read-only file system.</summary>

@@ -40,10 +40,7 @@ public sealed class EventFd : IDisposable
             return false;
         }
 
-        // The flag is shared with the peer, which may clear it again: see Signal and TryRead.
-        var flags = Libc.fcntl(descriptor, Libc.F_GETFL, 0);
-        if (flags >= 0 && (flags & Libc.O_NONBLOCK) == 0)
-            _ = Libc.fcntl(descriptor, Libc.F_SETFL, flags | Libc.O_NONBLOCK);
+        // Its flags stay: they are the peer's too, which may wait in a read. Blocking or not, Signal and TryRead get by.
         eventFd = new EventFd(descriptor, KernelSignal.IsThere);
         fault = Fault.None;
         return true;

@@ -4,14 +4,32 @@ namespace Virtbus.Platform;
 
 /// <summary>
 /// An open file descriptor, closed once. Every descriptor that Virtbus holds is one of these, those that a peer sent included.
-/// Safe to dispose while another thread is in a call on it: the close happens when that call returns.
+/// Safe to dispose while another thread is in a call on it: the close happens when that call returns. To dispose one that a peer sent does not
+/// wait for its close (<see cref="PeerDescriptors"/>).
 /// </summary>
 public sealed class FileDescriptor : SafeHandle
 {
+    private readonly PeerDescriptors? _peers;
+    private bool _closesAtOnce;
+
     /// <summary>Takes ownership of an open descriptor.</summary>
     /// <param name="number">The descriptor number; -1 makes an invalid handle.</param>
     public FileDescriptor(int number)
         : base(-1, ownsHandle: true) => SetHandle(number);
+
+    /// <summary>Takes one over that a peer sent, or whose close can wait for what a peer sent.</summary>
+    internal FileDescriptor(int number, PeerDescriptors peers)
+        : this(number)
+    {
+        _peers = peers;
+        peers.Add();
+    }
+
+    /// <summary>Among whose descriptors it counts; null for one of this process's own.</summary>
+    internal PeerDescriptors? Peers => _peers;
+
+    /// <summary>Says that its close waits for nothing. Only for one that a peer sent.</summary>
+    internal void MarkClosesAtOnce() => _closesAtOnce = true;
 
     /// <inheritdoc/>
     public override bool IsInvalid => handle < 0;
@@ -54,7 +72,9 @@ public sealed class FileDescriptor : SafeHandle
     public FileDescriptor Duplicate()
     {
         var fd = Libc.fcntl(this, Libc.F_DUPFD_CLOEXEC, 0);
-        return fd >= 0 ? new FileDescriptor(fd) : throw HostError.Make("duplicating a descriptor", Libc.LastError);
+        if (fd < 0)
+            throw HostError.Make("duplicating a descriptor", Libc.LastError);
+        return _peers is null ? new FileDescriptor(fd) : new FileDescriptor(fd, _peers) { _closesAtOnce = _closesAtOnce };
     }
 
     /// <summary>Reads kind, size and identity of the open file.</summary>
@@ -117,7 +137,10 @@ public sealed class FileDescriptor : SafeHandle
         fixed (byte* answer = target)
         {
             var count = Libc.readlink(name, answer, (nuint)target.Length);
-            return count > 0 && target[..(int)count].SequenceEqual("anon_inode:[eventfd]"u8);
+            if (count <= 0 || !target[..(int)count].SequenceEqual("anon_inode:[eventfd]"u8))
+                return false;
+            _closesAtOnce = true;
+            return true;
         }
     }
 
@@ -189,5 +212,11 @@ public sealed class FileDescriptor : SafeHandle
     }
 
     /// <inheritdoc/>
-    protected override bool ReleaseHandle() => Libc.close((int)handle) == 0;
+    protected override bool ReleaseHandle()
+    {
+        if (_peers is null)
+            return Libc.close((int)handle) == 0;
+        _peers.Close((int)handle, _closesAtOnce);
+        return true;
+    }
 }

@@ -55,6 +55,10 @@ internal static unsafe partial class Libc
     internal const int LOCK_SH = 1;
     internal const int LOCK_NB = 4;
     internal const int RWF_NOWAIT = 8;
+    internal const int RLIMIT_NOFILE = 7;
+    internal const int FIONREAD = 0x541B;
+    internal const nint SIG_IGN = 1;
+    internal const int SIGXFSZ = 25;
     internal const int SIGBUS = 7;
     internal const int SA_SIGINFO = 4;
     internal const int FUTEX_WAIT_PRIVATE = 128;
@@ -64,11 +68,28 @@ internal static unsafe partial class Libc
     /// <summary>The errno that the last call on this thread left.</summary>
     internal static Errno LastError => (Errno)Marshal.GetLastPInvokeError();
 
+    /// <summary>How many descriptors the process may have (the soft limit, which the runtime raises to the hard one when it starts).</summary>
+    internal static int GetDescriptorLimit()
+    {
+        var limits = stackalloc ulong[2];
+        // SAFETY: struct rlimit is the soft and the hard limit, of 64 bits each.
+        return getrlimit(RLIMIT_NOFILE, limits) == 0 ? (int)Math.Min(limits[0], int.MaxValue) : 1024;
+    }
+
     [LibraryImport("libc")]
     internal static partial int close(int fd);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int fcntl(FileDescriptor fd, int command, nint argument);
+
+    [LibraryImport("libc", EntryPoint = "fcntl")]
+    internal static partial int fcntl_number(int fd, int command, nint argument);
+
+    [LibraryImport("libc")]
+    internal static partial int getrlimit(int resource, ulong* limits);
+
+    [LibraryImport("libc")]
+    internal static partial nint signal(int number, nint handler);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     internal static partial int open(string path, int flags, int mode);

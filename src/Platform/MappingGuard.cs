@@ -151,11 +151,13 @@ internal static unsafe class MappingGuard
         *(Control**)(code + ControlAt) = control;
         if (Libc.mprotect((nint)code, (nuint)Code.Length, Libc.PROT_READ | Libc.PROT_EXEC) != 0)
             return null;
+        // Before a signal can come, so that each is told of.
+        if (ServiceThread.TryStart("mapping guard", () => Watch(control)) is null)
+            return null;
         // The rest as the runtime has it (its stack for signals, what is blocked), since its handler runs in this one's place.
         action.Handler = (nint)code;
         if (Libc.sigaction(Libc.SIGBUS, &action, null) != 0)
             return null;
-        new Thread(() => Watch(control)) { IsBackground = true, Name = "mapping guard" }.Start();
         return control;
     }
 
@@ -194,7 +196,9 @@ internal static unsafe class MappingGuard
             Owners.Remove(number, out lost);
         }
 
-        lost?.Invoke();
+        // The thread goes on, for the mappings of others.
+        if (lost is not null)
+            ServiceThread.Guard("mapping guard", lost);
     }
 
     /// <summary>What the handler knows; offsets as in <see cref="Code"/>.</summary>

@@ -6,6 +6,8 @@ namespace Virtbus.Platform;
 /// </summary>
 public sealed class UnixListener : IDisposable
 {
+    // Connections that wait to be taken when a listener goes: more than its queue has.
+    private const int MostThatWait = 64;
     private readonly FileStatus _identity;
 
     private UnixListener(string path, FileDescriptor descriptor, FileStatus identity)
@@ -20,6 +22,9 @@ public sealed class UnixListener : IDisposable
 
     /// <summary>The socket, to wait on for a connection.</summary>
     public FileDescriptor Descriptor { get; }
+
+    /// <summary>The descriptors of all that ever connected here.</summary>
+    public PeerDescriptors Peers { get; } = new();
 
     /// <summary>Makes the socket file and listens on it.</summary>
     /// <param name="path">Where; at most 107 bytes.</param>
@@ -36,7 +41,7 @@ public sealed class UnixListener : IDisposable
                 $"Socket path '{path}' does not fit: a Unix socket takes 1 to {UnixAddress.PathCapacity - 1} bytes. Choose a shorter path.");
         }
 
-        var socket = UnixStream.NewSocket();
+        var socket = new FileDescriptor(UnixStream.NewSocketNumber());
         try
         {
             // SAFETY: the address is a local that outlives both calls and is at least as long as said.
@@ -67,9 +72,23 @@ public sealed class UnixListener : IDisposable
     }
 
     /// <summary>Takes a waiting connection.</summary>
-    /// <param name="error">The errno when the answer is null; EAGAIN when none waits.</param>
+    /// <param name="error">
+    /// The errno when the answer is null; EAGAIN when none waits; EMFILE when the process is at its reserve of descriptors, or those that connected
+    /// here have as many as they may: the connection waits.
+    /// </param>
     /// <returns>The connection, or null.</returns>
-    public unsafe UnixStream? TryAccept(out Errno error)
+    public UnixStream? TryAccept(out Errno error)
+    {
+        error = Errno.EAGAIN;
+        if (!Polling.Wait(Descriptor, forWriting: false, cancel: null, 0))
+            return null;
+        if (Peers.HasRoom(Descriptor))
+            return Accept(out error);
+        error = Errno.EMFILE;
+        return null;
+    }
+
+    private unsafe UnixStream? Accept(out Errno error)
     {
         int number;
         do
@@ -79,7 +98,7 @@ public sealed class UnixListener : IDisposable
             error = number < 0 ? Libc.LastError : Errno.None;
         }
         while (error == Errno.EINTR);
-        return number < 0 ? null : new UnixStream(new FileDescriptor(number));
+        return number < 0 ? null : new UnixStream(number, Peers);
     }
 
     /// <summary>Stops listening and removes the socket file, unless another socket has taken its place meanwhile.</summary>
@@ -89,6 +108,10 @@ public sealed class UnixListener : IDisposable
             return;
         if (FileStatus.TryGet(Path, out var now, out _) && now.Device == _identity.Device && now.Inode == _identity.Inode)
             _ = Libc.unlink(Path);
+        // Who waits to be taken may have sent descriptors whose close waits: each is let go of as a connection is. None comes after that.
+        _ = Libc.shutdown(Descriptor, Libc.SHUT_RDWR);
+        for (var i = 0; i < MostThatWait && Accept(out _) is { } waiting; i++)
+            waiting.Dispose();
         Descriptor.Dispose();
     }
 

@@ -12,13 +12,34 @@ public sealed class UnixStream : IDisposable
     /// <summary>The most descriptors that one message may carry here (rust-vmm sends up to 32, others 8).</summary>
     public const int MaxDescriptors = 32;
 
+    // What Linux lets one call send (SCM_MAX_FD). With less room the kernel would close the rest, on the receiving thread, and that may wait.
+    private const int MostThatCome = 253;
     private const int ControlDataOffset = 16;
-    private const int ControlCapacity = ControlDataOffset + (MaxDescriptors * sizeof(int));
+    private const int ReceiveCapacity = (ControlDataOffset + (MostThatCome * sizeof(int)) + 7) & ~7;
+    private const int SendCapacity = ControlDataOffset + (MaxDescriptors * sizeof(int));
+
+    private readonly PeerDescriptors _peers;
+    private readonly bool _isAdopted;
+    // Whether the socket is nobody else's: the end of a pair may have been passed on, and an adopted one is the peer's too.
+    private readonly bool _isOurs;
 
     // The number of a blocking socket, whose descriptor is held open until the dispose; else -1.
     private int _held = -1;
 
-    internal UnixStream(FileDescriptor descriptor) => Descriptor = descriptor;
+    // The descriptor counts as one of the peer's: to close it closes what was sent and not received.
+    internal UnixStream(int number, PeerDescriptors peers, bool isOurs = true)
+    {
+        Descriptor = new FileDescriptor(number, peers);
+        _peers = peers;
+        _isOurs = isOurs;
+    }
+
+    private UnixStream(FileDescriptor adopted)
+    {
+        Descriptor = adopted;
+        _peers = adopted.Peers ?? new PeerDescriptors();
+        _isAdopted = true;
+    }
 
     /// <summary>The socket, to wait on.</summary>
     public FileDescriptor Descriptor { get; }
@@ -36,10 +57,35 @@ public sealed class UnixStream : IDisposable
         }
     }
 
-    /// <summary>Takes over a descriptor that a peer sent as a socket. What is no socket fails at the first call on it.</summary>
+    /// <summary>
+    /// Takes over a descriptor that a peer sent as a socket. What is no socket fails at the first call on it. Its flags are the peer's and stay
+    /// as they are.
+    /// </summary>
     /// <param name="descriptor">The descriptor; it belongs to the stream from here on.</param>
     /// <returns>The stream.</returns>
     public static UnixStream Adopt(FileDescriptor descriptor) => new(descriptor);
+
+    /// <summary>Makes a second handle on a connection that the runtime's own socket type accepted, so that what comes with its bytes is received too.</summary>
+    /// <param name="socket">The socket; stays the caller's.</param>
+    /// <param name="peers">Among whose descriptors those that come count.</param>
+    /// <returns>The stream, non-blocking as the runtime has it. To be disposed after the socket, so that its close is the one that counts.</returns>
+    /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
+    public static UnixStream Duplicate(System.Runtime.InteropServices.SafeHandle socket, PeerDescriptors peers)
+    {
+        ArgumentNullException.ThrowIfNull(socket);
+        var held = false;
+        try
+        {
+            socket.DangerousAddRef(ref held);
+            var number = Libc.fcntl_number((int)socket.DangerousGetHandle(), Libc.F_DUPFD_CLOEXEC, 0);
+            return number >= 0 ? new UnixStream(number, peers) : throw HostError.Make("duplicating a descriptor", Errno.EMFILE);
+        }
+        finally
+        {
+            if (held)
+                socket.DangerousRelease();
+        }
+    }
 
     /// <summary>Connects to a socket file.</summary>
     /// <param name="path">Path of the socket file.</param>
@@ -53,16 +99,16 @@ public sealed class UnixStream : IDisposable
             return null;
         }
 
-        var socket = NewSocket();
+        var stream = new UnixStream(NewSocketNumber(), new PeerDescriptors());
         // SAFETY: the address is a local that outlives the call and is at least as long as said.
-        if (Libc.connect(socket, &address, length) == 0)
+        if (Libc.connect(stream.Descriptor, &address, length) == 0)
         {
             error = Errno.None;
-            return new UnixStream(socket);
+            return stream;
         }
 
         error = Libc.LastError;
-        socket.Dispose();
+        stream.Dispose();
         return null;
     }
 
@@ -75,7 +121,7 @@ public sealed class UnixStream : IDisposable
         // SAFETY: room for the two descriptors that the call writes.
         if (Libc.socketpair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0, pair) < 0)
             throw HostError.Make("a pair of sockets", Libc.LastError);
-        return (new UnixStream(new FileDescriptor(pair[0])), new UnixStream(new FileDescriptor(pair[1])));
+        return (new UnixStream(pair[0], new PeerDescriptors(), isOurs: false), new UnixStream(pair[1], new PeerDescriptors(), isOurs: false));
     }
 
     /// <summary>
@@ -83,10 +129,14 @@ public sealed class UnixStream : IDisposable
     /// with them, so a reader asks for exactly one header to know whose they are.
     /// </summary>
     /// <param name="buffer">Where the bytes go.</param>
-    /// <param name="descriptors">Where received descriptors are added; they belong to the list's owner, on failure too.</param>
+    /// <param name="descriptors">
+    /// The descriptors of the message that is being received, to which those that come are added; they belong to the list's owner, on failure
+    /// too. It never gets longer than <see cref="MaxDescriptors"/>.
+    /// </param>
     /// <param name="error">
-    /// The errno when the answer is negative: EAGAIN when nothing is there yet, EMSGSIZE when more descriptors came than a message may carry
-    /// (those that fitted are in the list).
+    /// The errno when the answer is negative: EAGAIN when nothing is there yet, EMSGSIZE when more descriptors came than a message may carry,
+    /// EMFILE when more came than the peer or the process may have (<see cref="PeerDescriptors"/>). In the last two cases those that fitted are in
+    /// the list, the others are closed, and the bytes are lost.
     /// </param>
     /// <returns>Bytes read, 0 at the end of the stream, or -1.</returns>
     public int Receive(Span<byte> buffer, List<FileDescriptor> descriptors, out Errno error) => Receive(buffer, descriptors, wait: false, out error);
@@ -100,11 +150,11 @@ public sealed class UnixStream : IDisposable
     [SkipLocalsInit]
     public unsafe int Receive(Span<byte> buffer, List<FileDescriptor> descriptors, bool wait, out Errno error)
     {
-        var control = stackalloc ulong[ControlCapacity / sizeof(ulong)];
+        var control = stackalloc ulong[ReceiveCapacity / sizeof(ulong)];
         fixed (byte* bytes = buffer)
         {
             var vector = new IoVector((nint)bytes, (nuint)buffer.Length);
-            var message = new MessageHeader { Vectors = &vector, VectorCount = 1, Control = control, ControlLength = ControlCapacity };
+            var message = new MessageHeader { Vectors = &vector, VectorCount = 1, Control = control, ControlLength = ReceiveCapacity };
             error = Errno.None;
             // SAFETY: every pointer in the header is to pinned or stack memory of the length said, for the time of the call; the descriptor is
             // held open, by this object or by the handle.
@@ -114,16 +164,19 @@ public sealed class UnixStream : IDisposable
             {
                 count = Libc.recvmsg(Descriptor, &message, wait ? Libc.MSG_CMSG_CLOEXEC : Libc.MSG_CMSG_CLOEXEC | Libc.MSG_DONTWAIT);
                 error = count < 0 ? Libc.LastError : Errno.None;
-                if (count < 0 && error != Errno.EINTR)
+                // Non-blocking all the same: a peer that has the socket too may set that flag at any time.
+                if (count < 0 && error == Errno.EAGAIN && wait)
+                    Polling.Wait(Descriptor, forWriting: false, cancel: null);
+                else if (count < 0 && error != Errno.EINTR)
                     return -1;
             }
 
             if (message.ControlLength > 0)
-                TakeDescriptors((byte*)control, message.ControlLength, descriptors);
-            if ((message.Flags & Libc.MSG_CTRUNC) == 0)
-                return (int)count;
-            error = Errno.EMSGSIZE;
-            return -1;
+                error = TakeDescriptors((byte*)control, message.ControlLength, descriptors);
+            // The process had no number left.
+            if ((message.Flags & Libc.MSG_CTRUNC) != 0)
+                error = Errno.EMFILE;
+            return error == Errno.None ? (int)count : -1;
         }
     }
 
@@ -148,7 +201,7 @@ public sealed class UnixStream : IDisposable
         if (descriptors.IsEmpty)
             return SendBytes(bytes, wait, out error);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(descriptors.Length, MaxDescriptors, nameof(descriptors));
-        var control = stackalloc ulong[ControlCapacity / sizeof(ulong)];
+        var control = stackalloc ulong[SendCapacity / sizeof(ulong)];
         var held = 0;
         try
         {
@@ -177,7 +230,7 @@ public sealed class UnixStream : IDisposable
                     count = Libc.sendmsg(Descriptor, &message, wait ? Libc.MSG_NOSIGNAL : Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
                     error = count < 0 ? Libc.LastError : Errno.None;
                 }
-                while (error == Errno.EINTR);
+                while (error == Errno.EINTR || (error == Errno.EAGAIN && wait && Polling.Wait(Descriptor, forWriting: true, cancel: null)));
                 return (int)count;
             }
         }
@@ -192,9 +245,11 @@ public sealed class UnixStream : IDisposable
     /// Makes it a blocking socket, so that calls that say so may wait. What costs a poll and a second call otherwise is one call then. Such a
     /// socket is closed only when nobody is in a call on it: <see cref="Shutdown"/> ends those. Called once, before others use it.
     /// </summary>
-    /// <returns>False when the descriptor is none that can be changed.</returns>
+    /// <returns>False when the descriptor is none that can be changed, or was adopted, and so is not ours to change.</returns>
     public bool TryMakeBlocking()
     {
+        if (_isAdopted)
+            return false;
         var flags = Libc.fcntl(Descriptor, Libc.F_GETFL, 0);
         if (flags < 0 || Libc.fcntl(Descriptor, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK) < 0)
             return false;
@@ -208,22 +263,41 @@ public sealed class UnixStream : IDisposable
     /// <summary>Ends the connection in both directions: whoever waits in a call on it, on either side, goes on. Safe from any thread.</summary>
     public void Shutdown()
     {
-        if (!Descriptor.IsClosed)
+        try
+        {
             _ = Libc.shutdown(Descriptor, Libc.SHUT_RDWR);
+        }
+        catch (ObjectDisposedException)
+        {
+            // Closed is more than that.
+        }
     }
 
-    /// <summary>Closes the socket.</summary>
+    /// <summary>
+    /// Closes the socket, and ends the connection if that was accepted or made here; does not wait for the close of what the peer sent and nobody
+    /// received.
+    /// </summary>
     public void Dispose()
     {
         if (Interlocked.Exchange(ref _held, -1) >= 0)
             Descriptor.DangerousRelease();
+        if (Descriptor.IsClosed)
+            return;
+        if (_isOurs)
+        {
+            // Nothing comes after that. What waits unread may have descriptors whose close waits.
+            Shutdown();
+            if (HasNothingUnread())
+                Descriptor.MarkClosesAtOnce();
+        }
+
         Descriptor.Dispose();
     }
 
-    internal static FileDescriptor NewSocket()
+    internal static int NewSocketNumber()
     {
         var number = Libc.socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0);
-        return number >= 0 ? new FileDescriptor(number) : throw HostError.Make("a Unix socket", Libc.LastError);
+        return number >= 0 ? number : throw HostError.Make("a Unix socket", Libc.LastError);
     }
 
     internal static bool TryMakeAddress(string path, out UnixAddress address, out uint length)
@@ -249,7 +323,10 @@ public sealed class UnixStream : IDisposable
             {
                 count = Libc.send(Descriptor, start, (nuint)bytes.Length, wait ? Libc.MSG_NOSIGNAL : Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
                 error = count < 0 ? Libc.LastError : Errno.None;
-                if (count < 0 && error != Errno.EINTR)
+                // As for receives.
+                if (count < 0 && error == Errno.EAGAIN && wait)
+                    Polling.Wait(Descriptor, forWriting: true, cancel: null);
+                else if (count < 0 && error != Errno.EINTR)
                     return -1;
             }
 
@@ -257,23 +334,43 @@ public sealed class UnixStream : IDisposable
         }
     }
 
-    private static unsafe void TakeDescriptors(byte* control, nuint length, List<FileDescriptor> descriptors)
+    private unsafe bool HasNothingUnread()
     {
+        var count = 0;
+        // SAFETY: the kernel writes the number of bytes to the local.
+        return Libc.ioctl(Descriptor, Libc.FIONREAD, &count) == 0 && count == 0;
+    }
+
+    private unsafe Errno TakeDescriptors(byte* control, nuint length, List<FileDescriptor> descriptors)
+    {
+        var error = Errno.None;
         nuint at = 0;
         // SAFETY: the kernel wrote well-formed headers within the first `length` bytes; each header and its data are checked to lie inside.
         while (at + ControlDataOffset <= length)
         {
             var header = (ControlHeader*)(control + at);
             if (header->Length < ControlDataOffset || header->Length > length - at)
-                return;
+                break;
             if (header->Level == Libc.SOL_SOCKET && header->Type == Libc.SCM_RIGHTS)
             {
                 var numbers = (int*)(control + at + ControlDataOffset);
                 for (nuint i = 0; i < (header->Length - ControlDataOffset) / sizeof(int); i++)
-                    descriptors.Add(new FileDescriptor(numbers[i]));
+                {
+                    var descriptor = new FileDescriptor(numbers[i], _peers);
+                    if (descriptors.Count == MaxDescriptors)
+                        error = Errno.EMSGSIZE;
+                    else if (!_peers.Admits(numbers[i]))
+                        error = Errno.EMFILE;
+                    if (error == Errno.None)
+                        descriptors.Add(descriptor);
+                    else
+                        descriptor.Dispose();
+                }
             }
 
             at += (header->Length + 7) & ~(nuint)7;
         }
+
+        return error;
     }
 }

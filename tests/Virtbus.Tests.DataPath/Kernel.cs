@@ -3,8 +3,9 @@ namespace Virtbus.Tests.DataPath;
 /// <summary>What the kernel says that this process holds.</summary>
 internal static class Kernel
 {
-    /// <summary>Descriptors of the kinds that Virtbus opens and peers send; the runtime opens and closes its own meanwhile.</summary>
-    internal static int Descriptors => Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(entry =>
+    /// <summary>Descriptors of the kinds that Virtbus opens and peers send; the runtime opens and closes its own meanwhile.
+    /// Those that are being closed are waited for.</summary>
+    internal static int Descriptors => !Virtbus.Platform.PeerDescriptors.WaitUntilClosed(TimeSpan.FromSeconds(20)) ? -1 : Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(entry =>
         new FileInfo(entry).LinkTarget is { } target &&
         (target.StartsWith("socket:", StringComparison.Ordinal) || target.StartsWith("/memfd:virtbus", StringComparison.Ordinal) ||
             target is "anon_inode:[eventfd]" or "anon_inode:[eventpoll]"));

@@ -37,5 +37,5 @@ internal sealed class VhostUserFixture : IDisposable
     }
 
     /// <summary>Waits until every front end that connected is gone, with all that it left behind.</summary>
-    internal void WaitIdle(long sessions) => Deadline.Until(() => Log.Count(1003) == sessions, $"the end of {sessions} sessions in\n{Log.All()}");
+    internal void WaitIdle(long sessions) => Deadline.Until(() => Server.SessionsEnded == sessions, $"the end of {sessions} sessions in\n{Log.All()}");
 }

@@ -517,6 +517,72 @@ public sealed class VhostUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Front_ends_that_come_and_go_fill_no_log()
+    {
+        for (var i = 1; i <= 100; i++)
+        {
+            new FrontEnd(_fixture.Socket).Dispose();
+            _fixture.WaitIdle(i);
+        }
+
+        Assert.Equal(100, _fixture.Server.Connections);
+        Assert.InRange(_fixture.Log.Count(1002) + _fixture.Log.Count(1003), 2, 40);
+        Assert.Equal(_fixture.Log.Count(1002), _fixture.Log.Count(1003));
+    }
+
+    [Fact]
+    public void Server_without_a_thread_says_so_and_leaves_nothing()
+    {
+        var path = _fixture.Socket + "2";
+        ServiceThread.Refuses = name => name == "vhost-user";
+        try
+        {
+            var server = new VhostUserServer(path, _fixture.Device, _fixture.Log);
+            Assert.Equal(Errno.EAGAIN, Assert.Throws<VirtbusException>(server.Start).Errno);
+            Assert.False(File.Exists(path));
+        }
+        finally
+        {
+            ServiceThread.Refuses = null;
+        }
+    }
+
+    [Fact]
+    public void Queue_without_a_thread_is_refused_and_starts_when_there_is_room_again()
+    {
+        using var front = new FrontEnd(_fixture.Socket);
+        ServiceThread.Refuses = name => name.Contains("-vq", StringComparison.Ordinal);
+        try
+        {
+            Assert.ThrowsAny<Exception>(front.Connect);
+        }
+        finally
+        {
+            ServiceThread.Refuses = null;
+        }
+
+        front.Do(SET_VRING_ENABLE, State(0, 0));
+        front.Do(SET_VRING_ENABLE, State(0, 1));
+        front.ReadSector(0);
+    }
+
+    [Fact]
+    public async Task Exception_on_a_thread_of_the_service_is_told_and_ends_that_thread_only()
+    {
+        var told = new TaskCompletionSource<string>();
+        ServiceThread.Unhandled = (name, exception) => told.TrySetResult($"{name}: {exception.Message}");
+        try
+        {
+            ServiceThread.Start("some", static () => throw new InvalidOperationException("bug")).Join();
+            Assert.Equal("some: bug", await told.Task.WaitAsync(TimeSpan.FromSeconds(10), TestContext.Current.CancellationToken));
+        }
+        finally
+        {
+            ServiceThread.Unhandled = null;
+        }
+    }
+
+    [Fact]
     public void Front_end_that_fills_its_call_eventfd_and_makes_it_blocking_does_not_hold_up_the_stop()
     {
         var front = Connected();

@@ -126,6 +126,47 @@ public sealed class VirtioBlkTests : IDisposable
     }
 
     [Fact]
+    public void Write_beyond_the_limit_of_a_files_size_is_an_error_of_that_request()
+    {
+        // Far above what anything else here writes: the limit is the process's.
+        const long Limit = 1L << 36;
+        var path = Path.Combine(_folder.FullName, "disk");
+        using (var file = File.OpenHandle(path, FileMode.Create, FileAccess.Write))
+            RandomAccess.SetLength(file, Limit + (1 << 20));
+        _backend.Dispose();
+        _backend = FileBackend.Open(path);
+        Start();
+        Assert.Equal(0, GetLimit(FileSizeLimit, out var before));
+        Assert.Equal(0, SetLimit(FileSizeLimit, before with { Soft = Limit }));
+        try
+        {
+            Assert.Equal(IoError, Request(1, Limit / 512, 4096, false).Status);
+            // Cut at the limit: what is below it may be written, the request as a whole is not.
+            Assert.Equal(IoError, Request(1, (Limit / 512) - 1, 4096, false).Status);
+            Assert.Equal(Ok, Request(1, 0, 4096, false).Status);
+            Assert.Equal(Ok, Request(4, 0, 0, false).Status);
+        }
+        finally
+        {
+            Assert.Equal(0, SetLimit(FileSizeLimit, before));
+        }
+
+        Assert.Equal(Ok, Request(1, Limit / 512, 4096, false).Status);
+    }
+
+    private const int FileSizeLimit = 1;
+
+    private record struct ProcessLimit(long Soft, long Hard);
+
+    [System.Runtime.InteropServices.DllImport("libc", EntryPoint = "getrlimit")]
+    [System.Runtime.InteropServices.DefaultDllImportSearchPaths(System.Runtime.InteropServices.DllImportSearchPath.SafeDirectories)]
+    private static extern int GetLimit(int resource, out ProcessLimit limit);
+
+    [System.Runtime.InteropServices.DllImport("libc", EntryPoint = "setrlimit")]
+    [System.Runtime.InteropServices.DefaultDllImportSearchPaths(System.Runtime.InteropServices.DllImportSearchPath.SafeDirectories)]
+    private static extern int SetLimit(int resource, in ProcessLimit limit);
+
+    [Fact]
     public void What_was_written_is_read_again()
     {
         Start();

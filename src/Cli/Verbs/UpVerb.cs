@@ -42,10 +42,10 @@ internal static class UpVerb
     {
         var start = Stopwatch.GetTimestamp();
         var runtime = Prepare();
-        using var log = new StreamWriter(Console.OpenStandardError(), new UTF8Encoding(false)) { AutoFlush = true };
+        var log = new StreamLog(Console.OpenStandardError());
         using var loggers = Loggers(log, LogLevel.Warning);
         using var interrupt = new Interrupt();
-        var daemon = await StartAsync(runtime, file, loggers, step => log.WriteLine("  " + step), interrupt.Token);
+        var daemon = await StartAsync(runtime, file, loggers, step => log.TryWrite(Encoding.UTF8.GetBytes($"  {step}\n"), out _), interrupt.Token);
         if (daemon is null)
             return ExitCode.Failed;
         interrupt.Token.Register(daemon.RequestShutdown);
@@ -95,13 +95,13 @@ internal static class UpVerb
     {
         ProcessSession.Begin();
         var runtime = Prepare();
-        using var log = new StreamWriter(new FileStream(runtime.LogFile, new FileStreamOptions
+        var isDetached = 0;
+        // What the runtime says of its own end goes to the file that is written to.
+        using var log = new LogFile(runtime.LogFile, begun: () =>
         {
-            Mode = FileMode.Append,
-            Access = FileAccess.Write,
-            Share = FileShare.ReadWrite | FileShare.Delete,
-            UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
-        }), new UTF8Encoding(false)) { AutoFlush = true };
+            if (Volatile.Read(ref isDetached) != 0)
+                ProcessSession.RedirectStandardStreams(runtime.LogFile);
+        });
         using var loggers = Loggers(log, LogLevel.Information);
         using var interrupt = new Interrupt();
         FabricDaemon? daemon;
@@ -110,15 +110,14 @@ internal static class UpVerb
         {
             var ready = 0;
             using var parentGone = new CancellationTokenSource();
-            var watch = new Thread(() =>
+            ServiceThread.Start("parent watch", () =>
             {
                 // The parent holds the other end until it has heard that all is ready.
                 using var input = new FileStream(new SafeFileHandle(0, ownsHandle: false), FileAccess.Read, 0);
                 input.ReadByte();
                 if (Volatile.Read(ref ready) == 0)
                     interrupt.Cancel();
-            }) { IsBackground = true };
-            watch.Start();
+            });
             daemon = await StartAsync(runtime, file, loggers, step => Tell(pipe, step, Volatile.Read(ref ready)), interrupt.Token);
             if (daemon is null)
                 return ExitCode.Failed;
@@ -126,6 +125,7 @@ internal static class UpVerb
             Volatile.Write(ref ready, 1);
         }
         ProcessSession.RedirectStandardStreams(runtime.LogFile);
+        Volatile.Write(ref isDetached, 1);
         interrupt.Token.Register(daemon.RequestShutdown);
         await daemon.StopRequested;
         return await daemon.StopAsync() ? ExitCode.Done : ExitCode.Failed;
@@ -159,11 +159,15 @@ internal static class UpVerb
         }
     }
 
-    private static ILoggerFactory Loggers(TextWriter output, LogLevel lowest) =>
-        new LoggerFactory(
+    private static LoggerFactory Loggers(ILogOutput output, LogLevel lowest)
+    {
+        var loggers = new LoggerFactory(
             [new LineLoggerProvider(output, TimeProvider.System, lowest)],
             // A line for each step of each request would bury the fabric's own.
             new LoggerFilterOptions { MinLevel = lowest, Rules = { new LoggerFilterRule(null, "Microsoft", LogLevel.Warning, null) } });
+        FabricDaemon.PrepareProcess(loggers);
+        return loggers;
+    }
 
     private static void Welcome(TextWriter writer, StatusAnswer status, IReadOnlyList<DeviceAnswer> tree, TimeSpan took, bool isDetached)
     {

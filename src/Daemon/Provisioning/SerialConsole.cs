@@ -61,7 +61,16 @@ internal sealed partial class SerialConsole : IAsyncDisposable
                 var client = await AcceptAsync(stop);
                 if (_line is { } before)
                     await before.DisposeAsync();
-                Volatile.Write(ref _line, new SerialLine(_port, client));
+                try
+                {
+                    Volatile.Write(ref _line, new SerialLine(_port, client, _listener.Peers));
+                }
+                catch (VirtbusException e)
+                {
+                    client.Dispose();
+                    AcceptFailed(_log, Path, e.Message);
+                    await Task.Delay(AcceptRetry, _time, stop);
+                }
             }
         }
         catch (OperationCanceledException)

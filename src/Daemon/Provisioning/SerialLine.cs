@@ -1,5 +1,6 @@
 using System.Net.Sockets;
 using Virtbus.Hardware.Serial;
+using Virtbus.Platform;
 
 namespace Virtbus.Daemon.Provisioning;
 
@@ -10,6 +11,7 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     private const int ChunkSize = 4 << 10;
     private readonly SerialPort _port;
     private readonly Socket _client;
+    private readonly UnixStream _stream;
     private readonly CancellationTokenSource _stop = new();
     private readonly SemaphoreSlim _room = new(0);
     private readonly SemaphoreSlim _filled = new(0);
@@ -23,11 +25,13 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     /// <summary>Connects the client.</summary>
     /// <param name="port">The port, to which nobody is connected.</param>
     /// <param name="client">The client; it belongs to the line.</param>
-    public SerialLine(SerialPort port, Socket client)
+    /// <param name="peers">Among whose descriptors those count that it sends.</param>
+    /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
+    public SerialLine(SerialPort port, Socket client, PeerDescriptors peers)
     {
         _port = port;
         _client = client;
-        _client.Blocking = false;
+        _stream = UnixStream.Duplicate(client.SafeHandle, peers);
         if (!port.TryConnect(this, out var fault))
             throw new InvalidOperationException(fault.Message);
         _talk = TalkAsync(_stop.Token);
@@ -62,7 +66,7 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
         {
             // No more than there is now, or a client that goes on sending would never let it end.
             var left = _client.Available;
-            while (left > 0 && _client.Receive(dropped[..Math.Min(left, ChunkSize)], SocketFlags.None, out _) is > 0 and var count)
+            while (left > 0 && Receive(dropped[..Math.Min(left, ChunkSize)], out _) is > 0 and var count)
                 left -= count;
         }
         catch (Exception e) when (e is SocketException or ObjectDisposedException)
@@ -95,6 +99,7 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
         await over.CancelAsync();
         await sending;
         _client.Dispose();
+        _stream.Dispose();
     }
 
     private async Task ReceiveAsync(CancellationToken over)
@@ -102,15 +107,14 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
         var buffer = new byte[ChunkSize];
         while (true)
         {
-            // Waits only. The count of resets has to be that of the moment at which bytes are taken.
+            // Only waited for with the runtime's socket: its receive would have the kernel close descriptors that came along, and that may wait.
+            // The count of resets has to be that of the moment at which bytes are taken.
             await _client.ReceiveAsync(Memory<byte>.Empty, over);
             var resets = _port.Resets;
-            var count = _client.Receive(buffer, SocketFlags.None, out var error);
-            if (error == SocketError.WouldBlock)
+            var count = Receive(buffer, out var error);
+            if (error is Errno.EAGAIN)
                 continue;
-            if (error != SocketError.Success)
-                throw new SocketException((int)error);
-            if (count == 0)
+            if (count <= 0)
                 return;
             for (var sent = 0; sent < count;)
             {
@@ -119,6 +123,16 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
                     await _room.WaitAsync(over);
             }
         }
+    }
+
+    // A line carries text: descriptors are let go of.
+    private int Receive(Span<byte> buffer, out Errno error)
+    {
+        var descriptors = new List<FileDescriptor>();
+        var count = _stream.Receive(buffer, descriptors, out error);
+        foreach (var descriptor in descriptors)
+            descriptor.Dispose();
+        return count;
     }
 
     private async Task SendAsync(CancellationToken over)

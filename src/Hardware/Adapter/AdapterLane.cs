@@ -26,7 +26,7 @@ internal sealed class AdapterLane : IDisposable
     private SwitchPort[] _ports = [];
     private byte[]? _scratch;
     private ulong _lastSignal;
-    private Thread? _thread;
+    private ServiceThread? _thread;
     private int _awake;
     private volatile bool _isOver;
 
@@ -80,13 +80,24 @@ internal sealed class AdapterLane : IDisposable
     /// <param name="signal">The eventfd; stays the caller's, and open until <see cref="Unlisten"/>.</param>
     /// <param name="work">The work.</param>
     /// <returns>A number for <see cref="Unlisten"/>.</returns>
+    /// <exception cref="VirtbusException">The host has no descriptor or no thread left, or does not take the eventfd.</exception>
     internal ulong Listen(EventFd signal, AdapterWork work)
     {
         var id = Interlocked.Increment(ref _lastSignal);
         _signals[id] = work;
-        _epoll.Add(signal.Descriptor, id, edge: true);
-        Start();
-        return id;
+        try
+        {
+            _epoll.Add(signal.Descriptor, id, edge: true);
+            if (TryStart())
+                return id;
+            throw new VirtbusException(Errno.EAGAIN,
+                $"The host has no room for a thread of adapter '{_name}'. Raise the limit of threads (ulimit -u, pids.max of the cgroup) or free memory.");
+        }
+        catch
+        {
+            Unlisten(signal, id);
+            throw;
+        }
     }
 
     internal void Unlisten(EventFd signal, ulong id)
@@ -107,7 +118,7 @@ internal sealed class AdapterLane : IDisposable
     /// <summary>Ends the thread. Nothing listens any more; what waits goes to the lanes that it belongs to by now, or is of what is gone.</summary>
     public void Dispose()
     {
-        Thread? thread;
+        ServiceThread? thread;
         lock (_lock)
         {
             if (_isOver)
@@ -118,7 +129,7 @@ internal sealed class AdapterLane : IDisposable
         }
         if (thread is null)
             Close();
-        else if (thread != Thread.CurrentThread)
+        else if (!thread.IsCurrent)
             thread.Join();
         HandOver();
     }
@@ -140,7 +151,9 @@ internal sealed class AdapterLane : IDisposable
 
     private void Wake()
     {
-        Start();
+        // Work that comes without a thread waits for the next, which tries again.
+        if (!TryStart())
+            Interlocked.Exchange(ref _awake, 0);
         lock (_lock)
         {
             if (!_isOver)
@@ -148,16 +161,15 @@ internal sealed class AdapterLane : IDisposable
         }
     }
 
-    private void Start()
+    private bool TryStart()
     {
         if (Volatile.Read(ref _thread) is not null)
-            return;
+            return true;
         lock (_lock)
         {
-            if (_thread is not null || _isOver)
-                return;
-            _thread = new Thread(Run) { IsBackground = true, Name = "adapter " + _name };
-            _thread.Start();
+            if (_thread is null && !_isOver)
+                _thread = ServiceThread.TryStart("adapter " + _name, Run);
+            return _thread is not null || _isOver;
         }
     }
 
@@ -232,7 +244,7 @@ internal sealed class AdapterLane : IDisposable
     private void Break(AdapterWork work, Exception exception)
     {
         Debug.Fail(exception.ToString());
-        work.Break(this);
+        ServiceThread.Guard("adapter " + _name, () => work.Break(this));
     }
 
     /// <summary>Frames that came from other lanes.</summary>

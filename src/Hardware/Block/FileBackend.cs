@@ -44,6 +44,8 @@ public sealed class FileBackend : IBlockBackend
     /// </exception>
     public static FileBackend Open(string path, bool readOnly = false, int blockSize = 512)
     {
+        // A write beyond the limit of a file's size is an error of one request, and not the end of the process.
+        HostSignals.IgnoreFileSizeLimit();
         // Looked at before it is opened: opening a FIFO would wait for its other end.
         var target = System.IO.Path.GetFullPath(path);
         if (Directory.Exists(target))

@@ -48,7 +48,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
     private PciBarArea[] _areas = [];
     private EventFd? _wake;
     private EventFd? _signal;
-    private Thread? _thread;
+    private ServiceThread? _thread;
     private bool _isBusy;
     private volatile bool _isCancelled;
     private volatile bool _isEnding;
@@ -198,7 +198,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
         {
             if (!TryStart())
             {
-                fault = new Fault(Errno.ENODEV, "the function is gone, or the host has no descriptor left for it");
+                fault = new Fault(Errno.ENODEV, "the function is gone, or the host has no descriptor or thread left for it");
                 return false;
             }
             _signal?.Dispose();
@@ -375,7 +375,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
         }
     }
 
-    // Under the lock. False when the function ends or the host has no descriptor left.
+    // Under the lock. False when the function ends or the host has no descriptor or thread left.
     private bool TryStart()
     {
         if (_thread is not null || _isEnding)
@@ -388,9 +388,8 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
         {
             return false;
         }
-        _thread = new Thread(Run) { IsBackground = true, Name = name };
-        _thread.Start();
-        return true;
+        _thread = ServiceThread.TryStart(name, Run);
+        return _thread is not null;
     }
 
     private void Run()
@@ -493,7 +492,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
         }
         lock (_idle)
         {
-            while (_isBusy && Thread.CurrentThread != _thread)
+            while (_isBusy && _thread is not { IsCurrent: true })
                 Monitor.Wait(_idle);
         }
     }

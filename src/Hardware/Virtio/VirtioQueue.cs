@@ -26,7 +26,7 @@ internal sealed class VirtioQueue : IDisposable
     private readonly EventFd _wake = new();
     private readonly AdaptiveSpin _spin = new();
     private Action? _interrupt;
-    private Thread? _thread;
+    private ServiceThread? _thread;
     private Epoll? _epoll;
     private EventFd? _runningKick;
     private volatile bool _stopping;
@@ -122,9 +122,12 @@ internal sealed class VirtioQueue : IDisposable
 
         _runningKick = Kick;
         _stopping = false;
-        _thread = new Thread(Run) { IsBackground = true, Name = _threadName };
-        _thread.Start();
-        return true;
+        _thread = ServiceThread.TryStart(_threadName, Run);
+        if (_thread is not null)
+            return true;
+        CloseRun();
+        fault = new Fault(Errno.EAGAIN, "the host has no room for the queue's thread");
+        return false;
     }
 
     /// <summary>Ends the queue's thread after the batch in hand, with all requests in work done, and lets go of the ring.</summary>
@@ -139,14 +142,19 @@ internal sealed class VirtioQueue : IDisposable
         _wake.TryRead(out _);
         // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
         _runningKick?.TryRead(out _);
+        CloseRun();
+    }
+
+    internal void Poke() => _wake.Signal();
+
+    private void CloseRun()
+    {
         _epoll?.Dispose();
         _epoll = null;
         _runningKick = null;
         _nextAvailable = _ring.NextAvailable;
         _ring.Stop();
     }
-
-    internal void Poke() => _wake.Signal();
 
     private Epoll OpenEpoll()
     {

@@ -12,7 +12,11 @@ public sealed class VfioDevice : Device
     // A line in the log for the first request and for every so many after it.
     private const int RequestsPerLogLine = 20;
 
+    private const int LinesPerSpan = 20;
+    private static readonly TimeSpan LineSpan = TimeSpan.FromSeconds(10);
+
     private readonly VfioSubsystem _subsystem;
+    private readonly LogLimiter _limiter;
     private readonly Lock _lock = new();
     private IVfioEndpoint? _endpoint;
     private VfioHandle? _handle;
@@ -23,6 +27,7 @@ public sealed class VfioDevice : Device
         : base(name, parent, bus: null, subsystem.Class)
     {
         _subsystem = subsystem;
+        _limiter = new LogLimiter(subsystem.Time, LinesPerSpan, LineSpan);
         Label = label;
         Ops = ops;
         Release = release;
@@ -47,6 +52,16 @@ public sealed class VfioDevice : Device
     internal IVfioDeviceOps Ops { get; }
 
     internal Microsoft.Extensions.Logging.ILogger Log => _subsystem.Log;
+
+    /// <summary>Whether a line about a user may be written: users come and go as they like.</summary>
+    internal bool MayLog()
+    {
+        if (!_limiter.TryTake(out var suppressed))
+            return false;
+        if (suppressed > 0)
+            VfioLog.LeftOut(Log, Name, Label, suppressed);
+        return true;
+    }
 
     /// <summary>Opens the device for one user, by itself: nobody else opens a device of its IOMMU group meanwhile.</summary>
     /// <param name="user">The user's name for messages.</param>

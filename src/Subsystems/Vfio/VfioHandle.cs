@@ -29,6 +29,7 @@ public sealed class VfioHandle : IDisposable
     private volatile bool _isDead;
     private volatile bool _isRevoked;
     private bool _isOpen;
+    private bool _isTold;
 
     internal VfioHandle(VfioDevice device, VfioOwner user)
     {
@@ -274,7 +275,9 @@ public sealed class VfioHandle : IDisposable
                 _irqs = new VfioIrqInfo?[_info.Interrupts];
                 _migration = _ops.Migration is { } migration ? new GuardedMigration(this, migration) : null;
                 _dmaLogging = _ops.DmaLogging is { } logging ? new GuardedDmaLogging(this, logging) : null;
-                VfioLog.Opened(Device.Log, Device.Name, Device.Label, User);
+                _isTold = Device.MayLog();
+                if (_isTold)
+                    VfioLog.Opened(Device.Log, Device.Name, Device.Label, User);
                 // It may have been taken away from within the driver's open.
                 isStarted = !_isDead;
                 return isStarted || Refuse(Errno.ENODEV, TakenWhileOpened, out fault);
@@ -346,6 +349,12 @@ public sealed class VfioHandle : IDisposable
         catch (Exception e)
         {
             VfioLog.CloseFailed(Device.Log, Device.Name, Device.Label, e);
+        }
+        // Told of when its opening was, so that no line speaks of a user that seems to be there still.
+        if (!Device.MayLog() && !_isTold)
+        {
+            Device.Closed();
+            return;
         }
         if (_isRevoked)
             VfioLog.Revoked(Device.Log, Device.Name, Device.Label, User);

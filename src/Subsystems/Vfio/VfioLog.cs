@@ -11,6 +11,9 @@ internal static partial class VfioLog
     [LoggerMessage(1101, LogLevel.Information, "{Device} ({Label}): closed by '{User}'")]
     public static partial void Closed(ILogger log, string device, string label, string user);
 
+    [LoggerMessage(1106, LogLevel.Warning, "{Device} ({Label}): {Suppressed} lines left out before this")]
+    public static partial void LeftOut(ILogger log, string device, string label, long suppressed);
+
     [LoggerMessage(1102, LogLevel.Warning, "{Device} ({Label}): its driver wants it back, but '{User}' has it open; asked to let go (request {Count}). Detach the device there, or end that program")]
     public static partial void InUse(ILogger log, string device, string label, string user, int count);
 

@@ -8,12 +8,18 @@ public sealed class VfioSubsystem
 {
     private readonly IdAllocator _ids = new();
 
-    private VfioSubsystem(Fabric fabric) => Log = fabric.LoggerFactory.CreateLogger("Virtbus.Vfio");
+    private VfioSubsystem(Fabric fabric)
+    {
+        Log = fabric.LoggerFactory.CreateLogger("Virtbus.Vfio");
+        Time = fabric.Time;
+    }
 
     /// <summary>The class of the devices.</summary>
     public Class Class { get; } = new("vfio-dev") { DeviceAttributeGroups = VfioDevice.Groups };
 
     internal ILogger Log { get; }
+
+    internal TimeProvider Time { get; }
 
     /// <summary>The VFIO subsystem of a fabric, made at the first call.</summary>
     /// <param name="fabric">The fabric.</param>

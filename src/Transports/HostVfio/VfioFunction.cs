@@ -98,7 +98,7 @@ internal sealed class VfioFunction : IPciFunction
         _epoll.Add(_request.Descriptor, RequestToken, edge: true);
         if (link.GetVectors(RequestIndex) > 0)
             SetSignals(RequestIndex, [_request]);
-        new Thread(Watch) { IsBackground = true, Name = "vfio " + name }.Start();
+        ServiceThread.Start("vfio " + name, Watch);
     }
 
     public int ConfigSize { get; }
@@ -443,13 +443,19 @@ internal sealed class VfioFunction : IPciFunction
     private void Watch()
     {
         Span<ulong> tokens = stackalloc ulong[8];
-        while (!_isDisposed)
+        try
         {
-            var count = _epoll.Wait(tokens, -1);
-            foreach (var token in tokens[..count])
-                Signalled(token);
+            while (!_isDisposed)
+            {
+                var count = _epoll.Wait(tokens, -1);
+                foreach (var token in tokens[..count])
+                    Signalled(token);
+            }
         }
-        _ended.Set();
+        finally
+        {
+            _ended.Set();
+        }
     }
 
     private void Signalled(ulong token)

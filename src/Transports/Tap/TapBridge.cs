@@ -8,15 +8,14 @@ public sealed class TapBridge : IDisposable
     private const int MaxFrame = 65536;
     private readonly TapFile _tap;
     private readonly EventFd _cancel = new();
-    private readonly Thread _reader;
     private readonly Action<ReadOnlySpan<byte>> _toAdapter;
+    private ServiceThread? _reader;
     private volatile bool _stop;
 
     private TapBridge(TapFile tap, Action<ReadOnlySpan<byte>> toAdapter)
     {
         _tap = tap;
         _toAdapter = toAdapter;
-        _reader = new Thread(Read) { IsBackground = true, Name = "tap " + tap.Name };
     }
 
     /// <summary>The interface's name on the host.</summary>
@@ -25,13 +24,21 @@ public sealed class TapBridge : IDisposable
     /// <summary>Opens the interface and begins to read.</summary>
     /// <param name="name">The interface's name on the host.</param>
     /// <param name="toAdapter">Takes frames from the host, on the bridge's thread.</param>
-    /// <exception cref="VirtbusException">As <see cref="TapFile.Open"/>.</exception>
+    /// <exception cref="VirtbusException">As <see cref="TapFile.Open"/>; EAGAIN: the host has no room for the bridge's thread.</exception>
     public static TapBridge Start(string name, Action<ReadOnlySpan<byte>> toAdapter)
     {
         ArgumentNullException.ThrowIfNull(toAdapter);
         var bridge = new TapBridge(TapFile.Open(name), toAdapter);
-        bridge._reader.Start();
-        return bridge;
+        try
+        {
+            bridge._reader = ServiceThread.Start("tap " + name, bridge.Read);
+            return bridge;
+        }
+        catch
+        {
+            bridge.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Sends a frame to the host; one that it does not take is dropped, as on a wire.</summary>
@@ -43,7 +50,7 @@ public sealed class TapBridge : IDisposable
     {
         _stop = true;
         _cancel.Signal();
-        _reader.Join();
+        _reader?.Join();
         _tap.Dispose();
         _cancel.Dispose();
     }

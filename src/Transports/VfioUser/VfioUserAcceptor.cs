@@ -18,10 +18,21 @@ internal sealed class VfioUserAcceptor : IDisposable
     private ulong _lastToken;
     private volatile bool _stopping;
 
+    /// <exception cref="VirtbusException">The host has no descriptor or no thread left.</exception>
     internal VfioUserAcceptor()
     {
-        _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
-        new Thread(Run, 256 << 10) { IsBackground = true, Name = "vfio-user accept" }.Start();
+        try
+        {
+            _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
+            ServiceThread.Start("vfio-user accept", Run, 256 << 10);
+        }
+        catch
+        {
+            _ended.Dispose();
+            _epoll.Dispose();
+            _wake.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Names a server, before its socket is watched.</summary>
@@ -34,6 +45,7 @@ internal sealed class VfioUserAcceptor : IDisposable
     }
 
     /// <summary>Begins to wait for a connection on a socket, or does so again.</summary>
+    /// <exception cref="VirtbusException">The host does not take it (ENOMEM, ENOSPC).</exception>
     internal void Watch(ulong token, FileDescriptor descriptor) => _epoll.Add(descriptor, token, edge: false);
 
     /// <summary>Waits no longer.</summary>
@@ -59,8 +71,9 @@ internal sealed class VfioUserAcceptor : IDisposable
             var count = _epoll.Wait(tokens, Timeout.Infinite);
             foreach (var token in tokens[..count])
             {
+                // What fails for one server is that server's; the others' connections are taken all the same.
                 if (_callbacks.TryGetValue(token, out var ready))
-                    ready();
+                    ServiceThread.Guard("vfio-user accept", ready);
             }
         }
 

@@ -51,6 +51,16 @@ internal sealed class VfioUserChannel : IDisposable
         _shared = handler is not null;
     }
 
+    /// <summary>Makes one for requests of this side and the peer's replies: the peer may send nothing else there, since nobody would take it.</summary>
+    /// <param name="stream">The connection; it belongs to the channel from here on.</param>
+    internal static VfioUserChannel ForReplies(UnixStream stream)
+    {
+        var channel = new VfioUserChannel(stream, headerByHeader: false, static (in VfioUserMessage _, out Fault fault) =>
+            VfioUserProtocol.Refuse(Errno.EPROTO, "a request came on the socket that is for replies", out fault));
+        channel._wake = new EventFd();
+        return channel;
+    }
+
     /// <summary>The socket, to wait on.</summary>
     internal FileDescriptor Descriptor => _stream.Descriptor;
 
@@ -431,11 +441,17 @@ internal sealed class VfioUserChannel : IDisposable
             Wake();
         if (count > 0)
             return _inbox.TryCommit(count, _received, out fault);
+        VfioUserInbox.CloseAll(_received);
         fault = Fault.None;
         if (count < 0 && error == Errno.EAGAIN)
             return true;
         if (count < 0 && error != Errno.ECONNRESET)
-            fault = new Fault(error, error == Errno.EMSGSIZE ? "more descriptors came than a message may carry" : "the socket cannot be read");
+            fault = new Fault(error, error switch
+            {
+                Errno.EMSGSIZE => "more descriptors came than a message may carry",
+                Errno.EMFILE => "more descriptors came than a socket's peers may have open, or than this process has room for",
+                _ => "the socket cannot be read",
+            });
         else if (_inbox.HasPart)
             fault = new Fault(Errno.EBADMSG, "the stream ended in the middle of a message");
         else

@@ -79,7 +79,17 @@ public sealed partial class VfioUserClient : IDisposable
             $"Nobody can be reached at vfio-user socket '{path}': {error}. " +
             (error == Errno.ENAMETOOLONG ? "Use a shorter path, of at most 107 bytes." : "Check that its server runs and that you may write to the socket."));
         var client = new VfioUserClient(stream, options);
-        client.Watch();
+        try
+        {
+            client.Watch();
+        }
+        catch
+        {
+            client._watchEnded.Set();
+            client.Dispose();
+            throw;
+        }
+
         if (client.TryGreet(out var fault) && client.TryGetInfo(out fault))
             return client;
         client.Dispose();
@@ -514,10 +524,31 @@ public sealed partial class VfioUserClient : IDisposable
     private void Watch()
     {
         _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
-        new Thread(WatchOver, 256 << 10) { IsBackground = true, Name = "vfio-user client" }.Start();
+        ServiceThread.Start("vfio-user client", WatchOver, 256 << 10);
     }
 
     private void WatchOver()
+    {
+        try
+        {
+            WatchUntilClosed();
+        }
+        catch (Exception e)
+        {
+            // Without a watch nobody would answer the server or notice that it is gone.
+            Close(new Fault(Errno.EIO, e.Message));
+            throw;
+        }
+        finally
+        {
+            _twin?.Close(_channel.End);
+            if (!_disposed && _options.Lost is { } lost)
+                ServiceThread.Guard("vfio-user client", lost);
+            _watchEnded.Set();
+        }
+    }
+
+    private void WatchUntilClosed()
     {
         Span<ulong> tokens = stackalloc ulong[4];
         var patience = (long)_options.Timeout.TotalMilliseconds;
@@ -538,10 +569,5 @@ public sealed partial class VfioUserClient : IDisposable
             if (Environment.TickCount64 - _channel.OldestCall() > patience)
                 _channel.Close(new Fault(Errno.ETIMEDOUT, "the server does not answer"));
         }
-
-        _twin?.Close(_channel.End);
-        if (!_disposed)
-            _options.Lost?.Invoke();
-        _watchEnded.Set();
     }
 }

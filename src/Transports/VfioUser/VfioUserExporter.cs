@@ -15,7 +15,8 @@ public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider ti
 {
     private readonly ConcurrentDictionary<VfioDevice, VfioUserServer> _servers = new();
     private readonly ConcurrentDictionary<string, VirtbusException> _errors = new();
-    private readonly Lazy<VfioUserAcceptor> _acceptor = new(() => new VfioUserAcceptor());
+    private readonly Lock _acceptorLock = new();
+    private VfioUserAcceptor? _acceptor;
 
     /// <summary>The socket's path of a device.</summary>
     /// <param name="label">The name that users know, for example 0000:01:00.1; it is the file's name as it stands.</param>
@@ -29,10 +30,11 @@ public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider ti
     public ValueTask DeviceAddedAsync(Device device)
     {
         var vfio = (VfioDevice)device;
-        var server = new VfioUserServer(PathOf(vfio.Label), vfio, log, options, time, _acceptor.Value);
+        VfioUserServer server;
         _errors.TryRemove(vfio.Label, out _);
         try
         {
+            server = new VfioUserServer(PathOf(vfio.Label), vfio, log, options, time, GetAcceptor());
             server.Start();
         }
         catch (VirtbusException e)
@@ -58,7 +60,12 @@ public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider ti
     /// <summary>Ends the thread that accepts connections. All devices were removed before.</summary>
     public void Dispose()
     {
-        if (_acceptor.IsValueCreated)
-            _acceptor.Value.Dispose();
+        _acceptor?.Dispose();
+    }
+
+    private VfioUserAcceptor GetAcceptor()
+    {
+        lock (_acceptorLock)
+            return _acceptor ??= new VfioUserAcceptor();
     }
 }

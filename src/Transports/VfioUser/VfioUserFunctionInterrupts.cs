@@ -41,6 +41,7 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
     /// <param name="client">The connection.</param>
     /// <param name="gate">The way to the slot's port.</param>
     /// <param name="config">What the function is made of.</param>
+    /// <exception cref="VirtbusException">The host has no descriptor or no thread left.</exception>
     /// <param name="requested">Called on a thread of this object when the server wants its function back; it must not block.</param>
     internal VfioUserFunctionInterrupts(VfioUserClient client, VfioUserFunctionGate gate, VfioUserFunctionConfig config, Action requested)
     {
@@ -54,10 +55,19 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
             Msix = new MsixTable(config.MsixVectors, Send);
         if (config.Msi != 0)
             Msi = new MsiState(config.MsiVectors, config.HasMsiMasks, Send, config.HasMsiMasks ? config.SetMsiPending : null);
-        _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
-        if (Count(RequestIndex) > 0)
-            Listen(RequestIndex, 1);
-        new Thread(Run, 256 << 10) { IsBackground = true, Name = "vfio-user function" }.Start();
+        try
+        {
+            _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
+            if (Count(RequestIndex) > 0)
+                Listen(RequestIndex, 1);
+            ServiceThread.Start("vfio-user function", Run, 256 << 10);
+        }
+        catch
+        {
+            _ended.Set();
+            Dispose();
+            throw;
+        }
     }
 
     internal MsixTable? Msix { get; }
@@ -191,14 +201,19 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
     private void Run()
     {
         Span<ulong> tokens = stackalloc ulong[8];
-        while (!_stopping)
+        try
         {
-            var count = _epoll.Wait(tokens, Timeout.Infinite);
-            foreach (var token in tokens[..count])
-                Take(token);
+            while (!_stopping)
+            {
+                var count = _epoll.Wait(tokens, Timeout.Infinite);
+                foreach (var token in tokens[..count])
+                    Take(token);
+            }
         }
-
-        _ended.Set();
+        finally
+        {
+            _ended.Set();
+        }
     }
 
     private void Take(ulong token)

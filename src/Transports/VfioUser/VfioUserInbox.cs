@@ -24,12 +24,16 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
     /// </summary>
     private const int MaxBacklog = 4 << 20;
 
+    /// <summary>The most descriptors that wait, with messages that are not taken yet.</summary>
+    private const int MaxWaitingDescriptors = 1024;
+
     private readonly List<(long At, List<FileDescriptor> Items)> _carried = [];
     private byte[] _buffer = Allocate(InitialSize);
     private int _start;
     private int _scan;
     private int _end;
     private long _origin;
+    private int _waitingDescriptors;
     private bool _held;
     private List<FileDescriptor>? _taken;
 
@@ -93,7 +97,10 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
     /// <summary>Adds what was received at the place that <see cref="Prepare"/> named.</summary>
     /// <param name="count">Bytes.</param>
     /// <param name="descriptors">The descriptors that came; they belong to the inbox from here on, and the list is empty afterwards.</param>
-    /// <param name="fault">EBADMSG: descriptors came where no message starts.</param>
+    /// <param name="fault">
+    /// EBADMSG: descriptors came where no message starts; EMSGSIZE: more than one message may carry; ENOBUFS: too many wait with messages that are
+    /// not taken.
+    /// </param>
     internal bool TryCommit(int count, List<FileDescriptor> descriptors, out Fault fault)
     {
         var from = _end;
@@ -119,6 +126,7 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
         if (_carried.Count > 0 && _carried[0].At == _origin + _start)
         {
             _taken = _carried[0].Items;
+            _waitingDescriptors -= _taken.Count;
             _carried.RemoveAt(0);
         }
 
@@ -229,6 +237,12 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
             return VfioUserProtocol.Refuse(Errno.EBADMSG, "descriptors came in the middle of a message", out fault);
         }
 
+        if (_waitingDescriptors + items.Count > MaxWaitingDescriptors)
+        {
+            CloseAll(items);
+            return VfioUserProtocol.Refuse(Errno.ENOBUFS, "too many descriptors were sent without waiting for answers", out fault);
+        }
+
         if (!lastIsAble && ables == 1)
         {
             last = able;
@@ -236,13 +250,18 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
         }
 
         fault = Fault.None;
+        _waitingDescriptors += items.Count;
         var place = _origin + last;
         // One receive may bring those of a message, and the next one more of them when its header came in pieces.
-        if (_carried.Count > 0 && _carried[^1].At == place)
-            _carried[^1].Items.AddRange(items);
-        else
+        if (_carried.Count == 0 || _carried[^1].At != place)
+        {
             _carried.Add((place, items));
-        return true;
+            return true;
+        }
+
+        _carried[^1].Items.AddRange(items);
+        return _carried[^1].Items.Count <= UnixStream.MaxDescriptors ||
+            VfioUserProtocol.Refuse(Errno.EMSGSIZE, "more descriptors came than a message may carry", out fault);
     }
 
     private bool IsAble(int at)

@@ -31,7 +31,7 @@ internal static partial class VfioUserLog
     [LoggerMessage(1107, LogLevel.Error, "vfio-user {Path}: client {Session} dropped by a failure of this side")]
     internal static partial void SessionFailed(ILogger logger, Exception exception, string path, long session);
 
-    [LoggerMessage(1108, LogLevel.Error, "vfio-user {Path}: no connection can be accepted: {Errno}")]
+    [LoggerMessage(1108, LogLevel.Error, "vfio-user {Path}: no connection can be accepted: {Errno}; it waits, and is tried again each second")]
     internal static partial void AcceptFailed(ILogger logger, string path, Errno errno);
 
     [LoggerMessage(1109, LogLevel.Debug, "vfio-user {Path}: client {Session} {Command} flags 0x{Flags:x} size {Size} descriptors {Descriptors}")]
@@ -40,6 +40,12 @@ internal static partial class VfioUserLog
 
     [LoggerMessage(1110, LogLevel.Information, "vfio-user {Path}: memory of client {Session} is not sealed against shrinking: shrinking it ends this process. Use memory-backend-memfd in QEMU")]
     internal static partial void Unsealed(ILogger logger, string path, long session);
+
+    [LoggerMessage(1113, LogLevel.Warning, "vfio-user {Path}: {Suppressed} lines left out before this")]
+    internal static partial void LeftOut(ILogger logger, string path, long suppressed);
+
+    [LoggerMessage(1114, LogLevel.Error, "vfio-user {Path}: its connections could not be watched; it is tried again each second")]
+    internal static partial void WatchFailed(ILogger logger, Exception exception, string path);
 
     [LoggerMessage(1112, LogLevel.Warning, "vfio-user {Path}: memory of client {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
     internal static partial void MemoryLost(ILogger logger, string path, long session);

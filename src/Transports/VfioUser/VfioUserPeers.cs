@@ -1,3 +1,4 @@
+using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Transports.VfioUser;
@@ -46,7 +47,7 @@ internal static class VfioUserPeers
     {
         try
         {
-            return $"process {process} ({File.ReadAllText($"/proc/{process}/comm").Trim()})";
+            return $"process {process} ({PrintableText.Escape(File.ReadAllText($"/proc/{process}/comm").TrimEnd('\n'))})";
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {

@@ -10,11 +10,15 @@ internal static class VfioUserRegionReader
 {
     private const int MaxCapabilities = 64;
 
+    /// <summary>The most areas of a region: what is looked at when it is plugged, and at each access to it.</summary>
+    private const int MaxAreas = 1024;
+
     /// <summary>Reads it.</summary>
     /// <param name="reply">The payload, of at least the size without capabilities.</param>
     /// <param name="descriptors">What came with it; they stay the caller's.</param>
-    /// <param name="info">The region; each of its areas has a duplicate of the descriptor.</param>
-    /// <param name="fault">EPROTO: it points outside of itself, or in a circle.</param>
+    /// <param name="info">The region; its areas share one duplicate of the descriptor.</param>
+    /// <param name="fault">EPROTO: it points outside of itself, or in a circle; E2BIG: it has more areas than are taken.</param>
+    /// <exception cref="VirtbusException">The process has no descriptor left.</exception>
     internal static bool TryRead(ReadOnlySpan<byte> reply, List<FileDescriptor> descriptors, out VfioRegionInfo? info, out Fault fault)
     {
         info = null;
@@ -36,6 +40,8 @@ internal static class VfioUserRegionReader
                     var count = BinaryPrimitives.ReadUInt32LittleEndian(capability[8..]);
                     if (count > (uint)((capability.Length - SparseHeaderSize) / SparseAreaSize))
                         return Refuse(Errno.EPROTO, "a region has more areas than fit into the answer", out fault);
+                    if (count > MaxAreas)
+                        return Refuse(Errno.E2BIG, "a region has more than 1024 areas", out fault);
                     sparse = [];
                     for (var area = 0; area < (int)count; area++)
                     {
@@ -55,11 +61,13 @@ internal static class VfioUserRegionReader
         var areas = new List<VfioRegionArea>();
         if (known.HasFlag(VfioRegionFlags.Mmap) && descriptors.Count == 1)
         {
+            FileDescriptor? file = null;
             foreach (var (start, length) in sparse ?? [(0, size)])
             {
                 if (length == 0 || start > size || length > size - start)
                     continue;
-                areas.Add(new VfioRegionArea(start, length, descriptors[0].Duplicate(), unchecked(offset + start)));
+                file ??= descriptors[0].Duplicate();
+                areas.Add(new VfioRegionArea(start, length, file, unchecked(offset + start)));
             }
         }
 

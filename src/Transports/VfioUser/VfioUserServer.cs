@@ -22,6 +22,8 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     private readonly ILogger _logger;
     private readonly TimeProvider _time;
     private readonly LogLimiter _limiter;
+    // Of their own, so that a flood of one kind of line does not hide the other.
+    private readonly LogLimiter _connectionLimiter;
     private readonly Lock _lock = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly bool _ownsAcceptor;
@@ -33,6 +35,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     private bool _stopping;
     private bool _started;
     private long _sessions;
+    private long _sessionsEnded;
     private long _badMessages;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -58,6 +61,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         ArgumentOutOfRangeException.ThrowIfNotEqual(_options.MaxDmaMaps is >= 1 and <= VfioUserProtocol.MaxDmaMaps, true, nameof(options));
         _time = time ?? TimeProvider.System;
         _limiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
+        _connectionLimiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
         _acceptor = acceptor;
         _ownsAcceptor = acceptor is null;
     }
@@ -84,11 +88,24 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         {
             if (_started || _stopping)
                 throw new InvalidOperationException("A server starts once.");
-            _listener = UnixListener.Listen(Path);
-            _started = true;
             _acceptor ??= new VfioUserAcceptor();
+            var listener = UnixListener.Listen(Path);
             _token = _acceptor.Register(Accept);
-            _acceptor.Watch(_token, _listener.Descriptor);
+            try
+            {
+                // Under the lock, which the acceptor's thread takes before it looks at the listener.
+                _listener = listener;
+                _acceptor.Watch(_token, listener.Descriptor);
+            }
+            catch
+            {
+                _acceptor.Unregister(_token);
+                _listener = null;
+                listener.Dispose();
+                throw;
+            }
+
+            _started = true;
         }
 
         VfioUserLog.Listening(_logger, Path);
@@ -120,11 +137,24 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     /// <summary>The clock for waits.</summary>
     internal TimeProvider Time => _time;
 
+    /// <summary>How many clients are gone again, with all that they left behind.</summary>
+    internal long SessionsEnded => Interlocked.Read(ref _sessionsEnded);
+
     internal void LogBadMessage(long session, VfioUserCommand command, Fault fault, string answer)
     {
         Interlocked.Increment(ref _badMessages);
         if (_limiter.TryTake(out var suppressed))
             VfioUserLog.BadMessage(_logger, Path, session, command, fault.Errno, fault.Message, answer, suppressed);
+    }
+
+    /// <summary>Whether a line about a connection may be written: a client that comes and goes gets no more of them than one that sends nonsense.</summary>
+    internal bool MayLog()
+    {
+        if (!_connectionLimiter.TryTake(out var suppressed))
+            return false;
+        if (suppressed > 0)
+            VfioUserLog.LeftOut(_logger, Path, suppressed);
+        return true;
     }
 
     // On the acceptor's thread.
@@ -140,15 +170,13 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
             // One at a time: who comes meanwhile waits in the kernel.
             _acceptor!.Unwatch(_listener.Descriptor);
             _busy = true;
-            if (stream is null)
-            {
-                // No descriptor left, for one: the connection waits, and it is tried again after a while.
-                VfioUserLog.AcceptFailed(_logger, Path, error);
-                _ = RetryAsync();
+            if (stream is not null && ServiceThread.TryStart("vfio-user", () => Serve(stream)) is not null)
                 return;
-            }
-
-            new Thread(() => Serve(stream)) { IsBackground = true, Name = "vfio-user" }.Start();
+            // No descriptor left, for one: the connection waits, and it is tried again after a while. Without a thread it is closed.
+            stream?.Dispose();
+            if (MayLog())
+                VfioUserLog.AcceptFailed(_logger, Path, error == Errno.None ? Errno.EAGAIN : error);
+            _ = RetryAsync();
         }
     }
 
@@ -161,10 +189,12 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     private void Serve(UnixStream stream)
     {
         var number = Interlocked.Increment(ref _sessions);
-        VfioUserLog.Connected(_logger, Path, number);
+        var isTold = MayLog();
         var reason = "failure of this side";
         try
         {
+            if (isTold)
+                VfioUserLog.Connected(_logger, Path, number);
             using var session = new VfioUserSession(this, _device, stream, _options, _logger, number);
             lock (_lock)
             {
@@ -178,27 +208,43 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         catch (Exception exception)
         {
             // Host errors (no descriptor, no memory) and our own bugs: this client loses, the next is served.
-            VfioUserLog.SessionFailed(_logger, exception, Path, number);
+            if (MayLog())
+                VfioUserLog.SessionFailed(_logger, exception, Path, number);
         }
         finally
         {
             stream.Dispose();
+            Volatile.Write(ref _session, null);
+            // Told of when its coming was, so that no line speaks of a client that seems to be there still.
+            if (MayLog() || isTold)
+                VfioUserLog.Disconnected(_logger, Path, number, reason);
+            Interlocked.Increment(ref _sessionsEnded);
+            Next();
         }
-
-        Volatile.Write(ref _session, null);
-        VfioUserLog.Disconnected(_logger, Path, number, reason);
-        Next();
     }
 
     private void Next()
     {
         lock (_lock)
         {
-            _busy = false;
             if (_stopping)
+            {
+                _busy = false;
                 End();
-            else
+                return;
+            }
+
+            try
+            {
                 _acceptor!.Watch(_token, _listener!.Descriptor);
+                _busy = false;
+            }
+            catch (VirtbusException e)
+            {
+                if (MayLog())
+                    VfioUserLog.WatchFailed(_logger, e, Path);
+                _ = RetryAsync();
+            }
         }
     }
 
@@ -216,7 +262,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         ThreadPool.UnsafeQueueUserWorkItem(
             _ =>
             {
-                acceptor?.Dispose();
+                ServiceThread.Guard("vfio-user accept", () => acceptor?.Dispose());
                 _ended.SetResult();
             },
             null);

@@ -78,7 +78,8 @@ internal sealed partial class VfioUserSession : IDisposable
         {
             if (fault == Fault.None)
                 return Reason();
-            VfioUserLog.TurnedAway(_logger, _server.Path, _number, fault.Errno, fault.Message);
+            if (_server.MayLog())
+                VfioUserLog.TurnedAway(_logger, _server.Path, _number, fault.Errno, fault.Message);
             ReplyError(message, fault.Errno);
             _outbox.TryFlush();
             return "it was turned away";
@@ -175,8 +176,7 @@ internal sealed partial class VfioUserSession : IDisposable
         if (!twin)
             return Keep(VersionSize + text.Length);
         var (ours, theirs) = UnixStream.CreatePair();
-        var channel = new VfioUserChannel(ours, headerByHeader: false);
-        channel.Share();
+        var channel = VfioUserChannel.ForReplies(ours);
         Volatile.Write(ref _twin, channel);
         using (theirs)
         {
@@ -247,7 +247,8 @@ internal sealed partial class VfioUserSession : IDisposable
         if (!_channel.IsHeaderByHeader || _options.HeaderByHeader || _headersWarned)
             return;
         _headersWarned = true;
-        VfioUserLog.HeaderByHeader(_logger, _server.Path, _number);
+        if (_server.MayLog())
+            VfioUserLog.HeaderByHeader(_logger, _server.Path, _number);
     }
 
     private void ReplyError(in VfioUserMessage message, Errno errno)
@@ -420,7 +421,8 @@ internal sealed partial class VfioUserSession : IDisposable
         // One word for all its maps.
         if (Interlocked.Exchange(ref _memoryLost, true))
             return;
-        VfioUserLog.MemoryLost(_logger, _server.Path, _number);
+        if (_server.MayLog())
+            VfioUserLog.MemoryLost(_logger, _server.Path, _number);
         Close(new Fault(Errno.ECONNRESET, "its memory is gone"));
     }
 
@@ -455,7 +457,8 @@ internal sealed partial class VfioUserSession : IDisposable
         if (!file.TrySealShrink() && !_unsealedWarned && !Mapping.IsGuardSupported)
         {
             _unsealedWarned = true;
-            VfioUserLog.Unsealed(_logger, _server.Path, _number);
+            if (_server.MayLog())
+                VfioUserLog.Unsealed(_logger, _server.Path, _number);
         }
 
         if (!HostMemory.TryMap(_mappings, file, message.Long(8), size, access, out var memory, out fault))
@@ -473,7 +476,8 @@ internal sealed partial class VfioUserSession : IDisposable
             _channel.Share();
             var most = (int)Math.Min(_peer.MaxDataTransfer, MaxDataTransfer);
             _remote = new VfioUserRemoteMemory(_twin ?? _channel, most, (int)_options.AnswerTimeout.TotalMilliseconds, AnswerFirst);
-            VfioUserLog.MessageDma(_logger, _server.Path, _number);
+            if (_server.MayLog())
+                VfioUserLog.MessageDma(_logger, _server.Path, _number);
         }
 
         return Space.TryMap(range, _remote, access, out fault);

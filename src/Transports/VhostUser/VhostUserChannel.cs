@@ -43,16 +43,9 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
         };
         if (fault != Fault.None)
             return false;
-        var before = _descriptors.Count;
         var payload = _payload.AsSpan(0, (int)size);
         if (!TryFill(payload, atStart: false, out fault))
             return false;
-        if (_descriptors.Count != before)
-        {
-            fault = new Fault(Errno.EBADMSG, "descriptors came in the middle of a message");
-            return false;
-        }
-
         message = new VhostUserMessage(_header, payload, _descriptors);
         return true;
     }
@@ -96,7 +89,15 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
         var have = 0;
         while (have < buffer.Length)
         {
+            var before = _descriptors.Count;
             var count = stream.Receive(buffer[have..], _descriptors, out var error);
+            // They ride on a message's first byte; each further byte of it could bring as many again.
+            if (_descriptors.Count != before && (have > 0 || !atStart))
+            {
+                fault = new Fault(Errno.EBADMSG, "descriptors came in the middle of a message");
+                return false;
+            }
+
             if (count > 0)
             {
                 have += count;
@@ -112,7 +113,12 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
 
             if (error != Errno.EAGAIN)
             {
-                fault = new Fault(error, error == Errno.EMSGSIZE ? "more descriptors came than a message may carry" : "the socket cannot be read");
+                fault = new Fault(error, error switch
+                {
+                    Errno.EMSGSIZE => "more descriptors came than a message may carry",
+                    Errno.EMFILE => "more descriptors came than a socket's peers may have open, or than this process has room for",
+                    _ => "the socket cannot be read",
+                });
                 return false;
             }
 

@@ -31,7 +31,7 @@ internal static partial class VhostUserLog
     [LoggerMessage(1007, LogLevel.Error, "vhost-user {Path}: front end {Session} dropped by a failure of this side")]
     internal static partial void SessionFailed(ILogger logger, Exception exception, string path, long session);
 
-    [LoggerMessage(1008, LogLevel.Error, "vhost-user {Path}: no connection can be accepted: {Errno}")]
+    [LoggerMessage(1008, LogLevel.Error, "vhost-user {Path}: no connection can be accepted: {Errno}; it waits, and is tried again each second")]
     internal static partial void AcceptFailed(ILogger logger, string path, Errno errno);
 
     [LoggerMessage(1009, LogLevel.Debug, "vhost-user {Path}: front end {Session} {Request} flags 0x{Flags:x} size {Size} descriptors {Descriptors}")]
@@ -40,6 +40,12 @@ internal static partial class VhostUserLog
 
     [LoggerMessage(1010, LogLevel.Information, "vhost-user {Path}: memory of front end {Session} is not sealed against shrinking: shrinking it ends this process. Use memory-backend-memfd in QEMU")]
     internal static partial void Unsealed(ILogger logger, string path, long session);
+
+    [LoggerMessage(1012, LogLevel.Warning, "vhost-user {Path}: {Suppressed} lines left out before this")]
+    internal static partial void LeftOut(ILogger logger, string path, long suppressed);
+
+    [LoggerMessage(1013, LogLevel.Error, "vhost-user {Path}: the thread that serves it failed; it goes on")]
+    internal static partial void ServeFailed(ILogger logger, Exception exception, string path);
 
     [LoggerMessage(1011, LogLevel.Warning, "vhost-user {Path}: memory of front end {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
     internal static partial void MemoryLost(ILogger logger, string path, long session);

@@ -14,11 +14,14 @@ namespace Virtbus.Transports.VhostUser;
 public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
 {
     private const int LinesPerSpan = 20;
+    private const int AcceptRetryMilliseconds = 1000;
     private static readonly TimeSpan LineSpan = TimeSpan.FromSeconds(10);
 
     private readonly IVdpaOps _device;
     private readonly ILogger _logger;
     private readonly LogLimiter _limiter;
+    // Of their own, so that a flood of one kind of line does not hide the other.
+    private readonly LogLimiter _connectionLimiter;
     private readonly EventFd _cancel = new();
     private readonly Lock _lock = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -27,6 +30,7 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
     private volatile bool _stopping;
     private bool _started;
     private long _sessions;
+    private long _sessionsEnded;
     private long _badMessages;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -40,6 +44,7 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         _device = device;
         _logger = logger;
         _limiter = new LogLimiter(time ?? TimeProvider.System, LinesPerSpan, LineSpan);
+        _connectionLimiter = new LogLimiter(time ?? TimeProvider.System, LinesPerSpan, LineSpan);
     }
 
     /// <summary>Path of the socket file.</summary>
@@ -83,7 +88,13 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         }
 
         _device.SetQueueFaultCallback(LogQueueFault);
-        new Thread(Serve) { IsBackground = true, Name = "vhost-user" }.Start();
+        if (ServiceThread.TryStart("vhost-user", Serve) is null)
+        {
+            End();
+            throw new VirtbusException(Errno.EAGAIN,
+                $"The host has no room for a thread that serves '{Path}'. Raise the limit of threads (ulimit -u, pids.max of the cgroup) or free memory.");
+        }
+
         VhostUserLog.Listening(_logger, Path);
     }
 
@@ -119,6 +130,8 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         if (_limiter.TryTake(out var suppressed))
             VhostUserLog.TurnedAway(_logger, Path, session, fault.Errno, fault.Message, suppressed);
     }
+    /// <summary>How many front ends are gone again, with all that they left behind.</summary>
+    internal long SessionsEnded => Interlocked.Read(ref _sessionsEnded);
 
     internal void LogBadMessage(long session, VhostUserRequest request, Fault fault, string answer)
     {
@@ -133,34 +146,74 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
             VhostUserLog.QueueBroken(_logger, Path, queue, fault.Errno, fault.Message, suppressed);
     }
 
+    /// <summary>Whether a line about a connection may be written: a peer that comes and goes gets no more of them than one that sends nonsense.</summary>
+    internal bool MayLog()
+    {
+        if (!_connectionLimiter.TryTake(out var suppressed))
+            return false;
+        if (suppressed > 0)
+            VhostUserLog.LeftOut(_logger, Path, suppressed);
+        return true;
+    }
+
     private void Serve()
     {
-        var listener = _listener!;
         while (!_stopping)
         {
-            var stream = listener.TryAccept(out var error);
-            if (stream is not null)
+            try
             {
-                Serve(stream);
-                continue;
+                ServeNext();
             }
-
-            // No descriptor left, for one: the connection waits, and it is tried again when the next event comes or after a while.
-            if (error != Errno.EAGAIN)
-                VhostUserLog.AcceptFailed(_logger, Path, error);
-            Polling.Wait(listener.Descriptor, forWriting: false, _cancel, error == Errno.EAGAIN ? -1 : 1000);
+            catch (Exception exception)
+            {
+                // Nothing that comes out of one connection ends the service of the next.
+                if (MayLog())
+                    VhostUserLog.ServeFailed(_logger, exception, Path);
+                Pause();
+            }
         }
 
-        _device.SetQueueFaultCallback(null);
-        listener.Dispose();
-        VhostUserLog.Stopped(_logger, Path);
-        _ended.SetResult();
+        End();
     }
+
+    private void End()
+    {
+        _device.SetQueueFaultCallback(null);
+        _listener!.Dispose();
+        VhostUserLog.Stopped(_logger, Path);
+        _ended.TrySetResult();
+    }
+
+    private void ServeNext()
+    {
+        var listener = _listener!;
+        if (listener.TryAccept(out var error) is { } stream)
+        {
+            Serve(stream);
+            return;
+        }
+
+        if (error == Errno.EAGAIN)
+        {
+            Polling.Wait(listener.Descriptor, forWriting: false, _cancel);
+            return;
+        }
+
+        // No descriptor left, for one: the connection waits.
+        if (MayLog())
+            VhostUserLog.AcceptFailed(_logger, Path, error);
+        Pause();
+    }
+
+    // The listener would say at once that somebody waits.
+    private void Pause() => Polling.Wait(_cancel.Descriptor, forWriting: false, cancel: null, AcceptRetryMilliseconds);
 
     private void Serve(UnixStream stream)
     {
         var number = Interlocked.Increment(ref _sessions);
-        VhostUserLog.Connected(_logger, Path, number);
+        var isTold = MayLog();
+        if (isTold)
+            VhostUserLog.Connected(_logger, Path, number);
         var reason = "failure of this side";
         try
         {
@@ -171,7 +224,8 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         catch (Exception exception)
         {
             // Host errors (no descriptor, no memory) and our own bugs: this front end loses, the next is served.
-            VhostUserLog.SessionFailed(_logger, exception, Path, number);
+            if (MayLog())
+                VhostUserLog.SessionFailed(_logger, exception, Path, number);
         }
         finally
         {
@@ -179,6 +233,9 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
             stream.Dispose();
         }
 
-        VhostUserLog.Disconnected(_logger, Path, number, reason);
+        // Told of when its coming was, so that no line speaks of a front end that seems to be there still.
+        if (MayLog() || isTold)
+            VhostUserLog.Disconnected(_logger, Path, number, reason);
+        Interlocked.Increment(ref _sessionsEnded);
     }
 }

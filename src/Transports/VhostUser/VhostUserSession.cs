@@ -289,7 +289,8 @@ internal sealed class VhostUserSession : IDisposable
         // One word for all its regions.
         if (Interlocked.Exchange(ref _memoryLost, true))
             return;
-        VhostUserLog.MemoryLost(_logger, _server.Path, _number);
+        if (_server.MayLog())
+            VhostUserLog.MemoryLost(_logger, _server.Path, _number);
         _channel.Shutdown();
     }
 
@@ -303,7 +304,8 @@ internal sealed class VhostUserSession : IDisposable
         if (isSealed || _unsealedWarned || Mapping.IsGuardSupported)
             return;
         _unsealedWarned = true;
-        VhostUserLog.Unsealed(_logger, _server.Path, _number);
+        if (_server.MayLog())
+            VhostUserLog.Unsealed(_logger, _server.Path, _number);
     }
 
     private bool TrySetMemory(in VhostUserMessage message, out Fault fault)
@@ -331,7 +333,7 @@ internal sealed class VhostUserSession : IDisposable
             var ring = _rings[i];
             if (ring.Applied is not null && (!TryLocate(ring, out var place) || place != ring.Applied))
                 StopRing(i);
-            if (!TryRun(i, out _))
+            if (!TryRun(i, out _) && _server.MayLog())
                 VhostUserLog.QueueWaits(_logger, _server.Path, i);
         }
 

@@ -51,7 +51,7 @@ internal sealed class WireFixture : IDisposable
     internal Task UnregisterAsync() => VfioSubsystem.Of(_fabric).UnregisterAsync(VfioDevice).AsTask();
 
     /// <summary>Waits until every client that connected is gone, with all that it left behind.</summary>
-    internal void WaitIdle(long sessions) => Until(() => Log.Count(1103) == sessions, $"the end of {sessions} sessions in\n{Log.All()}");
+    internal void WaitIdle(long sessions) => Until(() => Server.SessionsEnded == sessions, $"the end of {sessions} sessions in\n{Log.All()}");
 
     internal VfioUserClient Connect(VfioUserClientOptions? options = null) => VfioUserClient.Connect(Socket, options);
 
@@ -74,8 +74,9 @@ internal sealed class WireFixture : IDisposable
 /// <summary>What the kernel says that this process holds.</summary>
 internal static class Kernel
 {
-    /// <summary>Descriptors of the kinds that Virtbus opens and peers send; the runtime opens and closes its own meanwhile.</summary>
-    internal static int Descriptors => Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(entry =>
+    /// <summary>Descriptors of the kinds that Virtbus opens and peers send; the runtime opens and closes its own meanwhile.
+    /// Those that are being closed are waited for.</summary>
+    internal static int Descriptors => !Virtbus.Platform.PeerDescriptors.WaitUntilClosed(TimeSpan.FromSeconds(20)) ? -1 : Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(entry =>
         new FileInfo(entry).LinkTarget is { } target &&
         (target.StartsWith("socket:", StringComparison.Ordinal) || target.StartsWith("/memfd:virtbus", StringComparison.Ordinal) ||
             target is "anon_inode:[eventfd]" or "anon_inode:[eventpoll]"));

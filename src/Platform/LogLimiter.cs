@@ -1,9 +1,12 @@
-namespace Virtbus.Transports.VhostUser;
+namespace Virtbus.Platform;
 
 /// <summary>
 /// Keeps a peer from filling the log: so many lines in a span of time, the rest is counted and told with the next line. Safe from any thread.
 /// </summary>
-internal sealed class LogLimiter(TimeProvider time, int lines, TimeSpan span)
+/// <param name="time">The clock.</param>
+/// <param name="lines">The most lines in a span.</param>
+/// <param name="span">The span.</param>
+public sealed class LogLimiter(TimeProvider time, int lines, TimeSpan span)
 {
     private readonly Lock _lock = new();
     private long _start = time.GetTimestamp();
@@ -11,7 +14,8 @@ internal sealed class LogLimiter(TimeProvider time, int lines, TimeSpan span)
     private long _suppressed;
 
     /// <summary>Whether a line may be written now, and how many were left out before it.</summary>
-    internal bool TryTake(out long suppressed)
+    /// <param name="suppressed">How many were left out since the last line; they are told with this one.</param>
+    public bool TryTake(out long suppressed)
     {
         lock (_lock)
         {

@@ -1,0 +1,198 @@
+using System.Diagnostics;
+using Microsoft.Win32.SafeHandles;
+using Virtbus.Platform;
+using static Virtbus.Tests.DataPath.FrontEnd;
+using static Virtbus.Transports.VhostUser.VhostUserRequest;
+
+namespace Virtbus.Tests.DataPath;
+
+/// <summary>Descriptors that peers send: how many stay, and who closes them.</summary>
+public sealed class PeerDescriptorTests : IDisposable
+{
+    private static readonly TimeSpan _soon = TimeSpan.FromSeconds(10);
+    private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
+
+    public void Dispose()
+    {
+        Assert.True(PeerDescriptors.WaitUntilClosed(_soon), "a descriptor is being closed still");
+        _folder.Delete(recursive: true);
+    }
+
+    [Fact]
+    public void Close_that_waits_holds_up_nobody()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        var (other, another) = UnixStream.CreatePair();
+        var before = PeerDescriptors.TotalOpen;
+        using (var lingering = new Lingering())
+        {
+            var received = Pass(left, right, lingering.Descriptor);
+            lingering.Forget();
+            var start = Stopwatch.GetTimestamp();
+            received.Dispose();
+            Assert.InRange(Stopwatch.GetElapsedTime(start), TimeSpan.Zero, _soon);
+            Assert.Equal(1, PeerDescriptors.TotalClosing);
+            // One of another socket is closed meanwhile.
+            var path = Path.Combine(_folder.FullName, "file");
+            File.WriteAllText(path, "");
+            using (var file = FileDescriptor.TryOpen(path, writable: false, out _)!)
+                Pass(other, another, file).Dispose();
+            Deadline.Until(() => PeerDescriptors.TotalClosing == 1, "the close of the file");
+        }
+
+        Assert.True(PeerDescriptors.WaitUntilClosed(_soon));
+        left.Dispose();
+        right.Dispose();
+        other.Dispose();
+        another.Dispose();
+        Assert.True(PeerDescriptors.WaitUntilClosed(_soon));
+        Assert.Equal(before - 4, PeerDescriptors.TotalOpen);
+    }
+
+    [Fact]
+    public void Connection_with_unread_descriptors_is_closed_without_waiting_for_them()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        using (var lingering = new Lingering())
+        {
+            Assert.Equal(1, left.Send("x"u8, [lingering.Descriptor], out _));
+            lingering.Forget();
+            left.Dispose();
+            var start = Stopwatch.GetTimestamp();
+            right.Dispose();
+            Assert.InRange(Stopwatch.GetElapsedTime(start), TimeSpan.Zero, _soon);
+            Assert.Equal(1, PeerDescriptors.TotalClosing);
+        }
+    }
+
+    [Fact]
+    public void More_descriptors_than_a_message_may_carry_are_closed_and_none_waits_for_the_kernel()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        using var lingering = new Lingering();
+        using var eventFd = new EventFd();
+        var many = Enumerable.Repeat(eventFd.Descriptor, UnixStream.MaxDescriptors).ToArray();
+        List<FileDescriptor> received = [];
+        Assert.Equal(1, left.Send("x"u8, many, out _));
+        Assert.Equal(1, right.Receive(new byte[1], received, out _));
+        // The list is one message's: what comes with its next byte is too much.
+        Assert.Equal(1, left.Send("x"u8, [lingering.Descriptor], out _));
+        lingering.Forget();
+        Assert.Equal(-1, right.Receive(new byte[1], received, out var error));
+        Assert.Equal((Errno.EMSGSIZE, UnixStream.MaxDescriptors), (error, received.Count));
+        Assert.Equal(1, PeerDescriptors.TotalClosing);
+        received.ForEach(descriptor => descriptor.Dispose());
+        left.Dispose();
+        right.Dispose();
+    }
+
+    [Fact]
+    public void Peers_of_one_socket_have_a_share_of_the_descriptors_and_not_more()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        using var eventFd = new EventFd();
+        var many = Enumerable.Repeat(eventFd.Descriptor, UnixStream.MaxDescriptors).ToArray();
+        List<FileDescriptor> kept = [];
+        var error = Errno.None;
+        for (var i = 0; i <= PeerDescriptors.Most / UnixStream.MaxDescriptors && error == Errno.None; i++)
+        {
+            List<FileDescriptor> received = [];
+            Assert.Equal(1, left.Send("x"u8, many, out _));
+            right.Receive(new byte[1], received, out error);
+            kept.AddRange(received);
+        }
+
+        Assert.Equal(Errno.EMFILE, error);
+        // The socket itself is one of them.
+        Assert.Equal(PeerDescriptors.Most - 1, kept.Count);
+        Assert.True(PeerDescriptors.Most <= PeerDescriptors.Ceiling / 4);
+        kept.ForEach(descriptor => descriptor.Dispose());
+        Assert.Equal(1, left.Send("x"u8, many, out _));
+        kept.Clear();
+        Assert.Equal(1, right.Receive(new byte[1], kept, out _));
+        kept.ForEach(descriptor => descriptor.Dispose());
+        left.Dispose();
+        right.Dispose();
+    }
+
+    [Fact]
+    public void Descriptors_do_not_pile_up_inside_a_payload()
+    {
+        using var fixture = new VhostUserFixture();
+        using var front = new FrontEnd(fixture.Socket);
+        Assert.NotNull(front.Ask(GET_FEATURES, []));
+        var before = Kernel.Descriptors;
+        var many = Enumerable.Repeat(front.Kick.Descriptor, UnixStream.MaxDescriptors).ToArray();
+        front.SendRaw(Message(SET_MEM_TABLE, new byte[4000])[..12]);
+        for (var i = 0; i < 100 && front.SendRaw([0], many); i++)
+            Assert.InRange(PeerDescriptors.TotalOpen, 0, before + (3 * UnixStream.MaxDescriptors));
+        front.ExpectClosed();
+        fixture.WaitIdle(1);
+        Assert.Contains("in the middle of a message", fixture.Log.All(), StringComparison.Ordinal);
+        Assert.Equal(before - 1, Kernel.Descriptors);
+    }
+
+    [Fact]
+    public async Task Kick_whose_close_waits_holds_neither_the_device_nor_its_next_user()
+    {
+        var fixture = new VhostUserFixture();
+        using var lingering = new Lingering();
+        using (var front = new FrontEnd(fixture.Socket))
+        {
+            // In two pieces, so that the server holds it still when it is closed here.
+            var message = Message(SET_VRING_KICK, Number(0));
+            front.SendRaw(message.AsSpan(0, 1), lingering.Descriptor);
+            lingering.Forget();
+            front.SendRaw(message.AsSpan(1));
+            front.ExpectClosed();
+        }
+
+        using (var waiting = new Lingering())
+        {
+            using var next = new FrontEnd(fixture.Socket);
+            next.Connect();
+            next.ReadSector(3);
+            // Another waits behind it with descriptors that nobody receives.
+            using var behind = new FrontEnd(fixture.Socket);
+            behind.SendRaw([1], waiting.Descriptor);
+            waiting.Forget();
+            await fixture.Server.StopAsync().WaitAsync(_soon, TestContext.Current.CancellationToken);
+            Assert.Equal(2, PeerDescriptors.TotalClosing);
+        }
+
+        fixture.Dispose();
+    }
+
+    [Fact]
+    public void Flags_of_a_peers_eventfd_stay_and_its_reader_wakes()
+    {
+        using var peers = new FileDescriptor(Libc.eventfd(0, Libc.EFD_CLOEXEC));
+        Assert.True(EventFd.TryAdopt(peers.Duplicate(), out var ours, out _));
+        using (ours)
+        {
+            Assert.Equal(0, Libc.fcntl(peers, Libc.F_GETFL, 0) & Libc.O_NONBLOCK);
+            Assert.False(ours!.TryRead(out _));
+            var reader = Task.Factory.StartNew(() => Read(peers), TestContext.Current.CancellationToken, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+            ours.Signal();
+            Assert.True(reader.Wait(_soon, TestContext.Current.CancellationToken));
+            Assert.Equal(1u, reader.Result);
+            ours.SignalByWrite();
+            Assert.Equal(1u, Read(peers));
+        }
+    }
+
+    private static ulong Read(FileDescriptor eventFd)
+    {
+        using var handle = new SafeFileHandle(eventFd.Number, ownsHandle: false);
+        var value = new byte[sizeof(ulong)];
+        return RandomAccess.Read(handle, value, 0) == value.Length ? BitConverter.ToUInt64(value) : ulong.MaxValue;
+    }
+
+    private static FileDescriptor Pass(UnixStream from, UnixStream to, FileDescriptor descriptor)
+    {
+        List<FileDescriptor> received = [];
+        Assert.Equal(1, from.Send("x"u8, [descriptor], out _));
+        Assert.Equal(1, to.Receive(new byte[1], received, out _));
+        return Assert.Single(received);
+    }
+}
