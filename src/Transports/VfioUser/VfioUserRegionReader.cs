@@ -13,7 +13,7 @@ internal static class VfioUserRegionReader
     /// <summary>Reads it.</summary>
     /// <param name="reply">The payload, of at least the size without capabilities.</param>
     /// <param name="descriptors">What came with it; they stay the caller's.</param>
-    /// <param name="info">The region; each of its areas has a duplicate of the descriptor.</param>
+    /// <param name="info">The region; its areas share one duplicate of the descriptor.</param>
     /// <param name="fault">EPROTO: it points outside of itself, or in a circle.</param>
     internal static bool TryRead(ReadOnlySpan<byte> reply, List<FileDescriptor> descriptors, out VfioRegionInfo? info, out Fault fault)
     {
@@ -55,11 +55,13 @@ internal static class VfioUserRegionReader
         var areas = new List<VfioRegionArea>();
         if (known.HasFlag(VfioRegionFlags.Mmap) && descriptors.Count == 1)
         {
+            // One for all areas, as the server has it: who offers the region on tells by it that they go together.
+            FileDescriptor? file = null;
             foreach (var (start, length) in sparse ?? [(0, size)])
             {
                 if (length == 0 || start > size || length > size - start)
                     continue;
-                areas.Add(new VfioRegionArea(start, length, descriptors[0].Duplicate(), unchecked(offset + start)));
+                areas.Add(new VfioRegionArea(start, length, file ??= descriptors[0].Duplicate(), unchecked(offset + start)));
             }
         }
 
