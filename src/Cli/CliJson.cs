@@ -5,6 +5,7 @@ namespace Virtbus.Cli;
 
 /// <summary>JSON of what the program itself says; the rest is the daemon's own.</summary>
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower)]
+[JsonSerializable(typeof(CancelledPlug))]
 [JsonSerializable(typeof(CompletionScript))]
 [JsonSerializable(typeof(FunctionSource[]))]
 internal sealed partial class CliJson : JsonSerializerContext;

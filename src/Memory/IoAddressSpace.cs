@@ -19,6 +19,7 @@ public sealed class IoAddressSpace : IDisposable
     private const int SectionBytes = 1 << 16;
 
     private static readonly Fault Unaligned = new(Errno.EINVAL, "the range is empty, wraps around the end of the address space or is no multiple of its granule");
+    private static readonly Fault Split = new(Errno.EINVAL, "the unmap would split a mapping");
     private static readonly Fault NoMapLeft = new(Errno.ENOSPC, "the address space has as many maps as it may have");
     private static int _numbers;
 
@@ -140,6 +141,27 @@ public sealed class IoAddressSpace : IDisposable
         }
 
         return TryTakeOut(range.Start.Value, range.Last, out unmapped, out fault);
+    }
+
+    /// <summary>
+    /// Whether an unmap of a range could go well: for who must do something before it that is not to be done for nothing. Pins are not looked
+    /// at, since their holders are asked only when it is meant.
+    /// </summary>
+    /// <param name="range">What would be unmapped.</param>
+    /// <param name="fault">EINVAL, as for <see cref="TryUnmap"/>.</param>
+    public bool CanUnmap(IovaRange range, out Fault fault)
+    {
+        if (!IsWhole(range))
+        {
+            fault = Unaligned;
+            return false;
+        }
+
+        lock (_lock)
+        {
+            fault = Splits(range.Start.Value, range.Last) ? Split : Fault.None;
+            return fault.Errno == Errno.None;
+        }
     }
 
     /// <summary>Unmaps everything. As <see cref="TryUnmap"/> for all addresses, which no <see cref="IovaRange"/> can hold.</summary>
@@ -546,10 +568,9 @@ public sealed class IoAddressSpace : IDisposable
         {
             lock (_lock)
             {
-                if ((_index.AtOrBelow(first) is { } left && left.Start < first && left.Last >= first) ||
-                    (_index.AtOrBelow(last) is { } right && right.Last > last))
+                if (Splits(first, last))
                 {
-                    fault = new Fault(Errno.EINVAL, "the unmap would split a mapping");
+                    fault = Split;
                     return false;
                 }
 
@@ -579,6 +600,11 @@ public sealed class IoAddressSpace : IDisposable
         Release(removed);
         return true;
     }
+
+    // Under the lock.
+    private bool Splits(ulong first, ulong last) =>
+        (_index.AtOrBelow(first) is { } left && left.Start < first && left.Last >= first) ||
+        (_index.AtOrBelow(last) is { } right && right.Last > last);
 
     // Under the lock, so that no second unmap of the range returns before the first one drained it. Answers a list of what was removed.
     private IoMapping? RemoveAll(ulong first, ulong last, out ulong size)

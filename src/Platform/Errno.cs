@@ -69,6 +69,8 @@ public enum Errno
     EUSERS = 87,
     /// <summary>Message too long.</summary>
     EMSGSIZE = 90,
+    /// <summary>No such option of the socket.</summary>
+    ENOPROTOOPT = 92,
     /// <summary>Protocol error.</summary>
     EPROTO = 71,
     /// <summary>Bad message.</summary>

@@ -46,6 +46,7 @@ internal static unsafe partial class Libc
     internal const int SHUT_RDWR = 2;
     internal const int SOL_SOCKET = 1;
     internal const int SO_PEERCRED = 17;
+    internal const int SO_PEERPIDFD = 77;
     internal const int SCM_RIGHTS = 1;
     internal const int MSG_CTRUNC = 8;
     internal const int MSG_DONTWAIT = 0x40;
@@ -64,6 +65,7 @@ internal static unsafe partial class Libc
     internal const int FUTEX_WAIT_PRIVATE = 128;
     // Of x86-64, as the code that uses it.
     internal const int SYS_futex = 202;
+    internal const int SYS_pidfd_open = 434;
 
     /// <summary>The errno that the last call on this thread left.</summary>
     internal static Errno LastError => (Errno)Marshal.GetLastPInvokeError();

@@ -318,10 +318,11 @@ public sealed class UnixStream : IDisposable
             error = Errno.None;
             // SAFETY: the bytes are pinned for the time of the call; the descriptor is held open, by this object or by the handle.
             var held = _held;
-            var count = wait && held >= 0 ? Libc.send_raw(held, start, (nuint)bytes.Length, Libc.MSG_NOSIGNAL) : -1;
+            var flags = wait ? Libc.MSG_NOSIGNAL : Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT;
+            var count = held >= 0 ? Libc.send_raw(held, start, (nuint)bytes.Length, flags) : -1;
             while (count < 0)
             {
-                count = Libc.send(Descriptor, start, (nuint)bytes.Length, wait ? Libc.MSG_NOSIGNAL : Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
+                count = Libc.send(Descriptor, start, (nuint)bytes.Length, flags);
                 error = count < 0 ? Libc.LastError : Errno.None;
                 // As for receives.
                 if (count < 0 && error == Errno.EAGAIN && wait)

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
@@ -168,6 +169,43 @@ public sealed class FunctionVerbTests
         Assert.Contains("It is asked to let go", (await unbind.StandardError.ReadLineAsync(deadline.Token))!, StringComparison.Ordinal);
         Assert.Matches("^Fabric of process [0-9]+ down in [0-9]+ ms\\.\n$", await fabric.OkAsync("down"));
         await unbind.WaitForExitAsync(deadline.Token);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task Plug_that_waits_for_its_server_is_cancelled_by_unplug_or_by_its_end(bool isKilled)
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("");
+        // Who listens and says nothing.
+        using var silent = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        var path = Path.Combine(fabric.Runtime, "silent.sock");
+        silent.Bind(new UnixDomainSocketEndPoint(path));
+        silent.Listen();
+        var plug = fabric.Start("function", "plug", "remote0", "--vfio-user", path);
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        using var connection = await silent.AcceptAsync(deadline.Token);
+        Assert.Equal($"vfio-user {path} label remote0\n", await fabric.OkAsync("attr", "get", "/bus/pci/plug"));
+        Assert.Contains("There is no device 'remote1'", await fabric.RefusedAsync("function", "unplug", "remote1"), StringComparison.Ordinal);
+        if (isKilled)
+        {
+            plug.Kill();
+            // The daemon hangs up: what came before is the greeting.
+            var greeting = new byte[4096];
+            while (await connection.ReceiveAsync(greeting, deadline.Token) > 0)
+            {
+            }
+        }
+        else
+        {
+            Assert.Equal("remote0: plug cancelled\n", await fabric.OkAsync("function", "unplug", "remote0"));
+            var end = await TestFabric.EndAsync(plug);
+            Assert.NotEqual(0, end.Code);
+            Assert.Contains("was cancelled", end.Errors, StringComparison.Ordinal);
+        }
+
+        Assert.Contains("There is no device 'remote0'", await fabric.RefusedAsync("function", "unplug", "remote0"), StringComparison.Ordinal);
     }
 
     [Fact]

@@ -24,7 +24,12 @@ internal static class PciAttributes
     [
         new(
             new ObjectAttribute<PciBus>("rescan", null, static (b, value, _) => IsSet("/bus/pci/rescan", value) ? b.RescanAsync() : default),
-            new ObjectAttribute<PciBus>("plug", null, PlugAsync)),
+            new ObjectAttribute<PciBus>("plug", static b => string.Join('\n', b.Openings), PlugAsync),
+            new ObjectAttribute<PciBus>("unplug", null, static (b, value, _) =>
+            {
+                b.CancelPlug(value.Trim());
+                return default;
+            })),
         AttributeGroup.Dynamic<PciBus>("providers", static b => b.Providers.Select(static p => new ObjectAttribute<PciBus>(p.Name, _ => string.Join('\n', p.List())))),
     ];
 
@@ -246,17 +251,7 @@ internal static class PciAttributes
     {
         if (AttributeValue.ParseUnsigned(device.DevPath + "/reset", value) != 1)
             throw new VirtbusException(Errno.EINVAL, $"{device.DevPath}/reset: '{value}' is not 1.");
-        await device.Fabric!.RunExclusiveAsync(device, async () =>
-        {
-            var driver = device.Driver as PciDriver;
-            if (driver is not null)
-                await driver.PrepareResetAsync(device);
-            var done = device.TryReset(out var fault);
-            if (driver is not null)
-                await driver.ResetDoneAsync(device);
-            if (!done)
-                throw new VirtbusException(fault.Errno, $"Device {device.Name} was not reset: {fault.Message}.");
-        });
+        await PciReset.ResetAsync(device);
     }
 
     private static ValueTask StoreResetMethod(PciDevice device, string value)

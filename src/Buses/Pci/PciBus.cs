@@ -465,6 +465,8 @@ public sealed partial class PciBus : Bus
         if (functions.Count == 0)
             return;
         var there = device.Function.VirtualFunctions;
+        if (there.Count < functions.Count)
+            PciLog.FunctionsMissing(device.PciBus.Log, device.Name, functions.Count, there.Count);
         for (var i = 0; i < functions.Count && i < there.Count; i++)
             functions[i].Replace(there[i]);
     }

@@ -338,7 +338,21 @@ public sealed class PciDevice : Device, IPciIdentity
         sriov.SetOverride(index, driverName);
     }
 
-    /// <summary>Resets the function by the best way that it has (function-level, else the slot's), with its config space as it was before.</summary>
+    /// <summary>
+    /// For the driver of a physical function after a reset: makes the hardware of its virtual functions anew, while their devices, with their
+    /// drivers and users, stay. What they are is said in between, when the hardware takes it.
+    /// </summary>
+    /// <param name="configure">Says it. Called once, also when there are no virtual functions.</param>
+    public void RenewVirtualFunctions(Action configure)
+    {
+        ArgumentNullException.ThrowIfNull(configure);
+        PciReset.Renew(this, configure);
+    }
+
+    /// <summary>
+    /// Resets the function by the best way that it has (function-level, else the slot's), with its config space as it was before. Its virtual
+    /// functions and their number stay; they are as the reset leaves them, as after power-on.
+    /// </summary>
     /// <param name="fault">ENOTTY: it has no reset of its own; ENODEV: it is gone.</param>
     public bool TryReset(out Fault fault)
     {
@@ -512,6 +526,8 @@ public sealed class PciDevice : Device, IPciIdentity
         Function = function;
         function.Plug(_port);
         RefreshCommand();
+        // Vectors belong to the system: whoever holds some finds them as they were.
+        RestoreInterrupts();
     }
 
     internal void RefreshCommand()

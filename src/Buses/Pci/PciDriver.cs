@@ -56,7 +56,7 @@ public abstract class PciDriver : TypedDriver<PciDevice, PciDeviceId>
     /// </summary>
     public virtual Func<PciDevice, int, ValueTask>? ConfigureVectors => null;
 
-    /// <summary>Before a reset that somebody asked for by the reset attribute.</summary>
+    /// <summary>Before a reset that somebody asked for by the reset attribute, of the device or of its physical function.</summary>
     /// <param name="device">The device.</param>
     protected internal virtual ValueTask PrepareResetAsync(PciDevice device) => default;
 

@@ -35,6 +35,80 @@ internal static class PciReset
         return methods;
     }
 
+    /// <summary>
+    /// Resets a function for somebody else than its driver, which is told before and after. Virtual functions go through it with their physical
+    /// one, so their drivers are told too; the functions and their number stay.
+    /// </summary>
+    /// <exception cref="VirtbusException">ENOTTY, ENODEV: it was not reset; EDEADLK; what a driver throws.</exception>
+    public static ValueTask ResetAsync(PciDevice device) =>
+        device.Fabric!.RunExclusiveAsync(device, () => ResetWithAsync(device, device.VirtualFunctions, 0));
+
+    // Each in its own transition, which is held until the end: no driver comes or goes in the middle.
+    private static async ValueTask ResetWithAsync(PciDevice device, IReadOnlyList<PciDevice> functions, int next)
+    {
+        if (next == functions.Count)
+        {
+            await ToldAsync(device, () => device.TryReset(out var fault)
+                ? default
+                : throw new VirtbusException(fault.Errno, $"Device {device.Name} was not reset: {fault.Message}."));
+            return;
+        }
+        var isHeld = false;
+        try
+        {
+            await device.Fabric!.RunExclusiveAsync(functions[next], () =>
+            {
+                isHeld = true;
+                return ToldAsync(functions[next], () => ResetWithAsync(device, functions, next + 1));
+            });
+        }
+        catch (VirtbusException e) when (!isHeld && e.Errno == Errno.ENODEV)
+        {
+            // It leaves just now, and has no driver that would have to know.
+            await ResetWithAsync(device, functions, next + 1);
+        }
+    }
+
+    private static async ValueTask ToldAsync(PciDevice device, Func<ValueTask> reset)
+    {
+        var driver = device.Driver as PciDriver;
+        if (driver is not null)
+            await driver.PrepareResetAsync(device);
+        try
+        {
+            await reset();
+        }
+        finally
+        {
+            if (driver is not null)
+                await driver.ResetDoneAsync(device);
+        }
+    }
+
+    /// <summary>Takes the hardware of the virtual functions away and makes it anew, their devices staying in the tree.</summary>
+    /// <param name="device">The physical function.</param>
+    /// <param name="configure">Called in between.</param>
+    public static void Renew(PciDevice device, Action configure)
+    {
+        if (device.VirtualFunctions.Count == 0)
+        {
+            configure();
+            return;
+        }
+        var control = device.Sriov!.Capability + PCI_SRIOV_CTRL;
+        var enabled = device.ReadConfig16(control);
+        device.WriteConfig16(control, (ushort)(enabled & ~(PCI_SRIOV_CTRL_VFE | PCI_SRIOV_CTRL_MSE)));
+        try
+        {
+            configure();
+        }
+        finally
+        {
+            device.WriteConfig16(control, enabled);
+            PciBus.ReattachVirtualFunctions(device);
+        }
+    }
+
     public static bool TryReset(PciDevice device, out Fault fault)
     {
         if (!device.IsReachable)

@@ -85,10 +85,15 @@ internal static class FunctionVerbs
         var surprise = new Option<bool>("--surprise") { Description = "Pull it out without a word, as a person pulls a card." };
         var command = CommandLine.Asking(
             "unplug",
-            "Take a function out of its slot, with all that is behind it. Waits while a virtual machine has it open.",
+            "Take a function out of its slot, with all that is behind it. Waits while a virtual machine has it open. Cancels a plug that is under way.",
             (result, client, output) =>
             {
-                var device = DeviceVerbs.Find(client, result.GetRequiredValue(toUnplug));
+                if (FindOrCancel(client, result.GetRequiredValue(toUnplug)) is not { } device)
+                {
+                    var cancelled = new CancelledPlug(result.GetRequiredValue(toUnplug));
+                    output.Print(cancelled, CliJson.Default.CancelledPlug, writer => writer.WriteLine($"{cancelled.Cancelled}: plug cancelled"));
+                    return ExitCode.Done;
+                }
                 if (device.Bus != Bus)
                     throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is no PCI function, so it is in no slot. 'virtbus device list' shows which devices are on the bus {Bus}.");
                 var pulls = result.GetValue(surprise);
@@ -109,6 +114,28 @@ internal static class FunctionVerbs
         command.Options.Add(surprise);
         command.Options.Add(force);
         return command;
+    }
+
+    // A function that is being plugged in has no device yet.
+    private static DeviceAnswer? FindOrCancel(ControlClient client, string name)
+    {
+        try
+        {
+            return DeviceVerbs.Find(client, name);
+        }
+        catch (VirtbusException missing) when (missing.Errno is Errno.ENOENT or Errno.ENODEV)
+        {
+            try
+            {
+                client.Write("/bus/pci/unplug", name);
+                return null;
+            }
+            catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
+            {
+                // Nor is it being plugged in: what was said first tells the person more.
+                throw missing;
+            }
+        }
     }
 
     private static FunctionSource SourceOf(ControlClient client, string provider)

@@ -33,6 +33,7 @@ public sealed partial class NicCore : INicCore, IDisposable
     private readonly NicChannel _channel;
     private NicQueues[] _queues = [];
     private NicVirtioFunction[] _functions = [];
+    private NicVfProfile[] _profiles = [];
     private Action<NicEvent>[] _handlers = [];
     private volatile bool _linkUp = true;
 
@@ -241,28 +242,41 @@ public sealed partial class NicCore : INicCore, IDisposable
             await CreatePartAsync(module, NicPartKind.Net, port, ids.Net);
         for (var port = 0; port < identity.VdpaParts; port++)
             await CreatePartAsync(module, NicPartKind.Vdpa, port, ids.Vdpa);
-        if (_device.TotalVirtualFunctions > 0)
+        if (_device.TotalVirtualFunctions > 0 && !_parts.Exists(IsChannel))
             await CreatePartAsync(module, NicPartKind.VfMigration, 0, ids.VfMigration);
     }
 
     /// <summary>Deletes the parts, newest first.</summary>
-    public async ValueTask DestroyPartsAsync()
+    public ValueTask DestroyPartsAsync() => DestroyPartsAsync(static _ => true);
+
+    /// <summary>
+    /// Before a reset: deletes the parts that have something in the function. The channel to the virtual functions stays, so that those who have one of them keep
+    /// it; and what each of them is to be is kept, as the reset forgets it.
+    /// </summary>
+    public async ValueTask PrepareResetAsync()
     {
-        var bus = Device.Fabric!.GetBus<AuxiliaryBus>();
-        while (_parts.Count > 0)
-        {
-            var part = _parts[^1];
-            _parts.RemoveAt(_parts.Count - 1);
-            await bus.DestroyAsync(part);
-        }
+        _profiles = ReadProfiles();
+        await DestroyPartsAsync(static part => !IsChannel(part));
     }
 
-    /// <summary>Enables the function again after a reset; its parts have to be gone.</summary>
+    /// <summary>Enables the function again after a reset, <see cref="PrepareResetAsync"/> before it.</summary>
     /// <exception cref="VirtbusException">EIO: it does not answer.</exception>
     public void Restart()
     {
         _device.SetMaster(true);
         _channel.Start();
+        var (before, now) = (_profiles, ReadProfiles());
+        _profiles = [];
+        if (before.Length != now.Length || before.SequenceEqual(now))
+            return;
+        _device.RenewVirtualFunctions(() =>
+        {
+            for (var vf = 0; vf < now.Length; vf++)
+            {
+                if (before[vf] != now[vf])
+                    SetVirtualFunctionProfile(vf, before[vf]);
+            }
+        });
     }
 
     /// <summary>Resets the function and gives back what it took. The parts have to be gone.</summary>
@@ -292,6 +306,32 @@ public sealed partial class NicCore : INicCore, IDisposable
         foreach (var vector in function.Vectors)
             _vectors.Return(vector);
         _pasids.Free(function.Pasid - 1);
+    }
+
+    private static bool IsChannel(NicPart part) => part.Kind == NicPartKind.VfMigration;
+
+    private async ValueTask DestroyPartsAsync(Predicate<NicPart> which)
+    {
+        var bus = Device.Fabric!.GetBus<AuxiliaryBus>();
+        while (_parts.FindLastIndex(which) is >= 0 and var last)
+        {
+            var part = _parts[last];
+            _parts.RemoveAt(last);
+            await bus.DestroyAsync(part);
+        }
+    }
+
+    // None when the function does not answer, which may be why it is reset.
+    private NicVfProfile[] ReadProfiles()
+    {
+        try
+        {
+            return [.. Enumerable.Range(0, _device.TotalVirtualFunctions).Select(GetVirtualFunctionProfile)];
+        }
+        catch (VirtbusException)
+        {
+            return [];
+        }
     }
 
     private static NicCore Of(Device device) =>

@@ -31,14 +31,12 @@ public abstract class NicCoreDriver(PciBus bus, string name) : PciDriver(bus, na
         await core.CreatePartsAsync(Name, _ids);
     }
 
-    /// <summary>A reset takes all away that the parts have in the hardware, so they go before it.</summary>
+    /// <summary>A reset takes all away that the parts have in the hardware, so they go before it. The virtual functions stay, and are reset with it.</summary>
     /// <inheritdoc/>
-    protected sealed override async ValueTask PrepareResetAsync(PciDevice device)
+    protected sealed override ValueTask PrepareResetAsync(PciDevice device)
     {
         ArgumentNullException.ThrowIfNull(device);
-        await RemoveVirtualFunctionsAsync(device);
-        if (device.GetDriverData<NicCore>() is { } core)
-            await core.DestroyPartsAsync();
+        return device.GetDriverData<NicCore>() is { } core ? core.PrepareResetAsync() : default;
     }
 
     /// <inheritdoc/>

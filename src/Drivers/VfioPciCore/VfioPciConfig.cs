@@ -1,10 +1,12 @@
 using System.Buffers.Binary;
+using System.Numerics;
 using Virtbus.Buses.Pci;
 using Virtbus.Pci;
 using static Virtbus.Pci.PciCapabilityId;
 using static Virtbus.Pci.PciCommand;
 using static Virtbus.Pci.PciExpress;
 using static Virtbus.Pci.PciHeader;
+using static Virtbus.Pci.PciMsi;
 using static Virtbus.Pci.PciMsix;
 using static Virtbus.Pci.PciPower;
 
@@ -85,6 +87,10 @@ public sealed class VfioPciConfig
         }
         if (Meets(offset, source.Length, PCI_COMMAND, 2))
             ApplyCommand();
+        if (_image.Msi != 0 && Meets(offset, source.Length, _image.Msi + PCI_MSI_FLAGS, 2))
+            ClipMessages();
+        if (_image.Express != 0 && Meets(offset, source.Length, _image.Express + PCI_EXP_DEVCTL, 2))
+            ClipRequests();
         if (_image.MsiMask != 0 && Meets(offset, source.Length, _image.MsiMask, 4))
             _interrupts.SetMsiMask(_image.Read32(_image.MsiMask));
         if (_image.Msix != 0 && Meets(offset, source.Length, _image.Msix + PCI_MSIX_FLAGS, 2))
@@ -122,6 +128,13 @@ public sealed class VfioPciConfig
             _image.Write16(_image.Msix + PCI_MSIX_FLAGS, (ushort)(_image.Read16(_image.Msix + PCI_MSIX_FLAGS) & ~PCI_MSIX_FLAGS_MASKALL));
     }
 
+    /// <summary>The function was reset past its user: what its own register says of it counts, so that a driver that looks writes again.</summary>
+    internal void TakeCommand()
+    {
+        const int own = PCI_COMMAND_MASTER | PCI_COMMAND_PARITY;
+        _image.Write16(PCI_COMMAND, (ushort)((Command & ~own) | (DecodeScope.ReadCommand(_device) & own)));
+    }
+
     /// <summary>Writes back what the user may have changed in the function itself.</summary>
     internal void Restore()
     {
@@ -156,6 +169,27 @@ public sealed class VfioPciConfig
             bytes[i] = (byte)((bytes[i] & ~passed) | (source[first + i] & passed));
         }
         _device.WriteConfig(offset + first, bytes);
+    }
+
+    // No more messages than the function has, or than SET_IRQS has set up.
+    private void ClipMessages()
+    {
+        var flags = _image.Read16(_image.Msi + PCI_MSI_FLAGS);
+        var most = (flags & PCI_MSI_FLAGS_QMASK) >> 1;
+        if (_interrupts.Kind == PciInterruptKinds.Msi)
+            most = Math.Min(most, BitOperations.Log2(BitOperations.RoundUpToPowerOf2((uint)_interrupts.Count)));
+        var given = Math.Min((flags & PCI_MSI_FLAGS_QSIZE) >> PCI_MSI_FLAGS_QSIZE_SHIFT, most);
+        _image.Write16(_image.Msi + PCI_MSI_FLAGS, (ushort)((flags & ~PCI_MSI_FLAGS_QSIZE) | (given << PCI_MSI_FLAGS_QSIZE_SHIFT)));
+    }
+
+    // No larger payload than the function has, and no larger read than there is (4096 bytes).
+    private void ClipRequests()
+    {
+        const int largest = 5 << 12;
+        var control = _image.Read16(_image.Express + PCI_EXP_DEVCTL);
+        var payload = Math.Min(control & PCI_EXP_DEVCTL_PAYLOAD, (int)(_image.Read32(_image.Express + PCI_EXP_DEVCAP) & PCI_EXP_DEVCAP_PAYLOAD) << 5);
+        var read = Math.Min(control & PCI_EXP_DEVCTL_READRQ, largest);
+        _image.Write16(_image.Express + PCI_EXP_DEVCTL, (ushort)((control & ~(PCI_EXP_DEVCTL_PAYLOAD | PCI_EXP_DEVCTL_READRQ)) | payload | read));
     }
 
     private void ApplyPower(int before)

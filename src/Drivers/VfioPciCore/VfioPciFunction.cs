@@ -21,7 +21,8 @@ public class VfioPciFunction : IVfioDeviceOps
     private const int PasidControl = 6;
 
     private readonly VfioPciInterrupts _interrupts;
-    private readonly List<PciDoorbell> _attached = [];
+    private readonly Lock _doorbellLock = new();
+    private readonly Dictionary<PciDoorbell, EventFd> _attached = [];
     private readonly int _pasid;
     private readonly (int Bar, ulong Offset, ulong Size)? _msixTable;
     private PciRegion[] _bars = [];
@@ -30,6 +31,7 @@ public class VfioPciFunction : IVfioDeviceOps
     private VfioDevice? _registered;
     private bool _canReset;
     private bool _isEnabled;
+    private volatile bool _wasReset;
 
     /// <summary>Makes the tool box's state for a function. Probes call it; nothing of the function is touched before it is opened.</summary>
     /// <param name="device">The function.</param>
@@ -89,6 +91,7 @@ public class VfioPciFunction : IVfioDeviceOps
             Device.SetMaster(false);
             _bars = [.. Enumerable.Range(0, PciBar.Count).Select(Device.GetRegion)];
             _config = new VfioPciConfig(Device, _interrupts, () => TryReset(out _));
+            _wasReset = false;
             fault = Fault.None;
             return true;
         }
@@ -108,9 +111,15 @@ public class VfioPciFunction : IVfioDeviceOps
     {
         Device.SetMaster(false);
         _interrupts.Disable();
-        foreach (var doorbell in _attached)
-            Device.Function.TryAttachDoorbell(doorbell, null, out _);
-        _attached.Clear();
+        lock (_doorbellLock)
+        {
+            foreach (var (doorbell, signal) in _attached)
+            {
+                Device.Function.TryAttachDoorbell(doorbell, null, out _);
+                signal.Dispose();
+            }
+            _attached.Clear();
+        }
         if (_isEnabled)
         {
             // One that has no reset of its own is at least quiet.
@@ -149,6 +158,7 @@ public class VfioPciFunction : IVfioDeviceOps
     {
         if (region == VFIO_PCI_CONFIG_REGION_INDEX && _config is { } config)
         {
+            NoteReset(config);
             config.Read((int)offset, destination);
             fault = Fault.None;
             return true;
@@ -174,6 +184,7 @@ public class VfioPciFunction : IVfioDeviceOps
     {
         if (region == VFIO_PCI_CONFIG_REGION_INDEX && _config is { } config)
         {
+            NoteReset(config);
             config.Write((int)offset, source);
             fault = Fault.None;
             return true;
@@ -240,14 +251,22 @@ public class VfioPciFunction : IVfioDeviceOps
     public virtual bool TryAttachDoorbell(uint region, VfioDoorbell doorbell, EventFd? signal, out Fault fault)
     {
         var at = new PciDoorbell((int)region, doorbell.Offset, doorbell.Size, doorbell.Match);
-        if (!Device.Function.Doorbells.Contains(at))
-            return Refuse(Errno.ENOENT, "the function has no such doorbell", out fault);
-        if (!Device.Function.TryAttachDoorbell(at, signal, out fault))
-            return false;
-        _attached.Remove(at);
-        if (signal is not null)
-            _attached.Add(at);
-        return true;
+        lock (_doorbellLock)
+        {
+            if (!Device.Function.Doorbells.Contains(at))
+                return Refuse(Errno.ENOENT, "the function has no such doorbell", out fault);
+            var copy = signal?.Duplicate();
+            if (!Device.Function.TryAttachDoorbell(at, signal, out fault))
+            {
+                copy?.Dispose();
+                return false;
+            }
+            if (_attached.Remove(at, out var old))
+                old.Dispose();
+            if (copy is not null)
+                _attached.Add(at, copy);
+            return true;
+        }
     }
 
     /// <summary>Tells the user that the function is in an error that it does not recover from (ERR interrupt).</summary>
@@ -273,7 +292,17 @@ public class VfioPciFunction : IVfioDeviceOps
     }
 
     /// <summary>For the driver's <see cref="PciDriver.ResetDoneAsync"/>: somebody reset the function past its user.</summary>
-    public void ResetDone() => OnReset();
+    public void ResetDone()
+    {
+        _wasReset = true;
+        lock (_doorbellLock)
+        {
+            // A virtual function is another one after a reset of its physical function.
+            foreach (var (doorbell, signal) in _attached)
+                Device.Function.TryAttachDoorbell(doorbell, signal, out _);
+        }
+        OnReset();
+    }
 
     /// <summary>A BAR for a driver's own accesses (VP-08).</summary>
     /// <param name="bar">0 to 5.</param>
@@ -334,6 +363,15 @@ public class VfioPciFunction : IVfioDeviceOps
     {
     }
 
+    // Config space belongs to the thread of the user's calls.
+    private void NoteReset(VfioPciConfig config)
+    {
+        if (!_wasReset)
+            return;
+        _wasReset = false;
+        config.TakeCommand();
+    }
+
     private bool TryResetFunction(out Fault fault)
     {
         var done = Device.TryReset(out fault);
@@ -383,7 +421,10 @@ public class VfioPciFunction : IVfioDeviceOps
         var table = _msixTable;
         foreach (var area in Device.Function.GetBarAreas(bar))
         {
-            if (area.Offset % PageSize != 0 || area.Size % PageSize != 0 || area.Size == 0 || area.Offset > size || area.Size > size - area.Offset)
+            if (area.Size == 0 || area.Offset > size || area.Size > size - area.Offset)
+                continue;
+            // The rest of a page may be anything.
+            if (!area.IsPeerMemory && (area.Offset % PageSize != 0 || area.Size % PageSize != 0))
                 continue;
             var end = area.Offset + area.Size;
             if (table is not { } t || t.Bar != bar)

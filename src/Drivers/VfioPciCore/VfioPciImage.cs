@@ -73,6 +73,8 @@ internal sealed class VfioPciImage
 
     public int AdvancedFeatures { get; private set; }
 
+    public int Msi { get; private set; }
+
     public int MsiMask { get; private set; }
 
     public int Msix { get; private set; }
@@ -227,6 +229,7 @@ internal sealed class VfioPciImage
         var size = hasMasks ? mask + 8 - at : data + 2 - at;
         if (!Fits(at, size))
             return 0;
+        Msi = at;
         // Address and data are the user's notes; the message that the function sends is the system's. Pending bits are the function's.
         Emulate(at + PCI_MSI_FLAGS, data + 2 - at - PCI_MSI_FLAGS, writable: 0);
         Bytes.AsSpan(at + PCI_MSI_ADDRESS_LO, data + 2 - at - PCI_MSI_ADDRESS_LO).Clear();
@@ -239,7 +242,8 @@ internal sealed class VfioPciImage
         if (hasMasks)
         {
             MsiMask = mask;
-            Emulate(mask, 4, writable: 0xFF);
+            Emulate(mask, 4, writable: 0);
+            Allow32(mask, (uint)((1UL << (1 << Math.Min((flags & PCI_MSI_FLAGS_QMASK) >> 1, 5))) - 1));
             Write32(mask, 0);
         }
         return size;

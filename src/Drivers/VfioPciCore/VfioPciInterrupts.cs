@@ -30,6 +30,9 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     /// <summary>Which way the user has interrupts enabled.</summary>
     public PciInterruptKinds Kind { get; private set; }
 
+    /// <summary>How many vectors are set up.</summary>
+    public int Count => _vectors.Count;
+
     public VfioIrqInfo GetInfo(uint index) => index switch
     {
         VfioPciIrq.VFIO_PCI_INTX_IRQ_INDEX => new(VfioIrqFlags.EventFd | VfioIrqFlags.Maskable | VfioIrqFlags.AutoMasked, HasLine ? 1u : 0),
@@ -198,8 +201,9 @@ internal sealed class VfioPciInterrupts(PciDevice device)
         {
             if (set.Flags.HasFlag(VfioIrqSetFlags.ActionMask))
                 return Refuse("a line is not masked by an eventfd", out fault);
+            var watch = eventFd is null ? null : new UnmaskWatch(eventFd.Duplicate(), device.Name, UnmaskLine);
             _unmask?.Dispose();
-            _unmask = eventFd is null ? null : new UnmaskWatch(eventFd.Duplicate(), device.Name, UnmaskLine);
+            _unmask = watch;
         }
         else if (isWanted && set.Flags.HasFlag(VfioIrqSetFlags.ActionMask))
         {
@@ -228,11 +232,19 @@ internal sealed class VfioPciInterrupts(PciDevice device)
         }
         if (Kind is not (PciInterruptKinds.None or PciInterruptKinds.INTx))
             return Refuse("messages are enabled; they must be disabled before the line is", out fault);
-        if (Kind == PciInterruptKinds.None)
-            Enable(PciInterruptKinds.INTx, 1, 1);
+        var signal = eventFd.Duplicate();
+        try
+        {
+            if (Kind == PciInterruptKinds.None)
+                Enable(PciInterruptKinds.INTx, 1, 1);
+        }
+        catch
+        {
+            signal.Dispose();
+            throw;
+        }
         if (_isLineDisabled)
             _vectors[0].Mask();
-        var signal = eventFd.Duplicate();
         var vector = _vectors[0];
         vector.SetHandler(() =>
         {
@@ -272,12 +284,22 @@ internal sealed class VfioPciInterrupts(PciDevice device)
                 return Refuse("another way to interrupt is enabled; it must be disabled first", out fault);
             // A user grows its set vector by vector. MSI-X has all of them from the start; of MSI a function uses as many as it is given, so
             // the set begins with what the user has.
-            if (Kind == PciInterruptKinds.None)
-                Enable(kind, kind == PciInterruptKinds.MsiX ? 1 : end, kind == PciInterruptKinds.MsiX ? (int)available : end);
-            else if (end > _vectors.Count)
-                Grow(end);
+            // What may fail comes first: a request that is refused leaves the signals that were there.
+            var signals = Duplicate(set.EventFds);
+            try
+            {
+                if (Kind == PciInterruptKinds.None)
+                    Enable(kind, kind == PciInterruptKinds.MsiX ? 1 : end, kind == PciInterruptKinds.MsiX ? (int)available : end);
+                else if (end > _vectors.Count)
+                    Grow(end);
+            }
+            catch
+            {
+                Dispose(signals);
+                throw;
+            }
             for (var i = 0; i < (int)set.Count; i++)
-                SetSignal((int)set.Start + i, set.EventFds.IsEmpty ? null : set.EventFds[i]);
+                SetSignal((int)set.Start + i, signals.Length == 0 ? null : signals[i]);
             return true;
         }
         if (Kind != kind || end > _vectors.Count)
@@ -323,26 +345,62 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     private void Grow(int count)
     {
         var signals = _signals;
+        var before = _vectors.Count;
         device.FreeVectors();
         Kind = PciInterruptKinds.None;
         _vectors = [];
         _signals = [];
         try
         {
-            Enable(PciInterruptKinds.Msi, count, count);
-            for (var i = 0; i < signals.Length; i++)
-                SetSignal(i, signals[i]);
+            EnableAgain(count, signals);
         }
-        finally
+        catch (VirtbusException)
         {
-            foreach (var signal in signals)
-                signal?.Dispose();
+            // As many as there were can be had again.
+            try
+            {
+                EnableAgain(before, signals);
+            }
+            catch (VirtbusException)
+            {
+                Dispose(signals);
+            }
+            throw;
         }
     }
 
-    private void SetSignal(int index, EventFd? eventFd)
+    private void EnableAgain(int count, EventFd?[] signals)
     {
-        var signal = eventFd?.Duplicate();
+        Enable(PciInterruptKinds.Msi, count, count);
+        for (var i = 0; i < signals.Length; i++)
+            SetSignal(i, signals[i]);
+    }
+
+    private static EventFd?[] Duplicate(ReadOnlySpan<EventFd?> eventFds)
+    {
+        var copies = new EventFd?[eventFds.Length];
+        try
+        {
+            for (var i = 0; i < copies.Length; i++)
+                copies[i] = eventFds[i]?.Duplicate();
+            return copies;
+        }
+        catch
+        {
+            Dispose(copies);
+            throw;
+        }
+    }
+
+    private static void Dispose(EventFd?[] signals)
+    {
+        foreach (var signal in signals)
+            signal?.Dispose();
+    }
+
+    // The signal is this object's from here on.
+    private void SetSignal(int index, EventFd? signal)
+    {
         // When this returns, the handler that was there before runs no more.
         _vectors[index].SetHandler(signal is null ? null : signal.Signal);
         _signals[index]?.Dispose();

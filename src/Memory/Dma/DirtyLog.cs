@@ -89,7 +89,13 @@ public sealed class DirtyLog
             MarkPages(Math.Max(first, _ranges[i].Start.Value) >> _shift, Math.Min(last, _ranges[i].Last) >> _shift);
     }
 
-    /// <summary>Sets the bits of the pages that were marked, and clears the marks.</summary>
+    /// <summary>Whether a log can be asked for a range, by the rules of <see cref="TryReadAndClear"/>.</summary>
+    /// <param name="range">What would be asked for.</param>
+    /// <param name="pageSize">Bytes that one bit of the answer stands for.</param>
+    /// <param name="fault">EINVAL, EOVERFLOW, as there.</param>
+    public static bool CanRead(IovaRange range, ulong pageSize, out Fault fault) => IsPageSize(pageSize, out fault) && IsWhole(range, pageSize, out fault);
+
+    /// <summary>Sets the bits of the pages that were marked, and clears the marks. A call that is refused clears none.</summary>
     /// <param name="range">What is asked for, in whole pages.</param>
     /// <param name="pageSize">Bytes that one bit of the answer stands for: a power of two of at least 4096.</param>
     /// <param name="bitmap">
@@ -100,7 +106,7 @@ public sealed class DirtyLog
     /// <returns>Whether it was read.</returns>
     public bool TryReadAndClear(IovaRange range, ulong pageSize, Span<ulong> bitmap, out Fault fault)
     {
-        if (!IsPageSize(pageSize, out fault) || !IsWhole(range, pageSize, out fault))
+        if (!CanRead(range, pageSize, out fault))
             return false;
         var shift = BitOperations.Log2(pageSize);
         if (((range.Size >> shift) + 63) / 64 > (ulong)bitmap.Length)

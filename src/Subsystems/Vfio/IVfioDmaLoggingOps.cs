@@ -15,6 +15,12 @@ public interface IVfioDmaLoggingOps
     /// <summary>Stops it; without effect when it does not run.</summary>
     void Stop();
 
+    /// <summary>Whether a report of a range would be given. The log keeps what it has: for who must do something else first that may fail.</summary>
+    /// <param name="range">What would be asked for.</param>
+    /// <param name="pageSize">Bytes a bit.</param>
+    /// <param name="fault">As for <see cref="TryReport"/>. Ops that do not say it themselves have the arguments looked at, no more.</param>
+    bool CanReport(IovaRange range, ulong pageSize, out Fault fault) => DirtyLog.CanRead(range, pageSize, out fault);
+
     /// <summary>Sets the bits of pages that were written, and clears the log of them.</summary>
     /// <param name="range">What is asked for.</param>
     /// <param name="pageSize">Bytes a bit.</param>

@@ -41,14 +41,22 @@ public sealed class VfioDmaLogging(DmaPort port) : IVfioDmaLoggingOps
     }
 
     /// <inheritdoc/>
+    public bool CanReport(IovaRange range, ulong pageSize, out Fault fault)
+    {
+        lock (_lock)
+            return IsRunning(out fault) && DirtyLog.CanRead(range, pageSize, out fault);
+    }
+
+    /// <inheritdoc/>
     public bool TryReport(IovaRange range, ulong pageSize, Span<ulong> bitmap, out Fault fault)
     {
         lock (_lock)
-        {
-            if (_log is not null)
-                return _log.TryReadAndClear(range, pageSize, bitmap, out fault);
-            fault = new Fault(Errno.EINVAL, "the log of written pages does not run");
-            return false;
-        }
+            return IsRunning(out fault) && _log!.TryReadAndClear(range, pageSize, bitmap, out fault);
+    }
+
+    private bool IsRunning(out Fault fault)
+    {
+        fault = _log is not null ? Fault.None : new Fault(Errno.EINVAL, "the log of written pages does not run");
+        return _log is not null;
     }
 }

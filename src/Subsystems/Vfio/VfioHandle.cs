@@ -145,6 +145,25 @@ public sealed class VfioHandle : IDisposable
         }
     }
 
+    /// <summary>Whether a write would be given to the driver: for who has several writes to make, or none.</summary>
+    /// <param name="region">Region index.</param>
+    /// <param name="offset">First byte.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="fault">EINVAL: outside, or not writable; ENODEV.</param>
+    public bool CanWrite(uint region, ulong offset, int length, out Fault fault)
+    {
+        if (!TryEnter(out fault))
+            return false;
+        try
+        {
+            return IsAccessible(region, offset, length, VfioRegionFlags.Write, out fault);
+        }
+        finally
+        {
+            Leave();
+        }
+    }
+
     /// <summary>Sets interrupts up; the request is checked by the rules of VFIO_DEVICE_SET_IRQS first.</summary>
     /// <param name="set">What is asked.</param>
     /// <param name="fault">EINVAL: flags, range, number of eventfds, an action that the index does not have; ENODEV.</param>
@@ -565,6 +584,20 @@ public sealed class VfioHandle : IDisposable
             try
             {
                 ops.Stop();
+            }
+            finally
+            {
+                handle.Leave();
+            }
+        }
+
+        public bool CanReport(IovaRange range, ulong pageSize, out Fault fault)
+        {
+            if (!handle.TryEnter(out fault))
+                return false;
+            try
+            {
+                return ops.CanReport(range, pageSize, out fault);
             }
             finally
             {

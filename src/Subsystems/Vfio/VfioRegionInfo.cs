@@ -3,8 +3,8 @@ using Virtbus.Platform;
 namespace Virtbus.Subsystems.Vfio;
 
 /// <summary>A part of a region that a user may map.</summary>
-/// <param name="Offset">Byte offset in the region, a multiple of the page size.</param>
-/// <param name="Size">Bytes, a multiple of the page size.</param>
+/// <param name="Offset">Byte offset in the region. Whole pages, unless another process says otherwise of its own device.</param>
+/// <param name="Size">Bytes, above 0; as for the offset. A map of it is rounded up to whole pages.</param>
 /// <param name="File">What to map; it belongs to the device.</param>
 /// <param name="FileOffset">Where in the file.</param>
 public sealed record VfioRegionArea(ulong Offset, ulong Size, FileDescriptor File, ulong FileOffset);

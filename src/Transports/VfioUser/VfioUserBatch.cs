@@ -91,7 +91,7 @@ public sealed class VfioUserBatch
             BinaryPrimitives.WriteUInt16LittleEndian(_requests.AsSpan(_accesses[i].At), (ushort)(_call.FirstId + i));
         // A send that fails closes the channel, which the wait notices.
         _channel.TrySend(_requests.AsSpan(0, _requestBytes), default);
-        return _channel.TryWait(_call, Timeout.Infinite, out fault);
+        return _channel.TryWait(_call, out fault);
     }
 
     /// <summary>What a read gave.</summary>

@@ -18,6 +18,9 @@ internal sealed class VfioUserChannel : IDisposable
     /// <summary>The most requests under way at once.</summary>
     internal const int MaxCalls = 1024;
 
+    // Who waits for a reader looks again after that: other things wait for it too.
+    private const int PollMilliseconds = 1000;
+
     private readonly object _gate = new();
     private readonly Lock _sendLock = new();
     private readonly UnixStream _stream;
@@ -26,6 +29,7 @@ internal sealed class VfioUserChannel : IDisposable
     private readonly VfioUserCall?[] _calls = new VfioUserCall?[MaxCalls];
     private readonly Stack<VfioUserCall> _spare = new();
     private readonly VfioUserCommandHandler? _handler;
+    private readonly int _timeout;
     private VfioUserCall? _oneSpare;
     private EventFd? _wake;
     private volatile bool _shared;
@@ -36,26 +40,30 @@ internal sealed class VfioUserChannel : IDisposable
     private int _givenUp;
     private VfioUserPace _pace = new(TimeProvider.System);
     private ushort _nextId;
+    private long _answerBy;
     private Fault _end = new(Errno.ECONNRESET, "the connection is closed");
 
     /// <summary>Takes a connection over.</summary>
     /// <param name="stream">The connection; it belongs to the channel from here on.</param>
     /// <param name="headerByHeader">Whether each header is received on its own.</param>
+    /// <param name="timeout">How long the peer may leave no room for what is sent to it, in milliseconds; the connection ends then.</param>
     /// <param name="handler">Answers requests of the peer, called by whoever reads; null when they are taken with <see cref="TryTake"/>.</param>
-    internal VfioUserChannel(UnixStream stream, bool headerByHeader, VfioUserCommandHandler? handler = null)
+    internal VfioUserChannel(UnixStream stream, bool headerByHeader, TimeSpan timeout, VfioUserCommandHandler? handler = null)
     {
         _stream = stream;
         _stream.TryMakeBlocking();
         _inbox = new VfioUserInbox(headerByHeader);
+        _timeout = (int)Math.Min(timeout.TotalMilliseconds, int.MaxValue);
         _handler = handler;
         _shared = handler is not null;
     }
 
     /// <summary>Makes one for requests of this side and the peer's replies: the peer may send nothing else there, since nobody would take it.</summary>
     /// <param name="stream">The connection; it belongs to the channel from here on.</param>
-    internal static VfioUserChannel ForReplies(UnixStream stream)
+    /// <param name="timeout">As for the constructor.</param>
+    internal static VfioUserChannel ForReplies(UnixStream stream, TimeSpan timeout)
     {
-        var channel = new VfioUserChannel(stream, headerByHeader: false, static (in VfioUserMessage _, out Fault fault) =>
+        var channel = new VfioUserChannel(stream, headerByHeader: false, timeout, static (in VfioUserMessage _, out Fault fault) =>
             VfioUserProtocol.Refuse(Errno.EPROTO, "a request came on the socket that is for replies", out fault));
         channel._wake = new EventFd();
         return channel;
@@ -63,8 +71,6 @@ internal sealed class VfioUserChannel : IDisposable
 
     /// <summary>The socket, to wait on.</summary>
     internal FileDescriptor Descriptor => _stream.Descriptor;
-
-    internal int PeerProcess => _stream.PeerProcess;
 
     /// <summary>Whether it is over: by <see cref="Close"/>, or because the peer is gone or sent what is no message.</summary>
     internal bool IsClosed => _closed;
@@ -84,17 +90,16 @@ internal sealed class VfioUserChannel : IDisposable
         _shared = true;
     }
 
-    /// <summary>Sends whole messages, waiting for room.</summary>
+    /// <summary>Sends whole messages, waiting for room as long as the channel's timeout. A peer that makes none in that time loses the connection.</summary>
     /// <param name="bytes">One message, or several without descriptors.</param>
     /// <param name="descriptors">The descriptors of the only message.</param>
     /// <returns>False when the connection is over.</returns>
-    internal bool TrySend(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors)
-    {
-        if (!_shared)
-            return TrySendAlone(bytes, descriptors);
-        lock (_sendLock)
-            return TrySendAlone(bytes, descriptors);
-    }
+    internal bool TrySend(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors) => TrySend(bytes, descriptors, long.MaxValue);
+
+    /// <summary>For the handler: sends an answer, waiting for room no longer than whoever reads may still wait for something else.</summary>
+    /// <param name="bytes">One message.</param>
+    /// <returns>False when the connection is over.</returns>
+    internal bool TryAnswer(ReadOnlySpan<byte> bytes) => TrySend(bytes, default, _answerBy);
 
     /// <summary>Takes the peer's next request; waits for it. Only on a channel without handler, by one thread.</summary>
     /// <param name="outbox">Replies that are not sent yet; they are before anything is waited for.</param>
@@ -183,7 +188,7 @@ internal sealed class VfioUserChannel : IDisposable
             _spare.Push(call);
     }
 
-    /// <summary>Gives a call its ids. Its requests may then be sent, and <see cref="TryWait"/> waits for the replies.</summary>
+    /// <summary>Gives a call its ids. Its requests may then be sent, and <see cref="TryWait(VfioUserCall, int, out Fault)"/> waits for the replies.</summary>
     /// <param name="call">The call.</param>
     /// <param name="command">The command of all its requests.</param>
     /// <param name="count">How many requests.</param>
@@ -215,26 +220,46 @@ internal sealed class VfioUserChannel : IDisposable
         return true;
     }
 
-    /// <summary>Waits until all replies of a call are there, reading for all meanwhile when nobody else does.</summary>
+    /// <summary>
+    /// Waits until all replies of a call are there, reading for all meanwhile when nobody else does. What the peer asks for meanwhile does not
+    /// make it longer.
+    /// </summary>
     /// <param name="call">The call.</param>
-    /// <param name="milliseconds">How long at most; -1 for ever.</param>
+    /// <param name="milliseconds">How long at most, from its begin.</param>
     /// <param name="fault">What the peer answered; ETIMEDOUT; ECONNRESET; EPROTO.</param>
-    internal bool TryWait(VfioUserCall call, int milliseconds, out Fault fault)
+    internal bool TryWait(VfioUserCall call, int milliseconds, out Fault fault) => TryWait(call, milliseconds, isWatched: false, out fault);
+
+    /// <summary>
+    /// As the other one, for the channel's timeout, after which the connection ends. Somebody else closes the channel by <see cref="OldestCall"/>, so
+    /// that the receive needs no clock.
+    /// </summary>
+    internal bool TryWait(VfioUserCall call, out Fault fault) => TryWait(call, _timeout, isWatched: true, out fault);
+
+    private bool TryWait(VfioUserCall call, int milliseconds, bool isWatched, out Fault fault)
     {
-        var deadline = milliseconds < 0 ? long.MaxValue : Environment.TickCount64 + milliseconds;
+        var deadline = call.Since + milliseconds;
         var broken = Fault.None;
         lock (_gate)
         {
             // What another thread received last may lie there still.
-            while (call.Outstanding > 0 && !_closed && (_reading || _inbox.IsEmpty || TryDistribute(out broken)) && call.Outstanding > 0)
+            while (call.Outstanding > 0 && !_closed && (_reading || _inbox.IsEmpty || TryDistribute(deadline, out broken)) && call.Outstanding > 0)
             {
-                var left = deadline == long.MaxValue ? Timeout.Infinite : (int)Math.Max(0, deadline - Environment.TickCount64);
+                var left = (int)Math.Max(0, deadline - Environment.TickCount64);
                 if (left == 0)
-                    GiveUp(call, new Fault(Errno.ETIMEDOUT, "the peer does not answer"));
+                {
+                    var late = new Fault(Errno.ETIMEDOUT, "the peer does not answer");
+                    GiveUp(call, late);
+                    if (isWatched)
+                        Close(late);
+                }
                 else if (_reading)
+                {
                     Sleep(left);
-                else if (!TryReceive(locked: true, left, out broken) || !TryDistribute(out broken))
+                }
+                else if (!TryReceive(locked: true, isWatched ? Timeout.Infinite : left, out broken) || !TryDistribute(deadline, out broken))
+                {
                     break;
+                }
             }
 
             if (broken != Fault.None)
@@ -253,7 +278,8 @@ internal sealed class VfioUserChannel : IDisposable
     /// Takes in what is there, without waiting for more, unless another thread reads already: then it waits until that one did. For a thread
     /// that waits on the socket.
     /// </summary>
-    internal void Poll()
+    /// <param name="deadline">When it has to be over, on the system's tick count.</param>
+    internal void Poll(long deadline)
     {
         lock (_gate)
         {
@@ -261,12 +287,12 @@ internal sealed class VfioUserChannel : IDisposable
                 return;
             if (_reading)
             {
-                Sleep(Timeout.Infinite);
+                Sleep((int)Math.Clamp(deadline - Environment.TickCount64, 0, PollMilliseconds));
                 return;
             }
 
             if (TryReceive(locked: true, 0, out var fault))
-                TryDistribute(out fault);
+                TryDistribute(deadline, out fault);
             Wake();
             if (fault != Fault.None)
                 Close(fault);
@@ -348,22 +374,46 @@ internal sealed class VfioUserChannel : IDisposable
         _wake?.Dispose();
     }
 
-    private bool TrySendAlone(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors)
+    private bool TrySend(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, long deadline)
     {
+        if (!_shared)
+            return TrySendAlone(bytes, descriptors, deadline);
+        lock (_sendLock)
+            return TrySendAlone(bytes, descriptors, deadline);
+    }
+
+    private bool TrySendAlone(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, long deadline)
+    {
+        var since = 0L;
         // Once it is closed the socket may be gone too.
         while (!_closed)
         {
-            var sent = _stream.Send(bytes, descriptors, wait: true, out _);
+            var sent = _stream.Send(bytes, descriptors, wait: false, out var error);
             if (sent == bytes.Length)
                 return true;
-            if (sent < 0)
+            if (sent < 0 && error != Errno.EAGAIN)
             {
                 Close(new Fault(Errno.ECONNRESET, "the peer is gone"));
                 break;
             }
 
-            bytes = bytes[sent..];
-            descriptors = default;
+            if (sent > 0)
+            {
+                bytes = bytes[sent..];
+                descriptors = default;
+            }
+
+            var now = Environment.TickCount64;
+            since = since == 0 ? now : since;
+            var left = Math.Min(deadline, since + _timeout) - now;
+            if (left <= 0)
+            {
+                Close(new Fault(Errno.ETIMEDOUT, "the peer does not take what is sent to it"));
+                break;
+            }
+
+            // A shutdown from another thread ends it.
+            Polling.Wait(_stream.Descriptor, forWriting: true, cancel: null, (int)left);
         }
 
         return false;
@@ -428,7 +478,7 @@ internal sealed class VfioUserChannel : IDisposable
         var error = Errno.None;
         int count;
         // A blocking receive cannot end by time. Where that is wanted, the wait is a call of its own.
-        if (milliseconds <= 0 || Polling.Wait(_stream.Descriptor, forWriting: false, _wake!, milliseconds))
+        if (milliseconds <= 0 || Polling.Wait(_stream.Descriptor, forWriting: false, _wake, milliseconds))
             count = _stream.Receive(buffer.AsSpan(offset, length), _received, milliseconds < 0, out error);
         else
             (count, error) = (-1, Errno.EAGAIN);
@@ -436,7 +486,7 @@ internal sealed class VfioUserChannel : IDisposable
             Monitor.Enter(_gate);
         _reading = false;
         if (milliseconds > 0)
-            _wake!.TryRead(out _);
+            _wake?.TryRead(out _);
         if (locked)
             Wake();
         if (count > 0)
@@ -459,8 +509,8 @@ internal sealed class VfioUserChannel : IDisposable
         return false;
     }
 
-    // With the gate.
-    private bool TryDistribute(out Fault fault)
+    // With the gate. At the deadline it leaves the rest to others.
+    private bool TryDistribute(long deadline, out Fault fault)
     {
         if (_handler is null)
         {
@@ -473,7 +523,9 @@ internal sealed class VfioUserChannel : IDisposable
             return fault == Fault.None;
         }
 
-        while (_inbox.TryTake(out var message, out _, out fault))
+        fault = Fault.None;
+        // A peer that asks without end is not what is waited for.
+        while (!_closed && Environment.TickCount64 < deadline && _inbox.TryTake(out var message, out _, out fault))
         {
             if (message.IsReply)
             {
@@ -484,6 +536,7 @@ internal sealed class VfioUserChannel : IDisposable
 
             // The handler may wait for other things. Nobody else takes messages meanwhile, and the order stays what it was.
             _reading = true;
+            _answerBy = deadline;
             Monitor.Exit(_gate);
             var good = _handler(message, out fault);
             Monitor.Enter(_gate);

@@ -43,7 +43,7 @@ public sealed partial class VfioUserClient : IDisposable
         _options = options;
         _access = _space.OpenAccess("vfio-user server", unmapping: null);
         var memory = NewMemoryServer();
-        _channel = new VfioUserChannel(stream, headerByHeader: false, memory.TryHandle);
+        _channel = new VfioUserChannel(stream, headerByHeader: false, options.Timeout, memory.TryHandle);
         memory.Channel = _channel;
     }
 
@@ -65,12 +65,14 @@ public sealed partial class VfioUserClient : IDisposable
     /// <summary>Connects to a server and settles version and limits.</summary>
     /// <param name="path">Path of the server's socket.</param>
     /// <param name="options">What the server is told; the usual when left out.</param>
+    /// <param name="cancellationToken">Ends the wait for the server.</param>
     /// <returns>The client.</returns>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     /// <exception cref="VirtbusException">
     /// ENOENT, ECONNREFUSED: nobody listens there; ETIMEDOUT: another client has the device, in most cases; EBUSY and the like: the server
     /// turned it away; EPROTO, EMSGSIZE, ECONNRESET: it speaks no vfio-user.
     /// </exception>
-    public static VfioUserClient Connect(string path, VfioUserClientOptions? options = null)
+    public static VfioUserClient Connect(string path, VfioUserClientOptions? options = null, CancellationToken cancellationToken = default)
     {
         options ??= new VfioUserClientOptions();
         ArgumentOutOfRangeException.ThrowIfNotEqual(options.MaxDescriptors is >= 1 and <= UnixStream.MaxDescriptors, true, nameof(options));
@@ -90,9 +92,11 @@ public sealed partial class VfioUserClient : IDisposable
             throw;
         }
 
+        using var cancelled = client.CloseWhen(cancellationToken);
         if (client.TryGreet(out var fault) && client.TryGetInfo(out fault))
             return client;
         client.Dispose();
+        cancellationToken.ThrowIfCancellationRequested();
         // Servers let a second client wait, which it can't tell from one that says nothing.
         throw new VirtbusException(fault.Errno, fault.Errno == Errno.ETIMEDOUT
             ? $"The server of '{path}' did not answer in {options.Timeout.TotalSeconds} s: another client may have the device, which is open for one at a time. End that one, or look into the server's log."
@@ -128,6 +132,10 @@ public sealed partial class VfioUserClient : IDisposable
         foreach (var doorbell in _doorbells.Values.SelectMany(list => list))
             doorbell.Signal.Dispose();
     }
+
+    /// <summary>Ends the connection, and with it every wait for the server, when a token says so, until the answer is disposed.</summary>
+    internal CancellationTokenRegistration CloseWhen(CancellationToken token) =>
+        token.UnsafeRegister(static c => ((VfioUserClient)c!).Close(new Fault(Errno.ECANCELED, "it was cancelled")), this);
 
     /// <summary>Ends the connection as if the server had gone. Safe from any thread.</summary>
     internal void Close(Fault reason)
@@ -466,7 +474,7 @@ public sealed partial class VfioUserClient : IDisposable
             var descriptor = call.Descriptors[_server.TwinIndex];
             call.Descriptors.RemoveAt(_server.TwinIndex);
             var memory = NewMemoryServer();
-            var twin = new VfioUserChannel(UnixStream.Adopt(descriptor), headerByHeader: false, memory.TryHandle);
+            var twin = new VfioUserChannel(UnixStream.Adopt(descriptor), headerByHeader: false, _options.Timeout, memory.TryHandle);
             memory.Channel = twin;
             Volatile.Write(ref _twin, twin);
             _epoll.Add(twin.Descriptor, TwinToken, edge: false);
@@ -518,7 +526,7 @@ public sealed partial class VfioUserClient : IDisposable
         VfioUserMessage.WriteHeader(request, call.FirstId, command, request.Length, TypeCommand);
         // A send that fails closes the channel, which the wait notices.
         _channel.TrySend(request, descriptors);
-        return _channel.TryWait(call, Timeout.Infinite, out fault);
+        return _channel.TryWait(call, out fault);
     }
 
     private void Watch()
@@ -557,10 +565,12 @@ public sealed partial class VfioUserClient : IDisposable
             var count = _epoll.Wait(tokens, TickMilliseconds);
             foreach (var token in tokens[..count])
             {
+                // What the server asks for is answered here, and it may leave no room for the answers: not beyond the end of a call's time.
+                var deadline = Math.Min(Environment.TickCount64, _channel.OldestCall()) + patience;
                 if (token == SocketToken)
-                    _channel.Poll();
+                    _channel.Poll(deadline);
                 else if (token == TwinToken)
-                    _twin!.Poll();
+                    _twin!.Poll(deadline);
             }
 
             // Without the second socket the device cannot reach memory any more.

@@ -16,6 +16,7 @@ namespace Virtbus.Transports.VfioUser;
 public sealed class VfioUserFunction : IPciFunction
 {
     private const uint ConfigRegion = VfioUserProtocol.ConfigRegion;
+    private const ulong PageSize = VfioUserProtocol.PageSize;
 
     private readonly VfioUserClient _client;
     private readonly VfioUserFunctionConfig _config;
@@ -35,9 +36,10 @@ public sealed class VfioUserFunction : IPciFunction
     private int _isLost;
     private bool _disposed;
 
-    private VfioUserFunction(string path, VfioUserClientOptions options)
+    private VfioUserFunction(string path, VfioUserClientOptions options, CancellationToken cancellationToken)
     {
-        _client = VfioUserClient.Connect(path, options with { Lost = Lose, ServeMemory = true });
+        _client = VfioUserClient.Connect(path, options with { Lost = Lose, ServeMemory = true }, cancellationToken);
+        using var cancelled = _client.CloseWhen(cancellationToken);
         // A server that takes its memory away is as one that is gone.
         _mappings = new MappingAccount(() => _client.Close(new Fault(Errno.ECONNRESET, "the memory of a BAR is gone")));
         try
@@ -69,6 +71,7 @@ public sealed class VfioUserFunction : IPciFunction
             FindTables();
             for (var bar = 0; bar < PciBar.Count; bar++)
                 FindAreas(bar);
+            cancellationToken.ThrowIfCancellationRequested();
         }
         catch
         {
@@ -77,6 +80,7 @@ public sealed class VfioUserFunction : IPciFunction
                 memory.Dispose();
             _mappings.Dispose();
             _client.Dispose();
+            cancellationToken.ThrowIfCancellationRequested();
             throw;
         }
     }
@@ -96,9 +100,12 @@ public sealed class VfioUserFunction : IPciFunction
     /// <summary>Connects to a function's server.</summary>
     /// <param name="path">Path of the server's socket.</param>
     /// <param name="options">What the server is told; <see cref="VfioUserClientOptions.Lost"/> and <see cref="VfioUserClientOptions.ServeMemory"/> are the function's own.</param>
+    /// <param name="cancellationToken">Ends the wait for the server.</param>
     /// <returns>The function, in no slot.</returns>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     /// <exception cref="VirtbusException">As <see cref="VfioUserClient.Connect"/>; ENODEV: the device is no PCI function.</exception>
-    public static VfioUserFunction Connect(string path, VfioUserClientOptions? options = null) => new(path, options ?? new VfioUserClientOptions());
+    public static VfioUserFunction Connect(string path, VfioUserClientOptions? options = null, CancellationToken cancellationToken = default) =>
+        new(path, options ?? new VfioUserClientOptions(), cancellationToken);
 
     /// <inheritdoc/>
     public void SetLostCallback(Action? lost)
@@ -349,10 +356,10 @@ public sealed class VfioUserFunction : IPciFunction
     {
         if (_config.Bars[bar].Kind == PciBarKind.None || !_client.TryGetRegionInfo((uint)bar, out var info, out _))
             return;
-        // What lies over the MSI-X table is not to be mapped past it. What is no file in memory is not to be mapped at all, by a user of the
-        // function neither: who serves its pages may let everybody wait who touches one. Both go by messages.
-        var areas = info!.Areas.Where(area => !IsOverTable(bar, area) && area.File.IsMemoryFile()).ToList();
-        _areas[bar] = [.. areas.Select(area => new PciBarArea(area.Offset, area.Size, area.File, area.FileOffset))];
+        // What is no file in memory is not to be mapped at all, by a user of the function neither: who serves its pages may let everybody wait
+        // who touches one. It goes by messages.
+        var areas = info!.Areas.Where(area => area.File.IsMemoryFile()).SelectMany(area => AroundTables(bar, area)).ToList();
+        _areas[bar] = [.. areas.Select(area => new PciBarArea(area.Offset, area.Size, area.File, area.FileOffset) { IsPeerMemory = true })];
         var mapped = new List<(ulong, HostMemory)>();
         foreach (var area in areas)
         {
@@ -370,15 +377,21 @@ public sealed class VfioUserFunction : IPciFunction
         }
     }
 
-    private bool IsOverTable(int bar, VfioRegionArea area)
+    // What lies over the MSI-X table or its pending bits is not to be mapped past them; the rest of such an area is.
+    private IEnumerable<VfioRegionArea> AroundTables(int bar, VfioRegionArea area)
     {
+        List<(ulong From, ulong To)> parts = [(area.Offset, area.Offset + area.Size)];
         for (var i = 0; i < 2; i++)
         {
-            if (_tableBars[i] == bar && area.Offset < _tables[i].End && _tables[i].Start < area.Offset + area.Size)
-                return true;
+            if (_tableBars[i] != bar)
+                continue;
+            // A map has whole pages.
+            var first = _tables[i].Start & ~(PageSize - 1);
+            var last = (_tables[i].End + PageSize - 1) & ~(PageSize - 1);
+            parts = [.. parts.SelectMany(part => new[] { (part.From, Math.Min(part.To, first)), (Math.Max(part.From, last), part.To) }).Where(part => part.Item1 < part.Item2)];
         }
 
-        return false;
+        return parts.Select(part => area with { Offset = part.From, Size = part.To - part.From, FileOffset = area.FileOffset + (part.From - area.Offset) });
     }
 
     /// <summary>Where an access goes: the MSI-X table (0), its pending bits (1), mapped memory, or the server. False when it leaves the BAR.</summary>

@@ -83,6 +83,18 @@ internal sealed class VfioUserFunctionConfig
             var at = offset + i;
             _shadow[at] = (byte)((_shadow[at] & ~_writable[at]) | (source[i] & _writable[at]));
         }
+
+        if (Msi != 0)
+            ClipMsi();
+    }
+
+    // More vectors than there are cannot be given.
+    private void ClipMsi()
+    {
+        var flags = Word(Msi + PciMsi.PCI_MSI_FLAGS);
+        var given = Math.Min((flags & PciMsi.PCI_MSI_FLAGS_QSIZE) >> PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT, BitOperations.Log2((uint)MsiVectors));
+        BinaryPrimitives.WriteUInt16LittleEndian(
+            _shadow.AsSpan(Msi + PciMsi.PCI_MSI_FLAGS), (ushort)((flags & ~PciMsi.PCI_MSI_FLAGS_QSIZE) | (given << PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT)));
     }
 
     /// <summary>The next run of bytes that the server is told of; false when there is none.</summary>

@@ -17,15 +17,6 @@ public sealed class VfioUserFunctionProvider : IPciFunctionProvider
     public async ValueTask<IPciFunction> OpenAsync(string name, CancellationToken cancellationToken = default)
     {
         // The greeting waits for the server, and nobody else shall wait for that.
-        var opening = Task.Run(() => VfioUserFunction.Connect(name), CancellationToken.None);
-        try
-        {
-            return await opening.WaitAsync(cancellationToken);
-        }
-        catch (OperationCanceledException) when (!opening.IsFaulted)
-        {
-            _ = opening.ContinueWith(static o => o.Result.Dispose(), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
-            throw;
-        }
+        return await Task.Run(() => VfioUserFunction.Connect(name, cancellationToken: cancellationToken), CancellationToken.None);
     }
 }

@@ -217,7 +217,7 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
                 last = at;
                 // Of a header that is not all there it is not known yet.
                 lastIsAble = !whole || IsAble(at);
-                if (whole && lastIsAble)
+                if (whole && Uses(at))
                 {
                     able = at;
                     ables++;
@@ -268,5 +268,11 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
     {
         var message = new VfioUserMessage(_buffer.AsSpan(at, VfioUserProtocol.HeaderSize), null);
         return VfioUserProtocol.MayCarryDescriptors(message.Command, message.IsReply);
+    }
+
+    private bool Uses(int at)
+    {
+        var message = new VfioUserMessage(_buffer.AsSpan(at, VfioUserProtocol.HeaderSize), null);
+        return VfioUserProtocol.UsesDescriptors(message.Command, message.IsReply);
     }
 }

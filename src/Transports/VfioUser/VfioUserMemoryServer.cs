@@ -27,7 +27,7 @@ internal sealed class VfioUserMemoryServer(IoAccess? memory, int maxTransfer)
         if (error != Errno.None)
             size = HeaderSize;
         VfioUserMessage.WriteHeader(_reply, message.Id, message.Command, size, error == Errno.None ? TypeReply : TypeReply | ErrorFlag, error);
-        if (!Channel.TrySend(_reply.AsSpan(0, size), default))
+        if (!Channel.TryAnswer(_reply.AsSpan(0, size)))
             fault = Channel.End;
         return fault == Fault.None;
     }

@@ -10,49 +10,56 @@ namespace Virtbus.Transports.VfioUser;
 internal static class VfioUserPeers
 {
     private static readonly Lock _lock = new();
-    private static readonly Dictionary<int, (VfioOwner User, int Connections)> _users = [];
+    private static readonly List<Peer> _peers = [];
 
     /// <summary>A process has connected. To be given back by <see cref="Leave"/>.</summary>
-    /// <param name="process">The kernel's word for who connected; 0 when it may not say, and then nobody is the same as another.</param>
-    internal static VfioOwner Enter(int process)
+    /// <param name="stream">The connection.</param>
+    /// <returns>The user: the same one for connections that one process made. When it cannot be told who made it, nobody is the same as another.</returns>
+    internal static VfioOwner Enter(UnixStream stream) => Enter(PeerProcess.TryFind(stream));
+
+    /// <summary>As the other one.</summary>
+    /// <param name="process">Who connected, alive a moment ago; it is taken over. Null when that is not known.</param>
+    internal static VfioOwner Enter(PeerProcess? process)
     {
-        if (process == 0)
-            return new VfioOwner("a process of another container");
+        if (process is null)
+            return new VfioOwner("a process that is not known");
         lock (_lock)
         {
-            var (user, connections) = _users.GetValueOrDefault(process);
-            user ??= new VfioOwner(NameOf(process));
-            _users[process] = (user, connections + 1);
-            return user;
+            // Two live processes do not have one number. One that has ended has connections still that others hold; its number may be another's by now.
+            if (_peers.Find(p => p.Process.Number == process.Number && !p.Process.HasEnded) is { } peer)
+            {
+                process.Dispose();
+            }
+            else
+            {
+                peer = new Peer(process, new VfioOwner(process.Name));
+                _peers.Add(peer);
+            }
+
+            peer.Connections++;
+            return peer.User;
         }
     }
 
     /// <summary>A connection is over.</summary>
-    internal static void Leave(int process)
+    /// <param name="user">What <see cref="Enter(UnixStream)"/> answered.</param>
+    internal static void Leave(VfioOwner user)
     {
-        if (process == 0)
-            return;
         lock (_lock)
         {
-            var (user, connections) = _users[process];
-            if (connections == 1)
-                _users.Remove(process);
-            else
-                _users[process] = (user, connections - 1);
+            if (_peers.Find(p => p.User == user) is not { } peer || --peer.Connections > 0)
+                return;
+            _peers.Remove(peer);
+            peer.Process.Dispose();
         }
     }
 
-    // For messages: by the number the person finds who holds the device.
-    private static string NameOf(int process)
+    private sealed class Peer(PeerProcess process, VfioOwner user)
     {
-        try
-        {
-            return $"process {process} ({PrintableText.Escape(File.ReadAllText($"/proc/{process}/comm").TrimEnd('\n'))})";
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            // It has gone already, or is of another container.
-            return $"process {process}";
-        }
+        internal PeerProcess Process { get; } = process;
+
+        internal VfioOwner User { get; } = user;
+
+        internal int Connections { get; set; }
     }
 }

@@ -90,8 +90,15 @@ internal static class VfioUserProtocol
     internal const uint FeatureLoggingReport = 8;
     internal const uint FeatureMigDataSize = 9;
 
-    /// <summary>Whether a message can have descriptors at all; those of another were taken for its own.</summary>
-    internal static bool MayCarryDescriptors(VfioUserCommand command, bool isReply) => isReply
+    /// <summary>
+    /// Whether a message can have descriptors at all; those of another were taken for its own. An unmap has no use for one, but SPDK's
+    /// initiator sends that of the map with it.
+    /// </summary>
+    internal static bool MayCarryDescriptors(VfioUserCommand command, bool isReply) =>
+        UsesDescriptors(command, isReply) || (!isReply && command == VfioUserCommand.DMA_UNMAP);
+
+    /// <summary>Whether descriptors of a message mean something.</summary>
+    internal static bool UsesDescriptors(VfioUserCommand command, bool isReply) => isReply
         ? command is VfioUserCommand.VERSION or VfioUserCommand.DEVICE_GET_REGION_INFO or VfioUserCommand.DEVICE_GET_REGION_IO_FDS
         : command is VfioUserCommand.DMA_MAP or VfioUserCommand.DEVICE_SET_IRQS;
 

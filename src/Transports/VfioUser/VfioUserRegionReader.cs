@@ -61,13 +61,13 @@ internal static class VfioUserRegionReader
         var areas = new List<VfioRegionArea>();
         if (known.HasFlag(VfioRegionFlags.Mmap) && descriptors.Count == 1)
         {
+            // One for all areas, as the server has it: who offers the region on tells by it that they go together.
             FileDescriptor? file = null;
             foreach (var (start, length) in sparse ?? [(0, size)])
             {
                 if (length == 0 || start > size || length > size - start)
                     continue;
-                file ??= descriptors[0].Duplicate();
-                areas.Add(new VfioRegionArea(start, length, file, unchecked(offset + start)));
+                areas.Add(new VfioRegionArea(start, length, file ??= descriptors[0].Duplicate(), unchecked(offset + start)));
             }
         }
 

@@ -11,7 +11,7 @@ namespace Virtbus.Transports.VfioUser;
 /// </summary>
 /// <param name="channel">Where the requests go.</param>
 /// <param name="maxTransfer">The most bytes in one request.</param>
-/// <param name="timeout">How long the client may take for one, in milliseconds.</param>
+/// <param name="timeout">How long the client may take for one, in milliseconds, the sending included.</param>
 /// <param name="answerFirst">Called before each request; sends the answer that the client waits for, if there is one that can be sent.</param>
 internal sealed class VfioUserRemoteMemory(VfioUserChannel channel, int maxTransfer, int timeout, Action answerFirst) : IRemoteMemory
 {

@@ -23,7 +23,10 @@ public sealed record VfioUserServerOptions
     /// </summary>
     public bool HeaderByHeader { get; init; }
 
-    /// <summary>How long a client may take to answer a request for its memory; the device's access fails then.</summary>
+    /// <summary>
+    /// How long a client may take to answer a request for its memory, the device's access failing then; and to make room for an answer that it
+    /// asked for, its connection ending then.
+    /// </summary>
     public TimeSpan AnswerTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
     /// <summary>How long a client may take from its connecting to its first message; others wait meanwhile.</summary>

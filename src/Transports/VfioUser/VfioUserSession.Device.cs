@@ -44,7 +44,8 @@ internal sealed partial class VfioUserSession
         // One descriptor for a region, and one offset in its file: areas that lie elsewhere are read and written by messages.
         var areas = info!.Areas.Count == 0 ? [] : info.Areas.Where(area => area.File == info.Areas[0].File &&
             unchecked(area.FileOffset - area.Offset == info.Areas[0].FileOffset - info.Areas[0].Offset)).ToArray();
-        var mmap = info.Flags.HasFlag(VfioRegionFlags.Mmap) && areas.Length > 0;
+        // Who takes no descriptor maps nothing.
+        var mmap = info.Flags.HasFlag(VfioRegionFlags.Mmap) && areas.Length > 0 && _peer.MaxDescriptors > 0;
         var sparse = mmap && !(areas.Length == 1 && areas[0].Offset == 0 && areas[0].Size == info.Size);
         var size = RegionInfoSize + (sparse ? SparseHeaderSize + (areas.Length * SparseAreaSize) : 0) + (info.Type is null ? 0 : TypeCapabilitySize);
         // What does not fit is told by its size; the client asks again. Without the capabilities a descriptor would say too much.
@@ -287,6 +288,7 @@ internal sealed partial class VfioUserSession
     {
         _stream?.Dispose();
         _stream = null;
+        _unsent = [];
     }
 
     private bool TryStartLog(in VfioUserMessage message, out Fault fault)
@@ -336,15 +338,17 @@ internal sealed partial class VfioUserSession
         var bytes = BitmapSize(size, pageSize);
         if (bytes > (ulong)_options.MaxDataTransfer || message.Word(0) < (ulong)Head + bytes)
             return Refuse(Errno.EINVAL, "the bitmap is larger than an answer may be", out fault);
+        // What nobody hears of stays in the log.
+        var range = new IovaRange(new Iova(start), size);
+        if (!message.WantsReply)
+            return _handle.DmaLogging!.CanReport(range, pageSize, out fault);
         if (!TryReply(message, Head + (int)bytes, out var reply))
             return true;
         message.Payload[..Head].CopyTo(reply);
         BinaryPrimitives.WriteUInt32LittleEndian(reply, (uint)(Head + (int)bytes));
         var bitmap = MemoryMarshal.Cast<byte, ulong>(reply[Head..]);
         bitmap.Clear();
-        if (!_handle.DmaLogging!.TryReport(new IovaRange(new Iova(start), size), pageSize, bitmap, out fault))
-            return false;
-        return !message.WantsReply || Keep(Head + (int)bytes);
+        return _handle.DmaLogging!.TryReport(range, pageSize, bitmap, out fault) && Keep(Head + (int)bytes);
     }
 
     // Migration data.
@@ -360,7 +364,9 @@ internal sealed partial class VfioUserSession
             return Refuse(Errno.EINVAL, "no state of the device is being read", out fault);
         if (!message.WantsReply || !TryReply(message, MigrationDataSize + (int)size, out var reply))
             return true;
-        var have = 0;
+        var have = Math.Min(_unsent.Length, (int)size);
+        _unsent.AsSpan(0, have).CopyTo(reply[MigrationDataSize..]);
+        _unsent = have < _unsent.Length ? _unsent[have..] : [];
         // Less than asked for says that the stream is at its end, so a short read of the device's is not one of the client's.
         while (have < (int)size)
         {
@@ -369,6 +375,8 @@ internal sealed partial class VfioUserSession
                 // Nothing more for now, while it runs still.
                 if (fault.Errno == Errno.ENOMSG)
                     break;
+                // An answer that is short would say that this is all. What was read goes with the next one.
+                _unsent = reply.Slice(MigrationDataSize, have).ToArray();
                 return false;
             }
 

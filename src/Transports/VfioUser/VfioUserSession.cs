@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Microsoft.Extensions.Logging;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
@@ -14,15 +15,13 @@ namespace Virtbus.Transports.VfioUser;
 /// </summary>
 internal sealed partial class VfioUserSession : IDisposable
 {
-    private const int MaxVersionMessage = 4096;
-
     private readonly VfioUserServer _server;
     private readonly VfioDevice _device;
     private readonly VfioUserServerOptions _options;
     private readonly ILogger _logger;
     private readonly long _number;
     private readonly bool _trace;
-    private readonly int _process;
+    private readonly VfioOwner _user;
     private readonly VfioUserChannel _channel;
     private readonly VfioUserOutbox _outbox;
     private readonly MappingAccount _mappings;
@@ -36,6 +35,8 @@ internal sealed partial class VfioUserSession : IDisposable
     private VfioUserChannel? _twin;
     private VfioUserRemoteMemory? _remote;
     private VfioMigrationStream? _stream;
+    // What was read of the stream for an answer that could not be given.
+    private byte[] _unsent = [];
     private int _answerSize;
     private bool _unsealedWarned;
     private bool _headersWarned;
@@ -49,10 +50,11 @@ internal sealed partial class VfioUserSession : IDisposable
         _logger = logger;
         _number = number;
         _trace = logger.IsEnabled(LogLevel.Debug);
-        _channel = new VfioUserChannel(stream, options.HeaderByHeader);
+        _channel = new VfioUserChannel(stream, options.HeaderByHeader, options.AnswerTimeout);
         _outbox = new VfioUserOutbox(_channel);
         _mappings = new MappingAccount(LoseMemory, options.Mappings);
-        _container = new VfioContainer(VfioUserPeers.Enter(_process = _channel.PeerProcess), new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
+        _user = VfioUserPeers.Enter(stream);
+        _container = new VfioContainer(_user, new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
     }
 
     /// <summary>Ends the connection from outside. Safe from any thread.</summary>
@@ -101,7 +103,7 @@ internal sealed partial class VfioUserSession : IDisposable
         // Nothing of the device's DMA is under way when this returns: what waited for the client was given up above.
         _container.Dispose();
         _mappings.Dispose();
-        VfioUserPeers.Leave(_process);
+        VfioUserPeers.Leave(_user);
         foreach (var signals in _doorbells.Values)
         {
             foreach (var signal in signals)
@@ -140,14 +142,46 @@ internal sealed partial class VfioUserSession : IDisposable
     {
         if (message.Command != VfioUserCommand.VERSION || message.Type != TypeCommand)
             return Refuse(Errno.EINVAL, "the first message is not VERSION", out fault);
-        if (message.Payload.Length is < VersionSize or > MaxVersionMessage || message.DescriptorCount != 0 || !message.WantsReply)
+        if (message.Payload.Length < VersionSize || message.DescriptorCount != 0 || !message.WantsReply)
             return Refuse(Errno.EINVAL, "VERSION has a size, descriptors or flags that it does not have", out fault);
         if (BinaryPrimitives.ReadUInt16LittleEndian(message.Payload) != Major)
             return Refuse(Errno.EINVAL, "the client speaks another major version", out fault);
         if (!VfioUserCapabilities.TryParse(message.Payload[VersionSize..], out _peer, out fault))
             return false;
         var minor = Math.Min(BinaryPrimitives.ReadUInt16LittleEndian(message.Payload[2..]), Minor);
-        if (!_mappings.TryReserve(out fault) || !_container.TryOpen(_device, out var handle, out fault))
+        if (!_mappings.TryReserve(out fault))
+            return false;
+        var twin = _peer.TwinSocket && _options.TwinSocket && _peer.MaxDescriptors > 0;
+        // Before the device is opened, which resets it: there may be no descriptor left.
+        if (!TryMakeTwin(twin, out var theirs, out fault))
+            return false;
+        using (theirs)
+            return TryOpen(message, minor, theirs, out fault);
+    }
+
+    private bool TryMakeTwin(bool wanted, out UnixStream? theirs, out Fault fault)
+    {
+        theirs = null;
+        fault = Fault.None;
+        if (!wanted)
+            return true;
+        try
+        {
+            (var ours, theirs) = UnixStream.CreatePair();
+            Volatile.Write(ref _twin, VfioUserChannel.ForReplies(ours, _options.AnswerTimeout));
+            theirs.TryMakeBlocking();
+            return true;
+        }
+        catch (VirtbusException e)
+        {
+            fault = new Fault(e.Errno, e.Message);
+            return false;
+        }
+    }
+
+    private bool TryOpen(in VfioUserMessage message, ushort minor, UnixStream? twin, out Fault fault)
+    {
+        if (!_container.TryOpen(_device, out var handle, out fault))
             return false;
         _handle = handle!;
         _info = handle!.Info;
@@ -157,33 +191,25 @@ internal sealed partial class VfioUserSession : IDisposable
             if (revoked)
                 Close(new Fault(Errno.ECONNRESET, "the device was taken away"));
         });
-        var twin = _peer.TwinSocket && _options.TwinSocket;
+        // What the client did not ask for is not offered: one that knows nothing of it may not even pass it over.
         var text = new VfioUserCapabilities
         {
             MaxDescriptors = _options.MaxDescriptors,
             MaxDataTransfer = (ulong)_options.MaxDataTransfer,
             MaxDmaMaps = (ulong)_options.MaxDmaMaps,
-            WriteMultiple = true,
+            WriteMultiple = _peer.WriteMultiple,
             Migration = _peer.Migration && handle.Migration is not null,
-            TwinSocket = twin,
-            TwinIndex = twin ? 0 : -1,
+            TwinSocket = twin is not null,
+            TwinIndex = twin is not null ? 0 : -1,
         }.ToText();
         if (!TryReply(message, VersionSize + text.Length, out var bytes))
             return true;
         BinaryPrimitives.WriteUInt16LittleEndian(bytes, Major);
         BinaryPrimitives.WriteUInt16LittleEndian(bytes[2..], minor);
         text.CopyTo(bytes[VersionSize..]);
-        if (!twin)
+        if (twin is null)
             return Keep(VersionSize + text.Length);
-        var (ours, theirs) = UnixStream.CreatePair();
-        var channel = VfioUserChannel.ForReplies(ours);
-        Volatile.Write(ref _twin, channel);
-        using (theirs)
-        {
-            theirs.TryMakeBlocking();
-            _outbox.TrySend(HeaderSize + VersionSize + text.Length, [theirs.Descriptor]);
-        }
-
+        _outbox.TrySend(HeaderSize + VersionSize + text.Length, [twin.Descriptor]);
         return true;
     }
 
@@ -344,10 +370,14 @@ internal sealed partial class VfioUserSession : IDisposable
         if (count > (ulong)(message.Payload.Length / WriteMultiEntrySize) ||
             message.Payload.Length != WriteMultiHeaderSize + ((int)count * WriteMultiEntrySize))
             return Refuse(Errno.EINVAL, "the message's size is not that of its data", out fault);
+        // All of them are looked at before the first is done.
         for (var i = 0; i < (int)count; i++)
         {
-            if (message.Word(WriteMultiHeaderSize + (i * WriteMultiEntrySize) + 12) is 0 or > WriteMultiData)
+            var at = WriteMultiHeaderSize + (i * WriteMultiEntrySize);
+            if (message.Word(at + 12) is 0 or > WriteMultiData)
                 return Refuse(Errno.EINVAL, "an entry has no data, or more than fits into it", out fault);
+            if (!_handle.CanWrite(message.Word(at + 8), message.Long(at), (int)message.Word(at + 12), out fault))
+                return false;
         }
 
         if (_remote is not null && message.WantsReply)
@@ -448,6 +478,8 @@ internal sealed partial class VfioUserSession : IDisposable
             return false;
         // The flags have the bits of DmaAccess.
         var access = (DmaAccess)(flags & (DmaReadFlag | DmaWriteFlag));
+        if (message.DescriptorCount == 0 && (flags & DmaHintFlags) != 0)
+            return Refuse(Errno.EINVAL, "the flags ask to map a file or to read and write it, but no descriptor came", out fault);
         if (message.DescriptorCount == 0)
             return TryMapRemote(new IovaRange(new Iova(start), size), access, out fault) && Reply(message, 0, out fault);
         NoteHeaders();
@@ -470,17 +502,18 @@ internal sealed partial class VfioUserSession : IDisposable
 
     private bool TryMapRemote(IovaRange range, DmaAccess access, out Fault fault)
     {
-        if (_remote is null)
-        {
-            // From here on other threads may wait for replies, and the answers to requests go out one by one.
-            _channel.Share();
-            var most = (int)Math.Min(_peer.MaxDataTransfer, MaxDataTransfer);
-            _remote = new VfioUserRemoteMemory(_twin ?? _channel, most, (int)_options.AnswerTimeout.TotalMilliseconds, AnswerFirst);
-            if (_server.MayLog())
-                VfioUserLog.MessageDma(_logger, _server.Path, _number);
-        }
-
-        return Space.TryMap(range, _remote, access, out fault);
+        if (_remote is not null)
+            return Space.TryMap(range, _remote, access, out fault);
+        // From here on other threads may wait for replies, and the answers to requests go out one by one.
+        _channel.Share();
+        var most = (int)Math.Min(_peer.MaxDataTransfer, MaxDataTransfer);
+        var remote = new VfioUserRemoteMemory(_twin ?? _channel, most, (int)_options.AnswerTimeout.TotalMilliseconds, AnswerFirst);
+        if (!Space.TryMap(range, remote, access, out fault))
+            return false;
+        _remote = remote;
+        if (_server.MayLog())
+            VfioUserLog.MessageDma(_logger, _server.Path, _number);
+        return true;
     }
 
     private bool TryUnmap(in VfioUserMessage message, out Fault fault)
@@ -508,6 +541,9 @@ internal sealed partial class VfioUserSession : IDisposable
 
     private bool TryUnmap(IovaRange range, out Fault fault)
     {
+        // Accesses that are under way are given up, so not for an unmap that is refused.
+        if (!Space.CanUnmap(range, out fault))
+            return false;
         _remote?.Block(range.Start.Value, range.Last);
         var unmapped = Space.TryUnmap(range, out _, out fault);
         _remote?.Unblock();
@@ -530,19 +566,19 @@ internal sealed partial class VfioUserSession : IDisposable
         ulong pageSize = message.Long(DmaUnmapSize), bytes = message.Long(DmaUnmapSize + 8);
         if (_handle.DmaLogging is not { } logging)
             return Refuse(Errno.EINVAL, "the device has no log of written pages", out fault);
-        if (pageSize < PageSize || !ulong.IsPow2(pageSize) || bytes != BitmapSize(range.Size, pageSize))
+        // A larger one is good, as for the kernel.
+        if (pageSize < PageSize || !ulong.IsPow2(pageSize) || bytes < BitmapSize(range.Size, pageSize))
             return Refuse(Errno.EINVAL, "the bitmap's size is not that of the range", out fault);
         if (bytes > (ulong)_options.MaxDataTransfer || message.Word(0) < (ulong)Head + bytes)
             return Refuse(Errno.EINVAL, "the bitmap is larger than an answer may be", out fault);
-        if (!TryReply(message, Head + (int)bytes, out var reply))
+        // The log is read when nothing is written any more. It loses what it gives, so all that can be refused is refused before that.
+        if (!logging.CanReport(range, pageSize, out fault) || !TryUnmap(range, out fault))
+            return false;
+        if (!message.WantsReply || !TryReply(message, Head + (int)bytes, out var reply))
             return true;
         message.Payload[..Head].CopyTo(reply);
-        var bitmap = System.Runtime.InteropServices.MemoryMarshal.Cast<byte, ulong>(reply[Head..]);
-        bitmap.Clear();
-        // Once before, so that nothing is unmapped when there is no log to be had; once behind, when nothing is written any more.
-        if (!logging.TryReport(range, pageSize, bitmap, out fault) || !TryUnmap(range, out fault) ||
-            !logging.TryReport(range, pageSize, bitmap, out fault))
-            return false;
-        return !message.WantsReply || Keep(Head + (int)bytes);
+        reply[Head..].Clear();
+        var used = (int)BitmapSize(range.Size, pageSize);
+        return logging.TryReport(range, pageSize, MemoryMarshal.Cast<byte, ulong>(reply.Slice(Head, used)), out fault) && Keep(Head + (int)bytes);
     }
 }

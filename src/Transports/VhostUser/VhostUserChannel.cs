@@ -6,6 +6,9 @@ namespace Virtbus.Transports.VhostUser;
 /// <summary>Messages on a socket: a header read on its own, so that its descriptors are known to be its own, then exactly its payload.</summary>
 internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDisposable
 {
+    // How long a front end may leave no room for a reply that it asked for.
+    private const int ReplyMilliseconds = 10_000;
+
     private readonly byte[] _header = new byte[VhostUserProtocol.HeaderSize];
     private readonly byte[] _payload = new byte[VhostUserProtocol.MaxPayload];
     private readonly byte[] _reply = new byte[VhostUserProtocol.HeaderSize + VhostUserProtocol.ConfigHeaderSize + VhostUserProtocol.MaxConfig];
@@ -51,20 +54,32 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
     }
 
     /// <summary>Sends the reply to a request, its payload being the first bytes of <see cref="ReplyPayload"/>.</summary>
-    /// <returns>False when the front end is gone.</returns>
+    /// <returns>False when the front end is gone, or makes no room for the reply.</returns>
     internal bool TryReply(VhostUserRequest request, int size)
     {
         BinaryPrimitives.WriteUInt32LittleEndian(_reply, (uint)request);
         BinaryPrimitives.WriteUInt32LittleEndian(_reply.AsSpan(4), VhostUserProtocol.Version | VhostUserProtocol.ReplyFlag);
         BinaryPrimitives.WriteUInt32LittleEndian(_reply.AsSpan(8), (uint)size);
         var rest = _reply.AsSpan(0, VhostUserProtocol.HeaderSize + size);
+        var since = 0L;
         while (!rest.IsEmpty)
         {
             var sent = stream.Send(rest, [], out var error);
             if (sent >= 0)
+            {
                 rest = rest[sent..];
-            else if (error != Errno.EAGAIN || !Polling.Wait(stream.Descriptor, forWriting: true, cancel))
+                continue;
+            }
+
+            if (error != Errno.EAGAIN)
                 return false;
+            var now = Environment.TickCount64;
+            since = since == 0 ? now : since;
+            if (Polling.Wait(stream.Descriptor, forWriting: true, cancel, (int)Math.Max(0, since + ReplyMilliseconds - now)))
+                continue;
+            // A part of it may be gone: nothing sensible can follow, and the next receive ends the session.
+            stream.Shutdown();
+            return false;
         }
 
         return true;

@@ -317,6 +317,46 @@ public sealed class SriovTests
     }
 
     [Fact]
+    public async Task Reset_attribute_of_the_physical_function_tells_the_drivers_of_all_and_keeps_their_number()
+    {
+        var world = await PciWorld.NewAsync();
+        await world.RegisterAsync("pf", Cards);
+        await world.RegisterAsync("vf", Parts);
+        var (card, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
+        await world.WriteAsync(device, "sriov_numvfs", "2");
+        var functions = device.VirtualFunctions.ToArray();
+        world.ClearCalls();
+        await world.WriteAsync(device, "reset", "1");
+        Assert.Equal(
+            [
+                "vf prepare 0000:01:00.1", "vf prepare 0000:01:00.2", "pf prepare 0000:01:00.0",
+                "pf done 0000:01:00.0", "vf done 0000:01:00.2", "vf done 0000:01:00.1",
+            ],
+            world.Calls);
+        Assert.Equal("2\n", world.Read(device.DevPath + "/sriov_numvfs"));
+        Assert.Equal(functions, device.VirtualFunctions);
+        Assert.Equal(card.VirtualFunctions, functions.Select(f => f.Function));
+    }
+
+    [Fact]
+    public async Task Renewed_functions_are_others_behind_the_same_devices()
+    {
+        var world = await PciWorld.NewAsync();
+        await world.RegisterAsync("pf", Cards);
+        await world.RegisterAsync("vf", Parts);
+        var (card, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
+        await world.WriteAsync(device, "sriov_numvfs", "2");
+        var functions = device.VirtualFunctions.ToArray();
+        functions[0].GetRegion(0).Write32(0, 7);
+        var between = -1;
+        device.RenewVirtualFunctions(() => between = card.VirtualFunctions.Count);
+        Assert.Equal((0, 2), (between, card.VirtualFunctions.Count));
+        Assert.Equal(functions, device.VirtualFunctions);
+        Assert.Equal(card.VirtualFunctions, functions.Select(f => f.Function));
+        Assert.Equal(0u, functions[0].GetRegion(0).Read32(0));
+    }
+
+    [Fact]
     public async Task Two_hundred_and_fifty_six_functions_are_there_and_bound()
     {
         var world = await PciWorld.NewAsync();

@@ -1,3 +1,4 @@
+using Virtbus.Drivers.VfioPci;
 using Virtbus.Hardware.Probe;
 using Virtbus.Platform;
 using Virtbus.Tests.Vfio.Core;
@@ -199,6 +200,34 @@ public sealed class VfioPciConfigTests
         Assert.Equal(0, device.ReadConfig16(msi + 2) & 0x71);
         Assert.Equal(0, device.ReadConfig16(msix + 2) & 0xC000);
         Assert.Equal(device.ReadConfig32(msix + 4), user.Config32(msix + 4));
+    }
+
+    [Fact]
+    public async Task More_than_a_function_is_capable_of_never_reads_back()
+    {
+        var world = await VfioPciWorld.NewAsync();
+        var device = await world.PlugAsync(new ScratchFunction());
+        using var user = VfioPciWorld.Open(device);
+        int msi = user.Capability(Msi), control = user.Capability(Express) + 8;
+        var capable = (user.Config16(msi + 2) & 0xE) >> 1;
+        Assert.Equal(3, capable);
+        user.Config16(msi + 2, 0x70);
+        Assert.Equal(capable, (user.Config16(msi + 2) & 0x70) >> 4);
+        // By its byte alone too.
+        user.Write(PciUser.Config, (ulong)msi + 2, 1, 0x60);
+        Assert.Equal(capable, (user.Config16(msi + 2) & 0x70) >> 4);
+        // And with vectors set up no more than those: three need two bits.
+        using var signal = new EventFd();
+        user.SetTrigger(VfioPciIrq.VFIO_PCI_MSI_IRQ_INDEX, 0, signal, signal, signal);
+        user.Config16(msi + 2, 0x71);
+        Assert.Equal(0x21, user.Config16(msi + 2) & 0x71);
+        user.Config16(msi + 2, 0x11);
+        Assert.Equal(0x11, user.Config16(msi + 2) & 0x71);
+        user.Config32(msi + 16, uint.MaxValue);
+        Assert.Equal(0xFFu, user.Config32(msi + 16));
+        // Payload of 256 bytes, reads of 4096.
+        user.Config16(control, 0x70E0);
+        Assert.Equal(0x5020, user.Config16(control) & 0x70E0);
     }
 
     [Fact]

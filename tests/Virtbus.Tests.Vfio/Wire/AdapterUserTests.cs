@@ -10,6 +10,7 @@ using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Net;
 using Virtbus.Subsystems.Vfio;
+using Virtbus.Tests.Vfio.Pci;
 using Virtbus.Transports.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
 using static Virtbus.Transports.VfioUser.VfioUserCommand;
@@ -182,6 +183,32 @@ public sealed class AdapterUserTests : IAsyncLifetime
         await OthersGoOnAsync();
     }
 
+    [Fact]
+    public async Task User_of_a_virtual_function_outlives_a_reset_of_the_physical_one_which_resets_it()
+    {
+        using var client = Connect();
+        client.Do(DEVICE_SET_IRQS, Irqs(SetEventFd, MsiX, 0, 1), client.Signal.Descriptor).Dispose();
+        RingCommands(client, 1);
+        WireFixture.Until(() => ReadLong(client, 0xD0) == 1, "the answer to a command");
+        Assert.True(PciUser.Arrives(client.Signal));
+        var (functions, device) = (_adapter.VirtualFunctions.ToArray(), Device);
+        await _fabric.Tree.WriteAsync(_adapter.DevPath + "/reset", "1").AsTask().WaitAsync(Long);
+        Assert.Equal("2\n", _fabric.Tree.Read(_adapter.DevPath + "/sriov_numvfs"));
+        Assert.Equal(functions, _adapter.VirtualFunctions);
+        Assert.Same(device, Device);
+        Assert.True(_server.IsConnected);
+        // As after power-on: no bus master, no rings, not enabled.
+        using (var command = client.Do(REGION_READ, Access(Config, 4, 2)))
+            Assert.Equal([2, 0], command.Payload[16..]);
+        Assert.Equal((0UL, 0UL), (ReadLong(client, 0x80), ReadLong(client, 0x48) & 1));
+        // What the user set up at the system's side stays, as at a reset of its own.
+        SetUp(client);
+        RingCommands(client, 1);
+        WireFixture.Until(() => ReadLong(client, 0xD0) == 1, "the answer to a command after the reset");
+        Assert.True(PciUser.Arrives(client.Signal));
+        await OthersGoOnAsync();
+    }
+
     private PciDevice Function => _adapter.VirtualFunctions[0];
 
     private VfioDevice Device => Assert.Single(Function.Children.OfType<VfioDevice>());
@@ -200,6 +227,13 @@ public sealed class AdapterUserTests : IAsyncLifetime
         var client = new WireClient(_server.Path) { OnRequest = Serve };
         client.Greet();
         client.Do(DMA_MAP, Map(Base, (ulong)_memory.Length)).Dispose();
+        SetUp(client);
+        return client;
+    }
+
+    private void SetUp(WireClient client)
+    {
+        Array.Clear(_memory);
         client.Do(REGION_WRITE, Access(Config, 4, 2, 6, 0)).Dispose();
         WriteLong(client, 0x80, Base);
         WriteLong(client, 0x88, 4);
@@ -207,7 +241,6 @@ public sealed class AdapterUserTests : IAsyncLifetime
         WriteLong(client, 0xC8, 4);
         WriteLong(client, 0x40, 1);
         WireFixture.Until(() => (ReadLong(client, 0x48) & 1) != 0, "the function to be enabled");
-        return client;
     }
 
     // An eventfd as its only vector that is full and blocks who writes to it.

@@ -56,7 +56,6 @@ public sealed class VfioUserBadMessageTests : IDisposable
         { "not VERSION", Message(REGION_READ, Access(0, 0, 4)) },
         { "size, descriptors or flags", Message(VERSION, []) },
         { "size, descriptors or flags", Message(VERSION, [0, 0, 0]) },
-        { "size, descriptors or flags", Message(VERSION, new byte[4097]) },
         { "another major version", Message(VERSION, Version(QemuText, 1)) },
         { "no NUL at its end", Message(VERSION, [0, 0, 0, 0, (byte)'{', (byte)'}']) },
         { "no JSON", Message(VERSION, Version("{")) },
@@ -220,6 +219,8 @@ public sealed class VfioUserBadMessageTests : IDisposable
         { (ushort)DMA_MAP, "argsz is smaller", Map(Base, 0x1000, argsz: 31) },
         { (ushort)DMA_MAP, "allow no access", Map(Base, 0x1000, flags: 0) },
         { (ushort)DMA_MAP, "flags are unknown", Map(Base, 0x1000, flags: 0x13) },
+        { (ushort)DMA_MAP, "no descriptor came", Map(Base, 0x1000, flags: 7) },
+        { (ushort)DMA_MAP, "no descriptor came", Map(Base, 0x1000, flags: 0xB) },
         { (ushort)DMA_MAP, "empty or not of whole pages", Map(Base, 0) },
         { (ushort)DMA_MAP, "empty or not of whole pages", Map(Base + 1, 0x1000) },
         { (ushort)DMA_MAP, "empty or not of whole pages", Map(Base, 0x1001) },
@@ -233,10 +234,12 @@ public sealed class VfioUserBadMessageTests : IDisposable
         { (ushort)DMA_UNMAP, "flags are unknown", Unmap(Base, 0x1000, 4) },
         { (ushort)DMA_UNMAP, "but a range is named", Unmap(Base, 0x1000, 2) },
         { (ushort)DMA_UNMAP, "shorter than its command", Unmap(Base, 0x1000, 1) },
-        { (ushort)DMA_UNMAP, "size is not that of the range", [.. Unmap(Base, 0x1000, 1, 48), .. Longs(0x1000, 16)] },
+        { (ushort)DMA_UNMAP, "size is not that of the range", [.. Unmap(Base, 0x4000_0000, 1, 48), .. Longs(0x1000, 16)] },
         { (ushort)DMA_UNMAP, "size is not that of the range", [.. Unmap(Base, 0x1000, 1, 48), .. Longs(0x800, 8)] },
         { (ushort)DMA_UNMAP, "size is not that of the range", [.. Unmap(Base, 0x1000, 1, 48), .. Longs(0x3000, 8)] },
         { (ushort)DMA_UNMAP, "larger than an answer", [.. Unmap(Base, 0x1000, 1, 47), .. Longs(0x1000, 8)] },
+        { (ushort)DMA_UNMAP, "larger than an answer", [.. Unmap(Base, 0x1000, 1, 48), .. Longs(0x1000, 16)] },
+        { (ushort)DMA_UNMAP, "larger than an answer", [.. Unmap(Base, 0x1000, 1, uint.MaxValue), .. Longs(0x1000, (1 << 20) + 1)] },
         { (ushort)DMA_UNMAP, "larger than an answer", [.. Unmap(0, 1UL << 40, 1, uint.MaxValue), .. Longs(0x1000, 1UL << 25)] },
         { (ushort)DMA_UNMAP, "", [.. Unmap(Base, 0x1000, 1, 48), .. Longs(0x1000, 8)] },
 
@@ -413,6 +416,27 @@ public sealed class VfioUserBadMessageTests : IDisposable
         Assert.Equal(Errno.EINVAL, client.Fail(DMA_UNMAP, Unmap(Base + 0x1000, 0x2000)));
         client.StartDma(WireDevice.ReadHere, Base + 0x1ffc, 8);
         Assert.Equal(Fault.None, _fixture.Device.LastDma);
+    }
+
+    [Fact]
+    public void Several_writes_of_which_one_is_bad_are_all_left_undone()
+    {
+        using var client = Connect();
+        byte[] good = [.. Longs(0x100), .. Words(0, 4), .. Longs(7)];
+        byte[] bad = [.. Longs(WireDevice.BarSize), .. Words(0, 4), .. Longs(7)];
+        Assert.Equal(Errno.EINVAL, client.Fail(REGION_WRITE_MULTI, [.. Longs(2), .. good, .. bad]));
+        Assert.Equal(0u, client.ReadRegister(0, 0x100));
+        client.Do(REGION_WRITE_MULTI, [.. Longs(1), .. good]).Dispose();
+        Assert.Equal(7u, client.ReadRegister(0, 0x100));
+    }
+
+    [Fact]
+    public void Signals_that_are_bad_in_part_leave_those_that_were_there()
+    {
+        using var client = Connect();
+        client.Do(DEVICE_SET_IRQS, Irqs(0x24, 2, 0, 1), client.Signal.Descriptor).Dispose();
+        Assert.Equal(Errno.EINVAL, client.Fail(DEVICE_SET_IRQS, Irqs(0x24, 2, 0, 2), client.Signal.Descriptor, client.File));
+        Assert.Equal((true, false), (_fixture.Device.IsBound(2, 0), _fixture.Device.IsBound(2, 1)));
     }
 
     [Theory]

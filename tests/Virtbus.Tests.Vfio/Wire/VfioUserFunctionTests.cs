@@ -1,6 +1,7 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Hardware.Probe;
+using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
@@ -264,8 +265,6 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
         Assert.Contains("no PCI function", error.Message, StringComparison.Ordinal);
     }
 
-    /// <summary>Enables the device, as any driver of the host does, and claims its DMA.</summary>
-
     [Fact]
     public void Server_that_shrinks_the_memory_of_a_BAR_is_as_one_that_is_gone()
     {
@@ -302,6 +301,53 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
         Assert.NotEmpty(function.GetBarAreas(5));
     }
 
+    [Fact]
+    public async Task Areas_of_a_region_are_offered_on_as_the_server_has_them()
+    {
+        using var fixture = new WireFixture();
+        (ulong, ulong)[] areas = [(0, 0x800), (0x1000, 0x1000), (0x3000, 0x400)];
+        fixture.Device.OnRegion = index => index != 2 ? null : new VfioRegionInfo(VfioRegionFlags.Read | VfioRegionFlags.Write | VfioRegionFlags.Mmap, 0x4000)
+        {
+            Areas = [.. areas.Select(area => new VfioRegionArea(area.Item1, area.Item2, fixture.Device.File, area.Item1))],
+        };
+        byte[] ids = [0x42, 0x56, 0xed, 0x00];
+        ids.CopyTo(fixture.Device.Config, 0);
+        using var function = VfioUserFunction.Connect(fixture.Socket);
+        Assert.Equal(areas, function.GetBarAreas(2).Select(area => (area.Offset, area.Size)));
+
+        var world = await VfioPciWorld.NewAsync();
+        var device = await world.PlugAsync(function);
+        await using var second = new VfioUserServer(Path.Combine(_folder.FullName, "second"), VfioPciWorld.DeviceOf(device), _log);
+        second.Start();
+        using (var client = VfioUserClient.Connect(second.Path))
+        {
+            Assert.True(client.TryGetRegionInfo(2, out var info, out var fault), fault.Message);
+            Assert.Equal(areas, info!.Areas.Select(area => (area.Offset, area.Size)));
+            // By the map of the last one, beyond the server in the middle.
+            var last = info.Areas[2];
+            Assert.True(HostMemory.TryMap(last.File, last.FileOffset, last.Size, DmaAccess.ReadWrite, out var memory, out fault), fault.Message);
+            memory!.Write(0x3fc, "here"u8);
+            memory.Dispose();
+            var seen = new byte[4];
+            fixture.Device.Pages.Read(0x33fc, seen);
+            Assert.Equal("here"u8, seen);
+        }
+
+        await world.Bus.UnplugAsync(device);
+    }
+
+    [Fact]
+    public void More_messages_than_there_are_cannot_be_given()
+    {
+        var at = _device.FindCapability(PciCapabilityId.PCI_CAP_ID_MSI) + PciMsi.PCI_MSI_FLAGS;
+        var capable = (_device.ReadConfig16(at) & PciMsi.PCI_MSI_FLAGS_QMASK) >> 1;
+        _device.WriteConfig16(at, 7 << PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT);
+        Assert.Equal(capable, (_device.ReadConfig16(at) & PciMsi.PCI_MSI_FLAGS_QSIZE) >> PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT);
+        _device.WriteConfig16(at, 1 << PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT);
+        Assert.Equal(1, (_device.ReadConfig16(at) & PciMsi.PCI_MSI_FLAGS_QSIZE) >> PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT);
+    }
+
+    /// <summary>Enables the device, as any driver of the host does, and claims its DMA.</summary>
     private sealed class HostDriver(PciBus bus) : PciDriver(bus, "scratch-host", new PciDeviceId(ScratchFunction.VendorId, ScratchFunction.DeviceId))
     {
         protected override ValueTask ProbeAsync(PciDevice device, PciDeviceId id, CancellationToken cancellationToken)

@@ -58,6 +58,7 @@ public sealed class VfioUserInboxTests : IDisposable
 
     private static readonly byte[] Write = Message(REGION_WRITE, Access(0, 0, 4, 1, 2, 3, 4));
     private static readonly byte[] MapOne = Message(DMA_MAP, Map(Base, 4096));
+    private static readonly byte[] UnmapOne = Message(DMA_UNMAP, Unmap(Base, 4096));
     private static readonly byte[] Bind = Message(DEVICE_SET_IRQS, Irqs(0x24, 2, 0, 2));
 
     [Fact]
@@ -106,6 +107,18 @@ public sealed class VfioUserInboxTests : IDisposable
         Assert.Equal("DMA_MAP 0, DMA_MAP 0, REGION_WRITE 1", Take());
         Assert.True(_inbox.SawMisplaced);
         Assert.True(_inbox.IsHeaderByHeader);
+    }
+
+    [Fact]
+    public void Unmap_may_have_a_descriptor_and_does_not_take_that_of_a_map()
+    {
+        Assert.True(Receive(1, MapOne, UnmapOne));
+        Assert.Equal("DMA_MAP 0, DMA_UNMAP 1", Take());
+        Assert.False(_inbox.SawMisplaced);
+        Assert.False(_inbox.IsHeaderByHeader);
+        // All of it in one call of the peer's: the map is the only one that has a use for it.
+        Assert.True(Receive(1, MapOne, UnmapOne, Write));
+        Assert.Equal("DMA_MAP 1, DMA_UNMAP 0, REGION_WRITE 0", Take());
     }
 
     [Fact]

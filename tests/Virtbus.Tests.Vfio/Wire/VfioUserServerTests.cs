@@ -41,6 +41,182 @@ public sealed class VfioUserServerTests : IDisposable
     }
 
     [Theory]
+    [InlineData(null)]
+    [InlineData("{}")]
+    [InlineData("""{"capabilities":{}}""")]
+    [InlineData("""{"capabilities":{"write_multiple":false,"twin_socket":{"supported":false}}}""")]
+    public void Version_offers_nothing_that_was_not_asked_for_and_says_its_limits(string? text)
+    {
+        using var fixture = new WireFixture(new VfioUserServerOptions { MaxDescriptors = 2, MaxDataTransfer = 4096, MaxDmaMaps = 10 });
+        using var client = new WireClient(fixture.Socket);
+        using var reply = client.Do(VERSION, Version(text));
+        Assert.Equal(
+            """{"capabilities":{"max_msg_fds":2,"max_data_xfer_size":4096,"max_dma_maps":10,"pgsizes":4096}}""",
+            System.Text.Encoding.UTF8.GetString(reply.Payload[4..^1]));
+        Assert.Empty(reply.Descriptors);
+    }
+
+    [Fact]
+    public void Version_may_be_as_long_as_a_message()
+    {
+        var room = VfioUserProtocol.MaxMessage - 16 - 4 - 1;
+        const string Before = "{\"capabilities\":{\"write_multiple\":true},\"x\":\"";
+        using var client = new WireClient(_fixture.Socket);
+        using var reply = client.Do(VERSION, Version(Before + new string('y', room - Before.Length - 2) + "\"}"));
+        Assert.Contains("write_multiple", System.Text.Encoding.UTF8.GetString(reply.Payload), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Client_that_takes_no_descriptors_gets_none()
+    {
+        using var client = new WireClient(_fixture.Socket);
+        using (var greeting = client.Do(VERSION, Version("""{"capabilities":{"max_msg_fds":0,"twin_socket":{"supported":true}}}""")))
+        {
+            Assert.Empty(greeting.Descriptors);
+            Assert.DoesNotContain("twin_socket", System.Text.Encoding.UTF8.GetString(greeting.Payload), StringComparison.Ordinal);
+        }
+
+        foreach (var region in new uint[] { 2, 3 })
+        {
+            using var info = client.Do(DEVICE_GET_REGION_INFO, [.. Words(1000, 0, region, 0), .. Longs(0, 0)]);
+            Assert.Empty(info.Descriptors);
+            // Readable and writable, no more: without a descriptor nothing is mapped.
+            Assert.Equal((32, 3u), (info.Payload.Length, info.Word(4)));
+        }
+
+        using var doorbells = client.Do(DEVICE_GET_REGION_IO_FDS, Words(1000, 0, 0, 0));
+        Assert.Empty(doorbells.Descriptors);
+        Assert.Equal((16, 0u), (doorbells.Payload.Length, doorbells.Word(12)));
+    }
+
+    [Fact]
+    public void Unmap_takes_a_descriptor_and_closes_it()
+    {
+        using var client = Connect();
+        client.Do(DMA_MAP, Map(Base, 0x1000), client.File).Dispose();
+        var before = Kernel.Descriptors;
+        client.Do(DMA_UNMAP, Unmap(Base, 0x1000), client.File).Dispose();
+        client.ReadRegister(0, 0);
+        Assert.Equal(before, Kernel.Descriptors);
+        client.StartDma(WireDevice.ReadHere, Base, 4);
+        Assert.Equal(Errno.EFAULT, _fixture.Device.LastDma.Errno);
+        Assert.Equal(0, _fixture.Server.BadMessages);
+        Assert.Equal(0, _fixture.Log.Count(1106));
+    }
+
+    private static byte[] UnmapDirty(ulong address, ulong size, ulong bitmap, uint room = 4096) =>
+        [.. Unmap(address, size, 1, room), .. Longs(0x1000, bitmap)];
+
+    private static byte[] Report(ulong address, ulong size, uint room) => [.. Words(room, 0x10008), .. Longs(address, size, 0x1000)];
+
+    // A log of all, and a page that the device wrote to.
+    private static void WriteWithLog(WireClient client)
+    {
+        client.Do(DMA_MAP, Map(Base, 0x4000), client.File).Dispose();
+        client.Do(DEVICE_FEATURE, [.. Words(24, 0x20006), .. Longs(0x1000, 0)]).Dispose();
+        client.StartDma(WireDevice.WriteHere, Base + 0x1000, 4);
+    }
+
+    [Fact]
+    public void Unmap_that_is_refused_keeps_the_written_pages()
+    {
+        using var client = Connect();
+        WriteWithLog(client);
+        // It would split the map.
+        Assert.Equal(Errno.EINVAL, client.Fail(DMA_UNMAP, UnmapDirty(Base, 0x2000, 8)));
+        using (var pages = client.Do(DMA_UNMAP, UnmapDirty(Base, 0x4000, 8)))
+            Assert.Equal(0b10UL, pages.Long(40));
+        client.Do(DMA_MAP, Map(Base, 0x4000), client.File).Dispose();
+        using (var none = client.Do(DEVICE_FEATURE, Report(Base, 0x4000, 4096)))
+            Assert.Equal(0UL, none.Long(32));
+    }
+
+    [Fact]
+    public void Unmap_of_pinned_memory_is_refused_and_keeps_the_written_pages()
+    {
+        using var client = Connect();
+        WriteWithLog(client);
+        using (var holder = _fixture.Device.Port.AddressSpace!.OpenAccess("holder", unmapping: null))
+        {
+            Assert.True(holder.TryPin(new IovaRange(new Iova(Base), 0x1000), DmaAccess.Read, out var pin, out _));
+            Assert.Equal(Errno.EBUSY, client.Fail(DMA_UNMAP, UnmapDirty(Base, 0x4000, 8)));
+            pin!.Dispose();
+        }
+
+        using var pages = client.Do(DMA_UNMAP, UnmapDirty(Base, 0x4000, 8));
+        Assert.Equal(0b10UL, pages.Long(40));
+    }
+
+    [Fact]
+    public void Pages_that_nobody_would_hear_of_stay_in_the_log()
+    {
+        using var client = Connect();
+        WriteWithLog(client);
+        client.Send(DEVICE_FEATURE, Report(Base, 0x4000, 4096), 0x10);
+        client.Send(DMA_UNMAP, UnmapDirty(Base, 0x4000, 8), 0x10);
+        using var pages = client.Do(DEVICE_FEATURE, Report(Base, 0x4000, 4096));
+        Assert.Equal(0b10UL, pages.Long(32));
+        client.StartDma(WireDevice.ReadHere, Base, 4);
+        Assert.Equal(Errno.EFAULT, _fixture.Device.LastDma.Errno);
+    }
+
+    [Theory]
+    [InlineData(8)]
+    [InlineData(16)]
+    [InlineData(13)]
+    [InlineData(4000)]
+    public void Bitmap_may_be_larger_than_it_need_be(int size)
+    {
+        using var client = Connect();
+        WriteWithLog(client);
+        // Of a report the answer says how much of the room it needs.
+        using (var report = client.Do(DEVICE_FEATURE, Report(Base, 0x4000, 32 + (uint)size)))
+        {
+            Assert.Equal((40, 40u), (report.Payload.Length, report.Word(0)));
+            Assert.Equal(0b10UL, report.Long(32));
+        }
+
+        client.StartDma(WireDevice.WriteHere, Base + 0x3000, 4);
+        using var pages = client.Do(DMA_UNMAP, UnmapDirty(Base, 0x4000, (ulong)size));
+        Assert.Equal(40 + size, pages.Payload.Length);
+        Assert.Equal(0b1000UL, pages.Long(40));
+        Assert.All(pages.Payload[48..], b => Assert.Equal(0, b));
+    }
+
+    [Fact]
+    public void State_that_could_not_be_answered_comes_with_the_next_answer()
+    {
+        _fixture.Device.State = [.. Enumerable.Range(0, 12_000).Select(i => (byte)i)];
+        using var client = Connect();
+        client.Do(DEVICE_FEATURE, [.. Words(16, 0x20002), .. Words(3, 0)]).Dispose();
+        // The device gives 5,000 bytes a time.
+        _fixture.Device.FailReadAt = 5000;
+        Assert.Equal(Errno.EIO, client.Fail(MIG_DATA_READ, Words(8 + 20_000, 20_000)));
+        List<byte> state = [];
+        using (var first = client.Do(MIG_DATA_READ, Words(8 + 2000, 2000)))
+            state.AddRange(first.Payload[8..]);
+        using (var rest = client.Do(MIG_DATA_READ, Words(8 + 20_000, 20_000)))
+            state.AddRange(rest.Payload[8..]);
+        Assert.Equal(_fixture.Device.State, state);
+    }
+
+    [Fact]
+    public void Client_that_takes_no_answers_is_dropped()
+    {
+        using var fixture = new WireFixture(new VfioUserServerOptions { AnswerTimeout = TimeSpan.FromMilliseconds(200) });
+        using var client = new WireClient(fixture.Socket);
+        client.Greet();
+        // More than the sockets hold, and nothing is read.
+        for (var i = 0; i < 8; i++)
+            client.Send(REGION_READ, Access(0, 0, 1 << 20));
+        fixture.WaitIdle(1);
+        fixture.Log.WaitFor(1103, "does not take what is sent");
+        using var next = new WireClient(fixture.Socket);
+        next.Greet();
+        next.ReadRegister(0, 0);
+    }
+
+    [Theory]
     [InlineData(0, 0)]
     [InlineData(1, 1)]
     [InlineData(2, 2)]

@@ -80,6 +80,9 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
 
     internal Fault OpenFault { get; set; }
 
+    /// <summary>Where the state cannot be read on, once; 0 for nowhere.</summary>
+    internal int FailReadAt { get; set; }
+
     internal Func<ulong, byte>? OnRead { get; set; }
 
     /// <summary>Called before each write to BAR 0.</summary>
@@ -143,7 +146,13 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
         Say("close");
     }
 
-    public VfioRegionInfo GetRegionInfo(uint index) => index switch
+    /// <summary>Says what a region is, in place of what is below.</summary>
+    internal Func<uint, VfioRegionInfo?>? OnRegion { get; set; }
+
+    /// <summary>The file behind <see cref="Pages"/>.</summary>
+    internal FileDescriptor File => _file;
+
+    public VfioRegionInfo GetRegionInfo(uint index) => OnRegion?.Invoke(index) ?? index switch
     {
         0 => new(VfioRegionFlags.Read | VfioRegionFlags.Write, BarSize),
         2 => new(VfioRegionFlags.Read | VfioRegionFlags.Write | VfioRegionFlags.Mmap, 0x4000)
@@ -288,6 +297,14 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     public bool TryRead(Span<byte> destination, out int count, out Fault fault)
     {
         fault = Fault.None;
+        count = 0;
+        if (FailReadAt > 0 && _saved == FailReadAt)
+        {
+            FailReadAt = 0;
+            fault = new Fault(Errno.EIO, "the test's device fails once");
+            return false;
+        }
+
         // A little at a time, as devices do.
         count = Math.Min(Math.Min(destination.Length, 5000), State.Length - _saved);
         State.AsSpan(_saved, count).CopyTo(destination);

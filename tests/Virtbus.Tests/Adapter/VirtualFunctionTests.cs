@@ -179,7 +179,42 @@ public sealed class VirtualFunctionTests
         var name = physical ? "adapter0np0" : "adapter0v0np0";
         Assert.True(fixture.Net(name).IsUp);
         Assert.True(fixture.Net(name).TryTransmit(AdapterFixture.Frame(Broadcast, 1, 1), out _));
-        Assert.Equal(physical ? 0 : 1, adapter.Device.VirtualFunctions.Count);
+        Assert.Single(adapter.Device.VirtualFunctions);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Reset_of_the_physical_function_keeps_the_virtual_ones_and_what_they_are(bool merlin)
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = merlin
+            ? await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 1, vfs: 4)
+            : await fixture.AddHarrierAsync("adapter0", nets: 1, vdpas: 1, vfs: 4);
+        var tree = fixture.Fabric.Tree;
+        await tree.WriteAsync(adapter.Device.DevPath + "/vf_profiles/1", "mac 02:00:00:00:00:77 queues 4");
+        await tree.WriteAsync(adapter.Device.DevPath + "/vf_profiles/3", "mac 02:00:00:00:00:99 queues 5");
+        await tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "2");
+        var functions = adapter.Device.VirtualFunctions.ToArray();
+        var channel = fixture.Auxiliary.Devices.Single(d => d.Name.Contains(".vfmig.", StringComparison.Ordinal));
+        var hardware = functions[1].Function;
+
+        await tree.WriteAsync(adapter.Device.DevPath + "/reset", "1");
+
+        Assert.Equal("2\n", tree.Read(adapter.Device.DevPath + "/sriov_numvfs"));
+        Assert.Equal(functions, adapter.Device.VirtualFunctions);
+        Assert.NotSame(hardware, functions[1].Function);
+        Assert.All(functions, f => Assert.True(f.Function.IsPresent));
+        Assert.Equal("02:00:00:00:00:77\n", tree.Read("/class/net/adapter0v1np0/address"));
+        Assert.Equal("mac 02:00:00:00:00:77 queues 4\n", tree.Read(adapter.Device.DevPath + "/vf_profiles/1"));
+        Assert.Equal("mac 02:00:00:00:00:99 queues 5\n", tree.Read(adapter.Device.DevPath + "/vf_profiles/3"));
+        // Who holds a virtual function by the channel keeps it.
+        Assert.Same(channel, fixture.Auxiliary.Devices.Single(d => d.Name.Contains(".vfmig.", StringComparison.Ordinal)));
+        var sink = new FrameSink(1);
+        fixture.Net("adapter0v1np0").AddReceiver(sink);
+        Assert.True(fixture.Net("adapter0v0np0").TryTransmit(AdapterFixture.Frame(Broadcast, 0x060000000010, 7), out _));
+        await sink.Done;
+        Assert.Equal([7], sink.Sequences);
     }
 
     [Fact]
