@@ -43,4 +43,7 @@ internal static partial class VhostUserLog
 
     [LoggerMessage(1011, LogLevel.Warning, "vhost-user {Path}: memory of front end {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
     internal static partial void MemoryLost(ILogger logger, string path, long session);
+
+    [LoggerMessage(1012, LogLevel.Warning, "vhost-user: device {Device} is not offered: {Reason}")]
+    internal static partial void NotOffered(ILogger logger, string device, string reason);
 }
