@@ -158,6 +158,7 @@ internal static class UpVerb
 
     private static RuntimeFolder Prepare()
     {
+        HostLimits.Check(manifest: null);
         var runtime = RuntimeFolder.FromEnvironment();
         runtime.Prepare();
         return runtime;
@@ -168,6 +169,7 @@ internal static class UpVerb
         try
         {
             var manifest = ManifestReader.ReadFile(file ?? DefaultManifest);
+            HostLimits.Check(manifest);
             return await FabricDaemon.StartAsync(
                 new FabricDaemonOptions { Runtime = runtime, Manifest = manifest, ManifestName = file ?? "the default manifest", LoggerFactory = loggers, Progress = progress },
                 interrupted);
