@@ -39,7 +39,7 @@ echo "Building"
 rm -rf "$results"
 mkdir -p "$results"
 # The program as its users run it: some tests start it.
-"$root/virtbus" --version >/dev/null || exit 1
+"$root/virtbus" --build --version >/dev/null || exit 1
 # What real guests run with, a private QEMU above all, is fetched while the tests are built. A test waits for it, or says what is missing.
 "$root/virtbus" vm --prepare 2>"$results/prepare.log" &
 dotnet build "$root/Virtbus.slnx" -c Release -m:2 --nologo -v quiet -clp:NoSummary || { echo "virtbus test: the build failed." >&2; exit 1; }

@@ -19,6 +19,9 @@ internal sealed class ControlClient
 
     public ControlClient(RuntimeFolder runtime) => Runtime = runtime;
 
+    /// <summary>Whether a daemon has done something that this process asked it to do, other than to tell.</summary>
+    public static bool HasChanged { get; private set; }
+
     /// <summary>The folder whose fabric is asked.</summary>
     public RuntimeFolder Runtime { get; }
 
@@ -63,7 +66,10 @@ internal sealed class ControlClient
             var (status, length, rest) = ReadHead(stream);
             var answer = new AnswerStream(stream, rest, length);
             if (status is >= 200 and < 300)
+            {
+                HasChanged |= method != "GET";
                 return answer;
+            }
             throw Refusal(status, answer);
         }
         catch (Exception e)

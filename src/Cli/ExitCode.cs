@@ -9,4 +9,7 @@ internal static class ExitCode
 
     /// <summary>Ended by a signal, as a shell tells it.</summary>
     public const int Interrupted = 130;
+
+    /// <summary>Whoever read standard output has gone: what a shell tells of programs that SIGPIPE ended, as most do.</summary>
+    public const int BrokenPipe = 141;
 }

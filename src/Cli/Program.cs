@@ -1,6 +1,14 @@
 using System.CommandLine;
 using Virtbus.Cli;
+using Virtbus.Cli.Text;
 using Virtbus.Platform;
+
+StandardStreams.Claim();
+// Not disposed: that would write again what could not be written.
+var output = StandardOutput.NewWriter();
+var errors = StandardOutput.NewErrorWriter();
+Console.SetOut(output);
+Console.SetError(errors);
 
 var (words, command) = CommandLine.Split(args);
 if (words.Length == 0)
@@ -10,21 +18,17 @@ try
     var result = CommandLine.Make(command).Parse(words);
     if (CommandLine.UsageError(result) is { } error)
     {
-        Console.Error.WriteLine($"virtbus: {error}");
-        Console.Error.WriteLine($"Try 'virtbus {string.Join(' ', CommandLine.VerbOf(result))} --help'.".Replace("  ", " "));
+        errors.WriteLine($"virtbus: {error}");
+        errors.WriteLine($"Try 'virtbus {string.Join(' ', CommandLine.VerbOf(result))} --help'.".Replace("  ", " "));
         return ExitCode.Usage;
     }
     // The verbs see to signals themselves: 'up' takes the fabric down in order, the others just end.
-    return await result.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null });
+    var code = await result.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null, Output = output, Error = errors });
+    // What the parser prints itself: help, the version, completions.
+    output.Flush();
+    return code;
 }
-catch (VirtbusException e)
+catch (Exception e)
 {
-    foreach (var line in e.Message.Split('\n'))
-        Console.Error.WriteLine($"virtbus: {line}");
-    return ExitCode.Failed;
-}
-catch (IOException e) when (!Console.IsOutputRedirected || e.HResult == (int)Errno.EPIPE)
-{
-    // Who reads the output has closed it, as 'head' does.
-    return ExitCode.Failed;
+    return Failure.Tell(e, errors);
 }

@@ -26,12 +26,11 @@ internal sealed partial class FabricDaemon
     private readonly TaskCompletionSource<ShutdownAnswer> _takenDown = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private ControlServer? _server;
 
-    private FabricDaemon(FabricDaemonOptions options)
+    private FabricDaemon(FabricDaemonOptions options, LockHolder holder, RuntimeLock held)
     {
         _options = options;
         _log = options.LoggerFactory.CreateLogger("Virtbus.Daemon");
-        _holder = new LockHolder(Environment.ProcessId, options.Time.GetUtcNow(), options.ManifestName);
-        _lock = options.Runtime.Acquire(_holder);
+        (_holder, _lock) = (holder, held);
         Fabric = new Fabric(new FabricOptions { LoggerFactory = options.LoggerFactory, Time = options.Time });
         var auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
         Fabric.RegisterBus(new PciBus());
@@ -79,12 +78,23 @@ internal sealed partial class FabricDaemon
     /// <exception cref="VirtbusException">The folder is held, or the manifest names something that can't be made; nothing is left behind.</exception>
     public static async Task<FabricDaemon> StartAsync(FabricDaemonOptions options, CancellationToken cancellationToken)
     {
-        var daemon = new FabricDaemon(options);
+        var holder = new LockHolder(Environment.ProcessId, options.Time.GetUtcNow(), options.ManifestName);
+        var held = options.Runtime.Acquire(holder);
+        FabricDaemon daemon;
+        try
+        {
+            daemon = new FabricDaemon(options, holder, held);
+        }
+        catch
+        {
+            held.Dispose();
+            throw;
+        }
         using var given = cancellationToken.Register(daemon.RequestShutdown);
         try
         {
             // The server takes a good part of the start; the manifest is applied meanwhile.
-            var server = Task.Run(() => ControlServer.StartAsync(daemon, options.LoggerFactory, options.Runtime.ControlSocket), CancellationToken.None);
+            var server = Task.Run(() => ControlServer.StartAsync(daemon, options.LoggerFactory, daemon._lock.Control), CancellationToken.None);
             try
             {
                 await daemon.ApplyAsync(daemon._stop.Token);
@@ -238,6 +248,7 @@ internal sealed partial class FabricDaemon
         }
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
+        _provisioner.CheckOffered();
     }
 
     // What the manifest asks for and the host refuses is an error at the manifest's line too.

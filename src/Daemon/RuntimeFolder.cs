@@ -37,7 +37,7 @@ internal sealed class RuntimeFolder
     }
 
     /// <summary>Makes the folder if it is not there, and refuses one that others may enter.</summary>
-    /// <exception cref="VirtbusException">EPERM: another owner or a looser mode; ENOTDIR; ENAMETOOLONG: no socket fits in it; else the host's error.</exception>
+    /// <exception cref="VirtbusException">EPERM: another owner or a looser mode; EEXIST: something else is where its files go; ENOTDIR; ENAMETOOLONG: no socket fits in it; else the host's error.</exception>
     public void Prepare()
     {
         if (Encoding.UTF8.GetByteCount(ControlSocket) > MaxSocketPath)
@@ -54,6 +54,9 @@ internal sealed class RuntimeFolder
             throw new VirtbusException(Errno.EACCES, $"Runtime folder {Path} can't be made: {e.Message} Set VIRTBUS_RUNTIME to a folder of your own.", e);
         }
         Check();
+        // A link would have another file written, and a pipe would never open.
+        RequireFile(LockFile);
+        RequireFile(LogFile);
     }
 
     /// <summary>Refuses a folder that others may enter.</summary>
@@ -70,34 +73,36 @@ internal sealed class RuntimeFolder
             throw new VirtbusException(Errno.EPERM, $"Runtime folder {Path} has mode {Convert.ToString((int)info.UnixFileMode, 8)}, so others can enter it. Use: chmod 700 {Path}");
     }
 
-    /// <summary>Takes the folder for this process. What a dead daemon left in it is taken over.</summary>
+    /// <summary>Takes the folder for this process, and listens on its control socket. What a dead daemon left in it is taken over.</summary>
     /// <param name="holder">What this daemon says of itself.</param>
-    /// <exception cref="VirtbusException">EBUSY: another daemon holds it; the message says who.</exception>
+    /// <exception cref="VirtbusException">
+    /// EBUSY: another daemon holds it; the message says who. EADDRINUSE: a live process listens on the control socket, though it does not hold
+    /// the folder (any more). EEXIST: something else is in the socket's place. Else what the host says, such as ENOSPC.
+    /// </exception>
     public RuntimeLock Acquire(LockHolder holder)
     {
-        var file = new FileStream(LockFile, new FileStreamOptions
-        {
-            Mode = FileMode.OpenOrCreate,
-            Access = FileAccess.ReadWrite,
-            // .NET's own lock is shared, so that others can read who holds the folder; the lock that counts is the record lock below.
-            Share = FileShare.ReadWrite | FileShare.Delete,
-            UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
-        });
+        var file = OpenLock();
         try
         {
-            file.Lock(0, 1);
+            Lock(file);
+            // Under the lock, so that of two that come at a time one alone sees to what is left there.
+            var control = UnixListener.Listen(ControlSocket);
+            try
+            {
+                Write(file, holder);
+                return new RuntimeLock(file, control);
+            }
+            catch
+            {
+                control.Dispose();
+                throw;
+            }
         }
-        catch (IOException e)
+        catch
         {
             file.Dispose();
-            throw new VirtbusException(Errno.EBUSY, $"{Describe(ReadHolder())} has the runtime folder {Path}. Take it down with 'virtbus down', or set VIRTBUS_RUNTIME to another folder.", e);
+            throw;
         }
-        File.Delete(ControlSocket);
-        file.SetLength(0);
-        file.Write(JsonSerializer.SerializeToUtf8Bytes(holder, ApiJson.Default.LockHolder));
-        file.WriteByte((byte)'\n');
-        file.Flush();
-        return new RuntimeLock(this, file);
     }
 
     /// <summary>What the last daemon of the folder said of itself; null when it ended in order or there was none.</summary>
@@ -112,6 +117,61 @@ internal sealed class RuntimeFolder
             // The holder is just writing it, or someone else did.
             return null;
         }
+    }
+
+    private FileStream OpenLock()
+    {
+        try
+        {
+            return new FileStream(LockFile, new FileStreamOptions
+            {
+                Mode = FileMode.OpenOrCreate,
+                Access = FileAccess.ReadWrite,
+                // .NET's own lock is shared, so that others can read who holds the folder; the lock that counts is the record lock.
+                Share = FileShare.ReadWrite | FileShare.Delete,
+                UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
+                // Nothing is left to be written when it is closed.
+                BufferSize = 0,
+            });
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw Refused(e);
+        }
+    }
+
+    private void Lock(FileStream file)
+    {
+        try
+        {
+            file.Lock(0, 1);
+        }
+        catch (IOException e)
+        {
+            throw new VirtbusException(Errno.EBUSY, $"{Describe(ReadHolder())} has the runtime folder {Path}. Take it down with 'virtbus down', or set VIRTBUS_RUNTIME to another folder.", e);
+        }
+    }
+
+    private void Write(FileStream file, LockHolder holder)
+    {
+        try
+        {
+            file.SetLength(0);
+            file.Write([.. JsonSerializer.SerializeToUtf8Bytes(holder, ApiJson.Default.LockHolder), (byte)'\n']);
+        }
+        catch (IOException e)
+        {
+            throw Refused(e);
+        }
+    }
+
+    private VirtbusException Refused(Exception cause) =>
+        new(Errno.EIO, $"Runtime folder {Path} takes no lock: {cause.Message.TrimEnd('.')}. Make room there, or set VIRTBUS_RUNTIME to another folder.", cause);
+
+    private static void RequireFile(string path)
+    {
+        if (FileStatus.TryGet(path, out var found, out _) && found.Kind != FileKind.Regular)
+            throw new VirtbusException(Errno.EEXIST, $"{path} is no file, and the fabric writes one there. Remove it, or set VIRTBUS_RUNTIME to another folder.");
     }
 
     private static string Describe(LockHolder? holder) =>

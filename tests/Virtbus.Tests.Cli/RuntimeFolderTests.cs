@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Xunit;
 
 namespace Virtbus.Tests.Cli;
@@ -82,6 +83,81 @@ public sealed class RuntimeFolderTests
         Assert.True(File.Exists(fabric.ControlSocket));
         Assert.Contains("No fabric is running in", await fabric.RefusedAsync("tree"), StringComparison.Ordinal);
         await fabric.UpAsync("");
+        await fabric.OkAsync("tree");
+    }
+
+    [Theory]
+    [InlineData("control.sock", "exists and is no socket")]
+    [InlineData("lock", "is no file")]
+    [InlineData("daemon.log", "is no file")]
+    public async Task What_stands_in_the_place_of_its_files_is_named_and_kept(string name, string says)
+    {
+        await using var fabric = new TestFabric();
+        Directory.CreateDirectory(fabric.Runtime, Private);
+        var path = Path.Combine(fabric.Runtime, name);
+        var manifest = fabric.Write("m.yaml", "");
+
+        Directory.CreateDirectory(path);
+        await IsRefusedAsync();
+        Directory.Delete(path);
+
+        var precious = fabric.Write("precious", "kept");
+        File.CreateSymbolicLink(path, precious);
+        await IsRefusedAsync();
+        Assert.Equal("kept", await File.ReadAllTextAsync(precious, TestContext.Current.CancellationToken));
+        File.Delete(path);
+
+        using (var make = Process.Start("mkfifo", [path]))
+            await make.WaitForExitAsync(TestContext.Current.CancellationToken);
+        await IsRefusedAsync();
+        File.Delete(path);
+
+        await fabric.UpAsync("");
+
+        async Task IsRefusedAsync()
+        {
+            foreach (var way in new[] { "--detach", "-j" })
+            {
+                var said = (await fabric.RefusedAsync("up", manifest, way)).Split('\n')[^1];
+                Assert.Contains(path, said, StringComparison.Ordinal);
+                Assert.Contains(says, said, StringComparison.Ordinal);
+                Assert.Contains("Remove it", said, StringComparison.Ordinal);
+            }
+        }
+    }
+
+    [Fact]
+    public async Task Daemon_that_ends_leaves_what_another_has_put_in_its_folder_since()
+    {
+        const string Manifest = "adapters:\n  - { name: a, model: merlin }\ndisks:\n  - { name: d, adapter: a, memory: 1MiB }\n";
+        await using var fabric = new TestFabric();
+        var first = await fabric.StartUpAsync(Manifest);
+        // As something that cleans the folder of temporary files does.
+        foreach (var file in Directory.GetFiles(fabric.Runtime))
+            File.Delete(file);
+        await fabric.UpAsync(Manifest);
+        var before = Entries();
+        using (var kill = Process.Start("kill", ["-TERM", $"{first.Id}"]))
+            await kill.WaitForExitAsync(TestContext.Current.CancellationToken);
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        await first.WaitForExitAsync(deadline.Token);
+        Assert.Equal(0, first.ExitCode);
+        Assert.Equal(before, Entries());
+        Assert.Contains("d.sock", before);
+        Assert.Contains("has the runtime folder", await fabric.RefusedAsync("up", "--detach"), StringComparison.Ordinal);
+        await fabric.OkAsync("down");
+        Assert.Equal(["daemon.log", "lock"], Entries());
+
+        string[] Entries() => [.. Directory.GetFileSystemEntries(fabric.Runtime).Select(e => Path.GetFileName(e)).Order(StringComparer.Ordinal)];
+    }
+
+    [Fact]
+    public async Task Control_socket_of_a_live_daemon_that_lost_its_lock_is_not_taken()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("");
+        File.Delete(Path.Combine(fabric.Runtime, "lock"));
+        Assert.Contains($"Socket '{fabric.ControlSocket}' is in use by a running process.", await fabric.RefusedAsync("up", "-j"), StringComparison.Ordinal);
         await fabric.OkAsync("tree");
     }
 }

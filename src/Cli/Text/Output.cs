@@ -1,4 +1,3 @@
-using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
@@ -34,7 +33,7 @@ internal sealed record Output(bool IsJson, bool IsPretty)
     /// <summary>Prints JSON and ends the line.</summary>
     public void PrintJson(ReadOnlyMemory<byte> json)
     {
-        using var output = Console.OpenStandardOutput();
+        using var output = new MemoryStream();
         if (IsPretty)
         {
             using var document = JsonDocument.Parse(json);
@@ -46,12 +45,13 @@ internal sealed record Output(bool IsJson, bool IsPretty)
             output.Write(json.Span);
         }
         output.Write("\n"u8);
+        StandardOutput.Stream.Write(output.GetBuffer().AsSpan(0, (int)output.Length));
     }
 
     /// <summary>Prints text in one piece.</summary>
     public static void PrintText(Action<TextWriter> text)
     {
-        using var output = new StreamWriter(Console.OpenStandardOutput(), new UTF8Encoding(false), 16 << 10) { NewLine = "\n" };
+        using var output = StandardOutput.NewWriter();
         text(output);
     }
 }

@@ -46,7 +46,17 @@ internal static class AttrVerbs
     private static string ReadInput()
     {
         var buffer = new char[MaxInput + 1];
-        var read = Console.In.ReadBlock(buffer, 0, buffer.Length);
+        int read;
+        try
+        {
+            read = StandardStreams.HasInput
+                ? Console.In.ReadBlock(buffer, 0, buffer.Length)
+                : throw new VirtbusException(Errno.EBADF, "There is no value, and standard input is closed. Write the value as an argument.");
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new VirtbusException(Errno.EIO, $"Standard input, which has the value, can't be read: {e.Message} Write the value as an argument.", e);
+        }
         return read <= MaxInput
             ? new string(buffer, 0, read)
             : throw new VirtbusException(Errno.E2BIG, $"Standard input has more than {MaxInput} characters. No attribute takes that much.");

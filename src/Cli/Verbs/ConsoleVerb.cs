@@ -41,9 +41,8 @@ internal static class ConsoleVerb
         using var terminal = isTerminal ? RawTerminal.Enter() : null;
         if (isTerminal)
             await Console.Error.WriteLineAsync($"Connected to {Sockets.Title(console)}. Ctrl-] leaves.");
-        await using var output = Console.OpenStandardOutput();
         var typed = TypeAsync(socket, isTerminal);
-        var printed = PrintAsync(socket, output);
+        var printed = PrintAsync(socket, StandardOutput.Stream);
         // What is piped in has an end; then only what the guest says is of interest, until somebody ends us or the line.
         if (await Task.WhenAny(typed, printed) == typed && (await typed || isTerminal))
             return ExitCode.Done;

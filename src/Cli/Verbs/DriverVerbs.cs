@@ -151,6 +151,21 @@ internal static class DriverVerbs
         }
     }
 
+    /// <summary>Fails with the reason when the only driver that may have a device did not take it as the device appeared.</summary>
+    internal static void RequireWanted(ControlClient client, string path)
+    {
+        var device = DeviceVerbs.Find(client, path);
+        if (device.Driver is null && ReadOverride(client, path) is { } wanted)
+            client.Write($"/bus/{device.Bus}/drivers/{wanted}/bind", device.Name);
+    }
+
+    private static string? ReadOverride(ControlClient client, string path)
+    {
+        var value = client.Ask("GET", ControlClient.Query("/v1/tree", ("path", path + "/driver_override")), ApiJson.Default.NodeAnswer).Value?.TrimEnd('\n');
+        // As the kernel shows that there is none.
+        return value is null or "" or "(null)" ? null : value;
+    }
+
     private static void Unbind(ControlClient client, DeviceAnswer device, string driver, bool force)
     {
         DeviceUsers.AskToLeave(client, device, force, "unbound");

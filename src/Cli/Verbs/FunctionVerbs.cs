@@ -63,7 +63,9 @@ internal static class FunctionVerbs
                     wish += $" driver {wanted}";
                 }
                 client.Write("/bus/pci/plug", wish);
-                DeviceVerbs.PrintAgain(client, output, DeviceVerbs.Find(client, label));
+                var device = DeviceVerbs.Find(client, label);
+                DriverVerbs.RequireWanted(client, device.Path);
+                DeviceVerbs.PrintAgain(client, output, device);
                 return ExitCode.Done;
             },
             name);

@@ -42,7 +42,7 @@ internal static class UpVerb
     {
         var start = Stopwatch.GetTimestamp();
         var runtime = Prepare();
-        var log = new StreamLog(Console.OpenStandardError());
+        var log = new StreamLog(StandardOutput.ErrorStream);
         using var loggers = Loggers(log, LogLevel.Warning);
         using var interrupt = new Interrupt();
         var daemon = await StartAsync(runtime, file, loggers, step => log.TryWrite(Encoding.UTF8.GetBytes($"  {step}\n"), out _), interrupt.Token);
@@ -50,7 +50,17 @@ internal static class UpVerb
             return ExitCode.Failed;
         interrupt.Token.Register(daemon.RequestShutdown);
         var status = daemon.Describe();
-        output.Print(status, ApiJson.Default.StatusAnswer, w => Welcome(w, status, daemon.View.Tree(), Stopwatch.GetElapsedTime(start), isDetached: false));
+        try
+        {
+            output.Print(status, ApiJson.Default.StatusAnswer, w => Welcome(w, status, daemon.View.Tree(), Stopwatch.GetElapsedTime(start), isDetached: false));
+        }
+        catch (OutputException e)
+        {
+            // Nobody would know that it is there.
+            e.Outcome = "The fabric was up and was taken down again.";
+            await daemon.StopAsync();
+            throw;
+        }
         await daemon.StopRequested;
         var clean = await daemon.StopAsync();
         return clean ? ExitCode.Done : ExitCode.Failed;
@@ -85,8 +95,16 @@ internal static class UpVerb
             return ExitCode.Failed;
         }
         var answer = client.Ask("GET", "/v1/status");
-        output.Print(answer, ApiJson.Default.StatusAnswer, (w, status) =>
-            Welcome(w, status, client.Ask("GET", "/v1/topology", ApiJson.Default.IReadOnlyListDeviceAnswer), Stopwatch.GetElapsedTime(start), isDetached: true));
+        try
+        {
+            output.Print(answer, ApiJson.Default.StatusAnswer, (w, status) =>
+                Welcome(w, status, client.Ask("GET", "/v1/topology", ApiJson.Default.IReadOnlyListDeviceAnswer), Stopwatch.GetElapsedTime(start), isDetached: true));
+        }
+        catch (OutputException e)
+        {
+            e.Outcome = "The fabric is up; 'virtbus down' ends it.";
+            throw;
+        }
         return ExitCode.Done;
     }
 
@@ -140,6 +158,7 @@ internal static class UpVerb
 
     private static RuntimeFolder Prepare()
     {
+        HostLimits.Check(manifest: null);
         var runtime = RuntimeFolder.FromEnvironment();
         runtime.Prepare();
         return runtime;
@@ -149,8 +168,10 @@ internal static class UpVerb
     {
         try
         {
+            var manifest = ManifestReader.ReadFile(file ?? DefaultManifest);
+            HostLimits.Check(manifest);
             return await FabricDaemon.StartAsync(
-                new FabricDaemonOptions { Runtime = runtime, Manifest = ManifestReader.ReadFile(file ?? DefaultManifest), ManifestName = file ?? "the default manifest", LoggerFactory = loggers, Progress = progress },
+                new FabricDaemonOptions { Runtime = runtime, Manifest = manifest, ManifestName = file ?? "the default manifest", LoggerFactory = loggers, Progress = progress },
                 interrupted);
         }
         catch (OperationCanceledException) when (interrupted.IsCancellationRequested)

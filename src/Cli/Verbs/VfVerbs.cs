@@ -99,6 +99,8 @@ internal static class VfVerbs
             {
                 var device = Adapter(client, result.GetRequiredValue(adapter));
                 client.Write($"{device.Path}/{NumberAttribute}", result.GetRequiredValue(count).ToString(CultureInfo.InvariantCulture));
+                foreach (var function in Links(client, device))
+                    DriverVerbs.RequireWanted(client, function);
                 PrintNumber(client, output, device);
                 return ExitCode.Done;
             },

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using Virtbus.Cli.Text;
 using Virtbus.Daemon.Api;
 using Virtbus.Platform;
 using Virtbus.Vm;
@@ -69,8 +70,6 @@ internal static class VmVerb
 
     private static async Task<int> RunAsync(IReadOnlyList<SocketAnswer> sockets, Machine machine, string[]? guestCommand)
     {
-        await using var output = Console.OpenStandardOutput();
-        await using var error = Console.OpenStandardError();
         var options = new VmOptions
         {
             Devices = [.. sockets.Select(s => new VmDevice(s.Device, KindOf(s), s.Path))],
@@ -79,8 +78,8 @@ internal static class VmVerb
             CanReboot = machine.CanReboot,
             Command = guestCommand ?? [],
             Input = Console.IsInputRedirected ? Console.OpenStandardInput() : null,
-            Output = output,
-            Error = error,
+            Output = StandardOutput.Stream,
+            Error = StandardOutput.ErrorStream,
         };
         try
         {
@@ -89,6 +88,11 @@ internal static class VmVerb
         catch (OperationCanceledException)
         {
             return ExitCode.Interrupted;
+        }
+        catch (OutputException e)
+        {
+            e.Outcome = "The guest was ended.";
+            throw;
         }
     }
 

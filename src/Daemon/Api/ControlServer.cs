@@ -28,7 +28,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
     private readonly ILogger _log;
     private readonly WebApplication _app;
 
-    private ControlServer(FabricDaemon daemon, ILoggerFactory loggers, string socket)
+    private ControlServer(FabricDaemon daemon, ILoggerFactory loggers, UnixListener socket)
     {
         _daemon = daemon;
         _log = loggers.CreateLogger("Virtbus.Api");
@@ -38,7 +38,8 @@ internal sealed partial class ControlServer : IAsyncDisposable
         {
             options.AddServerHeader = false;
             options.Limits.MaxRequestBodySize = MaxBodyBytes;
-            options.ListenUnixSocket(socket, listen => listen.Protocols = Microsoft.AspNetCore.Server.Kestrel.Core.HttpProtocols.Http1);
+            // Not its path: .NET would remove the file at the end, whosever it is by then.
+            options.ListenHandle((ulong)socket.Descriptor.Number, listen => listen.Protocols = Microsoft.AspNetCore.Server.Kestrel.Core.HttpProtocols.Http1);
         });
         builder.Services.AddRoutingCore();
         builder.Services.AddSingleton(loggers);
@@ -48,11 +49,11 @@ internal sealed partial class ControlServer : IAsyncDisposable
         Map();
     }
 
-    /// <summary>Opens the socket.</summary>
+    /// <summary>Takes connections.</summary>
     /// <param name="daemon">The daemon that is controlled.</param>
     /// <param name="loggers">Makes loggers.</param>
-    /// <param name="socket">The socket's path; nothing is there.</param>
-    public static async Task<ControlServer> StartAsync(FabricDaemon daemon, ILoggerFactory loggers, string socket)
+    /// <param name="socket">The socket; it stays the caller's, and outlives the server.</param>
+    public static async Task<ControlServer> StartAsync(FabricDaemon daemon, ILoggerFactory loggers, UnixListener socket)
     {
         var server = new ControlServer(daemon, loggers, socket);
         try
@@ -62,16 +63,15 @@ internal sealed partial class ControlServer : IAsyncDisposable
         catch (IOException e)
         {
             await server.DisposeAsync();
-            throw new VirtbusException(Errno.EADDRINUSE, $"Control socket {socket} can't be opened: {e.Message}", e);
+            throw new VirtbusException(Errno.EADDRINUSE, $"Control socket {socket.Path} can't be served: {e.Message}", e);
         }
-        File.SetUnixFileMode(socket, UnixFileMode.UserRead | UnixFileMode.UserWrite);
         return server;
     }
 
     /// <inheritdoc/>
     public ValueTask DisposeAsync() => StopAsync(LeastTimeToDrain);
 
-    /// <summary>Ends event streams, waits for the other requests, and closes the socket.</summary>
+    /// <summary>Ends event streams, waits for the other requests, and takes no more connections.</summary>
     /// <param name="timeToDrain">How long requests may take that are under way; a little more when it is too short for any.</param>
     public async ValueTask StopAsync(TimeSpan timeToDrain)
     {

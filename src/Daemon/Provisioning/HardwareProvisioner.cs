@@ -142,6 +142,15 @@ internal sealed class HardwareProvisioner : IProvisioner
             CheckOffered(device, driver);
     }
 
+    public void CheckOffered()
+    {
+        foreach (var device in _pci.Devices.OfType<PciDevice>().OrderBy(d => d.Name, StringComparer.Ordinal))
+        {
+            if (_vfioExporter.ErrorOf(device.Name) is { } error)
+                throw new VirtbusException(error.Errno, $"Device {device.Name} can't be offered. {error.Message}", error);
+        }
+    }
+
     public void RevokeAll()
     {
         foreach (var device in _vfio.Class.Devices.OfType<VfioDevice>())
@@ -169,10 +178,10 @@ internal sealed class HardwareProvisioner : IProvisioner
 
     private void CheckOffered(PciDevice device, string driver)
     {
-        if (device.Driver is null)
-            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was made but driver {driver} did not take it: {device.DeferredReason ?? "the log says why"}. Name another driver.");
         if (_vfioExporter.ErrorOf(device.Name) is { } error)
             throw new VirtbusException(error.Errno, error.Message, error);
+        if (device.Driver is null)
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was made but driver {driver} did not take it: {device.DeferredReason ?? "the log says why"}. Name another driver.");
     }
 
     private async ValueTask StartExportAsync()
@@ -187,10 +196,10 @@ internal sealed class HardwareProvisioner : IProvisioner
 
     private void CheckOffered(VdpaDevice device)
     {
-        if (device.Driver is null)
-            throw new VirtbusException(Errno.ENODEV, $"Disk {device.Name} was made but no driver took it: {device.DeferredReason ?? "the log says why"}. Load vhost_vdpa and bind it.");
         if (_vhostExporter.ErrorOf(device.Name) is { } error)
             throw new VirtbusException(error.Errno, error.Message, error);
+        if (device.Driver is null)
+            throw new VirtbusException(Errno.ENODEV, $"Disk {device.Name} was made but no driver took it: {device.DeferredReason ?? "the log says why"}. Load vhost_vdpa and bind it.");
     }
 
     private void OnManagement(VdpaManagement management)

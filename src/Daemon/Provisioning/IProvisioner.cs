@@ -15,6 +15,10 @@ internal interface IProvisioner : IAsyncDisposable
     /// <summary>Makes ready to offer devices on sockets; called once, before anything is made.</summary>
     ValueTask StartAsync();
 
+    /// <summary>Refuses a fabric with a device that could not be offered on its socket, though a driver was to do so.</summary>
+    /// <exception cref="Virtbus.Platform.VirtbusException">As the listener says it of the socket's path.</exception>
+    void CheckOffered();
+
     /// <summary>Takes all devices away from the virtual machines and programs that have them open: at the end nobody waits for them.</summary>
     void RevokeAll();
 

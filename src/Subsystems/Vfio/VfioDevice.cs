@@ -49,6 +49,9 @@ public sealed class VfioDevice : Device
         set => Volatile.Write(ref _endpoint, value);
     }
 
+    /// <summary>Why a transport can't offer it, or null. The transport sets it when the device is added; the registration fails with it.</summary>
+    public VirtbusException? EndpointError { get; set; }
+
     internal IVfioDeviceOps Ops { get; }
 
     internal Microsoft.Extensions.Logging.ILogger Log => _subsystem.Log;

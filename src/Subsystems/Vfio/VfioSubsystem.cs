@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Core;
+using Virtbus.Platform;
 
 namespace Virtbus.Subsystems.Vfio;
 
@@ -38,13 +39,19 @@ public sealed class VfioSubsystem
     /// <param name="parent">The device that it stands on.</param>
     /// <param name="label">The name that users know.</param>
     /// <param name="ops">The operations.</param>
-    public ValueTask<VfioDevice> RegisterAsync(Device parent, string label, IVfioDeviceOps ops)
+    /// <exception cref="VirtbusException">A transport can't offer it; nothing is left behind.</exception>
+    public async ValueTask<VfioDevice> RegisterAsync(Device parent, string label, IVfioDeviceOps ops)
     {
         ArgumentNullException.ThrowIfNull(parent);
         ArgumentException.ThrowIfNullOrEmpty(label);
         ArgumentNullException.ThrowIfNull(ops);
         var id = _ids.Allocate();
-        return parent.Fabric!.RegisterAsync(new VfioDevice(this, $"vfio{id}", label, parent, ops, _ => _ids.Free(id)));
+        var device = await parent.Fabric!.RegisterAsync(new VfioDevice(this, $"vfio{id}", label, parent, ops, _ => _ids.Free(id)));
+        if (device.EndpointError is not { } error)
+            return device;
+        // Nobody could open it: a driver that holds it would only keep another one away.
+        await parent.Fabric!.UnregisterAsync(device);
+        throw new VirtbusException(error.Errno, error.Message, error);
     }
 
     /// <summary>

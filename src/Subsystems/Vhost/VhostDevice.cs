@@ -1,5 +1,6 @@
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
+using Virtbus.Platform;
 
 namespace Virtbus.Subsystems.Vhost;
 
@@ -28,6 +29,9 @@ public sealed class VhostDevice : Device
         get => Volatile.Read(ref _endpoint);
         set => Volatile.Write(ref _endpoint, value);
     }
+
+    /// <summary>Why a transport can't offer it, or null. The transport sets it when the device is added; the registration fails with it.</summary>
+    public VirtbusException? EndpointError { get; set; }
 
     internal static readonly AttributeGroup[] Groups =
     [

@@ -1,5 +1,6 @@
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
+using Virtbus.Platform;
 
 namespace Virtbus.Subsystems.Vhost;
 
@@ -32,11 +33,17 @@ public sealed class VhostSubsystem
     /// <param name="parent">The vDPA device.</param>
     /// <param name="label">The name that users know.</param>
     /// <param name="ops">The operations.</param>
-    public ValueTask<VhostDevice> RegisterAsync(Device parent, string label, IVdpaOps ops)
+    /// <exception cref="VirtbusException">A transport can't offer it; nothing is left behind.</exception>
+    public async ValueTask<VhostDevice> RegisterAsync(Device parent, string label, IVdpaOps ops)
     {
         ArgumentNullException.ThrowIfNull(parent);
         var id = _ids.Allocate();
-        return parent.Fabric!.RegisterAsync(new VhostDevice(this, $"vhost-vdpa-{id}", label, parent, ops, _ => _ids.Free(id)));
+        var device = await parent.Fabric!.RegisterAsync(new VhostDevice(this, $"vhost-vdpa-{id}", label, parent, ops, _ => _ids.Free(id)));
+        if (device.EndpointError is not { } error)
+            return device;
+        // Nobody could open it: a driver that holds it would only keep another one away.
+        await parent.Fabric!.UnregisterAsync(device);
+        throw new VirtbusException(error.Errno, error.Message, error);
     }
 
     /// <summary>Takes a device out; transports have closed it when this returns.</summary>

@@ -22,7 +22,7 @@ public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider ti
     /// <param name="label">The name that users know, for example 0000:01:00.1; it is the file's name as it stands.</param>
     public string PathOf(string label) => System.IO.Path.Combine(folder, label + ".sock");
 
-    /// <summary>Why the device of a name is not offered; null when it is, or when there is none.</summary>
+    /// <summary>Why the device of a name was not offered when its driver last registered it; null when it was, or when there was none.</summary>
     /// <param name="label">The name that users know.</param>
     public VirtbusException? ErrorOf(string label) => _errors.GetValueOrDefault(label);
 
@@ -40,7 +40,9 @@ public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider ti
         catch (VirtbusException e)
         {
             _errors[vfio.Label] = e;
-            throw;
+            vfio.EndpointError = e;
+            VfioUserLog.NotOffered(log, vfio.Label, e.Message);
+            return default;
         }
 
         _servers[vfio] = server;

@@ -52,4 +52,7 @@ internal static partial class VfioUserLog
 
     [LoggerMessage(1111, LogLevel.Information, "vfio-user {Path}: client {Session} maps memory without a descriptor; the device reaches it by messages")]
     internal static partial void MessageDma(ILogger logger, string path, long session);
+
+    [LoggerMessage(1115, LogLevel.Warning, "vfio-user: device {Device} is not offered: {Reason}")]
+    internal static partial void NotOffered(ILogger logger, string device, string reason);
 }

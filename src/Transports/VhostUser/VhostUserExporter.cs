@@ -19,7 +19,7 @@ public sealed class VhostUserExporter(string folder, ILogger log, TimeProvider t
     /// <param name="label">The name that users know.</param>
     public string PathOf(string label) => System.IO.Path.Combine(folder, label + ".sock");
 
-    /// <summary>Why the device of a name is not offered; null when it is, or when there is none.</summary>
+    /// <summary>Why the device of a name was not offered when its driver last registered it; null when it was, or when there was none.</summary>
     /// <param name="label">The name that users know.</param>
     public VirtbusException? ErrorOf(string label) => _errors.GetValueOrDefault(label);
 
@@ -36,7 +36,9 @@ public sealed class VhostUserExporter(string folder, ILogger log, TimeProvider t
         catch (VirtbusException e)
         {
             _errors[vhost.Label] = e;
-            throw;
+            vhost.EndpointError = e;
+            VhostUserLog.NotOffered(log, vhost.Label, e.Message);
+            return default;
         }
         _servers[vhost] = server;
         vhost.Endpoint = server;

@@ -52,4 +52,6 @@ internal static partial class VhostUserLog
 
     [LoggerMessage(1012, LogLevel.Warning, "vhost-user {Path}: front end {Session} is turned away: {Errno}, {Message} ({Suppressed} lines like this left out)")]
     internal static partial void TurnedAway(ILogger logger, string path, long session, Errno errno, string message, long suppressed);
+    [LoggerMessage(1013, LogLevel.Warning, "vhost-user: device {Device} is not offered: {Reason}")]
+    internal static partial void NotOffered(ILogger logger, string device, string reason);
 }

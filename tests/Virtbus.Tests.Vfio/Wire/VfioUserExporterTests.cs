@@ -68,10 +68,14 @@ public sealed class VfioUserExporterTests : IAsyncDisposable
     public async Task Socket_that_cannot_be_made_is_told_by_name()
     {
         Directory.CreateDirectory(_exporter.PathOf("taken"));
-        var device = await RegisterAsync("taken");
-        Assert.Null(device.Endpoint);
-        Assert.Equal(Errno.EEXIST, _exporter.ErrorOf("taken")!.Errno);
+        var error = await Assert.ThrowsAsync<VirtbusException>(() => RegisterAsync("taken"));
+        Assert.Equal((Errno.EEXIST, _exporter.ErrorOf("taken")!.Message), (error.Errno, error.Message));
         Assert.Null(_exporter.ErrorOf("other"));
+        Assert.Empty(VfioSubsystem.Of(_fabric).Class.Devices);
+        // Nothing of it is left in the way of the next.
+        Directory.Delete(_exporter.PathOf("taken"));
+        var device = await RegisterAsync("taken");
+        Assert.NotNull(device.Endpoint);
         await VfioSubsystem.Of(_fabric).UnregisterAsync(device);
     }
 
