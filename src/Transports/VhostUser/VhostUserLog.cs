@@ -41,10 +41,10 @@ internal static partial class VhostUserLog
     [LoggerMessage(1010, LogLevel.Information, "vhost-user {Path}: memory of front end {Session} is not sealed against shrinking: shrinking it ends this process. Use memory-backend-memfd in QEMU")]
     internal static partial void Unsealed(ILogger logger, string path, long session);
 
-    [LoggerMessage(1012, LogLevel.Warning, "vhost-user {Path}: {Suppressed} lines left out before this")]
+    [LoggerMessage(1013, LogLevel.Warning, "vhost-user {Path}: {Suppressed} lines left out before this")]
     internal static partial void LeftOut(ILogger logger, string path, long suppressed);
 
-    [LoggerMessage(1013, LogLevel.Error, "vhost-user {Path}: the thread that serves it failed; it goes on")]
+    [LoggerMessage(1014, LogLevel.Error, "vhost-user {Path}: the thread that serves it failed; it goes on")]
     internal static partial void ServeFailed(ILogger logger, Exception exception, string path);
 
     [LoggerMessage(1011, LogLevel.Warning, "vhost-user {Path}: memory of front end {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
@@ -52,6 +52,7 @@ internal static partial class VhostUserLog
 
     [LoggerMessage(1012, LogLevel.Warning, "vhost-user {Path}: front end {Session} is turned away: {Errno}, {Message} ({Suppressed} lines like this left out)")]
     internal static partial void TurnedAway(ILogger logger, string path, long session, Errno errno, string message, long suppressed);
-    [LoggerMessage(1013, LogLevel.Warning, "vhost-user: device {Device} is not offered: {Reason}")]
+
+    [LoggerMessage(1015, LogLevel.Warning, "vhost-user: device {Device} is not offered: {Reason}")]
     internal static partial void NotOffered(ILogger logger, string device, string reason);
 }
