@@ -4,6 +4,8 @@ using System.Runtime.InteropServices;
 using Virtbus.Tests.Cli;
 using Xunit;
 
+[assembly: System.Runtime.Versioning.SupportedOSPlatform("linux")]
+
 namespace Virtbus.Tests.Guest;
 
 /// <summary>A run of <c>virtbus vm</c>: a real guest with devices of a fabric, in which a shell script runs that the test talks with.</summary>

@@ -140,6 +140,7 @@ public sealed class SerialFunctionTests : IDisposable
         var resets = _function.Port.Resets;
         Assert.Equal(1, _function.Port.TrySend("ab"u8, resets));
         _function.Reset();
+        this[LCR] = 3;
         Assert.Equal(0, this[LSR] & 1);
         Assert.Equal(1, _function.Port.TrySend("b"u8, resets));
         Assert.Equal(0, this[LSR] & 1);
