@@ -6,12 +6,16 @@ namespace Virtbus.Platform;
 /// </summary>
 public sealed class ServiceThread
 {
+    private static long _untold;
     private readonly Thread _thread;
 
     private ServiceThread(Thread thread) => _thread = thread;
 
     /// <summary>Hears of what the work of a thread did not catch: the thread's name and the exception. On that thread; what it throws is dropped.</summary>
     public static Action<string, Exception>? Unhandled { get; set; }
+
+    /// <summary>How many exceptions <see cref="Unhandled"/> could not be told of, since it threw itself.</summary>
+    public static long Untold => Interlocked.Read(ref _untold);
 
     /// <summary>Whether this is the calling thread.</summary>
     public bool IsCurrent => _thread == Thread.CurrentThread;
@@ -78,7 +82,8 @@ public sealed class ServiceThread
         }
         catch (Exception)
         {
-            // Expected of nothing, and there is nobody left to tell.
+            // There is nobody left to tell.
+            Interlocked.Increment(ref _untold);
         }
     }
 }
