@@ -7,4 +7,5 @@ namespace Virtbus.Cli;
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower)]
 [JsonSerializable(typeof(CompletionScript))]
 [JsonSerializable(typeof(FunctionSource[]))]
+[JsonSerializable(typeof(VmCommandLineAnswer))]
 internal sealed partial class CliJson : JsonSerializerContext;

@@ -24,12 +24,18 @@ internal sealed class Guest
     /// <param name="devices">Names of the devices, in the order in which the guest has them; and options of the verb.</param>
     public static Guest Start(TestFabric fabric, string script, params string[] devices)
     {
+        RequireQemu();
+        return new Guest(fabric.Start(["vm", .. devices, "--", "sh", "-c", "set -e\n" + script]));
+    }
+
+    /// <summary>Skips a test on a host that can't run guests.</summary>
+    public static void RequireQemu()
+    {
         // Installed by packaging/test-packages.txt, so one who could install it and did not sees the tests fail.
         Assert.SkipWhen(RuntimeInformation.OSArchitecture != Architecture.X64, "Guests are x86-64 and run on x86-64 only.");
         var hasQemu = Environment.GetEnvironmentVariable("VIRTBUS_QEMU") is not null ||
             Environment.GetEnvironmentVariable("PATH")!.Split(':').Any(folder => File.Exists(Path.Combine(folder, "qemu-system-x86_64")));
         Assert.SkipWhen(!hasQemu && !Environment.IsPrivilegedProcess, "qemu-system-x86_64 is not installed and may not be: apt-get install qemu-system-x86.");
-        return new Guest(fabric.Start(["vm", .. devices, "--", "sh", "-c", "set -e\n" + script]));
     }
 
     /// <summary>Runs a script to its end and gives the lines that it printed.</summary>

@@ -4,7 +4,7 @@ using Virtbus.Daemon.Manifest;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// Makes the hardware that a manifest names. The daemon calls it in this order: adapters, then disks, then serial ports, then functions. Disposing it takes all that
+/// Makes the hardware that a manifest names. The daemon calls it in this order: media, adapters, then disks, then serial ports, then functions. Disposing it takes all that
 /// it made away again, newest first; sockets included. By then drivers have been shut down.
 /// </summary>
 internal interface IProvisioner : IAsyncDisposable
@@ -14,6 +14,11 @@ internal interface IProvisioner : IAsyncDisposable
 
     /// <summary>Makes ready to offer devices on sockets; called once, before anything is made.</summary>
     ValueTask StartAsync();
+
+    /// <summary>Opens the media of all disks, before anything is made, so that all that is wrong with them is told at once.</summary>
+    /// <param name="manifest">The manifest.</param>
+    /// <exception cref="ManifestException">Some can't be opened.</exception>
+    void OpenMedia(FabricManifest manifest);
 
     /// <summary>Takes all devices away from the virtual machines and programs that have them open: at the end nobody waits for them.</summary>
     void RevokeAll();

@@ -1,5 +1,8 @@
 using System.Net.Sockets;
+using System.Runtime.InteropServices;
 using Virtbus.Hardware.Serial;
+using Virtbus.Platform;
+using Virtbus.Subsystems;
 
 namespace Virtbus.Daemon.Provisioning;
 
@@ -8,6 +11,8 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
 {
     private const int BufferSize = 64 << 10;
     private const int ChunkSize = 4 << 10;
+    private const int SolSocket = 1;
+    private const int SoPeerCredentials = 17;
     private readonly SerialPort _port;
     private readonly Socket _client;
     private readonly CancellationTokenSource _stop = new();
@@ -23,14 +28,20 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     /// <summary>Connects the client.</summary>
     /// <param name="port">The port, to which nobody is connected.</param>
     /// <param name="client">The client; it belongs to the line.</param>
-    public SerialLine(SerialPort port, Socket client)
+    /// <param name="since">Now.</param>
+    public SerialLine(SerialPort port, Socket client, DateTimeOffset since)
     {
+        var process = PeerOf(client);
+        Connection = new EndpointConnection(process, ProcessName.Of(process), since, 0, 0, 0);
         _port = port;
         _client = client;
         if (!port.TryConnect(this, out var fault))
             throw new InvalidOperationException(fault.Message);
         _talk = TalkAsync(_stop.Token);
     }
+
+    /// <summary>Who is connected. Text has no messages to count.</summary>
+    public EndpointConnection Connection { get; }
 
     /// <summary>Whether the connection has ended.</summary>
     public bool IsOver => _talk.IsCompleted;
@@ -58,6 +69,14 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     {
         await _stop.CancelAsync();
         await _talk;
+    }
+
+    // struct ucred: process, user and group.
+    private static int PeerOf(Socket client)
+    {
+        Span<int> credentials = stackalloc int[3];
+        client.GetRawSocketOption(SolSocket, SoPeerCredentials, MemoryMarshal.AsBytes(credentials));
+        return credentials[0];
     }
 
     private async Task TalkAsync(CancellationToken stop)

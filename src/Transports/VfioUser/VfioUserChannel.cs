@@ -54,8 +54,6 @@ internal sealed class VfioUserChannel : IDisposable
     /// <summary>The socket, to wait on.</summary>
     internal FileDescriptor Descriptor => _stream.Descriptor;
 
-    internal int PeerProcess => _stream.PeerProcess;
-
     /// <summary>Whether it is over: by <see cref="Close"/>, or because the peer is gone or sent what is no message.</summary>
     internal bool IsClosed => _closed;
 

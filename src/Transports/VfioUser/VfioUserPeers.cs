@@ -1,3 +1,4 @@
+using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Transports.VfioUser;
@@ -16,11 +17,11 @@ internal static class VfioUserPeers
     internal static VfioOwner Enter(int process)
     {
         if (process == 0)
-            return new VfioOwner("a process of another container");
+            return new VfioOwner(ProcessName.Describe(0, ""));
         lock (_lock)
         {
             var (user, connections) = _users.GetValueOrDefault(process);
-            user ??= new VfioOwner(NameOf(process));
+            user ??= new VfioOwner(ProcessName.Describe(process, ProcessName.Of(process)));
             _users[process] = (user, connections + 1);
             return user;
         }
@@ -38,20 +39,6 @@ internal static class VfioUserPeers
                 _users.Remove(process);
             else
                 _users[process] = (user, connections - 1);
-        }
-    }
-
-    // For messages: by the number the person finds who holds the device.
-    private static string NameOf(int process)
-    {
-        try
-        {
-            return $"process {process} ({File.ReadAllText($"/proc/{process}/comm").Trim()})";
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            // It has gone already, or is of another container.
-            return $"process {process}";
         }
     }
 }

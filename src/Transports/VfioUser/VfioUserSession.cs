@@ -21,8 +21,8 @@ internal sealed partial class VfioUserSession : IDisposable
     private readonly VfioUserServerOptions _options;
     private readonly ILogger _logger;
     private readonly long _number;
+    private readonly ConnectedPeer _connected;
     private readonly bool _trace;
-    private readonly int _process;
     private readonly VfioUserChannel _channel;
     private readonly VfioUserOutbox _outbox;
     // One for all maps, which are many.
@@ -40,20 +40,24 @@ internal sealed partial class VfioUserSession : IDisposable
     private int _answerSize;
     private bool _unsealedWarned;
     private bool _headersWarned;
+    private bool _unsharedTold;
+    private ulong _sharedBytes;
+    private ulong _unsharedBytes;
     private bool _memoryLost;
 
-    internal VfioUserSession(VfioUserServer server, VfioDevice device, UnixStream stream, VfioUserServerOptions options, ILogger logger, long number)
+    internal VfioUserSession(VfioUserServer server, VfioDevice device, UnixStream stream, VfioUserServerOptions options, ILogger logger, long number, ConnectedPeer peer)
     {
         _server = server;
         _device = device;
         _options = options;
         _logger = logger;
         _number = number;
+        _connected = peer;
         _trace = logger.IsEnabled(LogLevel.Debug);
         _channel = new VfioUserChannel(stream, options.HeaderByHeader);
         _outbox = new VfioUserOutbox(_channel);
         _loseMemory = LoseMemory;
-        _container = new VfioContainer(VfioUserPeers.Enter(_process = _channel.PeerProcess), new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
+        _container = new VfioContainer(VfioUserPeers.Enter(peer.Process), new IoAddressSpaceOptions { MaxMaps = options.MaxDmaMaps });
     }
 
     /// <summary>Ends the connection from outside. Safe from any thread.</summary>
@@ -75,6 +79,7 @@ internal sealed partial class VfioUserSession : IDisposable
                 return Reason();
         }
 
+        _connected.CountMessage();
         if (!TryGreet(message, out var fault))
         {
             if (fault == Fault.None)
@@ -100,7 +105,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _stream?.Dispose();
         // Nothing of the device's DMA is under way when this returns: what waited for the client was given up above.
         _container.Dispose();
-        VfioUserPeers.Leave(_process);
+        VfioUserPeers.Leave(_connected.Process);
         foreach (var signals in _doorbells.Values)
         {
             foreach (var signal in signals)
@@ -117,6 +122,7 @@ internal sealed partial class VfioUserSession : IDisposable
     {
         if (!_channel.TryTake(_outbox, out var message))
             return false;
+        _connected.CountMessage();
         if (_trace)
             VfioUserLog.Received(_logger, _server.Path, _number, message.Command, message.Flags, message.Payload.Length, message.DescriptorCount);
         if (!TryHandle(message, out var fault))
@@ -447,7 +453,7 @@ internal sealed partial class VfioUserSession : IDisposable
         // The flags have the bits of DmaAccess.
         var access = (DmaAccess)(flags & (DmaReadFlag | DmaWriteFlag));
         if (message.DescriptorCount == 0)
-            return TryMapRemote(new IovaRange(new Iova(start), size), access, out fault) && Reply(message, 0, out fault);
+            return TryMapRemote(new IovaRange(new Iova(start), size), access, out fault) && Mapped(0, size) && Reply(message, 0, out fault);
         NoteHeaders();
         var file = message.Descriptor(0);
         // An access beyond the end of a file that was cut is a signal that ends this process, where there is no guard, and this session
@@ -462,7 +468,20 @@ internal sealed partial class VfioUserSession : IDisposable
             return false;
         // The space holds a reference of its own from here on.
         using (memory)
-            return Space.TryMap(new Iova(start), size, memory!, 0, access, out fault) && Reply(message, 0, out fault);
+            return Space.TryMap(new Iova(start), size, memory!, 0, access, out fault) && Mapped(size, 0) && Reply(message, 0, out fault);
+    }
+
+    // A machine has pieces that no VMM shares, such as its firmware: the word is for those whose memory as a whole is none that can be mapped.
+    private bool Mapped(ulong shared, ulong unshared)
+    {
+        _connected.Maps = Space.Count;
+        _sharedBytes = unchecked(_sharedBytes + shared);
+        _unsharedBytes = unchecked(_unsharedBytes + unshared);
+        if (_unsharedTold || _unsharedBytes <= _sharedBytes)
+            return true;
+        _unsharedTold = true;
+        _server.SayUnshared(_number);
+        return true;
     }
 
     private bool TryMapRemote(IovaRange range, DmaAccess access, out Fault fault)
@@ -473,7 +492,6 @@ internal sealed partial class VfioUserSession : IDisposable
             _channel.Share();
             var most = (int)Math.Min(_peer.MaxDataTransfer, MaxDataTransfer);
             _remote = new VfioUserRemoteMemory(_twin ?? _channel, most, (int)_options.AnswerTimeout.TotalMilliseconds, AnswerFirst);
-            VfioUserLog.MessageDma(_logger, _server.Path, _number);
         }
 
         return Space.TryMap(range, _remote, access, out fault);
@@ -507,6 +525,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _remote?.Block(range.Start.Value, range.Last);
         var unmapped = Space.TryUnmap(range, out _, out fault);
         _remote?.Unblock();
+        _connected.Maps = Space.Count;
         return unmapped;
     }
 
@@ -515,6 +534,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _remote?.Block(0, ulong.MaxValue);
         var unmapped = Space.TryUnmapAll(out _, out fault);
         _remote?.Unblock();
+        _connected.Maps = Space.Count;
         return unmapped;
     }
 
