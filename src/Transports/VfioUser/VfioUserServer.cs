@@ -141,8 +141,8 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
     internal void SayUnshared(long session)
     {
         _hint = $"The client shares no memory, so the device reaches it by messages, which is slow; to share it, {ConnectedPeer.ShareMemory}";
-        if (_limiter.TryTake(out _))
-            VfioUserLog.MessageDma(_logger, Path, session);
+        if (_limiter.TryTake(out var suppressed))
+            VfioUserLog.MessageDma(_logger, Path, session, suppressed);
     }
 
     // On the acceptor's thread.

@@ -41,8 +41,8 @@ internal static partial class VhostUserLog
     [LoggerMessage(1010, LogLevel.Information, "vhost-user {Path}: memory of front end {Session} is not sealed against shrinking: shrinking it ends this process. Use memory-backend-memfd in QEMU")]
     internal static partial void Unsealed(ILogger logger, string path, long session);
 
-    [LoggerMessage(1012, LogLevel.Warning, "vhost-user {Path}: front end {Session} shares no memory, so the device can't reach its rings: " + ConnectedPeer.ShareMemory)]
-    internal static partial void Unshared(ILogger logger, string path, long session);
+    [LoggerMessage(1012, LogLevel.Warning, "vhost-user {Path}: front end {Session} shares no memory, so the device can't reach its rings: " + ConnectedPeer.ShareMemory + " ({Suppressed} lines like this left out)")]
+    internal static partial void Unshared(ILogger logger, string path, long session, long suppressed);
 
     [LoggerMessage(1011, LogLevel.Warning, "vhost-user {Path}: memory of front end {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
     internal static partial void MemoryLost(ILogger logger, string path, long session);

@@ -132,8 +132,8 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
     internal void SayUnshared(long session)
     {
         _hint = $"The front end shares no memory, which the device needs: {ConnectedPeer.ShareMemory}";
-        if (_limiter.TryTake(out _))
-            VhostUserLog.Unshared(_logger, Path, session);
+        if (_limiter.TryTake(out var suppressed))
+            VhostUserLog.Unshared(_logger, Path, session, suppressed);
     }
 
     private void LogQueueFault(int queue, Fault fault)
