@@ -33,6 +33,10 @@ internal static class ConsoleVerb
         {
             await socket.ConnectAsync(new UnixDomainSocketEndPoint(console.Path));
         }
+        catch (SocketException e) when (e.SocketErrorCode == SocketError.AccessDenied)
+        {
+            throw new VirtbusException(Errno.EACCES, $"{console.Path} may not be opened (EACCES): it belongs to the user whose fabric this is. Run as that user.", e);
+        }
         catch (SocketException e)
         {
             throw new VirtbusException(Errno.ECONNREFUSED, $"Nothing listens on {console.Path}: {e.Message}. Is the fabric just going down?", e);

@@ -78,7 +78,7 @@ internal static class VmVerb
         output.Print(answer, CliJson.Default.VmCommandLineAnswer, writer => writer.WriteLine(line.Text));
         // Beside the line, so that a shell gets nothing but the line.
         if (!output.IsJson)
-            Console.Error.WriteLine($"  kernel     {line.Kernel}\n  initramfs  {line.Initramfs}\n  What was fetched or made is kept in {line.CacheFolder} until you delete it. The fabric has to be up.");
+            await Console.Error.WriteLineAsync($"  kernel     {line.Kernel}\n  initramfs  {line.Initramfs}\n  What was fetched or made is kept in {line.CacheFolder} until you delete it. The fabric has to be up.");
         return ExitCode.Done;
     }
 
