@@ -8,4 +8,5 @@ namespace Virtbus.Cli;
 [JsonSerializable(typeof(CancelledPlug))]
 [JsonSerializable(typeof(CompletionScript))]
 [JsonSerializable(typeof(FunctionSource[]))]
+[JsonSerializable(typeof(VmCommandLineAnswer))]
 internal sealed partial class CliJson : JsonSerializerContext;

@@ -90,8 +90,8 @@ internal sealed class ControlClient
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
-            if (!Directory.Exists(Runtime.Path))
-                throw NotRunning(null);
+            if (!FileStatus.TryGet(Runtime.Path, out _, out var error))
+                throw error is Errno.ENOENT or Errno.ENOTDIR ? NotRunning(null) : MayNot(Runtime.Path, error, null);
             // Whoever else could enter the folder could have put the socket there.
             Runtime.Check();
             socket.Connect(new UnixDomainSocketEndPoint(Runtime.ControlSocket));
@@ -100,6 +100,8 @@ internal sealed class ControlClient
         catch (Exception e)
         {
             socket.Dispose();
+            if (e is SocketException { SocketErrorCode: SocketError.AccessDenied })
+                throw MayNot(Runtime.ControlSocket, Errno.EACCES, e);
             if (e is SocketException or ArgumentOutOfRangeException)
                 throw NotRunning(e);
             throw;
@@ -108,6 +110,9 @@ internal sealed class ControlClient
 
     private VirtbusException NotRunning(Exception? cause) =>
         new(Errno.ECONNREFUSED, $"No fabric is running in {Runtime.Path}. Start one with 'virtbus up'.", cause);
+
+    private static VirtbusException MayNot(string path, Errno error, Exception? cause) =>
+        new(error, $"{path} can't be reached: {error}. Run as the user whose fabric it is, or set VIRTBUS_RUNTIME to a folder of your own.", cause);
 
     private static VirtbusException Refusal(int status, Stream answer)
     {

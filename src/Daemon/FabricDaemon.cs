@@ -7,6 +7,7 @@ using Virtbus.Daemon.Api;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Daemon.Provisioning;
 using Virtbus.Platform;
+using Virtbus.Subsystems;
 
 namespace Virtbus.Daemon;
 
@@ -24,12 +25,15 @@ internal sealed partial class FabricDaemon
     private readonly CancellationTokenSource _stop = new();
     private readonly TaskCompletionSource _stopRequested = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly TaskCompletionSource<ShutdownAnswer> _takenDown = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly Budget[] _budgets = [Budget.Descriptors, Budget.Mappings, Budget.Threads];
+    private readonly long _start;
     private ControlServer? _server;
 
     private FabricDaemon(FabricDaemonOptions options, LockHolder holder, RuntimeLock held)
     {
         _options = options;
         _log = options.LoggerFactory.CreateLogger("Virtbus.Daemon");
+        _start = options.Time.GetTimestamp();
         (_holder, _lock) = (holder, held);
         Fabric = new Fabric(new FabricOptions { LoggerFactory = options.LoggerFactory, Time = options.Time });
         var auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
@@ -46,6 +50,7 @@ internal sealed partial class FabricDaemon
         _provisioner = options.Provisioner(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));
         _groups = new DeviceGroups(Fabric, auxiliary);
         View = new FabricView(Fabric, _loader);
+        AddToTree();
     }
 
     /// <summary>The fabric.</summary>
@@ -205,14 +210,92 @@ internal sealed partial class FabricDaemon
             _holder.Pid,
             Version,
             _holder.Since,
+            (long)Uptime.TotalSeconds,
             _holder.Manifest,
             _options.Runtime.Path,
             devices,
             bound,
             Fabric.DeferredDevices.Count,
             _loader.Loaded.Count,
-            [.. _provisioner.Sockets.Select(s => new SocketAnswer(s.Device, s.Protocol, s.Path, s.IsConnected, s.Address))]);
+            DescribeSockets(null),
+            [.. _budgets.Select(b => new BudgetAnswer(b.Name, b.Used, b.Limit))]);
     }
+
+    /// <summary>The sockets of the fabric's devices, or those of one.</summary>
+    /// <param name="device">The name or label of a device, or of a socket; null for all.</param>
+    /// <exception cref="VirtbusException">ENODEV: there is no such device; EINVAL: there are several.</exception>
+    public IReadOnlyList<SocketAnswer> DescribeSockets(string? device)
+    {
+        var all = _provisioner.Sockets;
+        if (device is null)
+            return [.. all.Select(Describe)];
+        // A socket has the name that its user knows. A device of that name may be another one, with the socket below it.
+        var named = all.Where(s => s.Name == device || s.Address == device).ToList();
+        return [.. (named.Count > 0 ? named : SocketsOf(View.FindDevice(device))).Select(Describe)];
+    }
+
+    /// <summary>One device, with its sockets.</summary>
+    /// <param name="name">As <see cref="FabricView.FindDevice"/> takes it.</param>
+    /// <exception cref="VirtbusException">ENODEV: there is no such device; EINVAL: there are several.</exception>
+    public DeviceAnswer DescribeDevice(string name)
+    {
+        var device = View.FindDevice(name);
+        SocketAnswer[] sockets = [.. SocketsOf(device).Select(Describe)];
+        return FabricView.Describe(device) with { Sockets = sockets.Length > 0 ? sockets : null };
+    }
+
+    private IEnumerable<DeviceSocket> SocketsOf(Device device) => _provisioner.Sockets.Where(s => s.Device == device || s.ClassDevice == device);
+
+    private SocketAnswer Describe(DeviceSocket socket)
+    {
+        var endpoint = socket.Endpoint;
+        var connection = endpoint.Connection;
+        return new SocketAnswer(
+            socket.Name,
+            socket.Protocol,
+            endpoint.Path,
+            connection is not null,
+            socket.Address,
+            endpoint.Connections,
+            endpoint.BadMessages,
+            connection is null ? null : new ConnectionAnswer(
+                connection.Process == 0 ? null : connection.Process,
+                connection.Name.Length == 0 ? null : connection.Name,
+                connection.Since,
+                Math.Max(0, (long)(_options.Time.GetUtcNow() - connection.Since).TotalSeconds),
+                connection.Messages,
+                connection.BadMessages,
+                connection.Maps),
+            endpoint.Hint);
+    }
+
+    // What 'virtbus status' says, for those who look into the tree.
+    private void AddToTree()
+    {
+        (string Name, Func<string> Show)[] facts =
+        [
+            ("manifest", () => _holder.Manifest),
+            ("process", () => $"{_holder.Pid}"),
+            ("runtime", () => _options.Runtime.Path),
+            ("since", () => $"{_holder.Since:yyyy-MM-ddTHH:mm:ssZ}"),
+            ("state", () => State.ToString().ToLowerInvariant()),
+            ("uptime", () => $"{(long)Uptime.TotalSeconds}"),
+            ("version", () => Version),
+        ];
+        Add("fabric", facts);
+        Add("budgets", [.. _budgets.Select(b => (b.Name.Replace(' ', '_'), (Func<string>)(() => $"{b.Used?.ToString() ?? "unknown"} {b.Limit?.ToString() ?? "max"}")))]);
+
+        // A device of a class has its own directory, to which the socket's name leads.
+        Fabric.Tree.AddKernelDirectory(new TreeDirectory("sockets", () => _provisioner.Sockets.Select(s => Path.GetFileName(s.Endpoint.Path) is var file && s.ClassDevice is { } device
+            ? (TreeNode)new TreeLink(file, device.DevPath)
+            : new TreeDirectory(file, () => EndpointAttributes.Of<IDeviceEndpoint>(e => e).Select(a => new TreeFile($"/kernel/sockets/{file}/{a.Name}", s.Endpoint, a))))));
+
+        void Add(string folder, (string Name, Func<string> Show)[] files) => Fabric.Tree.AddKernelDirectory(new TreeDirectory(
+            folder,
+            () => files.Select(f => new TreeFile($"/kernel/{folder}/{f.Name}", Fabric, new ObjectAttribute<Fabric>(f.Name, _ => f.Show())))));
+    }
+
+    private TimeSpan Uptime => _options.Time.GetElapsedTime(_start);
 
     private static string Version => typeof(FabricDaemon).Assembly.GetName().Version?.ToString(3) ?? "";
 
@@ -221,6 +304,7 @@ internal sealed partial class FabricDaemon
         var manifest = _options.Manifest;
         var adapters = new Dictionary<string, Device>();
         await _provisioner.StartAsync();
+        _provisioner.OpenMedia(manifest);
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");

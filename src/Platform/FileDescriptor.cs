@@ -156,6 +156,18 @@ public sealed class FileDescriptor : SafeHandle
         return result == 0;
     }
 
+    /// <summary>Reads bytes of the file (pread).</summary>
+    /// <param name="destination">Where to.</param>
+    /// <param name="offset">Byte offset in the file.</param>
+    /// <param name="error">The errno when the answer is negative.</param>
+    /// <returns>Bytes read, fewer than asked for at the end of the file, or -1.</returns>
+    public unsafe long Read(Span<byte> destination, long offset, out Errno error)
+    {
+        // SAFETY: the bytes are pinned for the time of the call, and the vector says how many they are.
+        fixed (byte* bytes = destination)
+            return ReadVectors([new IoVector((nint)bytes, (nuint)destination.Length)], offset, out error);
+    }
+
     /// <summary>Reads from the file into host memory (preadv), without a copy in between.</summary>
     /// <param name="vectors">Where the bytes go, in order; at most 1024.</param>
     /// <param name="offset">Byte offset in the file.</param>

@@ -14,11 +14,20 @@ public readonly record struct FileStatus(FileKind Kind, ulong Size, uint BlockSi
     /// <param name="status">What was found.</param>
     /// <param name="error">The errno when the answer is false.</param>
     /// <returns>Whether there is something to describe.</returns>
-    public static unsafe bool TryGet(string path, out FileStatus status, out Errno error)
+    public static bool TryGet(string path, out FileStatus status, out Errno error) => TryGet(path, Libc.AT_SYMLINK_NOFOLLOW, out status, out error);
+
+    /// <summary>Looks at what a path leads to, through symbolic links.</summary>
+    /// <param name="path">The path.</param>
+    /// <param name="status">What was found.</param>
+    /// <param name="error">The errno when the answer is false; ENOENT and ENOTDIR say that nothing is there, EACCES that this user may not see it.</param>
+    /// <returns>Whether there is something to describe.</returns>
+    public static bool TryGetTarget(string path, out FileStatus status, out Errno error) => TryGet(path, 0, out status, out error);
+
+    private static unsafe bool TryGet(string path, int flags, out FileStatus status, out Errno error)
     {
         StatxBuffer buffer;
         // SAFETY: the buffer is a local of the 256 bytes that statx writes.
-        var result = Libc.statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS | Libc.STATX_BTIME, &buffer);
+        var result = Libc.statx(Libc.AT_FDCWD, path, flags, Libc.STATX_BASIC_STATS | Libc.STATX_BTIME, &buffer);
         error = result == 0 ? Errno.None : Libc.LastError;
         status = result == 0 ? From(buffer) : default;
         return result == 0;

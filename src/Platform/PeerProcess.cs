@@ -21,14 +21,18 @@ public sealed class PeerProcess : IDisposable
     public bool HasEnded => Polling.Wait(_descriptor, forWriting: false, cancel: null, 0);
 
     /// <summary>For messages: "process 123 (qemu)"; without the name when it has ended.</summary>
-    public string Name
+    public string Name => ProcessName.Describe(Number, Command);
+
+    // What it calls itself, escaped; empty when it has ended. Looked at before that is asked: it was this process's then.
+    private string Command => ProcessName.Of(Number) is var name && !HasEnded ? name : "";
+
+    /// <summary>What the process that made a connection calls itself, escaped.</summary>
+    /// <param name="stream">The connection.</param>
+    /// <returns>Its name; empty when that is not known, or it has ended.</returns>
+    public static string NameOf(UnixStream stream)
     {
-        get
-        {
-            var name = CommandOf(Number);
-            // Looked at behind the name: it was this process's then.
-            return name.Length == 0 || HasEnded ? $"process {Number}" : $"process {Number} ({name})";
-        }
+        using var process = TryFind(stream);
+        return process?.Command ?? "";
     }
 
     /// <summary>Finds who made a connection.</summary>
@@ -70,16 +74,4 @@ public sealed class PeerProcess : IDisposable
 
     // SAFETY: no pointer is passed.
     internal static unsafe FileDescriptor OpenByNumber(int number) => new((int)Libc.syscall(Libc.SYS_pidfd_open, number, 0, null, null, null));
-
-    private static string CommandOf(int number)
-    {
-        try
-        {
-            return PrintableText.Escape(File.ReadAllText($"/proc/{number}/comm").Trim());
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            return "";
-        }
-    }
 }

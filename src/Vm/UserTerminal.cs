@@ -22,13 +22,19 @@ internal sealed partial class UserTerminal : IDisposable
                 Errno.EINVAL, "A shell in the guest needs a terminal, and standard input or output is none. Give a command after '--', such as 'sh'.");
         }
 
-        TerminalSettings saved = TerminalSettings.Read();
+        return new UserTerminal(TerminalSettings.Read()) { KernelArguments = Describe() };
+    }
+
+    /// <summary>Terminal type and size, as far as they are known here, for the guest's command line.</summary>
+    public static string Describe()
+    {
         string type = Environment.GetEnvironmentVariable("TERM") is { } term && TermName().IsMatch(term) ? term : "linux";
-        int rows = Console.WindowHeight;
-        int columns = Console.WindowWidth;
+        bool isTerminal = !Console.IsInputRedirected && !Console.IsOutputRedirected;
+        int rows = isTerminal ? Console.WindowHeight : 0;
+        int columns = isTerminal ? Console.WindowWidth : 0;
         // A terminal that was never told its size says 0.
         string size = rows > 0 && columns > 0 ? $" virtbus_rows={rows} virtbus_columns={columns}" : "";
-        return new UserTerminal(saved) { KernelArguments = $"TERM={type}{size}" };
+        return $"TERM={type}{size}";
     }
 
     /// <inheritdoc/>

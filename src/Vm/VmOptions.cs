@@ -61,7 +61,10 @@ public sealed class VmOptions
             if (!SharedMemory && device.Kind != VmDeviceKind.VfioUserPci)
                 throw new VirtbusException(
                     Errno.EINVAL, $"Device '{device.Name}' is a vhost-user device, which works on shared memory only. Share the guest's memory or leave the device out.");
-            if (!File.Exists(device.SocketPath))
+            if (!FileStatus.TryGetTarget(device.SocketPath, out _, out var error) && error is not (Errno.ENOENT or Errno.ENOTDIR))
+                throw new VirtbusException(
+                    error, $"The socket '{device.SocketPath}' of device '{device.Name}' can't be looked at: {error}. Run as the user whose daemon serves it.");
+            if (error != Errno.None)
                 throw new VirtbusException(
                     Errno.ENOENT, $"Device '{device.Name}' has no socket at '{device.SocketPath}'. Start the daemon that serves it first.");
         }

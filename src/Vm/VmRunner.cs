@@ -76,6 +76,22 @@ public sealed class VmRunner
     public static async Task PrepareAsync(IReadOnlyCollection<VmDeviceKind> kinds, IProgress<string>? progress, CancellationToken cancellation) =>
         await PrepareAsync((IEnumerable<VmDeviceKind>)kinds, progress, cancellation);
 
+    /// <summary>
+    /// The command line of a guest with a shell on the terminal that it is run from, and nothing of ours around it. Finds or makes what it needs,
+    /// and runs nothing. Throws as <see cref="RunAsync"/> does for options that cannot work.
+    /// </summary>
+    /// <param name="cancellation">Ends the making of what it needs.</param>
+    public async Task<VmCommandLine> GetCommandLineAsync(CancellationToken cancellation)
+    {
+        _options.Check();
+        VmAccelerator accelerator = _options.ResolveAccelerator(Environment.GetEnvironmentVariable);
+        (QemuProgram qemu, GuestImage image) = await PrepareAsync(_options.Devices.Select(device => device.Kind), _progress, cancellation);
+        string[] arguments = [.. qemu.Command, .. QemuArguments.Machine(_options, accelerator, image, ShellKernel(UserTerminal.Describe())), .. QemuArguments.Terminal()];
+        return new VmCommandLine(arguments, image.Kernel, image.Initramfs, CacheFolder.FromEnvironment(null).Root);
+    }
+
+    private static string ShellKernel(string terminal) => $"virtbus_mode=shell {terminal}";
+
     private static async Task<(QemuProgram Qemu, GuestImage Image)> PrepareAsync(
         IEnumerable<VmDeviceKind> kinds, IProgress<string>? progress, CancellationToken cancellation)
     {
@@ -88,8 +104,7 @@ public sealed class VmRunner
     private async Task<int> RunShellAsync(QemuProgram qemu, VmAccelerator accelerator, GuestImage image, CancellationToken cancellation)
     {
         using UserTerminal terminal = UserTerminal.Save();
-        string kernel = $"virtbus_mode=shell {terminal.KernelArguments}";
-        IEnumerable<string> arguments = QemuArguments.Machine(_options, accelerator, image, kernel).Concat(QemuArguments.Terminal());
+        IEnumerable<string> arguments = QemuArguments.Machine(_options, accelerator, image, ShellKernel(terminal.KernelArguments)).Concat(QemuArguments.Terminal());
         await using QemuProcess running = await QemuProcess.StartAsync(qemu, arguments, redirect: false);
         QemuProcessId = running.Id;
         int code = await running.Exited.WaitAsync(cancellation);

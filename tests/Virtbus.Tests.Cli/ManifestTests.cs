@@ -73,8 +73,8 @@ public sealed class ManifestTests
             /manifests/m.yaml:23:13: disks[1].queues: '0' is not right here. Write a whole number from 1 to 64.
             /manifests/m.yaml:24:13: disks[1].serial: 'this serial number is too long' is not right here. Write 1 to 20 printable ASCII characters.
             /manifests/m.yaml:25:5: disks[2]: a disk has exactly one of file, memory, null; this has none. Add one.
-            /manifests/m.yaml:27:45: disks[3].file: /manifests/no/such.img does not exist. Make it, for example with: truncate -s 64M /manifests/no/such.img
-            /manifests/m.yaml:27:58: disks[3]: 'size' is no key of a disk. The keys are name, adapter, file, memory, null, readonly, queues, serial.
+            /manifests/m.yaml:27:45: disks[3].file: Disk file '/manifests/no/such.img' does not exist. Make it, for example with: truncate -s 1G /manifests/no/such.img
+            /manifests/m.yaml:27:58: disks[3]: 'size' is no key of a disk. The keys are name, adapter, file, format, memory, null, readonly, queues, serial.
             /manifests/m.yaml:29:40: devices[0].count: 'many' is not right here. Write a whole number from 1 to 100000.
             /manifests/m.yaml:29:54: devices[0].parent: 'nobody' is no adapter of this manifest. Its adapters are adapter0.
             /manifests/m.yaml:30:27: devices[1].name: 'demo.part' is made at line 29 already. Give that group a higher count.
@@ -90,6 +90,59 @@ public sealed class ManifestTests
             /manifests/m.yaml:41:10: modules: /manifests/no/such/folder does not exist. Make the folder, or name one that is there.
             """,
             error.Message);
+    }
+
+    [Fact]
+    public void Every_fault_of_every_disk_is_told_at_its_file_key()
+    {
+        var folder = Directory.CreateTempSubdirectory("vb").FullName;
+        try
+        {
+            string At(string name) => Path.Combine(folder, name);
+            File.WriteAllBytes(At("good.img"), new byte[4096]);
+            File.WriteAllBytes(At("empty.img"), []);
+            File.WriteAllBytes(At("odd.img"), new byte[1000]);
+            File.WriteAllBytes(At("a.qcow2"), [(byte)'Q', (byte)'F', (byte)'I', 0xfb, 0, 0, 0, 3, .. new byte[992]]);
+            var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(
+                """
+                adapters:
+                  - { name: a, model: merlin }
+                disks:
+                  - name: d0
+                    adapter: a
+                    file: empty.img
+                  - { name: d1, adapter: a, file: odd.img, readonly: true }
+                  - { name: d2, adapter: a, file: a.qcow2 }
+                  - { name: d 3, adapter: a, file: none.img }
+                  - { name: d4, adapter: a, file: . }
+                  - { name: d5, adapter: a, file: good.img }
+                  - { name: d6, adapter: a, file: ./good.img, readonly: true }
+                  - { name: d7, adapter: a, file: /dev/null, format: qcow2 }
+                  - { name: d8, adapter: a, memory: 1MiB, format: raw }
+                """,
+                At("m.yaml")));
+            Assert.Equal(
+                $"""
+                m.yaml:6:11: disks[0].file: Disk file 'empty.img' is empty. Give it the disk's size: truncate -s 1G empty.img
+                m.yaml:7:35: disks[1].file: Disk file 'odd.img' has 1000 bytes, which is no multiple of 512. Add zeros at its end, which keeps what is in it: truncate -s 1024 odd.img
+                m.yaml:8:35: disks[2].file: Disk file 'a.qcow2' is an image in the format qcow2, and a disk is served from raw sectors. Convert it: qemu-img convert -O raw a.qcow2 a.raw. If those bytes are what a guest wrote to its own raw disk, say 'format: raw'.
+                m.yaml:9:13: disks[3].name: 'd 3' is not right here. Write 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.
+                m.yaml:9:36: disks[3].file: Disk file 'none.img' does not exist. Make it, for example with: truncate -s 1G none.img
+                m.yaml:10:35: disks[4].file: Disk file '{folder}' is a folder. Name a file.
+                m.yaml:12:35: disks[6].file: good.img is the file of disk 'd5' at line 11 already. Name another, or make both read-only.
+                m.yaml:13:35: disks[7].file: Disk file '/dev/null' is no regular file. Name one.
+                m.yaml:13:54: disks[7].format: 'qcow2' is not right here. Write raw.
+                m.yaml:14:51: disks[8].format: only a file has a format, and this disk is in none. Remove the key.
+                """,
+                error.Message.Replace(folder + "/", "", StringComparison.Ordinal));
+            File.WriteAllBytes(At("a.qcow2"), [(byte)'Q', (byte)'F', (byte)'I', 0xfb, 0, 0, 0, 3, .. new byte[1016]]);
+            var raw = ManifestReader.ReadText("adapters: [{ name: a, model: merlin }]\ndisks: [{ name: d, adapter: a, file: a.qcow2, format: raw }]", At("m.yaml"));
+            Assert.Equal(new DiskBacking.File(At("a.qcow2"), IsRaw: true), Assert.Single(raw.Disks).Backing.Value);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
     }
 
     [Theory]

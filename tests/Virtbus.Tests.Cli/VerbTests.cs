@@ -7,7 +7,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
 {
     private static readonly string[] Verbs =
     [
-        "up", "down", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "driver override", "driver suggest", "vf", "vf list", "vf set", "vf enable", "vf disable", "bus", "bus list", "module",
+        "up", "down", "status", "socket", "socket list", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "driver override", "driver suggest", "vf", "vf list", "vf set", "vf enable", "vf disable", "bus", "bus list", "module",
         "module list", "module load", "module unload", "attr", "attr get", "attr set", "monitor", "power", "power suspend", "power resume", "vm", "console", "completion",
     ];
 
@@ -36,6 +36,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     }
 
     [Theory]
+    [InlineData("socket list")]
     [InlineData("tree")]
     [InlineData("device list")]
     [InlineData("device show demo.part.0")]
@@ -59,6 +60,8 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     [Theory]
     [InlineData("tre", "'tre' is no verb of 'virtbus'. Did you mean 'tree'?")]
     [InlineData("module unlod x", "'unlod' is no verb of 'virtbus module'. Did you mean 'unload'?")]
+    [InlineData("vm x --print --prepare", "takes one of --print and --prepare")]
+    [InlineData("vm x --print -- ls", "'virtbus vm --print' takes no command")]
     [InlineData("device", "Required command")]
     [InlineData("device show", "'DEVICE' missing")]
     [InlineData("tree more", "'virtbus tree' does not take 'more'.")]

@@ -35,6 +35,55 @@ public sealed class VhostUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Front_end_that_shares_no_memory_is_told_how_to_start_until_the_next_one_comes()
+    {
+        // What QEMU 7.2 and 11 send with memory of their own: rings, and no region before them.
+        using (var front = new FrontEnd(_fixture.Socket))
+        {
+            var features = front.Ask(GET_FEATURES, [])!.Value;
+            front.Send(SET_FEATURES, Number(features & ~(1UL << 30)));
+            Assert.Null(_fixture.Server.Hint);
+            front.Send(SET_VRING_NUM, State(0, RingSize));
+            front.Send(SET_VRING_BASE, State(0, 0));
+            front.Send(SET_VRING_ADDR, front.RingAddress());
+            front.ExpectClosed();
+            _fixture.Log.WaitFor(1012, "start QEMU with share=on");
+            Assert.Contains("-object memory-backend-memfd,id=mem,size=SIZE,share=on", _fixture.Server.Hint, StringComparison.Ordinal);
+        }
+        _fixture.WaitIdle(1);
+        Assert.NotNull(_fixture.Server.Hint);
+
+        using var next = Connected();
+        Assert.Null(_fixture.Server.Hint);
+        // An address beside the memory that is shared is another mistake.
+        Assert.NotEqual(0u, next.Ask(SET_VRING_ADDR, Numbers(0, 0x1000, 0x2000, 0x3000, 0), 9));
+        Assert.Null(_fixture.Server.Hint);
+        Assert.Equal(1, _fixture.Log.Count(1012));
+    }
+
+    [Fact]
+    public void Server_tells_who_is_connected_and_what_came_from_it()
+    {
+        Assert.Null(_fixture.Server.Connection);
+        var before = DateTimeOffset.UtcNow;
+        using (var front = Connected())
+        {
+            var first = _fixture.Server.Connection!;
+            Assert.Equal((Environment.ProcessId, 0L, 1), (first.Process, first.BadMessages, first.Maps));
+            Assert.Equal(PrintableText.Escape(System.IO.File.ReadAllText("/proc/self/comm").TrimEnd('\n')), first.Name);
+            Assert.InRange(first.Since, before, DateTimeOffset.UtcNow);
+            Assert.NotEqual(0u, front.Ask(SET_VRING_NUM, State(0, 3), 9));
+            var second = _fixture.Server.Connection!;
+            Assert.Equal((first.Messages + 1, 1L), (second.Messages, second.BadMessages));
+        }
+        _fixture.WaitIdle(1);
+        Assert.Null(_fixture.Server.Connection);
+        Assert.Equal((1L, 1L), (_fixture.Server.Connections, _fixture.Server.BadMessages));
+        using var next = Connected();
+        Assert.Equal(0, _fixture.Server.Connection!.BadMessages);
+    }
+
+    [Fact]
     public void Offers_what_it_does()
     {
         using var front = new FrontEnd(_fixture.Socket);

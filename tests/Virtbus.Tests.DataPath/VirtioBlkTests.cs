@@ -517,6 +517,7 @@ public sealed class VirtioBlkTests : IDisposable
     [InlineData("folder", Errno.EISDIR)]
     [InlineData("odd", Errno.EINVAL)]
     [InlineData("empty", Errno.EINVAL)]
+    [InlineData("fifo", Errno.EINVAL)]
     [InlineData("used", Errno.EBUSY)]
     public void File_that_is_no_disk_is_refused_with_its_reason(string kind, Errno errno)
     {
@@ -526,12 +527,88 @@ public sealed class VirtioBlkTests : IDisposable
             "odd" => MakeFile(1000),
             "empty" => MakeFile(0),
             "used" => MakeFile(4096),
+            "fifo" => MakeFifo(),
             _ => Path.Combine(_folder.FullName, "none"),
         };
         using var first = kind == "used" ? FileBackend.Open(path) : null;
         var error = Assert.Throws<VirtbusException>(() => FileBackend.Open(path));
         Assert.Equal(errno, error.Errno);
         Assert.Contains(path, error.Message, StringComparison.Ordinal);
+        // Only a FIFO differs: to read it is to wait for who writes.
+        if (kind != "used")
+            Assert.Equal(errno, FileBackend.FindFault(path, readOnly: true)!.Errno);
+    }
+
+    [Theory]
+    [InlineData("qcow", "qcow")]
+    [InlineData("qcow2", "qcow2")]
+    [InlineData("qed", "QED")]
+    [InlineData("vdi", "VDI")]
+    [InlineData("vhdx", "VHDX")]
+    [InlineData("vmdk", "VMDK")]
+    [InlineData("vmdk -o subformat=monolithicFlat", "VMDK")]
+    [InlineData("vpc", "VHD")]
+    [InlineData("vpc -o subformat=fixed", "VHD")]
+    [InlineData("parallels", "Parallels")]
+    public void Image_of_another_format_is_refused_padded_too_and_the_command_in_the_refusal_converts_it(string made, string format)
+    {
+        Assert.SkipWhen(!File.Exists("/usr/bin/qemu-img"), "qemu-img is not installed: apt-get install qemu-utils.");
+        var path = Path.Combine(_folder.FullName, "it's a disk.img");
+        Run($"qemu-img create -q -f {made} \"$0\" 4M", path);
+        var said = Assert.Throws<VirtbusException>(() => FileBackend.Open(path)).Message;
+        Assert.Contains($"is an image in the format {format}, ", said, StringComparison.Ordinal);
+        Assert.Contains("say 'format: raw'", said, StringComparison.Ordinal);
+        Assert.DoesNotContain("truncate", said, StringComparison.Ordinal);
+        Assert.Equal(said, FileBackend.FindFault(path)!.Message);
+
+        var at = said.IndexOf("qemu-img convert", StringComparison.Ordinal);
+        Run(said[at..said.IndexOf(". If", StringComparison.Ordinal)], path);
+        using (var converted = FileBackend.Open(Path.ChangeExtension(path, ".raw")))
+            Assert.InRange(converted.Capacity, 4 << 20, 5 << 20);
+
+        // As somebody does who was told that a size is no multiple of 512. A footer is not at the end any more.
+        using (var file = File.OpenWrite(path))
+            file.SetLength((file.Length + 511) / 512 * 512);
+        Assert.NotNull(FileBackend.FindFault(path));
+        using var raw = FileBackend.Open(path, raw: true);
+        Assert.Equal(new FileInfo(path).Length, raw.Capacity);
+    }
+
+    [Fact]
+    public void What_a_guest_writes_to_its_own_disk_does_not_take_it_away_while_it_is_open()
+    {
+        var path = MakeFile(4096);
+        using (var file = File.OpenWrite(path))
+            file.Write(new byte[] { (byte)'L', (byte)'U', (byte)'K', (byte)'S', 0xba, 0xbe });
+        // A guest's own encryption is no image format.
+        using (var disk = FileBackend.Open(path))
+        {
+            // Not by .NET, which asks for a lock.
+            Run("printf 'QFI\\373\\0\\0\\0\\3' | dd of=\"$0\" conv=notrunc 2>/dev/null", path);
+            using var channel = disk.OpenChannel(1);
+            Assert.True(channel.Submit(new BlockRequest(8) { Operation = BlockOperation.Flush }));
+        }
+        Assert.Contains("say 'format: raw'", Assert.Throws<VirtbusException>(() => FileBackend.Open(path)).Message, StringComparison.Ordinal);
+        FileBackend.Open(path, raw: true).Dispose();
+    }
+
+    [Fact]
+    public void Odd_size_is_told_with_a_remedy_that_keeps_every_byte()
+    {
+        var path = MakeFile(1000);
+        File.WriteAllBytes(path, [.. Enumerable.Range(1, 1000).Select(i => (byte)i)]);
+        var said = Assert.Throws<VirtbusException>(() => FileBackend.Open(path)).Message;
+        Assert.Contains("has 1000 bytes, which is no multiple of 512", said, StringComparison.Ordinal);
+        Run(said[said.IndexOf("truncate", StringComparison.Ordinal)..], path);
+        Assert.Equal([.. Enumerable.Range(1, 1000).Select(i => (byte)i), .. new byte[24]], File.ReadAllBytes(path));
+        FileBackend.Open(path).Dispose();
+    }
+
+    private static void Run(string command, string zero)
+    {
+        using var shell = System.Diagnostics.Process.Start("sh", ["-ec", command, zero]);
+        Assert.True(shell.WaitForExit(TimeSpan.FromSeconds(60)), command);
+        Assert.Equal(0, shell.ExitCode);
     }
 
     private void Burst(DriverBuffer[] chain, int count)
@@ -546,6 +623,13 @@ public sealed class VirtioBlkTests : IDisposable
             while (_driver.TryTakeUsed(out _, out _))
                 done++;
         }
+    }
+
+    private string MakeFifo()
+    {
+        var path = Path.Combine(_folder.FullName, "fifo");
+        Run("mkfifo \"$0\"", path);
+        return path;
     }
 
     private string MakeFile(int size)

@@ -29,13 +29,19 @@ internal sealed class Guest
     /// <summary>As the other one, on a QEMU of the test's choice; null for the one that the program finds.</summary>
     public static Guest StartOn(TestFabric fabric, string? qemu, string script, params string[] devices)
     {
+        RequireQemu();
+        string[] arguments = ["vm", .. devices, "--", "sh", "-c", "set -e\n" + script];
+        return new Guest(qemu is null ? fabric.Start(arguments) : fabric.StartProgram("VIRTBUS_QEMU=" + qemu, [TestFabric.Program, .. arguments]));
+    }
+
+    /// <summary>Skips a test on a host that can't run guests.</summary>
+    public static void RequireQemu()
+    {
         // Installed by packaging/test-packages.txt, so one who could install it and did not sees the tests fail.
         Assert.SkipWhen(RuntimeInformation.OSArchitecture != Architecture.X64, "Guests are x86-64 and run on x86-64 only.");
         var hasQemu = Environment.GetEnvironmentVariable("VIRTBUS_QEMU") is not null ||
             Environment.GetEnvironmentVariable("PATH")!.Split(':').Any(folder => File.Exists(Path.Combine(folder, "qemu-system-x86_64")));
         Assert.SkipWhen(!hasQemu && !Environment.IsPrivilegedProcess, "qemu-system-x86_64 is not installed and may not be: apt-get install qemu-system-x86.");
-        string[] arguments = ["vm", .. devices, "--", "sh", "-c", "set -e\n" + script];
-        return new Guest(qemu is null ? fabric.Start(arguments) : fabric.StartProgram("VIRTBUS_QEMU=" + qemu, [TestFabric.Program, .. arguments]));
     }
 
     /// <summary>Runs a script to its end and gives the lines that it printed.</summary>

@@ -24,7 +24,7 @@ internal static class ConsoleVerb
 
     private static async Task<int> TalkAsync(ControlClient client, string name)
     {
-        SocketAnswer[] consoles = [.. client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(s => s.Protocol == Sockets.Console)];
+        SocketAnswer[] consoles = [.. Sockets.All(client).Where(s => s.Protocol == Sockets.Console)];
         var console = consoles.FirstOrDefault(s => Sockets.IsOf(s, name)) ?? throw new VirtbusException(
             Errno.ENODEV,
             $"No serial port '{name}' is there. {(consoles.Length == 0 ? "This fabric has none; add one under 'serials' in the manifest." : $"There are {string.Join(", ", consoles.Select(Sockets.Title))}.")}");
@@ -32,6 +32,10 @@ internal static class ConsoleVerb
         try
         {
             await socket.ConnectAsync(new UnixDomainSocketEndPoint(console.Path));
+        }
+        catch (SocketException e) when (e.SocketErrorCode == SocketError.AccessDenied)
+        {
+            throw new VirtbusException(Errno.EACCES, $"{console.Path} may not be opened (EACCES): it belongs to the user whose fabric this is. Run as that user.", e);
         }
         catch (SocketException e)
         {

@@ -33,10 +33,6 @@ internal static class DeviceUsers
         }
     }
 
-    /// <summary>Who has the device of a vfio-user socket open; null when that is not known.</summary>
-    public static string? Of(ControlClient client, string socket) =>
-        All(client).Where(open => Read(client, open.Device.Path + "/socket") == socket).Select(open => open.User).FirstOrDefault();
-
     private static IEnumerable<(DeviceAnswer Device, string User)> All(ControlClient client) =>
         from vfio in client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer)
         where vfio.Class == "vfio-dev"

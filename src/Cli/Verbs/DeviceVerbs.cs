@@ -59,5 +59,7 @@ internal static class DeviceVerbs
             if (value is not null)
                 writer.WriteLine($"  {name,-9} {value}");
         }
+        foreach (var socket in device.Sockets ?? [])
+            SocketVerbs.WriteLines(writer, socket);
     }
 }

@@ -14,11 +14,15 @@ internal static class Names
 
     public static Argument<string[]> Sockets() => Completed(
         new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.ZeroOrMore },
-        client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(Verbs.Sockets.IsForGuests).Select(s => s.Device));
+        client => Verbs.Sockets.All(client).Where(Verbs.Sockets.IsForGuests).Select(s => s.Device));
+
+    public static Argument<string?> SocketOwner() => Completed(
+        new Argument<string?>("DEVICE") { Description = "A device that offers a socket; all of them when absent.", Arity = ArgumentArity.ZeroOrOne },
+        client => Verbs.Sockets.All(client).Select(s => s.Device).Distinct());
 
     public static Argument<string> Console() => Completed(
         new Argument<string>("PORT") { Description = "A serial port's name or PCI address." },
-        client => client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(s => s.Protocol == Verbs.Sockets.Console).Select(s => s.Device));
+        client => Verbs.Sockets.All(client).Where(s => s.Protocol == Verbs.Sockets.Console).Select(s => s.Device));
 
     public static Argument<string> Driver() => Completed(
         new Argument<string>("DRIVER") { Description = "A driver's name." },

@@ -14,6 +14,18 @@ internal static class Sockets
     /// <summary>Whether a person means it by a name or a PCI address.</summary>
     public static bool IsOf(SocketAnswer socket, string name) => socket.Device == name || socket.Address == name || (socket.Address is { } a && a == "0000:" + name);
 
+    /// <summary>The running fabric's sockets.</summary>
+    public static IReadOnlyList<SocketAnswer> All(ControlClient client) => client.Ask("GET", "/v1/sockets", ApiJson.Default.IReadOnlyListSocketAnswer);
+
+    /// <summary>Who is connected: "4711 (qemu-virtbus)"; empty when nobody is.</summary>
+    public static string User(SocketAnswer socket) => socket.Connection switch
+    {
+        null => "",
+        { Process: null } => "of another container",
+        { Name: null } c => $"{c.Process}",
+        var c => $"{c.Process} ({c.Name})",
+    };
+
     /// <summary>What it is called: the name, and the address where that is another.</summary>
     public static string Title(SocketAnswer socket) => socket.Address is null || socket.Address == socket.Device ? socket.Device : $"{socket.Device} ({socket.Address})";
 }

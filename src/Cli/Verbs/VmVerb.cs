@@ -16,28 +16,38 @@ internal static class VmVerb
         var iommu = new Option<bool>("--viommu") { Description = "Give the guest an IOMMU, which its own vfio-pci needs." };
         var reboot = new Option<bool>("--reboot") { Description = "Let the guest reboot, and start the command anew at each boot; without it a reboot ends the guest." };
         var prepare = new Option<bool>("--prepare") { Description = "Only fetch or make what guests need (QEMU, kernel, tools), so that later ones start at once." };
-        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, reboot, prepare };
+        var print = new Option<bool>("--print") { Description = "Only print the command line of QEMU for a guest with a shell, to run it by hand or to learn from it." };
+        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, reboot, prepare, print };
         command.Validators.Add(result =>
         {
             if (result.GetValue(devices) is null or [] && !result.GetValue(prepare))
                 result.AddError("'virtbus vm' needs a DEVICE that offers a socket.");
+            if (result.GetValue(print) && result.GetValue(prepare))
+                result.AddError("'virtbus vm' takes one of --print and --prepare.");
+            if (result.GetValue(print) && guestCommand is not null)
+                result.AddError("'virtbus vm --print' takes no command: the line is that of a guest with a shell. Leave out '--' and what follows.");
         });
-        command.SetAction((result, cancellation) => result.GetValue(prepare) ? PrepareAsync(cancellation) : RunAsync(
-            Resolve(ControlClient.FromEnvironment(), result.GetRequiredValue(devices)),
-            new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot)),
-            guestCommand));
+        command.SetAction((result, cancellation) =>
+        {
+            if (result.GetValue(prepare))
+                return PrepareAsync(cancellation);
+            var isPrinted = result.GetValue(print);
+            var machine = new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot));
+            var sockets = Resolve(ControlClient.FromEnvironment(), result.GetRequiredValue(devices), mayBeInUse: isPrinted);
+            return isPrinted ? PrintAsync(sockets, machine, CommandLine.OutputOf(result), cancellation) : RunAsync(sockets, machine, guestCommand);
+        });
         return command;
     }
 
-    private static IReadOnlyList<SocketAnswer> Resolve(ControlClient client, IReadOnlyList<string> names)
+    private static IReadOnlyList<SocketAnswer> Resolve(ControlClient client, IReadOnlyList<string> names, bool mayBeInUse)
     {
-        SocketAnswer[] sockets = [.. client.Ask("GET", "/v1/status", ApiJson.Default.StatusAnswer).Sockets.Where(Sockets.IsForGuests)];
+        SocketAnswer[] sockets = [.. Sockets.All(client).Where(Sockets.IsForGuests)];
         SocketAnswer[] found = [.. names.Select(name => sockets.FirstOrDefault(s => Sockets.IsOf(s, name)) ?? throw NoSocket(client, name, sockets))];
         if (found.GroupBy(s => s.Device).FirstOrDefault(g => g.Count() > 1) is { } twice)
             throw new VirtbusException(Errno.EINVAL, $"Device '{twice.Key}' is named twice. A socket serves one user at a time; name each device once.");
         // A second user would wait for the first one to go.
-        if (found.FirstOrDefault(s => s.Connected) is { } busy)
-            throw new VirtbusException(Errno.EBUSY, $"Device '{busy.Device}' is in use: {DeviceUsers.Of(client, busy.Path) ?? "something"} is connected to {busy.Path}. End that first.");
+        if (!mayBeInUse && found.FirstOrDefault(s => s.Connected) is { } busy)
+            throw new VirtbusException(Errno.EBUSY, $"Device '{busy.Device}' is in use: process {Sockets.User(busy)} is connected to {busy.Path}. End that first.");
         return found;
     }
 
@@ -61,6 +71,30 @@ internal static class VmVerb
         return ExitCode.Done;
     }
 
+    private static async Task<int> PrintAsync(IReadOnlyList<SocketAnswer> sockets, Machine machine, Output output, CancellationToken cancellation)
+    {
+        var line = await new VmRunner(OptionsOf(sockets, machine, [], null, Stream.Null, Stream.Null), new ErrorLines()).GetCommandLineAsync(cancellation);
+        var answer = new VmCommandLineAnswer(line.Arguments, line.Kernel, line.Initramfs, line.CacheFolder);
+        output.Print(answer, CliJson.Default.VmCommandLineAnswer, writer => writer.WriteLine(line.Text));
+        // Beside the line, so that a shell gets nothing but the line.
+        if (!output.IsJson)
+            await Console.Error.WriteLineAsync($"  kernel     {line.Kernel}\n  initramfs  {line.Initramfs}\n  What was fetched or made is kept in {line.CacheFolder} until you delete it. The fabric has to be up.");
+        return ExitCode.Done;
+    }
+
+    private static VmOptions OptionsOf(
+        IReadOnlyList<SocketAnswer> sockets, Machine machine, IReadOnlyList<string> guestCommand, Stream? input, Stream output, Stream error) => new()
+    {
+        Devices = [.. sockets.Select(s => new VmDevice(s.Device, KindOf(s), s.Path))],
+        SharedMemory = machine.SharedMemory,
+        Iommu = machine.Iommu,
+        CanReboot = machine.CanReboot,
+        Command = guestCommand,
+        Input = input,
+        Output = output,
+        Error = error,
+    };
+
     private static VmDeviceKind KindOf(SocketAnswer socket) => socket.Protocol switch
     {
         "vhost-user-blk" => VmDeviceKind.VhostUserBlk,
@@ -70,17 +104,8 @@ internal static class VmVerb
 
     private static async Task<int> RunAsync(IReadOnlyList<SocketAnswer> sockets, Machine machine, string[]? guestCommand)
     {
-        var options = new VmOptions
-        {
-            Devices = [.. sockets.Select(s => new VmDevice(s.Device, KindOf(s), s.Path))],
-            SharedMemory = machine.SharedMemory,
-            Iommu = machine.Iommu,
-            CanReboot = machine.CanReboot,
-            Command = guestCommand ?? [],
-            Input = Console.IsInputRedirected ? Console.OpenStandardInput() : null,
-            Output = StandardOutput.Stream,
-            Error = StandardOutput.ErrorStream,
-        };
+        var options = OptionsOf(
+            sockets, machine, guestCommand ?? [], Console.IsInputRedirected ? Console.OpenStandardInput() : null, StandardOutput.Stream, StandardOutput.ErrorStream);
         try
         {
             return await new VmRunner(options, new ErrorLines()).RunAsync(CancellationToken.None);

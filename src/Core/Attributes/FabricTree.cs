@@ -12,6 +12,7 @@ public sealed class FabricTree
     private const int MaxLinks = 40;
     private readonly Fabric _fabric;
     private TreeDirectory[] _extra = [];
+    private TreeDirectory[] _kernel = [];
 
     internal FabricTree(Fabric fabric)
     {
@@ -44,6 +45,15 @@ public sealed class FabricTree
     /// <exception cref="VirtbusException">EISDIR: the path names a directory; see <see cref="Find"/> and <see cref="TreeFile.WriteAsync"/>.</exception>
     public ValueTask WriteAsync(string path, string value, CancellationToken cancellationToken = default) =>
         FindFile(path).WriteAsync(value, cancellationToken);
+
+    /// <summary>Adds a directory below <c>/kernel</c>, for what belongs to no device, bus or class. It stays as long as the fabric.</summary>
+    /// <param name="directory">The directory.</param>
+    public void AddKernelDirectory(TreeDirectory directory)
+    {
+        ArgumentNullException.ThrowIfNull(directory);
+        lock (_fabric.Gate)
+            _kernel = [.. _kernel, directory];
+    }
 
     internal void AddTop(TreeDirectory directory)
     {
@@ -119,6 +129,8 @@ public sealed class FabricTree
         yield return new TreeFile("/kernel/uevent_seqnum", _fabric, UeventSeqnum);
         foreach (var node in _fabric.Buses.SelectMany(b => b.KernelNodes))
             yield return node;
+        foreach (var directory in _kernel)
+            yield return directory;
         yield return new TreeDirectory("debug", () => [new TreeFile("/kernel/debug/devices_deferred", _fabric, DevicesDeferred)]);
     }
 

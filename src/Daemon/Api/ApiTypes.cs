@@ -2,26 +2,50 @@ using System.Text.Json.Serialization;
 
 namespace Virtbus.Daemon.Api;
 
-/// <summary>The daemon as a whole. State: starting, ready or stopping.</summary>
+/// <summary>The daemon as a whole. State: starting, ready or stopping. Uptime: in seconds.</summary>
 internal sealed record StatusAnswer(
     string State,
     int Pid,
     string Version,
     DateTimeOffset Since,
+    long Uptime,
     string Manifest,
     string Runtime,
     int Devices,
     int Bound,
     int Deferred,
     int Modules,
-    IReadOnlyList<SocketAnswer> Sockets);
+    IReadOnlyList<SocketAnswer> Sockets,
+    IReadOnlyList<BudgetAnswer> Budgets);
 
-/// <summary>A socket by which a device is opened. Address: the device's PCI address, when it has one.</summary>
-internal sealed record SocketAnswer(string Device, string Protocol, string Path, bool Connected, string? Address);
+/// <summary>
+/// A socket by which a device is opened. Address: the device's PCI address, when it has one. Connections: how many users there were; bad
+/// messages: of all of them. Hint: what its user could do better.
+/// </summary>
+internal sealed record SocketAnswer(
+    string Device,
+    string Protocol,
+    string Path,
+    bool Connected,
+    string? Address,
+    long Connections,
+    long BadMessages,
+    ConnectionAnswer? Connection,
+    string? Hint);
+
+/// <summary>
+/// Who is connected to a socket. Process: absent when it may not be told, as for one of another container. Name: as the process calls itself,
+/// escaped. Seconds: for how long. Maps: pieces of its memory that are mapped.
+/// </summary>
+internal sealed record ConnectionAnswer(int? Process, string? Name, DateTimeOffset Since, long Seconds, long Messages, long BadMessages, int Maps);
+
+/// <summary>What the daemon may use so much of and no more. Used, limit: absent when that can't be told, or there is no end.</summary>
+internal sealed record BudgetAnswer(string Name, long? Used, long? Limit);
 
 /// <summary>
 /// A device. State: unbound, deferred, probing, bound, unbinding or gone; absent for a device that is on no bus. Deferred: why its probe
 /// waits. Power: on or suspended. Label: what people call the hardware, when its name is its place. Children: the devices below it, in the answer to a question for the tree.
+/// Sockets: those by which it is opened, in the answer to a question for it alone.
 /// </summary>
 internal sealed record DeviceAnswer(
     string Name,
@@ -35,7 +59,8 @@ internal sealed record DeviceAnswer(
     string? Deferred,
     string Power,
     string? Label,
-    IReadOnlyList<DeviceAnswer>? Children);
+    IReadOnlyList<DeviceAnswer>? Children,
+    IReadOnlyList<SocketAnswer>? Sockets = null);
 
 /// <summary>A driver.</summary>
 internal sealed record DriverAnswer(string Bus, string Name, string Path, string? Module, IReadOnlyList<string> Devices);
@@ -88,6 +113,7 @@ internal sealed record ErrorAnswer(string Errno, string Message);
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
 [JsonSerializable(typeof(LockHolder))]
 [JsonSerializable(typeof(StatusAnswer))]
+[JsonSerializable(typeof(IReadOnlyList<SocketAnswer>))]
 [JsonSerializable(typeof(DeviceAnswer))]
 [JsonSerializable(typeof(IReadOnlyList<DeviceAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<DriverAnswer>))]

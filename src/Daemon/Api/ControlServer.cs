@@ -86,9 +86,10 @@ internal sealed partial class ControlServer : IAsyncDisposable
         var view = _daemon.View;
         var tree = _daemon.Fabric.Tree;
         Get("/v1/status", c => AnswerAsync(c, _daemon.Describe(), ApiJson.Default.StatusAnswer));
+        Get("/v1/sockets", c => AnswerAsync(c, _daemon.DescribeSockets(c.Request.Query.ContainsKey("device") ? Argument(c, "device") : null), ApiJson.Default.IReadOnlyListSocketAnswer));
         Get("/v1/topology", c => AnswerAsync(c, view.Tree(), ApiJson.Default.IReadOnlyListDeviceAnswer));
         Get("/v1/devices", c => AnswerAsync(c, view.Devices(), ApiJson.Default.IReadOnlyListDeviceAnswer));
-        Get("/v1/device", c => AnswerAsync(c, FabricView.Describe(view.FindDevice(Argument(c, "name"))), ApiJson.Default.DeviceAnswer));
+        Get("/v1/device", c => AnswerAsync(c, _daemon.DescribeDevice(Argument(c, "name")), ApiJson.Default.DeviceAnswer));
         Get("/v1/suggestions", c => AnswerAsync(c, view.Suggest(Argument(c, "device")), ApiJson.Default.IReadOnlyListSuggestionAnswer));
         Get("/v1/drivers", c => AnswerAsync(c, view.Drivers(), ApiJson.Default.IReadOnlyListDriverAnswer));
         Get("/v1/buses", c => AnswerAsync(c, view.Buses(), ApiJson.Default.IReadOnlyListBusAnswer));

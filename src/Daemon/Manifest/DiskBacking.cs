@@ -9,7 +9,8 @@ internal abstract record DiskBacking
 
     /// <summary>In a file, whose length is the disk's.</summary>
     /// <param name="Path">The absolute path.</param>
-    public sealed record File(string Path) : DiskBacking;
+    /// <param name="IsRaw">Whether its bytes are the disk's even where they look like an image format.</param>
+    public sealed record File(string Path, bool IsRaw = false) : DiskBacking;
 
     /// <summary>In memory of the daemon; gone with it.</summary>
     /// <param name="Bytes">The disk's size, a multiple of 512.</param>

@@ -1,3 +1,4 @@
+using Virtbus.Hardware.Block;
 using Virtbus.Platform;
 
 namespace Virtbus.Daemon.Manifest;
@@ -73,6 +74,7 @@ internal sealed class ManifestReader
         var diskName = new Field<string>("name", name, "the device's name.", required: true);
         var adapter = new Field<string>("adapter", name, "the adapter on whose vdpa part the disk is.", required: true);
         var image = new Field<string>("file", new PathRule(baseFolder, PathKind.File), "the file with the sectors.");
+        var format = new Field<DiskFormat>("format", new ChoiceRule<DiskFormat>(), "raw: the file's bytes are the disk's, also where they look like an image format; such a file is refused when absent.");
         var memory = new Field<long>("memory", new SizeRule(), "the size of a disk in memory, for example 64MiB.");
         var nothing = new Field<long>("null", new SizeRule(), "the size of a disk that drops writes; what is read from it is undefined.");
         var readOnly = new Field<bool>("readonly", new BooleanRule(), "whether writes are refused; false when absent.");
@@ -80,18 +82,28 @@ internal sealed class ManifestReader
         var serial = new Field<string>("serial", new SerialRule(20), "what the guest reads as serial number; the name when absent.");
         var disks = new Field<IReadOnlyList<ManifestValue<DiskManifest>>>(
             "disks",
-            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, memory, nothing, readOnly, queues, serial], [image, memory, nothing], r =>
+            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, memory, nothing, readOnly, queues, serial], [image, memory, nothing], r =>
             {
                 var theName = r.Read(diskName);
                 var theAdapter = r.Read(adapter);
                 var backing = r.Absent<DiskBacking>(new DiskBacking.Null(0));
+                var theReadOnly = r.Read(readOnly, false);
+                var theFormat = r.Read(format);
                 if (r.Read(image) is { } f)
-                    backing = new ManifestValue<DiskBacking>(new DiskBacking.File(f), f.At, f.Path);
+                {
+                    backing = new ManifestValue<DiskBacking>(new DiskBacking.File(f, IsRaw: theFormat is not null), f.At, f.Path);
+                    // Here and not when it is opened, so that what is wrong with any disk is told at once.
+                    if (FileBackend.FindFault(f, theReadOnly, raw: theFormat is not null) is { } fault)
+                        r.Report(f, fault.Message);
+                }
+                else if (theFormat is { } given && !r.Has(image))
+                {
+                    r.Report(given, "only a file has a format, and this disk is in none. Remove the key.");
+                }
                 if (r.Read(memory) is { } m)
                     backing = new ManifestValue<DiskBacking>(new DiskBacking.Memory(m), m.At, m.Path);
                 if (r.Read(nothing) is { } z)
                     backing = new ManifestValue<DiskBacking>(new DiskBacking.Null(z), z.At, z.Path);
-                var theReadOnly = r.Read(readOnly, false);
                 var theQueues = r.Read(queues, 1);
                 var theSerial = r.Read(serial);
                 if (theName is not { } n || theAdapter is not { } a)
@@ -247,6 +259,7 @@ internal sealed class ManifestReader
             return null;
         CheckNames(manifest);
         CheckReferences(manifest);
+        CheckFiles(manifest);
         CheckProfiles(manifest);
         CheckNumber(manifest);
         return manifest;
@@ -303,6 +316,19 @@ internal sealed class ManifestReader
             sum += group.Count.Value;
             if (before <= MaxDevices && sum > MaxDevices)
                 Add(group.Count, $"with this group the manifest makes {sum} devices. All groups together have at most {MaxDevices}; lower the counts.");
+        }
+    }
+
+    private void CheckFiles(FabricManifest manifest)
+    {
+        var files = new Dictionary<string, DiskManifest>();
+        foreach (var disk in manifest.Disks)
+        {
+            if (disk.Backing.Value is not DiskBacking.File { Path: var path } || files.TryAdd(path, disk))
+                continue;
+            var other = files[path];
+            if (!disk.ReadOnly || !other.ReadOnly)
+                Add(disk.Backing, $"{path} is the file of disk '{other.Name}' at line {other.Backing.At.Line} already. Name another, or make both read-only.");
         }
     }
 

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net.NetworkInformation;
 using System.Text;
 using System.Text.Json;
+using Virtbus.Platform;
 
 namespace Virtbus.Daemon.Manifest;
 
@@ -190,7 +191,7 @@ internal sealed class MacRule : ScalarRule<PhysicalAddress>
     }
 }
 
-/// <summary>A file, folder or socket that is there; relative paths start at the manifest's folder.</summary>
+/// <summary>The path of a file, or of a folder or socket that is there; relative paths start at the manifest's folder.</summary>
 internal sealed class PathRule(string baseFolder, PathKind kind) : ScalarRule<string>
 {
     public override string Expected => $"the path of a {kind.ToString().ToLowerInvariant()}";
@@ -206,17 +207,40 @@ internal sealed class PathRule(string baseFolder, PathKind kind) : ScalarRule<st
         if (!base.TryRead(node, path, errors, out value))
             return false;
         value = Path.GetFullPath(value, baseFolder);
-        if (kind == PathKind.Folder ? Directory.Exists(value) : File.Exists(value))
+        if (FaultOf(value) is not { } fault)
             return true;
-        var why = File.Exists(value) ? $"{value} is a file." : Directory.Exists(value) ? $"{value} is a folder." : $"{value} does not exist.";
-        errors.Add(new ManifestError(node.At, path, kind switch
-        {
-            PathKind.Folder => $"{why} Make the folder, or name one that is there.",
-            PathKind.Socket => $"{why} Start the server that makes it, or name its socket.",
-            _ when Directory.Exists(value) => $"{why} Name a file.",
-            _ => $"{why} Make it, for example with: truncate -s 64M {value}",
-        }));
+        errors.Add(new ManifestError(node.At, path, fault));
         return false;
+    }
+
+    private string? FaultOf(string target) => kind switch
+    {
+        PathKind.Folder => WhyNot(target, FileKind.Directory, "Make the folder, or name one that is there."),
+        PathKind.Socket => WhyNot(target, FileKind.Socket, "Start the server that makes it, or name its socket."),
+        // Whoever opens the file says what is wrong with it.
+        _ => null,
+    };
+
+    private static string? WhyNot(string target, FileKind wanted, string remedy)
+    {
+        const string Permissions = "Change its permissions and those of its folders, or name another.";
+        if (!FileStatus.TryGetTarget(target, out var status, out var error))
+            return error is Errno.ENOENT or Errno.ENOTDIR ? $"{target} does not exist. {remedy}" : $"{target} may not be looked at: {error}. {Permissions}";
+        if (status.Kind != wanted)
+        {
+            var what = status.Kind switch
+            {
+                FileKind.Directory => "a folder",
+                FileKind.Socket => "a socket",
+                _ => "a file",
+            };
+            return $"{target} is {what}. {remedy}";
+        }
+        if (wanted != FileKind.Directory)
+            return null;
+        using var opened = FileDescriptor.TryOpen(target, writable: false, out error);
+        // What is in a folder is found with the right to enter it, which opening it does not need.
+        return opened is not null && FileStatus.TryGetTarget(target + "/.", out _, out error) ? null : $"{target} may not be read: {error}. {Permissions}";
     }
 
     public override void WriteSchema(Utf8JsonWriter json)

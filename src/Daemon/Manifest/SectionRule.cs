@@ -111,6 +111,12 @@ internal sealed class SectionReader(ManifestPosition at, string path, Dictionary
             : null;
     }
 
+    /// <summary>Whether a key is there, right or wrong.</summary>
+    public bool Has(Field field) => values.ContainsKey(field.Name);
+
+    /// <summary>Says what is wrong with a value that is right by itself.</summary>
+    public void Report<T>(ManifestValue<T> value, string message) => errors.Add(new ManifestError(value.At, value.Path, message));
+
     /// <summary>Reads the value of a key, or takes what stands for its absence.</summary>
     public ManifestValue<T> Read<T>(Field<T> field, T absent) => Read(field) ?? Absent(absent);
 

@@ -33,6 +33,8 @@ internal sealed class HardwareProvisioner : IProvisioner
     private readonly ConcurrentDictionary<string, Adapter> _adapters = new();
     private readonly ConcurrentDictionary<string, SerialDevice> _serials = new();
     private readonly Stack<IAsyncDisposable> _order = new();
+    // Those that no adapter has yet.
+    private readonly Dictionary<string, IBlockBackend> _media = [];
     private volatile bool _closing;
     private bool _exporting;
 
@@ -57,21 +59,39 @@ internal sealed class HardwareProvisioner : IProvisioner
         from device in _vhost.Class.Devices.OfType<VhostDevice>()
         let endpoint = device.Endpoint
         where endpoint is not null
-        select new DeviceSocket(device.Label, "vhost-user-blk", endpoint.Path, endpoint.IsConnected);
+        select new DeviceSocket(device.Label, "vhost-user-blk", endpoint, device.Parent, device);
 
     private IEnumerable<DeviceSocket> VfioSockets =>
         from device in _vfio.Class.Devices.OfType<VfioDevice>()
         let endpoint = device.Endpoint
         where endpoint is not null
         orderby device.Label
-        select new DeviceSocket((device.Parent as PciDevice)?.Label ?? device.Label, "vfio-user", endpoint.Path, endpoint.IsConnected, device.Label);
+        select new DeviceSocket((device.Parent as PciDevice)?.Label ?? device.Label, "vfio-user", endpoint, device.Parent, device, device.Label);
 
     private IEnumerable<DeviceSocket> Consoles =>
         from serial in _serials.Values
         orderby serial.Name
-        select new DeviceSocket(serial.Name, "console", serial.Console.Path, serial.Console.IsConnected, serial.Device?.Name);
+        select new DeviceSocket(serial.Name, "console", serial.Console, serial.Device, Address: serial.Device?.Name);
 
     public ValueTask StartAsync() => _context.Fabric.AddClassObserverAsync(_vfio.Class, _vfioExporter);
+
+    public void OpenMedia(FabricManifest manifest)
+    {
+        var errors = new List<ManifestError>();
+        foreach (var disk in manifest.Disks)
+        {
+            try
+            {
+                _media.Add(disk.Name, Open(disk));
+            }
+            catch (VirtbusException e)
+            {
+                errors.Add(new ManifestError(disk.Backing.At, disk.Backing.Path, e.Message));
+            }
+        }
+        if (errors.Count > 0)
+            throw new ManifestException(manifest.File, errors);
+    }
 
     public async ValueTask<Device> ProvisionAdapterAsync(AdapterManifest adapter, CancellationToken cancellationToken)
     {
@@ -97,7 +117,8 @@ internal sealed class HardwareProvisioner : IProvisioner
         var adapter = _adapters[disk.Adapter];
         var management = _vdpa.Managements.FirstOrDefault(adapter.IsAbove)
             ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {adapter.Device.Name} has no vdpa part with a driver. Add the modules of its core and of nic_vdpa to the modules folder.");
-        adapter.Attach(disk.Name, Open(disk), new CacheModeFile(_context.RuntimeFolder, disk.Name));
+        _media.Remove(disk.Name, out var medium);
+        adapter.Attach(disk.Name, medium!, new CacheModeFile(_context.RuntimeFolder, disk.Name));
         var profile = new VdpaProfile(disk.Name, VIRTIO_ID_BLOCK, disk.Name, disk.Serial, disk.Queues);
         var device = await management.AddAsync(profile);
         lock (adapter.Disks)
@@ -163,6 +184,8 @@ internal sealed class HardwareProvisioner : IProvisioner
         await _pci.UnplugOpenedAsync();
         while (_order.TryPop(out var made))
             await made.DisposeAsync();
+        foreach (var medium in _media.Values)
+            medium.Dispose();
         if (_exporting)
             await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);
@@ -219,7 +242,7 @@ internal sealed class HardwareProvisioner : IProvisioner
 
     private static IBlockBackend Open(DiskManifest disk) => disk.Backing.Value switch
     {
-        DiskBacking.File file => FileBackend.Open(file.Path, disk.ReadOnly),
+        DiskBacking.File file => FileBackend.Open(file.Path, disk.ReadOnly, raw: file.IsRaw),
         DiskBacking.Memory memory => new MemoryBackend(memory.Bytes, readOnly: disk.ReadOnly),
         DiskBacking.Null nothing => new NullBackend(nothing.Bytes, readOnly: disk.ReadOnly),
         _ => throw new VirtbusException(Errno.EINVAL, $"Disk {disk.Name} has no medium. Give it file, memory or null."),

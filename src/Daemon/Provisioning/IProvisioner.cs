@@ -4,7 +4,7 @@ using Virtbus.Daemon.Manifest;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// Makes the hardware that a manifest names. The daemon calls it in this order: adapters, then disks, then serial ports, then functions. Disposing it takes all that
+/// Makes the hardware that a manifest names. The daemon calls it in this order: media, adapters, then disks, then serial ports, then functions. Disposing it takes all that
 /// it made away again, newest first; sockets included. By then drivers have been shut down.
 /// </summary>
 internal interface IProvisioner : IAsyncDisposable
@@ -18,6 +18,11 @@ internal interface IProvisioner : IAsyncDisposable
     /// <summary>Refuses a fabric with a device that could not be offered on its socket, though a driver was to do so.</summary>
     /// <exception cref="Virtbus.Platform.VirtbusException">As the listener says it of the socket's path.</exception>
     void CheckOffered();
+
+    /// <summary>Opens the media of all disks, before anything is made, so that all that is wrong with them is told at once.</summary>
+    /// <param name="manifest">The manifest.</param>
+    /// <exception cref="ManifestException">Some can't be opened.</exception>
+    void OpenMedia(FabricManifest manifest);
 
     /// <summary>Takes all devices away from the virtual machines and programs that have them open: at the end nobody waits for them.</summary>
     void RevokeAll();

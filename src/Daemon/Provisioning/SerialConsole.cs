@@ -2,6 +2,7 @@ using System.Net.Sockets;
 using Microsoft.Extensions.Logging;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
+using Virtbus.Subsystems;
 
 namespace Virtbus.Daemon.Provisioning;
 
@@ -9,7 +10,7 @@ namespace Virtbus.Daemon.Provisioning;
 /// The far end of a serial port: a Unix socket that carries the text both ways. One client at a time; a newer one takes the line over, as when
 /// somebody else sits down at a terminal. What the guest says while nobody is there is lost.
 /// </summary>
-internal sealed partial class SerialConsole : IAsyncDisposable
+internal sealed partial class SerialConsole : IDeviceEndpoint, IAsyncDisposable
 {
     private static readonly TimeSpan AcceptRetry = TimeSpan.FromSeconds(1);
     private readonly SerialPort _port;
@@ -20,6 +21,7 @@ internal sealed partial class SerialConsole : IAsyncDisposable
     private readonly CancellationTokenSource _stop = new();
     private readonly Task _serving;
     private SerialLine? _line;
+    private long _connections;
 
     /// <summary>Opens the socket.</summary>
     /// <param name="port">The port.</param>
@@ -42,7 +44,19 @@ internal sealed partial class SerialConsole : IAsyncDisposable
     public string Path => _listener.Path;
 
     /// <summary>Whether a client is there.</summary>
-    public bool IsConnected => Volatile.Read(ref _line) is { IsOver: false };
+    public bool IsConnected => Connection is not null;
+
+    /// <inheritdoc/>
+    public EndpointConnection? Connection => Volatile.Read(ref _line) is { IsOver: false } line ? line.Connection : null;
+
+    /// <inheritdoc/>
+    public long Connections => Interlocked.Read(ref _connections);
+
+    /// <summary>0: text is never wrong.</summary>
+    public long BadMessages => 0;
+
+    /// <summary>None: text is never wrong.</summary>
+    public string? Hint => null;
 
     public async ValueTask DisposeAsync()
     {
@@ -63,7 +77,8 @@ internal sealed partial class SerialConsole : IAsyncDisposable
                     await before.DisposeAsync();
                 try
                 {
-                    Volatile.Write(ref _line, new SerialLine(_port, client, _listener.Peers));
+                    Volatile.Write(ref _line, new SerialLine(_port, client, _listener.Peers, _time.GetUtcNow()));
+                    Interlocked.Increment(ref _connections);
                 }
                 catch (VirtbusException e)
                 {

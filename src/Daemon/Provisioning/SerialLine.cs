@@ -1,6 +1,7 @@
 using System.Net.Sockets;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
+using Virtbus.Subsystems;
 
 namespace Virtbus.Daemon.Provisioning;
 
@@ -26,16 +27,21 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     /// <param name="port">The port, to which nobody is connected.</param>
     /// <param name="client">The client; it belongs to the line.</param>
     /// <param name="peers">Among whose descriptors those count that it sends.</param>
+    /// <param name="since">Now.</param>
     /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
-    public SerialLine(SerialPort port, Socket client, PeerDescriptors peers)
+    public SerialLine(SerialPort port, Socket client, PeerDescriptors peers, DateTimeOffset since)
     {
         _port = port;
         _client = client;
         _stream = UnixStream.Duplicate(client.SafeHandle, peers);
+        Connection = new EndpointConnection(_stream.PeerProcess, PeerProcess.NameOf(_stream), since, 0, 0, 0);
         if (!port.TryConnect(this, out var fault))
             throw new InvalidOperationException(fault.Message);
         _talk = TalkAsync(_stop.Token);
     }
+
+    /// <summary>Who is connected. Text has no messages to count.</summary>
+    public EndpointConnection Connection { get; }
 
     /// <summary>Whether the connection has ended.</summary>
     public bool IsOver => _talk.IsCompleted;

@@ -37,37 +37,40 @@ public sealed class FileBackend : IBlockBackend
     /// <param name="path">Path of an existing regular file; its size is the disk's.</param>
     /// <param name="readOnly">Whether it is opened for reading only.</param>
     /// <param name="blockSize">Unit of requests in bytes, a power of two from 512 to 65536.</param>
+    /// <param name="raw">
+    /// Whether the bytes are the disk's whatever they look like. Otherwise a file of an image format is refused; a guest that writes such bytes
+    /// to its own disk makes it look so, at the next opening and not while it is open.
+    /// </param>
     /// <returns>The disk.</returns>
     /// <exception cref="VirtbusException">
-    /// ENOENT, EACCES, EROFS and what else opening answers; EISDIR; EINVAL for another kind of file or a size that is no multiple of the
-    /// block size; EBUSY when another disk or process holds the file's lock.
+    /// ENOENT, EACCES, EROFS and what else opening answers; EISDIR; EINVAL for another kind of file, an image format, or a size that is no
+    /// multiple of the block size; EBUSY when another disk or process holds the file's lock.
     /// </exception>
-    public static FileBackend Open(string path, bool readOnly = false, int blockSize = 512)
+    public static FileBackend Open(string path, bool readOnly = false, int blockSize = 512, bool raw = false)
     {
         // A write beyond the limit of a file's size is an error of one request, and not the end of the process.
         HostSignals.IgnoreFileSizeLimit();
-        // Looked at before it is opened: opening a FIFO would wait for its other end.
-        var target = System.IO.Path.GetFullPath(path);
-        if (Directory.Exists(target))
-            throw new VirtbusException(Errno.EISDIR, $"Disk file '{path}' is a directory. Name a file.");
-        var file = FileDescriptor.TryOpen(target, !readOnly, out var error) ?? throw OpenError(path, readOnly, error);
+        var file = OpenChecked(path, readOnly, blockSize, raw, out var size);
+        if (file.TryLock(exclusive: !readOnly))
+            return new FileBackend(path, file, size, blockSize, readOnly);
+        file.Dispose();
+        throw new VirtbusException(Errno.EBUSY, $"Disk file '{path}' is in use by another disk or process. Close that one first, or open both read-only.");
+    }
+
+    /// <summary>What keeps a file from being a disk, without opening it for good or locking it; null when nothing does.</summary>
+    /// <param name="path">Path of the file.</param>
+    /// <param name="readOnly">As for <see cref="Open"/>.</param>
+    /// <param name="raw">As for <see cref="Open"/>.</param>
+    public static VirtbusException? FindFault(string path, bool readOnly = false, bool raw = false)
+    {
         try
         {
-            if (!file.TryGetStatus(out var status) || status.Kind != FileKind.Regular)
-                throw new VirtbusException(Errno.EINVAL, $"Disk file '{path}' is no regular file. Name one.");
-            BlockGeometry.Check(path, checked((long)status.Size), blockSize);
-            if (!file.TryLock(exclusive: !readOnly))
-            {
-                throw new VirtbusException(Errno.EBUSY,
-                    $"Disk file '{path}' is in use by another disk or process. Close that one first, or open both read-only.");
-            }
-
-            return new FileBackend(path, file, (long)status.Size, blockSize, readOnly);
+            OpenChecked(path, readOnly, BlockGeometry.SectorSize, raw, out _).Dispose();
+            return null;
         }
-        catch
+        catch (VirtbusException e)
         {
-            file.Dispose();
-            throw;
+            return e;
         }
     }
 
@@ -77,12 +80,68 @@ public sealed class FileBackend : IBlockBackend
     /// <summary>Closes the file and gives its lock back.</summary>
     public void Dispose() => _file.Dispose();
 
+    private static FileDescriptor OpenChecked(string path, bool readOnly, int blockSize, bool raw, out long size)
+    {
+        var target = System.IO.Path.GetFullPath(path);
+        BlockGeometry.CheckBlockSize(path, blockSize);
+        // Looked at before it is opened: opening a FIFO would wait for its other end.
+        if (!FileStatus.TryGetTarget(target, out var status, out var error))
+            throw OpenError(path, readOnly, error);
+        if (status.Kind == FileKind.Directory)
+            throw new VirtbusException(Errno.EISDIR, $"Disk file '{path}' is a folder. Name a file.");
+        if (status.Kind != FileKind.Regular)
+            throw NotRegular(path);
+        var file = FileDescriptor.TryOpen(target, !readOnly, out error) ?? throw OpenError(path, readOnly, error);
+        try
+        {
+            if (!file.TryGetStatus(out status) || status.Kind != FileKind.Regular)
+                throw NotRegular(path);
+            size = checked((long)status.Size);
+            if (!raw)
+                CheckFormat(path, file, size);
+            CheckSize(path, size, blockSize);
+            return file;
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+    }
+
+    private static void CheckFormat(string path, FileDescriptor file, long size)
+    {
+        if (ImageFormat.Find(file, size, out var driver) is not { } format)
+            return;
+        var converted = System.IO.Path.ChangeExtension(path, ".raw");
+        if (converted == path)
+            converted = path + ".raw";
+        string[] command = ["qemu-img", "convert", .. driver is null ? Array.Empty<string>() : ["-f", driver], "-O", "raw", path, converted];
+        throw new VirtbusException(Errno.EINVAL,
+            $"Disk file '{path}' is an image in the format {format}, and a disk is served from raw sectors. Convert it: {ShellQuote.Join(command)}. "
+            + "If those bytes are what a guest wrote to its own raw disk, say 'format: raw'.");
+    }
+
+    private static void CheckSize(string path, long size, int blockSize)
+    {
+        if (size == 0)
+            throw new VirtbusException(Errno.EINVAL, $"Disk file '{path}' is empty. Give it the disk's size: {ShellQuote.Join(["truncate", "-s", "1G", path])}");
+        var rest = size % blockSize;
+        if (rest == 0)
+            return;
+        throw new VirtbusException(Errno.EINVAL,
+            $"Disk file '{path}' has {size} bytes, which is no multiple of {blockSize}. Add zeros at its end, which keeps what is in it: "
+            + ShellQuote.Join(["truncate", "-s", $"{size - rest + blockSize}", path]));
+    }
+
+    private static VirtbusException NotRegular(string path) => new(Errno.EINVAL, $"Disk file '{path}' is no regular file. Name one.");
+
     private static VirtbusException OpenError(string path, bool readOnly, Errno error) => error switch
     {
-        Errno.ENOENT => new VirtbusException(error, $"Disk file '{path}' does not exist. Make it first, for example with 'truncate -s 1G'."),
+        Errno.ENOENT or Errno.ENOTDIR => new VirtbusException(error, $"Disk file '{path}' does not exist. Make it, for example with: {ShellQuote.Join(["truncate", "-s", "1G", path])}"),
         Errno.EACCES or Errno.EPERM or Errno.EROFS when !readOnly => new VirtbusException(error,
-            $"Disk file '{path}' may not be written ({error}). Change its permissions or open it read-only."),
-        Errno.EACCES => new VirtbusException(error, $"Disk file '{path}' may not be read. Change its permissions."),
+            $"Disk file '{path}' may not be opened to read and write ({error}). Change the permissions of the file and its folders, or make the disk read-only."),
+        Errno.EACCES or Errno.EPERM => new VirtbusException(error, $"Disk file '{path}' may not be read ({error}). Change the permissions of the file and its folders."),
         _ => new VirtbusException(error, $"Disk file '{path}' cannot be opened: {error}. Check the path."),
     };
 

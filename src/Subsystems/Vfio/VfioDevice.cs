@@ -18,7 +18,7 @@ public sealed class VfioDevice : Device
     private readonly VfioSubsystem _subsystem;
     private readonly LogLimiter _limiter;
     private readonly Lock _lock = new();
-    private IVfioEndpoint? _endpoint;
+    private IDeviceEndpoint? _endpoint;
     private VfioHandle? _handle;
     private List<TaskCompletionSource>? _waiting;
     private bool _isGoingAway;
@@ -43,7 +43,7 @@ public sealed class VfioDevice : Device
     public string? User => Volatile.Read(ref _handle)?.User;
 
     /// <summary>Where a transport put it, or null. The transport sets it.</summary>
-    public IVfioEndpoint? Endpoint
+    public IDeviceEndpoint? Endpoint
     {
         get => Volatile.Read(ref _endpoint);
         set => Volatile.Write(ref _endpoint, value);
@@ -165,8 +165,8 @@ public sealed class VfioDevice : Device
 
     internal static readonly AttributeGroup[] Groups =
     [
+        new(EndpointAttributes.Of<VfioDevice>(d => d.Endpoint)),
         new(
-            new ObjectAttribute<VfioDevice>("connected", d => d.Endpoint?.IsConnected == true ? "1" : "0"),
             new ObjectAttribute<VfioDevice>("label", d => d.Label),
             new ObjectAttribute<VfioDevice>("migration_state", d => NameOf(d.Ops.Migration?.State), visible: d => d.Ops.Migration is not null),
             new ObjectAttribute<VfioDevice>("revoke", null, static (d, value, _) =>
@@ -175,7 +175,6 @@ public sealed class VfioDevice : Device
                     d.Revoke();
                 return default;
             }),
-            new ObjectAttribute<VfioDevice>("socket", d => d.Endpoint?.Path ?? ""),
             new ObjectAttribute<VfioDevice>("user", d => d.User ?? "")),
     ];
 

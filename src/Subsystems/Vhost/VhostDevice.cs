@@ -7,7 +7,7 @@ namespace Virtbus.Subsystems.Vhost;
 /// <summary>A device that a user outside the fabric can open and drive through virtqueues (Linux: <c>/dev/vhost-vdpa-N</c>).</summary>
 public sealed class VhostDevice : Device
 {
-    private IVhostEndpoint? _endpoint;
+    private IDeviceEndpoint? _endpoint;
 
     internal VhostDevice(VhostSubsystem subsystem, string name, string label, Device parent, IVdpaOps ops, Action<Device> release)
         : base(name, parent, bus: null, subsystem.Class)
@@ -24,7 +24,7 @@ public sealed class VhostDevice : Device
     public IVdpaOps Ops { get; }
 
     /// <summary>Where a transport put it, or null. The transport sets it.</summary>
-    public IVhostEndpoint? Endpoint
+    public IDeviceEndpoint? Endpoint
     {
         get => Volatile.Read(ref _endpoint);
         set => Volatile.Write(ref _endpoint, value);
@@ -35,9 +35,6 @@ public sealed class VhostDevice : Device
 
     internal static readonly AttributeGroup[] Groups =
     [
-        new(
-            new ObjectAttribute<VhostDevice>("connected", d => d.Endpoint?.IsConnected == true ? "1" : "0"),
-            new ObjectAttribute<VhostDevice>("label", d => d.Label),
-            new ObjectAttribute<VhostDevice>("socket", d => d.Endpoint?.Path ?? "")),
+        new([.. EndpointAttributes.Of<VhostDevice>(d => d.Endpoint), new ObjectAttribute<VhostDevice>("label", d => d.Label)]),
     ];
 }

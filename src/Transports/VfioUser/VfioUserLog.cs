@@ -50,7 +50,7 @@ internal static partial class VfioUserLog
     [LoggerMessage(1112, LogLevel.Warning, "vfio-user {Path}: memory of client {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
     internal static partial void MemoryLost(ILogger logger, string path, long session);
 
-    [LoggerMessage(1111, LogLevel.Information, "vfio-user {Path}: client {Session} maps memory without a descriptor; the device reaches it by messages")]
+    [LoggerMessage(1111, LogLevel.Information, "vfio-user {Path}: client {Session} shares no memory, so the device reaches it by messages, which is slow; to share it, " + ConnectedPeer.ShareMemory)]
     internal static partial void MessageDma(ILogger logger, string path, long session);
 
     [LoggerMessage(1115, LogLevel.Warning, "vfio-user: device {Device} is not offered: {Reason}")]

@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Platform;
+using Virtbus.Subsystems;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VhostUser;
 
@@ -11,7 +12,7 @@ namespace Virtbus.Transports.VfioUser;
 /// when the last descriptor of a VFIO device is closed. Then the next one is served.
 /// </summary>
 /// <remarks>A client is served by a thread of its own. While none is there, the server costs no thread.</remarks>
-public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
+public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
 {
     private const int LinesPerSpan = 20;
     private const int AcceptRetryMilliseconds = 1000;
@@ -31,6 +32,8 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     private ulong _token;
     private UnixListener? _listener;
     private VfioUserSession? _session;
+    private volatile ConnectedPeer? _peer;
+    private volatile string? _hint;
     private bool _busy;
     private bool _stopping;
     private bool _started;
@@ -77,6 +80,12 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
 
     /// <summary>How many messages were refused so far, those included that the log left out.</summary>
     public long BadMessages => Interlocked.Read(ref _badMessages);
+
+    /// <inheritdoc/>
+    public EndpointConnection? Connection => _peer?.Describe();
+
+    /// <inheritdoc/>
+    public string? Hint => _hint;
 
     /// <summary>Makes the socket file, for its owner only, and begins to serve. Once in the server's life.</summary>
     /// <exception cref="VirtbusException">
@@ -143,6 +152,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
     internal void LogBadMessage(long session, VfioUserCommand command, Fault fault, string answer)
     {
         Interlocked.Increment(ref _badMessages);
+        _peer?.CountBadMessage();
         if (_limiter.TryTake(out var suppressed))
             VfioUserLog.BadMessage(_logger, Path, session, command, fault.Errno, fault.Message, answer, suppressed);
     }
@@ -155,6 +165,14 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         if (suppressed > 0)
             VfioUserLog.LeftOut(_logger, Path, suppressed);
         return true;
+    }
+
+    /// <summary>Most of what the client maps it keeps to itself.</summary>
+    internal void SayUnshared(long session)
+    {
+        _hint = $"The client shares no memory, so the device reaches it by messages, which is slow; to share it, {ConnectedPeer.ShareMemory}";
+        if (MayLog())
+            VfioUserLog.MessageDma(_logger, Path, session);
     }
 
     // On the acceptor's thread.
@@ -195,9 +213,12 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         {
             if (isTold)
                 VfioUserLog.Connected(_logger, Path, number);
-            using var session = new VfioUserSession(this, _device, stream, _options, _logger, number);
+            var peer = new ConnectedPeer(stream, _time);
+            using var session = new VfioUserSession(this, _device, stream, _options, _logger, number, peer);
             lock (_lock)
             {
+                _hint = null;
+                _peer = peer;
                 Volatile.Write(ref _session, session);
                 if (_stopping)
                     session.Close(new Fault(Errno.ECONNRESET, "the server stops"));
@@ -215,6 +236,7 @@ public sealed class VfioUserServer : IVfioEndpoint, IAsyncDisposable
         {
             stream.Dispose();
             Volatile.Write(ref _session, null);
+            _peer = null;
             // Told of when its coming was, so that no line speaks of a client that seems to be there still.
             if (MayLog() || isTold)
                 VfioUserLog.Disconnected(_logger, Path, number, reason);

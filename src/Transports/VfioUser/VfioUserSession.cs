@@ -20,6 +20,7 @@ internal sealed partial class VfioUserSession : IDisposable
     private readonly VfioUserServerOptions _options;
     private readonly ILogger _logger;
     private readonly long _number;
+    private readonly ConnectedPeer _connected;
     private readonly bool _trace;
     private readonly VfioOwner _user;
     private readonly VfioUserChannel _channel;
@@ -40,15 +41,19 @@ internal sealed partial class VfioUserSession : IDisposable
     private int _answerSize;
     private bool _unsealedWarned;
     private bool _headersWarned;
+    private bool _unsharedTold;
+    private ulong _sharedBytes;
+    private ulong _unsharedBytes;
     private bool _memoryLost;
 
-    internal VfioUserSession(VfioUserServer server, VfioDevice device, UnixStream stream, VfioUserServerOptions options, ILogger logger, long number)
+    internal VfioUserSession(VfioUserServer server, VfioDevice device, UnixStream stream, VfioUserServerOptions options, ILogger logger, long number, ConnectedPeer peer)
     {
         _server = server;
         _device = device;
         _options = options;
         _logger = logger;
         _number = number;
+        _connected = peer;
         _trace = logger.IsEnabled(LogLevel.Debug);
         _channel = new VfioUserChannel(stream, options.HeaderByHeader, options.AnswerTimeout);
         _outbox = new VfioUserOutbox(_channel);
@@ -76,6 +81,7 @@ internal sealed partial class VfioUserSession : IDisposable
                 return Reason();
         }
 
+        _connected.CountMessage();
         if (!TryGreet(message, out var fault))
         {
             if (fault == Fault.None)
@@ -120,6 +126,7 @@ internal sealed partial class VfioUserSession : IDisposable
     {
         if (!_channel.TryTake(_outbox, out var message))
             return false;
+        _connected.CountMessage();
         if (_trace)
             VfioUserLog.Received(_logger, _server.Path, _number, message.Command, message.Flags, message.Payload.Length, message.DescriptorCount);
         if (!TryHandle(message, out var fault))
@@ -481,7 +488,7 @@ internal sealed partial class VfioUserSession : IDisposable
         if (message.DescriptorCount == 0 && (flags & DmaHintFlags) != 0)
             return Refuse(Errno.EINVAL, "the flags ask to map a file or to read and write it, but no descriptor came", out fault);
         if (message.DescriptorCount == 0)
-            return TryMapRemote(new IovaRange(new Iova(start), size), access, out fault) && Reply(message, 0, out fault);
+            return TryMapRemote(new IovaRange(new Iova(start), size), access, out fault) && Mapped(0, size) && Reply(message, 0, out fault);
         NoteHeaders();
         var file = message.Descriptor(0);
         // An access beyond the end of a file that was cut is a signal that ends this process, where there is no guard, and this session
@@ -497,7 +504,20 @@ internal sealed partial class VfioUserSession : IDisposable
             return false;
         // The space holds a reference of its own from here on.
         using (memory)
-            return Space.TryMap(new Iova(start), size, memory!, 0, access, out fault) && Reply(message, 0, out fault);
+            return Space.TryMap(new Iova(start), size, memory!, 0, access, out fault) && Mapped(size, 0) && Reply(message, 0, out fault);
+    }
+
+    // A machine has pieces that no VMM shares, such as its firmware: the word is for those whose memory as a whole is none that can be mapped.
+    private bool Mapped(ulong shared, ulong unshared)
+    {
+        _connected.Maps = Space.Count;
+        _sharedBytes = unchecked(_sharedBytes + shared);
+        _unsharedBytes = unchecked(_unsharedBytes + unshared);
+        if (_unsharedTold || _unsharedBytes <= _sharedBytes)
+            return true;
+        _unsharedTold = true;
+        _server.SayUnshared(_number);
+        return true;
     }
 
     private bool TryMapRemote(IovaRange range, DmaAccess access, out Fault fault)
@@ -511,8 +531,6 @@ internal sealed partial class VfioUserSession : IDisposable
         if (!Space.TryMap(range, remote, access, out fault))
             return false;
         _remote = remote;
-        if (_server.MayLog())
-            VfioUserLog.MessageDma(_logger, _server.Path, _number);
         return true;
     }
 
@@ -547,6 +565,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _remote?.Block(range.Start.Value, range.Last);
         var unmapped = Space.TryUnmap(range, out _, out fault);
         _remote?.Unblock();
+        _connected.Maps = Space.Count;
         return unmapped;
     }
 
@@ -555,6 +574,7 @@ internal sealed partial class VfioUserSession : IDisposable
         _remote?.Block(0, ulong.MaxValue);
         var unmapped = Space.TryUnmapAll(out _, out fault);
         _remote?.Unblock();
+        _connected.Maps = Space.Count;
         return unmapped;
     }
 

@@ -47,6 +47,9 @@ internal static partial class VhostUserLog
     [LoggerMessage(1014, LogLevel.Error, "vhost-user {Path}: the thread that serves it failed; it goes on")]
     internal static partial void ServeFailed(ILogger logger, Exception exception, string path);
 
+    [LoggerMessage(1016, LogLevel.Warning, "vhost-user {Path}: front end {Session} shares no memory, so the device can't reach its rings: " + ConnectedPeer.ShareMemory + " ({Suppressed} lines like this left out)")]
+    internal static partial void Unshared(ILogger logger, string path, long session, long suppressed);
+
     [LoggerMessage(1011, LogLevel.Warning, "vhost-user {Path}: memory of front end {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
     internal static partial void MemoryLost(ILogger logger, string path, long session);
 

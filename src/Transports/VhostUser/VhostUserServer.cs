@@ -3,7 +3,7 @@ using Virtbus.Buses.Vdpa;
 using Virtbus.Memory;
 using Virtbus.Memory.Rings;
 using Virtbus.Platform;
-using Virtbus.Subsystems.Vhost;
+using Virtbus.Subsystems;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -11,7 +11,7 @@ namespace Virtbus.Transports.VhostUser;
 /// A vhost-user back end: offers a vDPA device on a Unix socket, to one front end (QEMU, libblkio, DPDK) at a time. When that one goes,
 /// all that it shared is let go of and the next is served. One thread answers requests; the device's own threads serve the rings.
 /// </summary>
-public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
+public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
 {
     private const int LinesPerSpan = 20;
     private const int AcceptRetryMilliseconds = 1000;
@@ -27,6 +27,9 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private UnixListener? _listener;
     private volatile VhostUserSession? _session;
+    private readonly TimeProvider _time;
+    private volatile ConnectedPeer? _peer;
+    private volatile string? _hint;
     private volatile bool _stopping;
     private bool _started;
     private long _sessions;
@@ -43,8 +46,9 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         Path = path;
         _device = device;
         _logger = logger;
-        _limiter = new LogLimiter(time ?? TimeProvider.System, LinesPerSpan, LineSpan);
-        _connectionLimiter = new LogLimiter(time ?? TimeProvider.System, LinesPerSpan, LineSpan);
+        _time = time ?? TimeProvider.System;
+        _limiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
+        _connectionLimiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
     }
 
     /// <summary>Path of the socket file.</summary>
@@ -64,6 +68,12 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
 
     /// <summary>How many messages were refused so far, those included that the log left out.</summary>
     public long BadMessages => Interlocked.Read(ref _badMessages);
+
+    /// <inheritdoc/>
+    public EndpointConnection? Connection => _peer?.Describe();
+
+    /// <inheritdoc/>
+    public string? Hint => _hint;
 
     /// <summary>How many queues the device has.</summary>
     public int QueueCount => _device.QueueCount;
@@ -136,8 +146,17 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
     internal void LogBadMessage(long session, VhostUserRequest request, Fault fault, string answer)
     {
         Interlocked.Increment(ref _badMessages);
+        _peer?.CountBadMessage();
         if (_limiter.TryTake(out var suppressed))
             VhostUserLog.BadMessage(_logger, Path, session, request, fault.Errno, fault.Message, answer, suppressed);
+    }
+
+    /// <summary>The front end set a ring up, but let nobody reach its memory.</summary>
+    internal void SayUnshared(long session)
+    {
+        _hint = $"The front end shares no memory, which the device needs: {ConnectedPeer.ShareMemory}";
+        if (_limiter.TryTake(out var suppressed))
+            VhostUserLog.Unshared(_logger, Path, session, suppressed);
     }
 
     private void LogQueueFault(int queue, Fault fault)
@@ -217,7 +236,10 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         var reason = "failure of this side";
         try
         {
-            using var session = new VhostUserSession(this, _device, stream, _cancel, _logger, number);
+            var peer = new ConnectedPeer(stream, _time);
+            using var session = new VhostUserSession(this, _device, stream, _cancel, _logger, number, peer);
+            _hint = null;
+            _peer = peer;
             _session = session;
             reason = session.Run();
         }
@@ -230,6 +252,7 @@ public sealed class VhostUserServer : IVhostEndpoint, IAsyncDisposable
         finally
         {
             _session = null;
+            _peer = null;
             stream.Dispose();
         }
 

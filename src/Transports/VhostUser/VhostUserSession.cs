@@ -22,6 +22,7 @@ internal sealed class VhostUserSession : IDisposable
     private readonly VhostUserChannel _channel;
     private readonly ILogger _logger;
     private readonly long _number;
+    private readonly ConnectedPeer _peer;
     private readonly GuestMemory _memory;
     private readonly VhostUserRing[] _rings;
     private readonly Lock _backendLock = new();
@@ -31,13 +32,14 @@ internal sealed class VhostUserSession : IDisposable
     private byte _status;
     private bool _memoryLost;
 
-    internal VhostUserSession(VhostUserServer server, IVdpaOps device, UnixStream stream, EventFd cancel, ILogger logger, long number)
+    internal VhostUserSession(VhostUserServer server, IVdpaOps device, UnixStream stream, EventFd cancel, ILogger logger, long number, ConnectedPeer peer)
     {
         _server = server;
         _device = device;
         _channel = new VhostUserChannel(stream, cancel);
         _logger = logger;
         _number = number;
+        _peer = peer;
         _memory = new GuestMemory(LoseMemory, server.Mappings);
         _rings = new VhostUserRing[device.QueueCount];
         for (var i = 0; i < _rings.Length; i++)
@@ -73,6 +75,7 @@ internal sealed class VhostUserSession : IDisposable
                 return "it sent what is no message";
             }
 
+            _peer.CountMessage();
             VhostUserLog.Received(_logger, _server.Path, _number, message.Request, message.Flags, message.Payload.Length, message.Descriptors.Count);
             if (message.TryCheckShape(out fault) && TryHandle(message, out fault))
             {
@@ -327,6 +330,7 @@ internal sealed class VhostUserSession : IDisposable
             VhostUserRequest.ADD_MEM_REG => _memory.TryAdd(message.Region(8), message.Descriptors[0], out fault),
             _ => _memory.TryRemove(message.Region(8), out fault),
         };
+        _peer.Maps = _memory.Regions.Count;
         _device.SetAddressSpace(_memory.AddressSpace);
         for (var i = 0; i < _rings.Length; i++)
         {
@@ -393,6 +397,9 @@ internal sealed class VhostUserSession : IDisposable
         if (!TryLocate(ring, out _))
         {
             ring.Addresses = null;
+            // QEMU whose guest memory is its own has no region to send, and says nothing of it.
+            if (_memory.Regions.Count == 0)
+                _server.SayUnshared(_number);
             return Refuse(Errno.EFAULT, "a ring address lies in no shared region", out fault);
         }
 

@@ -76,6 +76,28 @@ public sealed class VfioUserMessageDmaTests : IDisposable
     }
 
     [Fact]
+    public void Client_that_shares_no_memory_is_told_how_to_start_and_one_that_shares_most_is_not()
+    {
+        using (var client = new WireClient(_fixture.Socket))
+        {
+            client.Greet(QemuText);
+            // As QEMU has it: its firmware is shared by nobody.
+            client.Do(DMA_MAP, Map(Base, 0x40000), client.File).Dispose();
+            client.Do(DMA_MAP, Map(Base + 0x40000, 0x20000, flags: 1)).Dispose();
+            Assert.Null(_fixture.Server.Hint);
+            var connection = _fixture.Server.Connection!;
+            Assert.Equal((Environment.ProcessId, 3L, 0L, 2), (connection.Process, connection.Messages, connection.BadMessages, connection.Maps));
+            client.Do(DMA_UNMAP, Unmap(Base, 0x40000)).Dispose();
+            Assert.Equal(1, _fixture.Server.Connection!.Maps);
+        }
+        _fixture.WaitIdle(1);
+        using var alone = Connect();
+        Assert.Contains("-object memory-backend-memfd,id=mem,size=SIZE,share=on", _fixture.Server.Hint, StringComparison.Ordinal);
+        alone.Do(DMA_MAP, Map(Base + 0x1000000, 0x1000)).Dispose();
+        Assert.Equal(1, _fixture.Log.Count(1111));
+    }
+
+    [Fact]
     public void Device_writes_memory_by_messages()
     {
         using var client = Connect();
