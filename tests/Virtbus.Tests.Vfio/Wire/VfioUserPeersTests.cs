@@ -43,7 +43,7 @@ public sealed class VfioUserPeersTests
     [Fact]
     public void Number_that_is_used_again_is_another_user()
     {
-        using var child = Process.Start(new ProcessStartInfo("cat") { RedirectStandardInput = true, RedirectStandardOutput = true })!;
+        using var child = Process.Start(new ProcessStartInfo("cat") { RedirectStandardInput = true, RedirectStandardOutput = true, UseShellExecute = false })!;
         var first = VfioUserPeers.Enter(new PeerProcess(child.Id, Open(child.Id)));
         Assert.Same(first, VfioUserPeers.Enter(new PeerProcess(child.Id, Open(child.Id))));
         using var ended = Open(child.Id);
