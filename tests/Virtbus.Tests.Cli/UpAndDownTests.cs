@@ -70,8 +70,8 @@ public sealed class UpAndDownTests
     public async Task What_can_not_be_made_is_told_at_its_line_and_leaves_nothing()
     {
         await using var fabric = new TestFabric();
-        // It is there, as the manifest wants it, and can't be a disk.
-        var manifest = fabric.Write("m.yaml", "adapters:\n  - { name: a, model: merlin }\ndisks:\n  - { name: d, adapter: a, file: /dev/null }\n");
+        // A word that is right in a manifest, and none of the provider's.
+        var manifest = fabric.Write("m.yaml", "adapters:\n  - { name: a, model: merlin }\nfunctions:\n  - { name: f, simulated: nonesuch }\n");
         var run = await fabric.RunAsync("up", manifest, "--detach");
         Assert.Equal(1, run.Code);
         Assert.Contains($"virtbus: {manifest}:4:13: ", run.Errors, StringComparison.Ordinal);

@@ -55,6 +55,7 @@ public sealed partial class CommandLineTests
         using Process shell = Process.Start(new ProcessStartInfo("sh", ["-c", "printf '%s\\n' " + text])
         {
             RedirectStandardOutput = true,
+            UseShellExecute = false,
             Environment = { ["VIRTBUS_RUNTIME"] = Runtime },
         })!;
         string words = await shell.StandardOutput.ReadToEndAsync();
