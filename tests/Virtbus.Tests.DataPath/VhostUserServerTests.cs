@@ -65,13 +65,13 @@ public sealed class VhostUserServerTests : IDisposable
     public void Server_tells_who_is_connected_and_what_came_from_it()
     {
         Assert.Null(_fixture.Server.Connection);
-        var before = DateTimeOffset.UtcNow;
+        var before = TimeProvider.System.GetUtcNow();
         using (var front = Connected())
         {
             var first = _fixture.Server.Connection!;
             Assert.Equal((Environment.ProcessId, 0L, 1), (first.Process, first.BadMessages, first.Maps));
             Assert.Equal(ProcessName.Escape(System.IO.File.ReadAllText("/proc/self/comm").TrimEnd('\n')), first.Name);
-            Assert.InRange(first.Since, before, DateTimeOffset.UtcNow);
+            Assert.InRange(first.Since, before, TimeProvider.System.GetUtcNow());
             Assert.NotEqual(0u, front.Ask(SET_VRING_NUM, State(0, 3), 9));
             var second = _fixture.Server.Connection!;
             Assert.Equal((first.Messages + 1, 1L), (second.Messages, second.BadMessages));
