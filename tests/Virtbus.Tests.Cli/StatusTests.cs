@@ -45,7 +45,7 @@ public sealed class StatusTests
         Assert.Equal(Environment.ProcessId, connection.GetProperty("process").GetInt32());
         Assert.InRange(connection.GetProperty("messages").GetInt64(), 1, 1000);
         Assert.Equal(0, connection.GetProperty("bad_messages").GetInt64());
-        Assert.InRange(connection.GetProperty("since").GetDateTimeOffset(), DateTimeOffset.UtcNow.AddMinutes(-10), DateTimeOffset.UtcNow.AddMinutes(1));
+        Assert.InRange(connection.GetProperty("since").GetDateTimeOffset(), TimeProvider.System.GetUtcNow().AddMinutes(-10), TimeProvider.System.GetUtcNow().AddMinutes(1));
     }
 
     [Fact]

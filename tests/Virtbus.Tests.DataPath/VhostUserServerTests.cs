@@ -47,7 +47,7 @@ public sealed class VhostUserServerTests : IDisposable
             front.Send(SET_VRING_BASE, State(0, 0));
             front.Send(SET_VRING_ADDR, front.RingAddress());
             front.ExpectClosed();
-            _fixture.Log.WaitFor(1012, "start QEMU with share=on");
+            _fixture.Log.WaitFor(1016, "start QEMU with share=on");
             Assert.Contains("-object memory-backend-memfd,id=mem,size=SIZE,share=on", _fixture.Server.Hint, StringComparison.Ordinal);
         }
         _fixture.WaitIdle(1);
@@ -58,20 +58,20 @@ public sealed class VhostUserServerTests : IDisposable
         // An address beside the memory that is shared is another mistake.
         Assert.NotEqual(0u, next.Ask(SET_VRING_ADDR, Numbers(0, 0x1000, 0x2000, 0x3000, 0), 9));
         Assert.Null(_fixture.Server.Hint);
-        Assert.Equal(1, _fixture.Log.Count(1012));
+        Assert.Equal(1, _fixture.Log.Count(1016));
     }
 
     [Fact]
     public void Server_tells_who_is_connected_and_what_came_from_it()
     {
         Assert.Null(_fixture.Server.Connection);
-        var before = DateTimeOffset.UtcNow;
+        var before = TimeProvider.System.GetUtcNow();
         using (var front = Connected())
         {
             var first = _fixture.Server.Connection!;
             Assert.Equal((Environment.ProcessId, 0L, 1), (first.Process, first.BadMessages, first.Maps));
             Assert.Equal(PrintableText.Escape(System.IO.File.ReadAllText("/proc/self/comm").TrimEnd('\n')), first.Name);
-            Assert.InRange(first.Since, before, DateTimeOffset.UtcNow);
+            Assert.InRange(first.Since, before, TimeProvider.System.GetUtcNow());
             Assert.NotEqual(0u, front.Ask(SET_VRING_NUM, State(0, 3), 9));
             var second = _fixture.Server.Connection!;
             Assert.Equal((first.Messages + 1, 1L), (second.Messages, second.BadMessages));
