@@ -36,7 +36,6 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     }
 
     [Theory]
-    [InlineData("socket list")]
     [InlineData("tree")]
     [InlineData("device list")]
     [InlineData("device show demo.part.0")]

@@ -164,7 +164,7 @@ public sealed class PeerDescriptorTests : IDisposable
     }
 
     [Fact]
-    public void Flags_of_a_peers_eventfd_stay_and_its_reader_wakes()
+    public async Task Flags_of_a_peers_eventfd_stay_and_its_reader_wakes()
     {
         using var peers = new FileDescriptor(Libc.eventfd(0, Libc.EFD_CLOEXEC));
         Assert.True(EventFd.TryAdopt(peers.Duplicate(), out var ours, out _));
@@ -174,8 +174,7 @@ public sealed class PeerDescriptorTests : IDisposable
             Assert.False(ours!.TryRead(out _));
             var reader = Task.Factory.StartNew(() => Read(peers), TestContext.Current.CancellationToken, TaskCreationOptions.LongRunning, TaskScheduler.Default);
             ours.Signal();
-            Assert.True(reader.Wait(_soon, TestContext.Current.CancellationToken));
-            Assert.Equal(1u, reader.Result);
+            Assert.Equal(1u, await reader.WaitAsync(_soon, TestContext.Current.CancellationToken));
             ours.SignalByWrite();
             Assert.Equal(1u, Read(peers));
         }

@@ -163,7 +163,7 @@ public sealed class VfioUserHostileTests : IDisposable
     }
 
     [Fact]
-    public void Clients_eventfd_keeps_its_flags_and_a_read_that_waits_on_it_returns()
+    public async Task Clients_eventfd_keeps_its_flags_and_a_read_that_waits_on_it_returns()
     {
         using var client = new WireClient(_fixture.Socket);
         client.Greet();
@@ -181,13 +181,12 @@ public sealed class VfioUserHostileTests : IDisposable
             TaskCreationOptions.LongRunning,
             TaskScheduler.Default);
         _fixture.Device.Fire(0, 0);
-        Assert.True(reader.Wait(_soon, TestContext.Current.CancellationToken));
-        Assert.Equal((8, 1), reader.Result);
+        Assert.Equal((8, 1), await reader.WaitAsync(_soon, TestContext.Current.CancellationToken));
         Assert.Equal(0, Libc.fcntl(blocking, Libc.F_GETFL, 0) & Libc.O_NONBLOCK);
     }
 
     [Fact]
-    public void Socket_that_a_server_passed_keeps_its_flags_and_is_waited_on_all_the_same()
+    public async Task Socket_that_a_server_passed_keeps_its_flags_and_is_waited_on_all_the_same()
     {
         var (ours, theirs) = UnixStream.CreatePair();
         var adopted = UnixStream.Adopt(theirs.Descriptor.Duplicate());
@@ -195,8 +194,7 @@ public sealed class VfioUserHostileTests : IDisposable
         var reader = Task.Factory.StartNew(
             () => adopted.Receive(new byte[4], [], wait: true, out _), TestContext.Current.CancellationToken, TaskCreationOptions.LongRunning, TaskScheduler.Default);
         Assert.Equal(2, ours.Send("hi"u8, [], out _));
-        Assert.True(reader.Wait(_soon, TestContext.Current.CancellationToken));
-        Assert.Equal(2, reader.Result);
+        Assert.Equal(2, await reader.WaitAsync(_soon, TestContext.Current.CancellationToken));
         Assert.NotEqual(0, Libc.fcntl(theirs.Descriptor, Libc.F_GETFL, 0) & Libc.O_NONBLOCK);
         adopted.Dispose();
         // What is the peer's too is not shut down with it.
