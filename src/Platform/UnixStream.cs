@@ -183,7 +183,7 @@ public sealed class UnixStream : IDisposable
     /// <summary>Writes bytes and, with the first of them, descriptors.</summary>
     /// <param name="bytes">The bytes, at least one.</param>
     /// <param name="descriptors">Descriptors to pass; the caller keeps its own.</param>
-    /// <param name="error">The errno when the answer is negative: EAGAIN when there is no room, EPIPE when the peer is gone.</param>
+    /// <param name="error">The errno when the answer is negative: EAGAIN when there is no room, EPIPE when the peer is gone, EBADF when a descriptor is closed.</param>
     /// <returns>Bytes written, perhaps fewer than given (the descriptors went with them), or -1.</returns>
     public int Send(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, out Errno error) =>
         Send(bytes, descriptors, wait: false, out error);
@@ -211,7 +211,17 @@ public sealed class UnixStream : IDisposable
                 descriptors[held].DangerousAddRef(ref taken);
                 ((int*)((byte*)control + ControlDataOffset))[held] = descriptors[held].Number;
             }
+        }
+        catch (ObjectDisposedException)
+        {
+            // Its owner closed it meanwhile, as hardware that is pulled out does with the memory of its BARs.
+            Release(descriptors[..held]);
+            error = Errno.EBADF;
+            return -1;
+        }
 
+        try
+        {
             fixed (byte* start = bytes)
             {
                 var vector = new IoVector((nint)start, (nuint)bytes.Length);
@@ -236,8 +246,7 @@ public sealed class UnixStream : IDisposable
         }
         finally
         {
-            while (held-- > 0)
-                descriptors[held].DangerousRelease();
+            Release(descriptors);
         }
     }
 
@@ -309,6 +318,12 @@ public sealed class UnixStream : IDisposable
         var fits = Encoding.UTF8.TryGetBytes(path, bytes[..^1], out var count);
         length = (uint)(Unsafe.SizeOf<UnixAddress>() - UnixAddress.PathCapacity + count + 1);
         return fits && count > 0;
+    }
+
+    private static void Release(ReadOnlySpan<FileDescriptor> held)
+    {
+        foreach (var descriptor in held)
+            descriptor.DangerousRelease();
     }
 
     private unsafe int SendBytes(ReadOnlySpan<byte> bytes, bool wait, out Errno error)

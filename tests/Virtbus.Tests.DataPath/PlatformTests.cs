@@ -37,6 +37,29 @@ public sealed class PlatformTests : IDisposable
     }
 
     [Fact]
+    public void Descriptor_that_its_owner_closed_is_not_sent_and_the_others_stay_their_owners()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        using (left)
+        using (right)
+        {
+            using var open = new EventFd();
+            var closed = new EventFd();
+            closed.Dispose();
+            Assert.Equal(-1, left.Send([1], [open.Descriptor, closed.Descriptor], out var error));
+            Assert.Equal(Errno.EBADF, error);
+            Assert.Equal(1, left.Send([2], [open.Descriptor], out _));
+            open.Dispose();
+            Assert.True(open.Descriptor.IsClosed);
+            List<FileDescriptor> came = [];
+            var bytes = new byte[4];
+            Assert.Equal(1, right.Receive(bytes, came, out _));
+            Assert.Equal(2, bytes[0]);
+            Assert.Single(came).Dispose();
+        }
+    }
+
+    [Fact]
     public void Socket_file_is_for_its_owner_only_and_goes_with_the_listener()
     {
         using (UnixListener.Listen(Socket))

@@ -393,7 +393,7 @@ internal sealed class VfioUserChannel : IDisposable
                 return true;
             if (sent < 0 && error != Errno.EAGAIN)
             {
-                Close(new Fault(Errno.ECONNRESET, "the peer is gone"));
+                Close(error == Errno.EBADF ? new Fault(error, "what was to be passed to the peer is gone") : new Fault(Errno.ECONNRESET, "the peer is gone"));
                 break;
             }
 
