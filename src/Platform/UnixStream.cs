@@ -292,13 +292,13 @@ public sealed class UnixStream : IDisposable
             Descriptor.DangerousRelease();
         if (Descriptor.IsClosed)
             return;
+        // Nothing comes after that.
         if (_isOurs)
-        {
-            // Nothing comes after that. What waits unread may have descriptors whose close waits.
             Shutdown();
-            if (HasNothingUnread())
-                Descriptor.MarkClosesAtOnce();
-        }
+        // What waits unread may have descriptors whose close waits. Who has a pair ends its connection before, or has passed the other end on;
+        // to an adopted socket more may come at any time.
+        if (!_isAdopted && HasNothingUnread())
+            Descriptor.MarkClosesAtOnce();
 
         Descriptor.Dispose();
     }
