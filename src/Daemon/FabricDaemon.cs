@@ -6,6 +6,7 @@ using Virtbus.Core;
 using Virtbus.Daemon.Api;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Daemon.Provisioning;
+using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Subsystems;
 
@@ -25,7 +26,17 @@ internal sealed partial class FabricDaemon
     private readonly CancellationTokenSource _stop = new();
     private readonly TaskCompletionSource _stopRequested = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly TaskCompletionSource<ShutdownAnswer> _takenDown = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private readonly Budget[] _budgets = [Budget.Descriptors, Budget.Mappings, Budget.Threads];
+    private readonly Budget[] _budgets =
+    [
+        Budget.Descriptors,
+        Budget.Mappings,
+        Budget.Threads,
+        new("peer descriptors", static () => PeerDescriptors.TotalOpen, static () => PeerDescriptors.Ceiling),
+        new("peer descriptors being closed", static () => PeerDescriptors.TotalClosing, static () => null),
+        new("peer mappings", static () => MappingBudget.Process.Mappings, static () => MappingBudget.Process.MaxMappings),
+        new("peer addresses in MiB", static () => (long)(MappingBudget.Process.Bytes >> 20), static () => (long)(MappingBudget.Process.MaxBytes >> 20)),
+    ];
+
     private readonly long _start;
     private ControlServer? _server;
 
