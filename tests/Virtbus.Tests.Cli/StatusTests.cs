@@ -1,5 +1,6 @@
 using System.Net.Sockets;
 using System.Text.Json;
+using Virtbus.Platform;
 using Virtbus.Transports.VfioUser;
 using Xunit;
 
