@@ -148,4 +148,22 @@ public sealed class DeviceSocketTests
         else
             File.Delete(path);
     }
+
+    [Fact]
+    public async Task Disk_without_a_driver_is_no_disk_that_is_missing()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(
+            """
+            adapters:
+              - { name: adapter0, model: merlin }
+            disks:
+              - { name: d, adapter: adapter0, memory: 1MiB }
+            """);
+        await fabric.OkAsync("driver", "unbind", "d");
+        Assert.Equal(
+            "virtbus: Device 'd' offers no socket: no driver has it. Give it to guests with 'virtbus driver bind d vhost-vdpa'.",
+            await fabric.RefusedAsync("vm", "d", "--print"));
+        await fabric.OkAsync("driver", "bind", "d", "vhost-vdpa");
+    }
 }

@@ -53,13 +53,17 @@ internal static class VmVerb
 
     private static VirtbusException NoSocket(ControlClient client, string name, IReadOnlyList<SocketAnswer> sockets)
     {
+        DeviceAnswer? device = client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).FirstOrDefault(d => d.Name == name || d.Label == name);
         // Most likely a function whose own driver has it.
-        if (client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).FirstOrDefault(d => d.Name == name || d.Label == name) is { Bus: "pci" } function)
+        if (device is { Bus: "pci" })
         {
             return new VirtbusException(
                 Errno.ENODEV,
-                $"Device '{name}' offers no socket: {(function.Driver is { } driver ? $"driver {driver} has it" : "no driver has it")}. Give it to guests with 'virtbus driver override {name} vfio-pci'.");
+                $"Device '{name}' offers no socket: {(device.Driver is { } driver ? $"driver {driver} has it" : "no driver has it")}. Give it to guests with 'virtbus driver override {name} vfio-pci'.");
         }
+
+        if (device is { Bus: "vdpa", Driver: null })
+            return new VirtbusException(Errno.ENODEV, $"Device '{name}' offers no socket: no driver has it. Give it to guests with 'virtbus driver bind {name} vhost-vdpa'.");
         return new VirtbusException(
             Errno.ENODEV,
             $"No device '{name}' offers a socket. {(sockets.Count == 0 ? "No device of this fabric does; add a disk or a serial port to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");

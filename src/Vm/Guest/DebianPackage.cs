@@ -5,7 +5,7 @@ namespace Virtbus.Vm;
 /// <summary>Fetches a Debian package from the machine's own apt sources and unpacks it, without installing it.</summary>
 internal static class DebianPackage
 {
-    private const string Remedy = "On Debian check the machine's apt sources; elsewhere install a kernel and a static busybox.";
+    private const string Remedy = "On Debian check the network and the machine's apt sources; elsewhere install a kernel and a static busybox.";
 
     /// <summary>The package that another one depends on and whose name starts so; of several, the first.</summary>
     public static async Task<string> DependencyAsync(string package, string prefix, IProgress<string>? progress, CancellationToken cancellation)
@@ -30,7 +30,8 @@ internal static class DebianPackage
         progress?.Report($"Fetching package {package}");
         string download = Path.Combine(folder, ".download");
         Directory.CreateDirectory(download);
-        await HostCommand.RunAsync(["apt-get", "download", package], Remedy, cancellation, download);
+        // apt's own user may not enter the cache folder. It downloads without that user then, and says so, which would stand before what went wrong.
+        await HostCommand.RunAsync(["apt-get", "-o", "APT::Sandbox::User=root", "download", package], Remedy, cancellation, download);
         string archive = Directory.EnumerateFiles(download, "*.deb").Single();
         await HostCommand.RunAsync(["dpkg-deb", "-x", archive, folder], Remedy, cancellation);
         Directory.Delete(download, recursive: true);
