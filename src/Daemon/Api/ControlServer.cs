@@ -28,6 +28,9 @@ internal sealed partial class ControlServer : IAsyncDisposable
     private readonly ILogger _log;
     private readonly WebApplication _app;
 
+    // Half of the descriptors that no peer of a device gets. At its limit the runtime starts no thread any more, and ends.
+    private static int MostConnections => Math.Min(PeerDescriptors.Reserve, PeerDescriptors.Ceiling / 3) / 2;
+
     private ControlServer(FabricDaemon daemon, ILoggerFactory loggers, UnixListener socket)
     {
         _daemon = daemon;
@@ -38,6 +41,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
         {
             options.AddServerHeader = false;
             options.Limits.MaxRequestBodySize = MaxBodyBytes;
+            options.Limits.MaxConcurrentConnections = MostConnections;
             // Not its path: .NET would remove the file at the end, whosever it is by then.
             options.ListenHandle((ulong)socket.Descriptor.Number, listen => listen.Protocols = Microsoft.AspNetCore.Server.Kestrel.Core.HttpProtocols.Http1);
         });
