@@ -28,8 +28,9 @@ internal sealed partial class ControlServer : IAsyncDisposable
     private readonly ILogger _log;
     private readonly WebApplication _app;
 
-    // Half of the descriptors that no peer of a device gets. At its limit the runtime starts no thread any more, and ends.
-    private static int MostConnections => Math.Min(PeerDescriptors.Reserve, PeerDescriptors.Ceiling / 3) / 2;
+    // At the limit of descriptors the runtime starts no thread any more, and ends. Many where there are many: one that is closed by its client
+    // counts until that is noticed, and who comes above the bound is not served.
+    private static int MostConnections => Math.Max(Math.Min(PeerDescriptors.Reserve, PeerDescriptors.Ceiling / 3) / 2, PeerDescriptors.Ceiling / 8);
 
     private ControlServer(FabricDaemon daemon, ILoggerFactory loggers, UnixListener socket)
     {
