@@ -4,8 +4,9 @@ namespace Virtbus.Memory;
 
 /// <summary>
 /// How many mappings, and how many bytes of addresses, may be made of files here, so that peers never use up what the process needs for
-/// itself: a process that cannot map its own code any more ends. Each <see cref="MappingAccount"/> has its reserve for sure; what it needs
-/// above comes from what is left, ENOSPC beyond. Safe from any thread.
+/// itself: a process that cannot map its own code any more ends. Each <see cref="MappingAccount"/> has its reserve for sure. Above, it gets
+/// at most as much as is left then for the others, and an eighth of the whole is for reserves alone, so that who comes later has one; ENOSPC
+/// beyond. Safe from any thread.
 /// </summary>
 public sealed class MappingBudget
 {
@@ -15,12 +16,16 @@ public sealed class MappingBudget
     private const ulong ReservedBytes = 32UL << 30;
     // What the process reserves for memory of its own (DMA buffers of drivers, memory disks): one part in so many.
     private const int OwnShare = 8;
+    // What is for reserves alone: one part in so many.
+    private const int LateShare = 8;
     // The kernel lets some hosts map far more; the table that guards mappings against shrinking is searched from end to end.
     private const int MostMappings = 1 << 16;
 
     private readonly Lock _lock = new();
     private readonly Fault _noMapping;
     private readonly Fault _noBytes;
+    private readonly Fault _noMappingAbove;
+    private readonly Fault _noBytesAbove;
     private int _mappings;
     private ulong _bytes;
 
@@ -37,6 +42,10 @@ public sealed class MappingBudget
             $"the {mappings} mappings that this process has for files of peers are in use or reserved: let a client go, or raise vm.max_map_count and start the fabric again");
         _noBytes = new Fault(Errno.ENOSPC,
             $"the {bytes >> 20} MiB of addresses that this process has for files of peers are in use or reserved: let a client go that shares huge files, or raise the limit of address space (ulimit -v), and start the fabric again");
+        _noMappingAbove = new Fault(Errno.ENOSPC,
+            $"this one has its share of the {mappings} mappings that this process has for files of peers: share few and large files, or raise vm.max_map_count and start the fabric again");
+        _noBytesAbove = new Fault(Errno.ENOSPC,
+            $"this one has its share of the {bytes >> 20} MiB of addresses that this process has for files of peers: share smaller files, or raise the limit of address space (ulimit -v), and start the fabric again");
         Files = new MappedFiles(this);
     }
 
@@ -92,7 +101,11 @@ public sealed class MappingBudget
     internal bool TryCharge(MappingAccount account, ulong bytes, out Fault fault)
     {
         lock (_lock)
-            return TrySet(account, account.ReservedMappings, account.ReservedBytes, account.UsedMappings + 1, account.UsedBytes + bytes, out fault);
+        {
+            var (usedMappings, usedBytes) = (account.UsedMappings + 1, account.UsedBytes + bytes);
+            return HasRoomAbove(account, usedMappings, usedBytes, out fault) &&
+                TrySet(account, account.ReservedMappings, account.ReservedBytes, usedMappings, usedBytes, out fault);
+        }
     }
 
     /// <summary>Gives it back, when the mapping is gone.</summary>
@@ -114,6 +127,26 @@ public sealed class MappingBudget
         var account = new MappingAccount(null, Process);
         _ = Process.TryReserve(account, Process.MaxMappings / OwnShare, Process.MaxBytes / OwnShare, out _);
         return account;
+    }
+
+    // With the lock. Who takes the more, the less is left: one alone gets half, and no number of them gets all.
+    private bool HasRoomAbove(MappingAccount account, int usedMappings, ulong usedBytes, out Fault fault)
+    {
+        fault = Fault.None;
+        if (usedMappings > account.ReservedMappings && !Leaves(
+            (ulong)(MaxMappings - (MaxMappings / LateShare)), (ulong)(_mappings - account.CostInMappings), (ulong)account.ReservedMappings, (ulong)usedMappings))
+            fault = _noMappingAbove;
+        else if (usedBytes > account.ReservedBytes &&
+            !Leaves(MaxBytes - (MaxBytes / LateShare), _bytes - account.CostInBytes, account.ReservedBytes, usedBytes))
+            fault = _noBytesAbove;
+        return fault == Fault.None;
+    }
+
+    // Whether as much is left as the account has above its reserve.
+    private static bool Leaves(ulong whole, ulong others, ulong reserved, ulong used)
+    {
+        var free = others < whole ? whole - others : 0;
+        return used <= free && used - reserved <= free - used;
     }
 
     // With the lock. An account costs what it reserved or what it uses, whichever is more.

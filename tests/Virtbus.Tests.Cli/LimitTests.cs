@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Net.Sockets;
 using Xunit;
 
 namespace Virtbus.Tests.Cli;
@@ -41,6 +42,34 @@ public sealed class LimitTests
         await using var fabric = new TestFabric();
         var run = await UnderAsync(fabric, $"ulimit {limit}", TestFabric.Program, $"up '{fabric.Write("m.yaml", TestFabric.DemoManifest)}' --detach");
         Assert.True(run.Code == 0, run.ToString());
+        await fabric.OkAsync("down");
+    }
+
+    [Fact]
+    public async Task Clients_of_the_control_socket_that_stay_do_not_take_all_descriptors()
+    {
+        const int Most = 75;
+        await using var fabric = new TestFabric();
+        var run = await UnderAsync(fabric, "ulimit -n 600", TestFabric.Program, $"up '{fabric.Write("m.yaml", TestFabric.DemoManifest)}' --detach");
+        Assert.True(run.Code == 0, run.ToString());
+        var clients = new List<Socket>();
+        using var timeout = new CancellationTokenSource(TimeSpan.FromSeconds(60));
+        try
+        {
+            for (var i = 0; i < 400; i++)
+            {
+                clients.Add(new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified));
+                clients[^1].Connect(new UnixDomainSocketEndPoint(fabric.ControlSocket));
+            }
+
+            foreach (var client in clients.Skip(Most))
+                Assert.Equal(0, await client.ReceiveAsync(new byte[1], timeout.Token));
+        }
+        finally
+        {
+            clients.ForEach(client => client.Dispose());
+        }
+
         await fabric.OkAsync("down");
     }
 

@@ -159,22 +159,65 @@ public sealed class MappedFilesTests : IDisposable
         using var greedy = new MappingAccount(null, budget);
         Assert.True(first.TryReserve(out _));
         Assert.True(greedy.TryReserve(out _));
-        var maps = new List<HostMemory>();
-        Fault fault;
-        while (TryMapNew(greedy, Page, out var memory, out fault))
-            maps.Add(memory!);
-        Assert.Equal((5, Errno.ENOSPC), (maps.Count, fault.Errno));
+        var (maps, fault) = MapAll(greedy);
+        // Its reserve, and above it as many as are left then.
+        Assert.Equal((3, Errno.ENOSPC), (maps.Count, fault.Errno));
         Assert.Contains("vm.max_map_count", fault.Message, StringComparison.Ordinal);
         Assert.True(TryMapNew(first, Page, out var reserved, out _));
-        Assert.False(TryMapNew(first, Page, out _, out _));
 
         using var late = new MappingAccount(null, budget);
-        Assert.False(late.TryReserve(out fault));
-        Assert.Equal(Errno.ENOSPC, fault.Errno);
-        maps[0].Dispose();
+        using var later = new MappingAccount(null, budget);
+        using var last = new MappingAccount(null, budget);
         Assert.True(late.TryReserve(out _));
+        Assert.True(later.TryReserve(out _));
+        Assert.False(last.TryReserve(out fault));
+        Assert.Equal(Errno.ENOSPC, fault.Errno);
+        Assert.Contains("vm.max_map_count", fault.Message, StringComparison.Ordinal);
+        maps[0].Dispose();
+        Assert.True(last.TryReserve(out _));
         maps.Skip(1).ToList().ForEach(map => map.Dispose());
         reserved!.Dispose();
+    }
+
+    [Fact]
+    public void Greedy_accounts_leave_a_reserve_for_each_that_comes_later_and_more()
+    {
+        var budget = new MappingBudget(2048 * 16, 1UL << 44);
+        var greedy = Enumerable.Range(0, 20).Select(_ => new MappingAccount(null, budget)).ToList();
+        Assert.All(greedy, account => Assert.True(account.TryReserve(out _)));
+        var first = MapAll(greedy[0]).Maps.Count;
+        Assert.InRange(first, 10_000, 16_384);
+        var maps = greedy.Skip(1).SelectMany(account => MapAll(account).Maps).ToList();
+        Assert.True(maps.Count > 19 * 16, "the others had more than their reserve");
+        for (var i = 0; i < 200; i++)
+        {
+            greedy.Add(new MappingAccount(null, budget));
+            Assert.True(greedy[^1].TryReserve(out var fault), fault.Message);
+        }
+
+        maps.ForEach(map => map.Dispose());
+        greedy.ForEach(account => account.Dispose());
+    }
+
+    [Fact]
+    public void Account_that_shares_huge_files_leaves_bytes_for_those_that_come_later()
+    {
+        var budget = new MappingBudget(4096, 1UL << 44);
+        using var greedy = new MappingAccount(null, budget);
+        Assert.True(greedy.TryReserve(out _));
+        var maps = new List<HostMemory>();
+        for (var size = 1UL << 44; size >= Page; size /= 2)
+        {
+            if (TryMapNew(greedy, size, out var memory, out _))
+                maps.Add(memory!);
+        }
+
+        Assert.True(budget.Bytes <= (1UL << 43), $"{budget.Bytes} of {budget.MaxBytes}");
+        using var late = new MappingAccount(null, budget);
+        Assert.True(late.TryReserve(out _));
+        Assert.True(TryMapNew(late, 1UL << 40, out var more, out var fault), fault.Message);
+        maps.ForEach(map => map.Dispose());
+        more!.Dispose();
     }
 
     [Fact]
@@ -197,7 +240,8 @@ public sealed class MappedFilesTests : IDisposable
 
         Assert.All(faults, fault => Assert.Equal(Errno.ENOSPC, fault.Errno));
         Assert.Contains("addresses", faults[^1].Message, StringComparison.Ordinal);
-        Assert.True(budget.Bytes > (1UL << 31) - (1UL << 21));
+        // As many as are left then, but for the eighth that is for reserves.
+        Assert.InRange(budget.Bytes, 7UL << 27, (7UL << 27) + (1UL << 21));
         Assert.True(TryMapNew(first, 1UL << 20, out var reserved, out _));
         maps.ForEach(map => map.Dispose());
         reserved!.Dispose();
@@ -332,6 +376,16 @@ public sealed class MappedFilesTests : IDisposable
     {
         using var file = MemoryFile.Create("virtbus-test", size);
         return HostMemory.TryMap(account, file, 0, size, DmaAccess.ReadWrite, out memory, out fault);
+    }
+
+    // A page of a file each, until no more are taken.
+    private static (List<HostMemory> Maps, Fault End) MapAll(MappingAccount account)
+    {
+        var maps = new List<HostMemory>();
+        Fault fault;
+        while (TryMapNew(account, Page, out var memory, out fault))
+            maps.Add(memory!);
+        return (maps, fault);
     }
 
     private static byte ReadByte(HostMemory memory, ulong offset)

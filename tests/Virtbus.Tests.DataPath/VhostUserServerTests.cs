@@ -425,6 +425,29 @@ public sealed class VhostUserServerTests : IDisposable
         next.ReadSector(0);
     }
 
+    public static TheoryData<string, uint, byte[]> RefusedSetUps => new()
+    {
+        { "an address in no region", (uint)SET_VRING_ADDR, Numbers(0, 0x1000, UserBase, UserBase, 0) },
+        { "a ring beyond its region's end", (uint)SET_VRING_ADDR, Numbers(0, UserBase + MemorySize - 16, UserBase, UserBase, 0) },
+        { "a ring that is not aligned", (uint)SET_VRING_ADDR, Numbers(0, UserBase + 8, UserBase, UserBase, 0) },
+        { "a ring flag", (uint)SET_VRING_ADDR, Numbers(1UL << 32, UserBase, UserBase, UserBase, 0) },
+        { "a size that is no power of two", (uint)SET_VRING_NUM, Numbers(3UL << 32) },
+        { "a base of more than 16 bits", (uint)SET_VRING_BASE, Numbers(0x10000UL << 32) },
+        { "an enable that is neither", (uint)SET_VRING_ENABLE, Numbers(2UL << 32) },
+        { "a feature that is not offered", (uint)SET_FEATURES, Numbers(1UL << 62) },
+        { "a status of more than 8 bits", (uint)SET_STATUS, Numbers(0x100) },
+    };
+
+    [Theory]
+    [MemberData(nameof(RefusedSetUps))]
+    public void Refused_request_leaves_a_ring_running(string what, uint request, byte[] payload)
+    {
+        using var front = Connected();
+        front.ReadSector(0);
+        Assert.True(front.Ask((VhostUserRequest)request, payload, 9) is not null and not 0, what);
+        front.ReadSector(1);
+    }
+
     [Fact]
     public void Ring_waits_while_its_region_is_taken_out_and_put_back()
     {

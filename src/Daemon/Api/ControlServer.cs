@@ -28,6 +28,10 @@ internal sealed partial class ControlServer : IAsyncDisposable
     private readonly ILogger _log;
     private readonly WebApplication _app;
 
+    // At the limit of descriptors the runtime starts no thread any more, and ends. Many where there are many: one that is closed by its client
+    // counts until that is noticed, and who comes above the bound is not served.
+    private static int MostConnections => Math.Max(Math.Min(PeerDescriptors.Reserve, PeerDescriptors.Ceiling / 3) / 2, PeerDescriptors.Ceiling / 8);
+
     private ControlServer(FabricDaemon daemon, ILoggerFactory loggers, UnixListener socket)
     {
         _daemon = daemon;
@@ -38,6 +42,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
         {
             options.AddServerHeader = false;
             options.Limits.MaxRequestBodySize = MaxBodyBytes;
+            options.Limits.MaxConcurrentConnections = MostConnections;
             // Not its path: .NET would remove the file at the end, whosever it is by then.
             options.ListenHandle((ulong)socket.Descriptor.Number, listen => listen.Protocols = Microsoft.AspNetCore.Server.Kestrel.Core.HttpProtocols.Http1);
         });

@@ -335,7 +335,7 @@ internal sealed class VhostUserSession : IDisposable
         for (var i = 0; i < _rings.Length; i++)
         {
             var ring = _rings[i];
-            if (ring.Applied is not null && (!TryLocate(ring, out var place) || place != ring.Applied))
+            if (ring.Applied is not null && (!TryLocate(ring.Addresses, out var place) || place != ring.Applied))
                 StopRing(i);
             if (!TryRun(i, out _) && _server.MayLog())
                 VhostUserLog.QueueWaits(_logger, _server.Path, i);
@@ -363,8 +363,13 @@ internal sealed class VhostUserSession : IDisposable
                 if (value == 0 || value > (uint)_device.MaxQueueSize || !uint.IsPow2(value))
                     return Refuse(Errno.EINVAL, "the ring size is no power of two within the device's limit", out fault);
                 StopRing((int)index);
+                var before = ring.Size;
                 ring.Size = (int)value;
-                break;
+                if (TryRun((int)index, out fault))
+                    return true;
+                ring.Size = before;
+                TryRun((int)index, out _);
+                return false;
             case VhostUserRequest.SET_VRING_BASE:
                 if (value > ushort.MaxValue)
                     return Refuse(Errno.EINVAL, "the base of a split ring has 16 bits", out fault);
@@ -391,19 +396,25 @@ internal sealed class VhostUserSession : IDisposable
         // Bit 0 asks for a dirty log of the used ring, which comes with a feature that is not offered.
         if (message.Word(4) != 0)
             return Refuse(Errno.EINVAL, "a ring flag was set that comes with no feature offered", out fault);
-        StopRing((int)index);
         // The order on the wire is descriptors, used, available.
-        ring.Addresses = (new UserAddress(message.Long(8)), new UserAddress(message.Long(24)), new UserAddress(message.Long(16)));
-        if (!TryLocate(ring, out _))
+        var addresses = (new UserAddress(message.Long(8)), new UserAddress(message.Long(24)), new UserAddress(message.Long(16)));
+        if (!TryLocate(addresses, out _))
         {
-            ring.Addresses = null;
             // QEMU whose guest memory is its own has no region to send, and says nothing of it.
             if (_memory.Regions.Count == 0)
                 _server.SayUnshared(_number);
             return Refuse(Errno.EFAULT, "a ring address lies in no shared region", out fault);
         }
 
-        return TryRun((int)index, out fault);
+        StopRing((int)index);
+        var before = ring.Addresses;
+        ring.Addresses = addresses;
+        if (TryRun((int)index, out fault))
+            return true;
+        // The device may refuse a place that lies in a region. Nothing changes then: the ring goes on where it was.
+        ring.Addresses = before;
+        TryRun((int)index, out _);
+        return false;
     }
 
     private bool TryGetBase(in VhostUserMessage message, out Fault fault)
@@ -487,7 +498,7 @@ internal sealed class VhostUserSession : IDisposable
         fault = Fault.None;
         if (ring.Applied is not null || !ring.IsRunnable)
             return true;
-        if (!TryLocate(ring, out var place))
+        if (!TryLocate(ring.Addresses, out var place))
             return Refuse(Errno.EFAULT, "a ring address lies in no shared region", out fault);
         // A front end need not send SET_FEATURES before its rings; it then has none.
         if (!_featuresSet && !TrySetFeatures(VhostUserProtocol.VHOST_USER_F_PROTOCOL_FEATURES, out fault))
@@ -514,10 +525,11 @@ internal sealed class VhostUserSession : IDisposable
         ring.Applied = null;
     }
 
-    private bool TryLocate(VhostUserRing ring, out (Iova Descriptors, Iova Available, Iova Used) place)
+    private bool TryLocate(
+        (UserAddress Descriptors, UserAddress Available, UserAddress Used)? asked, out (Iova Descriptors, Iova Available, Iova Used) place)
     {
         place = default;
-        if (ring.Addresses is not { } addresses || !_memory.TryToGuest(addresses.Descriptors, out var descriptors) ||
+        if (asked is not { } addresses || !_memory.TryToGuest(addresses.Descriptors, out var descriptors) ||
             !_memory.TryToGuest(addresses.Available, out var available) || !_memory.TryToGuest(addresses.Used, out var used))
             return false;
         place = (new Iova(descriptors.Value), new Iova(available.Value), new Iova(used.Value));
