@@ -6,6 +6,7 @@ using Virtbus.Core;
 using Virtbus.Daemon.Api;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Daemon.Provisioning;
+using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Subsystems;
 
@@ -25,7 +26,16 @@ internal sealed partial class FabricDaemon
     private readonly CancellationTokenSource _stop = new();
     private readonly TaskCompletionSource _stopRequested = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly TaskCompletionSource<ShutdownAnswer> _takenDown = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private readonly Budget[] _budgets = [Budget.Descriptors, Budget.Mappings, Budget.Threads];
+    // Of the process, and of that what all its peers together may have: at the latter they are refused, long before the former is used up.
+    private readonly Budget[] _budgets =
+    [
+        Budget.Descriptors,
+        new("peer descriptors", () => PeerDescriptors.TotalOpen, () => PeerDescriptors.Ceiling),
+        Budget.Mappings,
+        new("peer mappings", () => MappingBudget.Process.Mappings, () => MappingBudget.Process.MaxMappings),
+        new("peer address MiB", () => (long)(MappingBudget.Process.Bytes >> 20), () => (long)(MappingBudget.Process.MaxBytes >> 20)),
+        Budget.Threads,
+    ];
     private readonly long _start;
     private ControlServer? _server;
 
