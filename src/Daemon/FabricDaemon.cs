@@ -26,17 +26,16 @@ internal sealed partial class FabricDaemon
     private readonly CancellationTokenSource _stop = new();
     private readonly TaskCompletionSource _stopRequested = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly TaskCompletionSource<ShutdownAnswer> _takenDown = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    // Of the process, and of that what all its peers together may have: at the latter they are refused, long before the former is used up.
     private readonly Budget[] _budgets =
     [
         Budget.Descriptors,
+        new("peer descriptors", () => PeerDescriptors.TotalOpen, () => PeerDescriptors.Ceiling),
         Budget.Mappings,
+        new("peer mappings", () => MappingBudget.Process.Mappings, () => MappingBudget.Process.MaxMappings),
+        new("peer address MiB", () => (long)(MappingBudget.Process.Bytes >> 20), () => (long)(MappingBudget.Process.MaxBytes >> 20)),
         Budget.Threads,
-        new("peer descriptors", static () => PeerDescriptors.TotalOpen, static () => PeerDescriptors.Ceiling),
-        new("peer descriptors being closed", static () => PeerDescriptors.TotalClosing, static () => null),
-        new("peer mappings", static () => MappingBudget.Process.Mappings, static () => MappingBudget.Process.MaxMappings),
-        new("peer addresses in MiB", static () => (long)(MappingBudget.Process.Bytes >> 20), static () => (long)(MappingBudget.Process.MaxBytes >> 20)),
     ];
-
     private readonly long _start;
     private ControlServer? _server;
 

@@ -62,10 +62,10 @@ public sealed class MappingBudget
     public ulong MaxBytes { get; }
 
     /// <summary>How many mappings an account reserves.</summary>
-    public int AccountMappings { get; }
+    internal int AccountMappings { get; }
 
     /// <summary>How many bytes of addresses an account reserves.</summary>
-    public ulong AccountBytes { get; }
+    internal ulong AccountBytes { get; }
 
     /// <summary>How many mappings are in use or reserved.</summary>
     public int Mappings

@@ -30,7 +30,7 @@ public sealed class PeerDescriptors
     public static int TotalOpen => Volatile.Read(ref _allOpen);
 
     /// <summary>How many of them are being closed, or wait for that.</summary>
-    public static int TotalClosing => Volatile.Read(ref _allClosing);
+    internal static int TotalClosing => Volatile.Read(ref _allClosing);
 
     /// <summary>The first descriptor number that no peer gets: the process's limit without the <see cref="Reserve"/>, or three quarters of a small limit.</summary>
     public static int Ceiling
@@ -43,15 +43,15 @@ public sealed class PeerDescriptors
     }
 
     /// <summary>How many may be open of one socket file or connection: a quarter of what all peers may have.</summary>
-    public static int Most => Math.Max(LeastShare, Ceiling / Shares);
+    internal static int Most => Math.Max(LeastShare, Ceiling / Shares);
 
     /// <summary>How many of this socket file or connection are open, those included that are being closed.</summary>
-    public int Open => Volatile.Read(ref _open);
+    internal int Open => Volatile.Read(ref _open);
 
     /// <summary>Waits until nothing is being closed any more.</summary>
     /// <param name="timeout">How long at most.</param>
     /// <returns>False at the end of that time.</returns>
-    public static bool WaitUntilClosed(TimeSpan timeout)
+    internal static bool WaitUntilClosed(TimeSpan timeout)
     {
         var end = Environment.TickCount64 + (long)timeout.TotalMilliseconds;
         lock (AllGate)

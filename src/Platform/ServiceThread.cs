@@ -15,7 +15,7 @@ public sealed class ServiceThread
     public static Action<string, Exception>? Unhandled { get; set; }
 
     /// <summary>How many exceptions <see cref="Unhandled"/> could not be told of, since it threw itself.</summary>
-    public static long Untold => Interlocked.Read(ref _untold);
+    internal static long Untold => Interlocked.Read(ref _untold);
 
     /// <summary>Whether this is the calling thread.</summary>
     public bool IsCurrent => _thread == Thread.CurrentThread;

@@ -32,15 +32,13 @@ public sealed class StatusTests
         Assert.Matches("\ndisk0 +vhost-user-blk +0\n", status);
         Assert.Matches($"\nadapter0v0 +vfio-user +{System.Text.RegularExpressions.Regex.Escape(Self)} +[0-9]+ (s|min) +[0-9]+ +0\n", status);
         Assert.Matches("\nserial0 +console\n", status);
-        Assert.Matches("\nBUDGET +USED +LIMIT\ndescriptors +[1-9][0-9]* +[1-9][0-9]*\nmappings +[1-9][0-9]* +[1-9][0-9]*\nthreads +[1-9][0-9]* +([1-9][0-9]*|none)\n", status);
+        Assert.Matches("\nBUDGET +USED +LIMIT\ndescriptors +[1-9][0-9]* +[1-9][0-9]*\npeer descriptors +[1-9][0-9]* +[1-9][0-9]*\nmappings +[1-9][0-9]* +[1-9][0-9]*\npeer mappings +[1-9][0-9]* +[1-9][0-9]*\npeer address MiB +[1-9][0-9]* +[1-9][0-9]*\nthreads +[1-9][0-9]* +([1-9][0-9]*|none)\n", status);
         Assert.DoesNotContain(status.Split('\n'), line => line.Length > 80 && !line.Contains('/', StringComparison.Ordinal));
 
         var json = JsonDocument.Parse(await fabric.OkAsync("status", "-j")).RootElement;
         Assert.Equal(("ready", fabric.Runtime), (json.GetProperty("state").GetString(), json.GetProperty("runtime").GetString()));
         Assert.InRange(json.GetProperty("uptime").GetInt64(), 0, 600);
-        Assert.Equal(
-            ["descriptors", "mappings", "threads", "peer descriptors", "peer descriptors being closed", "peer mappings", "peer addresses in MiB"],
-            json.GetProperty("budgets").EnumerateArray().Select(b => b.GetProperty("name").GetString()));
+        Assert.Equal(["descriptors", "peer descriptors", "mappings", "peer mappings", "peer address MiB", "threads"], json.GetProperty("budgets").EnumerateArray().Select(b => b.GetProperty("name").GetString()));
         var socket = json.GetProperty("sockets").EnumerateArray().Single(s => s.GetProperty("device").GetString() == "adapter0v0");
         Assert.Equal((true, 1), (socket.GetProperty("connected").GetBoolean(), socket.GetProperty("connections").GetInt64()));
         var connection = socket.GetProperty("connection");

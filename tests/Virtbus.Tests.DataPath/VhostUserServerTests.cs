@@ -647,6 +647,12 @@ public sealed class VhostUserServerTests : IDisposable
         {
             ServiceThread.Start("some", static () => throw new InvalidOperationException("bug")).Join();
             Assert.Equal("some: bug", await told.Task.WaitAsync(TimeSpan.FromSeconds(10), TestContext.Current.CancellationToken));
+
+            // Who is told of it fails too: that ends nothing more.
+            var untold = ServiceThread.Untold;
+            ServiceThread.Unhandled = static (_, _) => throw new IOException("full");
+            ServiceThread.Start("some", static () => throw new InvalidOperationException("bug")).Join();
+            Assert.Equal(untold + 1, ServiceThread.Untold);
         }
         finally
         {

@@ -310,6 +310,27 @@ public sealed class PowerTests
     }
 
     [Fact]
+    public async Task Link_that_goes_while_its_supplier_wakes_leaves_no_use_behind()
+    {
+        var (world, ops, levels, _) = await TreeAsync();
+        var supplier = await world.AddAsync("a", 6);
+        supplier.Power.EnableRuntime(active: false);
+        levels[3].Power.EnableRuntime(active: false);
+        var link = world.Fabric.AddLink(levels[3], supplier, DeviceLinkFlags.Stateless | DeviceLinkFlags.PmRuntime);
+        ops.Hook = call =>
+        {
+            if (call == "runtime_resume 6")
+                world.Fabric.RemoveLink(link);
+            return Task.CompletedTask;
+        };
+        await levels[3].Power.RuntimeGetAsync().AsTask().In();
+        await world.Fabric.SettleAsync().In();
+        Assert.Empty(world.Fabric.Links);
+        Assert.Equal((RuntimeStatus.Active, 1), (levels[3].Power.RuntimeStatus, levels[3].Power.RuntimeUsage));
+        Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
+    }
+
+    [Fact]
     public async Task Auto_takes_effect_after_one_put_too_many()
     {
         var (world, ops, levels, _) = await TreeAsync();
