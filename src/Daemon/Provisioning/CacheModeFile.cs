@@ -52,7 +52,13 @@ internal sealed class CacheModeFile : ICacheModeStore
     private Errno Remove()
     {
         var error = FileDescriptor.Unlink(_path);
-        return error is Errno.None or Errno.ENOENT ? SyncFolder() : error;
+        if (error is not (Errno.None or Errno.ENOENT))
+            return error;
+        error = SyncFolder();
+        // Refused, so the driver goes on relying on write-through: the next daemon has to find that.
+        if (error != Errno.None)
+            _ = Make();
+        return error;
     }
 
     private Errno SyncFolder()
