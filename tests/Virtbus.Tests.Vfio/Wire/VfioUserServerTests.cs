@@ -132,6 +132,17 @@ public sealed class VfioUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Unmap_that_wants_pages_of_no_log_is_refused_and_the_memory_stays_mapped()
+    {
+        using var client = Connect();
+        client.Do(DMA_MAP, Map(Base, 0x4000), client.File).Dispose();
+        client.Fail(DMA_UNMAP, UnmapDirty(Base, 0x4000, 8));
+        client.StartDma(WireDevice.ReadHere, Base, 4);
+        Assert.Equal(Errno.None, _fixture.Device.LastDma.Errno);
+        Assert.Equal(Errno.EEXIST, client.Fail(DMA_MAP, Map(Base, 0x4000), client.File));
+    }
+
+    [Fact]
     public void Unmap_of_pinned_memory_is_refused_and_keeps_the_written_pages()
     {
         using var client = Connect();
