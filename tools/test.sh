@@ -42,7 +42,7 @@ mkdir -p "$results"
 "$root/virtbus" --build --version >/dev/null || exit 1
 # What real guests run with, a private QEMU above all, is fetched while the tests are built. A test waits for it, or says what is missing.
 "$root/virtbus" vm --prepare 2>"$results/prepare.log" &
-dotnet build "$root/Virtbus.slnx" -c Release -m:2 --nologo -v quiet -clp:NoSummary || { echo "virtbus test: the build failed." >&2; exit 1; }
+dotnet build "$root/Virtbus.slnx" -c Release -m:2 -p:UseSharedCompilation=true --nologo -v quiet -clp:NoSummary || { echo "virtbus test: the build failed." >&2; exit 1; }
 
 passed=0 failed=0 skipped=0 status=0
 for project in "${projects[@]}"; do
