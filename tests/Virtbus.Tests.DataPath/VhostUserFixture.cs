@@ -14,6 +14,7 @@ internal sealed class VhostUserFixture : IDisposable
 
     internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2, MappingBudget? mappings = null)
     {
+        Leftovers.Clear();
         _backend = backend ?? new MemoryBackend(1 << 20);
         _disk = AdapterDisk.CreateAsync(_backend, "serial", queueCount).GetAwaiter().GetResult();
         Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log) { Mappings = mappings ?? MappingBudget.Process };

@@ -27,9 +27,6 @@ public sealed class VfioUserFuzzTests
         }
 
         fixture.WaitIdle(1);
-        // What a test before this one left to the collector is not there afterwards.
-        GC.Collect();
-        GC.WaitForPendingFinalizers();
         int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
         var mutated = 0;
         var sessions = 1L;

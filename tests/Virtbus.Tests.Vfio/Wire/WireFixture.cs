@@ -21,6 +21,7 @@ internal sealed class WireFixture : IDisposable
 
     internal WireFixture(VfioUserServerOptions? options = null, IommuGroup? group = null)
     {
+        Leftovers.Clear();
         Device = new WireDevice(group);
         _fabric = new Fabric(new FabricOptions { LoggerFactory = Log });
         var parent = new Device("parent");
