@@ -58,7 +58,7 @@ internal sealed class Churn : IAsyncDisposable
     /// <param name="Address">Its address.</param>
     private sealed record Place(DeviceKind Kind, string Address)
     {
-        /// <summary>Goes up with each time that the operator takes the device from its users.</summary>
+        /// <summary>Goes up when the operator takes the device from its users, and again when it is theirs again: odd in between.</summary>
         public int Taken;
     }
 
@@ -171,7 +171,7 @@ internal sealed class Churn : IAsyncDisposable
         }
         catch (DeviceFailure e)
         {
-            if (taken == Volatile.Read(ref place.Taken))
+            if (int.IsEvenInteger(taken) && taken == Volatile.Read(ref place.Taken))
                 _failures.Enqueue($"A user of {place.Kind} {place.Address}: {e.Message}");
             else
                 Count($"taken {place.Kind}");
@@ -246,6 +246,7 @@ internal sealed class Churn : IAsyncDisposable
                     await RevokeAsync(place);
                     await DemandAsync("/bus/pci/drivers/vfio-pci/unbind", place.Address);
                     await DemandAsync("/bus/pci/drivers/vfio-pci/bind", place.Address);
+                    Interlocked.Increment(ref place.Taken);
                     break;
                 case 1:
                     await DemandAsync("/bus/vdpa/drivers/vhost-vdpa/unbind", "disk1");
@@ -262,10 +263,12 @@ internal sealed class Churn : IAsyncDisposable
                     break;
                 default:
                     var adapter = Adapters[random.Next(Adapters.Length)];
-                    var function = await FunctionOfAsync(adapter);
-                    await RevokeAsync(_places.Single(p => p.Address == function));
+                    var address = await FunctionOfAsync(adapter);
+                    var function = _places.Single(p => p.Address == address);
+                    await RevokeAsync(function);
                     await DemandAsync((await _daemon.PathOfAsync(adapter)) + "/sriov_numvfs", "0");
                     await EnableFunctionAsync(adapter);
+                    Interlocked.Increment(ref function.Taken);
                     break;
             }
             Count("operator");
@@ -278,7 +281,7 @@ internal sealed class Churn : IAsyncDisposable
             _failures.Enqueue($"{path} = {value}: {refusal}");
     }
 
-    // Nobody gets in from now on until a driver is bound anew.
+    // Nobody gets in from now on until a driver is bound anew, which ends what begins here.
     private async Task RevokeAsync(Place place)
     {
         Interlocked.Increment(ref place.Taken);
