@@ -103,7 +103,7 @@ public sealed class DeviceSocketTests
         await using var fabric = new TestFabric();
         var first = await fabric.StartUpAsync(Manifest);
         first.Kill();
-        await first.WaitForExitAsync(TestContext.Current.CancellationToken);
+        await first.EndsAsync();
         Assert.True(File.Exists(Path.Combine(fabric.Runtime, "d.sock")));
         await fabric.UpAsync(Manifest);
     }

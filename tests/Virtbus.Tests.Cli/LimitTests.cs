@@ -80,7 +80,7 @@ public sealed class LimitTests
         await using var fabric = new TestFabric();
         var folder = Path.GetDirectoryName(fabric.Runtime)!;
         using (var give = Process.Start("chown", [Nobody, folder]))
-            await give.WaitForExitAsync(TestContext.Current.CancellationToken);
+            await give.EndsAsync();
         var reach = await UnderAsync(fabric, "true", "setpriv", $"--reuid {Nobody} --clear-groups test -x '{TestFabric.Program}'");
         Assert.SkipWhen(reach.Code != 0, "The program lies where other users do not get, or there is no setpriv.");
         // As many as the runtime takes to start; a thread of each processor is among them.

@@ -231,7 +231,7 @@ public sealed class ManifestTests
         try
         {
             using (var mkfifo = System.Diagnostics.Process.Start("mkfifo", [Path.Combine(folder.FullName, "pipe")]))
-                await mkfifo.WaitForExitAsync();
+                await mkfifo.EndsAsync();
             File.CreateSymbolicLink(Path.Combine(folder.FullName, "link-to-pipe"), "pipe");
             using var socket = new System.Net.Sockets.Socket(System.Net.Sockets.AddressFamily.Unix, System.Net.Sockets.SocketType.Stream, System.Net.Sockets.ProtocolType.Unspecified);
             socket.Bind(new System.Net.Sockets.UnixDomainSocketEndPoint(Path.Combine(folder.FullName, "socket")));

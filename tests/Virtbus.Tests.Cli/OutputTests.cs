@@ -118,7 +118,7 @@ public sealed class OutputTests(OutputTests.RunningFabric running) : IClassFixtu
         Directory.CreateDirectory(fabric.Runtime);
         using (var mount = Process.Start(new ProcessStartInfo("mount", ["-t", "tmpfs", "-o", "size=4k,mode=700", "none", fabric.Runtime]) { RedirectStandardError = true, UseShellExecute = false })!)
         {
-            await mount.WaitForExitAsync(TestContext.Current.CancellationToken);
+            await mount.EndsAsync();
             Assert.SkipWhen(mount.ExitCode != 0, "Needs to mount a file system, which takes root.");
         }
         try
@@ -134,7 +134,7 @@ public sealed class OutputTests(OutputTests.RunningFabric running) : IClassFixtu
         finally
         {
             using var unmount = Process.Start("umount", ["-l", fabric.Runtime]);
-            await unmount.WaitForExitAsync(TestContext.Current.CancellationToken);
+            await unmount.EndsAsync();
         }
     }
 

@@ -37,7 +37,7 @@ public sealed class RuntimeFolderTests
         {
             Directory.CreateDirectory(fabric.Runtime, Private);
             using var chown = System.Diagnostics.Process.Start("chown", ["12345", fabric.Runtime]);
-            await chown.WaitForExitAsync();
+            await chown.EndsAsync();
         }
         else
         {
@@ -79,7 +79,7 @@ public sealed class RuntimeFolderTests
         await using var fabric = new TestFabric();
         var first = await fabric.StartUpAsync("");
         first.Kill();
-        await first.WaitForExitAsync();
+        await first.EndsAsync();
         Assert.True(File.Exists(fabric.ControlSocket));
         Assert.Contains("No fabric is running in", await fabric.RefusedAsync("tree"), StringComparison.Ordinal);
         await fabric.UpAsync("");
@@ -108,7 +108,7 @@ public sealed class RuntimeFolderTests
         File.Delete(path);
 
         using (var make = Process.Start("mkfifo", [path]))
-            await make.WaitForExitAsync(TestContext.Current.CancellationToken);
+            await make.EndsAsync();
         await IsRefusedAsync();
         File.Delete(path);
 
@@ -138,7 +138,7 @@ public sealed class RuntimeFolderTests
         await fabric.UpAsync(Manifest);
         var before = Entries();
         using (var kill = Process.Start("kill", ["-TERM", $"{first.Id}"]))
-            await kill.WaitForExitAsync(TestContext.Current.CancellationToken);
+            await kill.EndsAsync();
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
         await first.WaitForExitAsync(deadline.Token);
         Assert.Equal(0, first.ExitCode);

@@ -36,7 +36,7 @@ public sealed class TapTests
             var sink = new Sink();
             part.AddReceiver(sink);
             using (var up = Process.Start("ip", ["link", "set", tap, "up"]))
-                await up.WaitForExitAsync();
+                await up.EndsAsync();
             using var host = new Socket(AddressFamily.Packet, SocketType.Raw, (ProtocolType)BinaryPrimitives.ReverseEndianness(TestEtherType));
             host.Bind(new LinkEndPoint(File.ReadAllText($"/sys/class/net/{tap}/ifindex")));
 

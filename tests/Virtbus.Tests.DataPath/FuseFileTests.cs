@@ -28,7 +28,7 @@ public sealed class FuseFileTests
             File.Delete(path);
         Assert.SkipUnless(mounted, "this user may not mount");
         var asked = new ConcurrentQueue<uint>();
-        var server = new Thread(() => Serve(connection, asked));
+        var server = new Thread(() => Serve(connection, asked)) { IsBackground = true };
         server.Start();
         try
         {
@@ -40,7 +40,7 @@ public sealed class FuseFileTests
                 using var account = new MappingAccount();
                 taken = file.TrySealShrink() || HostMemory.TryMap(file, 0, 4096, DmaAccess.ReadWrite, out _, out _) ||
                     HostMemory.TryMap(account, file, 0, 4096, DmaAccess.ReadWrite, out _, out fault);
-            });
+            }) { IsBackground = true };
             mapping.Start();
             var done = mapping.Join(Deadline.Milliseconds);
             // Before the file is closed, which waits for the peer too.
@@ -54,7 +54,7 @@ public sealed class FuseFileTests
         finally
         {
             _ = Unmount(path, ForceAndDetach);
-            server.Join();
+            server.Ends("the file's server");
             File.Delete(path);
         }
     }

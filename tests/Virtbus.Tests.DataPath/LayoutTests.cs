@@ -119,10 +119,8 @@ public class LayoutTests
         output = "";
         try
         {
-            using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, UseShellExecute = false })!;
-            output = process.StandardOutput.ReadToEnd();
-            process.WaitForExit();
-            return process.ExitCode == 0;
+            (output, _, var code) = Patience.Run(program, arguments);
+            return code == 0;
         }
         catch (System.ComponentModel.Win32Exception)
         {

@@ -130,12 +130,12 @@ public class MappingGuardTests
                 using var start = new Barrier(4);
                 var threads = Enumerable.Range(0, 4).Select(number => new Thread(() =>
                 {
-                    start.SignalAndWait();
+                    Assert.True(start.SignalAndWait(Patience.Limit), "the other threads do not come");
                     memory.Write((ulong)number * 0x4000, new byte[0x4000]);
-                })).ToList();
+                }) { IsBackground = true }).ToList();
                 Assert.Equal(0, Libc.ftruncate(file, 0));
                 threads.ForEach(thread => thread.Start());
-                threads.ForEach(thread => thread.Join());
+                threads.ForEach(thread => thread.Ends("a thread that writes to what is gone"));
                 Deadline.Until(() => Volatile.Read(ref told) != 0, "word of the loss");
             }
 
@@ -181,7 +181,7 @@ public class MappingGuardTests
         using var process = Process.Start(start)!;
         var output = process.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken);
         var error = await process.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken);
-        await process.WaitForExitAsync(TestContext.Current.CancellationToken);
+        await process.EndsAsync();
         // Killed by SIGBUS, or by the runtime's own abort.
         Assert.True(process.ExitCode is 128 + 7 or 128 + 6, $"exit code {process.ExitCode}: {await output} {error}");
     }
@@ -209,7 +209,7 @@ public class MappingGuardTests
         try
         {
             using var process = Process.Start(program, arguments);
-            process.WaitForExit();
+            process.Ends();
             return process.ExitCode == 0;
         }
         catch (System.ComponentModel.Win32Exception)

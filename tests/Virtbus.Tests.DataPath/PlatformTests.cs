@@ -116,7 +116,7 @@ public sealed class PlatformTests : IDisposable
         signal.Signal();
         Assert.True(signal.Wait(TimeSpan.FromSeconds(30)));
         Assert.False(signal.TryRead(out _));
-        var waiting = Task.Run(() => signal.Wait(Timeout.InfiniteTimeSpan));
+        var waiting = Task.Run(() => signal.Wait(Patience.Limit));
         signal.Signal();
         Assert.True(await waiting.WaitAsync(TimeSpan.FromSeconds(30)));
     }
@@ -134,9 +134,9 @@ public sealed class PlatformTests : IDisposable
             {
                 for (var i = 0; i < Each; i++)
                     ours!.Signal();
-            })).ToArray();
+            }) { IsBackground = true }).ToArray();
             Array.ForEach(threads, t => t.Start());
-            Array.ForEach(threads, t => t.Join());
+            Array.ForEach(threads, t => t.Ends("a thread with 5000 signals"));
             Assert.True(peers.TryRead(out var count));
             Assert.Equal((ulong)(Threads * Each), count);
         }

@@ -16,7 +16,7 @@ internal sealed class VhostUserFixture : IDisposable
     {
         Leftovers.Clear();
         _backend = backend ?? new MemoryBackend(1 << 20);
-        _disk = AdapterDisk.CreateAsync(_backend, "serial", queueCount).GetAwaiter().GetResult();
+        _disk = AdapterDisk.CreateAsync(_backend, "serial", queueCount).WaitAsync(Patience.Limit).GetAwaiter().GetResult();
         Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log) { Mappings = mappings ?? MappingBudget.Process };
         Server.Start();
     }
@@ -31,8 +31,8 @@ internal sealed class VhostUserFixture : IDisposable
 
     public void Dispose()
     {
-        Server.StopAsync().GetAwaiter().GetResult();
-        _disk.DisposeAsync().AsTask().GetAwaiter().GetResult();
+        Server.StopAsync().Ends("the server's stop", Log.All);
+        _disk.DisposeAsync().AsTask().Ends("the end of the disk", Log.All);
         _backend.Dispose();
         _folder.Delete(recursive: true);
     }

@@ -240,7 +240,7 @@ public sealed class VirtioBlkTests : IDisposable
         Start();
         // By another program: the runtime's own file streams heed the lock.
         using (var truncate = System.Diagnostics.Process.Start("truncate", ["-s", "1024", path]))
-            truncate.WaitForExit();
+            truncate.Ends();
         Assert.Equal(IoError, Request(0, 1, 1024, true).Status);
         Assert.Equal(Ok, Request(0, 1, 512, true).Status);
     }

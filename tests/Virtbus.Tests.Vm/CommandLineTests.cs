@@ -59,7 +59,7 @@ public sealed partial class CommandLineTests
             Environment = { ["VIRTBUS_RUNTIME"] = Runtime },
         })!;
         string words = await shell.StandardOutput.ReadToEndAsync();
-        await shell.WaitForExitAsync();
+        await shell.EndsAsync();
         return words.TrimEnd('\n').Split('\n');
     }
 

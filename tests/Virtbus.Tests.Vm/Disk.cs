@@ -44,7 +44,7 @@ internal sealed class Disk : IDisposable
     public void Dispose()
     {
         _daemon.Kill();
-        _daemon.WaitForExit();
+        _daemon.Ends();
         _daemon.Dispose();
         _folder.Dispose();
     }

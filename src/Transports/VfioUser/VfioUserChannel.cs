@@ -145,6 +145,13 @@ internal sealed class VfioUserChannel : IDisposable
             if (!locked)
                 _pace.BeforeWait();
             locked = Enter();
+            // Somebody else may have received while the answers were sent, and be through: nothing more need come behind what lies there.
+            if (locked && _inbox.HasMessage)
+            {
+                Exit(locked);
+                continue;
+            }
+
             if (_reading)
             {
                 // Somebody else reads and will say when something came. Only with sharing, so the gate is held.
@@ -477,18 +484,25 @@ internal sealed class VfioUserChannel : IDisposable
             Monitor.Exit(_gate);
         var error = Errno.None;
         int count;
-        // A blocking receive cannot end by time. Where that is wanted, the wait is a call of its own.
-        if (milliseconds <= 0 || Polling.Wait(_stream.Descriptor, forWriting: false, _wake, milliseconds))
-            count = _stream.Receive(buffer.AsSpan(offset, length), _received, milliseconds < 0, out error);
-        else
-            (count, error) = (-1, Errno.EAGAIN);
-        if (locked)
-            Monitor.Enter(_gate);
-        _reading = false;
+        try
+        {
+            // A blocking receive cannot end by time. Where that is wanted, the wait is a call of its own.
+            if (milliseconds <= 0 || Polling.Wait(_stream.Descriptor, forWriting: false, _wake, milliseconds))
+                count = _stream.Receive(buffer.AsSpan(offset, length), _received, milliseconds < 0, out error);
+            else
+                (count, error) = (-1, Errno.EAGAIN);
+        }
+        finally
+        {
+            if (locked)
+                Monitor.Enter(_gate);
+            _reading = false;
+            if (locked)
+                Wake();
+        }
+
         if (milliseconds > 0)
             _wake?.TryRead(out _);
-        if (locked)
-            Wake();
         if (count > 0)
             return _inbox.TryCommit(count, _received, out fault);
         VfioUserInbox.CloseAll(_received);
@@ -538,10 +552,22 @@ internal sealed class VfioUserChannel : IDisposable
             _reading = true;
             _answerBy = deadline;
             Monitor.Exit(_gate);
-            var good = _handler(message, out fault);
-            Monitor.Enter(_gate);
-            _reading = false;
-            Wake();
+            bool good, hasEnded = false;
+            try
+            {
+                good = _handler(message, out fault);
+                hasEnded = true;
+            }
+            finally
+            {
+                Monitor.Enter(_gate);
+                _reading = false;
+                // The memory behind it may be anybody's, and throw: the peer waits for an answer that does not come.
+                if (!hasEnded)
+                    Close(new Fault(Errno.EIO, "a request of the peer failed on this side"));
+                Wake();
+            }
+
             if (!good)
                 return false;
         }

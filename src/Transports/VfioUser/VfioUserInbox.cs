@@ -49,6 +49,9 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
     /// <summary>Whether the last message is not all there.</summary>
     internal bool HasPart => _end > _scan;
 
+    /// <summary>Whether <see cref="TryTake"/> has something to say: a whole message, or that what comes is none.</summary>
+    internal bool HasMessage => TryMessage(_start, out _, out var fault) || fault != Fault.None;
+
     /// <summary>Where the next receive goes.</summary>
     /// <param name="buffer">The buffer, of which the bytes from <paramref name="offset"/> on are free.</param>
     /// <param name="offset">First free byte.</param>

@@ -331,7 +331,7 @@ public class IommuGroupTests
                     _group.ReleaseDriver($"driver{number}");
                 }
             }
-        })).ToArray();
+        }) { IsBackground = true }).ToArray();
         foreach (var thread in threads)
         {
             thread.IsBackground = true;

@@ -100,7 +100,7 @@ public sealed class UnmapUnderAccessTests : IDisposable
         using var stop = new CancellationTokenSource();
         long accesses = 0;
         var bad = 0;
-        var devices = Enumerable.Range(0, 2).Select(number => new Thread(() => Work(number))).ToArray();
+        var devices = Enumerable.Range(0, 2).Select(number => new Thread(() => Work(number)) { IsBackground = true }).ToArray();
         foreach (var device in devices)
         {
             device.IsBackground = true;
@@ -230,7 +230,7 @@ public sealed class UnmapUnderAccessTests : IDisposable
                 var thread = new Thread(() => slot = AccessSlot.Mine);
                 thread.IsBackground = true;
                 thread.Start();
-                thread.Join();
+                thread.Ends("a thread that does nothing more");
                 GC.Collect();
                 GC.WaitForPendingFinalizers();
                 return !slots.Add(slot!);

@@ -315,7 +315,7 @@ public sealed class AccessTests
                 Use(() => device.ReadConfig32(0)),
                 Use(() => device.TryReset(out _)),
             };
-            start.SignalAndWait();
+            Assert.True(start.SignalAndWait(Within.Limit), "the others do not come");
             Thread.SpinWait(round * 50);
             card.Pull();
             await Task.WhenAll(users).In();
@@ -325,7 +325,7 @@ public sealed class AccessTests
 
             Task Use(Action access) => Task.Run(() =>
             {
-                start.SignalAndWait();
+                Assert.True(start.SignalAndWait(Within.Limit), "the others do not come");
                 while (device.ReadConfig16(0) != 0xFFFF)
                     access();
             });

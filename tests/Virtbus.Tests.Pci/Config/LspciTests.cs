@@ -118,12 +118,9 @@ public sealed class LspciTests
 
     private static string Run(string program, params string[] arguments)
     {
-        using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false })!;
-        var errors = process.StandardError.ReadToEndAsync();
-        var output = process.StandardOutput.ReadToEnd();
-        process.WaitForExit();
+        var (output, errors, code) = Patience.Run(program, arguments);
         // It may complain of things that it misses (libkmod), so only its answer counts.
-        Assert.True(process.ExitCode == 0, errors.Result);
+        Assert.True(code == 0, errors);
         return output;
     }
 }

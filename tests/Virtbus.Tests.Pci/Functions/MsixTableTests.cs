@@ -128,7 +128,7 @@ public sealed class MsixTableTests
                 Write(table, 12, 1);
                 Write(table, 12, 0);
             }
-        });
+        }) { IsBackground = true };
         masker.Start();
         for (var i = 0; i < 2000; i++)
         {
@@ -137,7 +137,7 @@ public sealed class MsixTableTests
             Wait.Until(() => Volatile.Read(ref count) > before, "the message of a raise");
         }
         Volatile.Write(ref isEnding, true);
-        masker.Join();
+        masker.Ends("the thread that masks");
         Assert.False(table.IsPending(0));
         Assert.InRange(count, 2000, 2000);
     }

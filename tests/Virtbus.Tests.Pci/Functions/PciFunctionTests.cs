@@ -109,9 +109,9 @@ public sealed class PciFunctionTests : IDisposable
         {
             for (var i = 0; i < 5000; i++)
                 _function.Interrupt(((i ^ n) & 1) != 0);
-        })).ToList();
+        }) { IsBackground = true }).ToList();
         threads.ForEach(t => t.Start());
-        threads.ForEach(t => t.Join());
+        threads.ForEach(t => t.Ends("a thread with 5000 changes"));
         Assert.Equal(StatusBit, _port.Line);
         _function.Interrupt(true);
         Assert.True(_port.Line);
@@ -381,16 +381,16 @@ public sealed class PciFunctionTests : IDisposable
 
     private void UnplugWaits(ThreadStart work, WaitHandle inside, EventWaitHandle leave)
     {
-        var worker = new Thread(work);
+        var worker = new Thread(work) { IsBackground = true };
         worker.Start();
         Wait.For(inside, "the function to be at it");
-        var unplug = new Thread(_function.Unplug);
+        var unplug = new Thread(_function.Unplug) { IsBackground = true };
         unplug.Start();
         Wait.Until(() => unplug.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "the unplug to wait");
         Assert.False(_function.CanDoDma());
         leave.Set();
-        unplug.Join();
-        worker.Join();
+        unplug.Ends("the unplug");
+        worker.Ends("the function's user");
         _port.OnMessage = null;
         _function.Message(0);
         Assert.InRange(_port.Messages.Count, 0, 1);

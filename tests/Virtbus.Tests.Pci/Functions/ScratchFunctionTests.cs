@@ -225,11 +225,11 @@ public sealed class ScratchFunctionTests : IDisposable
         this[ScratchRegister.DmaCommand] = 2;
         Wait.For(memory.Entered, "the transfer to be at it");
         Assert.Equal(1u, this[ScratchRegister.DmaStatus]);
-        var reset = new Thread(_function.Reset);
+        var reset = new Thread(_function.Reset) { IsBackground = true };
         reset.Start();
         Wait.Until(() => reset.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "the reset to wait");
         memory.Leave.Set();
-        reset.Join();
+        reset.Ends("the reset");
         // The rest of the transfer is not made.
         Assert.Equal(1, memory.Writes);
         Assert.Equal(0u, this[ScratchRegister.DmaStatus]);

@@ -26,7 +26,7 @@ internal sealed class HostileServer : IDisposable
     public void Dispose()
     {
         _listener.Dispose();
-        _thread.Join();
+        _thread.Ends("the hostile server");
         File.Delete(Path);
     }
 

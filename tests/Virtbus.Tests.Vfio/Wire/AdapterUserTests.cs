@@ -63,8 +63,8 @@ public sealed class AdapterUserTests : IAsyncLifetime
 
     public async ValueTask DisposeAsync()
     {
-        await _server.StopAsync();
-        await _bus.UnplugAsync(_hardware);
+        await _server.StopAsync().EndsAsync("the server's stop", _log.All);
+        await _bus.UnplugAsync(_hardware).AsTask().EndsAsync("the unplug", _log.All);
         _hardware.Dispose();
         _folder.Delete(recursive: true);
     }

@@ -44,7 +44,7 @@ internal sealed class HostileServer : IDisposable
     public void Dispose()
     {
         _stop.Signal();
-        _thread.Join();
+        _thread.Ends("the hostile server");
         _listener.Dispose();
         _stop.Dispose();
         Received.Dispose();

@@ -52,7 +52,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
     public async ValueTask DisposeAsync()
     {
         _function.Dispose();
-        await _server.StopAsync();
+        await _server.StopAsync().EndsAsync("the server's stop", _log.All);
         _hardware.Dispose();
         _folder.Delete(recursive: true);
     }
@@ -216,7 +216,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
     [Fact]
     public async Task Server_that_goes_is_a_function_that_is_pulled_out()
     {
-        await _server.StopAsync();
+        await _server.StopAsync().EndsAsync("the server's stop", _log.All);
         Until(() => !_function.IsPresent, "the loss");
         Until(() => _bus.Devices.All(device => device != _device), "the removal");
         var bytes = new byte[4];

@@ -48,7 +48,7 @@ public sealed class VfioUserPeersTests
         Assert.Same(first, VfioUserPeers.Enter(new PeerProcess(child.Id, Open(child.Id))));
         using var ended = Open(child.Id);
         child.Kill();
-        child.WaitForExit();
+        child.Ends();
         // As if the number was this process's now: the connections of before are still held by others.
         var second = VfioUserPeers.Enter(new PeerProcess(child.Id, Open(Environment.ProcessId)));
         Assert.NotSame(first, second);

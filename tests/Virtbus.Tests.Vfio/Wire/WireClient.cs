@@ -106,8 +106,11 @@ internal sealed class WireClient : IDisposable
     /// <summary>Sends bytes as they are. False when the server is gone.</summary>
     internal bool SendRaw(ReadOnlySpan<byte> bytes, params ReadOnlySpan<FileDescriptor> descriptors)
     {
+        var since = Environment.TickCount64;
         while (!bytes.IsEmpty)
         {
+            if (Environment.TickCount64 - since > DeadlineMilliseconds)
+                Assert.Fail("the server does not take what is sent to it");
             var sent = _stream.Send(bytes, descriptors, out var error);
             if (sent < 0 && error != Errno.EAGAIN)
                 return false;

@@ -124,7 +124,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
     {
         IsOpen = false;
         foreach (var engine in _engines)
-            engine.Join();
+            engine.Ends("a copy that is under way at the close");
         _engines.Clear();
         Volatile.Write(ref _done, 0);
         DmaLogging!.Stop();
@@ -358,7 +358,7 @@ internal sealed class WireDevice : IVfioDeviceOps, IVfioMigrationArcs, IDisposab
         _engines.Add(engine);
         engine.Start();
         if (command == ReadThereAndWait)
-            engine.Join();
+            engine.Ends("a copy that the write waits for");
     }
 
     private void Copy(bool read, Iova address, int length)

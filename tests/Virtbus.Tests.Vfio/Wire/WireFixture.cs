@@ -43,7 +43,7 @@ internal sealed class WireFixture : IDisposable
 
     public void Dispose()
     {
-        Server.StopAsync().GetAwaiter().GetResult();
+        Server.StopAsync().Ends("the server's stop", Log.All);
         Device.Dispose();
         _folder.Delete(recursive: true);
     }

@@ -244,7 +244,7 @@ public sealed class ModuleTests : IDisposable
         File.CreateSymbolicLink(_folder.File("circle.dll"), _folder.File("circle.dll"));
         // Opening a pipe would wait for a writer that never comes.
         using (var mkfifo = System.Diagnostics.Process.Start("mkfifo", [_folder.File("pipe.dll")]))
-            await mkfifo.WaitForExitAsync().In();
+            await mkfifo.EndsAsync();
         File.CreateSymbolicLink(_folder.File("to_pipe.dll"), _folder.File("pipe.dll"));
         _folder.Make("undeclared", declares: false);
         _folder.Make("impostor", declared: "whole");

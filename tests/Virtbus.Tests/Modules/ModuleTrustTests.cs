@@ -135,7 +135,7 @@ public sealed class ModuleTrustTests : IDisposable
         if (!Environment.IsPrivilegedProcess)
             Assert.Skip("Giving a folder to another user takes root.");
         using (var chown = System.Diagnostics.Process.Start("chown", ["12345", _folder.Path]))
-            chown.WaitForExit();
+            chown.Ends();
         var e = Deadline.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, _folder.Path, watch: false).Dispose());
         Assert.Contains($": {_folder.Path} belongs to user 12345, who is neither user {FileOwner.CurrentUser} who runs this nor root and could change it. Use: chown {FileOwner.CurrentUser} {_folder.Path}, ", e.Message, StringComparison.Ordinal);
     }
