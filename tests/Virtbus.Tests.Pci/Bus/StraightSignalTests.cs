@@ -86,7 +86,8 @@ public sealed class StraightSignalTests
                 card.Raise(0);
                 Interlocked.Increment(ref raises);
             }
-        })).ToList();
+        })
+        { IsBackground = true }).ToList();
         raisers.ForEach(t => t.Start());
         var signals = 0ul;
         for (var i = 0; i < 200; i++)

@@ -74,6 +74,42 @@ public sealed class MessageRaceTests
     }
 
     [Fact]
+    public void Raise_and_the_only_unmask_meet_and_the_message_comes_once()
+    {
+        const int meetings = 20_000;
+        var count = 0;
+        var table = new MsixTable(1, (_, _) => Interlocked.Increment(ref count));
+        WriteEntry(table, 0, 0, masked: true);
+        table.SetControl(enabled: true, functionMasked: false);
+        var turn = 0;
+        var done = 0;
+        var raiser = new Thread(() =>
+        {
+            for (var i = 1; i <= meetings; i++)
+            {
+                while (Volatile.Read(ref turn) != i)
+                    Thread.SpinWait(1);
+                table.Raise(0);
+                Volatile.Write(ref done, i);
+            }
+        })
+        { IsBackground = true };
+        raiser.Start();
+        for (var i = 1; i <= meetings; i++)
+        {
+            WriteMask(table, 0, masked: true);
+            Volatile.Write(ref turn, i);
+            // Now and then a little later, so that each step of one meets each step of the other.
+            Thread.SpinWait(i % 40);
+            WriteMask(table, 0, masked: false);
+            while (Volatile.Read(ref done) != i)
+                Thread.SpinWait(1);
+            Assert.Equal(i, Volatile.Read(ref count));
+        }
+        raiser.Join();
+    }
+
+    [Fact]
     public void Nothing_goes_straight_when_a_write_that_masks_has_returned()
     {
         var wire = new Wire(1, straight: true);
@@ -86,7 +122,8 @@ public sealed class MessageRaceTests
         {
             while (!Volatile.Read(ref isEnding))
                 table.Raise(0);
-        });
+        })
+        { IsBackground = true };
         raiser.Start();
         for (var i = 0; i < 300; i++)
         {
