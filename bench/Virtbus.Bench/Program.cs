@@ -5,6 +5,7 @@ return args switch
     ["block", .. var rest] => await BlockBench.RunAsync(rest),
     ["serve", .. var rest] => await BlockServe.RunAsync(rest),
     ["core", .. var rest] => await CoreBench.RunAsync(rest),
+    ["interrupts", .. var rest] => await InterruptBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
     ["vfio-user", .. var rest] => await VfioUserBench.RunAsync(rest),
     ["vfio-user-serve", .. var rest] => await VfioUserServe.RunAsync(rest),
@@ -17,6 +18,7 @@ static int Usage()
     Console.Error.WriteLine("""
         usage: Virtbus.Bench core [--rounds N]
                Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR]
+               Virtbus.Bench interrupts [--rounds N]
                Virtbus.Bench lookup [--rounds N]
                Virtbus.Bench vfio-user [--peer COMMAND] [--rounds N] [--seconds S] [--cpu N]
                Virtbus.Bench vfio-user-serve SOCKET

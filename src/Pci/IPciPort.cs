@@ -13,6 +13,12 @@ public interface IPciPort
     /// <param name="data">As found there.</param>
     void SendMessage(ulong address, uint data);
 
+    /// <summary>Looks up what a message reaches, so that it can be signalled straight until that is revoked.</summary>
+    /// <param name="address">As for <see cref="SendMessage"/>.</param>
+    /// <param name="data">As for <see cref="SendMessage"/>.</param>
+    /// <returns>The target; null when messages go by <see cref="SendMessage"/> only, or this one is nobody's.</returns>
+    IPciMessageTarget? FindTarget(ulong address, uint data) => null;
+
     /// <summary>The level of the function's INTx line.</summary>
     /// <param name="asserted">Whether an interrupt is wanted.</param>
     void SetInterruptLine(bool asserted);

@@ -53,6 +53,12 @@ internal sealed class PciInterrupts(PciDevice device)
             PciLog.StrayMessage(Device.PciBus.Log, Device.Name, address, data);
     }
 
+    public PciVector? Find(ulong address, uint data)
+    {
+        var messages = Volatile.Read(ref _messages);
+        return address == MessageAddress && data < (uint)messages.Length ? messages[data] : null;
+    }
+
     public void SetLine(bool asserted)
     {
         _isLineAsserted = asserted;
@@ -106,7 +112,7 @@ internal sealed class PciInterrupts(PciDevice device)
             _isBusy = true;
         }
         foreach (var vector in vectors)
-            vector.SetHandler(null);
+            vector.Revoke();
         Volatile.Write(ref _messages, None);
         Volatile.Write(ref _vectors, None);
         switch (kind)

@@ -10,6 +10,8 @@ internal sealed class PciPort(PciDevice device) : IPciPort
 
     public void SendMessage(ulong address, uint data) => device.Interrupts.Message(address, data);
 
+    public IPciMessageTarget? FindTarget(ulong address, uint data) => device.Interrupts.Find(address, data);
+
     public void SetInterruptLine(bool asserted) => device.Interrupts.SetLine(asserted);
 
     public override string ToString() => device.Name;

@@ -1,8 +1,11 @@
+using Virtbus.Pci;
+using Virtbus.Platform;
+
 namespace Virtbus.Buses.Pci;
 
 /// <summary>One interrupt vector that a driver has allocated.</summary>
 /// <remarks>A vector without a handler is masked at the function where that is possible, so what comes before the handler is not lost.</remarks>
-public sealed class PciVector
+public sealed class PciVector : IPciMessageTarget
 {
     // A line that no handler quiets would hold the function's thread for ever. Linux gives up after as many.
     private const int StuckCalls = 100_000;
@@ -19,6 +22,7 @@ public sealed class PciVector
     private bool _isDispatching;
     // Masked, or without a handler. Read by senders without the lock.
     private volatile bool _isBlocked = true;
+    private volatile bool _isRevoked;
     private int _pending;
 
     internal PciVector(PciInterrupts interrupts, PciInterruptKinds kind, int index, uint irq)
@@ -50,15 +54,31 @@ public sealed class PciVector
     /// When the call returns, the handler that was set before runs no more.
     /// </summary>
     /// <param name="handler">The handler; null takes it off.</param>
-    public void SetHandler(Action? handler)
+    public void SetHandler(Action? handler) => SetSlot(handler is null ? null : new Slot(handler, null));
+
+    /// <summary>
+    /// Sets a line to a user's eventfd that is signalled when it comes, instead of a handler: what a function of this process raises goes straight
+    /// there. When the call returns, what was set before runs no more; the eventfd of the line can be exchanged without this.
+    /// </summary>
+    /// <param name="line">The line.</param>
+    /// <exception cref="InvalidOperationException">It is the vector of the INTx line, which somebody has to mask when it comes.</exception>
+    public void SetSignal(SignalLine line)
+    {
+        ArgumentNullException.ThrowIfNull(line);
+        if (Kind == PciInterruptKinds.INTx)
+            throw new InvalidOperationException("A level-triggered interrupt needs a handler.");
+        SetSlot(new Slot(null, line));
+    }
+
+    private void SetSlot(Slot? next)
     {
         Slot? old;
         bool blocks;
         lock (_lock)
         {
             old = _slot;
-            Volatile.Write(ref _slot, handler is null ? null : new Slot(handler));
-            blocks = handler is null || _isMasked;
+            Volatile.Write(ref _slot, next);
+            blocks = next is null || _isMasked;
             if (blocks)
                 _isBlocked = true;
         }
@@ -69,7 +89,10 @@ public sealed class PciVector
         WriteMask();
     }
 
-    /// <summary>Masks it at the function: MSI-X by the table, MSI by the mask register where there is one, INTx by the command register.</summary>
+    /// <summary>
+    /// Masks it at the function: MSI-X by the table, MSI by the mask register where there is one, INTx by the command register. When the call
+    /// returns, no line to a user's eventfd is signalled by it; a handler may still be under way.
+    /// </summary>
     public void Mask()
     {
         lock (_lock)
@@ -77,6 +100,7 @@ public sealed class PciVector
             _isMasked = true;
             _isBlocked = true;
         }
+        Volatile.Read(ref _slot)?.Line?.Drain();
         WriteMask();
     }
 
@@ -96,6 +120,32 @@ public sealed class PciVector
     internal bool IsMaskedByDriver => _isMasked;
 
     internal bool IsBlocked => _isBlocked;
+
+    bool IPciMessageTarget.IsRevoked => _isRevoked;
+
+    bool IPciMessageTarget.TrySignal(PciMessageRoute route)
+    {
+        if (Volatile.Read(ref _slot) is not { Line: { } line } slot)
+            return false;
+        using (var use = line.Use())
+        {
+            // Looked at from inside of the line: who changes one of them drains it afterwards.
+            if (slot.IsClosed || _isBlocked || !route.IsDirect)
+                return false;
+            use.Signal();
+        }
+        Interlocked.Increment(ref _count);
+        return true;
+    }
+
+    void IPciMessageTarget.Drain() => Volatile.Read(ref _slot)?.Line?.Drain();
+
+    /// <summary>The system took it back: its handler runs no more, and messages may reach another vector.</summary>
+    internal void Revoke()
+    {
+        _isRevoked = true;
+        SetSlot(null);
+    }
 
     /// <summary>A message came. Takes no lock and allocates nothing.</summary>
     internal void Raise()
@@ -177,6 +227,14 @@ public sealed class PciVector
     {
         while (Volatile.Read(ref _slot) is { } slot)
         {
+            if (slot.Line is { } line)
+            {
+                using var use = line.Use();
+                if (slot.IsClosed)
+                    continue;
+                use.Signal();
+                return;
+            }
             Interlocked.Increment(ref slot.Running);
             if (slot.IsClosed)
             {
@@ -187,7 +245,7 @@ public sealed class PciVector
             running.Add(slot);
             try
             {
-                slot.Handler();
+                slot.Handler!();
             }
             catch (Exception e)
             {
@@ -206,6 +264,11 @@ public sealed class PciVector
     {
         slot.IsClosed = true;
         Interlocked.MemoryBarrier();
+        if (slot.Line is { } line)
+        {
+            line.Drain();
+            return;
+        }
         var mine = 0;
         foreach (var running in s_running ?? [])
         {
@@ -217,9 +280,11 @@ public sealed class PciVector
             spin.SpinOnce();
     }
 
-    private sealed class Slot(Action handler)
+    // A handler, or a line.
+    private sealed class Slot(Action? handler, SignalLine? line)
     {
-        public readonly Action Handler = handler;
+        public readonly Action? Handler = handler;
+        public readonly SignalLine? Line = line;
         public int Running;
         public volatile bool IsClosed;
     }

@@ -3,6 +3,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
+using Virtbus.Ethernet;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Hardware.Block;
 using Virtbus.Platform;
@@ -116,10 +117,10 @@ internal sealed class Adapter : IAsyncDisposable
         {
             // Frames for the host are dropped until its interface is there.
             TapBridge? tap = null;
-            _wire = engine.ConnectWire(frame => Volatile.Read(ref tap)?.Send(frame));
+            _wire = engine.ConnectWire((in EthernetFrame frame) => Volatile.Read(ref tap)?.Send(frame));
             try
             {
-                _tap = TapBridge.Start(name, frame => _wire.TryReceive(frame));
+                _tap = TapBridge.Start(name, (in EthernetFrame frame) => _wire.TryReceive(frame));
             }
             catch
             {

@@ -37,10 +37,10 @@ public interface INicVirtioFunction : IDisposable
     /// <param name="queue">Queue number.</param>
     ushort GetVector(int queue);
 
-    /// <summary>Sets what is called when the queue's vector is raised, on the thread of the queue; it must not wait for the function.</summary>
+    /// <summary>Sets the line to the user that is signalled when the queue's vector is raised, on the thread of the queue.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="handler">The handler; null for none. The one before runs no more when the call returns.</param>
-    void SetQueueHandler(int queue, Action? handler);
+    /// <param name="signal">The line. The one before is signalled no more when the call returns.</param>
+    void SetQueueSignal(int queue, SignalLine signal);
 
     /// <summary>Sets what is called when the function tells of something by itself: the number of a queue that a ring error stopped, with the error, or -1 when its configuration changed.</summary>
     /// <param name="handler">The handler, on the thread of the adapter's events, not to execute commands; null for none.</param>

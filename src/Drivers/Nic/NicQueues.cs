@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Numerics;
 using Virtbus.Buses.Pci;
+using Virtbus.Ethernet;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
@@ -11,8 +12,6 @@ public sealed class NicQueues : IDisposable
 {
     private const int DescriptorSize = 16;
     private const int BufferSize = 2048;
-    private const int MaxFrame = 9022;
-    private const int MinFrame = 14;
     private const int PageSize = 4096;
     private const uint FlagMore = 1;
 
@@ -96,7 +95,7 @@ public sealed class NicQueues : IDisposable
             fault = new Fault(Errno.ENOTCONN, "the link is down");
             return false;
         }
-        if (frame.Length is < MinFrame or > MaxFrame)
+        if (frame.Length is < EthernetFrame.MinLength or > EthernetFrame.MaxLength)
         {
             fault = new Fault(Errno.EMSGSIZE, "the frame is shorter than a header or longer than the adapter takes");
             return false;
@@ -203,9 +202,9 @@ public sealed class NicQueues : IDisposable
             else
             {
                 // A frame over several buffers is put together.
-                _whole ??= new byte[MaxFrame];
-                buffer[..Math.Min(size, MaxFrame - length)].CopyTo(_whole.AsSpan(length));
-                length += Math.Min(size, MaxFrame - length);
+                _whole ??= new byte[EthernetFrame.MaxLength];
+                buffer[..Math.Min(size, EthernetFrame.MaxLength - length)].CopyTo(_whole.AsSpan(length));
+                length += Math.Min(size, EthernetFrame.MaxLength - length);
                 if (!hasMore)
                     receive(_whole.AsSpan(0, length));
             }

@@ -71,7 +71,7 @@ internal sealed class NicVirtioFunction : INicVirtioFunction
 
     public ushort GetVector(int queue) => (ushort)_vectors[queue].Index;
 
-    public void SetQueueHandler(int queue, Action? handler) => _vectors[queue].SetHandler(handler);
+    public void SetQueueSignal(int queue, SignalLine signal) => _vectors[queue].SetSignal(signal);
 
     public void SetEventHandler(Action<int, Errno>? handler) => Volatile.Write(ref _handler, handler);
 

@@ -21,8 +21,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
 
     private readonly Lock _access = new();
     private readonly INicVirtioFunction _function;
-    private readonly CallLine[] _calls;
-    private readonly CallLine[] _errors;
+    private readonly SignalLine[] _calls;
+    private readonly SignalLine[] _errors;
     private Action? _configChanged;
     private Action<int, Fault>? _queueFaulted;
 
@@ -33,13 +33,13 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         ConfigSize = (int)Read32(WindowRegister.ConfigSize);
         MaxQueueSize = (int)Read32(WindowRegister.MaxQueueSize);
         DeviceFeatures = Read32Selected(device_feature_select, 0, device_feature) | ((ulong)Read32Selected(device_feature_select, 1, device_feature) << 32);
-        _calls = new CallLine[function.QueueCount];
-        _errors = new CallLine[function.QueueCount];
+        _calls = new SignalLine[function.QueueCount];
+        _errors = new SignalLine[function.QueueCount];
         for (var i = 0; i < _calls.Length; i++)
         {
-            _calls[i] = new CallLine(isShared: false);
-            _errors[i] = new CallLine(isShared: true);
-            function.SetQueueHandler(i, _calls[i].Signal);
+            _calls[i] = new SignalLine(isShared: false);
+            _errors[i] = new SignalLine(isShared: true);
+            function.SetQueueSignal(i, _calls[i]);
         }
         function.SetEventHandler(OnEvent);
         SetVectors();
@@ -284,7 +284,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         return true;
     }
 
-    private static CallLine At(CallLine[] lines, int queue)
+    private static SignalLine At(SignalLine[] lines, int queue)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)queue, (uint)lines.Length, nameof(queue));
         return lines[queue];

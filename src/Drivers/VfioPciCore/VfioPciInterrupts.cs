@@ -17,6 +17,8 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     private readonly Lock _requestLock = new();
     private IReadOnlyList<PciVector> _vectors = [];
     private EventFd?[] _signals = [];
+    // Of messages: what a vector signals, whichever eventfd the user has there at the moment.
+    private SignalLine?[] _lines = [];
     private EventFd? _error;
     private EventFd? _request;
     private UnmaskWatch? _unmask;
@@ -336,6 +338,7 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     {
         _vectors = device.AllocateVectors(min, max, kind);
         _signals = new EventFd?[_vectors.Count];
+        _lines = new SignalLine?[_vectors.Count];
         _isLineMasked = false;
         Kind = kind;
         ApplyMasks();
@@ -350,6 +353,7 @@ internal sealed class VfioPciInterrupts(PciDevice device)
         Kind = PciInterruptKinds.None;
         _vectors = [];
         _signals = [];
+        _lines = [];
         try
         {
             EnableAgain(count, signals);
@@ -401,8 +405,23 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     // The signal is this object's from here on.
     private void SetSignal(int index, EventFd? signal)
     {
-        // When this returns, the handler that was there before runs no more.
-        _vectors[index].SetHandler(signal is null ? null : signal.Signal);
+        ref var line = ref _lines[index];
+        if (signal is null)
+        {
+            _vectors[index].SetHandler(null);
+            line = null;
+        }
+        else if (line is null)
+        {
+            line = new SignalLine();
+            line.Set(signal);
+            _vectors[index].SetSignal(line);
+        }
+        else
+        {
+            line.Set(signal);
+        }
+        // Whichever way it was, nobody signals the one before any more.
         _signals[index]?.Dispose();
         _signals[index] = signal;
     }
@@ -420,6 +439,7 @@ internal sealed class VfioPciInterrupts(PciDevice device)
         foreach (var signal in _signals)
             signal?.Dispose();
         _signals = [];
+        _lines = [];
         _isLineMasked = false;
     }
 

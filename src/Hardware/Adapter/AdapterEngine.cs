@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using Virtbus.Ethernet;
 using Virtbus.Hardware.Block;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Platform;
@@ -14,9 +15,7 @@ public sealed class AdapterEngine : IDisposable
     private const int WireDepth = 256;
     private readonly Lock _lock = new();
     private readonly ConcurrentDictionary<string, Medium> _media = new();
-    private readonly AdapterSwitch _switch = new();
     private readonly List<FunctionUnit> _functions = [];
-    private AdapterLane[] _lanes;
     private volatile bool _linkUp = true;
 
     /// <summary>Makes the inside of an adapter.</summary>
@@ -31,7 +30,6 @@ public sealed class AdapterEngine : IDisposable
         NetworkParts = networkParts;
         VdpaParts = vdpaParts;
         Common = new AdapterLane(this, name);
-        _lanes = [Common];
     }
 
     /// <summary>The adapter's name.</summary>
@@ -47,10 +45,13 @@ public sealed class AdapterEngine : IDisposable
     public int VdpaParts { get; }
 
     /// <summary>How many queue sets the functions have at this moment.</summary>
-    public int QueueSetCount => Volatile.Read(ref _lanes).Sum(l => l.Ports.Count(p => p is QueueSet));
+    public int QueueSetCount => Switch.Ports.Count(p => p.Sink is QueueSet);
 
     /// <summary>Whether the link carries.</summary>
     public bool IsLinkUp => _linkUp;
+
+    /// <summary>What is between its ports.</summary>
+    internal EthernetSwitch Switch { get; } = new();
 
     /// <summary>The lane of the wire, and of all functions that no user owns.</summary>
     internal AdapterLane Common { get; }
@@ -72,7 +73,7 @@ public sealed class AdapterEngine : IDisposable
 
     /// <summary>Plugs a wire in: one more port of the switch.</summary>
     /// <param name="send">Takes a frame to the outside, on the common lane's thread; it must not block. The frame is valid during the call only.</param>
-    public AdapterWire ConnectWire(Action<ReadOnlySpan<byte>> send)
+    public AdapterWire ConnectWire(FrameHandler send)
     {
         ArgumentNullException.ThrowIfNull(send);
         return new AdapterWire(this, WireDepth, send);
@@ -128,10 +129,7 @@ public sealed class AdapterEngine : IDisposable
     {
         try
         {
-            var lane = new AdapterLane(this, name);
-            lock (_lock)
-                Volatile.Write(ref _lanes, [.. _lanes, lane]);
-            return lane;
+            return new AdapterLane(this, name);
         }
         catch (VirtbusException)
         {
@@ -144,58 +142,8 @@ public sealed class AdapterEngine : IDisposable
     {
         if (lane == Common)
             return;
-        lock (_lock)
-            Volatile.Write(ref _lanes, [.. _lanes.Where(l => l != lane)]);
+        Switch.RemoveLane(lane.Switching);
         lane.Dispose();
-    }
-
-    internal void Leave(SwitchPort port)
-    {
-        port.IsGone = true;
-        port.Lane.Leave(port);
-        _switch.Sweep();
-    }
-
-    /// <summary>Switches a frame that came in by a port; on the thread of the port's lane.</summary>
-    internal void Forward(SwitchPort from, ReadOnlySpan<byte> frame)
-    {
-        var lane = from.Lane;
-        if (_switch.Learn(from, frame) is { } to)
-        {
-            if (to == from)
-                return;
-            if (to.Lane == lane)
-                to.Deliver(frame);
-            else if (!to.Lane.TryAccept(frame))
-                to.Miss();
-            return;
-        }
-        foreach (var port in lane.Ports)
-        {
-            if (port != from)
-                port.Deliver(frame);
-        }
-        foreach (var other in Volatile.Read(ref _lanes))
-        {
-            var ports = other.Ports;
-            if (other == lane || ports.Length == 0 || other.TryAccept(frame))
-                continue;
-            foreach (var port in ports)
-                port.Miss();
-        }
-    }
-
-    /// <summary>Hands a frame of another lane to the ports of this one that it is for; on the lane's thread.</summary>
-    internal void Distribute(AdapterLane lane, ReadOnlySpan<byte> frame)
-    {
-        if (_switch.Find(frame) is { } to)
-        {
-            if (to.Lane == lane)
-                to.Deliver(frame);
-            return;
-        }
-        foreach (var port in lane.Ports)
-            port.Deliver(frame);
     }
 
     private sealed record Medium(IBlockBackend Backend, ICacheModeStore CacheMode);

@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
+using Virtbus.Ethernet;
 using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Adapter;
@@ -13,17 +14,14 @@ namespace Virtbus.Hardware.Adapter;
 internal sealed class AdapterLane : IDisposable
 {
     private const int WorkPerTurn = 64;
-    private const int InboundDepth = 256;
-    private readonly AdapterEngine _engine;
     private readonly string _name;
     private readonly Lock _lock = new();
     private readonly ConcurrentQueue<AdapterWork> _work = new();
-    private readonly List<SwitchPort> _touched = [];
     private readonly ConcurrentDictionary<ulong, AdapterWork> _signals = new();
     private readonly Epoll _epoll = new();
     private readonly EventFd _wake = new();
     private readonly Inbound _inbound;
-    private SwitchPort[] _ports = [];
+    private readonly Action<IFrameSink, Exception> _flushFailed;
     private byte[]? _scratch;
     private ulong _lastSignal;
     private ServiceThread? _thread;
@@ -34,29 +32,18 @@ internal sealed class AdapterLane : IDisposable
     /// <exception cref="VirtbusException">The host has no descriptor left.</exception>
     internal AdapterLane(AdapterEngine engine, string name)
     {
-        _engine = engine;
         _name = name;
         _inbound = new Inbound(this);
+        _flushFailed = (sink, exception) => Break((AdapterWork)sink, exception);
         _epoll.Add(_wake.Descriptor, 0UL, edge: true);
+        Switching = engine.Switch.AddLane(_inbound.Schedule);
     }
 
     /// <summary>Memory for a frame or a copy, for the work that is being done; on the lane's thread.</summary>
     internal byte[] Scratch => _scratch ??= new byte[FunctionUnit.MaxCopy];
 
     /// <summary>The ports of the switch that it works for.</summary>
-    internal SwitchPort[] Ports => Volatile.Read(ref _ports);
-
-    internal void Join(SwitchPort port)
-    {
-        lock (_lock)
-            Volatile.Write(ref _ports, [.. _ports, port]);
-    }
-
-    internal void Leave(SwitchPort port)
-    {
-        lock (_lock)
-            Volatile.Write(ref _ports, [.. _ports.Where(p => p != port)]);
-    }
+    internal SwitchLane Switching { get; }
 
     /// <summary>Queues work that is marked as scheduled. Any thread.</summary>
     internal void Enqueue(AdapterWork work)
@@ -68,13 +55,6 @@ internal sealed class AdapterLane : IDisposable
         if (_isOver)
             HandOver();
     }
-
-    /// <summary>Takes a frame of another lane in, for the ports of this one. Any thread.</summary>
-    /// <returns>False when too many wait: it is lost, as in any switch.</returns>
-    internal bool TryAccept(ReadOnlySpan<byte> frame) => _inbound.TryAccept(frame);
-
-    /// <summary>Hands on what other lanes sent until now; on the lane's thread.</summary>
-    internal void TakeInbound() => _inbound.Take(InboundDepth);
 
     /// <summary>Lets signals of an eventfd ask for turns of a piece of work.</summary>
     /// <param name="signal">The eventfd; stays the caller's, and open until <see cref="Unlisten"/>.</param>
@@ -104,15 +84,6 @@ internal sealed class AdapterLane : IDisposable
     {
         _epoll.Remove(signal.Descriptor);
         _signals.TryRemove(id, out _);
-    }
-
-    /// <summary>Has a port's <see cref="SwitchPort.Flush"/> called at the end of the round; on the lane's thread.</summary>
-    internal void Touch(SwitchPort port)
-    {
-        if (port.IsTouched)
-            return;
-        port.IsTouched = true;
-        _touched.Add(port);
     }
 
     /// <summary>Ends the thread. Nothing listens any more; what waits goes to the lanes that it belongs to by now, or is of what is gone.</summary>
@@ -223,20 +194,7 @@ internal sealed class AdapterLane : IDisposable
                 Break(work, exception);
             }
         }
-        // By index: an interrupt's handler may make another port's turn end here.
-        for (var i = 0; i < _touched.Count; i++)
-        {
-            _touched[i].IsTouched = false;
-            try
-            {
-                _touched[i].Flush();
-            }
-            catch (Exception exception)
-            {
-                Break(_touched[i], exception);
-            }
-        }
-        _touched.Clear();
+        Switching.EndBatch(_flushFailed);
         return done > 0;
     }
 
@@ -251,34 +209,9 @@ internal sealed class AdapterLane : IDisposable
     private sealed class Inbound(AdapterLane lane) : AdapterWork
     {
         private const int Batch = 64;
-        private readonly Lock _lock = new();
-        private FrameRing? _frames;
 
         internal override AdapterLane Lane => lane;
 
-        internal bool TryAccept(ReadOnlySpan<byte> frame)
-        {
-            lock (_lock)
-            {
-                if (!(_frames ??= new FrameRing(InboundDepth)).TryWrite(frame))
-                    return false;
-            }
-            Schedule();
-            return true;
-        }
-
-        internal override bool Run(AdapterLane lane) => Take(Batch);
-
-        internal bool Take(int most)
-        {
-            for (var frames = Volatile.Read(ref _frames); most > 0; most--)
-            {
-                if (frames is null || !frames.TryPeek(out var frame))
-                    return false;
-                lane._engine.Distribute(lane, frame);
-                frames.Release();
-            }
-            return true;
-        }
+        internal override bool Run(AdapterLane lane) => lane.Switching.TakeInbound(Batch);
     }
 }

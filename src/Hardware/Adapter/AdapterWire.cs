@@ -1,3 +1,5 @@
+using Virtbus.Ethernet;
+
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>The adapter's way to the outside: one port of its switch. Frames of the host go in on one thread of the host's.</summary>
@@ -6,17 +8,17 @@ public sealed class AdapterWire : IDisposable
     private readonly AdapterEngine _engine;
     private readonly Port _port;
 
-    internal AdapterWire(AdapterEngine engine, int depth, Action<ReadOnlySpan<byte>> send)
+    internal AdapterWire(AdapterEngine engine, int depth, FrameHandler send)
     {
         _engine = engine;
         _port = new Port(engine, depth, send);
-        engine.Common.Join(_port);
+        engine.Common.Switching.Join(_port.Place);
     }
 
     /// <summary>Takes a frame from outside. One thread at a time.</summary>
     /// <param name="frame">The frame, copied.</param>
     /// <returns>False when too many wait or the length is not one that Ethernet has: it is dropped, as on a wire.</returns>
-    public bool TryReceive(ReadOnlySpan<byte> frame)
+    public bool TryReceive(in EthernetFrame frame)
     {
         if (!_port.Waiting.TryWrite(frame))
             return false;
@@ -28,16 +30,30 @@ public sealed class AdapterWire : IDisposable
     public void Dispose()
     {
         lock (_port.Gate)
-            _engine.Leave(_port);
+            _engine.Switch.Leave(_port.Place);
     }
 
-    private sealed class Port(AdapterEngine engine, int depth, Action<ReadOnlySpan<byte>> send) : SwitchPort(engine.Common)
+    private sealed class Port : AdapterWork, IFrameSink
     {
         private const int Batch = 64;
+        private readonly AdapterEngine _engine;
+        private readonly FrameHandler _send;
+
+        internal Port(AdapterEngine engine, int depth, FrameHandler send)
+        {
+            _engine = engine;
+            _send = send;
+            Waiting = new FrameRing(depth);
+            Place = new SwitchPort(engine.Common.Switching, this);
+        }
+
+        internal override AdapterLane Lane => _engine.Common;
+
+        internal SwitchPort Place { get; }
 
         internal Lock Gate { get; } = new();
 
-        internal FrameRing Waiting { get; } = new(depth);
+        internal FrameRing Waiting { get; }
 
         internal override bool Run(AdapterLane lane)
         {
@@ -45,28 +61,28 @@ public sealed class AdapterWire : IDisposable
             {
                 if (!Waiting.TryPeek(out var frame))
                     return false;
-                if (!IsGone && engine.IsLinkUp)
-                    engine.Forward(this, frame);
+                if (!Place.IsGone && _engine.IsLinkUp)
+                    lane.Switching.Forward(Place, frame);
                 Waiting.Release();
             }
             return true;
         }
 
-        internal override void Deliver(ReadOnlySpan<byte> frame)
+        public void Deliver(in EthernetFrame frame)
         {
             lock (Gate)
             {
-                if (!IsGone && engine.IsLinkUp)
-                    send(frame);
+                if (!Place.IsGone && _engine.IsLinkUp)
+                    _send(frame);
             }
         }
 
         // Nobody counts what a wire loses.
-        internal override void Miss()
+        public void Miss()
         {
         }
 
-        internal override void Flush()
+        public void Flush()
         {
         }
     }

@@ -298,7 +298,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     {
         // What others sent before the function is to stand still reaches it.
         if (Volatile.Read(ref _asked) is { Count: > 0 })
-            lane.TakeInbound();
+            lane.Switching.TakeInbound();
         // It goes to the lane whose it is now.
         if (!TryEnter(lane))
             return true;
@@ -361,7 +361,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
             return Errno.ENOENT;
         // What it did so far is shown before it goes.
         set.Flush();
-        Engine.Leave(set);
+        Engine.Switch.Leave(set.Port);
         _sets[id] = null;
         return Errno.None;
     }
@@ -548,7 +548,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         _sets ??= new QueueSet?[Limits.QueueSets];
         var set = new QueueSet(this, state);
         Volatile.Write(ref _sets[state.Id], set);
-        Lane.Join(set);
+        Lane.Switching.Join(set.Port);
         return set;
     }
 
@@ -627,7 +627,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
     private void RemoveQueueSets()
     {
         foreach (var set in Sets)
-            Engine.Leave(set);
+            Engine.Switch.Leave(set.Port);
         _sets = null;
     }
 

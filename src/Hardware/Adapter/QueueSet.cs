@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Virtbus.Ethernet;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 
@@ -8,7 +9,7 @@ namespace Virtbus.Hardware.Adapter;
 /// A transmit and a receive ring of descriptors in the driver's memory: one port of the switch. All that moves is done on the lane's thread
 /// under the function's gate; what lies in memory is described in docs/adapter-registers.md.
 /// </summary>
-internal sealed class QueueSet : SwitchPort
+internal sealed class QueueSet : AdapterWork, IFrameSink
 {
     public const int DescriptorSize = 16;
     public const int IndexBlockSize = 64;
@@ -25,7 +26,6 @@ internal sealed class QueueSet : SwitchPort
     private const int DescriptorsPerRead = 16;
 
     private readonly FunctionUnit _function;
-    private readonly AdapterEngine _engine;
     private readonly byte[] _received = new byte[DescriptorsPerRead * DescriptorSize];
     private uint _receiveProducer;
     private uint _cachedFrom;
@@ -35,14 +35,20 @@ internal sealed class QueueSet : SwitchPort
     private int _missed;
 
     internal QueueSet(FunctionUnit function, in QueueSetState state)
-        : base(function.Lane)
     {
+        Lane = function.Lane;
+        Port = new SwitchPort(Lane.Switching, this);
         _function = function;
-        _engine = function.Engine;
         State = state;
         // Not read before the driver is told of a frame: the set is made before the driver fills its half of the index block.
         _receiveProducer = state.ReceiveConsumer;
     }
+
+    /// <summary>The lane that it was made on; the same one as long as it lives.</summary>
+    internal override AdapterLane Lane { get; }
+
+    /// <summary>Its place on the switch.</summary>
+    internal SwitchPort Port { get; }
 
     /// <summary>Where the rings are and how far the adapter is in them.</summary>
     internal QueueSetState State { get; private set; }
@@ -58,7 +64,7 @@ internal sealed class QueueSet : SwitchPort
             return false;
         try
         {
-            if (IsGone || Error != AdapterError.None || _function.Suspend != SuspendLevel.None)
+            if (Port.IsGone || Error != AdapterError.None || _function.Suspend != SuspendLevel.None)
                 return false;
             CountMissed();
             using var use = _function.Slot.UseDma();
@@ -70,17 +76,17 @@ internal sealed class QueueSet : SwitchPort
         }
     }
 
-    internal override void Deliver(ReadOnlySpan<byte> frame)
+    public void Deliver(in EthernetFrame frame)
     {
         if (!_function.TryEnter(Lane))
             return;
         try
         {
-            if (IsGone || Error != AdapterError.None || _function.Suspend == SuspendLevel.Stopped)
+            if (Port.IsGone || Error != AdapterError.None || _function.Suspend == SuspendLevel.Stopped)
                 return;
             using var use = _function.Slot.UseDma();
             if (use.Dma is { } dma)
-                Receive(dma, frame);
+                Receive(dma, frame.Bytes);
         }
         finally
         {
@@ -88,19 +94,19 @@ internal sealed class QueueSet : SwitchPort
         }
     }
 
-    internal override void Miss()
+    public void Miss()
     {
         Interlocked.Increment(ref _missed);
         Schedule();
     }
 
-    internal override void Flush()
+    public void Flush()
     {
         if (!_function.TryEnter(Lane))
             return;
         try
         {
-            if (IsGone || _function.Suspend == SuspendLevel.Stopped)
+            if (Port.IsGone || _function.Suspend == SuspendLevel.Stopped)
                 return;
             using var use = _function.Slot.UseDma();
             if (use.Dma is not { } dma)
@@ -136,7 +142,7 @@ internal sealed class QueueSet : SwitchPort
     {
         _indexesChanged = true;
         _interruptWanted = true;
-        Lane.Touch(this);
+        Lane.Switching.Touch(Port);
         Schedule();
     }
 
@@ -147,7 +153,7 @@ internal sealed class QueueSet : SwitchPort
             return;
         State = State with { Dropped = State.Dropped + missed };
         _indexesChanged = true;
-        Lane.Touch(this);
+        Lane.Switching.Touch(Port);
     }
 
     private bool Transmit(DmaPort dma)
@@ -175,7 +181,7 @@ internal sealed class QueueSet : SwitchPort
             {
                 var size = BinaryPrimitives.ReadUInt32LittleEndian(batch[8..]);
                 var flags = BinaryPrimitives.ReadUInt32LittleEndian(batch[12..]);
-                if (size == 0 || size > (uint)(FrameRing.MaxFrame - length) || (flags & ~(FlagMore | FlagInterrupt)) != 0)
+                if (size == 0 || size > (uint)(EthernetFrame.MaxLength - length) || (flags & ~(FlagMore | FlagInterrupt)) != 0)
                     return Fail(AdapterError.BadDescriptor);
                 if (!dma.TryRead(new Iova(BinaryPrimitives.ReadUInt64LittleEndian(batch)), scratch.AsSpan(length, (int)size)))
                     return Fail(AdapterError.DmaFault);
@@ -184,21 +190,21 @@ internal sealed class QueueSet : SwitchPort
                 _interruptWanted |= (flags & FlagInterrupt) != 0;
                 if ((flags & FlagMore) != 0)
                     continue;
-                if (length < FrameRing.MinFrame)
+                if (length < EthernetFrame.MinLength)
                     return Fail(AdapterError.BadDescriptor);
                 // Given back before it is forwarded: a port of this very function may fail in between.
                 State = State with { TransmitConsumer = next };
                 _indexesChanged = true;
-                _engine.Forward(this, scratch.AsSpan(0, length));
+                Lane.Switching.Forward(Port, new EthernetFrame(scratch.AsSpan(0, length)));
                 length = 0;
                 frames++;
-                if (IsGone || Error != AdapterError.None)
+                if (Port.IsGone || Error != AdapterError.None)
                     return false;
             }
         }
         if (frames > 0)
         {
-            Lane.Touch(this);
+            Lane.Switching.Touch(Port);
             return next != producer;
         }
         // What is left is the beginning of a frame whose rest the driver has yet to publish, which a full ring cannot hold.
@@ -221,7 +227,7 @@ internal sealed class QueueSet : SwitchPort
         }
         if (Error != AdapterError.None)
             return;
-        Lane.Touch(this);
+        Lane.Switching.Touch(Port);
         _indexesChanged = true;
         if (room < wanted)
         {
@@ -301,7 +307,7 @@ internal sealed class QueueSet : SwitchPort
         State = State with { Error = error };
         IsErrorUntold = true;
         _indexesChanged = true;
-        Lane.Touch(this);
+        Lane.Switching.Touch(Port);
         _function.Schedule();
         return false;
     }

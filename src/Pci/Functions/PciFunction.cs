@@ -43,9 +43,9 @@ public abstract class PciFunction : IPciFunction
         _msixCapability = layout.Find<MsixCapability>();
         _powerOffset = layout.FindCapability(PciCapabilityId.PCI_CAP_ID_PM);
         if (_msixCapability is not null)
-            MsixTable = new MsixTable(_msixCapability.Vectors, Send);
+            MsixTable = new MsixTable(_msixCapability.Vectors, Send, FindTarget);
         if (_msiCapability is not null)
-            Msi = new MsiState(_msiCapability.Vectors, _msiCapability.HasMasks, Send, _msiCapability.HasMasks ? ShowPending : null);
+            Msi = new MsiState(_msiCapability.Vectors, _msiCapability.HasMasks, Send, _msiCapability.HasMasks ? ShowPending : null, FindTarget);
     }
 
     /// <inheritdoc/>
@@ -226,6 +226,9 @@ public abstract class PciFunction : IPciFunction
         }
         PublishLine();
         _gate.Close();
+        // With the gate closed no target is found anew.
+        lock (_sync)
+            LinkMessages(false);
         _port = null;
         OnUnplugged();
     }
@@ -415,6 +418,7 @@ public abstract class PciFunction : IPciFunction
             }
             _mode = mode;
             ComputeLine();
+            LinkMessages(_isMaster && _isPlugged);
         }
         if (_isMaster)
         {
@@ -470,6 +474,27 @@ public abstract class PciFunction : IPciFunction
         {
             _gate.Leave();
         }
+    }
+
+    private IPciMessageTarget? FindTarget(ulong address, uint data)
+    {
+        if (!_isMaster || !_gate.TryEnter())
+            return null;
+        try
+        {
+            return _port!.FindTarget(address, data);
+        }
+        finally
+        {
+            _gate.Leave();
+        }
+    }
+
+    // Under _sync. What it waits for are signals under way, which wait for nobody.
+    private void LinkMessages(bool linked)
+    {
+        MsixTable?.Link(linked);
+        Msi?.Link(linked);
     }
 
     private void ShowPending(uint pending) => Config.Set(_msiCapability!.Offset + _msiCapability.PendingOffset, uint.MaxValue, pending);

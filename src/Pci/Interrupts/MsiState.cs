@@ -1,37 +1,34 @@
-using System.Numerics;
-
 namespace Virtbus.Pci;
 
 /// <summary>
 /// What lies behind an MSI capability: one message for up to 32 vectors, masks, and pending bits for what came while masked. Usable without a
-/// config space. Safe from any thread; raising a vector allocates nothing.
+/// config space. Safe from any thread; raising a vector takes no lock and allocates nothing.
 /// </summary>
 public sealed class MsiState
 {
     private readonly Lock _lock = new();
+    private readonly Lock _showing = new();
     private readonly bool _hasMasks;
-    private readonly Action<ulong, uint> _send;
+    private readonly MessageRoutes _routes;
     private readonly Action<uint>? _pendingChanged;
-    private bool _isEnabled;
     private int _granted = 1;
-    private ulong _address;
-    private uint _data;
-    private uint _mask;
-    private uint _pending;
+    private uint _shown;
 
     /// <summary>Makes one as after a reset: disabled.</summary>
     /// <param name="vectors">Vectors that the function has: 1, 2, 4, 8, 16 or 32.</param>
     /// <param name="hasMasks">Whether vectors can be masked one by one.</param>
     /// <param name="send">Sends a message: address and data. Called on the thread that raised or unmasked a vector, under no lock.</param>
     /// <param name="pendingChanged">Told the pending bits whenever they change, in order, under a lock: it must not call back.</param>
-    public MsiState(int vectors, bool hasMasks, Action<ulong, uint> send, Action<uint>? pendingChanged = null)
+    /// <param name="find">Looks up what a message reaches, so that it is signalled straight (<see cref="IPciPort.FindTarget"/>); null for never.</param>
+    public MsiState(
+        int vectors, bool hasMasks, Action<ulong, uint> send, Action<uint>? pendingChanged = null, Func<ulong, uint, IPciMessageTarget?>? find = null)
     {
         if (!int.IsPow2(vectors) || vectors is < 1 or > 32)
             throw new ArgumentOutOfRangeException(nameof(vectors), vectors, "MSI has 1, 2, 4, 8, 16 or 32 vectors.");
         Vectors = vectors;
         _hasMasks = hasMasks;
-        _send = send;
         _pendingChanged = pendingChanged;
+        _routes = new MessageRoutes(vectors, send, find, pendingChanged is null ? null : ShowPending);
     }
 
     /// <summary>Vectors that the function has.</summary>
@@ -41,17 +38,10 @@ public sealed class MsiState
     public int Granted => Volatile.Read(ref _granted);
 
     /// <summary>Whether MSI is enabled.</summary>
-    public bool IsEnabled => Volatile.Read(ref _isEnabled);
+    public bool IsEnabled => _routes.IsEnabled;
 
     /// <summary>The pending bits.</summary>
-    public uint Pending
-    {
-        get
-        {
-            lock (_lock)
-                return _pending;
-        }
-    }
+    public uint Pending => (uint)_routes.Pending(0);
 
     /// <summary>Sets what the registers of the capability say; what becomes unmasked and is pending is sent.</summary>
     /// <param name="control">Message control (<see cref="PciMsi.PCI_MSI_FLAGS"/>).</param>
@@ -70,22 +60,7 @@ public sealed class MsiState
     public bool Raise(int vector)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)vector, (uint)Vectors, nameof(vector));
-        ulong address;
-        uint data;
-        lock (_lock)
-        {
-            if (!_isEnabled)
-                return false;
-            vector &= _granted - 1;
-            if (((_mask >> vector) & 1) != 0)
-            {
-                SetPending(_pending | (1u << vector));
-                return true;
-            }
-            (address, data) = Message(vector);
-        }
-        _send(address, data);
-        return true;
+        return _routes.Raise(vector & (Granted - 1));
     }
 
     /// <summary>Sets everything back: disabled, nothing masked or pending.</summary>
@@ -96,46 +71,43 @@ public sealed class MsiState
     {
         lock (_lock)
         {
-            _isEnabled = (control & PciMsi.PCI_MSI_FLAGS_ENABLE) != 0;
-            _granted = Math.Min(Vectors, 1 << ((control & PciMsi.PCI_MSI_FLAGS_QSIZE) >> PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT));
-            _address = address;
-            _data = data;
-            _mask = _hasMasks ? mask : 0;
-            if (!_isEnabled)
-                SetPending(0);
+            var enabled = (control & PciMsi.PCI_MSI_FLAGS_ENABLE) != 0;
+            var granted = Math.Min(Vectors, 1 << ((control & PciMsi.PCI_MSI_FLAGS_QSIZE) >> PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT));
+            Volatile.Write(ref _granted, granted);
+            if (enabled)
+                _routes.Enable(true);
+            for (var vector = 0; vector < Vectors; vector++)
+            {
+                // The function puts the vector into the low bits of the data, as many bits as software gave it.
+                var message = (data & ~(uint)(granted - 1)) | (uint)(vector & (granted - 1));
+                _routes.Set(vector, address, message, enabled && (!_hasMasks || (mask >> vector & 1) == 0));
+            }
+            _routes.Enable(enabled);
         }
+        if (_pendingChanged is not null)
+            ShowPending();
+    }
+
+    /// <summary>Sets whether the function may send; when it may not, no target is signalled straight when this returns.</summary>
+    internal void Link(bool linked)
+    {
+        lock (_lock)
+            _routes.Link(linked);
     }
 
     /// <summary>Sends what is pending and not masked.</summary>
-    internal void Flush()
-    {
-        while (TryTake(out var address, out var data))
-            _send(address, data);
-    }
+    internal void Flush() => _routes.Flush();
 
-    private bool TryTake(out ulong address, out uint data)
+    // Read under the lock, so that the last one that is shown is the last one that there was.
+    private void ShowPending()
     {
-        (address, data) = (0, 0);
-        lock (_lock)
+        lock (_showing)
         {
-            var due = _pending & ~_mask;
-            if (!_isEnabled || due == 0)
-                return false;
-            var vector = BitOperations.TrailingZeroCount(due);
-            SetPending(_pending & ~(1u << vector));
-            (address, data) = Message(vector & (_granted - 1));
-            return true;
+            var pending = Pending;
+            if (pending == _shown)
+                return;
+            _shown = pending;
+            _pendingChanged!(pending);
         }
-    }
-
-    // The function puts the vector into the low bits of the data, as many bits as software gave it.
-    private (ulong Address, uint Data) Message(int vector) => (_address, (_data & ~(uint)(_granted - 1)) | (uint)vector);
-
-    private void SetPending(uint pending)
-    {
-        if (pending == _pending)
-            return;
-        _pending = pending;
-        _pendingChanged?.Invoke(pending);
     }
 }

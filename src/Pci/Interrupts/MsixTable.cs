@@ -1,32 +1,28 @@
-using System.Buffers.Binary;
-using System.Numerics;
 using static Virtbus.Pci.PciMsix;
 
 namespace Virtbus.Pci;
 
 /// <summary>
 /// The MSI-X table with its pending bits: messages that software wrote, a mask for each, and a pending bit for what came while masked. Usable
-/// without a config space. Safe from any thread; raising a vector allocates nothing.
+/// without a config space. Safe from any thread; raising a vector takes no lock and allocates nothing.
 /// </summary>
 public sealed class MsixTable
 {
     private readonly Lock _lock = new();
     private readonly uint[] _entries;
-    private readonly ulong[] _pending;
-    private readonly Action<ulong, uint> _send;
-    private bool _isEnabled;
+    private readonly MessageRoutes _routes;
     private bool _isFunctionMasked;
 
     /// <summary>Makes a table as after a reset: every vector masked, MSI-X disabled.</summary>
     /// <param name="vectors">1 to 2048.</param>
     /// <param name="send">Sends a message: address and data. Called on the thread that raised or unmasked a vector, under no lock.</param>
-    public MsixTable(int vectors, Action<ulong, uint> send)
+    /// <param name="find">Looks up what a message reaches, so that it is signalled straight (<see cref="IPciPort.FindTarget"/>); null for never.</param>
+    public MsixTable(int vectors, Action<ulong, uint> send, Func<ulong, uint, IPciMessageTarget?>? find = null)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(vectors, 1);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(vectors, PCI_MSIX_MAX_VECTORS);
         _entries = new uint[vectors * 4];
-        _pending = new ulong[(vectors + 63) / 64];
-        _send = send;
+        _routes = new MessageRoutes(vectors, send, find, null);
         Reset();
     }
 
@@ -37,10 +33,10 @@ public sealed class MsixTable
     public int TableSize => _entries.Length * 4;
 
     /// <summary>Bytes of the pending bits.</summary>
-    public int PendingSize => _pending.Length * 8;
+    public int PendingSize => (Vectors + 63) / 64 * 8;
 
     /// <summary>Whether MSI-X is enabled.</summary>
-    public bool IsEnabled => Volatile.Read(ref _isEnabled);
+    public bool IsEnabled => _routes.IsEnabled;
 
     /// <summary>Whether all vectors are masked at once.</summary>
     public bool IsFunctionMasked => Volatile.Read(ref _isFunctionMasked);
@@ -76,6 +72,8 @@ public sealed class MsixTable
                 ref var word = ref _entries[at / 4];
                 word = ((word & ~(0xFFu << shift)) | ((uint)source[i] << shift)) & WritableBits((int)(at / 4));
             }
+            for (var vector = offset / 16; vector < (ulong)Vectors && vector * 16 < offset + (ulong)source.Length; vector++)
+                Publish((int)vector);
         }
         Flush();
     }
@@ -85,13 +83,10 @@ public sealed class MsixTable
     /// <param name="destination">Where to; any length.</param>
     public void ReadPending(ulong offset, Span<byte> destination)
     {
-        lock (_lock)
+        for (var i = 0; i < destination.Length; i++)
         {
-            for (var i = 0; i < destination.Length; i++)
-            {
-                var at = offset + (ulong)i;
-                destination[i] = at < (ulong)PendingSize ? (byte)(_pending[at / 8] >> (8 * (int)(at & 7))) : (byte)0xFF;
-            }
+            var at = offset + (ulong)i;
+            destination[i] = at < (ulong)PendingSize ? (byte)(_routes.Pending((int)(at / 8)) >> (8 * (int)(at & 7))) : (byte)0xFF;
         }
     }
 
@@ -117,8 +112,7 @@ public sealed class MsixTable
     public bool IsPending(int vector)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)vector, (uint)Vectors, nameof(vector));
-        lock (_lock)
-            return ((_pending[vector / 64] >> (vector & 63)) & 1) != 0;
+        return ((_routes.Pending(vector / 64) >> (vector & 63)) & 1) != 0;
     }
 
     /// <summary>The message of a vector.</summary>
@@ -137,21 +131,7 @@ public sealed class MsixTable
     public bool Raise(int vector)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)vector, (uint)Vectors, nameof(vector));
-        ulong address;
-        uint data;
-        lock (_lock)
-        {
-            if (!_isEnabled)
-                return false;
-            if (IsHeld(vector))
-            {
-                _pending[vector / 64] |= 1UL << (vector & 63);
-                return true;
-            }
-            Message(vector, out address, out data);
-        }
-        _send(address, data);
-        return true;
+        return _routes.Raise(vector);
     }
 
     /// <summary>Sets everything back: MSI-X disabled, every vector masked and not pending.</summary>
@@ -159,12 +139,12 @@ public sealed class MsixTable
     {
         lock (_lock)
         {
-            _isEnabled = false;
             _isFunctionMasked = false;
-            Array.Clear(_pending);
             Array.Clear(_entries);
             for (var i = 3; i < _entries.Length; i += 4)
                 _entries[i] = PCI_MSIX_ENTRY_CTRL_MASKBIT;
+            PublishAll();
+            _routes.Enable(false);
         }
     }
 
@@ -173,19 +153,25 @@ public sealed class MsixTable
     {
         lock (_lock)
         {
-            _isEnabled = enabled;
+            if (enabled == IsEnabled && functionMasked == _isFunctionMasked)
+                return;
             _isFunctionMasked = functionMasked;
-            if (!enabled)
-                Array.Clear(_pending);
+            if (enabled)
+                _routes.Enable(true);
+            PublishAll(enabled);
+            _routes.Enable(enabled);
         }
     }
 
-    /// <summary>Sends what is pending and not masked.</summary>
-    internal void Flush()
+    /// <summary>Sets whether the function may send; when it may not, no target is signalled straight when this returns.</summary>
+    internal void Link(bool linked)
     {
-        while (TryTake(out var address, out var data))
-            _send(address, data);
+        lock (_lock)
+            _routes.Link(linked);
     }
+
+    /// <summary>Sends what is pending and not masked.</summary>
+    internal void Flush() => _routes.Flush();
 
     private static uint WritableBits(int word) => (word & 3) switch
     {
@@ -202,26 +188,18 @@ public sealed class MsixTable
         data = _entries[(vector * 4) + 2];
     }
 
-    private bool TryTake(out ulong address, out uint data)
+    // Under the lock: those who raise see what was written.
+    private void Publish(int vector) => Publish(vector, IsEnabled);
+
+    private void Publish(int vector, bool enabled)
     {
-        (address, data) = (0, 0);
-        lock (_lock)
-        {
-            if (!_isEnabled || _isFunctionMasked)
-                return false;
-            for (var word = 0; word < _pending.Length; word++)
-            {
-                for (var left = _pending[word]; left != 0; left &= left - 1)
-                {
-                    var vector = (word * 64) + BitOperations.TrailingZeroCount(left);
-                    if (IsHeld(vector))
-                        continue;
-                    _pending[word] &= ~(1UL << (vector & 63));
-                    Message(vector, out address, out data);
-                    return true;
-                }
-            }
-        }
-        return false;
+        Message(vector, out var address, out var data);
+        _routes.Set(vector, address, data, enabled && !IsHeld(vector));
+    }
+
+    private void PublishAll(bool enabled = false)
+    {
+        for (var vector = 0; vector < Vectors; vector++)
+            Publish(vector, enabled);
     }
 }

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Virtbus.Core;
+using Virtbus.Ethernet;
 using Virtbus.Platform;
 
 namespace Virtbus.Subsystems.Net;
@@ -103,13 +104,13 @@ public sealed class NetDevice : Device
     }
 
     /// <summary>Sends a frame. Any thread.</summary>
-    /// <param name="frame">An Ethernet frame without checksum, 14 bytes to <see cref="Mtu"/> + 18.</param>
+    /// <param name="frame">An Ethernet frame without checksum, <see cref="EthernetFrame.MinLength"/> to <see cref="Mtu"/> + <see cref="EthernetFrame.Overhead"/> bytes.</param>
     /// <param name="fault">ENETDOWN as ENOTCONN: the interface is down; EMSGSIZE: the length; ENOBUFS: the queue is full.</param>
     public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
     {
         if (!_up || !_present)
             fault = new Fault(Errno.ENOTCONN, "the interface is down");
-        else if (frame.Length < 14 || frame.Length > _mtu + 18)
+        else if (frame.Length < EthernetFrame.MinLength || frame.Length > _mtu + EthernetFrame.Overhead)
             fault = new Fault(Errno.EMSGSIZE, "the frame is shorter than a header or longer than the MTU allows");
         else if (_ops.TryTransmit(frame, out fault))
             return _statistics.CountTransmitted(frame.Length);

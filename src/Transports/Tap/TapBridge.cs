@@ -1,3 +1,4 @@
+using Virtbus.Ethernet;
 using Virtbus.Platform;
 
 namespace Virtbus.Transports.Tap;
@@ -8,11 +9,11 @@ public sealed class TapBridge : IDisposable
     private const int MaxFrame = 65536;
     private readonly TapFile _tap;
     private readonly EventFd _cancel = new();
-    private readonly Action<ReadOnlySpan<byte>> _toAdapter;
+    private readonly FrameHandler _toAdapter;
     private ServiceThread? _reader;
     private volatile bool _stop;
 
-    private TapBridge(TapFile tap, Action<ReadOnlySpan<byte>> toAdapter)
+    private TapBridge(TapFile tap, FrameHandler toAdapter)
     {
         _tap = tap;
         _toAdapter = toAdapter;
@@ -25,7 +26,7 @@ public sealed class TapBridge : IDisposable
     /// <param name="name">The interface's name on the host.</param>
     /// <param name="toAdapter">Takes frames from the host, on the bridge's thread.</param>
     /// <exception cref="VirtbusException">As <see cref="TapFile.Open"/>; EAGAIN: the host has no room for the bridge's thread.</exception>
-    public static TapBridge Start(string name, Action<ReadOnlySpan<byte>> toAdapter)
+    public static TapBridge Start(string name, FrameHandler toAdapter)
     {
         ArgumentNullException.ThrowIfNull(toAdapter);
         var bridge = new TapBridge(TapFile.Open(name), toAdapter);
@@ -43,7 +44,7 @@ public sealed class TapBridge : IDisposable
 
     /// <summary>Sends a frame to the host; one that it does not take is dropped, as on a wire.</summary>
     /// <param name="frame">The frame.</param>
-    public void Send(ReadOnlySpan<byte> frame) => _tap.Write(frame);
+    public void Send(in EthernetFrame frame) => _tap.Write(frame.Bytes);
 
     /// <summary>Stops to read and closes the interface.</summary>
     public void Dispose()
@@ -62,7 +63,7 @@ public sealed class TapBridge : IDisposable
         {
             int length;
             while ((length = _tap.Read(buffer)) > 0)
-                _toAdapter(buffer.AsSpan(0, length));
+                _toAdapter(new EthernetFrame(buffer.AsSpan(0, length)));
         }
     }
 }

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Virtbus.Hardware.Adapter;
+using Virtbus.Ethernet;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using Xunit;
@@ -509,9 +510,9 @@ public sealed class AdapterFunctionTests
         using var rig = new AdapterRig(function);
         using var sent = new SemaphoreSlim(0);
         var frames = new List<byte[]>();
-        var wire = function.Engine.ConnectWire(frame =>
+        var wire = function.Engine.ConnectWire((in EthernetFrame frame) =>
         {
-            frames.Add(frame.ToArray());
+            frames.Add(frame.Bytes.ToArray());
             sent.Release();
         });
         rig.Enable();
@@ -520,7 +521,7 @@ public sealed class AdapterFunctionTests
         queues.Send(Frame(77));
         Assert.True(sent.Wait(TimeSpan.FromSeconds(10)));
         Assert.Equal(Frame(77), Assert.Single(frames));
-        Assert.True(wire.TryReceive(Frame(99)));
+        Assert.True(wire.TryReceive(new EthernetFrame(Frame(99))));
         Assert.Equal(Frame(99), queues.Receive().Frame);
         wire.Dispose();
         queues.Send(Frame(78));

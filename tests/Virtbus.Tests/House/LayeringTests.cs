@@ -7,15 +7,15 @@ namespace Virtbus.Tests.House;
 public sealed class LayeringTests
 {
     // From the ground up. A driver calls its subsystem's register function, so drivers stand above subsystems.
-    private static readonly string[] Floors = ["Platform", "Memory", "Pci", "Core", "Buses", "Subsystems", "Drivers", "Transports", "Daemon", "Cli"];
+    private static readonly string[] Floors = ["Platform", "Memory", "Ethernet", "Pci", "Core", "Buses", "Subsystems", "Drivers", "Transports", "Daemon", "Cli"];
 
     private static readonly Dictionary<string, string[]> Only = new()
     {
-        ["Hardware"] = ["Platform", "Memory", "Pci"],
+        ["Hardware"] = ["Platform", "Memory", "Pci", "Ethernet"],
         ["Vm"] = ["Platform"],
     };
 
-    private static readonly (string From, string To)[] Never = [("Transports", "Drivers"), ("Transports", "Hardware")];
+    private static readonly (string From, string To)[] Never = [("Transports", "Drivers"), ("Transports", "Hardware"), ("Pci", "Ethernet"), ("Core", "Ethernet"), ("Buses", "Ethernet")];
 
     [Fact]
     public void No_project_refers_to_a_floor_above_it()
@@ -50,6 +50,10 @@ public sealed class LayeringTests
     [InlineData("Drivers", "Hardware", false)]
     [InlineData("Subsystems", "Hardware", false)]
     [InlineData("Transports", "Hardware", false)]
+    [InlineData("Ethernet", "Pci", false)]
+    [InlineData("Pci", "Ethernet", false)]
+    [InlineData("Hardware", "Ethernet", true)]
+    [InlineData("Subsystems", "Ethernet", true)]
     [InlineData("Drivers", "Vm", false)]
     [InlineData("Daemon", "Hardware", true)]
     [InlineData("Vm", "Memory", false)]

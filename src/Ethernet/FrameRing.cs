@@ -1,23 +1,17 @@
-namespace Virtbus.Hardware.Adapter;
+namespace Virtbus.Ethernet;
 
 /// <summary>
 /// A bounded queue of Ethernet frames between one producer and one consumer, on any two threads; several producers take turns. Nothing is
 /// allocated per frame once the slots have grown.
 /// </summary>
-internal sealed class FrameRing
+public sealed class FrameRing
 {
-    /// <summary>The longest frame that a slot takes, in bytes: 9,000 of payload with header and two VLAN tags.</summary>
-    public const int MaxFrame = 9022;
-
-    /// <summary>The shortest frame, in bytes: an Ethernet header.</summary>
-    public const int MinFrame = 14;
-
     private const int SmallFrame = 1536;
     private readonly byte[][] _slots;
-    private readonly int[] _lengths;
+    private readonly Head[] _heads;
     private readonly int _mask;
-    private int _head;
-    private int _tail;
+    private int _first;
+    private int _end;
 
     /// <summary>Makes a ring.</summary>
     /// <param name="depth">How many frames it holds: a power of two, 2 to 32,768.</param>
@@ -26,7 +20,7 @@ internal sealed class FrameRing
         if (depth is < 2 or > 32768 || !int.IsPow2(depth))
             throw new ArgumentOutOfRangeException(nameof(depth), depth, "A ring holds a power of two frames, 2 to 32768.");
         _slots = new byte[depth][];
-        _lengths = new int[depth];
+        _heads = new Head[depth];
         _mask = depth - 1;
     }
 
@@ -34,41 +28,44 @@ internal sealed class FrameRing
     public int Depth => _slots.Length;
 
     /// <summary>True when nothing waits.</summary>
-    public bool IsEmpty => Volatile.Read(ref _tail) == Volatile.Read(ref _head);
+    public bool IsEmpty => Volatile.Read(ref _end) == Volatile.Read(ref _first);
 
-    /// <summary>Puts a frame in. Producer only.</summary>
+    /// <summary>Puts a frame in, with its offload data. Producer only.</summary>
     /// <param name="frame">The frame, copied.</param>
     /// <returns>False when the ring is full or the frame's length is not one that Ethernet has.</returns>
-    public bool TryWrite(ReadOnlySpan<byte> frame)
+    public bool TryWrite(in EthernetFrame frame)
     {
-        var tail = _tail;
-        if (frame.Length is < MinFrame or > MaxFrame || tail - Volatile.Read(ref _head) == _slots.Length)
+        var end = _end;
+        if (!frame.IsValid || end - Volatile.Read(ref _first) == _slots.Length)
             return false;
-        ref var slot = ref _slots[tail & _mask];
+        ref var slot = ref _slots[end & _mask];
         // A slot grows once, to the size class of the longest frame that it has seen.
         if (slot is null || slot.Length < frame.Length)
-            slot = new byte[frame.Length <= SmallFrame ? SmallFrame : MaxFrame];
-        frame.CopyTo(slot);
-        _lengths[tail & _mask] = frame.Length;
-        Volatile.Write(ref _tail, tail + 1);
+            slot = new byte[frame.Length <= SmallFrame ? SmallFrame : EthernetFrame.MaxLength];
+        frame.Bytes.CopyTo(slot);
+        _heads[end & _mask] = new Head(frame.Length, frame.Offload);
+        Volatile.Write(ref _end, end + 1);
         return true;
     }
 
     /// <summary>Looks at the oldest frame. Consumer only. The frame is valid until <see cref="Release"/>.</summary>
     /// <param name="frame">The frame.</param>
     /// <returns>False when nothing waits.</returns>
-    public bool TryPeek(out ReadOnlySpan<byte> frame)
+    public bool TryPeek(out EthernetFrame frame)
     {
-        var head = _head;
-        if (head == Volatile.Read(ref _tail))
+        var first = _first;
+        if (first == Volatile.Read(ref _end))
         {
             frame = default;
             return false;
         }
-        frame = _slots[head & _mask].AsSpan(0, _lengths[head & _mask]);
+        ref var head = ref _heads[first & _mask];
+        frame = new EthernetFrame(_slots[first & _mask].AsSpan(0, head.Length), head.Offload);
         return true;
     }
 
     /// <summary>Takes the frame that <see cref="TryPeek"/> showed out. Consumer only.</summary>
-    public void Release() => Volatile.Write(ref _head, _head + 1);
+    public void Release() => Volatile.Write(ref _first, _first + 1);
+
+    private readonly record struct Head(int Length, FrameOffload Offload);
 }

@@ -1,0 +1,53 @@
+using System.Buffers.Binary;
+
+namespace Virtbus.Ethernet;
+
+/// <summary>
+/// An Ethernet frame without its check sequence, and what its sender left to whoever takes it. Valid as long as the memory behind it; who
+/// keeps one copies it.
+/// </summary>
+public readonly ref struct EthernetFrame
+{
+    /// <summary>The shortest frame in bytes: a header.</summary>
+    public const int MinLength = 14;
+
+    /// <summary>The longest frame in bytes: 9,000 of payload with header and two VLAN tags.</summary>
+    public const int MaxLength = 9022;
+
+    /// <summary>What a frame has beside its payload, in bytes: a header with one VLAN tag.</summary>
+    public const int Overhead = 18;
+
+    /// <summary>Makes a frame.</summary>
+    /// <param name="bytes">From the destination address on; <see cref="IsValid"/> says whether the length is one that Ethernet has.</param>
+    /// <param name="offload">What is left to do; nothing by default.</param>
+    public EthernetFrame(ReadOnlySpan<byte> bytes, FrameOffload offload = default)
+    {
+        Bytes = bytes;
+        Offload = offload;
+    }
+
+    /// <summary>The frame's bytes.</summary>
+    public ReadOnlySpan<byte> Bytes { get; }
+
+    /// <summary>What is left to do, and what is known of it.</summary>
+    public FrameOffload Offload { get; }
+
+    /// <summary>Bytes of the frame.</summary>
+    public int Length => Bytes.Length;
+
+    /// <summary>Whether the length is one that Ethernet has. Peers' frames are looked at only when it is.</summary>
+    public bool IsValid => Length is >= MinLength and <= MaxLength;
+
+    /// <summary>The address that it goes to, 48 bits.</summary>
+    public ulong Destination => Address(Bytes);
+
+    /// <summary>The address that it comes from, 48 bits.</summary>
+    public ulong Source => Address(Bytes[6..]);
+
+    /// <summary>Whether an address is that of a group: the lowest bit of its first byte (IEEE 802.3, 3.2.3).</summary>
+    /// <param name="address">48 bits.</param>
+    public static bool IsMulticast(ulong address) => (address >> 40 & 1) != 0;
+
+    private static ulong Address(ReadOnlySpan<byte> bytes) =>
+        ((ulong)BinaryPrimitives.ReadUInt16BigEndian(bytes) << 32) | BinaryPrimitives.ReadUInt32BigEndian(bytes[2..]);
+}

@@ -1,0 +1,30 @@
+using System.Runtime.InteropServices;
+
+namespace Virtbus.Ethernet;
+
+/// <summary>
+/// What the sender of a frame leaves to whoever takes it, and what is known of it. The fields are those of struct virtio_net_hdr_v1_hash
+/// (VIRTIO 1.2, 5.1.6), in host order. They come from guests: whoever uses an offset checks it against the frame.
+/// </summary>
+/// <param name="Flags">What of the rest counts.</param>
+/// <param name="Segmentation">How the frame has to be cut before it fits a wire.</param>
+/// <param name="HeaderLength">Bytes of all headers, for a frame to be cut; a hint.</param>
+/// <param name="SegmentSize">Bytes of payload in a segment; 0 for a frame that is whole.</param>
+/// <param name="ChecksumStart">First byte that the checksum covers.</param>
+/// <param name="ChecksumOffset">Where the checksum stands, from <paramref name="ChecksumStart"/> on.</param>
+/// <param name="HashReport">What the hash was made of (5.1.6.4.4); 0 for no hash.</param>
+/// <param name="Hash">The hash of the flow.</param>
+[StructLayout(LayoutKind.Auto)]
+public readonly record struct FrameOffload(
+    FrameFlags Flags,
+    SegmentationType Segmentation,
+    ushort HeaderLength,
+    ushort SegmentSize,
+    ushort ChecksumStart,
+    ushort ChecksumOffset,
+    ushort HashReport,
+    uint Hash)
+{
+    /// <summary>Whether there is nothing to do and nothing known.</summary>
+    public bool IsNone => this == default;
+}
