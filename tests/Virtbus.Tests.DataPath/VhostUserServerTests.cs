@@ -7,6 +7,7 @@ using static Virtbus.Transports.VhostUser.VhostUserRequest;
 
 namespace Virtbus.Tests.DataPath;
 
+[Collection(nameof(ServiceThread))]
 public sealed class VhostUserServerTests : IDisposable
 {
     private readonly VhostUserFixture _fixture = new();
