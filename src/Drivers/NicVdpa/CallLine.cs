@@ -4,10 +4,10 @@ namespace Virtbus.Drivers.NicVdpa;
 
 /// <summary>
 /// The way of one queue's notifications to the user's eventfd. The user shares that eventfd, and can fill it and make it blocking; then a
-/// write to it hangs, until it is read. The queue's own thread may: whoever wants to exchange the eventfd, or to stop that queue, reads it
-/// meanwhile.
+/// write to it hangs, until it is read. A queue's own thread may: whoever wants to exchange the eventfd, or to stop that queue, reads it
+/// meanwhile. A thread that works for others too may not.
 /// </summary>
-/// <param name="isShared">Whether who signals works for others too, and so may not hang.</param>
+/// <param name="isShared">Whether who signals is known to work for others too; else the calling thread is asked.</param>
 internal sealed class CallLine(bool isShared)
 {
     private const int StuckInterval = 100;
@@ -23,7 +23,7 @@ internal sealed class CallLine(bool isShared)
         {
             if (_isMuted)
                 _isPending = true;
-            else if (isShared)
+            else if (isShared || PollThread.IsSharedCurrent)
                 _call?.Signal();
             else
                 _call?.SignalByWrite();
