@@ -80,13 +80,23 @@ public sealed class Epoll : IDisposable
     /// <summary>Closes the set.</summary>
     public void Dispose() => _descriptor.Dispose();
 
-    private unsafe void Add(FileDescriptor descriptor, ulong token, uint events)
+    /// <summary>As <see cref="Add(FileDescriptor, ulong, bool, bool)"/>, with the host's refusal as an answer.</summary>
+    internal bool TryAdd(FileDescriptor descriptor, ulong token, bool edge, out Errno error) =>
+        TryAdd(descriptor, token, Libc.EPOLLIN | (edge ? Libc.EPOLLET : 0), out error);
+
+    private void Add(FileDescriptor descriptor, ulong token, uint events)
+    {
+        if (!TryAdd(descriptor, token, events, out var error))
+            throw HostError.Make("waiting on a descriptor", error);
+    }
+
+    private unsafe bool TryAdd(FileDescriptor descriptor, ulong token, uint events, out Errno error)
     {
         var entry = stackalloc byte[16];
         // SAFETY: 16 bytes hold either shape of struct epoll_event; the kernel only reads them.
         Unsafe.WriteUnaligned(entry, events);
         Unsafe.WriteUnaligned(entry + EpollLayout.DataOffset, token);
-        if (Libc.epoll_ctl(_descriptor, Libc.EPOLL_CTL_ADD, descriptor, entry) < 0)
-            throw HostError.Make("waiting on a descriptor", Libc.LastError);
+        error = Libc.epoll_ctl(_descriptor, Libc.EPOLL_CTL_ADD, descriptor, entry) < 0 ? Libc.LastError : Errno.None;
+        return error == Errno.None;
     }
 }

@@ -74,7 +74,8 @@ public sealed class ServiceThread
     /// <summary>Waits until the thread has ended.</summary>
     public void Join() => _thread.Join();
 
-    private static void Report(string name, Exception exception)
+    /// <summary>Tells <see cref="Unhandled"/> of an exception that somebody took for the work's sake.</summary>
+    internal static void Report(string name, Exception exception)
     {
         try
         {

@@ -9,7 +9,7 @@ namespace Virtbus.Platform;
 /// itself, wherever it was called from. A line that is not shared may hang in a write, as <see cref="EventFd.SignalByWrite"/> says, and
 /// is freed by a read.
 /// </remarks>
-/// <param name="isShared">Whether who signals works for others too, and so may not hang in one user's eventfd.</param>
+/// <param name="isShared">Whether who signals is known to work for others too, and so may not hang in one user's eventfd; else the calling thread is asked.</param>
 public sealed class SignalLine(bool isShared = true)
 {
     private const int Spins = 1000;
@@ -83,7 +83,7 @@ public sealed class SignalLine(bool isShared = true)
     {
         if (slot.IsMuted)
             Interlocked.Exchange(ref _isPending, 1);
-        else if (isShared)
+        else if (isShared || PollThread.IsSharedCurrent)
             slot.Call?.Signal();
         else
             slot.Call?.SignalByWrite();

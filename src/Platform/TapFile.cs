@@ -22,6 +22,9 @@ public sealed class TapFile : IDisposable
     /// <summary>The interface's name on the host.</summary>
     public string Name { get; }
 
+    /// <summary>The open file, to wait on for a frame. It belongs to this object.</summary>
+    public FileDescriptor Descriptor => _file;
+
     /// <summary>Opens a TAP interface, making it when it does not exist.</summary>
     /// <param name="name">1 to 15 bytes.</param>
     /// <exception cref="VirtbusException">EINVAL: the name; EPERM: no privilege; ENOENT: the host has no TUN driver; EBUSY: another program has it.</exception>
@@ -47,11 +50,6 @@ public sealed class TapFile : IDisposable
         }
         return new TapFile(file, name);
     }
-
-    /// <summary>Waits for a frame.</summary>
-    /// <param name="cancel">Ends the wait.</param>
-    /// <returns>False when cancelled.</returns>
-    public bool Wait(EventFd cancel) => Polling.Wait(_file, forWriting: false, cancel);
 
     /// <summary>Reads a frame.</summary>
     /// <param name="buffer">Where to; a longer frame is cut.</param>

@@ -7,6 +7,7 @@ using static Virtbus.Transports.VhostUser.VhostUserRequest;
 
 namespace Virtbus.Tests.DataPath;
 
+[Collection(nameof(ServiceThread))]
 public sealed class VhostUserServerTests : IDisposable
 {
     private readonly VhostUserFixture _fixture = new();
@@ -622,7 +623,10 @@ public sealed class VhostUserServerTests : IDisposable
     [Fact]
     public void Queue_without_a_thread_is_refused_and_starts_when_there_is_room_again()
     {
-        using var front = new FrontEnd(_fixture.Socket);
+        // Its back end may block, so that its queues want threads of their own.
+        using var backend = new CountingBackend();
+        using var fixture = new VhostUserFixture(backend);
+        using var front = new FrontEnd(fixture.Socket);
         ServiceThread.Refuses = name => name.Contains("-vq", StringComparison.Ordinal);
         try
         {

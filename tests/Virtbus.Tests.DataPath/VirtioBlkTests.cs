@@ -733,4 +733,82 @@ public sealed class VirtioBlkTests : IDisposable
 
         public void Dispose() => _ready.Dispose();
     }
+
+    [Fact]
+    public void Queue_of_a_back_end_that_may_block_has_a_thread_and_others_share()
+    {
+        Start();
+        Assert.Equal((Ok, 513u), Request(0, 0, 512, deviceWrites: true));
+        Assert.Equal(0, QueueThreads());
+        _device!.Dispose();
+        _backend.Dispose();
+
+        _backend = new CountingBackend();
+        _memory.Write(0, new byte[(int)Header]);
+        _driver = NewDriver();
+        Start();
+        Assert.Equal((Ok, 513u), Request(0, 0, 512, deviceWrites: true));
+        Assert.Equal(1, QueueThreads());
+        _device.Reset();
+        Deadline.Until(() => QueueThreads() == 0, "the end of the thread");
+
+        static int QueueThreads() =>
+            Directory.EnumerateDirectories("/proc/self/task").Count(t => File.Exists(t + "/comm") && File.ReadAllText(t + "/comm").StartsWith("test-vq", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Back_end_that_throws_fails_its_queue_and_a_reset_mends_it()
+    {
+        using var throws = new ThrowingBackend();
+        _device = new VirtioBlkDevice("test", throws, "serial-1", queueCount: 1, maxQueueSize: 128);
+        using (var map = _space.Snapshot())
+            _device.SetMap(map);
+        Run(0);
+        Add(0, 0, 512, deviceWrites: true);
+        Deadline.Until(() => (_device.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the device to say that it needs a reset");
+        _device.Reset();
+        Assert.Equal(0, _device.Status);
+        Assert.Equal(1UL, _device.GetQueueCounters(0).Errors);
+
+        throws.IsWell = true;
+        Restart();
+        Assert.Equal((Ok, 513u), Request(0, 0, 512, deviceWrites: true));
+    }
+
+    private sealed class ThrowingBackend : IBlockBackend, IBlockChannel
+    {
+        internal volatile bool IsWell;
+
+        public string Description => "throwing";
+
+        public long Capacity => 1 << 20;
+
+        public int BlockSize => 512;
+
+        public bool IsReadOnly => false;
+
+        public int Depth => 1;
+
+        public FileDescriptor? Completion => null;
+
+        public IBlockChannel OpenChannel(int depth) => this;
+
+        public bool Submit(BlockRequest request)
+        {
+            if (!IsWell)
+                throw new InvalidOperationException("a bug");
+            request.Result = Errno.None;
+            return true;
+        }
+
+        public void Commit()
+        {
+        }
+
+        public BlockRequest? TryReap() => null;
+
+        public void Dispose()
+        {
+        }
+    }
 }

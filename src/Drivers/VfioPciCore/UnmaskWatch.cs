@@ -2,18 +2,17 @@ using Virtbus.Platform;
 
 namespace Virtbus.Drivers.VfioPci;
 
-/// <summary>Waits on an eventfd by which a user unmasks its line. Few users do, so each has a thread of its own that sleeps in poll.</summary>
-internal sealed class UnmaskWatch : IDisposable
+/// <summary>Waits, on a poll thread, for an eventfd by which a user unmasks its line.</summary>
+internal sealed class UnmaskWatch : IPollWork, IDisposable
 {
     private readonly EventFd _signal;
-    private readonly EventFd _end = new();
-    private readonly ServiceThread _thread;
+    private readonly PollClient _client;
     private readonly Action _unmask;
 
     /// <summary>Begins to wait.</summary>
     /// <param name="signal">The eventfd; it belongs to the watch.</param>
-    /// <param name="name">For the thread's name.</param>
-    /// <param name="unmask">Called on the watch's thread.</param>
+    /// <param name="name">Whose line it is.</param>
+    /// <param name="unmask">Called on a poll thread; it must not block.</param>
     /// <exception cref="VirtbusException">The host has no descriptor or no thread left; the eventfd is closed.</exception>
     public UnmaskWatch(EventFd signal, string name, Action unmask)
     {
@@ -21,12 +20,11 @@ internal sealed class UnmaskWatch : IDisposable
         _unmask = unmask;
         try
         {
-            _thread = ServiceThread.Start($"unmask {name}", Run);
+            _client = PollThreads.Shared.Attach($"unmask {name}", this, [new PollSource(signal.Descriptor, 0, IsEdge: true)]);
         }
         catch
         {
             _signal.Dispose();
-            _end.Dispose();
             throw;
         }
     }
@@ -34,18 +32,27 @@ internal sealed class UnmaskWatch : IDisposable
     /// <summary>Ends the wait; nothing is unmasked after the return.</summary>
     public void Dispose()
     {
-        _end.Signal();
-        _thread.Join();
+        _client.Detach();
         _signal.Dispose();
-        _end.Dispose();
     }
 
-    private void Run()
+    bool IPollWork.Work(ulong signals)
     {
-        while (Polling.Wait(_signal.Descriptor, forWriting: false, _end))
-        {
-            if (_signal.TryRead(out _))
-                _unmask();
-        }
+        // Read, so that a user who polls the eventfd sees that it was taken; what came before anybody listened counts as well.
+        if (!_signal.TryRead(out _))
+            return false;
+        _unmask();
+        return true;
+    }
+
+    bool IPollWork.PrepareToSleep() => false;
+
+    void IPollWork.Awake()
+    {
+    }
+
+    // The line stays as it is; the user can still unmask it by a call.
+    void IPollWork.Failed(Exception exception)
+    {
     }
 }

@@ -4,13 +4,17 @@ using Virtbus.Platform;
 namespace Virtbus.Hardware.Virtio;
 
 /// <summary>
-/// What a device model does with one of its queues. All calls but <see cref="Counters"/> come from the queue's thread while it runs, and
-/// from the control thread before it starts and after it has ended. No call allocates but <see cref="Start"/>.
+/// What a device model does with one of its queues. All calls but <see cref="Counters"/> come from the poll thread that the queue is on while it
+/// runs, another one after a move, and from the control thread before it starts and after it has ended, <see cref="Drain"/> among them. No call
+/// allocates but <see cref="Start"/>.
 /// </summary>
 internal interface IQueueProcessor : IDisposable
 {
     /// <summary>Readable when <see cref="Process"/> has something to do although the ring has not; null when that never happens.</summary>
     FileDescriptor? Completion { get; }
+
+    /// <summary>Whether <see cref="Process"/> may wait for the host, a disk for one: the queue then has a thread of its own.</summary>
+    bool MayBlock { get; }
 
     /// <summary>The counters of the requests; readable from any thread.</summary>
     (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }

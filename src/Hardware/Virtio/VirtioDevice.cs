@@ -351,6 +351,16 @@ public abstract class VirtioDevice : IDisposable
         GC.SuppressFinalize(this);
     }
 
+    /// <summary>Has queues that start from now on run on threads of their own, or on those that all share.</summary>
+    internal void UseOwnThreads(bool own)
+    {
+        lock (_lock)
+        {
+            foreach (var queue in _queues)
+                queue.OwnThread = own;
+        }
+    }
+
     private protected static bool Refuse(Errno errno, string message, out Fault fault)
     {
         fault = new Fault(errno, message);

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using Virtbus.Memory;
 using Virtbus.Memory.Rings;
 using Virtbus.Platform;
@@ -6,31 +5,27 @@ using Virtbus.Platform;
 namespace Virtbus.Hardware.Virtio;
 
 /// <summary>
-/// One virtqueue of a device with the thread that owns it while it runs. Set-up and start and stop come from one control thread at a time
-/// (the device's lock); between start and stop only the queue's thread touches the ring.
+/// One virtqueue of a device, a client of the poll threads while it runs. Set-up and start and stop come from one control thread at a time
+/// (the device's lock); between start and stop only the poll thread that the queue is on touches the ring.
 /// </summary>
-internal sealed class VirtioQueue : IDisposable
+internal sealed class VirtioQueue : IPollWork, IDisposable
 {
     private const int KickBit = 0;
-    private const int WakeBit = 1;
-    private const int CompletionBit = 2;
+    private const int CompletionBit = 1;
 
-    // A thread that has no kick eventfd to wait for looks at its ring this often, in milliseconds.
+    // A ring without a kick eventfd is looked at this often, in milliseconds.
     private const int PollInterval = 1;
 
     private readonly int _index;
-    private readonly string _threadName;
+    private readonly string _name;
     private readonly IQueueProcessor _processor;
     private readonly Action<int, Fault> _faulted;
     private readonly VirtQueue _ring = new();
-    private readonly EventFd _wake = new();
-    private readonly AdaptiveSpin _spin = new();
     private Action? _interrupt;
-    private ServiceThread? _thread;
-    private Epoll? _epoll;
+    private PollClient? _client;
     private EventFd? _runningKick;
-    private volatile bool _stopping;
     private volatile bool _broken;
+    private bool _hasFailed;
     private ushort _nextAvailable;
     private ulong _kicks;
     private ulong _calls;
@@ -39,7 +34,7 @@ internal sealed class VirtioQueue : IDisposable
     internal VirtioQueue(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted)
     {
         _index = index;
-        _threadName = $"{device}-vq{index}";
+        _name = $"{device}-vq{index}";
         _processor = processor;
         _faulted = faulted;
     }
@@ -59,6 +54,9 @@ internal sealed class VirtioQueue : IDisposable
     /// <summary>Whether the ring is looked at now and then while there is no <see cref="Kick"/>.</summary>
     internal bool Polls { get; set; } = true;
 
+    /// <summary>Whether the queue has a thread of its own although it need not, from the next start on.</summary>
+    internal bool OwnThread { get; set; }
+
     /// <summary>Tells the driver of used buffers; on the queue's thread, also while the queue runs.</summary>
     internal Action? Interrupt
     {
@@ -66,7 +64,7 @@ internal sealed class VirtioQueue : IDisposable
         set => Volatile.Write(ref _interrupt, value);
     }
 
-    internal bool IsRunning => _thread is not null;
+    internal bool IsRunning => _client is not null;
 
     /// <summary>Set by the queue's thread when the driver broke the ring; cleared when the queue is made ready anew.</summary>
     internal bool IsBroken
@@ -95,7 +93,6 @@ internal sealed class VirtioQueue : IDisposable
     {
         Stop();
         _processor.Dispose();
-        _wake.Dispose();
     }
 
     internal bool TryStart(IoMap map, ulong features, out Fault fault)
@@ -109,107 +106,127 @@ internal sealed class VirtioQueue : IDisposable
             (features & VirtioFeatures.VIRTIO_F_INDIRECT_DESC) != 0);
         if (!_ring.TryStart(layout, map, _nextAvailable, out fault))
             return false;
+        _hasFailed = false;
+        _runningKick = Kick;
         try
         {
             _processor.Start(_ring, features);
-            _epoll = OpenEpoll();
+            // Its first turn needs no kick: the driver may have kicked before anybody listened.
+            _client = PollThreads.Shared.Attach(_name, this, Sources(), new PollOptions
+            {
+                OwnThread = OwnThread || _processor.MayBlock,
+                // An asynchronous back end's completions are not in the ring; its descriptor is waited on.
+                Spins = _processor.Completion is null,
+                IntervalMilliseconds = Kick is null && Polls ? PollInterval : 0,
+            });
+            return true;
+        }
+        catch (VirtbusException e) when (e.Errno == Errno.EAGAIN)
+        {
+            CloseRun();
+            fault = new Fault(Errno.EAGAIN, "the host has no room for the queue's thread");
+            return false;
         }
         catch
         {
-            _ring.Stop();
+            CloseRun();
             throw;
         }
-
-        _runningKick = Kick;
-        _stopping = false;
-        _thread = ServiceThread.TryStart(_threadName, Run);
-        if (_thread is not null)
-            return true;
-        CloseRun();
-        fault = new Fault(Errno.EAGAIN, "the host has no room for the queue's thread");
-        return false;
     }
 
-    /// <summary>Ends the queue's thread after the batch in hand, with all requests in work done, and lets go of the ring.</summary>
+    /// <summary>
+    /// Ends the queue's service after the batch in hand, with all requests in work done, and lets go of the ring. What the queue calls (interrupt,
+    /// fault) may not want the lock that this is called with.
+    /// </summary>
     internal void Stop()
     {
-        if (_thread is null)
+        if (_client is null)
             return;
-        _stopping = true;
-        _wake.Signal();
-        _thread.Join();
-        _thread = null;
-        _wake.TryRead(out _);
+        _client.Detach();
+        _client = null;
+        Finish();
         // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
         _runningKick?.TryRead(out _);
         CloseRun();
     }
 
-    internal void Poke() => _wake.Signal();
+    internal void Poke() => _client?.Kick();
 
-    private void CloseRun()
+    bool IPollWork.Work(ulong signals)
     {
-        _epoll?.Dispose();
-        _epoll = null;
-        _runningKick = null;
-        _nextAvailable = _ring.NextAvailable;
-        _ring.Stop();
+        if ((signals & (1UL << KickBit)) != 0)
+            _kicks++;
+        if (_broken)
+        {
+            // Nothing more is taken, and no source may wake the thread for nothing. The handle may not be there yet in the first turn.
+            _client?.Detach();
+            return false;
+        }
+
+        if (_processor.Process(out var fault))
+        {
+            Publish();
+            return true;
+        }
+
+        if (fault != Fault.None)
+        {
+            // What is with an asynchronous back end is waited for by who stops the queue.
+            if (_processor.Completion is null)
+                _processor.Drain();
+            Publish();
+            Break(fault);
+            _client?.Detach();
+        }
+
+        return false;
     }
 
-    private Epoll OpenEpoll()
+    bool IPollWork.PrepareToSleep() => _ring.EnableKicks() && !_broken;
+
+    void IPollWork.Awake() => _ring.DisableKicks();
+
+    // A bug of this program: the queue fails, the process lives.
+    void IPollWork.Failed(Exception exception) => Fail(exception);
+
+    private void Fail(Exception exception)
     {
-        var epoll = new Epoll();
-        try
-        {
-            epoll.Add(_wake.Descriptor, WakeBit, edge: false);
-            // Edge triggered: each kick wakes once and nothing has to be read from the peer's eventfd.
-            if (Kick is not null)
-                epoll.Add(Kick.Descriptor, KickBit, edge: true);
-            if (_processor.Completion is { } completion)
-                epoll.Add(completion, CompletionBit, edge: false);
-            return epoll;
-        }
-        catch
-        {
-            epoll.Dispose();
-            throw;
-        }
+        _hasFailed = true;
+        Break(new Fault(Errno.EIO, "the device model failed: " + exception.Message));
     }
 
-    private void Run()
+    private void Finish()
     {
-        Fault fault;
+        if (_hasFailed)
+            return;
         try
         {
-            fault = Serve();
             _processor.Drain();
             Publish();
         }
         catch (Exception exception)
         {
-            // A bug of this program: the queue fails, the process lives.
-            Debug.Fail(exception.ToString());
-            fault = new Fault(Errno.EIO, "the device model failed: " + exception.Message);
+            ServiceThread.Guard(_name, () => throw exception);
+            Fail(exception);
         }
-
-        if (fault != Fault.None)
-            Break(fault);
     }
 
-    private Fault Serve()
+    private void CloseRun()
     {
-        // The first pass needs no kick: the driver may have kicked before anybody listened.
-        while (!_stopping)
-        {
-            if (_processor.Process(out var fault))
-                Publish();
-            else if (fault != Fault.None)
-                return fault;
-            else
-                Idle();
-        }
+        _runningKick = null;
+        _nextAvailable = _ring.NextAvailable;
+        _ring.Stop();
+    }
 
-        return Fault.None;
+    private PollSource[] Sources()
+    {
+        var sources = new List<PollSource>(2);
+        // Edge triggered: each kick wakes once and nothing has to be read from the peer's eventfd.
+        if (Kick is not null)
+            sources.Add(new PollSource(Kick.Descriptor, KickBit, IsEdge: true));
+        if (_processor.Completion is { } completion)
+            sources.Add(new PollSource(completion, CompletionBit, IsEdge: false));
+        return [.. sources];
     }
 
     private void Publish()
@@ -220,47 +237,6 @@ internal sealed class VirtioQueue : IDisposable
             return;
         _calls++;
         interrupt();
-    }
-
-    private void Idle()
-    {
-        var since = Stopwatch.GetTimestamp();
-        if (Spin(since))
-        {
-            _spin.Found(Stopwatch.GetTimestamp() - since);
-            return;
-        }
-
-        if (!_ring.EnableKicks() && !_stopping)
-        {
-            var ready = _epoll!.Wait(_runningKick is null && Polls ? PollInterval : -1);
-            if ((ready & (1u << KickBit)) != 0)
-                _kicks++;
-            if ((ready & (1u << WakeBit)) != 0)
-                _wake.TryRead(out _);
-            _spin.Slept(Stopwatch.GetTimestamp() - since);
-        }
-
-        _ring.DisableKicks();
-    }
-
-    private bool Spin(long since)
-    {
-        var budget = _spin.Budget;
-        // An asynchronous backend's completions are not in the ring; its descriptor is waited on.
-        if (budget == 0 || _processor.Completion is not null)
-            return false;
-        do
-        {
-            for (var i = 0; i < 8; i++)
-            {
-                if (_ring.HasAvailable() || _stopping)
-                    return true;
-                Thread.SpinWait(4);
-            }
-        }
-        while (Stopwatch.GetTimestamp() - since < budget);
-        return false;
     }
 
     private void Break(Fault fault)

@@ -43,6 +43,9 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     public FileDescriptor? Completion => _channel?.Completion;
 
+    // A file is read and written in place.
+    public bool MayBlock => _backend is not (MemoryBackend or NullBackend);
+
     public (ulong Requests, ulong Bytes, ulong Errors) Counters =>
         (Volatile.Read(ref _requests), Volatile.Read(ref _bytes), Volatile.Read(ref _errors));
 
@@ -56,6 +59,9 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         _configWce = (features & VIRTIO_BLK_F_CONFIG_WCE) != 0;
         _flushTaken = (features & VIRTIO_BLK_F_FLUSH) != 0;
         _channel ??= _backend.OpenChannel(MaxInFlight);
+        // A synchronous back end that failed in a request has nothing in work any more; that request is made anew.
+        if (_channel.Completion is null && _freeCount < _free.Length)
+            _capacity = 0;
         var capacity = Math.Max(queue.Size, SegMax + 2) + SpareRuns;
         if (capacity <= _capacity)
             return;

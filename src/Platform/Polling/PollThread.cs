@@ -1,0 +1,516 @@
+using System.Diagnostics;
+
+namespace Virtbus.Platform;
+
+/// <summary>
+/// A thread that works for many clients: it sleeps in one epoll set for all of them, gives each that has something to do one batch in turn, and
+/// looks a little longer where the next request is likely to come soon. Who is idle is on no list and costs no time.
+/// </summary>
+/// <remarks>Between a wake-up and the work that it is for there is no lock and no allocation.</remarks>
+public sealed class PollThread
+{
+    private const ulong WakeToken = 0;
+    private const int TokensAtOnce = 8;
+    private const int LooksAtOnce = 32;
+    private const int SpinsBetweenLooksAtTheClock = 8;
+
+    // How long those that sleep wait at most, beside one batch of each that is awake, until the thread notices that they were woken.
+    private static readonly long LookInterval = Stopwatch.Frequency / 1_000_000 * 20;
+
+    [ThreadStatic]
+    private static PollThread? _current;
+
+    private readonly Lock _lock = new();
+    private readonly Epoll _epoll = new();
+    private readonly EventFd _wake = new();
+    private readonly Stack<int> _freePlaces = new();
+    private readonly List<PollSeat> _timed = [];
+    private ServiceThread? _thread;
+    private PollWatch?[] _watches = new PollWatch?[16];
+    private int _places = 1;
+    private uint _generation;
+    private int _watchCount;
+    private int _clients;
+
+    private PollSeat? _kicked;
+    private int _isAsleep;
+    private volatile bool _isEnding;
+
+    // The thread's own.
+    private PollSeat? _first;
+    private PollSeat? _last;
+    private int _activeWatches;
+    private long _now;
+    private long _lastLook;
+    private long _nextTick = long.MaxValue;
+
+    private PollThread(string name, bool isOwn)
+    {
+        Name = name;
+        IsOwn = isOwn;
+    }
+
+    /// <summary>The thread's name.</summary>
+    public string Name { get; }
+
+    /// <summary>How many clients it has.</summary>
+    public int Clients => Volatile.Read(ref _clients);
+
+    /// <summary>Whether it is one client's own, which may block on it.</summary>
+    public bool IsOwn { get; }
+
+    /// <summary>Whether it is the calling thread.</summary>
+    public bool IsCurrent => _current == this;
+
+    /// <summary>Whether the calling thread works for many clients, so that it may not wait for any of them.</summary>
+    public static bool IsSharedCurrent => _current is { IsOwn: false };
+
+    /// <summary>Starts one.</summary>
+    /// <exception cref="VirtbusException">EAGAIN: the host has no room for another thread; or it has no descriptor left.</exception>
+    internal static PollThread Start(string name, bool isOwn)
+    {
+        var thread = new PollThread(name, isOwn);
+        try
+        {
+            thread._epoll.Add(thread._wake.Descriptor, WakeToken, edge: true);
+            thread._thread = ServiceThread.Start(name, thread.Run);
+            return thread;
+        }
+        catch
+        {
+            thread.Close();
+            throw;
+        }
+    }
+
+    /// <summary>Listens to a seat's sources; it is worked on when it is open.</summary>
+    /// <exception cref="VirtbusException">The host takes no more descriptors into the set.</exception>
+    internal void Add(PollSeat seat, ReadOnlySpan<PollSource> sources)
+    {
+        lock (_lock)
+        {
+            seat.IsCounted = true;
+            _clients++;
+        }
+
+        try
+        {
+            foreach (var source in sources)
+            {
+                lock (_lock)
+                    Listen(seat, source);
+            }
+        }
+        catch
+        {
+            seat.End();
+            Remove(seat);
+            throw;
+        }
+    }
+
+    /// <summary>Forgets a seat that is dead, or ends with the call that this is made in.</summary>
+    internal void Remove(PollSeat seat)
+    {
+        PollWatch[] watches;
+        lock (_lock)
+        {
+            if (!seat.IsCounted)
+                return;
+            seat.IsCounted = false;
+            _clients--;
+            watches = seat.Watches;
+            seat.Watches = [];
+            foreach (var watch in watches)
+                Leave(watch);
+        }
+
+        foreach (var watch in watches)
+        {
+            try
+            {
+                _epoll.Remove(watch.Descriptor);
+            }
+            catch (ObjectDisposedException)
+            {
+                // The set went with the thread, or its owner closed the descriptor: it is out by that.
+            }
+
+            if (watch.IsOwn)
+                watch.Descriptor.Dispose();
+        }
+    }
+
+    /// <summary>Asks for a turn. Any thread; no lock, no allocation, and no system call while the thread is awake.</summary>
+    internal void Kick(PollSeat seat)
+    {
+        if (!seat.TryMarkKicked())
+            return;
+        PollSeat? head;
+        do
+        {
+            head = Volatile.Read(ref _kicked);
+            seat.NextKicked = head;
+        }
+        while (Interlocked.CompareExchange(ref _kicked, seat, head) != head);
+        Wake();
+    }
+
+    /// <summary>Ends the thread; none of its clients is worked on any more. Not from the thread itself, which then ends some time later.</summary>
+    internal void End()
+    {
+        _isEnding = true;
+        Interlocked.MemoryBarrier();
+        Wake();
+        if (!IsCurrent)
+            _thread!.Join();
+    }
+
+    private void Wake()
+    {
+        // Whoever takes the mark signals; after it the thread looks at the kicks before it sleeps again.
+        if (Volatile.Read(ref _isAsleep) == 0 || Interlocked.Exchange(ref _isAsleep, 0) == 0)
+            return;
+        try
+        {
+            _wake.Signal();
+        }
+        catch (ObjectDisposedException)
+        {
+            // It ended meanwhile, and with it the seats that could have been kicked.
+        }
+    }
+
+    // With the lock.
+    private void Listen(PollSeat seat, in PollSource source)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)source.Bit, 63u, nameof(source));
+        var place = TakePlace();
+        var token = ((ulong)++_generation << 32) | (uint)place;
+        // At its place before it is in the set: an edge is told once.
+        var watch = Enter(new PollWatch(seat, 1UL << source.Bit, source.Descriptor, token, isOwn: false));
+        try
+        {
+            if (!_epoll.TryAdd(source.Descriptor, token, source.IsEdge, out var error))
+            {
+                if (error != Errno.EEXIST)
+                    throw HostError.Make($"waiting on a descriptor of '{seat.Name}'", error);
+                // The set knows a descriptor once. Who gives the same one to two clients gets a duplicate for the second.
+                watch = Enter(new PollWatch(seat, watch.Signal, source.Descriptor.Duplicate(), token, isOwn: true));
+                _epoll.Add(watch.Descriptor, token, source.IsEdge);
+            }
+        }
+        catch
+        {
+            Leave(watch);
+            if (watch.IsOwn)
+                watch.Descriptor.Dispose();
+            throw;
+        }
+
+        seat.Watches = [.. seat.Watches, watch];
+    }
+
+    private PollWatch Enter(PollWatch watch)
+    {
+        ref var place = ref _watches[(int)(uint)watch.Token];
+        if (place is null)
+            _watchCount++;
+        Volatile.Write(ref place, watch);
+        return watch;
+    }
+
+    private void Leave(PollWatch watch)
+    {
+        var place = (int)(uint)watch.Token;
+        _watches[place] = null;
+        _freePlaces.Push(place);
+        _watchCount--;
+    }
+
+    private int TakePlace()
+    {
+        if (_freePlaces.TryPop(out var place))
+            return place;
+        if (_places == _watches.Length)
+        {
+            var larger = new PollWatch?[_places * 2];
+            _watches.CopyTo(larger, 0);
+            Volatile.Write(ref _watches, larger);
+        }
+
+        return _places++;
+    }
+
+    private void Close()
+    {
+        _epoll.Dispose();
+        _wake.Dispose();
+    }
+
+    // What follows is on the thread.
+
+    private void Run()
+    {
+        _current = this;
+        try
+        {
+            Serve();
+        }
+        finally
+        {
+            Close();
+        }
+    }
+
+    private void Serve()
+    {
+        var idlePasses = 0;
+        _now = Stopwatch.GetTimestamp();
+        while (!_isEnding)
+        {
+            if (Volatile.Read(ref _kicked) is not null)
+                TakeKicks();
+            if (_now >= _nextTick)
+                Tick();
+            if (_first is null)
+            {
+                Sleep();
+                continue;
+            }
+
+            if (Pass())
+            {
+                idlePasses = 0;
+            }
+            else
+            {
+                // All that are awake wait for their next request.
+                Thread.SpinWait(4);
+                if (++idlePasses % SpinsBetweenLooksAtTheClock != 0)
+                    continue;
+            }
+
+            _now = Stopwatch.GetTimestamp();
+            if (_now - _lastLook > LookInterval && Volatile.Read(ref _watchCount) > _activeWatches)
+                Look(0);
+        }
+    }
+
+    // Gives each client that is awake one turn.
+    private bool Pass()
+    {
+        var worked = false;
+        PollSeat? previous = null;
+        for (var seat = _first; seat is not null;)
+        {
+            var next = seat.NextActive;
+            if (seat.TryEnter() && Turn(seat, ref worked))
+                previous = seat;
+            else
+                Unlink(seat, previous);
+            seat = next;
+        }
+
+        return worked;
+    }
+
+    /// <returns>Whether the client stays awake.</returns>
+    private bool Turn(PollSeat seat, ref bool worked)
+    {
+        try
+        {
+            if (seat.IsArmed)
+            {
+                seat.IsArmed = false;
+                seat.Work.Awake();
+                if (seat.Spins && seat.PauseStart != 0)
+                    seat.Spin.Slept(_now - seat.PauseStart);
+                seat.PauseStart = 0;
+            }
+
+            var signals = seat.Signals;
+            seat.Signals = 0;
+            var stays = true;
+            if (seat.Work.Work(signals))
+            {
+                worked = true;
+                if (seat.PauseStart != 0)
+                {
+                    seat.Spin.Found(_now - seat.PauseStart);
+                    seat.PauseStart = 0;
+                }
+            }
+            else
+            {
+                stays = Rest(seat);
+            }
+
+            seat.Exit();
+            return stays;
+        }
+        catch (Exception exception)
+        {
+            // A bug of this program: that client fails, the others go on.
+            Fail(seat, exception);
+            return false;
+        }
+    }
+
+    private bool Rest(PollSeat seat)
+    {
+        if (seat.Spins && seat.Spin.Budget > 0)
+        {
+            if (seat.PauseStart == 0)
+            {
+                seat.PauseStart = _now;
+                return true;
+            }
+
+            if (_now - seat.PauseStart < seat.Spin.Budget)
+                return true;
+        }
+        else
+        {
+            seat.PauseStart = _now;
+        }
+
+        if (seat.Work.PrepareToSleep())
+        {
+            seat.Work.Awake();
+            seat.PauseStart = 0;
+            return true;
+        }
+
+        seat.IsArmed = true;
+        return false;
+    }
+
+    private void Fail(PollSeat seat, Exception exception)
+    {
+        ServiceThread.Report(seat.Name, exception);
+        ServiceThread.Guard(seat.Name, () => seat.Work.Failed(exception));
+        seat.HasFailed = true;
+        seat.Die();
+        Remove(seat);
+    }
+
+    private void Sleep()
+    {
+        Interlocked.Exchange(ref _isAsleep, 1);
+        // Looked at after the mark: who kicks later finds the mark and signals.
+        var isWanted = Volatile.Read(ref _kicked) is not null || _isEnding;
+        Look(isWanted ? 0 : MillisecondsToTick());
+        Volatile.Write(ref _isAsleep, 0);
+        _now = Stopwatch.GetTimestamp();
+    }
+
+    private int MillisecondsToTick()
+    {
+        if (_nextTick == long.MaxValue)
+            return Timeout.Infinite;
+        var left = _nextTick - Stopwatch.GetTimestamp();
+        return left <= 0 ? 0 : (int)Math.Min(1 + (left * 1000 / Stopwatch.Frequency), int.MaxValue);
+    }
+
+    private void Look(int milliseconds)
+    {
+        Span<ulong> tokens = stackalloc ulong[TokensAtOnce];
+        for (var i = 0; i < LooksAtOnce; i++)
+        {
+            var count = _epoll.Wait(tokens, i == 0 ? milliseconds : 0);
+            var watches = Volatile.Read(ref _watches);
+            foreach (var token in tokens[..count])
+            {
+                var place = (uint)token;
+                if (place < (uint)watches.Length && Volatile.Read(ref watches[place]) is { } watch && watch.Token == token)
+                {
+                    watch.Seat.Signals |= watch.Signal;
+                    Activate(watch.Seat);
+                }
+            }
+
+            if (count < TokensAtOnce)
+                break;
+        }
+
+        _lastLook = _now;
+    }
+
+    private void TakeKicks()
+    {
+        var seat = Interlocked.Exchange(ref _kicked, null);
+        while (seat is not null)
+        {
+            var next = seat.NextKicked;
+            seat.NextKicked = null;
+            seat.UnmarkKicked();
+            if (seat.IntervalMilliseconds > 0 && !seat.IsTimed)
+            {
+                seat.IsTimed = true;
+                _timed.Add(seat);
+                Plan(seat);
+            }
+
+            Activate(seat);
+            seat = next;
+        }
+    }
+
+    private void Tick()
+    {
+        _nextTick = long.MaxValue;
+        for (var i = _timed.Count - 1; i >= 0; i--)
+        {
+            var seat = _timed[i];
+            if (seat.IsDead)
+            {
+                _timed[i] = _timed[^1];
+                _timed.RemoveAt(_timed.Count - 1);
+            }
+            else if (_now >= seat.NextTick)
+            {
+                Plan(seat);
+                Activate(seat);
+            }
+            else
+            {
+                _nextTick = Math.Min(_nextTick, seat.NextTick);
+            }
+        }
+    }
+
+    private void Plan(PollSeat seat)
+    {
+        seat.NextTick = _now + (Stopwatch.Frequency / 1000 * seat.IntervalMilliseconds);
+        _nextTick = Math.Min(_nextTick, seat.NextTick);
+    }
+
+    private void Activate(PollSeat seat)
+    {
+        if (seat.IsActive)
+            return;
+        seat.IsActive = true;
+        seat.ActiveWatches = seat.Watches.Length;
+        _activeWatches += seat.ActiveWatches;
+        seat.NextActive = null;
+        if (_last is null)
+            _first = seat;
+        else
+            _last.NextActive = seat;
+        _last = seat;
+    }
+
+    private void Unlink(PollSeat seat, PollSeat? previous)
+    {
+        seat.IsActive = false;
+        _activeWatches -= seat.ActiveWatches;
+        if (previous is null)
+            _first = seat.NextActive;
+        else
+            previous.NextActive = seat.NextActive;
+        if (_last == seat)
+            _last = previous;
+        seat.NextActive = null;
+    }
+}

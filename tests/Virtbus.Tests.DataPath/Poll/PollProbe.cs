@@ -1,0 +1,60 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Tests.DataPath.Poll;
+
+/// <summary>A client that counts its turns and notes what may not happen: two calls at once, or a call after its end.</summary>
+internal sealed class PollProbe(Func<ulong, bool>? work = null) : IPollWork
+{
+    private int _inCall;
+    private int _turns;
+    private int _wrongs;
+    private ulong _signals;
+
+    internal int Turns => Volatile.Read(ref _turns);
+
+    internal ulong Signals => Volatile.Read(ref _signals);
+
+    internal int Wrongs => Volatile.Read(ref _wrongs);
+
+    internal Exception? Failure { get; private set; }
+
+    internal volatile bool IsOver;
+
+    public bool Work(ulong signals)
+    {
+        Enter();
+        _turns++;
+        _signals |= signals;
+        var worked = work?.Invoke(signals) == true;
+        Leave();
+        return worked;
+    }
+
+    public bool PrepareToSleep()
+    {
+        Enter();
+        Leave();
+        return false;
+    }
+
+    public void Awake()
+    {
+        Enter();
+        Leave();
+    }
+
+    public void Failed(Exception exception) => Failure = exception;
+
+    private void Enter()
+    {
+        if (Interlocked.Exchange(ref _inCall, 1) != 0 || IsOver)
+            Interlocked.Increment(ref _wrongs);
+    }
+
+    private void Leave()
+    {
+        if (IsOver)
+            Interlocked.Increment(ref _wrongs);
+        Volatile.Write(ref _inCall, 0);
+    }
+}
