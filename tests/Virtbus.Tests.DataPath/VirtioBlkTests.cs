@@ -1,10 +1,10 @@
 using System.Buffers.Binary;
 using Virtbus.Hardware.Block;
-using Virtbus.Hardware.Virtio;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Tests.DataPath;
 
@@ -23,7 +23,7 @@ public sealed class VirtioBlkTests : IDisposable
     private readonly IoAddressSpace _space = new();
     private readonly EventFd _kick = new();
     private readonly EventFd _call = new();
-    private SplitRingDriver _driver;
+    private SplitDriverRing _driver;
     private IBlockBackend _backend = new MemoryBackend(1 << 20);
     private VirtioBlkDevice? _device;
 
@@ -72,7 +72,7 @@ public sealed class VirtioBlkTests : IDisposable
         return mode[0];
     }
 
-    private SplitRingDriver NewDriver() => new(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true);
+    private SplitDriverRing NewDriver() => new(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true);
 
     private void Run(ulong without)
     {

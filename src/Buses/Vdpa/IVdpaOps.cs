@@ -1,6 +1,6 @@
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Buses.Vdpa;
 
@@ -163,5 +163,5 @@ public interface IVdpaOps
     /// <summary>Reads a queue's counters.</summary>
     /// <param name="queue">Queue number.</param>
     /// <returns>The counters, each of them up to date, not all of the same moment.</returns>
-    VirtQueueCounters GetQueueCounters(int queue);
+    QueueCounters GetQueueCounters(int queue);
 }

@@ -3,8 +3,8 @@ using System.Text;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Drivers.Nic;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 using static Virtbus.Drivers.NicVdpa.WindowRegister;
 
 namespace Virtbus.Drivers.NicVdpa;
@@ -253,12 +253,12 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
 
     public void SetQueueFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _queueFaulted, callback);
 
-    public VirtQueueCounters GetQueueCounters(int queue)
+    public QueueCounters GetQueueCounters(int queue)
     {
         lock (_access)
         {
             Select(queue);
-            return new VirtQueueCounters(Read64(QueueRequests), Read64(QueueBytes), Read64(QueueErrors), Read64(QueueKicks), Read64(QueueCalls));
+            return new QueueCounters(Read64(QueueRequests), Read64(QueueBytes), Read64(QueueErrors), Read64(QueueKicks), Read64(QueueCalls));
         }
     }
 

@@ -1,7 +1,7 @@
 using System.Text;
 using Virtbus.Hardware.Block;
-using Virtbus.Hardware.Virtio;
 using Virtbus.Platform;
+using Virtbus.Virtio;
 using static Virtbus.Hardware.VirtioBlk.VirtioBlkConfig;
 
 namespace Virtbus.Hardware.VirtioBlk;
@@ -61,7 +61,8 @@ public sealed class VirtioBlkDevice : VirtioDevice
     /// <summary>A queue is about to run.</summary>
     internal void QueueStarts() => _hasRun = true;
 
-    private protected override void ReadConfig(int offset, Span<byte> destination, ulong? driverFeatures)
+    /// <inheritdoc/>
+    protected override void ReadConfig(int offset, Span<byte> destination, ulong? driverFeatures)
     {
         if (!_hasRun && IsWithin(offset, destination.Length))
             _isModeKnown = true;
@@ -69,7 +70,8 @@ public sealed class VirtioBlkDevice : VirtioDevice
         _config.AsSpan(offset, destination.Length).CopyTo(destination);
     }
 
-    private protected override bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong? driverFeatures, out Fault fault)
+    /// <inheritdoc/>
+    protected override bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong? driverFeatures, out Fault fault)
     {
         if (offset != WritebackOffset || source.Length != 1)
             return Refuse(Errno.EROFS, "the only field that a driver may write is writeback", out fault);
@@ -89,7 +91,8 @@ public sealed class VirtioBlkDevice : VirtioDevice
         return Done(out fault);
     }
 
-    private protected override void OnBeginUse()
+    /// <inheritdoc/>
+    protected override void OnBeginUse()
     {
         _writeback = _cacheMode.IsWriteback;
         _isModeKnown = false;

@@ -1,8 +1,8 @@
 using System.Buffers.Binary;
 using Virtbus.Hardware.Block;
-using Virtbus.Hardware.Virtio;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
 using static Virtbus.Hardware.VirtioBlk.VirtioBlkConfig;
 
 namespace Virtbus.Hardware.VirtioBlk;
@@ -27,7 +27,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     private BlockRequest[] _free = [];
     private int _freeCount;
     private int _capacity;
-    private VirtQueue _queue = null!;
+    private SplitDeviceRing _queue = null!;
     private bool _configWce;
     private bool _flushTaken;
     private ulong _requests;
@@ -49,7 +49,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     // Without VIRTIO_BLK_F_FLUSH a driver has no way to ask for durability, so every write is (VIRTIO 1.2, 5.2.6.2).
     private bool IsWritethrough => !_flushTaken || (_configWce && !_device.Writeback);
 
-    public void Start(VirtQueue queue, ulong features)
+    public void Start(SplitDeviceRing queue, ulong features)
     {
         _queue = queue;
         _device.QueueStarts();

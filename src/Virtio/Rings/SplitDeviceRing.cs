@@ -1,8 +1,9 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using Virtbus.Memory;
 using Virtbus.Platform;
 
-namespace Virtbus.Memory.Rings;
+namespace Virtbus.Virtio.Rings;
 
 /// <summary>
 /// The device side of a split virtqueue (VIRTIO 1.2, 2.7). It reads what the driver made available, once, and checks it; it hands used
@@ -12,7 +13,7 @@ namespace Virtbus.Memory.Rings;
 /// What the driver wrote wrong is a <see cref="Fault"/>: the queue then stands still until it is started anew. No call allocates but
 /// <see cref="TryStart"/>.
 /// </remarks>
-public sealed unsafe class VirtQueue
+public sealed unsafe class SplitDeviceRing
 {
     // One indirect table may have more entries than the queue has descriptors: drivers size it by the device's own limit.
     private const int MaxIndirectEntries = 1024;
@@ -55,7 +56,7 @@ public sealed unsafe class VirtQueue
     /// <param name="nextAvailable">Index of the first buffer to take.</param>
     /// <param name="fault">EINVAL for a size or an alignment that the standard forbids; EFAULT for a ring that does not lie in one region.</param>
     /// <returns>Whether it is started.</returns>
-    public bool TryStart(in VirtQueueLayout layout, IoMap map, ushort nextAvailable, out Fault fault)
+    public bool TryStart(in RingLayout layout, IoMap map, ushort nextAvailable, out Fault fault)
     {
         if (IsStarted)
             throw new InvalidOperationException("The queue is started already.");

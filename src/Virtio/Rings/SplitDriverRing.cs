@@ -1,12 +1,13 @@
 using System.Buffers.Binary;
+using Virtbus.Memory;
 
-namespace Virtbus.Memory.Rings;
+namespace Virtbus.Virtio.Rings;
 
 /// <summary>
 /// The driver side of a split virtqueue, as a guest has it: for tests of a device, and for a device model that is itself a driver of
 /// another. Besides whole chains it writes single descriptors and indexes, wrong ones too. One thread uses it.
 /// </summary>
-public sealed class SplitRingDriver
+public sealed class SplitDriverRing
 {
     private readonly HostMemory _memory;
     private readonly ulong _descriptors;
@@ -27,7 +28,7 @@ public sealed class SplitRingDriver
     /// <param name="size">Queue size, a power of two.</param>
     /// <param name="eventIndex">Whether VIRTIO_F_EVENT_IDX is in use.</param>
     /// <param name="indirect">Whether VIRTIO_F_INDIRECT_DESC is in use.</param>
-    public SplitRingDriver(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect)
+    public SplitDriverRing(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect)
     {
         _memory = memory;
         _size = size;
@@ -43,7 +44,7 @@ public sealed class SplitRingDriver
         }
 
         memory.Write(offset, new byte[BytesFor(size)]);
-        Layout = new VirtQueueLayout(
+        Layout = new RingLayout(
             size,
             new Iova(start.Value + _descriptors),
             new Iova(start.Value + _available),
@@ -53,7 +54,7 @@ public sealed class SplitRingDriver
     }
 
     /// <summary>Where the ring is, for the device.</summary>
-    public VirtQueueLayout Layout { get; }
+    public RingLayout Layout { get; }
 
     /// <summary>How many descriptors are free.</summary>
     public int FreeDescriptors => _free.Count;

@@ -1,8 +1,8 @@
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
-namespace Virtbus.Hardware.Virtio;
+namespace Virtbus.Virtio;
 
 /// <summary>
 /// The hardware side of a virtio device: status, features, configuration space and queues. A driver adapts it to its subsystem's ops
@@ -12,7 +12,7 @@ namespace Virtbus.Hardware.Virtio;
 public abstract class VirtioDevice : IDisposable
 {
     private readonly Lock _lock = new();
-    private readonly VirtioQueue[] _queues;
+    private readonly QueueRunner[] _queues;
     private IoMap _map = IoMap.CreateEmpty();
     private Action? _configChanged;
     private Action<int, Fault>? _queueFaulted;
@@ -20,7 +20,12 @@ public abstract class VirtioDevice : IDisposable
     private int _status;
     private bool _disposed;
 
-    private protected VirtioDevice(string name, int queueCount, int maxQueueSize)
+    /// <summary>Makes a device, reset, with no driver. The derived constructor calls <see cref="CreateQueues"/> at its end.</summary>
+    /// <param name="name">What it is called in logs and thread names.</param>
+    /// <param name="queueCount">Number of queues, 1 to 256.</param>
+    /// <param name="maxQueueSize">The largest queue size, a power of two up to 32768.</param>
+    /// <exception cref="VirtbusException">EINVAL: a number is out of bounds.</exception>
+    protected VirtioDevice(string name, int queueCount, int maxQueueSize)
     {
         if (queueCount is < 1 or > 256)
             throw new VirtbusException(Errno.EINVAL, $"Device '{name}' cannot have {queueCount} queues. Choose 1 to 256.");
@@ -32,7 +37,7 @@ public abstract class VirtioDevice : IDisposable
 
         Name = name;
         MaxQueueSize = maxQueueSize;
-        _queues = new VirtioQueue[queueCount];
+        _queues = new QueueRunner[queueCount];
     }
 
     /// <summary>What the device is called in logs and thread names.</summary>
@@ -333,7 +338,7 @@ public abstract class VirtioDevice : IDisposable
     /// <summary>Reads a queue's counters.</summary>
     /// <param name="queue">Queue number.</param>
     /// <returns>The counters, each of them up to date, not all of the same moment.</returns>
-    public VirtQueueCounters GetQueueCounters(int queue) => At(queue).Counters;
+    public QueueCounters GetQueueCounters(int queue) => At(queue).Counters;
 
     /// <summary>Stops all queues and frees them. The backend behind the device stays with who made it.</summary>
     public void Dispose()
@@ -351,35 +356,53 @@ public abstract class VirtioDevice : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    private protected static bool Refuse(Errno errno, string message, out Fault fault)
+    /// <summary>Answers a call with a fault.</summary>
+    /// <param name="errno">Its number.</param>
+    /// <param name="message">What the driver did wrong, in words.</param>
+    /// <param name="fault">The fault.</param>
+    /// <returns>False.</returns>
+    protected static bool Refuse(Errno errno, string message, out Fault fault)
     {
         fault = new Fault(errno, message);
         return false;
     }
 
-    private protected static bool Done(out Fault fault)
+    /// <summary>Answers a call that went well.</summary>
+    /// <param name="fault">None.</param>
+    /// <returns>True.</returns>
+    protected static bool Done(out Fault fault)
     {
         fault = Fault.None;
         return true;
     }
 
     /// <summary>Makes the queues; the derived constructor calls it once what they need is there.</summary>
-    private protected void CreateQueues(Func<int, IQueueProcessor> processor)
+    /// <param name="processor">Makes what works on the queue of a number; it is disposed with the device.</param>
+    protected void CreateQueues(Func<int, IQueueProcessor> processor)
     {
         for (var i = 0; i < _queues.Length; i++)
-            _queues[i] = new VirtioQueue(i, Name, processor(i), QueueFaulted) { Size = MaxQueueSize };
+            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted) { Size = MaxQueueSize };
     }
 
-    /// <summary>Reads the configuration space. The driver's features are null until they are settled: then every field that is offered can be read (2.5.2).</summary>
-    private protected abstract void ReadConfig(int offset, Span<byte> destination, ulong? driverFeatures);
+    /// <summary>Reads the configuration space. One call at a time.</summary>
+    /// <param name="offset">First byte, with the length within <see cref="ConfigSize"/>.</param>
+    /// <param name="destination">Where to.</param>
+    /// <param name="driverFeatures">What the driver took; null until that is settled, when every field that is offered can be read (2.5.2).</param>
+    protected abstract void ReadConfig(int offset, Span<byte> destination, ulong? driverFeatures);
 
-    private protected abstract bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong? driverFeatures, out Fault fault);
+    /// <summary>Writes the configuration space, as a driver may. One call at a time.</summary>
+    /// <param name="offset">First byte, with the length within <see cref="ConfigSize"/>.</param>
+    /// <param name="source">What.</param>
+    /// <param name="driverFeatures">As for <see cref="ReadConfig"/>.</param>
+    /// <param name="fault">EROFS for a field that a driver may not write; EINVAL for a value that it can't have.</param>
+    /// <returns>Whether it was written.</returns>
+    protected abstract bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong? driverFeatures, out Fault fault);
 
     /// <summary>Another user begins; queues stand still.</summary>
-    private protected abstract void OnBeginUse();
+    protected abstract void OnBeginUse();
 
     /// <summary>Tells the driver that the configuration space changed.</summary>
-    private protected void AnnounceConfigChange()
+    protected void AnnounceConfigChange()
     {
         lock (_lock)
             ConfigGeneration++;
@@ -390,13 +413,13 @@ public abstract class VirtioDevice : IDisposable
 
     private static bool RefuseReady(out Fault fault) => Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault);
 
-    private VirtioQueue At(int queue)
+    private QueueRunner At(int queue)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)queue, (uint)_queues.Length, nameof(queue));
         return _queues[queue];
     }
 
-    private bool TryRun(VirtioQueue queue, out Fault fault)
+    private bool TryRun(QueueRunner queue, out Fault fault)
     {
         if (!queue.Ready || queue.IsRunning || queue.IsBroken || (_status & VirtioStatus.DRIVER_OK) == 0)
             return Done(out fault);

@@ -1,6 +1,6 @@
 using System.Diagnostics;
 
-namespace Virtbus.Hardware.Virtio;
+namespace Virtbus.Virtio;
 
 /// <summary>
 /// How long a queue's thread looks at its ring before it sleeps. Sleeping costs a wake-up, which takes longer than many a pause between two

@@ -1,15 +1,15 @@
 using System.Diagnostics;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
-namespace Virtbus.Hardware.Virtio;
+namespace Virtbus.Virtio;
 
 /// <summary>
 /// One virtqueue of a device with the thread that owns it while it runs. Set-up and start and stop come from one control thread at a time
 /// (the device's lock); between start and stop only the queue's thread touches the ring.
 /// </summary>
-internal sealed class VirtioQueue : IDisposable
+internal sealed class QueueRunner : IDisposable
 {
     private const int KickBit = 0;
     private const int WakeBit = 1;
@@ -22,7 +22,7 @@ internal sealed class VirtioQueue : IDisposable
     private readonly string _threadName;
     private readonly IQueueProcessor _processor;
     private readonly Action<int, Fault> _faulted;
-    private readonly VirtQueue _ring = new();
+    private readonly SplitDeviceRing _ring = new();
     private readonly EventFd _wake = new();
     private readonly AdaptiveSpin _spin = new();
     private Action? _interrupt;
@@ -36,7 +36,7 @@ internal sealed class VirtioQueue : IDisposable
     private ulong _calls;
     private ulong _ringErrors;
 
-    internal VirtioQueue(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted)
+    internal QueueRunner(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted)
     {
         _index = index;
         _threadName = $"{device}-vq{index}";
@@ -81,12 +81,12 @@ internal sealed class VirtioQueue : IDisposable
         set => _nextAvailable = value;
     }
 
-    internal VirtQueueCounters Counters
+    internal QueueCounters Counters
     {
         get
         {
             var (requests, bytes, errors) = _processor.Counters;
-            return new VirtQueueCounters(
+            return new QueueCounters(
                 requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls));
         }
     }
@@ -100,7 +100,7 @@ internal sealed class VirtioQueue : IDisposable
 
     internal bool TryStart(IoMap map, ulong features, out Fault fault)
     {
-        var layout = new VirtQueueLayout(
+        var layout = new RingLayout(
             Size,
             DescriptorArea,
             DriverArea,

@@ -1,10 +1,10 @@
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Tests.DataPath;
 
-public sealed class VirtQueueTests : IDisposable
+public sealed class SplitDeviceRingTests : IDisposable
 {
     private const int Size = 8;
     private const ulong Base = 0x10000;
@@ -15,12 +15,12 @@ public sealed class VirtQueueTests : IDisposable
 
     private readonly IoAddressSpace _space = new();
     private readonly HostMemory _memory;
-    private readonly VirtQueue _queue = new();
+    private readonly SplitDeviceRing _queue = new();
     private readonly DescriptorChain _chain = new(32);
     private IoMap _map;
-    private SplitRingDriver _driver;
+    private SplitDriverRing _driver;
 
-    public VirtQueueTests()
+    public SplitDeviceRingTests()
     {
         _memory = HostMemory.Allocate("virtbus-test", Bytes, out var file);
         file.Dispose();
@@ -37,10 +37,10 @@ public sealed class VirtQueueTests : IDisposable
         _memory.Dispose();
     }
 
-    private SplitRingDriver Start(bool eventIndex, bool indirect, ushort nextAvailable = 0)
+    private SplitDriverRing Start(bool eventIndex, bool indirect, ushort nextAvailable = 0)
     {
         _queue.Stop();
-        _driver = new SplitRingDriver(_memory, new Iova(Base), 0, Size, eventIndex, indirect);
+        _driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex, indirect);
         Assert.True(_queue.TryStart(_driver.Layout, _map, nextAvailable, out _));
         return _driver;
     }
@@ -111,8 +111,8 @@ public sealed class VirtQueueTests : IDisposable
     [Fact]
     public void Loop_in_indirect_table_stops_at_its_length()
     {
-        SplitRingDriver.EncodeDescriptor(_memory, 0x1000, new Iova(Base), 1, Next, 1);
-        SplitRingDriver.EncodeDescriptor(_memory, 0x1010, new Iova(Base), 1, Next, 0);
+        SplitDriverRing.EncodeDescriptor(_memory, 0x1000, new Iova(Base), 1, Next, 1);
+        SplitDriverRing.EncodeDescriptor(_memory, 0x1010, new Iova(Base), 1, Next, 0);
         _driver.AddIndirect(new Iova(Base + 0x1000), 32);
         _driver.Publish();
         Assert.Equal(Errno.ELOOP, TakeFault().Errno);
@@ -131,7 +131,7 @@ public sealed class VirtQueueTests : IDisposable
     public void Indirect_table_may_be_longer_than_the_queue()
     {
         for (ulong i = 0; i < 20; i++)
-            SplitRingDriver.EncodeDescriptor(_memory, 0x1000 + (i * 16), new Iova(Base + 0x2000 + i), 1, i == 19 ? Write : Next, (ushort)(i + 1));
+            SplitDriverRing.EncodeDescriptor(_memory, 0x1000 + (i * 16), new Iova(Base + 0x2000 + i), 1, i == 19 ? Write : Next, (ushort)(i + 1));
         _driver.AddIndirect(new Iova(Base + 0x1000), 320);
         _driver.Publish();
         Assert.True(_queue.TryTake(_chain, out _));
@@ -143,7 +143,7 @@ public sealed class VirtQueueTests : IDisposable
     public void Chain_with_more_runs_than_the_device_takes_is_refused()
     {
         for (ulong i = 0; i < 40; i++)
-            SplitRingDriver.EncodeDescriptor(_memory, 0x1000 + (i * 16), new Iova(Base), 1, i == 39 ? (ushort)0 : Next, (ushort)(i + 1));
+            SplitDriverRing.EncodeDescriptor(_memory, 0x1000 + (i * 16), new Iova(Base), 1, i == 39 ? (ushort)0 : Next, (ushort)(i + 1));
         _driver.AddIndirect(new Iova(Base + 0x1000), 640);
         _driver.Publish();
         Assert.Equal(Errno.E2BIG, TakeFault().Errno);
@@ -168,7 +168,7 @@ public sealed class VirtQueueTests : IDisposable
     [Fact]
     public void Indirect_table_in_an_indirect_table_is_refused()
     {
-        SplitRingDriver.EncodeDescriptor(_memory, 0x1000, new Iova(Base + 0x1000), 16, Indirect, 0);
+        SplitDriverRing.EncodeDescriptor(_memory, 0x1000, new Iova(Base + 0x1000), 16, Indirect, 0);
         _driver.AddIndirect(new Iova(Base + 0x1000), 16);
         _driver.Publish();
         Assert.Contains("holds an indirect descriptor", TakeFault().Message, StringComparison.Ordinal);
@@ -346,7 +346,7 @@ public sealed class VirtQueueTests : IDisposable
     public void Ring_that_the_standard_forbids_does_not_start(int size, long descriptors, long driver, long device)
     {
         _queue.Stop();
-        var layout = new VirtQueueLayout(
+        var layout = new RingLayout(
             size, new Iova(Base + (ulong)descriptors), new Iova(Base + (ulong)driver), new Iova(Base + (ulong)device), false, false);
         Assert.False(_queue.TryStart(layout, _map, 0, out var fault));
         Assert.NotEqual(Fault.None, fault);
@@ -364,10 +364,10 @@ public sealed class VirtQueueTests : IDisposable
         {
             _queue.Stop();
             // A good ring first: a chain of four, and an indirect one.
-            var driver = new SplitRingDriver(_memory, new Iova(Base), 0, Size, eventIndex: (round & 1) != 0, indirect: (round & 2) != 0);
+            var driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex: (round & 1) != 0, indirect: (round & 2) != 0);
             driver.Add([Readable(0x1000, 16), Writable(0x2000, 512), Writable(0x3000, 512), Writable(0x4000, 1)]);
             for (ulong i = 0; i < 3; i++)
-                SplitRingDriver.EncodeDescriptor(_memory, 0x5000 + (i * 16), new Iova(Base + 0x6000), 64, i == 2 ? Write : Next, (ushort)(i + 1));
+                SplitDriverRing.EncodeDescriptor(_memory, 0x5000 + (i * 16), new Iova(Base + 0x6000), 64, i == 2 ? Write : Next, (ushort)(i + 1));
             driver.AddIndirect(new Iova(Base + 0x5000), 48);
             driver.Publish();
             for (var i = random.Next(1, 4); i > 0; i--)
@@ -375,7 +375,7 @@ public sealed class VirtQueueTests : IDisposable
                 var where = random.Next(3) switch
                 {
                     0 => random.Next(Size * SplitRing.DescriptorSize),
-                    1 => random.Next((int)SplitRingDriver.BytesFor(Size)),
+                    1 => random.Next((int)SplitDriverRing.BytesFor(Size)),
                     _ => 0x5000 + random.Next(48),
                 };
                 _memory.Write((ulong)where, [Interesting(random)]);

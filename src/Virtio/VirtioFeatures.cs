@@ -1,4 +1,4 @@
-namespace Virtbus.Hardware.Virtio;
+namespace Virtbus.Virtio;
 
 /// <summary>Feature bits that all virtio devices share (VIRTIO 1.2, 6), by the standard's names.</summary>
 public static class VirtioFeatures
