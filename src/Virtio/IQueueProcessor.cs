@@ -16,9 +16,9 @@ public interface IQueueProcessor : IDisposable
     (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }
 
     /// <summary>The queue was attached to a driver's rings.</summary>
-    /// <param name="queue">The ring, until the next start.</param>
+    /// <param name="ring">The ring, until the next start.</param>
     /// <param name="features">What the driver took.</param>
-    void Start(SplitDeviceRing queue, ulong features);
+    void Start(DeviceRing ring, VirtioFeatures features);
 
     /// <summary>Does one batch: takes buffers, works on them, completes those that are done. The caller publishes.</summary>
     /// <param name="fault">How the driver broke the ring; none when it did not.</param>

@@ -22,7 +22,7 @@ internal sealed class QueueRunner : IDisposable
     private readonly string _threadName;
     private readonly IQueueProcessor _processor;
     private readonly Action<int, Fault> _faulted;
-    private readonly SplitDeviceRing _ring = new();
+    private readonly DeviceRing _ring = new SplitDeviceRing();
     private readonly EventFd _wake = new();
     private readonly AdaptiveSpin _spin = new();
     private Action? _interrupt;
@@ -31,7 +31,7 @@ internal sealed class QueueRunner : IDisposable
     private EventFd? _runningKick;
     private volatile bool _stopping;
     private volatile bool _broken;
-    private ushort _nextAvailable;
+    private QueueState _state;
     private ulong _kicks;
     private ulong _calls;
     private ulong _ringErrors;
@@ -75,10 +75,11 @@ internal sealed class QueueRunner : IDisposable
         set => _broken = value;
     }
 
-    internal ushort NextAvailable
+    /// <summary>Where the queue goes on; settled while it does not run.</summary>
+    internal QueueState State
     {
-        get => IsRunning ? _ring.NextAvailable : _nextAvailable;
-        set => _nextAvailable = value;
+        get => IsRunning ? _ring.State : _state;
+        set => _state = value;
     }
 
     internal QueueCounters Counters
@@ -98,16 +99,16 @@ internal sealed class QueueRunner : IDisposable
         _wake.Dispose();
     }
 
-    internal bool TryStart(IoMap map, ulong features, out Fault fault)
+    internal bool TryStart(IoMap map, VirtioFeatures features, out Fault fault)
     {
         var layout = new RingLayout(
             Size,
             DescriptorArea,
             DriverArea,
             DeviceArea,
-            (features & VirtioFeatures.VIRTIO_F_EVENT_IDX) != 0,
-            (features & VirtioFeatures.VIRTIO_F_INDIRECT_DESC) != 0);
-        if (!_ring.TryStart(layout, map, _nextAvailable, out fault))
+            features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX),
+            features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC));
+        if (!_ring.TryStart(layout, map, _state, out fault))
             return false;
         try
         {
@@ -152,7 +153,7 @@ internal sealed class QueueRunner : IDisposable
         _epoll?.Dispose();
         _epoll = null;
         _runningKick = null;
-        _nextAvailable = _ring.NextAvailable;
+        _state = _ring.State;
         _ring.Stop();
     }
 

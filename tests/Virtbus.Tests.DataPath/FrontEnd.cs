@@ -218,7 +218,7 @@ internal sealed class FrontEnd : IDisposable
         Assert.Equal(0, status[0]);
     }
 
-    internal void WaitUsed() => Deadline.Until(() => Ring.TryTakeUsed(out _, out _), "a used buffer");
+    internal void WaitUsed() => Deadline.Until(() => Ring.TryTakeUsed(out _, out _, out _), "a used buffer");
 
     internal static DriverBuffer Buffer(ulong offset, uint length, bool deviceWrites) => new(new Iova(GuestBase + offset), length, deviceWrites);
 

@@ -1,72 +1,70 @@
-using System.Buffers.Binary;
 using Virtbus.Memory;
+using Virtbus.Platform;
 
 namespace Virtbus.Virtio.Rings;
 
 /// <summary>
-/// The driver side of a split virtqueue, as a guest has it: for tests of a device, and for a device model that is itself a driver of
-/// another. Besides whole chains it writes single descriptors and indexes, wrong ones too. One thread uses it.
+/// The driver side of a split virtqueue (VIRTIO 1.2, 2.7), as a guest has it: for drivers of the fabric and for tests of a device. What the
+/// ring is made of is written through <see cref="Writer"/>, by which a test writes wrong rings too.
 /// </summary>
-public sealed class SplitDriverRing
+public sealed class SplitDriverRing : DriverRing
 {
-    private readonly HostMemory _memory;
-    private readonly ulong _descriptors;
-    private readonly ulong _available;
-    private readonly ulong _used;
+    private const ushort None = ushort.MaxValue;
+
+    private readonly SplitRingWriter _writer;
     private readonly int _size;
-    private readonly bool _eventIndex;
-    private readonly Stack<ushort> _free = new();
-    private readonly List<ushort>[] _chains;
-    private ushort _nextAvailable;
-    private ushort _announced;
+    private readonly bool _inOrder;
+    // The free descriptors and those of each chain that is out, linked. The table in the ring is never read: the device could write to it.
+    private readonly ushort[] _next;
+    // Of a chain that is out, at its head; a length of 0 says that no chain begins there.
+    private readonly ushort[] _lengths;
+    private readonly uint[] _writable;
+    // Heads in the order in which they were made available; kept when the device uses them in that order.
+    private readonly ushort[] _order;
+    private ushort _free;
+    private int _freeCount;
+    private int _outstanding;
+    private ushort _nextOrder;
     private ushort _nextUsed;
+    private ushort _batchEnd;
+    private uint _batchWritten;
 
     /// <summary>Lays a ring out in memory and clears it.</summary>
     /// <param name="memory">Where the ring lies; the driver uses it as long as its owner keeps it.</param>
     /// <param name="start">The device's address of the memory's first byte.</param>
     /// <param name="offset">Byte offset of the ring, a multiple of 16; it takes <see cref="BytesFor"/> bytes.</param>
-    /// <param name="size">Queue size, a power of two.</param>
+    /// <param name="size">Queue size, a power of two up to 32768.</param>
     /// <param name="eventIndex">Whether VIRTIO_F_EVENT_IDX is in use.</param>
     /// <param name="indirect">Whether VIRTIO_F_INDIRECT_DESC is in use.</param>
-    public SplitDriverRing(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect)
+    /// <param name="inOrder">Whether VIRTIO_F_IN_ORDER is in use.</param>
+    public SplitDriverRing(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect, bool inOrder = false)
     {
-        _memory = memory;
+        ArgumentNullException.ThrowIfNull(memory);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(size, SplitRing.MaxSize);
+        if (!int.IsPow2(size))
+            throw new ArgumentOutOfRangeException(nameof(size), size, "A split ring's size is a power of two.");
+        if ((offset & 15) != 0)
+            throw new ArgumentOutOfRangeException(nameof(offset), offset, "A split ring begins at a multiple of 16.");
         _size = size;
-        _eventIndex = eventIndex;
-        _descriptors = offset;
-        _available = _descriptors + SplitRing.DescriptorAreaSize(size);
-        _used = (_available + SplitRing.DriverAreaSize(size) + 3) & ~3UL;
-        _chains = new List<ushort>[size];
-        for (var i = size - 1; i >= 0; i--)
-        {
-            _free.Push((ushort)i);
-            _chains[i] = [];
-        }
-
-        memory.Write(offset, new byte[BytesFor(size)]);
-        Layout = new RingLayout(
-            size,
-            new Iova(start.Value + _descriptors),
-            new Iova(start.Value + _available),
-            new Iova(start.Value + _used),
-            eventIndex,
-            indirect);
+        _inOrder = inOrder;
+        _writer = new SplitRingWriter(memory, start, offset, size, eventIndex, indirect);
+        _next = new ushort[size];
+        _lengths = new ushort[size];
+        _writable = new uint[size];
+        _order = inOrder ? new ushort[size] : [];
+        for (var i = 0; i < size; i++)
+            _next[i] = i == size - 1 ? None : (ushort)(i + 1);
+        _freeCount = size;
     }
 
-    /// <summary>Where the ring is, for the device.</summary>
-    public RingLayout Layout { get; }
+    /// <inheritdoc/>
+    public override RingLayout Layout => _writer.Layout;
 
-    /// <summary>How many descriptors are free.</summary>
-    public int FreeDescriptors => _free.Count;
+    /// <inheritdoc/>
+    public override int FreeDescriptors => _freeCount;
 
-    /// <summary>The device's used index as it stands in the ring.</summary>
-    public ushort UsedIndex => ReadWord(_used + 2);
-
-    /// <summary>The used ring's flags as the device wrote them.</summary>
-    public ushort UsedFlags => ReadWord(_used);
-
-    /// <summary>The avail_event field as the device wrote it.</summary>
-    public ushort AvailableEvent => ReadWord(_used + 4 + (8 * (ulong)_size));
+    /// <summary>The words of the ring, without rules. A chain that is put in by it is not the driver's, and its use is a fault of the device.</summary>
+    public SplitRingWriter Writer => _writer;
 
     /// <summary>Bytes that a ring takes.</summary>
     /// <param name="size">Queue size.</param>
@@ -74,142 +72,137 @@ public sealed class SplitDriverRing
     public static ulong BytesFor(int size) =>
         SplitRing.DescriptorAreaSize(size) + ((SplitRing.DriverAreaSize(size) + 3) & ~3UL) + SplitRing.DeviceAreaSize(size);
 
-    /// <summary>Puts a chain into the available ring; the device sees it after <see cref="Publish"/>.</summary>
-    /// <param name="buffers">Its buffers, readable ones first.</param>
-    /// <returns>The chain's head, or -1 when too few descriptors are free.</returns>
-    public int Add(ReadOnlySpan<DriverBuffer> buffers)
+    /// <inheritdoc/>
+    public override int Add(ReadOnlySpan<DriverBuffer> buffers)
     {
-        if (buffers.IsEmpty || buffers.Length > _free.Count)
+        if (buffers.IsEmpty || buffers.Length > _freeCount)
             return -1;
-        var head = _free.Peek();
-        var chain = _chains[head];
+        var head = _free;
+        var at = head;
+        var writable = 0UL;
         for (var i = 0; i < buffers.Length; i++)
         {
-            var at = _free.Pop();
-            chain.Add(at);
+            ref readonly var buffer = ref buffers[i];
             var last = i == buffers.Length - 1;
-            var flags = (buffers[i].DeviceWrites ? SplitRing.VIRTQ_DESC_F_WRITE : 0) | (last ? 0 : SplitRing.VIRTQ_DESC_F_NEXT);
-            WriteDescriptor(at, buffers[i].Address, buffers[i].Length, (ushort)flags, last ? (ushort)0 : _free.Peek());
+            var flags = (buffer.DeviceWrites ? SplitRing.VIRTQ_DESC_F_WRITE : 0) | (last ? 0 : SplitRing.VIRTQ_DESC_F_NEXT);
+            _writer.WriteDescriptor(at, buffer.Address, buffer.Length, (ushort)flags, last ? (ushort)0 : _next[at]);
+            if (buffer.DeviceWrites)
+                writable += buffer.Length;
+            if (!last)
+                at = _next[at];
         }
 
-        AddHead(head);
+        Take(head, at, buffers.Length, (uint)Math.Min(writable, uint.MaxValue));
         return head;
     }
 
-    /// <summary>Puts one descriptor, of an indirect table, into the available ring.</summary>
-    /// <param name="table">Address of the table.</param>
-    /// <param name="length">Its length in bytes.</param>
-    /// <returns>The chain's head, or -1 when no descriptor is free.</returns>
-    public int AddIndirect(Iova table, uint length)
+    /// <inheritdoc/>
+    public override int AddIndirect(Iova table, uint length)
     {
-        if (!_free.TryPop(out var head))
+        if (_freeCount == 0)
             return -1;
-        _chains[head].Add(head);
-        WriteDescriptor(head, table, length, SplitRing.VIRTQ_DESC_F_INDIRECT, 0);
-        AddHead(head);
+        var head = _free;
+        _writer.WriteDescriptor(head, table, length, SplitRing.VIRTQ_DESC_F_INDIRECT, 0);
+        // The table is the caller's: what may be written to it is not known here.
+        Take(head, head, 1, uint.MaxValue);
         return head;
     }
 
-    /// <summary>Puts a head into the available ring, whatever its descriptors say.</summary>
-    /// <param name="head">The head; also one that the ring does not have.</param>
-    public void AddHead(ushort head)
+    /// <inheritdoc/>
+    public override bool Publish() => _writer.PublishIndex(_writer.NextAvailable);
+
+    /// <inheritdoc/>
+    public override bool RequestCalls(bool wanted)
     {
-        WriteWord(_available + 4 + (2 * (ulong)(_nextAvailable & (_size - 1))), head);
-        _nextAvailable++;
+        _writer.RequestCalls(wanted, _nextUsed);
+        return _writer.UsedIndex != _nextUsed;
     }
 
-    /// <summary>Writes one descriptor of the ring's table.</summary>
-    /// <param name="index">Which, below the queue size.</param>
-    /// <param name="address">Its address field.</param>
-    /// <param name="length">Its length field.</param>
-    /// <param name="flags">Its flags field.</param>
-    /// <param name="next">Its next field.</param>
-    public void WriteDescriptor(int index, Iova address, uint length, ushort flags, ushort next) =>
-        EncodeDescriptor(_memory, _descriptors + ((ulong)index * SplitRing.DescriptorSize), address, length, flags, next);
-
-    /// <summary>Writes one descriptor anywhere: an indirect table's.</summary>
-    /// <param name="memory">The memory.</param>
-    /// <param name="offset">Byte offset there.</param>
-    /// <param name="address">Its address field.</param>
-    /// <param name="length">Its length field.</param>
-    /// <param name="flags">Its flags field.</param>
-    /// <param name="next">Its next field.</param>
-    public static void EncodeDescriptor(HostMemory memory, ulong offset, Iova address, uint length, ushort flags, ushort next)
-    {
-        Span<byte> bytes = stackalloc byte[SplitRing.DescriptorSize];
-        BinaryPrimitives.WriteUInt64LittleEndian(bytes, address.Value);
-        BinaryPrimitives.WriteUInt32LittleEndian(bytes[8..], length);
-        BinaryPrimitives.WriteUInt16LittleEndian(bytes[12..], flags);
-        BinaryPrimitives.WriteUInt16LittleEndian(bytes[14..], next);
-        memory.Write(offset, bytes);
-    }
-
-    /// <summary>Lets the device see what was added.</summary>
-    /// <returns>Whether the device wants a kick.</returns>
-    public bool Publish() => PublishIndex(_nextAvailable);
-
-    /// <summary>Sets the available index, also to a value that makes no sense.</summary>
-    /// <param name="index">The index.</param>
-    /// <returns>Whether the device wants a kick.</returns>
-    public bool PublishIndex(ushort index)
-    {
-        var old = _announced;
-        // Release before, full fence after: the entries are out before the index, the index before the device's wish is read (2.7.13.3).
-        Interlocked.MemoryBarrier();
-        WriteWord(_available + 2, index);
-        Interlocked.MemoryBarrier();
-        _announced = index;
-        return _eventIndex
-            ? SplitRing.NeedEvent(AvailableEvent, index, old)
-            : (UsedFlags & SplitRing.VIRTQ_USED_F_NO_NOTIFY) == 0;
-    }
-
-    /// <summary>Says from which used buffer on the driver wants to be told (used_event), or with flags, that it wants to at all.</summary>
-    /// <param name="wanted">Whether; without it a driver polls.</param>
-    public void RequestCalls(bool wanted)
-    {
-        if (_eventIndex)
-            WriteWord(_available + 4 + (2 * (ulong)_size), (ushort)(wanted ? _nextUsed : _nextUsed - 1));
-        else
-            WriteWord(_available, wanted ? (ushort)0 : SplitRing.VIRTQ_AVAIL_F_NO_INTERRUPT);
-        Interlocked.MemoryBarrier();
-    }
-
-    /// <summary>Takes the next used buffer and frees its descriptors.</summary>
-    /// <param name="head">The chain's head.</param>
-    /// <param name="written">Bytes that the device says it wrote.</param>
-    /// <returns>Whether there was one.</returns>
-    public bool TryTakeUsed(out ushort head, out uint written)
+    /// <inheritdoc/>
+    public override bool TryTakeUsed(out ushort head, out uint written, out Fault fault)
     {
         head = 0;
         written = 0;
-        var index = UsedIndex;
-        Interlocked.MemoryBarrier();
-        if (index == _nextUsed)
+        fault = Fault;
+        if (fault != Fault.None)
             return false;
-        Span<byte> element = stackalloc byte[8];
-        _memory.Read(_used + 4 + (8 * (ulong)(_nextUsed & (_size - 1))), element);
-        head = (ushort)BinaryPrimitives.ReadUInt32LittleEndian(element);
-        written = BinaryPrimitives.ReadUInt32LittleEndian(element[4..]);
-        _nextUsed++;
-        var chain = _chains[head];
-        for (var i = chain.Count - 1; i >= 0; i--)
-            _free.Push(chain[i]);
-        chain.Clear();
+        if (_inOrder && _nextUsed != _batchEnd)
+        {
+            TakeFromBatch(out head, out written);
+            return true;
+        }
+
+        // Acquire: the element is read after the index that announces it (2.7.8.2).
+        var ready = (ushort)(_writer.UsedIndex - _nextUsed);
+        if (ready == 0)
+            return false;
+        if (ready > _outstanding)
+            return Break("the used index moved by more buffers than are out", out fault);
+        var element = _writer.UsedElement(_nextUsed);
+        written = (uint)(element >> 32);
+        // The id has 32 bits, of which a head has 16.
+        var id = (uint)element;
+        if (id >= (uint)_size || _lengths[id] == 0)
+            return Break("the device used a buffer that is not out", out fault);
+        head = (ushort)id;
+        if (written > _writable[head])
+            return Break("the device says that it wrote more than a buffer can hold", out fault);
+        if (!_inOrder)
+        {
+            _nextUsed++;
+            Free(head);
+            return true;
+        }
+
+        // One element may stand for a batch, whose last buffer it names (2.7.9).
+        var end = _nextUsed;
+        while (end != _nextOrder && _order[end & (_size - 1)] != head)
+            end++;
+        if ((ushort)(end - _nextUsed) >= ready)
+            return Break("the device used a buffer out of order, or announced more than it named", out fault);
+        _batchEnd = (ushort)(end + 1);
+        _batchWritten = written;
+        TakeFromBatch(out head, out written);
         return true;
     }
 
-    private ushort ReadWord(ulong offset)
+    private void TakeFromBatch(out ushort head, out uint written)
     {
-        Span<byte> word = stackalloc byte[2];
-        _memory.Read(offset, word);
-        return BinaryPrimitives.ReadUInt16LittleEndian(word);
+        head = _order[_nextUsed & (_size - 1)];
+        _nextUsed++;
+        // Those that have no element of their own were used whole (2.7.9).
+        written = _nextUsed == _batchEnd ? _batchWritten : _writable[head];
+        Free(head);
     }
 
-    private void WriteWord(ulong offset, ushort value)
+    private void Take(ushort head, ushort last, int count, uint writable)
     {
-        Span<byte> word = stackalloc byte[2];
-        BinaryPrimitives.WriteUInt16LittleEndian(word, value);
-        _memory.Write(offset, word);
+        _free = _next[last];
+        _next[last] = None;
+        _freeCount -= count;
+        _lengths[head] = (ushort)count;
+        _writable[head] = writable;
+        _outstanding++;
+        if (_inOrder)
+            _order[_nextOrder++ & (_size - 1)] = head;
+        _writer.AddHead(head);
+    }
+
+    private void Free(ushort head)
+    {
+        var last = head;
+        while (_next[last] != None)
+            last = _next[last];
+        _next[last] = _free;
+        _free = head;
+        _freeCount += _lengths[head];
+        _lengths[head] = 0;
+        _outstanding--;
+    }
+
+    private bool Break(string message, out Fault fault)
+    {
+        fault = Fault = new Fault(Errno.EPROTO, message);
+        return false;
     }
 }

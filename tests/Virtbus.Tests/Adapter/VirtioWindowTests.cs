@@ -45,7 +45,7 @@ public sealed class VirtioWindowTests : IDisposable
         Request(ring);
         _function.WriteBar(2, Window, [0, 0, 0, 0]);
         _rig.WaitInterrupt(3);
-        Assert.True(ring.TryTakeUsed(out _, out var written));
+        Assert.True(ring.TryTakeUsed(out _, out var written, out _));
         Assert.Equal(513u, written);
 
         using var kick = new EventFd();
@@ -53,7 +53,7 @@ public sealed class VirtioWindowTests : IDisposable
         Request(ring);
         kick.Signal();
         _rig.WaitInterrupt(3);
-        Assert.True(ring.TryTakeUsed(out _, out _));
+        Assert.True(ring.TryTakeUsed(out _, out _, out _));
         Assert.Equal(2UL, Read(0x50, 8));
 
         // The map changes under the queue; it goes on.
