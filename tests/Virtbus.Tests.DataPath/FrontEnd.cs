@@ -1,8 +1,8 @@
 using System.Buffers.Binary;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
 using Virtbus.Transports.VhostUser;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Tests.DataPath;
 
@@ -35,7 +35,7 @@ internal sealed class FrontEnd : IDisposable
 
     internal HostMemory Memory { get; }
 
-    internal SplitRingDriver Ring { get; private set; }
+    internal SplitDriverRing Ring { get; private set; }
 
     internal EventFd Kick { get; } = new();
 
@@ -218,11 +218,11 @@ internal sealed class FrontEnd : IDisposable
         Assert.Equal(0, status[0]);
     }
 
-    internal void WaitUsed() => Deadline.Until(() => Ring.TryTakeUsed(out _, out _), "a used buffer");
+    internal void WaitUsed() => Deadline.Until(() => Ring.TryTakeUsed(out _, out _, out _), "a used buffer");
 
     internal static DriverBuffer Buffer(ulong offset, uint length, bool deviceWrites) => new(new Iova(GuestBase + offset), length, deviceWrites);
 
-    private SplitRingDriver NewRing() => new(Memory, new Iova(GuestBase), 0, RingSize, _eventIndex, indirect: true);
+    private SplitDriverRing NewRing() => new(Memory, new Iova(GuestBase), 0, RingSize, _eventIndex, indirect: true);
 
     private byte[]? Read(int count)
     {

@@ -1,10 +1,10 @@
 using System.Buffers.Binary;
 using Virtbus.Hardware.Block;
-using Virtbus.Hardware.Virtio;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Tests.DataPath;
 
@@ -23,7 +23,7 @@ public sealed class VirtioBlkTests : IDisposable
     private readonly IoAddressSpace _space = new();
     private readonly EventFd _kick = new();
     private readonly EventFd _call = new();
-    private SplitRingDriver _driver;
+    private SplitDriverRing _driver;
     private IBlockBackend _backend = new MemoryBackend(1 << 20);
     private VirtioBlkDevice? _device;
 
@@ -46,7 +46,7 @@ public sealed class VirtioBlkTests : IDisposable
         _folder.Delete(recursive: true);
     }
 
-    private VirtioBlkDevice Start(ulong without = 0, bool readsMode = true, ICacheModeStore? cacheMode = null)
+    private VirtioBlkDevice Start(VirtioFeatures without = default, bool readsMode = true, ICacheModeStore? cacheMode = null)
     {
         _device = new VirtioBlkDevice("test", _backend, "serial-1", queueCount: 2, maxQueueSize: 128, cacheMode);
         using (var map = _space.Snapshot())
@@ -62,7 +62,7 @@ public sealed class VirtioBlkTests : IDisposable
     {
         _memory.Write(0, new byte[(int)Header]);
         _driver = NewDriver();
-        Run(0);
+        Run(default);
     }
 
     private static byte Mode(VirtioBlkDevice device)
@@ -72,9 +72,9 @@ public sealed class VirtioBlkTests : IDisposable
         return mode[0];
     }
 
-    private SplitRingDriver NewDriver() => new(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true);
+    private SplitDriverRing NewDriver() => new(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true);
 
-    private void Run(ulong without)
+    private void Run(VirtioFeatures without)
     {
         Assert.NotNull(_device);
         Assert.True(_device.TrySetStatus(VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER, out _));
@@ -112,7 +112,7 @@ public sealed class VirtioBlkTests : IDisposable
     {
         Add(type, sector, length, deviceWrites);
         var written = 0u;
-        Deadline.Until(() => _driver.TryTakeUsed(out _, out written), "a used buffer");
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out written, out _), "a used buffer");
         var status = new byte[1];
         _memory.Read(Status, status);
         return (status[0], written);
@@ -211,7 +211,7 @@ public sealed class VirtioBlkTests : IDisposable
         _backend.Dispose();
         _backend = FileBackend.Open(path, readOnly: true);
         var device = Start();
-        Assert.NotEqual(0u, device.DeviceFeatures & VirtioBlkConfig.VIRTIO_BLK_F_RO);
+        Assert.True(device.DeviceFeatures.Has(VirtioBlkConfig.VIRTIO_BLK_F_RO));
         Assert.Equal(IoError, Request(1, 0, 512, false).Status);
         Assert.Equal(Ok, Request(0, 0, 512, true).Status);
     }
@@ -267,7 +267,7 @@ public sealed class VirtioBlkTests : IDisposable
         Add(0, 0, 512, true);
         _kick.TryRead(out _);
         Start();
-        Deadline.Until(() => _driver.TryTakeUsed(out _, out _), "a used buffer");
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out _, out _), "a used buffer");
         Deadline.Until(() => _call.TryRead(out _), "the call");
     }
 
@@ -288,7 +288,7 @@ public sealed class VirtioBlkTests : IDisposable
         {
             Assert.Equal(Ok, Request(0, 0, 512, true).Status);
             Assert.True(device.TrySetQueueReady(0, false, out _));
-            Assert.Equal(round, device.GetQueueState(0));
+            Assert.Equal(round, device.GetQueueState(0).NextAvailable);
             Assert.True(device.TrySetQueueReady(0, true, out _));
         }
     }
@@ -302,10 +302,10 @@ public sealed class VirtioBlkTests : IDisposable
             device.SetMap(empty);
         Add(0, 0, 512, true);
         Assert.True(device.IsQueueReady(0));
-        Assert.Equal(1, _driver.UsedIndex);
+        Assert.Equal(1, _driver.Writer.UsedIndex);
         using (var map = _space.Snapshot())
             device.SetMap(map);
-        Deadline.Until(() => _driver.TryTakeUsed(out _, out _), "a used buffer");
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out _, out _), "a used buffer");
     }
 
     [Fact]
@@ -315,8 +315,8 @@ public sealed class VirtioBlkTests : IDisposable
         Assert.False(device.TrySetQueueSize(0, 32, out var fault));
         Assert.Equal(Errno.EBUSY, fault.Errno);
         Assert.False(device.TrySetQueueAddress(0, default, default, default, out _));
-        Assert.False(device.TrySetQueueState(0, 0, out _));
-        Assert.False(device.TrySetDriverFeatures(0, out fault));
+        Assert.False(device.TrySetQueueState(0, default, out _));
+        Assert.False(device.TrySetDriverFeatures(default, out fault));
         Assert.Equal(Errno.EBUSY, fault.Errno);
         Assert.False(device.TrySetStatus(1, out fault));
         Assert.Equal(Errno.EINVAL, fault.Errno);
@@ -362,7 +362,7 @@ public sealed class VirtioBlkTests : IDisposable
         using var counting = new CountingBackend();
         _backend.Dispose();
         _backend = counting;
-        var device = Start(flush ? 0 : VirtioBlkConfig.VIRTIO_BLK_F_FLUSH | VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE);
+        var device = Start(flush ? default : VirtioFeatures.Of(VirtioBlkConfig.VIRTIO_BLK_F_FLUSH, VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE));
         if (writethrough)
             Assert.True(device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [0], out _));
         Assert.Equal((Ok, 1u), Request(1, 0, 512, false));
@@ -451,15 +451,15 @@ public sealed class VirtioBlkTests : IDisposable
     }
 
     [Theory]
-    [InlineData(VirtioBlkConfig.VIRTIO_BLK_F_FLUSH, 0)]
-    [InlineData(VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE, 1)]
-    [InlineData(VirtioBlkConfig.VIRTIO_BLK_F_FLUSH | VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE, 0)]
+    [InlineData(1UL << VirtioBlkConfig.VIRTIO_BLK_F_FLUSH, 0)]
+    [InlineData(1UL << VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE, 1)]
+    [InlineData(1UL << VirtioBlkConfig.VIRTIO_BLK_F_FLUSH | 1UL << VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE, 0)]
     public void Writeback_field_shows_what_the_features_make_of_it(ulong without, byte mode)
     {
         using var counting = new CountingBackend();
         _backend.Dispose();
         _backend = counting;
-        var device = Start(without);
+        var device = Start(new VirtioFeatures(without));
         Assert.Equal(mode, Mode(device));
         // A cache that nothing would ever empty is not to be had.
         device.TrySetConfig(VirtioBlkConfig.WritebackOffset, [1], out _);
@@ -480,14 +480,14 @@ public sealed class VirtioBlkTests : IDisposable
         Add(0, 0, 512, true);
         Add(0, 1, 512, true);
         Deadline.Until(() => late.Held == 2, "two requests in flight");
-        Assert.Equal(0, _driver.UsedIndex);
+        Assert.Equal(0, _driver.Writer.UsedIndex);
         late.Finish(last: true);
-        Deadline.Until(() => _driver.UsedIndex == 1, "the second request");
-        Assert.True(_driver.TryTakeUsed(out var head, out _));
+        Deadline.Until(() => _driver.Writer.UsedIndex == 1, "the second request");
+        Assert.True(_driver.TryTakeUsed(out var head, out _, out _));
         Assert.NotEqual(0, head);
         late.FinishAllAlways();
         Assert.True(device.TrySetQueueReady(0, false, out _));
-        Assert.Equal(2, _driver.UsedIndex);
+        Assert.Equal(2, _driver.Writer.UsedIndex);
     }
 
     [Fact]
@@ -497,7 +497,7 @@ public sealed class VirtioBlkTests : IDisposable
         _backend = new NullBackend(1 << 20);
         Start();
         Add(0, 0, 512, true);
-        Deadline.Until(() => _driver.TryTakeUsed(out _, out _), "a used buffer");
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out _, out _), "a used buffer");
         DriverBuffer[] chain =
         [
             new DriverBuffer(new Iova(Base + Header), 16, false),
@@ -620,7 +620,7 @@ public sealed class VirtioBlkTests : IDisposable
                 sent++;
             if (_driver.Publish())
                 _kick.Signal();
-            while (_driver.TryTakeUsed(out _, out _))
+            while (_driver.TryTakeUsed(out _, out _, out _))
                 done++;
         }
     }

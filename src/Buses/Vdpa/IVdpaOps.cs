@@ -1,6 +1,7 @@
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Buses.Vdpa;
 
@@ -9,14 +10,14 @@ namespace Virtbus.Buses.Vdpa;
 /// vdpa_config_ops. The device serves its virtqueues itself: this is the control path only.
 /// </summary>
 /// <remarks>
-/// Order of use, as a virtio driver has it (VIRTIO 1.2, 3.1): map, status, features, FEATURES_OK, queues, DRIVER_OK. Queues run when they are
+/// Order of use, as a virtio driver has it (VIRTIO 1.2, 3.1), and enforced: map, status, features, FEATURES_OK, queues, DRIVER_OK. Queues run when they are
 /// ready and DRIVER_OK is set. Calls may come from any thread; the implementation lets one through at a time. A call that stops a queue
 /// returns when the queue's thread touches neither the ring nor guest memory any more. What the driver asked wrong is a <see cref="Fault"/>.
 /// A queue number outside 0 to <see cref="QueueCount"/> - 1 is the caller's bug and throws <see cref="ArgumentOutOfRangeException"/>.
 /// </remarks>
 public interface IVdpaOps
 {
-    /// <summary>Virtio device type: 1 net, 2 block (VIRTIO 1.2, 5).</summary>
+    /// <summary>Virtio device type, see <see cref="VirtioDeviceId"/>.</summary>
     uint DeviceId { get; }
 
     /// <summary>Virtio vendor id.</summary>
@@ -28,7 +29,7 @@ public interface IVdpaOps
     /// <summary>The largest queue size that the device takes, a power of two.</summary>
     int MaxQueueSize { get; }
 
-    /// <summary>Feature bits that the device offers (VIRTIO_F_* and those of its type).</summary>
+    /// <summary>Feature bits that the device offers (VIRTIO_F_* and those of its type): the first 64, which is what vDPA carries.</summary>
     ulong DeviceFeatures { get; }
 
     /// <summary>Feature bits that the driver took; 0 after a reset.</summary>
@@ -40,7 +41,7 @@ public interface IVdpaOps
     /// <summary>Number that changes whenever the configuration space changes under the driver (VIRTIO 1.2, 2.5).</summary>
     uint ConfigGeneration { get; }
 
-    /// <summary>Device status bits (VIRTIO 1.2, 2.1): 1 ACKNOWLEDGE, 2 DRIVER, 4 DRIVER_OK, 8 FEATURES_OK, 64 DEVICE_NEEDS_RESET, 128 FAILED.</summary>
+    /// <summary>Device status bits (VIRTIO 1.2, 2.1): see <see cref="VirtioStatus"/>.</summary>
     byte Status { get; }
 
     /// <summary>Takes the driver's choice of features.</summary>
@@ -69,7 +70,7 @@ public interface IVdpaOps
 
     /// <summary>Sets the status bits.</summary>
     /// <param name="status">All bits; 0 resets the device.</param>
-    /// <param name="fault">EINVAL for a bit that would be taken back other than by a reset, or for features that do not go together.</param>
+    /// <param name="fault">EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), or for features that do not go together.</param>
     /// <returns>Whether they were set.</returns>
     bool TrySetStatus(byte status, out Fault fault);
 
@@ -125,17 +126,17 @@ public interface IVdpaOps
     /// <returns>True as well while it waits for DRIVER_OK or for its memory, and when a ring error stopped it.</returns>
     bool IsQueueReady(int queue);
 
-    /// <summary>Sets the index of the first buffer that the queue takes.</summary>
+    /// <summary>Sets where a queue begins.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="nextAvailable">Free-running index in the available ring.</param>
+    /// <param name="state">The place; one of the other ring format is refused when the queue is made ready.</param>
     /// <param name="fault">EBUSY while the queue is ready.</param>
     /// <returns>Whether it was taken.</returns>
-    bool TrySetQueueState(int queue, ushort nextAvailable, out Fault fault);
+    bool TrySetQueueState(int queue, QueueState state, out Fault fault);
 
-    /// <summary>Reads the index of the next buffer that the queue takes; settled while the queue is not ready.</summary>
+    /// <summary>Reads where a queue goes on; settled while the queue is not ready.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <returns>Free-running index in the available ring.</returns>
-    ushort GetQueueState(int queue);
+    /// <returns>The place.</returns>
+    QueueState GetQueueState(int queue);
 
     /// <summary>Sets the eventfd by which the driver wakes a queue.</summary>
     /// <param name="queue">Queue number.</param>
@@ -163,5 +164,5 @@ public interface IVdpaOps
     /// <summary>Reads a queue's counters.</summary>
     /// <param name="queue">Queue number.</param>
     /// <returns>The counters, each of them up to date, not all of the same moment.</returns>
-    VirtQueueCounters GetQueueCounters(int queue);
+    QueueCounters GetQueueCounters(int queue);
 }

@@ -47,7 +47,7 @@ public sealed class VdpaDevice : Device, IVdpaIdentity
     private static ObjectAttribute<VdpaDevice> QueueAttribute(int queue) => new($"{queue}", d =>
     {
         var counters = d.Ops.GetQueueCounters(queue);
-        return $"ready {(d.Ops.IsQueueReady(queue) ? 1 : 0)}\nindex {d.Ops.GetQueueState(queue)}\nrequests {counters.Requests}\nbytes {counters.Bytes}\n"
+        return $"ready {(d.Ops.IsQueueReady(queue) ? 1 : 0)}\nindex {d.Ops.GetQueueState(queue).NextAvailable}\nrequests {counters.Requests}\nbytes {counters.Bytes}\n"
             + $"errors {counters.Errors}\nkicks {counters.Kicks}\ncalls {counters.Calls}";
     });
 }

@@ -1,14 +1,13 @@
 using Virtbus.Buses.Vdpa;
 using Virtbus.Drivers.Nic;
+using Virtbus.Virtio;
 
 namespace Virtbus.Drivers.NicVdpa;
 
 /// <summary>Makes vDPA devices from the virtio functions of an adapter.</summary>
 internal sealed class NicVdpaOps(INicCore core) : IVdpaManagementOps
 {
-    private const uint VIRTIO_ID_BLOCK = 2;
-
-    public IReadOnlyList<uint> SupportedTypes => [VIRTIO_ID_BLOCK];
+    public IReadOnlyList<uint> SupportedTypes => [VirtioDeviceId.VIRTIO_ID_BLOCK];
 
     public int MaxQueues => 256;
 

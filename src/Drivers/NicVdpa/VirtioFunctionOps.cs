@@ -3,24 +3,23 @@ using System.Text;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Drivers.Nic;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
 using static Virtbus.Drivers.NicVdpa.WindowRegister;
 
 namespace Virtbus.Drivers.NicVdpa;
 
 /// <summary>
-/// A virtio function of an adapter as the operations of a vDPA device: every operation is a few register accesses. The function serves its
-/// queues itself: a kick goes to it by the user's eventfd, its interrupts come as signals of the user's.
+/// A virtio function of an adapter as the operations of a vDPA device: what the standard has goes by its registers
+/// (<see cref="VirtioRegisterTransport"/>), the rest by the adapter's own. The function serves its queues itself: a kick goes to it by the
+/// user's eventfd, its interrupts come as signals of the user's.
 /// </summary>
 internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
 {
-    private const byte StatusDriverOk = 4;
-    private const byte StatusFeaturesOk = 8;
-    private const byte StatusNeedsReset = 64;
-
     private readonly Lock _access = new();
     private readonly INicVirtioFunction _function;
+    private readonly VirtioRegisterTransport _transport;
     private readonly SignalLine[] _calls;
     private readonly SignalLine[] _errors;
     private Action? _configChanged;
@@ -32,7 +31,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         DeviceId = Read32(WindowRegister.DeviceId);
         ConfigSize = (int)Read32(WindowRegister.ConfigSize);
         MaxQueueSize = (int)Read32(WindowRegister.MaxQueueSize);
-        DeviceFeatures = Read32Selected(device_feature_select, 0, device_feature) | ((ulong)Read32Selected(device_feature_select, 1, device_feature) << 32);
+        _transport = new VirtioRegisterTransport(new WindowAccess(function));
         _calls = new SignalLine[function.QueueCount];
         _errors = new SignalLine[function.QueueCount];
         for (var i = 0; i < _calls.Length; i++)
@@ -53,45 +52,34 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
 
     public int MaxQueueSize { get; }
 
-    public ulong DeviceFeatures { get; }
+    public ulong DeviceFeatures => _transport.DeviceFeatures.Low;
 
     public ulong DriverFeatures
     {
         get
         {
             lock (_access)
-                return Read32Selected(driver_feature_select, 0, driver_feature) | ((ulong)Read32Selected(driver_feature_select, 1, driver_feature) << 32);
+                return _transport.DriverFeatures.Low;
         }
     }
 
     public int ConfigSize { get; }
 
-    public uint ConfigGeneration => Read8(config_generation);
+    public uint ConfigGeneration => _transport.ConfigGeneration;
 
-    public byte Status => Read8(device_status);
+    public byte Status => _transport.Status;
 
     public bool TrySetDriverFeatures(ulong features, out Fault fault)
     {
         lock (_access)
-        {
-            if ((Status & StatusFeaturesOk) != 0)
-                return Refuse(Errno.EBUSY, "features are settled until a reset", out fault);
-            if ((features & ~DeviceFeatures) != 0)
-                return Refuse(Errno.EINVAL, "a feature was taken that the device does not offer", out fault);
-            Write32(driver_feature_select, 0);
-            Write32(driver_feature, (uint)features);
-            Write32(driver_feature_select, 1);
-            Write32(driver_feature, (uint)(features >> 32));
-            return Done(out fault);
-        }
+            return _transport.TrySetDriverFeatures(new VirtioFeatures(features), out fault);
     }
 
     public bool TryGetConfig(int offset, Span<byte> destination, out Fault fault)
     {
         if (offset < 0 || offset > ConfigSize || destination.Length > ConfigSize - offset)
             return Refuse(Errno.EINVAL, "the range leaves the configuration space", out fault);
-        _function.Read(DeviceConfig + offset, destination);
-        return Done(out fault);
+        return _transport.TryReadConfig(offset, destination, out fault);
     }
 
     public bool TrySetConfig(int offset, ReadOnlySpan<byte> source, out Fault fault)
@@ -100,7 +88,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
             return Refuse(Errno.EINVAL, "the range leaves the configuration space", out fault);
         lock (_access)
         {
-            _function.Write(DeviceConfig + offset, source);
+            _transport.WriteConfig(offset, source);
             var errno = (Errno)Read32(ConfigError);
             return errno switch
             {
@@ -121,22 +109,14 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
             return Done(out fault);
         }
         lock (_access)
-        {
-            // DEVICE_NEEDS_RESET is the device's own bit (VIRTIO 1.2, 2.1.1).
-            if ((Status & ~StatusNeedsReset & ~status) != 0)
-                return Refuse(Errno.EINVAL, "a status bit was taken back without a reset", out fault);
-            Write8(device_status, status);
-            return (Status & status & StatusFeaturesOk) == (status & StatusFeaturesOk)
-                ? Done(out fault)
-                : Refuse(Errno.EINVAL, "the device does not take the features together", out fault);
-        }
+            return _transport.TrySetStatus(status, out fault);
     }
 
     public void Reset()
     {
         lock (_access)
         {
-            Quietly(() => Write8(device_status, 0));
+            Quietly(() => _transport.TryReset(out _));
             // A reset forgets the vectors; the eventfds behind them stay.
             SetVectors();
         }
@@ -166,9 +146,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             if (SelectAndTest(queue))
                 return RefuseReady(out fault);
-            Write64(queue_desc, descriptorArea.Value);
-            Write64(queue_driver, driverArea.Value);
-            Write64(queue_device, deviceArea.Value);
+            _transport.SetQueueAddress(descriptorArea, driverArea, deviceArea);
             return Done(out fault);
         }
     }
@@ -181,7 +159,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
                 return RefuseReady(out fault);
             if (size < 1 || size > MaxQueueSize || !int.IsPow2(size))
                 return Refuse(Errno.EINVAL, "the queue size is no power of two within the device's limit", out fault);
-            Write16(queue_size, (ushort)size);
+            _transport.SetQueueSize(size);
             return Done(out fault);
         }
     }
@@ -192,8 +170,14 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             if (SelectAndTest(queue) == ready)
                 return Done(out fault);
-            Quietly(() => Write16(queue_enable, ready ? (ushort)1 : (ushort)0));
-            if (!ready || Read16(queue_enable) == 1)
+            Quietly(() =>
+            {
+                if (ready)
+                    _transport.TryEnable();
+                else
+                    Write16(QueueStop, 0);
+            });
+            if (!ready || _transport.IsEnabled)
                 return Done(out fault);
             fault = SelectedFault();
             return false;
@@ -206,23 +190,25 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
             return SelectAndTest(queue);
     }
 
-    public bool TrySetQueueState(int queue, ushort nextAvailable, out Fault fault)
+    public bool TrySetQueueState(int queue, QueueState state, out Fault fault)
     {
         lock (_access)
         {
             if (SelectAndTest(queue))
                 return RefuseReady(out fault);
-            Write16(QueueState, nextAvailable);
+            if (state.IsPacked)
+                return Refuse(Errno.EINVAL, "the queue's state is that of a packed ring", out fault);
+            Write16(NextAvailable, state.NextAvailable);
             return Done(out fault);
         }
     }
 
-    public ushort GetQueueState(int queue)
+    public QueueState GetQueueState(int queue)
     {
         lock (_access)
         {
             Select(queue);
-            return Read16(QueueState);
+            return QueueState.Split(Read16(NextAvailable));
         }
     }
 
@@ -253,12 +239,12 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
 
     public void SetQueueFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _queueFaulted, callback);
 
-    public VirtQueueCounters GetQueueCounters(int queue)
+    public QueueCounters GetQueueCounters(int queue)
     {
         lock (_access)
         {
             Select(queue);
-            return new VirtQueueCounters(Read64(QueueRequests), Read64(QueueBytes), Read64(QueueErrors), Read64(QueueKicks), Read64(QueueCalls));
+            return new QueueCounters(Read64(QueueRequests), Read64(QueueBytes), Read64(QueueErrors), Read64(QueueKicks), Read64(QueueCalls));
         }
     }
 
@@ -266,7 +252,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     {
         _function.SetEventHandler(null);
         lock (_access)
-            Quietly(() => Write8(device_status, 0));
+            Quietly(() => _transport.TryReset(out _));
         _function.Dispose();
     }
 
@@ -311,7 +297,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         for (var i = 0; i < _calls.Length; i++)
         {
             Select(i);
-            Write16(queue_msix_vector, _function.GetVector(i));
+            _transport.TrySetQueueVector(_function.GetVector(i));
         }
     }
 
@@ -337,13 +323,13 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     private void Select(int queue)
     {
         At(_calls, queue);
-        Write16(queue_select, (ushort)queue);
+        _transport.Select(queue);
     }
 
     private bool SelectAndTest(int queue)
     {
         Select(queue);
-        return Read16(queue_enable) == 1;
+        return _transport.IsEnabled;
     }
 
     private Fault SelectedFault()
@@ -355,19 +341,6 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         _function.Read(ErrorText, text);
         var length = text.IndexOf((byte)0);
         return new Fault(errno, Encoding.UTF8.GetString(text[..(length < 0 ? text.Length : length)]));
-    }
-
-    private uint Read32Selected(int selector, uint value, int offset)
-    {
-        Write32(selector, value);
-        return Read32(offset);
-    }
-
-    private byte Read8(int offset)
-    {
-        Span<byte> bytes = stackalloc byte[1];
-        _function.Read(offset, bytes);
-        return bytes[0];
     }
 
     private ushort Read16(int offset)
@@ -391,8 +364,6 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         return BinaryPrimitives.ReadUInt64LittleEndian(bytes);
     }
 
-    private void Write8(int offset, byte value) => _function.Write(offset, [value]);
-
     private void Write16(int offset, ushort value)
     {
         Span<byte> bytes = stackalloc byte[2];
@@ -407,10 +378,14 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         _function.Write(offset, bytes);
     }
 
-    private void Write64(int offset, ulong value)
+    private sealed class WindowAccess(INicVirtioFunction function) : IVirtioRegisterAccess
     {
-        Span<byte> bytes = stackalloc byte[8];
-        BinaryPrimitives.WriteUInt64LittleEndian(bytes, value);
-        _function.Write(offset, bytes);
+        public void Read(int offset, Span<byte> destination) => function.Read(offset, destination);
+
+        public void Write(int offset, ReadOnlySpan<byte> source) => function.Write(offset, source);
+
+        public void ReadConfig(int offset, Span<byte> destination) => function.Read(DeviceConfig + offset, destination);
+
+        public void WriteConfig(int offset, ReadOnlySpan<byte> source) => function.Write(DeviceConfig + offset, source);
     }
 }

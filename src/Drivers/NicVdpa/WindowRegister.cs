@@ -1,27 +1,15 @@
 namespace Virtbus.Drivers.NicVdpa;
 
 /// <summary>
-/// Byte offsets in a virtio window: struct virtio_pci_common_cfg by the standard's names (VIRTIO 1.2, 4.1.4.3), then the adapter's own
-/// (docs/adapter-registers.md).
+/// Byte offsets in a virtio window of the adapter's own registers, which stand behind those of the standard (docs/adapter-registers.md).
 /// </summary>
 internal static class WindowRegister
 {
-    public const int device_feature_select = 0x00;
-    public const int device_feature = 0x04;
-    public const int driver_feature_select = 0x08;
-    public const int driver_feature = 0x0C;
-    public const int device_status = 0x14;
-    public const int config_generation = 0x15;
-    public const int queue_select = 0x16;
-    public const int queue_size = 0x18;
-    public const int queue_msix_vector = 0x1A;
-    public const int queue_enable = 0x1C;
-    public const int queue_desc = 0x20;
-    public const int queue_driver = 0x28;
-    public const int queue_device = 0x30;
+    /// <summary>The standard's queue_enable: 0 stops a queue here, which the standard has no write for.</summary>
+    public const int QueueStop = Virtbus.Virtio.VirtioCommonConfig.queue_enable;
     public const int DeviceId = 0x40;
     public const int ConfigSize = 0x44;
-    public const int QueueState = 0x48;
+    public const int NextAvailable = 0x48;
     public const int QueuePoll = 0x4A;
     public const int QueueError = 0x4C;
     public const int QueueRequests = 0x50;

@@ -1,9 +1,9 @@
 using System.Buffers.Binary;
-using Virtbus.Hardware.Virtio;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
+using Virtbus.Virtio;
 
 namespace Virtbus.Hardware.Adapter;
 

@@ -1,5 +1,5 @@
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Hardware.Block;
 

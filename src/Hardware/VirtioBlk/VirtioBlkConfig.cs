@@ -3,26 +3,26 @@ using Virtbus.Hardware.Block;
 
 namespace Virtbus.Hardware.VirtioBlk;
 
-/// <summary>Features, request types and the configuration space of a virtio block device (VIRTIO 1.2, 5.2), by the standard's names.</summary>
+/// <summary>Features, request types and the configuration space of a virtio block device (VIRTIO 1.2, 5.2), by the standard's names. Features are bit numbers.</summary>
 public static class VirtioBlkConfig
 {
     /// <summary>seg_max is valid.</summary>
-    public const ulong VIRTIO_BLK_F_SEG_MAX = 1UL << 2;
+    public const int VIRTIO_BLK_F_SEG_MAX = 2;
 
     /// <summary>The disk takes no writes.</summary>
-    public const ulong VIRTIO_BLK_F_RO = 1UL << 5;
+    public const int VIRTIO_BLK_F_RO = 5;
 
     /// <summary>blk_size is valid.</summary>
-    public const ulong VIRTIO_BLK_F_BLK_SIZE = 1UL << 6;
+    public const int VIRTIO_BLK_F_BLK_SIZE = 6;
 
     /// <summary>The disk has a cache and takes the flush request.</summary>
-    public const ulong VIRTIO_BLK_F_FLUSH = 1UL << 9;
+    public const int VIRTIO_BLK_F_FLUSH = 9;
 
     /// <summary>The driver may switch the cache between writeback and writethrough.</summary>
-    public const ulong VIRTIO_BLK_F_CONFIG_WCE = 1UL << 11;
+    public const int VIRTIO_BLK_F_CONFIG_WCE = 11;
 
     /// <summary>num_queues is valid.</summary>
-    public const ulong VIRTIO_BLK_F_MQ = 1UL << 12;
+    public const int VIRTIO_BLK_F_MQ = 12;
 
     /// <summary>Size of struct virtio_blk_config in bytes; fields of features that are not offered read as zero.</summary>
     public const int Size = 96;

@@ -1,7 +1,7 @@
 using System.Text;
 using Virtbus.Hardware.Block;
-using Virtbus.Hardware.Virtio;
 using Virtbus.Platform;
+using Virtbus.Virtio;
 using static Virtbus.Hardware.VirtioBlk.VirtioBlkConfig;
 
 namespace Virtbus.Hardware.VirtioBlk;
@@ -9,6 +9,10 @@ namespace Virtbus.Hardware.VirtioBlk;
 /// <summary>A virtio block device (VIRTIO 1.2, 5.2) on a backend. Threads: see <see cref="VirtioDevice"/>.</summary>
 public sealed class VirtioBlkDevice : VirtioDevice
 {
+    private static readonly VirtioFeatures Offered = VirtioFeatures.Of(
+        VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_MQ,
+        VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1);
+
     private readonly byte[] _config;
     private readonly bool _readOnly;
     private readonly ICacheModeStore _cacheMode;
@@ -39,13 +43,10 @@ public sealed class VirtioBlkDevice : VirtioDevice
     }
 
     /// <inheritdoc/>
-    public override uint DeviceId => 2;
+    public override uint DeviceId => VirtioDeviceId.VIRTIO_ID_BLOCK;
 
     /// <inheritdoc/>
-    public override ulong DeviceFeatures =>
-        VIRTIO_BLK_F_SEG_MAX | VIRTIO_BLK_F_BLK_SIZE | VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_CONFIG_WCE | VIRTIO_BLK_F_MQ |
-        (_readOnly ? VIRTIO_BLK_F_RO : 0) |
-        VirtioFeatures.VIRTIO_F_INDIRECT_DESC | VirtioFeatures.VIRTIO_F_EVENT_IDX | VirtioFeatures.VIRTIO_F_VERSION_1;
+    public override VirtioFeatures DeviceFeatures => _readOnly ? Offered.With(VIRTIO_BLK_F_RO) : Offered;
 
     /// <inheritdoc/>
     public override int ConfigSize => Size;
@@ -61,7 +62,8 @@ public sealed class VirtioBlkDevice : VirtioDevice
     /// <summary>A queue is about to run.</summary>
     internal void QueueStarts() => _hasRun = true;
 
-    private protected override void ReadConfig(int offset, Span<byte> destination, ulong? driverFeatures)
+    /// <inheritdoc/>
+    protected override void ReadConfig(int offset, Span<byte> destination, VirtioFeatures? driverFeatures)
     {
         if (!_hasRun && IsWithin(offset, destination.Length))
             _isModeKnown = true;
@@ -69,18 +71,19 @@ public sealed class VirtioBlkDevice : VirtioDevice
         _config.AsSpan(offset, destination.Length).CopyTo(destination);
     }
 
-    private protected override bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong? driverFeatures, out Fault fault)
+    /// <inheritdoc/>
+    protected override bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, VirtioFeatures? driverFeatures, out Fault fault)
     {
         if (offset != WritebackOffset || source.Length != 1)
             return Refuse(Errno.EROFS, "the only field that a driver may write is writeback", out fault);
         // A front end may hand a write on before it says which features the driver behind it took.
-        if (driverFeatures is { } taken && (taken & VIRTIO_BLK_F_CONFIG_WCE) == 0)
+        if (driverFeatures is { } taken && !taken.Has(VIRTIO_BLK_F_CONFIG_WCE))
             return Refuse(Errno.EROFS, "writeback may not be written without VIRTIO_BLK_F_CONFIG_WCE", out fault);
         if (source[0] > 1)
             return Refuse(Errno.EINVAL, "writeback is 0 or 1", out fault);
         var writeback = source[0] == 1;
         // Without VIRTIO_BLK_F_FLUSH the field stays 0: nothing would ever empty the cache.
-        if (writeback && driverFeatures is { } features && (features & VIRTIO_BLK_F_FLUSH) == 0)
+        if (writeback && driverFeatures is { } features && !features.Has(VIRTIO_BLK_F_FLUSH))
             return Done(out fault);
         if (writeback != _cacheMode.IsWriteback && !_cacheMode.TryKeep(writeback, out fault))
             return false;
@@ -89,7 +92,8 @@ public sealed class VirtioBlkDevice : VirtioDevice
         return Done(out fault);
     }
 
-    private protected override void OnBeginUse()
+    /// <inheritdoc/>
+    protected override void OnBeginUse()
     {
         _writeback = _cacheMode.IsWriteback;
         _isModeKnown = false;
@@ -99,11 +103,11 @@ public sealed class VirtioBlkDevice : VirtioDevice
     private static bool IsWithin(int offset, int length) => offset <= WritebackOffset && WritebackOffset - offset < length;
 
     // The mode that is in force (5.2.5, 5.2.6.2). Without FLUSH every write is durable; with FLUSH alone the driver takes it that there is a cache.
-    private bool ShowsWriteback(ulong? driverFeatures)
+    private bool ShowsWriteback(VirtioFeatures? driverFeatures)
     {
-        if (driverFeatures is { } features && (features & VIRTIO_BLK_F_FLUSH) == 0)
+        if (driverFeatures is { } features && !features.Has(VIRTIO_BLK_F_FLUSH))
             return false;
-        if (driverFeatures is { } others && (others & VIRTIO_BLK_F_CONFIG_WCE) == 0)
+        if (driverFeatures is { } others && !others.Has(VIRTIO_BLK_F_CONFIG_WCE))
             return true;
         return _hasRun ? Writeback : _writeback;
     }

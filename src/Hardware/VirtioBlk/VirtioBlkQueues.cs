@@ -1,8 +1,8 @@
 using System.Buffers.Binary;
 using Virtbus.Hardware.Block;
-using Virtbus.Hardware.Virtio;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
 using static Virtbus.Hardware.VirtioBlk.VirtioBlkConfig;
 
 namespace Virtbus.Hardware.VirtioBlk;
@@ -27,7 +27,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     private BlockRequest[] _free = [];
     private int _freeCount;
     private int _capacity;
-    private VirtQueue _queue = null!;
+    private DeviceRing _queue = null!;
     private bool _configWce;
     private bool _flushTaken;
     private ulong _requests;
@@ -52,17 +52,17 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     // Without VIRTIO_BLK_F_FLUSH a driver has no way to ask for durability, so every write is (VIRTIO 1.2, 5.2.6.2).
     private bool IsWritethrough => !_flushTaken || (_configWce && !_device.Writeback);
 
-    public void Start(VirtQueue queue, ulong features)
+    public void Start(DeviceRing ring, VirtioFeatures features)
     {
-        _queue = queue;
+        _queue = ring;
         _device.QueueStarts();
-        _configWce = (features & VIRTIO_BLK_F_CONFIG_WCE) != 0;
-        _flushTaken = (features & VIRTIO_BLK_F_FLUSH) != 0;
+        _configWce = features.Has(VIRTIO_BLK_F_CONFIG_WCE);
+        _flushTaken = features.Has(VIRTIO_BLK_F_FLUSH);
         _channel ??= _backend.OpenChannel(MaxInFlight);
         // A synchronous back end that failed in a request has nothing in work any more; that request is made anew.
         if (_channel.Completion is null && _freeCount < _free.Length)
             _capacity = 0;
-        var capacity = Math.Max(queue.Size, SegMax + 2) + SpareRuns;
+        var capacity = Math.Max(ring.Size, SegMax + 2) + SpareRuns;
         if (capacity <= _capacity)
             return;
         _capacity = capacity;

@@ -1,5 +1,6 @@
 using Virtbus.Memory;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -10,14 +11,14 @@ internal sealed class VhostUserRing : IDisposable
 
     internal (UserAddress Descriptors, UserAddress Available, UserAddress Used)? Addresses { get; set; }
 
-    /// <summary>The index at which the next start of the ring begins.</summary>
-    internal ushort Begin { get; private set; }
+    /// <summary>Where the next start of the ring begins.</summary>
+    internal QueueState Begin { get; private set; }
 
     /// <summary>
-    /// The index of the next buffer, as GET_VRING_BASE answers it. A reset leaves it: QEMU 7.2 pauses by SET_STATUS 0 and asks afterwards, to
+    /// Where the ring goes on, as GET_VRING_BASE answers it. A reset leaves it: QEMU 7.2 pauses by SET_STATUS 0 and asks afterwards, to
     /// go on from there later.
     /// </summary>
-    internal ushort Next { get; private set; }
+    internal QueueState Next { get; private set; }
 
     internal EventFd? Kick { get; set; }
 
@@ -36,10 +37,10 @@ internal sealed class VhostUserRing : IDisposable
     internal bool IsRunnable => Size > 0 && Addresses is not null && IsStarted && IsEnabled;
 
     /// <summary>The front end said where the ring begins, or the ring stopped there and goes on from there.</summary>
-    internal void SetBase(ushort index)
+    internal void SetBase(QueueState state)
     {
-        Begin = index;
-        Next = index;
+        Begin = state;
+        Next = state;
     }
 
     /// <summary>
@@ -50,7 +51,7 @@ internal sealed class VhostUserRing : IDisposable
     {
         Size = 0;
         Addresses = null;
-        Begin = 0;
+        Begin = default;
         IsStarted = false;
         IsEnabled = false;
         Applied = null;

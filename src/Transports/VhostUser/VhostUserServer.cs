@@ -1,9 +1,9 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
 using Virtbus.Subsystems;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -81,7 +81,7 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
     /// <summary>Reads a queue's counters.</summary>
     /// <param name="queue">Queue number, below <see cref="QueueCount"/>.</param>
     /// <returns>The counters since the device was made.</returns>
-    public VirtQueueCounters GetQueueCounters(int queue) => _device.GetQueueCounters(queue);
+    public QueueCounters GetQueueCounters(int queue) => _device.GetQueueCounters(queue);
 
     /// <summary>Makes the socket file, for its owner only, and begins to serve. Once in the server's life.</summary>
     /// <exception cref="VirtbusException">

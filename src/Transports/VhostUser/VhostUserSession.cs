@@ -3,6 +3,8 @@ using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Memory;
 using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -12,10 +14,9 @@ namespace Virtbus.Transports.VhostUser;
 /// </summary>
 internal sealed class VhostUserSession : IDisposable
 {
-    private const byte StatusDriver = 1 | 2;
-    private const byte StatusDriverOk = 4;
-    private const byte StatusFeaturesOk = 8;
-    private const byte StatusNeedsReset = 64;
+    // Front ends send no status, or one of their own; the device is brought up by the order that it wants.
+    private const byte StatusDriver = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER;
+    private const byte StatusSettled = StatusDriver | VirtioStatus.FEATURES_OK;
 
     private readonly VhostUserServer _server;
     private readonly IVdpaOps _device;
@@ -139,7 +140,7 @@ internal sealed class VhostUserSession : IDisposable
             case VhostUserRequest.GET_MAX_MEM_SLOTS:
                 return Reply(message, GuestMemory.MaxRegions);
             case VhostUserRequest.GET_STATUS:
-                return Reply(message, (ulong)(_status | (_device.Status & StatusNeedsReset)));
+                return Reply(message, (ulong)(_status | (_device.Status & VirtioStatus.DEVICE_NEEDS_RESET)));
             case VhostUserRequest.GET_CONFIG:
                 GetConfig(message);
                 return true;
@@ -209,7 +210,7 @@ internal sealed class VhostUserSession : IDisposable
             _device.Reset();
             SetFeatures(wanted, true);
             if (!_device.TrySetStatus(StatusDriver, out fault) || !_device.TrySetDriverFeatures(wanted, out fault) ||
-                !_device.TrySetStatus(StatusDriver | StatusFeaturesOk, out fault))
+                !_device.TrySetStatus(StatusSettled, out fault))
             {
                 SetFeatures(0, false);
                 return false;
@@ -371,10 +372,10 @@ internal sealed class VhostUserSession : IDisposable
                 TryRun((int)index, out _);
                 return false;
             case VhostUserRequest.SET_VRING_BASE:
-                if (value > ushort.MaxValue)
-                    return Refuse(Errno.EINVAL, "the base of a split ring has 16 bits", out fault);
+                if (!QueueState.TryDecode(value, isPacked: false, out var state, out fault))
+                    return false;
                 StopRing((int)index);
-                ring.SetBase((ushort)value);
+                ring.SetBase(state);
                 break;
             default:
                 if (value > 1)
@@ -429,7 +430,7 @@ internal sealed class VhostUserSession : IDisposable
         ring.Kick = null;
         ring.IsStarted = false;
         BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload, index);
-        BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload[4..], ring.Next);
+        BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload[4..], ring.Next.Encode());
         _channel.TryReply(message.Request, 8);
         return true;
     }
@@ -508,7 +509,7 @@ internal sealed class VhostUserSession : IDisposable
         var started = _device.TrySetQueueSize(index, ring.Size, out fault) &&
             _device.TrySetQueueAddress(index, place.Descriptors, place.Available, place.Used, out fault) &&
             _device.TrySetQueueState(index, ring.Begin, out fault) &&
-            _device.TrySetStatus(StatusDriver | StatusFeaturesOk | StatusDriverOk, out fault) &&
+            _device.TrySetStatus(StatusSettled | VirtioStatus.DRIVER_OK, out fault) &&
             _device.TrySetQueueReady(index, true, out fault);
         if (started)
             ring.Applied = place;

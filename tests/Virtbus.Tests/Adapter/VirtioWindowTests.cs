@@ -3,8 +3,8 @@ using System.Text;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Hardware.Block;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 using Xunit;
 
 namespace Virtbus.Tests.Adapter;
@@ -45,7 +45,7 @@ public sealed class VirtioWindowTests : IDisposable
         Request(ring);
         _function.WriteBar(2, Window, [0, 0, 0, 0]);
         _rig.WaitInterrupt(3);
-        Assert.True(ring.TryTakeUsed(out _, out var written));
+        Assert.True(ring.TryTakeUsed(out _, out var written, out _));
         Assert.Equal(513u, written);
 
         using var kick = new EventFd();
@@ -53,7 +53,7 @@ public sealed class VirtioWindowTests : IDisposable
         Request(ring);
         kick.Signal();
         _rig.WaitInterrupt(3);
-        Assert.True(ring.TryTakeUsed(out _, out _));
+        Assert.True(ring.TryTakeUsed(out _, out _, out _));
         Assert.Equal(2UL, Read(0x50, 8));
 
         // The map changes under the queue; it goes on.
@@ -216,7 +216,7 @@ public sealed class VirtioWindowTests : IDisposable
     }
 
     // A virtio driver's way (VIRTIO 1.2, 3.1.1), with a ring of 16 and vector 3.
-    private SplitRingDriver Start()
+    private SplitDriverRing Start()
     {
         _rig.Fill(RingAt, 0x10000);
         Write(20, 0, 1);
@@ -224,7 +224,7 @@ public sealed class VirtioWindowTests : IDisposable
         Write(8, 1, 4);
         Write(12, 1, 4);
         Write(20, 11, 1);
-        var ring = new SplitRingDriver(_rig.Memory, new Iova(AdapterRig.Base), RingAt - AdapterRig.Base, 16, eventIndex: false, indirect: false);
+        var ring = new SplitDriverRing(_rig.Memory, new Iova(AdapterRig.Base), RingAt - AdapterRig.Base, 16, eventIndex: false, indirect: false);
         Write(22, 0, 2);
         Write(24, 16, 2);
         Write(26, 3, 2);
@@ -236,7 +236,7 @@ public sealed class VirtioWindowTests : IDisposable
         return ring;
     }
 
-    private void Request(SplitRingDriver ring)
+    private void Request(SplitDriverRing ring)
     {
         _rig.Fill(RingAt + 0x8000, 16);
         ring.Add(

@@ -1,14 +1,14 @@
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
-namespace Virtbus.Hardware.Virtio;
+namespace Virtbus.Virtio;
 
 /// <summary>
 /// What a device model does with one of its queues. All calls but <see cref="Counters"/> come from the poll thread that the queue is on while it
 /// runs, another one after a move, and from the control thread before it starts and after it has ended, <see cref="Drain"/> among them. No call
 /// allocates but <see cref="Start"/>.
 /// </summary>
-internal interface IQueueProcessor : IDisposable
+public interface IQueueProcessor : IDisposable
 {
     /// <summary>Readable when <see cref="Process"/> has something to do although the ring has not; null when that never happens.</summary>
     FileDescriptor? Completion { get; }
@@ -20,9 +20,12 @@ internal interface IQueueProcessor : IDisposable
     (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }
 
     /// <summary>The queue was attached to a driver's rings.</summary>
-    void Start(VirtQueue queue, ulong features);
+    /// <param name="ring">The ring, until the next start.</param>
+    /// <param name="features">What the driver took.</param>
+    void Start(DeviceRing ring, VirtioFeatures features);
 
     /// <summary>Does one batch: takes buffers, works on them, completes those that are done. The caller publishes.</summary>
+    /// <param name="fault">How the driver broke the ring; none when it did not.</param>
     /// <returns>Whether there was anything to do; false with a fault when the driver broke the ring.</returns>
     bool Process(out Fault fault);
 

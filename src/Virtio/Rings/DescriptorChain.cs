@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Memory.Rings;
+namespace Virtbus.Virtio.Rings;
 
 /// <summary>
 /// One buffer that a driver made available: what the device reads first, then what it writes. The descriptors were read once and checked;

@@ -1,10 +1,10 @@
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Tests.DataPath;
 
-public sealed class VirtQueueTests : IDisposable
+public sealed class SplitDeviceRingTests : IDisposable
 {
     private const int Size = 8;
     private const ulong Base = 0x10000;
@@ -15,12 +15,12 @@ public sealed class VirtQueueTests : IDisposable
 
     private readonly IoAddressSpace _space = new();
     private readonly HostMemory _memory;
-    private readonly VirtQueue _queue = new();
+    private readonly SplitDeviceRing _queue = new();
     private readonly DescriptorChain _chain = new(32);
     private IoMap _map;
-    private SplitRingDriver _driver;
+    private SplitDriverRing _driver;
 
-    public VirtQueueTests()
+    public SplitDeviceRingTests()
     {
         _memory = HostMemory.Allocate("virtbus-test", Bytes, out var file);
         file.Dispose();
@@ -37,11 +37,11 @@ public sealed class VirtQueueTests : IDisposable
         _memory.Dispose();
     }
 
-    private SplitRingDriver Start(bool eventIndex, bool indirect, ushort nextAvailable = 0)
+    private SplitDriverRing Start(bool eventIndex, bool indirect, ushort nextAvailable = 0)
     {
         _queue.Stop();
-        _driver = new SplitRingDriver(_memory, new Iova(Base), 0, Size, eventIndex, indirect);
-        Assert.True(_queue.TryStart(_driver.Layout, _map, nextAvailable, out _));
+        _driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex, indirect);
+        Assert.True(_queue.TryStart(_driver.Layout, _map, QueueState.Split(nextAvailable), out _));
         return _driver;
     }
 
@@ -71,9 +71,9 @@ public sealed class VirtQueueTests : IDisposable
         Assert.Equal(4u, _chain.Write("data"u8));
         _chain.WriteTrailer(7);
         _queue.Complete(_chain.Head, 101);
-        Assert.False(_driver.TryTakeUsed(out _, out _));
+        Assert.False(_driver.TryTakeUsed(out _, out _, out _));
         _queue.Publish();
-        Assert.True(_driver.TryTakeUsed(out var used, out var written));
+        Assert.True(_driver.TryTakeUsed(out var used, out var written, out _));
         Assert.Equal(head, used);
         Assert.Equal(101u, written);
         var status = new byte[1];
@@ -101,9 +101,9 @@ public sealed class VirtQueueTests : IDisposable
     [Fact]
     public void Loop_in_chain_stops_at_queue_size()
     {
-        _driver.WriteDescriptor(0, new Iova(Base), 1, Next, 1);
-        _driver.WriteDescriptor(1, new Iova(Base), 1, Next, 0);
-        _driver.AddHead(0);
+        _driver.Writer.WriteDescriptor(0, new Iova(Base), 1, Next, 1);
+        _driver.Writer.WriteDescriptor(1, new Iova(Base), 1, Next, 0);
+        _driver.Writer.AddHead(0);
         _driver.Publish();
         Assert.Equal(Errno.ELOOP, TakeFault().Errno);
     }
@@ -111,8 +111,8 @@ public sealed class VirtQueueTests : IDisposable
     [Fact]
     public void Loop_in_indirect_table_stops_at_its_length()
     {
-        SplitRingDriver.EncodeDescriptor(_memory, 0x1000, new Iova(Base), 1, Next, 1);
-        SplitRingDriver.EncodeDescriptor(_memory, 0x1010, new Iova(Base), 1, Next, 0);
+        SplitRingWriter.EncodeDescriptor(_memory, 0x1000, new Iova(Base), 1, Next, 1);
+        SplitRingWriter.EncodeDescriptor(_memory, 0x1010, new Iova(Base), 1, Next, 0);
         _driver.AddIndirect(new Iova(Base + 0x1000), 32);
         _driver.Publish();
         Assert.Equal(Errno.ELOOP, TakeFault().Errno);
@@ -131,7 +131,7 @@ public sealed class VirtQueueTests : IDisposable
     public void Indirect_table_may_be_longer_than_the_queue()
     {
         for (ulong i = 0; i < 20; i++)
-            SplitRingDriver.EncodeDescriptor(_memory, 0x1000 + (i * 16), new Iova(Base + 0x2000 + i), 1, i == 19 ? Write : Next, (ushort)(i + 1));
+            SplitRingWriter.EncodeDescriptor(_memory, 0x1000 + (i * 16), new Iova(Base + 0x2000 + i), 1, i == 19 ? Write : Next, (ushort)(i + 1));
         _driver.AddIndirect(new Iova(Base + 0x1000), 320);
         _driver.Publish();
         Assert.True(_queue.TryTake(_chain, out _));
@@ -143,7 +143,7 @@ public sealed class VirtQueueTests : IDisposable
     public void Chain_with_more_runs_than_the_device_takes_is_refused()
     {
         for (ulong i = 0; i < 40; i++)
-            SplitRingDriver.EncodeDescriptor(_memory, 0x1000 + (i * 16), new Iova(Base), 1, i == 39 ? (ushort)0 : Next, (ushort)(i + 1));
+            SplitRingWriter.EncodeDescriptor(_memory, 0x1000 + (i * 16), new Iova(Base), 1, i == 39 ? (ushort)0 : Next, (ushort)(i + 1));
         _driver.AddIndirect(new Iova(Base + 0x1000), 640);
         _driver.Publish();
         Assert.Equal(Errno.E2BIG, TakeFault().Errno);
@@ -159,8 +159,8 @@ public sealed class VirtQueueTests : IDisposable
     {
         if (length == 0xfff0)
             length = 0x1000;
-        _driver.WriteDescriptor(0, new Iova(Base + (why.StartsWith("outside", StringComparison.Ordinal) ? Bytes - 8 : 0x1000)), length, (ushort)flags, 1);
-        _driver.AddHead(0);
+        _driver.Writer.WriteDescriptor(0, new Iova(Base + (why.StartsWith("outside", StringComparison.Ordinal) ? Bytes - 8 : 0x1000)), length, (ushort)flags, 1);
+        _driver.Writer.AddHead(0);
         _driver.Publish();
         Assert.Contains(why, TakeFault().Message, StringComparison.Ordinal);
     }
@@ -168,7 +168,7 @@ public sealed class VirtQueueTests : IDisposable
     [Fact]
     public void Indirect_table_in_an_indirect_table_is_refused()
     {
-        SplitRingDriver.EncodeDescriptor(_memory, 0x1000, new Iova(Base + 0x1000), 16, Indirect, 0);
+        SplitRingWriter.EncodeDescriptor(_memory, 0x1000, new Iova(Base + 0x1000), 16, Indirect, 0);
         _driver.AddIndirect(new Iova(Base + 0x1000), 16);
         _driver.Publish();
         Assert.Contains("holds an indirect descriptor", TakeFault().Message, StringComparison.Ordinal);
@@ -191,8 +191,8 @@ public sealed class VirtQueueTests : IDisposable
     [InlineData(Base, 0, "no length")]
     public void Buffer_outside_memory_is_refused(ulong address, uint length, string why)
     {
-        _driver.WriteDescriptor(0, new Iova(address), length, Write, 0);
-        _driver.AddHead(0);
+        _driver.Writer.WriteDescriptor(0, new Iova(address), length, Write, 0);
+        _driver.Writer.AddHead(0);
         _driver.Publish();
         Assert.Contains(why, TakeFault().Message, StringComparison.Ordinal);
     }
@@ -200,9 +200,9 @@ public sealed class VirtQueueTests : IDisposable
     [Fact]
     public void Readable_after_writable_is_refused()
     {
-        _driver.WriteDescriptor(0, new Iova(Base), 1, Next | Write, 1);
-        _driver.WriteDescriptor(1, new Iova(Base), 1, 0, 0);
-        _driver.AddHead(0);
+        _driver.Writer.WriteDescriptor(0, new Iova(Base), 1, Next | Write, 1);
+        _driver.Writer.WriteDescriptor(1, new Iova(Base), 1, 0, 0);
+        _driver.Writer.AddHead(0);
         _driver.Publish();
         Assert.Contains("readable descriptor follows", TakeFault().Message, StringComparison.Ordinal);
     }
@@ -210,12 +210,12 @@ public sealed class VirtQueueTests : IDisposable
     [Fact]
     public void Head_and_next_beyond_the_table_are_refused()
     {
-        _driver.AddHead(Size);
+        _driver.Writer.AddHead(Size);
         _driver.Publish();
         Assert.Contains("beyond the queue size", TakeFault().Message, StringComparison.Ordinal);
         Start(eventIndex: false, indirect: true);
-        _driver.WriteDescriptor(0, new Iova(Base), 1, Next, Size);
-        _driver.AddHead(0);
+        _driver.Writer.WriteDescriptor(0, new Iova(Base), 1, Next, Size);
+        _driver.Writer.AddHead(0);
         _driver.Publish();
         Assert.Contains("lies beyond its table", TakeFault().Message, StringComparison.Ordinal);
     }
@@ -223,7 +223,7 @@ public sealed class VirtQueueTests : IDisposable
     [Fact]
     public void Available_index_that_jumps_is_refused()
     {
-        _driver.PublishIndex(Size + 1);
+        _driver.Writer.PublishIndex(Size + 1);
         Assert.Contains("more than the queue size", TakeFault().Message, StringComparison.Ordinal);
     }
 
@@ -257,7 +257,7 @@ public sealed class VirtQueueTests : IDisposable
         Start(eventIndex: false, indirect: true, (ushort)start);
         // The driver begins at the same index as the device.
         for (var i = 0; i < start; i++)
-            _driver.AddHead(0);
+            _driver.Writer.AddHead(0);
         for (var i = 0; i < 20; i++)
         {
             _driver.Add([Writable(0x1000, 4)]);
@@ -265,7 +265,7 @@ public sealed class VirtQueueTests : IDisposable
             Assert.True(_queue.TryTake(_chain, out _));
             _queue.Complete(_chain.Head, 4);
             _queue.Publish();
-            Assert.True(_driver.TryTakeUsed(out _, out _));
+            Assert.True(_driver.TryTakeUsed(out _, out _, out _));
         }
 
         Assert.Equal((ushort)(start + 20), _queue.NextAvailable);
@@ -328,9 +328,9 @@ public sealed class VirtQueueTests : IDisposable
             _queue.Complete(_chain.Head, 0);
         }
 
-        Assert.Equal(0, _driver.UsedIndex);
+        Assert.Equal(0, _driver.Writer.UsedIndex);
         Assert.True(_queue.Publish());
-        Assert.Equal(4, _driver.UsedIndex);
+        Assert.Equal(4, _driver.Writer.UsedIndex);
     }
 
     [Theory]
@@ -346,9 +346,9 @@ public sealed class VirtQueueTests : IDisposable
     public void Ring_that_the_standard_forbids_does_not_start(int size, long descriptors, long driver, long device)
     {
         _queue.Stop();
-        var layout = new VirtQueueLayout(
+        var layout = new RingLayout(
             size, new Iova(Base + (ulong)descriptors), new Iova(Base + (ulong)driver), new Iova(Base + (ulong)device), false, false);
-        Assert.False(_queue.TryStart(layout, _map, 0, out var fault));
+        Assert.False(_queue.TryStart(layout, _map, QueueState.Split(0), out var fault));
         Assert.NotEqual(Fault.None, fault);
         Assert.False(_queue.IsStarted);
     }
@@ -364,10 +364,10 @@ public sealed class VirtQueueTests : IDisposable
         {
             _queue.Stop();
             // A good ring first: a chain of four, and an indirect one.
-            var driver = new SplitRingDriver(_memory, new Iova(Base), 0, Size, eventIndex: (round & 1) != 0, indirect: (round & 2) != 0);
+            var driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex: (round & 1) != 0, indirect: (round & 2) != 0);
             driver.Add([Readable(0x1000, 16), Writable(0x2000, 512), Writable(0x3000, 512), Writable(0x4000, 1)]);
             for (ulong i = 0; i < 3; i++)
-                SplitRingDriver.EncodeDescriptor(_memory, 0x5000 + (i * 16), new Iova(Base + 0x6000), 64, i == 2 ? Write : Next, (ushort)(i + 1));
+                SplitRingWriter.EncodeDescriptor(_memory, 0x5000 + (i * 16), new Iova(Base + 0x6000), 64, i == 2 ? Write : Next, (ushort)(i + 1));
             driver.AddIndirect(new Iova(Base + 0x5000), 48);
             driver.Publish();
             for (var i = random.Next(1, 4); i > 0; i--)
@@ -375,13 +375,13 @@ public sealed class VirtQueueTests : IDisposable
                 var where = random.Next(3) switch
                 {
                     0 => random.Next(Size * SplitRing.DescriptorSize),
-                    1 => random.Next((int)SplitRingDriver.BytesFor(Size)),
+                    1 => random.Next((int)SplitDriverRing.BytesFor(Size)),
                     _ => 0x5000 + random.Next(48),
                 };
                 _memory.Write((ulong)where, [Interesting(random)]);
             }
 
-            Assert.True(_queue.TryStart(driver.Layout, _map, 0, out _));
+            Assert.True(_queue.TryStart(driver.Layout, _map, QueueState.Split(0), out _));
             for (var i = 0; i <= Size && _queue.TryTake(_chain, out _); i++)
             {
                 taken++;

@@ -1,4 +1,4 @@
-namespace Virtbus.Hardware.Virtio;
+namespace Virtbus.Virtio;
 
 /// <summary>Device status bits (VIRTIO 1.2, 2.1), by the standard's names.</summary>
 public static class VirtioStatus

@@ -1,4 +1,6 @@
-namespace Virtbus.Memory.Rings;
+using Virtbus.Memory;
+
+namespace Virtbus.Virtio.Rings;
 
 /// <summary>Where a driver put a virtqueue, and how it is used.</summary>
 /// <param name="Size">Number of descriptors; for a split ring a power of two.</param>
@@ -7,5 +9,5 @@ namespace Virtbus.Memory.Rings;
 /// <param name="DeviceArea">Address of the used ring.</param>
 /// <param name="EventIndex">Whether VIRTIO_F_EVENT_IDX was negotiated.</param>
 /// <param name="Indirect">Whether VIRTIO_F_INDIRECT_DESC was negotiated.</param>
-public readonly record struct VirtQueueLayout(
+public readonly record struct RingLayout(
     int Size, Iova DescriptorArea, Iova DriverArea, Iova DeviceArea, bool EventIndex, bool Indirect);

@@ -1,14 +1,14 @@
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
-namespace Virtbus.Hardware.Virtio;
+namespace Virtbus.Virtio;
 
 /// <summary>
 /// One virtqueue of a device, a client of the poll threads while it runs. Set-up and start and stop come from one control thread at a time
 /// (the device's lock); between start and stop only the poll thread that the queue is on touches the ring.
 /// </summary>
-internal sealed class VirtioQueue : IPollWork, IDisposable
+internal sealed class QueueRunner : IPollWork, IDisposable
 {
     private const int KickBit = 0;
     private const int CompletionBit = 1;
@@ -20,18 +20,18 @@ internal sealed class VirtioQueue : IPollWork, IDisposable
     private readonly string _name;
     private readonly IQueueProcessor _processor;
     private readonly Action<int, Fault> _faulted;
-    private readonly VirtQueue _ring = new();
+    private readonly DeviceRing _ring = new SplitDeviceRing();
     private Action? _interrupt;
     private PollClient? _client;
     private EventFd? _runningKick;
     private volatile bool _broken;
     private bool _hasFailed;
-    private ushort _nextAvailable;
+    private QueueState _state;
     private ulong _kicks;
     private ulong _calls;
     private ulong _ringErrors;
 
-    internal VirtioQueue(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted)
+    internal QueueRunner(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted)
     {
         _index = index;
         _name = $"{device}-vq{index}";
@@ -73,18 +73,19 @@ internal sealed class VirtioQueue : IPollWork, IDisposable
         set => _broken = value;
     }
 
-    internal ushort NextAvailable
+    /// <summary>Where the queue goes on; settled while it does not run.</summary>
+    internal QueueState State
     {
-        get => IsRunning ? _ring.NextAvailable : _nextAvailable;
-        set => _nextAvailable = value;
+        get => IsRunning ? _ring.State : _state;
+        set => _state = value;
     }
 
-    internal VirtQueueCounters Counters
+    internal QueueCounters Counters
     {
         get
         {
             var (requests, bytes, errors) = _processor.Counters;
-            return new VirtQueueCounters(
+            return new QueueCounters(
                 requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls));
         }
     }
@@ -95,16 +96,16 @@ internal sealed class VirtioQueue : IPollWork, IDisposable
         _processor.Dispose();
     }
 
-    internal bool TryStart(IoMap map, ulong features, out Fault fault)
+    internal bool TryStart(IoMap map, VirtioFeatures features, out Fault fault)
     {
-        var layout = new VirtQueueLayout(
+        var layout = new RingLayout(
             Size,
             DescriptorArea,
             DriverArea,
             DeviceArea,
-            (features & VirtioFeatures.VIRTIO_F_EVENT_IDX) != 0,
-            (features & VirtioFeatures.VIRTIO_F_INDIRECT_DESC) != 0);
-        if (!_ring.TryStart(layout, map, _nextAvailable, out fault))
+            features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX),
+            features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC));
+        if (!_ring.TryStart(layout, map, _state, out fault))
             return false;
         _hasFailed = false;
         _runningKick = Kick;
@@ -214,7 +215,7 @@ internal sealed class VirtioQueue : IPollWork, IDisposable
     private void CloseRun()
     {
         _runningKick = null;
-        _nextAvailable = _ring.NextAvailable;
+        _state = _ring.State;
         _ring.Stop();
     }
 

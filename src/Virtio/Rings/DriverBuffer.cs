@@ -1,4 +1,6 @@
-namespace Virtbus.Memory.Rings;
+using Virtbus.Memory;
+
+namespace Virtbus.Virtio.Rings;
 
 /// <summary>One descriptor's worth of memory that a driver puts into a chain.</summary>
 /// <param name="Address">First byte, as the device will address it.</param>

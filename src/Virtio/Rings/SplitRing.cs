@@ -1,4 +1,4 @@
-namespace Virtbus.Memory.Rings;
+namespace Virtbus.Virtio.Rings;
 
 /// <summary>Sizes and flags of a split virtqueue (VIRTIO 1.2, 2.7), named as the standard names them.</summary>
 public static class SplitRing

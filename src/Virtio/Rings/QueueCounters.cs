@@ -1,4 +1,4 @@
-namespace Virtbus.Memory.Rings;
+namespace Virtbus.Virtio.Rings;
 
 /// <summary>What a queue did since its device was made.</summary>
 /// <param name="Requests">Buffers handed back.</param>
@@ -6,4 +6,4 @@ namespace Virtbus.Memory.Rings;
 /// <param name="Errors">Requests that were answered with an error, and ring errors.</param>
 /// <param name="Kicks">Times that the queue's thread was woken by a kick.</param>
 /// <param name="Calls">Used buffer notifications sent.</param>
-public readonly record struct VirtQueueCounters(ulong Requests, ulong Bytes, ulong Errors, ulong Kicks, ulong Calls);
+public readonly record struct QueueCounters(ulong Requests, ulong Bytes, ulong Errors, ulong Kicks, ulong Calls);

@@ -1,18 +1,12 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using Virtbus.Memory;
 using Virtbus.Platform;
 
-namespace Virtbus.Memory.Rings;
+namespace Virtbus.Virtio.Rings;
 
-/// <summary>
-/// The device side of a split virtqueue (VIRTIO 1.2, 2.7). It reads what the driver made available, once, and checks it; it hands used
-/// buffers back. It knows nothing of how the sides wake each other: it says only whether they should. One thread uses it at a time.
-/// </summary>
-/// <remarks>
-/// What the driver wrote wrong is a <see cref="Fault"/>: the queue then stands still until it is started anew. No call allocates but
-/// <see cref="TryStart"/>.
-/// </remarks>
-public sealed unsafe class VirtQueue
+/// <summary>The device side of a split virtqueue (VIRTIO 1.2, 2.7).</summary>
+public sealed unsafe class SplitDeviceRing : DeviceRing
 {
     // One indirect table may have more entries than the queue has descriptors: drivers size it by the device's own limit.
     private const int MaxIndirectEntries = 1024;
@@ -34,11 +28,11 @@ public sealed unsafe class VirtQueue
     private bool _kicksEnabled;
     private int _rangeHint;
 
-    /// <summary>Whether the queue is started.</summary>
-    public bool IsStarted => _map is not null;
+    /// <inheritdoc/>
+    public override bool IsStarted => _map is not null;
 
-    /// <summary>Queue size while started, else 0.</summary>
-    public int Size { get; private set; }
+    /// <inheritdoc/>
+    public override QueueState State => QueueState.Split(_nextAvailable);
 
     /// <summary>Free-running index of the next buffer to take from the available ring.</summary>
     public ushort NextAvailable => _nextAvailable;
@@ -46,19 +40,18 @@ public sealed unsafe class VirtQueue
     /// <summary>Free-running index of the next place in the used ring.</summary>
     public ushort NextUsed => _nextUsed;
 
-    /// <summary>
-    /// Attaches the queue to a driver's rings. The used index is taken from the ring itself, so a queue that was stopped, or that another
-    /// back end served before, goes on where it was.
-    /// </summary>
-    /// <param name="layout">Where the rings are.</param>
-    /// <param name="map">What the device may reach; the queue holds a reference until <see cref="Stop"/>.</param>
-    /// <param name="nextAvailable">Index of the first buffer to take.</param>
-    /// <param name="fault">EINVAL for a size or an alignment that the standard forbids; EFAULT for a ring that does not lie in one region.</param>
-    /// <returns>Whether it is started.</returns>
-    public bool TryStart(in VirtQueueLayout layout, IoMap map, ushort nextAvailable, out Fault fault)
+    /// <inheritdoc/>
+    /// <remarks>The used index is taken from the ring itself, so a queue that another back end served before goes on where it was.</remarks>
+    public override bool TryStart(in RingLayout layout, IoMap map, QueueState state, out Fault fault)
     {
         if (IsStarted)
             throw new InvalidOperationException("The queue is started already.");
+        if (state.IsPacked)
+        {
+            fault = new Fault(Errno.EINVAL, "the queue's state is that of a packed ring");
+            return false;
+        }
+
         if (layout.Size is < 1 or > SplitRing.MaxSize || !int.IsPow2(layout.Size))
         {
             fault = new Fault(Errno.EINVAL, "the queue size is no power of two from 1 to 32768");
@@ -88,8 +81,8 @@ public sealed unsafe class VirtQueue
         _mask = (ushort)(layout.Size - 1);
         _eventIndex = layout.EventIndex;
         _indirectAllowed = layout.Indirect;
-        _nextAvailable = nextAvailable;
-        _seenAvailable = nextAvailable;
+        _nextAvailable = state.NextAvailable;
+        _seenAvailable = _nextAvailable;
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
         _rangeHint = 0;
@@ -98,8 +91,8 @@ public sealed unsafe class VirtQueue
         return true;
     }
 
-    /// <summary>Detaches the queue from the rings and lets go of the memory. Buffers that were taken and not handed back are lost.</summary>
-    public void Stop()
+    /// <inheritdoc/>
+    public override void Stop()
     {
         _map?.Dispose();
         _map = null;
@@ -109,11 +102,8 @@ public sealed unsafe class VirtQueue
         Size = 0;
     }
 
-    /// <summary>Takes the next available buffer.</summary>
-    /// <param name="chain">Where it goes; the previous content is gone.</param>
-    /// <param name="fault">What the driver did wrong, or none when the ring is empty.</param>
-    /// <returns>Whether there was one.</returns>
-    public bool TryTake(DescriptorChain chain, out Fault fault)
+    /// <inheritdoc/>
+    public override bool TryTake(DescriptorChain chain, out Fault fault)
     {
         fault = Fault.None;
         if (_nextAvailable == _seenAvailable)
@@ -145,21 +135,16 @@ public sealed unsafe class VirtQueue
         return true;
     }
 
-    /// <summary>
-    /// Puts a buffer that was taken into the used ring; the driver sees it after <see cref="Publish"/>. Order is free.
-    /// </summary>
-    /// <param name="head">The chain's head.</param>
-    /// <param name="written">Bytes written to its writable part, from its start.</param>
-    public void Complete(ushort head, uint written)
+    /// <inheritdoc/>
+    public override void Complete(ushort head, uint written)
     {
         // SAFETY: the index is masked to the ring, whose area was checked when the queue started.
         *(ulong*)(_used + 4 + (8 * (_nextUsed & _mask))) = head | ((ulong)written << 32);
         _nextUsed++;
     }
 
-    /// <summary>Lets the driver see all completed buffers at once.</summary>
-    /// <returns>Whether the driver wants to be told.</returns>
-    public bool Publish()
+    /// <inheritdoc/>
+    public override bool Publish()
     {
         var old = _publishedUsed;
         if (_nextUsed == old)
@@ -174,12 +159,11 @@ public sealed unsafe class VirtQueue
         return (Volatile.Read(ref *(ushort*)_available) & SplitRing.VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
     }
 
-    /// <summary>Asks whether buffers are waiting; cheap enough to poll with.</summary>
-    /// <returns>Whether <see cref="TryTake"/> has something to say.</returns>
-    public bool HasAvailable() => _nextAvailable != _seenAvailable || Volatile.Read(ref Index(_available)) != _nextAvailable;
+    /// <inheritdoc/>
+    public override bool HasAvailable() => _nextAvailable != _seenAvailable || Volatile.Read(ref Index(_available)) != _nextAvailable;
 
-    /// <summary>Asks the driver not to kick: the device polls. The driver may kick anyway.</summary>
-    public void DisableKicks()
+    /// <inheritdoc/>
+    public override void DisableKicks()
     {
         if (!_kicksEnabled)
             return;
@@ -189,9 +173,8 @@ public sealed unsafe class VirtQueue
             Volatile.Write(ref *(ushort*)_used, SplitRing.VIRTQ_USED_F_NO_NOTIFY);
     }
 
-    /// <summary>Asks the driver to kick for the next buffer, before the device sleeps.</summary>
-    /// <returns>True when buffers came meanwhile: the kick for them may never come, so the device takes them first.</returns>
-    public bool EnableKicks()
+    /// <inheritdoc/>
+    public override bool EnableKicks()
     {
         _kicksEnabled = true;
         if (_eventIndex)

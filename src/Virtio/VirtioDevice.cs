@@ -1,8 +1,8 @@
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
 using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
 
-namespace Virtbus.Hardware.Virtio;
+namespace Virtbus.Virtio;
 
 /// <summary>
 /// The hardware side of a virtio device: status, features, configuration space and queues. A driver adapts it to its subsystem's ops
@@ -12,15 +12,21 @@ namespace Virtbus.Hardware.Virtio;
 public abstract class VirtioDevice : IDisposable
 {
     private readonly Lock _lock = new();
-    private readonly VirtioQueue[] _queues;
+    private readonly QueueRunner[] _queues;
     private IoMap _map = IoMap.CreateEmpty();
     private Action? _configChanged;
     private Action<int, Fault>? _queueFaulted;
-    private ulong _driverFeatures;
+    private VirtioFeatures _driverFeatures;
     private int _status;
+    private uint _configGeneration;
     private bool _disposed;
 
-    private protected VirtioDevice(string name, int queueCount, int maxQueueSize)
+    /// <summary>Makes a device, reset, with no driver. The derived constructor calls <see cref="CreateQueues"/> at its end.</summary>
+    /// <param name="name">What it is called in logs and thread names.</param>
+    /// <param name="queueCount">Number of queues, 1 to 256.</param>
+    /// <param name="maxQueueSize">The largest queue size, a power of two up to 32768.</param>
+    /// <exception cref="VirtbusException">EINVAL: a number is out of bounds.</exception>
+    protected VirtioDevice(string name, int queueCount, int maxQueueSize)
     {
         if (queueCount is < 1 or > 256)
             throw new VirtbusException(Errno.EINVAL, $"Device '{name}' cannot have {queueCount} queues. Choose 1 to 256.");
@@ -32,7 +38,7 @@ public abstract class VirtioDevice : IDisposable
 
         Name = name;
         MaxQueueSize = maxQueueSize;
-        _queues = new VirtioQueue[queueCount];
+        _queues = new QueueRunner[queueCount];
     }
 
     /// <summary>What the device is called in logs and thread names.</summary>
@@ -48,10 +54,10 @@ public abstract class VirtioDevice : IDisposable
     public int MaxQueueSize { get; }
 
     /// <summary>Feature bits that the device offers.</summary>
-    public abstract ulong DeviceFeatures { get; }
+    public abstract VirtioFeatures DeviceFeatures { get; }
 
-    /// <summary>Feature bits that the driver took; 0 after a reset.</summary>
-    public ulong DriverFeatures
+    /// <summary>Feature bits that the driver took; none after a reset.</summary>
+    public VirtioFeatures DriverFeatures
     {
         get
         {
@@ -64,7 +70,7 @@ public abstract class VirtioDevice : IDisposable
     public abstract int ConfigSize { get; }
 
     /// <summary>Number that changes when the configuration space changes under the driver.</summary>
-    public uint ConfigGeneration { get; private set; }
+    public uint ConfigGeneration => Volatile.Read(ref _configGeneration);
 
     /// <summary>Device status bits, see <see cref="VirtioStatus"/>.</summary>
     public byte Status => (byte)Volatile.Read(ref _status);
@@ -73,13 +79,13 @@ public abstract class VirtioDevice : IDisposable
     /// <param name="features">The bits.</param>
     /// <param name="fault">EINVAL for a bit that was not offered; EBUSY after FEATURES_OK.</param>
     /// <returns>Whether they were taken.</returns>
-    public bool TrySetDriverFeatures(ulong features, out Fault fault)
+    public bool TrySetDriverFeatures(VirtioFeatures features, out Fault fault)
     {
         lock (_lock)
         {
-            if ((_status & VirtioStatus.FEATURES_OK) != 0)
-                return Refuse(Errno.EBUSY, "features are settled until a reset", out fault);
-            if ((features & ~DeviceFeatures) != 0)
+            if (!VirtioStatusRules.Allows(Status, VirtioStep.TakeFeatures, out fault))
+                return false;
+            if (!features.IsWithin(DeviceFeatures))
                 return Refuse(Errno.EINVAL, "a feature was taken that the device does not offer", out fault);
             _driverFeatures = features;
             return Done(out fault);
@@ -127,7 +133,7 @@ public abstract class VirtioDevice : IDisposable
 
     /// <summary>Sets the status bits.</summary>
     /// <param name="status">All bits; 0 resets the device.</param>
-    /// <param name="fault">EINVAL for a bit that would be taken back other than by a reset.</param>
+    /// <param name="fault">EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), and what the model says of the features.</param>
     /// <returns>Whether they were set.</returns>
     public bool TrySetStatus(byte status, out Fault fault)
     {
@@ -139,12 +145,14 @@ public abstract class VirtioDevice : IDisposable
 
         lock (_lock)
         {
-            // DEVICE_NEEDS_RESET is the device's own bit; a driver that writes the others back need not know of it (2.1.1).
-            var old = _status & ~VirtioStatus.DEVICE_NEEDS_RESET;
-            if ((old & ~status) != 0)
-                return Refuse(Errno.EINVAL, "a status bit was taken back without a reset", out fault);
+            var old = Status;
+            if (!VirtioStatusRules.TryAdvance(old, status, out fault))
+                return false;
+            if ((status & ~old & VirtioStatus.FEATURES_OK) != 0 && !TryAcceptFeatures(_driverFeatures, out fault))
+                return false;
+            // DEVICE_NEEDS_RESET is the device's own bit; a queue's thread may set it at any moment (2.1.1).
             Interlocked.Or(ref _status, status & ~VirtioStatus.DEVICE_NEEDS_RESET);
-            if ((old & VirtioStatus.DRIVER_OK) == 0 && (status & VirtioStatus.DRIVER_OK) != 0)
+            if ((status & ~old & VirtioStatus.DRIVER_OK) != 0)
             {
                 foreach (var queue in _queues)
                     TryRun(queue, out _);
@@ -167,14 +175,14 @@ public abstract class VirtioDevice : IDisposable
                 queue.Stop();
                 queue.Ready = false;
                 queue.IsBroken = false;
-                queue.NextAvailable = 0;
+                queue.State = default;
                 queue.Size = MaxQueueSize;
                 queue.DescriptorArea = default;
                 queue.DriverArea = default;
                 queue.DeviceArea = default;
             }
 
-            _driverFeatures = 0;
+            _driverFeatures = VirtioFeatures.None;
             Interlocked.Exchange(ref _status, 0);
         }
     }
@@ -249,7 +257,7 @@ public abstract class VirtioDevice : IDisposable
     /// <summary>Makes a queue ready, or stops it after finishing what it has in work.</summary>
     /// <param name="queue">Queue number.</param>
     /// <param name="ready">Whether it shall be.</param>
-    /// <param name="fault">EFAULT, EINVAL when the rings do not lie in mapped memory or are not aligned.</param>
+    /// <param name="fault">EFAULT, EINVAL when the rings do not lie in mapped memory or are not aligned; EINVAL before FEATURES_OK.</param>
     /// <returns>Whether it was done; stopping always is.</returns>
     public bool TrySetQueueReady(int queue, bool ready, out Fault fault)
     {
@@ -259,6 +267,8 @@ public abstract class VirtioDevice : IDisposable
             var target = At(queue);
             if (target.Ready == ready)
                 return Done(out fault);
+            if (ready && !VirtioStatusRules.Allows(Status, VirtioStep.EnableQueue, out fault))
+                return false;
             target.Stop();
             target.IsBroken = false;
             target.Ready = ready;
@@ -278,29 +288,29 @@ public abstract class VirtioDevice : IDisposable
             return At(queue).Ready;
     }
 
-    /// <summary>Sets the index of the first buffer that the queue takes.</summary>
+    /// <summary>Sets where a queue begins.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="nextAvailable">Free-running index in the available ring.</param>
+    /// <param name="state">The place; one of the other ring format is refused when the queue is made ready.</param>
     /// <param name="fault">EBUSY while the queue is ready.</param>
     /// <returns>Whether it was taken.</returns>
-    public bool TrySetQueueState(int queue, ushort nextAvailable, out Fault fault)
+    public bool TrySetQueueState(int queue, QueueState state, out Fault fault)
     {
         lock (_lock)
         {
             if (At(queue).Ready)
                 return RefuseReady(out fault);
-            At(queue).NextAvailable = nextAvailable;
+            At(queue).State = state;
             return Done(out fault);
         }
     }
 
-    /// <summary>Reads the index of the next buffer that the queue takes; settled while the queue is not ready.</summary>
+    /// <summary>Reads where a queue goes on; settled while the queue is not ready.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <returns>Free-running index in the available ring.</returns>
-    public ushort GetQueueState(int queue)
+    /// <returns>The place.</returns>
+    public QueueState GetQueueState(int queue)
     {
         lock (_lock)
-            return At(queue).NextAvailable;
+            return At(queue).State;
     }
 
     /// <summary>Sets the eventfd by which the driver wakes a queue.</summary>
@@ -333,7 +343,7 @@ public abstract class VirtioDevice : IDisposable
     /// <summary>Reads a queue's counters.</summary>
     /// <param name="queue">Queue number.</param>
     /// <returns>The counters, each of them up to date, not all of the same moment.</returns>
-    public VirtQueueCounters GetQueueCounters(int queue) => At(queue).Counters;
+    public QueueCounters GetQueueCounters(int queue) => At(queue).Counters;
 
     /// <summary>Stops all queues and frees them. The backend behind the device stays with who made it.</summary>
     public void Dispose()
@@ -361,54 +371,86 @@ public abstract class VirtioDevice : IDisposable
         }
     }
 
-    private protected static bool Refuse(Errno errno, string message, out Fault fault)
+    /// <summary>Answers a call with a fault.</summary>
+    /// <param name="errno">Its number.</param>
+    /// <param name="message">What the driver did wrong, in words.</param>
+    /// <param name="fault">The fault.</param>
+    /// <returns>False.</returns>
+    protected static bool Refuse(Errno errno, string message, out Fault fault)
     {
         fault = new Fault(errno, message);
         return false;
     }
 
-    private protected static bool Done(out Fault fault)
+    /// <summary>Answers a call that went well.</summary>
+    /// <param name="fault">None.</param>
+    /// <returns>True.</returns>
+    protected static bool Done(out Fault fault)
     {
         fault = Fault.None;
         return true;
     }
 
     /// <summary>Makes the queues; the derived constructor calls it once what they need is there.</summary>
-    private protected void CreateQueues(Func<int, IQueueProcessor> processor)
+    /// <param name="processor">Makes what works on the queue of a number; it is disposed with the device.</param>
+    protected void CreateQueues(Func<int, IQueueProcessor> processor)
     {
         for (var i = 0; i < _queues.Length; i++)
-            _queues[i] = new VirtioQueue(i, Name, processor(i), QueueFaulted) { Size = MaxQueueSize };
+            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted) { Size = MaxQueueSize };
     }
 
-    /// <summary>Reads the configuration space. The driver's features are null until they are settled: then every field that is offered can be read (2.5.2).</summary>
-    private protected abstract void ReadConfig(int offset, Span<byte> destination, ulong? driverFeatures);
+    /// <summary>Reads the configuration space. One call at a time.</summary>
+    /// <param name="offset">First byte, with the length within <see cref="ConfigSize"/>.</param>
+    /// <param name="destination">Where to.</param>
+    /// <param name="driverFeatures">What the driver took; null until that is settled, when every field that is offered can be read (2.5.2).</param>
+    protected abstract void ReadConfig(int offset, Span<byte> destination, VirtioFeatures? driverFeatures);
 
-    private protected abstract bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, ulong? driverFeatures, out Fault fault);
+    /// <summary>Writes the configuration space, as a driver may. One call at a time.</summary>
+    /// <param name="offset">First byte, with the length within <see cref="ConfigSize"/>.</param>
+    /// <param name="source">What.</param>
+    /// <param name="driverFeatures">As for <see cref="ReadConfig"/>.</param>
+    /// <param name="fault">EROFS for a field that a driver may not write; EINVAL for a value that it can't have.</param>
+    /// <returns>Whether it was written.</returns>
+    protected abstract bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, VirtioFeatures? driverFeatures, out Fault fault);
 
     /// <summary>Another user begins; queues stand still.</summary>
-    private protected abstract void OnBeginUse();
+    protected abstract void OnBeginUse();
 
-    /// <summary>Tells the driver that the configuration space changed.</summary>
-    private protected void AnnounceConfigChange()
+    /// <summary>Asks whether the features that a driver took go together; it is asked at FEATURES_OK. Any that were offered do, unless a model says otherwise.</summary>
+    /// <param name="features">What the driver took, all of it offered.</param>
+    /// <param name="fault">EINVAL: what does not go together.</param>
+    /// <returns>Whether FEATURES_OK is set.</returns>
+    protected virtual bool TryAcceptFeatures(VirtioFeatures features, out Fault fault) => Done(out fault);
+
+    /// <summary>
+    /// Changes the configuration space by the device's own doing, and tells the driver. The number of <see cref="ConfigGeneration"/> moves on
+    /// with the change, so that a driver that reads in pieces sees that they do not belong together (2.5.3).
+    /// </summary>
+    /// <param name="change">Changes what <see cref="ReadConfig"/> reads; short, and it calls the device no more.</param>
+    protected void ChangeConfig(Action change)
     {
+        ArgumentNullException.ThrowIfNull(change);
         lock (_lock)
-            ConfigGeneration++;
+        {
+            change();
+            Volatile.Write(ref _configGeneration, _configGeneration + 1);
+        }
         Volatile.Read(ref _configChanged)?.Invoke();
     }
 
-    private ulong? SettledFeatures => (_status & VirtioStatus.FEATURES_OK) != 0 ? _driverFeatures : null;
+    private VirtioFeatures? SettledFeatures => (_status & VirtioStatus.FEATURES_OK) != 0 ? _driverFeatures : null;
 
     private static bool RefuseReady(out Fault fault) => Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault);
 
-    private VirtioQueue At(int queue)
+    private QueueRunner At(int queue)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)queue, (uint)_queues.Length, nameof(queue));
         return _queues[queue];
     }
 
-    private bool TryRun(VirtioQueue queue, out Fault fault)
+    private bool TryRun(QueueRunner queue, out Fault fault)
     {
-        if (!queue.Ready || queue.IsRunning || queue.IsBroken || (_status & VirtioStatus.DRIVER_OK) == 0)
+        if (!queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
             return Done(out fault);
         return queue.TryStart(_map, _driverFeatures, out fault);
     }

@@ -1,0 +1,18 @@
+namespace Virtbus.Virtio;
+
+/// <summary>What is behind a device's registers on the side of the bus: who has them in a BAR or a window implements it.</summary>
+public interface IVirtioRegisterHost
+{
+    /// <summary>How many vectors a driver may choose from; a number from here on reads back as none.</summary>
+    int VectorLimit { get; }
+
+    /// <summary>Raises a vector, on any thread; it must not wait for the device.</summary>
+    /// <param name="vector">Below <see cref="VectorLimit"/>.</param>
+    void Raise(ushort vector);
+
+    /// <summary>
+    /// A queue broke or the configuration changed: <see cref="VirtioConfigRegisters.TryTakeFault"/> and
+    /// <see cref="VirtioConfigRegisters.TakeConfigChange"/> say what. On any thread; it must not wait for the device.
+    /// </summary>
+    void Tell();
+}

@@ -1,0 +1,224 @@
+using System.Buffers.Binary;
+using Virtbus.Memory;
+using Virtbus.Platform;
+using static Virtbus.Virtio.VirtioCommonConfig;
+
+namespace Virtbus.Virtio;
+
+/// <summary>
+/// The driver's side of a device behind registers (struct virtio_pci_common_cfg; VIRTIO 1.2, 3.1.1 and 4.1.4.3). It keeps the order of status
+/// bits, and believes the device nothing that it does not read back.
+/// </summary>
+/// <remarks>Calls may come from any thread, one at a time: selectors stand between. Only <see cref="Status"/> and <see cref="ConfigGeneration"/> need no turn.</remarks>
+public sealed class VirtioRegisterTransport
+{
+    // A driver that reads while the device changes its configuration reads again (2.5.3); one that changes it without end is broken.
+    private const int MaxConfigReads = 100;
+    private const int ResetPatience = 1000;
+    private const int FeatureWords = VirtioFeatures.Count / 32;
+    private readonly IVirtioRegisterAccess _registers;
+
+    /// <summary>Begins to drive a device. Only registers that never change are read.</summary>
+    /// <param name="registers">The way to its registers.</param>
+    public VirtioRegisterTransport(IVirtioRegisterAccess registers)
+    {
+        ArgumentNullException.ThrowIfNull(registers);
+        _registers = registers;
+        DeviceFeatures = ReadFeatures(device_feature_select, device_feature);
+        QueueCount = Read16(num_queues);
+    }
+
+    /// <summary>Features that the device offers.</summary>
+    public VirtioFeatures DeviceFeatures { get; }
+
+    /// <summary>How many queues it has.</summary>
+    public int QueueCount { get; }
+
+    /// <summary>Features that the driver took, as the device has them.</summary>
+    public VirtioFeatures DriverFeatures => ReadFeatures(driver_feature_select, driver_feature);
+
+    /// <summary>Device status, see <see cref="VirtioStatus"/>; all ones when the device is gone.</summary>
+    public byte Status => Read8(device_status);
+
+    /// <summary>Number that changes when the configuration space changes; 8 bits.</summary>
+    public uint ConfigGeneration => Read8(config_generation);
+
+    /// <summary>Whether the selected queue is enabled.</summary>
+    public bool IsEnabled => Read16(queue_enable) == 1;
+
+    /// <summary>Size of the selected queue; the largest possible one before it was set, 0 when there is no such queue.</summary>
+    public int QueueSize => Read16(queue_size);
+
+    /// <summary>Says which features the driver takes. They are settled, or refused, with FEATURES_OK.</summary>
+    /// <param name="features">The features.</param>
+    /// <param name="fault">EINVAL for one that was not offered; EBUSY after FEATURES_OK.</param>
+    /// <returns>Whether the device has them.</returns>
+    public bool TrySetDriverFeatures(VirtioFeatures features, out Fault fault)
+    {
+        if (!VirtioStatusRules.Allows(Status, VirtioStep.TakeFeatures, out fault))
+            return false;
+        if (!features.IsWithin(DeviceFeatures))
+            return Refuse(Errno.EINVAL, "a feature was taken that the device does not offer", out fault);
+        for (var select = 0u; select < FeatureWords; select++)
+        {
+            Write32(driver_feature_select, select);
+            Write32(driver_feature, features.Word(select));
+        }
+        return true;
+    }
+
+    /// <summary>Sets status bits; a reset is <see cref="TryReset"/>.</summary>
+    /// <param name="status">All bits, not 0.</param>
+    /// <param name="fault">EINVAL: a bit comes too early or is taken back, or the device does not take the features together.</param>
+    /// <returns>Whether the device has them.</returns>
+    public bool TrySetStatus(byte status, out Fault fault)
+    {
+        if (!VirtioStatusRules.TryAdvance(Status, status, out fault))
+            return false;
+        _registers.Write(device_status, [status]);
+        return (Status & status & VirtioStatus.FEATURES_OK) == (status & VirtioStatus.FEATURES_OK)
+            || Refuse(Errno.EINVAL, "the device does not take the features together", out fault);
+    }
+
+    /// <summary>Resets the device, and waits until it is (4.1.4.3.2).</summary>
+    /// <param name="fault">ETIMEDOUT: it does not get there, or it is gone.</param>
+    /// <returns>Whether it is reset.</returns>
+    public bool TryReset(out Fault fault)
+    {
+        _registers.Write(device_status, [0]);
+        for (var i = 0; i < ResetPatience; i++)
+        {
+            if (Status == 0)
+            {
+                fault = Fault.None;
+                return true;
+            }
+            Thread.Yield();
+        }
+        return Refuse(Errno.ETIMEDOUT, "the device does not come out of its reset", out fault);
+    }
+
+    /// <summary>
+    /// Reads the configuration space in one piece: when the device changes it meanwhile, all of it is read again (2.5.3).
+    /// </summary>
+    /// <param name="offset">First byte in the space.</param>
+    /// <param name="destination">Where to.</param>
+    /// <param name="fault">EAGAIN: it changes all the time.</param>
+    /// <returns>Whether what was read is of one moment.</returns>
+    public bool TryReadConfig(int offset, Span<byte> destination, out Fault fault)
+    {
+        var before = ConfigGeneration;
+        for (var i = 0; i < MaxConfigReads; i++)
+        {
+            _registers.ReadConfig(offset, destination);
+            var after = ConfigGeneration;
+            if (after == before)
+            {
+                fault = Fault.None;
+                return true;
+            }
+            before = after;
+        }
+        return Refuse(Errno.EAGAIN, "the device changes its configuration without end", out fault);
+    }
+
+    /// <summary>Writes the configuration space.</summary>
+    /// <param name="offset">First byte in the space.</param>
+    /// <param name="source">Where from.</param>
+    public void WriteConfig(int offset, ReadOnlySpan<byte> source) => _registers.WriteConfig(offset, source);
+
+    /// <summary>Chooses the queue that the members below are about.</summary>
+    /// <param name="queue">Queue number.</param>
+    public void Select(int queue) => Write16(queue_select, (ushort)queue);
+
+    /// <summary>Sets the size of the selected queue, which is not enabled.</summary>
+    /// <param name="size">A power of two up to what the device takes.</param>
+    public void SetQueueSize(int size) => Write16(queue_size, (ushort)size);
+
+    /// <summary>Says where the selected queue, which is not enabled, is.</summary>
+    /// <param name="descriptorArea">Descriptor area.</param>
+    /// <param name="driverArea">Driver area.</param>
+    /// <param name="deviceArea">Device area.</param>
+    public void SetQueueAddress(Iova descriptorArea, Iova driverArea, Iova deviceArea)
+    {
+        Write64(queue_desc, descriptorArea.Value);
+        Write64(queue_driver, driverArea.Value);
+        Write64(queue_device, deviceArea.Value);
+    }
+
+    /// <summary>Sets the vector of the selected queue.</summary>
+    /// <param name="vector">The vector, or <see cref="VIRTIO_MSI_NO_VECTOR"/>.</param>
+    /// <returns>False when the device has none left for it (4.1.5.1.2).</returns>
+    public bool TrySetQueueVector(ushort vector)
+    {
+        Write16(queue_msix_vector, vector);
+        return Read16(queue_msix_vector) == vector;
+    }
+
+    /// <summary>Enables the selected queue.</summary>
+    /// <returns>Whether the device took it.</returns>
+    public bool TryEnable()
+    {
+        Write16(queue_enable, 1);
+        return IsEnabled;
+    }
+
+    private static bool Refuse(Errno errno, string message, out Fault fault)
+    {
+        fault = new Fault(errno, message);
+        return false;
+    }
+
+    private VirtioFeatures ReadFeatures(int selector, int register)
+    {
+        var features = VirtioFeatures.None;
+        for (var select = 0u; select < FeatureWords; select++)
+        {
+            Write32(selector, select);
+            features = features.WithWord(select, Read32(register));
+        }
+        return features;
+    }
+
+    private byte Read8(int offset)
+    {
+        Span<byte> bytes = stackalloc byte[1];
+        _registers.Read(offset, bytes);
+        return bytes[0];
+    }
+
+    private ushort Read16(int offset)
+    {
+        Span<byte> bytes = stackalloc byte[2];
+        _registers.Read(offset, bytes);
+        return BinaryPrimitives.ReadUInt16LittleEndian(bytes);
+    }
+
+    private uint Read32(int offset)
+    {
+        Span<byte> bytes = stackalloc byte[4];
+        _registers.Read(offset, bytes);
+        return BinaryPrimitives.ReadUInt32LittleEndian(bytes);
+    }
+
+    private void Write16(int offset, ushort value)
+    {
+        Span<byte> bytes = stackalloc byte[2];
+        BinaryPrimitives.WriteUInt16LittleEndian(bytes, value);
+        _registers.Write(offset, bytes);
+    }
+
+    private void Write32(int offset, uint value)
+    {
+        Span<byte> bytes = stackalloc byte[4];
+        BinaryPrimitives.WriteUInt32LittleEndian(bytes, value);
+        _registers.Write(offset, bytes);
+    }
+
+    private void Write64(int offset, ulong value)
+    {
+        Span<byte> bytes = stackalloc byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(bytes, value);
+        _registers.Write(offset, bytes);
+    }
+}
