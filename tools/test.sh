@@ -44,6 +44,31 @@ mkdir -p "$results"
 "$root/virtbus" vm --prepare 2>"$results/prepare.log" &
 dotnet build "$root/Virtbus.slnx" -c Release -m:2 -p:UseSharedCompilation=true --nologo -v quiet -clp:NoSummary || { echo "virtbus test: the build failed." >&2; exit 1; }
 
+# A test that hangs costs its program this long, and not the whole run; what has run for 'slow' seconds is named as long as it runs.
+limit=900 slow=120 child=
+trap '[[ -z $child ]] || kill -KILL -- "-$child" 2>/dev/null; exit 130' INT TERM
+
+run() {
+  # A group of its own, so that what a test started ends with it.
+  setsid dotnet "$@" </dev/null &
+  child=$!
+  local end=$((SECONDS + limit)) thread
+  while kill -0 "$child" 2>/dev/null && ((SECONDS < end)); do
+    sleep 0.5
+  done
+  if kill -0 "$child" 2>/dev/null; then
+    echo "virtbus test: $project did not end within $limit s. Its threads, with the number of the system call that each is in:" >&2
+    for thread in "/proc/$child/task"/*; do
+      echo "  ${thread##*/} $(<"$thread/comm") $(cut -d ' ' -f 1 "$thread/syscall")"
+    done >&2
+    kill -KILL -- "-$child"
+  fi
+  wait "$child"
+  local ended=$?
+  child=
+  return "$ended"
+}
+
 passed=0 failed=0 skipped=0 status=0
 for project in "${projects[@]}"; do
   program=$root/artifacts/bin/$project/release/$project.dll
@@ -53,7 +78,7 @@ for project in "${projects[@]}"; do
   fi
   echo "== $project"
   # -stopOnFail is not given: one failure must not hide another.
-  dotnet "$program" -noLogo -noColor -xml "$results/$project.xml" || status=1
+  run "$program" -noLogo -noColor -longRunning "$slow" -xml "$results/$project.xml" || status=1
   # The <assembly …> element has the counts; without it the program died, which is a failure of its own.
   if [[ -s $results/$project.xml ]]; then
     read -r p f s e < <(grep -o '<assembly [^>]*>' "$results/$project.xml" | tail -n 1 | tr ' ' '\n' | awk -F'"' '

@@ -71,6 +71,8 @@ public sealed class IoAddressSpace : IDisposable
     /// <summary>By which sections tell spaces apart; never 0. Two spaces with the same number would only wait for each other's.</summary>
     internal uint Number { get; }
 
+    internal bool IsLogged => Volatile.Read(ref _log) is not null;
+
     /// <summary>Maps memory of this process at an address.</summary>
     /// <param name="start">First address.</param>
     /// <param name="size">Size in bytes, above 0; the end may be 2^64.</param>
@@ -93,7 +95,7 @@ public sealed class IoAddressSpace : IDisposable
             Add(IoMapping.ForHost(new IovaRange(start, size), memory, offset, access));
         }
 
-        NotifyChanged();
+        NotifyChanged(new DmaChange(DmaChangeKind.Mapped, new IovaRange(start, size)));
         return true;
     }
 
@@ -116,7 +118,7 @@ public sealed class IoAddressSpace : IDisposable
             Add(mapping);
         }
 
-        NotifyChanged();
+        NotifyChanged(new DmaChange(DmaChangeKind.Mapped, range));
         return true;
     }
 
@@ -204,6 +206,7 @@ public sealed class IoAddressSpace : IDisposable
 
         // A write that did not see the log is in memory when this returns.
         AccessSlot.Drain(Number);
+        NotifyChanged(new DmaChange(DmaChangeKind.LogStarted, default));
         fault = Fault.None;
         return true;
     }
@@ -258,7 +261,7 @@ public sealed class IoAddressSpace : IDisposable
             Forget();
         }
 
-        NotifyChanged();
+        NotifyChanged(DmaChange.Everything);
         Release(removed);
     }
 
@@ -280,7 +283,7 @@ public sealed class IoAddressSpace : IDisposable
             Add(IoMapping.ForHost(range, memory, 0, access));
         }
 
-        NotifyChanged();
+        NotifyChanged(new DmaChange(DmaChangeKind.Mapped, new IovaRange(start, size)));
         return true;
     }
 
@@ -352,6 +355,21 @@ public sealed class IoAddressSpace : IDisposable
         }
         while (done < end);
         return Errno.None;
+    }
+
+    /// <summary>The host memory behind an address, as <see cref="DmaSection.Translate"/> says; in a section of this space.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal Errno Translate(ulong address, uint length, DmaAccess access, ref int hint, out IoVector run)
+    {
+        run = default;
+        if (!Volatile.Read(ref _table).TryFind(address, ref hint, out var found))
+            return Errno.EFAULT;
+        if ((found.Access & access) != access)
+            return Errno.EACCES;
+        var offset = address - found.Start;
+        var isPeers = found.Remote >= 0;
+        run = new IoVector(isPeers ? 0 : found.Target + (nint)offset, (nuint)Math.Min(length, found.Size - offset));
+        return isPeers ? Errno.EOPNOTSUPP : Errno.None;
     }
 
     /// <summary>Marks in the space's log what was written. In a section of this space, or before the thread that stops the log goes on.</summary>
@@ -481,7 +499,7 @@ public sealed class IoAddressSpace : IDisposable
             Forget();
         }
 
-        NotifyChanged();
+        NotifyChanged(DmaChange.Everything);
         Release(removed);
         return true;
     }
@@ -596,7 +614,7 @@ public sealed class IoAddressSpace : IDisposable
         fault = Fault.None;
         if (removed is null)
             return true;
-        NotifyChanged();
+        NotifyChanged(first == 0 && last == ulong.MaxValue ? DmaChange.Everything : new DmaChange(DmaChangeKind.Unmapped, new IovaRange(new Iova(first), last - first + 1)));
         Release(removed);
         return true;
     }
@@ -734,10 +752,10 @@ public sealed class IoAddressSpace : IDisposable
         _current = null;
     }
 
-    private void NotifyChanged()
+    private void NotifyChanged(in DmaChange change)
     {
         foreach (var port in Volatile.Read(ref _ports))
-            port.NotifyChanged();
+            port.Notify(change);
     }
 
     private record struct RemotePeer(IRemoteMemory Memory, int Count);

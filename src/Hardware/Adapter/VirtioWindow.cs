@@ -49,7 +49,7 @@ internal sealed class VirtioWindow : IDisposable
         }
         device.SetQueueFaultCallback(OnFault);
         device.SetConfigCallback(OnConfigChange);
-        dma.SetChangeCallback(OnMapChange);
+        dma.SetChangeCallback(_ => OnMapChange());
         OnMapChange();
     }
 

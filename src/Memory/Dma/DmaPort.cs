@@ -22,7 +22,7 @@ public sealed class DmaPort
     private Dictionary<uint, DmaPort>? _pasids;
     private IoAddressSpace? _space;
     private DirtyLog? _log;
-    private Action? _changed;
+    private Action<DmaChange>? _changed;
     private bool _isBusMaster;
     private int _hint;
     private long _faults;
@@ -69,9 +69,7 @@ public sealed class DmaPort
                 return;
             if (!value)
                 AccessSlot.Drain(0);
-            _function.NotifyChanged();
-            foreach (var port in _function.PasidPorts())
-                port.NotifyChanged();
+            _function.NotifyAll(DmaChange.Everything);
         }
     }
 
@@ -164,7 +162,33 @@ public sealed class DmaPort
         return true;
     }
 
-    /// <summary>Marks in the logs what the device wrote by itself through a <see cref="Snapshot"/>. Called after the writes.</summary>
+    /// <summary>
+    /// Begins a short stay in which host memory is looked up, for a device that reads and writes it by itself. It then tells
+    /// <see cref="MarkWritten"/> what it wrote and <see cref="ReportFault"/> what it did not find.
+    /// </summary>
+    /// <param name="section">The stay, to be ended by its <see cref="DmaSection.Leave"/>.</param>
+    /// <returns>False when the port reaches nothing now.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool TryEnter(out DmaSection section)
+    {
+        var slot = AccessSlot.Mine;
+        if (Enter(slot, out var space) != Errno.None)
+        {
+            section = default;
+            return false;
+        }
+
+        section = new DmaSection(space!, slot);
+        return true;
+    }
+
+    /// <summary>
+    /// Whether writes are logged, so that <see cref="MarkWritten"/> has something to do. Who asks it after a write needs no fence: a log that starts
+    /// calls the handler of <see cref="SetChangeCallback"/>, in which the device lets the writes that are under way end.
+    /// </summary>
+    public bool IsLogged => Volatile.Read(ref _function._log) is not null || Volatile.Read(ref _space) is { IsLogged: true };
+
+    /// <summary>Marks in the logs what the device wrote by itself. Called after the writes.</summary>
     /// <param name="address">First byte.</param>
     /// <param name="length">Bytes.</param>
     public void MarkWritten(Iova address, ulong length)
@@ -173,7 +197,7 @@ public sealed class DmaPort
             Mark(AccessSlot.Mine, space, address, length);
     }
 
-    /// <summary>Counts and reports an access that the device tried by itself through a <see cref="Snapshot"/> and that did not go through.</summary>
+    /// <summary>Counts and reports an access that the device tried by itself and that did not go through.</summary>
     /// <param name="address">First byte that could not be reached.</param>
     /// <param name="access">What was tried.</param>
     public void ReportFault(Iova address, DmaAccess access)
@@ -196,6 +220,7 @@ public sealed class DmaPort
 
         // A write that did not see the log is in memory when this returns.
         AccessSlot.Drain(0);
+        _function.NotifyAll(new DmaChange(DmaChangeKind.LogStarted, default));
         fault = Fault.None;
         return true;
     }
@@ -208,12 +233,12 @@ public sealed class DmaPort
     }
 
     /// <summary>
-    /// Called after the attached address space, a mapping of it or <see cref="IsBusMaster"/> changed, on the thread that changed it; for
-    /// devices that keep a <see cref="IoMap"/>. The change completes when the call returns, so the old map must be let go by then. Changes that several threads
-    /// make at once call it at once; each call comes after its change, so the map that is taken in it has the change.
+    /// Called after the attached address space, a mapping of it, <see cref="IsBusMaster"/> or the log changed, on the thread that changed it; for
+    /// devices that look host memory up. The change completes when the call returns, so memory that went is not used any more by then. Changes that
+    /// several threads make at once call it at once; each call comes after its change.
     /// </summary>
     /// <param name="changed">The handler; null takes it off.</param>
-    public void SetChangeCallback(Action? changed) => Volatile.Write(ref _changed, changed);
+    public void SetChangeCallback(Action<DmaChange>? changed) => Volatile.Write(ref _changed, changed);
 
     /// <summary>A picture of what the port reaches now, empty when it reaches nothing; one reference belongs to the caller.</summary>
     /// <remarks>
@@ -253,7 +278,15 @@ public sealed class DmaPort
     /// <param name="function">A function's port.</param>
     public bool IsOf(DmaPort function) => ReferenceEquals(_function, function);
 
-    internal void NotifyChanged() => Volatile.Read(ref _changed)?.Invoke();
+    internal void Notify(in DmaChange change) => Volatile.Read(ref _changed)?.Invoke(change);
+
+    /// <summary>Tells this port and those of its PASIDs.</summary>
+    internal void NotifyAll(in DmaChange change)
+    {
+        Notify(change);
+        foreach (var port in PasidPorts())
+            port.Notify(change);
+    }
 
     /// <summary>Marks in the function's log what was written; inside a section.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

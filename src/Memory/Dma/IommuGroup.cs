@@ -215,7 +215,7 @@ public sealed class IommuGroup
                 return fault.Errno == Errno.None;
         }
 
-        port.NotifyChanged();
+        port.Notify(DmaChange.Everything);
         return true;
     }
 
@@ -247,7 +247,7 @@ public sealed class IommuGroup
                 return fault.Errno == Errno.None;
         }
 
-        port.NotifyChanged();
+        port.Notify(DmaChange.Everything);
         return true;
     }
 
@@ -320,7 +320,7 @@ public sealed class IommuGroup
         }
 
         foreach (var one in all)
-            one.NotifyChanged();
+            one.Notify(DmaChange.Everything);
     }
 
     internal void Report(in DmaFault fault)
@@ -363,7 +363,7 @@ public sealed class IommuGroup
     private static void NotifyPorts(IReadOnlyList<DmaPort> ports)
     {
         foreach (var port in ports)
-            port.NotifyChanged();
+            port.Notify(DmaChange.Everything);
     }
 
     private void Notify(IReadOnlyList<DmaPort> ports)

@@ -195,7 +195,7 @@ internal sealed class VfioFunction : IPciFunction
     public void Plug(IPciPort port)
     {
         _port = port;
-        port.Dma.SetChangeCallback(() => SyncMemory(port));
+        port.Dma.SetChangeCallback(_ => SyncMemory(port));
         SyncMemory(port);
         SyncInterrupts();
     }

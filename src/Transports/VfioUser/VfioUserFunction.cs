@@ -222,7 +222,7 @@ public sealed class VfioUserFunction : IPciFunction
             SyncInterrupts();
         }
 
-        port.Dma.SetChangeCallback(memory.Refresh);
+        port.Dma.SetChangeCallback(_ => memory.Refresh());
         memory.Refresh();
     }
 

@@ -31,7 +31,7 @@ public sealed class DmaPortTests : IDisposable
         var pasid = _dma.Port.ForPasid(3);
         Assert.True(pasid.IsBusMaster);
         var changes = 0;
-        pasid.SetChangeCallback(() => changes++);
+        pasid.SetChangeCallback(_ => changes++);
         _dma.Port.IsBusMaster = false;
         _dma.Port.IsBusMaster = false;
         Assert.False(pasid.IsBusMaster);
@@ -315,7 +315,7 @@ public sealed class DmaPortTests : IDisposable
     {
         var map = _dma.Port.Snapshot();
         var counts = new List<int>();
-        _dma.Port.SetChangeCallback(() =>
+        _dma.Port.SetChangeCallback(_ =>
         {
             map.Dispose();
             map = _dma.Port.Snapshot();

@@ -240,7 +240,7 @@ public sealed class IoAddressSpaceTests : IDisposable
         Assert.True(_dma.Space.TryMap(new Iova(0), Page, memory, 0, DmaAccess.Read, out _));
         memory.Dispose();
         var changes = 0;
-        _dma.Port.SetChangeCallback(() => changes++);
+        _dma.Port.SetChangeCallback(_ => changes++);
         _dma.Space.Dispose();
         Assert.Equal(1, changes);
         Assert.False(_dma.CanRead(0));

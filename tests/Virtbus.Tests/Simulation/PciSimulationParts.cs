@@ -147,7 +147,7 @@ internal sealed class SimNode
         Faults = Port.Faults;
         Group.KeepsFiles = sim.Next(4) == 0;
         Map = Port.Snapshot();
-        Port.SetChangeCallback(TakeMap);
+        Port.SetChangeCallback(_ => TakeMap());
     }
 
     public PciDevice Device { get; }
