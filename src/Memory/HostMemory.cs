@@ -191,7 +191,8 @@ public sealed class HostMemory : IDisposable
         return true;
     }
 
-    private Span<byte> Run(ulong offset, int length)
+    /// <summary>Part of the memory, checked; not to be kept.</summary>
+    internal Span<byte> Run(ulong offset, int length)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(offset, Size, nameof(offset));
         ArgumentOutOfRangeException.ThrowIfGreaterThan((ulong)length, Size - offset, nameof(length));

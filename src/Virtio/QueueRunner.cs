@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;
 
@@ -98,7 +99,7 @@ internal sealed class QueueRunner : IDisposable
         _wake.Dispose();
     }
 
-    internal bool TryStart(IoMap map, ulong features, out Fault fault)
+    internal bool TryStart(DmaPort dma, ulong features, out Fault fault)
     {
         var layout = new RingLayout(
             Size,
@@ -107,7 +108,7 @@ internal sealed class QueueRunner : IDisposable
             DeviceArea,
             (features & VirtioFeatures.VIRTIO_F_EVENT_IDX) != 0,
             (features & VirtioFeatures.VIRTIO_F_INDIRECT_DESC) != 0);
-        if (!_ring.TryStart(layout, map, _nextAvailable, out fault))
+        if (!_ring.TryStart(layout, dma, QueueState.Split(_nextAvailable), out fault))
             return false;
         try
         {
@@ -143,6 +144,17 @@ internal sealed class QueueRunner : IDisposable
         // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
         _runningKick?.TryRead(out _);
         CloseRun();
+    }
+
+    /// <summary>Lets go of what a change took away: stops when the ring lies there, else waits for the requests that use it.</summary>
+    internal void LetGo(in DmaChange change)
+    {
+        if (!IsRunning)
+            return;
+        if (_ring.DependsOn(change))
+            Stop();
+        else if (change.Kind == DmaChangeKind.Unmapped)
+            _ring.WaitUntilUnused(change);
     }
 
     internal void Poke() => _wake.Signal();
@@ -248,7 +260,7 @@ internal sealed class QueueRunner : IDisposable
     {
         var budget = _spin.Budget;
         // An asynchronous backend's completions are not in the ring; its descriptor is waited on.
-        if (budget == 0 || _processor.Completion is not null)
+        if (budget == 0 || _ring.IsFar || _processor.Completion is not null)
             return false;
         do
         {

@@ -212,7 +212,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             if (SelectAndTest(queue))
                 return RefuseReady(out fault);
-            Write16(QueueState, nextAvailable);
+            Write16(WindowRegister.QueueState, nextAvailable);
             return Done(out fault);
         }
     }
@@ -222,7 +222,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         lock (_access)
         {
             Select(queue);
-            return Read16(QueueState);
+            return Read16(WindowRegister.QueueState);
         }
     }
 

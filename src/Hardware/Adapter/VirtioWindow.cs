@@ -49,8 +49,7 @@ internal sealed class VirtioWindow : IDisposable
         }
         device.SetQueueFaultCallback(OnFault);
         device.SetConfigCallback(OnConfigChange);
-        dma.SetChangeCallback(_ => OnMapChange());
-        OnMapChange();
+        device.SetDma(dma);
     }
 
     /// <summary>Its number.</summary>
@@ -155,7 +154,6 @@ internal sealed class VirtioWindow : IDisposable
             if (_disposed)
                 return;
             _disposed = true;
-            _dma.SetChangeCallback(null);
             _device.Dispose();
             foreach (var queue in _queues)
                 queue.Kick?.Dispose();
@@ -354,18 +352,6 @@ internal sealed class VirtioWindow : IDisposable
         _configUntold = true;
         _unit.TellVirtio();
         Raise(Volatile.Read(ref _configVector));
-    }
-
-    // Who changed the map waits for this to return; nothing uses the old one then.
-    private void OnMapChange()
-    {
-        lock (_access)
-        {
-            if (_disposed)
-                return;
-            using var map = _dma.Snapshot();
-            _device.SetMap(map);
-        }
     }
 
     private static uint Half(ulong value, uint select) => select switch

@@ -1,19 +1,13 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Virtio.Rings;
 
-/// <summary>
-/// The device side of a split virtqueue (VIRTIO 1.2, 2.7). It reads what the driver made available, once, and checks it; it hands used
-/// buffers back. It knows nothing of how the sides wake each other: it says only whether they should. One thread uses it at a time.
-/// </summary>
-/// <remarks>
-/// What the driver wrote wrong is a <see cref="Fault"/>: the queue then stands still until it is started anew. No call allocates but
-/// <see cref="TryStart"/>.
-/// </remarks>
-public sealed unsafe class SplitDeviceRing
+/// <summary>The device side of a split virtqueue (VIRTIO 1.2, 2.7).</summary>
+public sealed unsafe class SplitDeviceRing : DeviceRing
 {
     // One indirect table may have more entries than the queue has descriptors: drivers size it by the device's own limit.
     private const int MaxIndirectEntries = 1024;
@@ -21,7 +15,9 @@ public sealed unsafe class SplitDeviceRing
 
     // Pinned: walked by pointer like the ring's own table.
     private readonly Descriptor[] _indirect = GC.AllocateArray<Descriptor>(MaxIndirectEntries, pinned: true);
-    private IoMap? _map;
+    private DmaPort? _dma;
+    private SplitRingCopy? _copy;
+    private Iova _usedAddress;
     private Descriptor* _descriptors;
     private byte* _available;
     private byte* _used;
@@ -35,11 +31,14 @@ public sealed unsafe class SplitDeviceRing
     private bool _kicksEnabled;
     private int _rangeHint;
 
-    /// <summary>Whether the queue is started.</summary>
-    public bool IsStarted => _map is not null;
+    /// <inheritdoc/>
+    public override bool IsStarted => _dma is not null;
 
-    /// <summary>Queue size while started, else 0.</summary>
-    public int Size { get; private set; }
+    /// <inheritdoc/>
+    public override bool IsFar => _copy is not null;
+
+    /// <inheritdoc/>
+    public override QueueState State => QueueState.Split(_nextAvailable);
 
     /// <summary>Free-running index of the next buffer to take from the available ring.</summary>
     public ushort NextAvailable => _nextAvailable;
@@ -47,19 +46,18 @@ public sealed unsafe class SplitDeviceRing
     /// <summary>Free-running index of the next place in the used ring.</summary>
     public ushort NextUsed => _nextUsed;
 
-    /// <summary>
-    /// Attaches the queue to a driver's rings. The used index is taken from the ring itself, so a queue that was stopped, or that another
-    /// back end served before, goes on where it was.
-    /// </summary>
-    /// <param name="layout">Where the rings are.</param>
-    /// <param name="map">What the device may reach; the queue holds a reference until <see cref="Stop"/>.</param>
-    /// <param name="nextAvailable">Index of the first buffer to take.</param>
-    /// <param name="fault">EINVAL for a size or an alignment that the standard forbids; EFAULT for a ring that does not lie in one region.</param>
-    /// <returns>Whether it is started.</returns>
-    public bool TryStart(in RingLayout layout, IoMap map, ushort nextAvailable, out Fault fault)
+    /// <inheritdoc/>
+    /// <remarks>The used index is taken from the ring itself, so a queue that another back end served before goes on where it was.</remarks>
+    public override bool TryStart(in RingLayout layout, DmaPort dma, QueueState state, out Fault fault)
     {
         if (IsStarted)
             throw new InvalidOperationException("The queue is started already.");
+        if (state.IsPacked)
+        {
+            fault = new Fault(Errno.EINVAL, "the queue's state is that of a packed ring");
+            return false;
+        }
+
         if (layout.Size is < 1 or > SplitRing.MaxSize || !int.IsPow2(layout.Size))
         {
             fault = new Fault(Errno.EINVAL, "the queue size is no power of two from 1 to 32768");
@@ -72,25 +70,16 @@ public sealed unsafe class SplitDeviceRing
             return false;
         }
 
-        // Host addresses have to be aligned too: indexes are read and written as one word each.
-        if (!TryArea(map, layout.DescriptorArea, SplitRing.DescriptorAreaSize(layout.Size), DmaAccess.Read, 15, out var descriptors) ||
-            !TryArea(map, layout.DriverArea, SplitRing.DriverAreaSize(layout.Size), DmaAccess.Read, 1, out var available) ||
-            !TryArea(map, layout.DeviceArea, SplitRing.DeviceAreaSize(layout.Size), DmaAccess.ReadWrite, 3, out var used))
-        {
-            fault = new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
+        if (!TryFindAreas(layout, dma, out fault))
             return false;
-        }
-
-        _map = map.Acquire();
-        _descriptors = (Descriptor*)descriptors;
-        _available = (byte*)available;
-        _used = (byte*)used;
+        _dma = dma;
+        _usedAddress = layout.DeviceArea;
         Size = layout.Size;
         _mask = (ushort)(layout.Size - 1);
         _eventIndex = layout.EventIndex;
         _indirectAllowed = layout.Indirect;
-        _nextAvailable = nextAvailable;
-        _seenAvailable = nextAvailable;
+        _nextAvailable = state.NextAvailable;
+        _seenAvailable = _nextAvailable;
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
         _rangeHint = 0;
@@ -99,26 +88,25 @@ public sealed unsafe class SplitDeviceRing
         return true;
     }
 
-    /// <summary>Detaches the queue from the rings and lets go of the memory. Buffers that were taken and not handed back are lost.</summary>
-    public void Stop()
+    /// <inheritdoc/>
+    public override void Stop()
     {
-        _map?.Dispose();
-        _map = null;
+        _dma = null;
+        _copy = null;
         _descriptors = null;
         _available = null;
         _used = null;
         Size = 0;
     }
 
-    /// <summary>Takes the next available buffer.</summary>
-    /// <param name="chain">Where it goes; the previous content is gone.</param>
-    /// <param name="fault">What the driver did wrong, or none when the ring is empty.</param>
-    /// <returns>Whether there was one.</returns>
-    public bool TryTake(DescriptorChain chain, out Fault fault)
+    /// <inheritdoc/>
+    public override bool TryTake(DescriptorChain chain, out Fault fault)
     {
         fault = Fault.None;
         if (_nextAvailable == _seenAvailable)
         {
+            if (_copy is not null && !_copy.TryFetch(_nextAvailable, out fault))
+                return false;
             // Acquire: ring entries and descriptors are read after the index that announces them (2.7.13.3).
             _seenAvailable = Volatile.Read(ref Index(_available));
             var pending = (ushort)(_seenAvailable - _nextAvailable);
@@ -140,65 +128,80 @@ public sealed unsafe class SplitDeviceRing
         }
 
         chain.Clear(head);
+        Enlist(chain);
         if (!TryWalk(chain, head, out fault))
+        {
+            chain.LetGo();
             return false;
+        }
+
         _nextAvailable++;
         return true;
     }
 
-    /// <summary>
-    /// Puts a buffer that was taken into the used ring; the driver sees it after <see cref="Publish"/>. Order is free.
-    /// </summary>
-    /// <param name="head">The chain's head.</param>
-    /// <param name="written">Bytes written to its writable part, from its start.</param>
-    public void Complete(ushort head, uint written)
+    /// <inheritdoc/>
+    public override void Complete(DescriptorChain chain, uint written)
     {
+        chain.WriteBack(_dma!);
+        // Marked before it is let go: who unmaps it reads the log after that.
+        if (_dma!.IsLogged)
+            chain.MarkWritten(_dma, written);
+        chain.LetGo();
         // SAFETY: the index is masked to the ring, whose area was checked when the queue started.
-        *(ulong*)(_used + 4 + (8 * (_nextUsed & _mask))) = head | ((ulong)written << 32);
+        *(ulong*)(_used + 4 + (8 * (_nextUsed & _mask))) = chain.Head | ((ulong)written << 32);
         _nextUsed++;
     }
 
-    /// <summary>Lets the driver see all completed buffers at once.</summary>
-    /// <returns>Whether the driver wants to be told.</returns>
-    public bool Publish()
+    /// <inheritdoc/>
+    public override bool Publish()
     {
         var old = _publishedUsed;
         if (_nextUsed == old)
             return false;
+        // The elements, before the index that announces them.
+        _copy?.StoreUsed(old, _nextUsed);
         // Release: the used elements are seen before the index that announces them (2.7.8.2).
         Volatile.Write(ref Index(_used), _nextUsed);
         _publishedUsed = _nextUsed;
+        Stored(2, 2);
+        if (_dma!.IsLogged)
+            MarkUsed(old, _nextUsed);
         // Full fence: the index has to be out before the driver's wish is read, or both sides may sleep (2.7.10).
         Interlocked.MemoryBarrier();
+        _copy?.FetchWish();
         if (_eventIndex)
             return SplitRing.NeedEvent(Volatile.Read(ref *(ushort*)(_available + 4 + (2 * Size))), _nextUsed, old);
         return (Volatile.Read(ref *(ushort*)_available) & SplitRing.VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
     }
 
-    /// <summary>Asks whether buffers are waiting; cheap enough to poll with.</summary>
-    /// <returns>Whether <see cref="TryTake"/> has something to say.</returns>
-    public bool HasAvailable() => _nextAvailable != _seenAvailable || Volatile.Read(ref Index(_available)) != _nextAvailable;
+    /// <inheritdoc/>
+    public override bool HasAvailable() => _nextAvailable != _seenAvailable || IsAnnounced();
 
-    /// <summary>Asks the driver not to kick: the device polls. The driver may kick anyway.</summary>
-    public void DisableKicks()
+    /// <inheritdoc/>
+    public override void DisableKicks()
     {
         if (!_kicksEnabled)
             return;
         _kicksEnabled = false;
         // With event indexes the one that was waited for lies behind; the flags field is not used (2.7.10).
         if (!_eventIndex)
-            Volatile.Write(ref *(ushort*)_used, SplitRing.VIRTQ_USED_F_NO_NOTIFY);
+            WriteFlags(SplitRing.VIRTQ_USED_F_NO_NOTIFY);
     }
 
-    /// <summary>Asks the driver to kick for the next buffer, before the device sleeps.</summary>
-    /// <returns>True when buffers came meanwhile: the kick for them may never come, so the device takes them first.</returns>
-    public bool EnableKicks()
+    /// <inheritdoc/>
+    public override bool EnableKicks()
     {
         _kicksEnabled = true;
         if (_eventIndex)
+        {
             Volatile.Write(ref *(ushort*)(_used + 4 + (8 * Size)), _nextAvailable);
+            Stored(4 + (8 * Size), 2);
+        }
         else
-            Volatile.Write(ref *(ushort*)_used, 0);
+        {
+            WriteFlags(0);
+        }
+
         // Full fence: the wish has to be out before the index is read again, or both sides may sleep (2.7.10).
         Interlocked.MemoryBarrier();
         return HasAvailable();
@@ -207,12 +210,81 @@ public sealed unsafe class SplitDeviceRing
     // SAFETY: idx is the second 16-bit word of both rings, whose areas were checked when the queue started.
     private static ref ushort Index(byte* ring) => ref *(ushort*)(ring + 2);
 
-    private static bool TryArea(IoMap map, Iova address, uint size, DmaAccess access, uint alignment, out nint area)
+    private bool TryFindAreas(in RingLayout layout, DmaPort dma, out Fault fault)
+    {
+        var descriptors = new IovaRange(layout.DescriptorArea, SplitRing.DescriptorAreaSize(layout.Size));
+        var driver = new IovaRange(layout.DriverArea, SplitRing.DriverAreaSize(layout.Size));
+        var device = new IovaRange(layout.DeviceArea, SplitRing.DeviceAreaSize(layout.Size));
+        var error = Errno.EFAULT;
+        if (dma.TryEnter(out var section))
+        {
+            // Host addresses have to be aligned too: indexes are read and written as one word each.
+            error = Find(section, descriptors, DmaAccess.Read, 15, out var table);
+            error = Worse(error, Find(section, driver, DmaAccess.Read, 1, out var available));
+            error = Worse(error, Find(section, device, DmaAccess.ReadWrite, 3, out var used));
+            section.Leave();
+            _descriptors = (Descriptor*)table;
+            _available = (byte*)available;
+            _used = (byte*)used;
+        }
+
+        if (error == Errno.EOPNOTSUPP && SplitRingCopy.TryMake(layout, dma) is { } copy)
+        {
+            _copy = copy;
+            _descriptors = (Descriptor*)copy.Descriptors;
+            _available = copy.Available;
+            _used = copy.Used;
+            error = Errno.None;
+        }
+
+        fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
+        if (error == Errno.None)
+            Begin(descriptors, driver, device);
+        return error == Errno.None;
+    }
+
+    // A part that is reached by messages makes all of it so; a part that is not reached at all ends it.
+    private static Errno Worse(Errno one, Errno other) => one is Errno.None or Errno.EOPNOTSUPP && other != Errno.None ? other : one;
+
+    private static Errno Find(in DmaSection section, IovaRange area, DmaAccess access, uint alignment, out nint address)
     {
         var hint = 0;
-        var found = map.TryTranslate(address, size, access, ref hint, out var run) && run.Length == size;
-        area = run.Address;
-        return found && ((nuint)run.Address & alignment) == 0;
+        var error = section.Translate(area.Start, (uint)area.Size, access, ref hint, out var run);
+        address = run.Address;
+        return error is Errno.None or Errno.EOPNOTSUPP && ((ulong)run.Length != area.Size || ((nuint)run.Address & alignment) != 0) ? Errno.EFAULT : error;
+    }
+
+    private bool IsAnnounced()
+    {
+        // What can't be read is for TryTake to say.
+        if (_copy is not null && !_copy.TryFetchIndex())
+            return true;
+        return Volatile.Read(ref Index(_available)) != _nextAvailable;
+    }
+
+    private void WriteFlags(ushort flags)
+    {
+        Volatile.Write(ref *(ushort*)_used, flags);
+        Stored(0, 2);
+    }
+
+    // A word of the used ring was written.
+    private void Stored(int offset, int length)
+    {
+        if (_copy is not null)
+            _copy.Store(offset, length);
+        else if (_dma!.IsLogged)
+            _dma.MarkWritten(new Iova(_usedAddress.Value + (uint)offset), (uint)length);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void MarkUsed(ushort from, ushort to)
+    {
+        // What was sent is marked already.
+        if (_copy is not null)
+            return;
+        for (; from != to; from++)
+            _dma!.MarkWritten(new Iova(_usedAddress.Value + 4 + (8 * (uint)(from & _mask))), 8);
     }
 
     private bool TryWalk(DescriptorChain chain, ushort head, out Fault fault)
@@ -287,7 +359,7 @@ public sealed unsafe class SplitDeviceRing
             { Length: var length } when length % SplitRing.DescriptorSize != 0 => "an indirect table's length is no multiple of 16",
             { Length: > MaxIndirectEntries * SplitRing.DescriptorSize } => "an indirect table has more than 1024 entries",
             // The whole table is copied once, over region borders, and walked in the copy.
-            _ when !_map!.TryRead(new Iova(descriptor.Address), MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length]) =>
+            _ when !_dma!.TryRead(new Iova(descriptor.Address), MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length]) =>
                 "an indirect table lies outside guest memory",
             _ => null,
         };
@@ -302,13 +374,19 @@ public sealed unsafe class SplitDeviceRing
         while (left != 0)
         {
             // Runs are cut at 1 GiB, so that each is a span.
-            if (!_map!.TryTranslate(new Iova(address), Math.Min(left, MaxRun), writable ? DmaAccess.Write : DmaAccess.Read, ref _rangeHint, out var run))
+            var error = Look(chain, address, Math.Min(left, MaxRun), writable, out var run, out var isFull);
+            if (error == Errno.EOPNOTSUPP)
             {
+                if (!chain.TryAddCopy(_dma!, address, (uint)run.Length, writable, out fault))
+                    return false;
+            }
+            else if (error != Errno.None)
+            {
+                _dma!.ReportFault(new Iova(address), writable ? DmaAccess.Write : DmaAccess.Read);
                 fault = new Fault(Errno.EFAULT, "a buffer lies outside guest memory");
                 return false;
             }
-
-            if (!chain.TryAdd(run, writable))
+            else if (isFull)
             {
                 fault = new Fault(Errno.E2BIG, "a chain has more segments than the device takes");
                 return false;
@@ -320,6 +398,23 @@ public sealed unsafe class SplitDeviceRing
 
         fault = Fault.None;
         return true;
+    }
+
+    private Errno Look(DescriptorChain chain, ulong address, uint length, bool writable, out IoVector run, out bool isFull)
+    {
+        isFull = false;
+        run = default;
+        if (!_dma!.TryEnter(out var section))
+            return Errno.EFAULT;
+        var error = section.Translate(new Iova(address), length, writable ? DmaAccess.Write : DmaAccess.Read, ref _rangeHint, out run);
+        if (error == Errno.None)
+        {
+            isFull = !chain.TryAdd(run, address, writable);
+            chain.Use.Add(new Iova(address), (ulong)run.Length);
+        }
+
+        section.Leave();
+        return error;
     }
 
     /// <summary>struct virtq_desc (2.7.5).</summary>

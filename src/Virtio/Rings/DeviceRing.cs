@@ -1,0 +1,118 @@
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+
+namespace Virtbus.Virtio.Rings;
+
+/// <summary>
+/// The device side of a virtqueue, whatever the ring's format. It reads what the driver made available, once, and checks it; it hands used
+/// buffers back. It knows nothing of how the sides wake each other: it says only whether they should. One thread uses it at a time.
+/// </summary>
+/// <remarks>
+/// What the driver wrote wrong is a <see cref="Fault"/>: the queue then stands still until it is started anew. No call allocates but
+/// <see cref="TryStart"/>, and the first use of a chain after it. The formats are sealed classes and a call takes a whole chain, never a descriptor, so that the abstraction costs
+/// nothing where one format is in use.
+/// </remarks>
+public abstract class DeviceRing
+{
+    private static long _starts;
+    private readonly IovaRange[] _areas = new IovaRange[3];
+    private DmaUse[] _uses = [];
+    private long _start;
+
+    private protected DeviceRing()
+    {
+    }
+
+    /// <summary>Whether the queue is started.</summary>
+    public abstract bool IsStarted { get; }
+
+    /// <summary>Queue size while started, else 0.</summary>
+    public int Size { get; private protected set; }
+
+    /// <summary>Where the queue goes on, at the next start as well.</summary>
+    public abstract QueueState State { get; }
+
+    /// <summary>Attaches the queue to a driver's rings.</summary>
+    /// <param name="layout">Where the rings are.</param>
+    /// <param name="dma">What the device may reach. Who stops the queue by <see cref="DependsOn"/> keeps it from what is gone.</param>
+    /// <param name="state">Where it begins.</param>
+    /// <param name="fault">
+    /// EINVAL for a size or an alignment that the standard forbids, or a state of another format; EFAULT for a ring that does not lie in one
+    /// region.
+    /// </param>
+    /// <returns>Whether it is started.</returns>
+    public abstract bool TryStart(in RingLayout layout, DmaPort dma, QueueState state, out Fault fault);
+
+    /// <summary>Detaches the queue from the rings and lets go of the memory. Buffers that were taken and not handed back are lost.</summary>
+    public abstract void Stop();
+
+    /// <summary>Takes the next available buffer.</summary>
+    /// <param name="chain">Where it goes; the previous content is gone.</param>
+    /// <param name="fault">What the driver did wrong, or none when the ring is empty.</param>
+    /// <returns>Whether there was one.</returns>
+    public abstract bool TryTake(DescriptorChain chain, out Fault fault);
+
+    /// <summary>Hands a buffer back that was taken; the driver sees it after <see cref="Publish"/>. Order is free.</summary>
+    /// <param name="chain">The buffer, as it was taken; its memory is not touched any more.</param>
+    /// <param name="written">Bytes written to its writable part, from its start; with a trailer, one more.</param>
+    public abstract void Complete(DescriptorChain chain, uint written);
+
+    /// <summary>Lets the driver see all completed buffers at once.</summary>
+    /// <returns>Whether the driver wants to be told.</returns>
+    public abstract bool Publish();
+
+    /// <summary>Asks whether buffers are waiting; cheap enough to poll with.</summary>
+    /// <returns>Whether <see cref="TryTake"/> has something to say.</returns>
+    public abstract bool HasAvailable();
+
+    /// <summary>Asks the driver not to kick: the device polls. The driver may kick anyway.</summary>
+    public abstract void DisableKicks();
+
+    /// <summary>Asks the driver to kick for the next buffer, before the device sleeps.</summary>
+    /// <returns>True when buffers came meanwhile: the kick for them may never come, so the device takes them first.</returns>
+    public abstract bool EnableKicks();
+
+    /// <summary>
+    /// Whether the ring itself is reached by messages: each look at it costs a turn with the peer, and blocks, so it is looked at only when the
+    /// driver kicked.
+    /// </summary>
+    public virtual bool IsFar => false;
+
+    /// <summary>Whether a change takes memory away in which the ring lies, so that the queue has to stop. Safe from any thread while it is started.</summary>
+    /// <param name="change">The change.</param>
+    public bool DependsOn(in DmaChange change)
+    {
+        foreach (var area in _areas)
+        {
+            if (change.Takes(area))
+                return true;
+        }
+
+        return false;
+    }
+
+    /// <summary>Waits until the device has handed back the buffers whose memory was taken away, which it cannot find any more. From another thread.</summary>
+    /// <param name="change">The change.</param>
+    public void WaitUntilUnused(in DmaChange change)
+    {
+        foreach (var use in Volatile.Read(ref _uses))
+            use.WaitUntilUnused(change);
+    }
+
+    /// <summary>A start: no chain is known, and the ring lies there.</summary>
+    private protected void Begin(IovaRange descriptors, IovaRange driver, IovaRange device)
+    {
+        (_areas[0], _areas[1], _areas[2]) = (descriptors, driver, device);
+        _start = Interlocked.Increment(ref _starts);
+        Volatile.Write(ref _uses, []);
+    }
+
+    /// <summary>Has <see cref="WaitUntilUnused"/> know of a chain, before its first look-up. Allocates at a chain's first turn after a start.</summary>
+    private protected void Enlist(DescriptorChain chain)
+    {
+        if (chain.KnownSince == _start)
+            return;
+        chain.KnownSince = _start;
+        Volatile.Write(ref _uses, [.. _uses, chain.Use]);
+    }
+}
