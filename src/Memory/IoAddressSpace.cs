@@ -204,9 +204,7 @@ public sealed class IoAddressSpace : IDisposable
             return false;
         }
 
-        // A write that did not see the log is in memory when this returns.
-        AccessSlot.Drain(Number);
-        NotifyChanged(new DmaChange(DmaChangeKind.LogStarted, default));
+        AccessSlot.WaitForWrites(Number);
         fault = Fault.None;
         return true;
     }

@@ -1,4 +1,5 @@
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;
 
@@ -96,7 +97,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         _processor.Dispose();
     }
 
-    internal bool TryStart(IoMap map, VirtioFeatures features, out Fault fault)
+    internal bool TryStart(DmaPort dma, VirtioFeatures features, out Fault fault)
     {
         var layout = new RingLayout(
             Size,
@@ -105,7 +106,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             DeviceArea,
             features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX),
             features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC));
-        if (!_ring.TryStart(layout, map, _state, out fault))
+        if (!_ring.TryStart(layout, dma, _state, out fault))
             return false;
         _hasFailed = false;
         _runningKick = Kick;
@@ -115,9 +116,10 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             // Its first turn needs no kick: the driver may have kicked before anybody listened.
             _client = PollThreads.Shared.Attach(_name, this, Sources(), new PollOptions
             {
-                OwnThread = OwnThread || _processor.MayBlock,
+                // A ring that is reached by messages waits for the peer at each look.
+                OwnThread = OwnThread || _processor.MayBlock || _ring.IsFar,
                 // An asynchronous back end's completions are not in the ring; its descriptor is waited on.
-                Spins = _processor.Completion is null,
+                Spins = _processor.Completion is null && !_ring.IsFar,
                 IntervalMilliseconds = Kick is null && Polls ? PollInterval : 0,
             });
             return true;
@@ -149,6 +151,17 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
         _runningKick?.TryRead(out _);
         CloseRun();
+    }
+
+    /// <summary>Lets go of what a change took away: stops when the ring lies there, else waits for the requests that use it.</summary>
+    internal void LetGo(in DmaChange change)
+    {
+        if (!IsRunning)
+            return;
+        if (_ring.DependsOn(change))
+            Stop();
+        else if (change.Kind == DmaChangeKind.Unmapped)
+            _ring.WaitUntilUnused(change);
     }
 
     internal void Poke() => _client?.Kick();

@@ -1,4 +1,5 @@
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;
 
@@ -13,7 +14,7 @@ public abstract class VirtioDevice : IDisposable
 {
     private readonly Lock _lock = new();
     private readonly QueueRunner[] _queues;
-    private IoMap _map = IoMap.CreateEmpty();
+    private DmaPort? _dma;
     private Action? _configChanged;
     private Action<int, Fault>? _queueFaulted;
     private VirtioFeatures _driverFeatures;
@@ -198,19 +199,20 @@ public abstract class VirtioDevice : IDisposable
     }
 
     /// <summary>
-    /// Replaces all that the device may reach by DMA. Running queues stand still meanwhile. One whose ring is not reachable any more waits
-    /// until a later map brings it back.
+    /// Says through what the device does DMA: rings and buffers are reached by that port and by nothing else. A change there that a running queue does
+    /// not use does not disturb it. One whose ring is not reachable any more waits until a later change brings it back.
     /// </summary>
-    /// <param name="map">The new map; the device takes a reference of its own.</param>
-    public void SetMap(IoMap map)
+    /// <param name="dma">The port, whose <see cref="DmaPort.SetChangeCallback"/> is the device's from here on; null for none.</param>
+    public void SetDma(DmaPort? dma)
     {
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
+            _dma?.SetChangeCallback(null);
             foreach (var queue in _queues)
                 queue.Stop();
-            _map.Dispose();
-            _map = map.Acquire();
+            _dma = dma;
+            dma?.SetChangeCallback(OnDmaChange);
             foreach (var queue in _queues)
                 TryRun(queue, out _);
         }
@@ -355,7 +357,7 @@ public abstract class VirtioDevice : IDisposable
             _disposed = true;
             foreach (var queue in _queues)
                 queue.Dispose();
-            _map.Dispose();
+            _dma?.SetChangeCallback(null);
         }
 
         GC.SuppressFinalize(this);
@@ -452,7 +454,25 @@ public abstract class VirtioDevice : IDisposable
     {
         if (!queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
             return Done(out fault);
-        return queue.TryStart(_map, _driverFeatures, out fault);
+        if (_dma is null)
+            return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);
+        return queue.TryStart(_dma, _driverFeatures, out fault);
+    }
+
+    // On the thread that makes the change, which may let memory go when this returns.
+    private void OnDmaChange(DmaChange change)
+    {
+        lock (_lock)
+        {
+            if (_disposed)
+                return;
+            foreach (var queue in _queues)
+                queue.LetGo(change);
+            if (change.Kind == DmaChangeKind.Unmapped)
+                return;
+            foreach (var queue in _queues)
+                TryRun(queue, out _);
+        }
     }
 
     private void QueueFaulted(int queue, Fault fault)

@@ -1,4 +1,5 @@
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;
 
@@ -14,10 +15,10 @@ public sealed class SplitDeviceRingTests : IDisposable
     private const ushort Indirect = SplitRing.VIRTQ_DESC_F_INDIRECT;
 
     private readonly IoAddressSpace _space = new();
+    private readonly StandaloneDma _dma = new("test");
     private readonly HostMemory _memory;
     private readonly SplitDeviceRing _queue = new();
     private readonly DescriptorChain _chain = new(32);
-    private IoMap _map;
     private SplitDriverRing _driver;
 
     public SplitDeviceRingTests()
@@ -25,14 +26,13 @@ public sealed class SplitDeviceRingTests : IDisposable
         _memory = HostMemory.Allocate("virtbus-test", Bytes, out var file);
         file.Dispose();
         Assert.True(_space.TryMap(new Iova(Base), Bytes, _memory, 0, DmaAccess.ReadWrite, out _));
-        _map = _space.Snapshot();
+        _dma.Attach(_space);
         _driver = Start(eventIndex: false, indirect: true);
     }
 
     public void Dispose()
     {
         _queue.Stop();
-        _map.Dispose();
         _space.Dispose();
         _memory.Dispose();
     }
@@ -41,7 +41,7 @@ public sealed class SplitDeviceRingTests : IDisposable
     {
         _queue.Stop();
         _driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex, indirect);
-        Assert.True(_queue.TryStart(_driver.Layout, _map, QueueState.Split(nextAvailable), out _));
+        Assert.True(_queue.TryStart(_driver.Layout, _dma.Port, QueueState.Split(nextAvailable), out _));
         return _driver;
     }
 
@@ -70,7 +70,7 @@ public sealed class SplitDeviceRingTests : IDisposable
         Assert.Equal(100u, _chain.WritableLength);
         Assert.Equal(4u, _chain.Write("data"u8));
         _chain.WriteTrailer(7);
-        _queue.Complete(_chain.Head, 101);
+        _queue.Complete(_chain, 101);
         Assert.False(_driver.TryTakeUsed(out _, out _, out _));
         _queue.Publish();
         Assert.True(_driver.TryTakeUsed(out var used, out var written, out _));
@@ -233,8 +233,7 @@ public sealed class SplitDeviceRingTests : IDisposable
         var second = HostMemory.Allocate("virtbus-test", 4096, out var file);
         file.Dispose();
         Assert.True(_space.TryMap(new Iova(Base + Bytes), 4096, second, 0, DmaAccess.ReadWrite, out _));
-        _map.Dispose();
-        _map = _space.Snapshot();
+        _dma.Attach(_space);
         Start(eventIndex: false, indirect: true);
         _driver.Add([Writable(Bytes - 10, 30)]);
         _driver.Publish();
@@ -263,7 +262,7 @@ public sealed class SplitDeviceRingTests : IDisposable
             _driver.Add([Writable(0x1000, 4)]);
             _driver.Publish();
             Assert.True(_queue.TryTake(_chain, out _));
-            _queue.Complete(_chain.Head, 4);
+            _queue.Complete(_chain, 4);
             _queue.Publish();
             Assert.True(_driver.TryTakeUsed(out _, out _, out _));
         }
@@ -282,13 +281,13 @@ public sealed class SplitDeviceRingTests : IDisposable
         Assert.True(_queue.EnableKicks());
         _driver.RequestCalls(false);
         Assert.True(_queue.TryTake(_chain, out _));
-        _queue.Complete(_chain.Head, 0);
+        _queue.Complete(_chain, 0);
         Assert.False(_queue.Publish());
         _driver.RequestCalls(true);
         _driver.Add([Writable(0x1000, 4)]);
         Assert.True(_driver.Publish());
         Assert.True(_queue.TryTake(_chain, out _));
-        _queue.Complete(_chain.Head, 0);
+        _queue.Complete(_chain, 0);
         Assert.True(_queue.Publish());
     }
 
@@ -305,10 +304,10 @@ public sealed class SplitDeviceRingTests : IDisposable
         Assert.False(_driver.Publish());
         _driver.RequestCalls(true);
         Assert.True(_queue.TryTake(_chain, out _));
-        _queue.Complete(_chain.Head, 0);
+        _queue.Complete(_chain, 0);
         Assert.True(_queue.Publish());
         Assert.True(_queue.TryTake(_chain, out _));
-        _queue.Complete(_chain.Head, 0);
+        _queue.Complete(_chain, 0);
         // used_event was not moved on: no second call.
         Assert.False(_queue.Publish());
         Assert.False(_queue.Publish());
@@ -325,7 +324,7 @@ public sealed class SplitDeviceRingTests : IDisposable
         for (var i = 0; i < 4; i++)
         {
             Assert.True(_queue.TryTake(_chain, out _));
-            _queue.Complete(_chain.Head, 0);
+            _queue.Complete(_chain, 0);
         }
 
         Assert.Equal(0, _driver.Writer.UsedIndex);
@@ -348,7 +347,7 @@ public sealed class SplitDeviceRingTests : IDisposable
         _queue.Stop();
         var layout = new RingLayout(
             size, new Iova(Base + (ulong)descriptors), new Iova(Base + (ulong)driver), new Iova(Base + (ulong)device), false, false);
-        Assert.False(_queue.TryStart(layout, _map, QueueState.Split(0), out var fault));
+        Assert.False(_queue.TryStart(layout, _dma.Port, QueueState.Split(0), out var fault));
         Assert.NotEqual(Fault.None, fault);
         Assert.False(_queue.IsStarted);
     }
@@ -381,13 +380,13 @@ public sealed class SplitDeviceRingTests : IDisposable
                 _memory.Write((ulong)where, [Interesting(random)]);
             }
 
-            Assert.True(_queue.TryStart(driver.Layout, _map, QueueState.Split(0), out _));
+            Assert.True(_queue.TryStart(driver.Layout, _dma.Port, QueueState.Split(0), out _));
             for (var i = 0; i <= Size && _queue.TryTake(_chain, out _); i++)
             {
                 taken++;
                 foreach (var run in _chain.Writable)
                     run.AsSpan()[^1] = 0xff;
-                _queue.Complete(_chain.Head, _chain.WritableLength);
+                _queue.Complete(_chain, _chain.WritableLength);
                 _queue.Publish();
             }
 

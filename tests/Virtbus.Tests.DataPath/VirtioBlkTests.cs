@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using Virtbus.Hardware.Block;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
@@ -21,6 +22,7 @@ public sealed class VirtioBlkTests : IDisposable
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
     private readonly HostMemory _memory;
     private readonly IoAddressSpace _space = new();
+    private readonly StandaloneDma _dma = new("test");
     private readonly EventFd _kick = new();
     private readonly EventFd _call = new();
     private SplitDriverRing _driver;
@@ -49,8 +51,8 @@ public sealed class VirtioBlkTests : IDisposable
     private VirtioBlkDevice Start(VirtioFeatures without = default, bool readsMode = true, ICacheModeStore? cacheMode = null)
     {
         _device = new VirtioBlkDevice("test", _backend, "serial-1", queueCount: 2, maxQueueSize: 128, cacheMode);
-        using (var map = _space.Snapshot())
-            _device.SetMap(map);
+        _dma.Attach(_space);
+        _device.SetDma(_dma.Port);
         if (readsMode)
             Mode(_device);
         Run(without);
@@ -298,14 +300,12 @@ public sealed class VirtioBlkTests : IDisposable
     {
         var device = Start();
         Assert.Equal(Ok, Request(0, 0, 512, true).Status);
-        using (var empty = IoMap.CreateEmpty())
-            device.SetMap(empty);
+        _dma.Attach(null);
         Add(0, 0, 512, true);
         Assert.True(device.IsQueueReady(0));
         Assert.Equal(1, _driver.Writer.UsedIndex);
-        using (var map = _space.Snapshot())
-            device.SetMap(map);
-        Deadline.Until(() => _driver.TryTakeUsed(out _, out _, out _), "a used buffer");
+        _dma.Attach(_space);
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out _), "a used buffer");
     }
 
     [Fact]

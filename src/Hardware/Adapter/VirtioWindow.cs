@@ -41,8 +41,7 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
         for (var i = 0; i < _kicks.Length; i++)
             device.SetQueueKick(i, null, polls: false);
         _registers = new VirtioConfigRegisters(device, this);
-        dma.SetChangeCallback(_ => OnMapChange());
-        OnMapChange();
+        device.SetDma(dma);
     }
 
     /// <summary>Its number.</summary>
@@ -137,7 +136,6 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
             if (_disposed)
                 return;
             _disposed = true;
-            _dma.SetChangeCallback(null);
             _device.Dispose();
             foreach (var kick in _kicks)
                 kick?.Dispose();
@@ -201,17 +199,5 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
     {
         _registers.Reset();
         _configError = Errno.None;
-    }
-
-    // Who changed the map waits for this to return; nothing uses the old one then.
-    private void OnMapChange()
-    {
-        lock (_access)
-        {
-            if (_disposed)
-                return;
-            using var map = _dma.Snapshot();
-            _device.SetMap(map);
-        }
     }
 }

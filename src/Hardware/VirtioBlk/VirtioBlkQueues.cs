@@ -211,7 +211,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
             _errors++;
         _requests++;
         request.Chain.WriteTrailer(status);
-        _queue.Complete(request.Chain.Head, written + 1);
+        _queue.Complete(request.Chain, written + 1);
         _free[_freeCount++] = request;
     }
 }

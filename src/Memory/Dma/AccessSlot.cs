@@ -72,6 +72,17 @@ internal sealed class AccessSlot
         }
     }
 
+    /// <summary>
+    /// Waits until each write that was made before this call, and did not see what the caller has published, is in memory: those of sections, and
+    /// those that a device makes by itself and marks afterwards.
+    /// </summary>
+    /// <param name="space">As for <see cref="Drain"/>.</param>
+    internal static void WaitForWrites(uint space)
+    {
+        Drain(space);
+        Interlocked.MemoryBarrierProcessWide();
+    }
+
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static AccessSlot Register()
     {

@@ -11,7 +11,4 @@ public enum DmaChangeKind
 
     /// <summary>A range is mapped no more; nobody finds it any more. What lies outside of it is as it was.</summary>
     Unmapped,
-
-    /// <summary>Writes are logged from here on. What is mapped is as it was.</summary>
-    LogStarted,
 }

@@ -183,8 +183,8 @@ public sealed class DmaPort
     }
 
     /// <summary>
-    /// Whether writes are logged, so that <see cref="MarkWritten"/> has something to do. Who asks it after a write needs no fence: a log that starts
-    /// calls the handler of <see cref="SetChangeCallback"/>, in which the device lets the writes that are under way end.
+    /// Whether writes are logged, so that <see cref="MarkWritten"/> has something to do. Who asks it after a write needs no fence: the start of a log is
+    /// one for all threads, so that a write which did not see it is in memory when the start returns.
     /// </summary>
     public bool IsLogged => Volatile.Read(ref _function._log) is not null || Volatile.Read(ref _space) is { IsLogged: true };
 
@@ -218,9 +218,7 @@ public sealed class DmaPort
             return false;
         }
 
-        // A write that did not see the log is in memory when this returns.
-        AccessSlot.Drain(0);
-        _function.NotifyAll(new DmaChange(DmaChangeKind.LogStarted, default));
+        AccessSlot.WaitForWrites(0);
         fault = Fault.None;
         return true;
     }
@@ -233,7 +231,7 @@ public sealed class DmaPort
     }
 
     /// <summary>
-    /// Called after the attached address space, a mapping of it, <see cref="IsBusMaster"/> or the log changed, on the thread that changed it; for
+    /// Called after the attached address space, a mapping of it or <see cref="IsBusMaster"/> changed, on the thread that changed it; for
     /// devices that look host memory up. The change completes when the call returns, so memory that went is not used any more by then. Changes that
     /// several threads make at once call it at once; each call comes after its change.
     /// </summary>

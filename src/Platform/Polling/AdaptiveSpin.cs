@@ -1,10 +1,6 @@
 using System.Diagnostics;
 
-<<<<<<<< HEAD:src/Platform/Polling/AdaptiveSpin.cs
 namespace Virtbus.Platform;
-========
-namespace Virtbus.Virtio;
->>>>>>>> w-virtio:src/Virtio/AdaptiveSpin.cs
 
 /// <summary>
 /// How long a poll thread looks for more work of a client before that sleeps. Sleeping costs a wake-up, which takes longer than many a pause

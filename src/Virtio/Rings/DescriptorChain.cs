@@ -1,19 +1,34 @@
+using System.Runtime.CompilerServices;
+using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Virtio.Rings;
 
 /// <summary>
 /// One buffer that a driver made available: what the device reads first, then what it writes. The descriptors were read once and checked;
-/// the runs name host memory and stay valid until the queue stops. Made once and used again for many buffers, so a request allocates
+/// the runs name host memory, which stays until the chain is handed back. Made once and used again for many buffers, so a request allocates
 /// nothing. Used by the queue's owner thread.
 /// </summary>
+/// <remarks>
+/// Memory that is reached by messages only has a copy here: what the device reads is fetched when the chain is taken, what it writes goes out
+/// when the chain is handed back.
+/// </remarks>
 public sealed unsafe class DescriptorChain
 {
+    // Of one chain, in memory that is reached by messages: what a driver asks for is not to fill this process.
+    private const uint MostCopied = 16 << 20;
+
     private readonly IoVector[] _vectors;
+    // Where each run lies for the driver.
+    private readonly ulong[] _addresses;
+    private List<Copy>? _copies;
+    private uint _copied;
     private int _start;
     private int _readableEnd;
     private int _end;
     private nint _trailer;
+    private ulong _trailerAddress;
 
     /// <summary>Makes an empty chain.</summary>
     /// <param name="capacity">The most runs that it can hold; one descriptor makes more than one when its buffer crosses regions.</param>
@@ -23,10 +38,17 @@ public sealed unsafe class DescriptorChain
         Capacity = capacity;
         // Pinned, so that the kernel reads the vectors in place.
         _vectors = GC.AllocateArray<IoVector>(capacity, pinned: true);
+        _addresses = new ulong[capacity];
     }
 
     /// <summary>The most runs that it can hold.</summary>
     public int Capacity { get; }
+
+    /// <summary>What an unmap waits for while the chain is with the device.</summary>
+    internal DmaUse Use { get; } = new();
+
+    /// <summary>At which start of a ring the ring came to know of <see cref="Use"/>.</summary>
+    internal long KnownSince { get; set; }
 
     /// <summary>The descriptor that the chain starts at: its name when it is handed back.</summary>
     public ushort Head { get; internal set; }
@@ -76,6 +98,7 @@ public sealed unsafe class DescriptorChain
         WritableLength--;
         var run = _vectors[_end - 1];
         _trailer = run.Address + (nint)run.Length - 1;
+        _trailerAddress = _addresses[_end - 1] + (uint)run.Length - 1;
         if (run.Length == 1)
             _end--;
         else
@@ -113,8 +136,18 @@ public sealed unsafe class DescriptorChain
         return written;
     }
 
+    /// <summary>Lets go of the memory: nothing of it is touched any more.</summary>
+    internal void LetGo()
+    {
+        if (!Use.IsEmpty)
+            Use.End();
+    }
+
     internal void Clear(ushort head)
     {
+        LetGo();
+        _copies?.Clear();
+        _copied = 0;
         Head = head;
         _start = 0;
         _readableEnd = 0;
@@ -125,10 +158,11 @@ public sealed unsafe class DescriptorChain
     }
 
     /// <summary>Adds a run; false when there is no room.</summary>
-    internal bool TryAdd(IoVector run, bool writable)
+    internal bool TryAdd(IoVector run, ulong address, bool writable)
     {
         if (_end == Capacity)
             return false;
+        _addresses[_end] = address;
         _vectors[_end++] = run;
         if (writable)
         {
@@ -142,4 +176,69 @@ public sealed unsafe class DescriptorChain
 
         return true;
     }
+
+    /// <summary>Adds a run that is reached by messages only: a copy of it.</summary>
+    /// <param name="dma">Who reaches it.</param>
+    /// <param name="address">First byte.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="writable">Whether the device writes it.</param>
+    /// <param name="fault">EFAULT: it could not be read; E2BIG: no room, or too much of it.</param>
+    /// <returns>Whether it was added.</returns>
+    internal bool TryAddCopy(DmaPort dma, ulong address, uint length, bool writable, out Fault fault)
+    {
+        if (length > MostCopied - _copied)
+        {
+            fault = new Fault(Errno.E2BIG, "a chain has more than 16 MiB of memory that is reached by messages only");
+            return false;
+        }
+
+        var bytes = GC.AllocateUninitializedArray<byte>((int)length, pinned: true);
+        // What it does not write, the device hands back as it was.
+        if (!dma.TryRead(new Iova(address), bytes) && !writable)
+        {
+            fault = new Fault(Errno.EFAULT, "a buffer cannot be read");
+            return false;
+        }
+
+        if (!TryAdd(new IoVector((nint)Unsafe.AsPointer(ref bytes[0]), length), address, writable))
+        {
+            fault = new Fault(Errno.E2BIG, "a chain has more segments than the device takes");
+            return false;
+        }
+
+        _copied += length;
+        (_copies ??= []).Add(new Copy(address, bytes, writable));
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <summary>Sends what the device wrote into copies. What does not arrive is counted and reported by the port.</summary>
+    internal void WriteBack(DmaPort dma)
+    {
+        if (_copies is null)
+            return;
+        foreach (var copy in _copies)
+        {
+            if (copy.IsWritable)
+                dma.TryWrite(new Iova(copy.Address), copy.Bytes);
+        }
+    }
+
+    /// <summary>Marks in the logs what the device wrote.</summary>
+    /// <param name="dma">Whose logs.</param>
+    /// <param name="written">Bytes from the start of the writable part; a trailer is marked too.</param>
+    internal void MarkWritten(DmaPort dma, uint written)
+    {
+        for (var i = _readableEnd; i < _end && written > 0; i++)
+        {
+            var count = (uint)Math.Min(written, _vectors[i].Length);
+            dma.MarkWritten(new Iova(_addresses[i]), count);
+            written -= count;
+        }
+
+        if (_trailer != 0)
+            dma.MarkWritten(new Iova(_trailerAddress), 1);
+    }
+
+    private readonly record struct Copy(ulong Address, byte[] Bytes, bool IsWritable);
 }

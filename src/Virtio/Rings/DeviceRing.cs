@@ -1,4 +1,4 @@
-using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Virtio.Rings;
@@ -9,11 +9,16 @@ namespace Virtbus.Virtio.Rings;
 /// </summary>
 /// <remarks>
 /// What the driver wrote wrong is a <see cref="Fault"/>: the queue then stands still until it is started anew. No call allocates but
-/// <see cref="TryStart"/>. The formats are sealed classes and a call takes a whole chain, never a descriptor, so that the abstraction costs
+/// <see cref="TryStart"/>, and the first use of a chain after it. The formats are sealed classes and a call takes a whole chain, never a descriptor, so that the abstraction costs
 /// nothing where one format is in use.
 /// </remarks>
 public abstract class DeviceRing
 {
+    private static long _starts;
+    private readonly IovaRange[] _areas = new IovaRange[3];
+    private DmaUse[] _uses = [];
+    private long _start;
+
     private protected DeviceRing()
     {
     }
@@ -29,14 +34,14 @@ public abstract class DeviceRing
 
     /// <summary>Attaches the queue to a driver's rings.</summary>
     /// <param name="layout">Where the rings are.</param>
-    /// <param name="map">What the device may reach; the queue holds a reference until <see cref="Stop"/>.</param>
+    /// <param name="dma">What the device may reach. Who stops the queue by <see cref="DependsOn"/> keeps it from what is gone.</param>
     /// <param name="state">Where it begins.</param>
     /// <param name="fault">
     /// EINVAL for a size or an alignment that the standard forbids, or a state of another format; EFAULT for a ring that does not lie in one
     /// region.
     /// </param>
     /// <returns>Whether it is started.</returns>
-    public abstract bool TryStart(in RingLayout layout, IoMap map, QueueState state, out Fault fault);
+    public abstract bool TryStart(in RingLayout layout, DmaPort dma, QueueState state, out Fault fault);
 
     /// <summary>Detaches the queue from the rings and lets go of the memory. Buffers that were taken and not handed back are lost.</summary>
     public abstract void Stop();
@@ -48,9 +53,9 @@ public abstract class DeviceRing
     public abstract bool TryTake(DescriptorChain chain, out Fault fault);
 
     /// <summary>Hands a buffer back that was taken; the driver sees it after <see cref="Publish"/>. Order is free.</summary>
-    /// <param name="head">The chain's head.</param>
-    /// <param name="written">Bytes written to its writable part, from its start.</param>
-    public abstract void Complete(ushort head, uint written);
+    /// <param name="chain">The buffer, as it was taken; its memory is not touched any more.</param>
+    /// <param name="written">Bytes written to its writable part, from its start; with a trailer, one more.</param>
+    public abstract void Complete(DescriptorChain chain, uint written);
 
     /// <summary>Lets the driver see all completed buffers at once.</summary>
     /// <returns>Whether the driver wants to be told.</returns>
@@ -66,4 +71,48 @@ public abstract class DeviceRing
     /// <summary>Asks the driver to kick for the next buffer, before the device sleeps.</summary>
     /// <returns>True when buffers came meanwhile: the kick for them may never come, so the device takes them first.</returns>
     public abstract bool EnableKicks();
+
+    /// <summary>
+    /// Whether the ring itself is reached by messages: each look at it costs a turn with the peer, and blocks, so it is looked at only when the
+    /// driver kicked.
+    /// </summary>
+    public virtual bool IsFar => false;
+
+    /// <summary>Whether a change takes memory away in which the ring lies, so that the queue has to stop. Safe from any thread while it is started.</summary>
+    /// <param name="change">The change.</param>
+    public bool DependsOn(in DmaChange change)
+    {
+        foreach (var area in _areas)
+        {
+            if (change.Takes(area))
+                return true;
+        }
+
+        return false;
+    }
+
+    /// <summary>Waits until the device has handed back the buffers whose memory was taken away, which it cannot find any more. From another thread.</summary>
+    /// <param name="change">The change.</param>
+    public void WaitUntilUnused(in DmaChange change)
+    {
+        foreach (var use in Volatile.Read(ref _uses))
+            use.WaitUntilUnused(change);
+    }
+
+    /// <summary>A start: no chain is known, and the ring lies there.</summary>
+    private protected void Begin(IovaRange descriptors, IovaRange driver, IovaRange device)
+    {
+        (_areas[0], _areas[1], _areas[2]) = (descriptors, driver, device);
+        _start = Interlocked.Increment(ref _starts);
+        Volatile.Write(ref _uses, []);
+    }
+
+    /// <summary>Has <see cref="WaitUntilUnused"/> know of a chain, before its first look-up. Allocates at a chain's first turn after a start.</summary>
+    private protected void Enlist(DescriptorChain chain)
+    {
+        if (chain.KnownSince == _start)
+            return;
+        chain.KnownSince = _start;
+        Volatile.Write(ref _uses, [.. _uses, chain.Use]);
+    }
 }

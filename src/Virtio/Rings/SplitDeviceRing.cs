@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Virtio.Rings;
@@ -14,7 +15,9 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
     // Pinned: walked by pointer like the ring's own table.
     private readonly Descriptor[] _indirect = GC.AllocateArray<Descriptor>(MaxIndirectEntries, pinned: true);
-    private IoMap? _map;
+    private DmaPort? _dma;
+    private SplitRingCopy? _copy;
+    private Iova _usedAddress;
     private Descriptor* _descriptors;
     private byte* _available;
     private byte* _used;
@@ -29,7 +32,10 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private int _rangeHint;
 
     /// <inheritdoc/>
-    public override bool IsStarted => _map is not null;
+    public override bool IsStarted => _dma is not null;
+
+    /// <inheritdoc/>
+    public override bool IsFar => _copy is not null;
 
     /// <inheritdoc/>
     public override QueueState State => QueueState.Split(_nextAvailable);
@@ -42,7 +48,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
     /// <inheritdoc/>
     /// <remarks>The used index is taken from the ring itself, so a queue that another back end served before goes on where it was.</remarks>
-    public override bool TryStart(in RingLayout layout, IoMap map, QueueState state, out Fault fault)
+    public override bool TryStart(in RingLayout layout, DmaPort dma, QueueState state, out Fault fault)
     {
         if (IsStarted)
             throw new InvalidOperationException("The queue is started already.");
@@ -64,19 +70,10 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             return false;
         }
 
-        // Host addresses have to be aligned too: indexes are read and written as one word each.
-        if (!TryArea(map, layout.DescriptorArea, SplitRing.DescriptorAreaSize(layout.Size), DmaAccess.Read, 15, out var descriptors) ||
-            !TryArea(map, layout.DriverArea, SplitRing.DriverAreaSize(layout.Size), DmaAccess.Read, 1, out var available) ||
-            !TryArea(map, layout.DeviceArea, SplitRing.DeviceAreaSize(layout.Size), DmaAccess.ReadWrite, 3, out var used))
-        {
-            fault = new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
+        if (!TryFindAreas(layout, dma, out fault))
             return false;
-        }
-
-        _map = map.Acquire();
-        _descriptors = (Descriptor*)descriptors;
-        _available = (byte*)available;
-        _used = (byte*)used;
+        _dma = dma;
+        _usedAddress = layout.DeviceArea;
         Size = layout.Size;
         _mask = (ushort)(layout.Size - 1);
         _eventIndex = layout.EventIndex;
@@ -94,8 +91,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     /// <inheritdoc/>
     public override void Stop()
     {
-        _map?.Dispose();
-        _map = null;
+        _dma = null;
+        _copy = null;
         _descriptors = null;
         _available = null;
         _used = null;
@@ -108,6 +105,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         fault = Fault.None;
         if (_nextAvailable == _seenAvailable)
         {
+            if (_copy is not null && !_copy.TryFetch(_nextAvailable, out fault))
+                return false;
             // Acquire: ring entries and descriptors are read after the index that announces them (2.7.13.3).
             _seenAvailable = Volatile.Read(ref Index(_available));
             var pending = (ushort)(_seenAvailable - _nextAvailable);
@@ -129,17 +128,27 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         }
 
         chain.Clear(head);
+        Enlist(chain);
         if (!TryWalk(chain, head, out fault))
+        {
+            chain.LetGo();
             return false;
+        }
+
         _nextAvailable++;
         return true;
     }
 
     /// <inheritdoc/>
-    public override void Complete(ushort head, uint written)
+    public override void Complete(DescriptorChain chain, uint written)
     {
+        chain.WriteBack(_dma!);
+        // Marked before it is let go: who unmaps it reads the log after that.
+        if (_dma!.IsLogged)
+            chain.MarkWritten(_dma, written);
+        chain.LetGo();
         // SAFETY: the index is masked to the ring, whose area was checked when the queue started.
-        *(ulong*)(_used + 4 + (8 * (_nextUsed & _mask))) = head | ((ulong)written << 32);
+        *(ulong*)(_used + 4 + (8 * (_nextUsed & _mask))) = chain.Head | ((ulong)written << 32);
         _nextUsed++;
     }
 
@@ -149,18 +158,24 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         var old = _publishedUsed;
         if (_nextUsed == old)
             return false;
+        // The elements, before the index that announces them.
+        _copy?.StoreUsed(old, _nextUsed);
         // Release: the used elements are seen before the index that announces them (2.7.8.2).
         Volatile.Write(ref Index(_used), _nextUsed);
         _publishedUsed = _nextUsed;
+        Stored(2, 2);
+        if (_dma!.IsLogged)
+            MarkUsed(old, _nextUsed);
         // Full fence: the index has to be out before the driver's wish is read, or both sides may sleep (2.7.10).
         Interlocked.MemoryBarrier();
+        _copy?.FetchWish();
         if (_eventIndex)
             return SplitRing.NeedEvent(Volatile.Read(ref *(ushort*)(_available + 4 + (2 * Size))), _nextUsed, old);
         return (Volatile.Read(ref *(ushort*)_available) & SplitRing.VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
     }
 
     /// <inheritdoc/>
-    public override bool HasAvailable() => _nextAvailable != _seenAvailable || Volatile.Read(ref Index(_available)) != _nextAvailable;
+    public override bool HasAvailable() => _nextAvailable != _seenAvailable || IsAnnounced();
 
     /// <inheritdoc/>
     public override void DisableKicks()
@@ -170,7 +185,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _kicksEnabled = false;
         // With event indexes the one that was waited for lies behind; the flags field is not used (2.7.10).
         if (!_eventIndex)
-            Volatile.Write(ref *(ushort*)_used, SplitRing.VIRTQ_USED_F_NO_NOTIFY);
+            WriteFlags(SplitRing.VIRTQ_USED_F_NO_NOTIFY);
     }
 
     /// <inheritdoc/>
@@ -178,9 +193,15 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     {
         _kicksEnabled = true;
         if (_eventIndex)
+        {
             Volatile.Write(ref *(ushort*)(_used + 4 + (8 * Size)), _nextAvailable);
+            Stored(4 + (8 * Size), 2);
+        }
         else
-            Volatile.Write(ref *(ushort*)_used, 0);
+        {
+            WriteFlags(0);
+        }
+
         // Full fence: the wish has to be out before the index is read again, or both sides may sleep (2.7.10).
         Interlocked.MemoryBarrier();
         return HasAvailable();
@@ -189,12 +210,81 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     // SAFETY: idx is the second 16-bit word of both rings, whose areas were checked when the queue started.
     private static ref ushort Index(byte* ring) => ref *(ushort*)(ring + 2);
 
-    private static bool TryArea(IoMap map, Iova address, uint size, DmaAccess access, uint alignment, out nint area)
+    private bool TryFindAreas(in RingLayout layout, DmaPort dma, out Fault fault)
+    {
+        var descriptors = new IovaRange(layout.DescriptorArea, SplitRing.DescriptorAreaSize(layout.Size));
+        var driver = new IovaRange(layout.DriverArea, SplitRing.DriverAreaSize(layout.Size));
+        var device = new IovaRange(layout.DeviceArea, SplitRing.DeviceAreaSize(layout.Size));
+        var error = Errno.EFAULT;
+        if (dma.TryEnter(out var section))
+        {
+            // Host addresses have to be aligned too: indexes are read and written as one word each.
+            error = Find(section, descriptors, DmaAccess.Read, 15, out var table);
+            error = Worse(error, Find(section, driver, DmaAccess.Read, 1, out var available));
+            error = Worse(error, Find(section, device, DmaAccess.ReadWrite, 3, out var used));
+            section.Leave();
+            _descriptors = (Descriptor*)table;
+            _available = (byte*)available;
+            _used = (byte*)used;
+        }
+
+        if (error == Errno.EOPNOTSUPP && SplitRingCopy.TryMake(layout, dma) is { } copy)
+        {
+            _copy = copy;
+            _descriptors = (Descriptor*)copy.Descriptors;
+            _available = copy.Available;
+            _used = copy.Used;
+            error = Errno.None;
+        }
+
+        fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
+        if (error == Errno.None)
+            Begin(descriptors, driver, device);
+        return error == Errno.None;
+    }
+
+    // A part that is reached by messages makes all of it so; a part that is not reached at all ends it.
+    private static Errno Worse(Errno one, Errno other) => one is Errno.None or Errno.EOPNOTSUPP && other != Errno.None ? other : one;
+
+    private static Errno Find(in DmaSection section, IovaRange area, DmaAccess access, uint alignment, out nint address)
     {
         var hint = 0;
-        var found = map.TryTranslate(address, size, access, ref hint, out var run) && run.Length == size;
-        area = run.Address;
-        return found && ((nuint)run.Address & alignment) == 0;
+        var error = section.Translate(area.Start, (uint)area.Size, access, ref hint, out var run);
+        address = run.Address;
+        return error is Errno.None or Errno.EOPNOTSUPP && ((ulong)run.Length != area.Size || ((nuint)run.Address & alignment) != 0) ? Errno.EFAULT : error;
+    }
+
+    private bool IsAnnounced()
+    {
+        // What can't be read is for TryTake to say.
+        if (_copy is not null && !_copy.TryFetchIndex())
+            return true;
+        return Volatile.Read(ref Index(_available)) != _nextAvailable;
+    }
+
+    private void WriteFlags(ushort flags)
+    {
+        Volatile.Write(ref *(ushort*)_used, flags);
+        Stored(0, 2);
+    }
+
+    // A word of the used ring was written.
+    private void Stored(int offset, int length)
+    {
+        if (_copy is not null)
+            _copy.Store(offset, length);
+        else if (_dma!.IsLogged)
+            _dma.MarkWritten(new Iova(_usedAddress.Value + (uint)offset), (uint)length);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void MarkUsed(ushort from, ushort to)
+    {
+        // What was sent is marked already.
+        if (_copy is not null)
+            return;
+        for (; from != to; from++)
+            _dma!.MarkWritten(new Iova(_usedAddress.Value + 4 + (8 * (uint)(from & _mask))), 8);
     }
 
     private bool TryWalk(DescriptorChain chain, ushort head, out Fault fault)
@@ -269,7 +359,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             { Length: var length } when length % SplitRing.DescriptorSize != 0 => "an indirect table's length is no multiple of 16",
             { Length: > MaxIndirectEntries * SplitRing.DescriptorSize } => "an indirect table has more than 1024 entries",
             // The whole table is copied once, over region borders, and walked in the copy.
-            _ when !_map!.TryRead(new Iova(descriptor.Address), MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length]) =>
+            _ when !_dma!.TryRead(new Iova(descriptor.Address), MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length]) =>
                 "an indirect table lies outside guest memory",
             _ => null,
         };
@@ -284,13 +374,19 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         while (left != 0)
         {
             // Runs are cut at 1 GiB, so that each is a span.
-            if (!_map!.TryTranslate(new Iova(address), Math.Min(left, MaxRun), writable ? DmaAccess.Write : DmaAccess.Read, ref _rangeHint, out var run))
+            var error = Look(chain, address, Math.Min(left, MaxRun), writable, out var run, out var isFull);
+            if (error == Errno.EOPNOTSUPP)
             {
+                if (!chain.TryAddCopy(_dma!, address, (uint)run.Length, writable, out fault))
+                    return false;
+            }
+            else if (error != Errno.None)
+            {
+                _dma!.ReportFault(new Iova(address), writable ? DmaAccess.Write : DmaAccess.Read);
                 fault = new Fault(Errno.EFAULT, "a buffer lies outside guest memory");
                 return false;
             }
-
-            if (!chain.TryAdd(run, writable))
+            else if (isFull)
             {
                 fault = new Fault(Errno.E2BIG, "a chain has more segments than the device takes");
                 return false;
@@ -302,6 +398,23 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
         fault = Fault.None;
         return true;
+    }
+
+    private Errno Look(DescriptorChain chain, ulong address, uint length, bool writable, out IoVector run, out bool isFull)
+    {
+        isFull = false;
+        run = default;
+        if (!_dma!.TryEnter(out var section))
+            return Errno.EFAULT;
+        var error = section.Translate(new Iova(address), length, writable ? DmaAccess.Write : DmaAccess.Read, ref _rangeHint, out run);
+        if (error == Errno.None)
+        {
+            isFull = !chain.TryAdd(run, address, writable);
+            chain.Use.Add(new Iova(address), (ulong)run.Length);
+        }
+
+        section.Leave();
+        return error;
     }
 
     /// <summary>struct virtq_desc (2.7.5).</summary>

@@ -1,0 +1,34 @@
+using Virtbus.Platform;
+
+namespace Virtbus.Memory.Dma;
+
+/// <summary>The DMA of a device without a bus: a port in a group of its own, which reaches what its user attaches. Safe from any thread.</summary>
+public sealed class StandaloneDma
+{
+    private readonly string _name;
+
+    /// <summary>Makes one that reaches nothing.</summary>
+    /// <param name="name">The device's name, for faults and logs.</param>
+    public StandaloneDma(string name)
+    {
+        _name = name;
+        Port = new DmaPort(name, new IommuGroup(0)) { IsBusMaster = true };
+    }
+
+    /// <summary>The port, for the device.</summary>
+    public DmaPort Port { get; }
+
+    /// <summary>Lets the device reach an address space instead of what it reached. When it returns, nothing of that is in use any more.</summary>
+    /// <param name="space">The space; stays the caller's. Null for nothing.</param>
+    public void Attach(IoAddressSpace? space)
+    {
+        if (space is null)
+        {
+            Port.Group.ReleaseUser(this);
+            return;
+        }
+
+        if (!Port.Group.TryClaimForUser(this, _name, out var fault) || !Port.Group.TryAttach(this, Port, space, out fault))
+            throw new VirtbusException(fault.Errno, $"Device '{_name}' cannot reach an address space: {fault.Message}. Detach what it has first.");
+    }
+}

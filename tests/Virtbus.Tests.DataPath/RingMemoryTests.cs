@@ -1,0 +1,271 @@
+using System.Buffers.Binary;
+using Virtbus.Memory;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
+
+namespace Virtbus.Tests.DataPath;
+
+/// <summary>A ring and its buffers in memory that changes, is logged, or is reached by messages only.</summary>
+public sealed class RingMemoryTests : IDisposable
+{
+    private const int Size = 8;
+    private const ulong Page = 4096;
+    private const ulong Base = 0x100000;
+    private const ulong Pages = 16;
+
+    private readonly IoAddressSpace _space = new();
+    private readonly StandaloneDma _dma = new("test");
+    private readonly HostMemory _memory;
+    private readonly SplitDeviceRing _queue = new();
+    private readonly DescriptorChain _chain = new(32);
+    private readonly SplitDriverRing _driver;
+
+    public RingMemoryTests()
+    {
+        _memory = HostMemory.Allocate("virtbus-test", Pages * Page, out var file);
+        file.Dispose();
+        _driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex: false, indirect: true);
+        _dma.Attach(_space);
+    }
+
+    public void Dispose()
+    {
+        _dma.Port.SetChangeCallback(null);
+        _queue.Stop();
+        _space.Dispose();
+        _memory.Dispose();
+    }
+
+    [Fact]
+    public void Unmap_waits_until_the_buffer_is_handed_back_and_what_else_goes_waits_for_nothing()
+    {
+        // Page by page, so that each can go.
+        for (var page = 0UL; page < Pages; page++)
+            Map(page, 1);
+        _dma.Port.SetChangeCallback(change =>
+        {
+            Assert.False(_queue.DependsOn(change));
+            _queue.WaitUntilUnused(change);
+        });
+        Start();
+        _driver.Add([Readable(2 * Page, 16), Writable((3 * Page) + 100, 512)]);
+        _driver.Publish();
+        Assert.True(_queue.TryTake(_chain, out _));
+        Unmap(4, 1);
+        Unmap(5, Pages - 5);
+        var unmap = Task.Run(() => Unmap(3, 1), TestContext.Current.CancellationToken);
+        Deadline.Until(() => !_dma.Port.TryRead(At(3 * Page), new byte[1]), "the page is out of reach");
+        Assert.False(unmap.Wait(50, TestContext.Current.CancellationToken));
+        Assert.Equal(4u, _chain.Write("late"u8));
+        _queue.Complete(_chain, 4);
+        Assert.True(unmap.Wait(Deadline.Milliseconds, TestContext.Current.CancellationToken));
+        Assert.True(_queue.Publish());
+        var bytes = new byte[4];
+        _memory.Read((3 * Page) + 100, bytes);
+        Assert.Equal("late"u8.ToArray(), bytes);
+        // The chain is taken anew and holds nothing of before.
+        _driver.Add([Readable(2 * Page, 16)]);
+        _driver.Publish();
+        Assert.True(_queue.TryTake(_chain, out _));
+        Map(3, 1);
+        Unmap(3, 1);
+        _queue.Complete(_chain, 0);
+    }
+
+    [Fact]
+    public void A_buffer_that_is_refused_holds_nothing()
+    {
+        Map(0, 1);
+        Map(2, 1);
+        _dma.Port.SetChangeCallback(change => _queue.WaitUntilUnused(change));
+        Start();
+        // The second part lies nowhere.
+        _driver.Add([Readable(2 * Page, 16), Writable(9 * Page, 512)]);
+        _driver.Publish();
+        Assert.False(_queue.TryTake(_chain, out var fault));
+        Assert.Equal(Errno.EFAULT, fault.Errno);
+        Assert.Equal((1, At(9 * Page), DmaAccess.Write), ((int)_dma.Port.Faults, _dma.Port.LastFault!.Value.Address, _dma.Port.LastFault.Value.Access));
+        Unmap(2, 1);
+    }
+
+    [Theory]
+    [InlineData(0, true)]
+    [InlineData(1, false)]
+    public void A_queue_depends_on_the_memory_of_its_ring(ulong page, bool depends)
+    {
+        Map(0, Pages);
+        Start();
+        Assert.Equal(depends, _queue.DependsOn(new DmaChange(DmaChangeKind.Unmapped, new IovaRange(At(page * Page), Page))));
+        Assert.True(_queue.DependsOn(DmaChange.Everything));
+        Assert.False(_queue.DependsOn(new DmaChange(DmaChangeKind.Mapped, new IovaRange(At(0), Page))));
+    }
+
+    [Fact]
+    public void What_the_device_writes_is_marked_and_nothing_else()
+    {
+        Map(0, Pages);
+        Start();
+        Assert.True(DirtyLog.TryCreate(Page, [], out var log, out _));
+        Assert.True(_space.TryStartLog(log!, out _));
+        _driver.Add([Readable(2 * Page, 16), Writable(4 * Page, 3 * (uint)Page), Writable(9 * Page, 1)]);
+        _driver.Publish();
+        Assert.True(_queue.TryTake(_chain, out _));
+        Assert.True(_chain.TryReserveTrailer());
+        Assert.Equal(0UL, Dirty());
+        // Of three pages two are written, and the status.
+        _chain.WriteTrailer(0);
+        _queue.Complete(_chain, (uint)Page + 1);
+        Assert.Equal(1UL << 4 | 1UL << 5 | 1UL << 9, Dirty());
+        _queue.Publish();
+        // The used ring.
+        Assert.Equal(1UL, Dirty());
+        _queue.EnableKicks();
+        Assert.Equal(1UL, Dirty());
+        Assert.Equal(0UL, Dirty());
+        _queue.DisableKicks();
+        Assert.Equal(1UL, Dirty());
+        _space.StopLog();
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_ring_that_is_reached_by_messages_works(bool eventIndex)
+    {
+        var peer = new Messages(_memory);
+        Assert.True(_space.TryMap(new IovaRange(new Iova(Base), Pages * Page), peer, DmaAccess.ReadWrite, out _));
+        var driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex, indirect: true);
+        Assert.True(_queue.TryStart(driver.Layout, _dma.Port, QueueState.Split(0), out var fault), fault.Message);
+        Assert.True(_queue.IsFar);
+        Assert.False(_queue.HasAvailable());
+        Assert.False(_queue.TryTake(_chain, out fault));
+        Assert.Equal(Fault.None, fault);
+        var head = new byte[16];
+        // More than once around, so that the copy of the used ring wraps.
+        for (var round = 0; round < (3 * Size) + 1; round++)
+        {
+            BinaryPrimitives.WriteInt32LittleEndian(head, round);
+            _memory.Write(2 * Page, head);
+            _memory.Write(3 * Page, Enumerable.Repeat((byte)0xaa, 600).ToArray());
+            driver.Add([Readable(2 * Page, 16), Writable(3 * Page, 512), Writable((3 * Page) + 512, 1)]);
+            driver.RequestCalls(true);
+            driver.Publish();
+            Assert.True(_queue.HasAvailable());
+            Assert.True(_queue.TryTake(_chain, out fault), fault.Message);
+            var taken = new byte[16];
+            Assert.True(_chain.TryTakeReadable(taken));
+            Assert.Equal(head, taken);
+            Assert.True(_chain.TryReserveTrailer());
+            Assert.Equal(5u, _chain.Write("hello"u8));
+            _chain.WriteTrailer(7);
+            _queue.Complete(_chain, 6);
+            Assert.Equal(round, driver.Writer.UsedIndex);
+            Assert.True(_queue.Publish());
+            Assert.True(driver.TryTakeUsed(out _, out var written, out _));
+            Assert.Equal(6u, written);
+            var data = new byte[514];
+            _memory.Read(3 * Page, data);
+            Assert.Equal("hello"u8.ToArray(), data[..5]);
+            // What was not written is as it was, and the status stands at the end.
+            Assert.True(data.AsSpan(5, 507).IndexOfAnyExcept((byte)0xaa) < 0);
+            Assert.Equal((7, 0xaa), (data[512], data[513]));
+            Assert.False(_queue.EnableKicks());
+            _queue.DisableKicks();
+        }
+
+        Assert.Equal(0, _dma.Port.Faults);
+    }
+
+    [Fact]
+    public void A_ring_here_may_have_buffers_that_are_reached_by_messages()
+    {
+        Map(0, 2);
+        var peer = new Messages(_memory);
+        Assert.True(_space.TryMap(new IovaRange(At(2 * Page), Page), peer, DmaAccess.ReadWrite, out _));
+        Start();
+        Assert.False(_queue.IsFar);
+        _memory.Write(2 * Page, "0123456789abcdef"u8);
+        _driver.Add([Readable(2 * Page, 16), Writable((2 * Page) - 2, 4)]);
+        _driver.Publish();
+        Assert.True(_queue.TryTake(_chain, out var fault), fault.Message);
+        var taken = new byte[16];
+        Assert.True(_chain.TryTakeReadable(taken));
+        Assert.Equal("0123456789abcdef"u8.ToArray(), taken);
+        Assert.Equal(4u, _chain.Write("wxyz"u8));
+        _queue.Complete(_chain, 4);
+        var bytes = new byte[4];
+        _memory.Read((2 * Page) - 2, bytes);
+        Assert.Equal("wxyz"u8.ToArray(), bytes);
+        // What the device writes for a peer that has gone meanwhile is lost, and counted.
+        _driver.Add([Writable(2 * Page, 16)]);
+        _driver.Publish();
+        peer.IsGone = true;
+        Assert.True(_queue.TryTake(_chain, out _));
+        _queue.Complete(_chain, 16);
+        Assert.True(_dma.Port.Faults > 0);
+    }
+
+    [Fact]
+    public void A_far_ring_whose_peer_is_gone_is_a_fault()
+    {
+        var peer = new Messages(_memory);
+        Assert.True(_space.TryMap(new IovaRange(new Iova(Base), Pages * Page), peer, DmaAccess.ReadWrite, out _));
+        Start();
+        peer.IsGone = true;
+        Assert.True(_queue.HasAvailable());
+        Assert.False(_queue.TryTake(_chain, out var fault));
+        Assert.Equal(Errno.EFAULT, fault.Errno);
+        _queue.Stop();
+        Assert.False(_queue.TryStart(_driver.Layout, _dma.Port, QueueState.Split(0), out fault));
+        Assert.Equal(Errno.EFAULT, fault.Errno);
+    }
+
+    private static Iova At(ulong offset) => new(Base + offset);
+
+    private static DriverBuffer Readable(ulong offset, uint length) => new(At(offset), length, false);
+
+    private static DriverBuffer Writable(ulong offset, uint length) => new(At(offset), length, true);
+
+    private void Start() => Assert.True(_queue.TryStart(_driver.Layout, _dma.Port, QueueState.Split(0), out _));
+
+    private void Map(ulong page, ulong count)
+    {
+        Assert.True(_space.TryMap(At(page * Page), count * Page, _memory, page * Page, DmaAccess.ReadWrite, out var fault), fault.Message);
+    }
+
+    private void Unmap(ulong page, ulong count)
+    {
+        Assert.True(_space.TryUnmap(new IovaRange(At(page * Page), count * Page), out var unmapped, out var fault), fault.Message);
+        Assert.Equal(count * Page, unmapped);
+    }
+
+    private ulong Dirty()
+    {
+        var bitmap = new ulong[1];
+        Assert.True(_space.TryReadLog(new IovaRange(new Iova(Base), Pages * Page), Page, bitmap, out var fault), fault.Message);
+        return bitmap[0];
+    }
+
+    /// <summary>A peer's memory, at the same addresses.</summary>
+    private sealed class Messages(HostMemory memory) : IRemoteMemory
+    {
+        internal bool IsGone { get; set; }
+
+        public bool TryRead(Iova address, Span<byte> destination, out Fault fault)
+        {
+            fault = IsGone ? new Fault(Errno.ECONNRESET, "gone") : Fault.None;
+            if (!IsGone)
+                memory.Read(address.Value - Base, destination);
+            return !IsGone;
+        }
+
+        public bool TryWrite(Iova address, ReadOnlySpan<byte> source, out Fault fault)
+        {
+            fault = IsGone ? new Fault(Errno.ECONNRESET, "gone") : Fault.None;
+            if (!IsGone)
+                memory.Write(address.Value - Base, source);
+            return !IsGone;
+        }
+    }
+}
