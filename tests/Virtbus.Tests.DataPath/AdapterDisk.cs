@@ -5,7 +5,7 @@ using Virtbus.Core;
 using Virtbus.Drivers.MerlinCore;
 using Virtbus.Drivers.NicVdpa;
 using Virtbus.Hardware.Adapter;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 
 namespace Virtbus.Tests.DataPath;
 

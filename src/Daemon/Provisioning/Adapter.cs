@@ -4,7 +4,7 @@ using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware.Adapter;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Platform;
 using Virtbus.Transports.Tap;
 

@@ -5,7 +5,7 @@ using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;

@@ -1,5 +1,5 @@
 using System.Buffers.Binary;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 
 namespace Virtbus.Hardware.VirtioBlk;
 

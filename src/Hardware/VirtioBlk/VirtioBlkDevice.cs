@@ -1,5 +1,5 @@
 using System.Text;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Hardware.Virtio;
 using Virtbus.Platform;
 using static Virtbus.Hardware.VirtioBlk.VirtioBlkConfig;

@@ -1,5 +1,5 @@
 using System.Buffers.Binary;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Hardware.Virtio;
 using Virtbus.Memory.Rings;
 using Virtbus.Platform;

@@ -11,7 +11,8 @@ public sealed class LayeringTests
 
     private static readonly Dictionary<string, string[]> Only = new()
     {
-        ["Hardware"] = ["Platform", "Memory", "Pci"],
+        ["Block"] = ["Platform", "Memory"],
+        ["Hardware"] = ["Platform", "Memory", "Pci", "Block"],
         ["Vm"] = ["Platform"],
     };
 
@@ -51,6 +52,11 @@ public sealed class LayeringTests
     [InlineData("Subsystems", "Hardware", false)]
     [InlineData("Transports", "Hardware", false)]
     [InlineData("Drivers", "Vm", false)]
+    [InlineData("Block", "Pci", false)]
+    [InlineData("Block", "Memory", true)]
+    [InlineData("Hardware", "Block", true)]
+    [InlineData("Memory", "Block", false)]
+    [InlineData("Transports", "Block", false)]
     [InlineData("Daemon", "Hardware", true)]
     [InlineData("Vm", "Memory", false)]
     [InlineData("Cli", "Vm", true)]

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>
 /// One queue's way into a backend. A synchronous backend finishes requests in <see cref="Submit"/>; an asynchronous one (io_uring) collects

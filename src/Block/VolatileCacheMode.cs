@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>Keeps a disk's cache mode as long as the medium is in its adapter: for media of which nothing outlives the program.</summary>
 internal sealed class VolatileCacheMode : ICacheModeStore

@@ -1,7 +1,7 @@
 using Virtbus.Memory;
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>A disk in memory, zero filled; it is gone with the process.</summary>
 public sealed class MemoryBackend : IBlockBackend

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>
 /// A disk in a regular file, moved straight between the file and guest memory (preadv, pwritev). The file is locked as long as the disk

@@ -1,4 +1,4 @@
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>
 /// Where the blocks of a disk are kept. A queue opens a channel of its own and sends its requests there, so that queues share nothing on

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>A channel whose requests are done when <see cref="Submit"/> returns.</summary>
 internal abstract class SynchronousChannel : IBlockChannel

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>A disk that keeps nothing: writes vanish and reads leave the buffer as it is. It measures the path to a backend.</summary>
 public sealed class NullBackend : IBlockBackend

@@ -1,7 +1,7 @@
 using Virtbus.Memory.Rings;
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>
 /// One request on its way through a backend. Made once for each place in flight and used again, so a request allocates nothing.

@@ -1,4 +1,4 @@
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>What a block request wants.</summary>
 public enum BlockOperation
