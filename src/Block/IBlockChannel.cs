@@ -3,19 +3,24 @@ using Virtbus.Platform;
 namespace Virtbus.Block;
 
 /// <summary>
-/// One queue's way into a backend. A synchronous backend finishes requests in <see cref="Submit"/>; an asynchronous one (io_uring) collects
-/// them, starts them together in <see cref="Commit"/> and hands them back by <see cref="TryReap"/>. Used by the queue's thread only;
-/// no call allocates.
+/// One queue's way into a back end. A request may be done when <see cref="Submit"/> returns; else it is collected with others, started by
+/// <see cref="Commit"/>, and comes back by <see cref="TryReap"/>. Used by one thread at a time; no call allocates.
 /// </summary>
 public interface IBlockChannel : IDisposable
 {
-    /// <summary>How many requests can usefully be in flight: 1 for a synchronous backend, at most the depth asked for.</summary>
+    /// <summary>How many requests can usefully be in flight: 1 where all are done in <see cref="Submit"/>, at most the depth asked for.</summary>
     int Depth { get; }
 
-    /// <summary>Readable when <see cref="TryReap"/> has something; null when requests never outlive <see cref="Submit"/>.</summary>
+    /// <summary>
+    /// Signalled each time that <see cref="TryReap"/> has something new; null when requests never outlive <see cref="Submit"/>. To be waited on
+    /// edge triggered (<see cref="Epoll"/>): nobody need read it, and a signal may come for what was reaped already.
+    /// </summary>
     FileDescriptor? Completion { get; }
 
-    /// <summary>Takes a request.</summary>
+    /// <summary>Which ways the requests went; readable from any thread.</summary>
+    BlockWays Ways { get; }
+
+    /// <summary>Takes a request. What it is about is checked by the caller: <see cref="BlockInfo.Holds"/>.</summary>
     /// <param name="request">The request; its <see cref="BlockRequest.Result"/> is set when it is done.</param>
     /// <returns>True when it is done already; false when it will come back by <see cref="TryReap"/>.</returns>
     bool Submit(BlockRequest request);
@@ -26,4 +31,8 @@ public interface IBlockChannel : IDisposable
     /// <summary>Takes back a request that is done.</summary>
     /// <returns>The request, or null when none is done now.</returns>
     BlockRequest? TryReap();
+
+    /// <summary>Waits until <see cref="TryReap"/> may have something, for a thread that waits for nothing else.</summary>
+    /// <param name="milliseconds">How long at most; -1 for as long as it takes.</param>
+    void Wait(int milliseconds);
 }

@@ -7,6 +7,7 @@ namespace Virtbus.Block;
 public sealed class MemoryBackend : IBlockBackend
 {
     private readonly HostMemory _store;
+    private readonly FileDescriptor _file;
 
     /// <summary>Makes one. Pages are taken from the host when they are first written.</summary>
     /// <param name="capacity">Size in bytes, a multiple of <paramref name="blockSize"/>.</param>
@@ -16,34 +17,64 @@ public sealed class MemoryBackend : IBlockBackend
     public MemoryBackend(long capacity, int blockSize = 512, bool readOnly = false)
     {
         BlockGeometry.Check("memory", capacity, blockSize);
-        Capacity = capacity;
-        IsReadOnly = readOnly;
-        BlockSize = blockSize;
-        _store = HostMemory.Allocate("virtbus-disk", (ulong)capacity, out var file);
-        file.Dispose();
+        Info = new BlockInfo
+        {
+            Capacity = capacity,
+            BlockSize = blockSize,
+            IsReadOnly = readOnly,
+            MaxDiscard = capacity,
+            DiscardAlignment = Math.Max(Environment.SystemPageSize, blockSize),
+            MaxWriteZeroes = capacity,
+        };
+        _store = HostMemory.Allocate("virtbus-disk", (ulong)capacity, out _file);
+    }
+
+    /// <summary>Never raised: its size stays.</summary>
+    public event Action? InfoChanged
+    {
+        add { }
+        remove { }
     }
 
     /// <inheritdoc/>
     public string Description => "memory";
 
     /// <inheritdoc/>
-    public long Capacity { get; }
+    public BlockInfo Info { get; }
 
     /// <inheritdoc/>
-    public int BlockSize { get; }
-
-    /// <inheritdoc/>
-    public bool IsReadOnly { get; }
-
-    /// <inheritdoc/>
-    public IBlockChannel OpenChannel(int depth) => new Channel(_store.Acquire());
+    public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new Channel(_store.Acquire(), _file);
 
     /// <summary>Lets go of the memory, once the last channel has.</summary>
-    public void Dispose() => _store.Dispose();
-
-    private sealed class Channel(HostMemory store) : SynchronousChannel
+    public void Dispose()
     {
-        public override bool Submit(BlockRequest request)
+        _store.Dispose();
+        _file.Dispose();
+    }
+
+    private sealed class Channel(HostMemory store, FileDescriptor file) : SynchronousChannel
+    {
+        public override void Dispose() => store.Dispose();
+
+        protected override Errno Do(BlockRequest request)
+        {
+            switch (request.Operation)
+            {
+                case BlockOperation.Read or BlockOperation.Write:
+                    Move(request);
+                    return Errno.None;
+                case BlockOperation.Discard or BlockOperation.WriteZeroes:
+                    // Gives the pages back, and the mapping reads zeros there.
+                    return request.Length == 0 ? Errno.None : file.Allocate(FileAllocation.PunchHole, request.Offset, request.Length);
+                case BlockOperation.GetId:
+                    request.AnswerIdentity("");
+                    return Errno.None;
+                default:
+                    return Errno.None;
+            }
+        }
+
+        private void Move(BlockRequest request)
         {
             var at = (ulong)request.Offset;
             foreach (var run in request.Runs)
@@ -54,11 +85,6 @@ public sealed class MemoryBackend : IBlockBackend
                     store.Write(at, run.AsSpan());
                 at += run.Length;
             }
-
-            request.Result = Errno.None;
-            return true;
         }
-
-        public override void Dispose() => store.Dispose();
     }
 }

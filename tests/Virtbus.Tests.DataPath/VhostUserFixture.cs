@@ -1,5 +1,5 @@
-using Virtbus.Buses.Vdpa;
 using Virtbus.Block;
+using Virtbus.Buses.Vdpa;
 using Virtbus.Memory;
 using Virtbus.Transports.VhostUser;
 

@@ -30,7 +30,7 @@ public sealed class VirtioBlkDevice : VirtioDevice
         if (serial.Length > IdSize || !Ascii.IsValid(serial))
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of device '{name}' does not fit. Choose at most {IdSize} ASCII characters.");
         _config = Build(backend, queueCount);
-        _readOnly = backend.IsReadOnly;
+        _readOnly = backend.Info.IsReadOnly;
         _cacheMode = cacheMode ?? new VolatileCacheMode();
         _writeback = _cacheMode.IsWriteback;
         Serial = new byte[IdSize];

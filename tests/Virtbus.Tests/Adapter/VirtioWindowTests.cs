@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
-using Virtbus.Hardware.Adapter;
 using Virtbus.Block;
+using Virtbus.Hardware.Adapter;
 using Virtbus.Memory;
 using Virtbus.Memory.Rings;
 using Virtbus.Platform;
