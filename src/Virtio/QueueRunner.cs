@@ -239,7 +239,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         if (Kick is not null)
             sources.Add(new PollSource(Kick.Descriptor, KickBit, IsEdge: true));
         if (_processor.Completion is { } completion)
-            sources.Add(new PollSource(completion, CompletionBit, IsEdge: false));
+            sources.Add(new PollSource(completion, CompletionBit, IsEdge: true));
         return [.. sources];
     }
 

@@ -1,6 +1,6 @@
 using System.Collections.Concurrent;
+using Virtbus.Block;
 using Virtbus.Ethernet;
-using Virtbus.Hardware.Block;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Platform;
 

@@ -12,11 +12,12 @@ public sealed class LayeringTests
         ["Platform"] = [],
         ["Memory"] = ["Platform"],
         ["Core"] = ["Platform"],
+        ["Block"] = ["Memory"],
         ["Vm"] = ["Platform"],
         ["Virtio"] = ["Memory"],
         ["Ethernet"] = ["Memory"],
         ["Pci"] = ["Memory"],
-        ["Hardware"] = ["Pci", "Virtio", "Ethernet"],
+        ["Hardware"] = ["Pci", "Virtio", "Ethernet", "Block"],
         ["Buses"] = ["Core", "Pci", "Virtio"],
         ["Subsystems"] = ["Buses", "Ethernet"],
         ["Drivers"] = ["Subsystems"],
@@ -61,6 +62,11 @@ public sealed class LayeringTests
     [InlineData("Hardware", "Ethernet", true)]
     [InlineData("Subsystems", "Ethernet", true)]
     [InlineData("Drivers", "Vm", false)]
+    [InlineData("Block", "Pci", false)]
+    [InlineData("Block", "Memory", true)]
+    [InlineData("Hardware", "Block", true)]
+    [InlineData("Memory", "Block", false)]
+    [InlineData("Transports", "Block", false)]
     [InlineData("Daemon", "Hardware", true)]
     [InlineData("Vm", "Memory", false)]
     [InlineData("Cli", "Vm", true)]
