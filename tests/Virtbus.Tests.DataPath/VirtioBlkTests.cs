@@ -787,17 +787,21 @@ public sealed class VirtioBlkTests : IDisposable
 
         public string Description => "throwing";
 
-        public long Capacity => 1 << 20;
+        public event Action? InfoChanged
+        {
+            add { }
+            remove { }
+        }
 
-        public int BlockSize => 512;
-
-        public bool IsReadOnly => false;
+        public BlockInfo Info { get; } = new() { Capacity = 1 << 20 };
 
         public int Depth => 1;
 
+        public BlockWays Ways => default;
+
         public FileDescriptor? Completion => null;
 
-        public IBlockChannel OpenChannel(int depth) => this;
+        public IBlockChannel OpenChannel(int depth, bool ownsThread) => this;
 
         public bool Submit(BlockRequest request)
         {
@@ -812,6 +816,10 @@ public sealed class VirtioBlkTests : IDisposable
         }
 
         public BlockRequest? TryReap() => null;
+
+        public void Wait(int milliseconds)
+        {
+        }
 
         public void Dispose()
         {

@@ -39,7 +39,7 @@ public sealed class TapBridge : IDisposable
 
     /// <summary>Sends a frame to the host; one that it does not take is dropped, as on a wire.</summary>
     /// <param name="frame">The frame.</param>
-    public void Send(ReadOnlySpan<byte> frame) => _tap.Write(frame);
+    public void Send(in EthernetFrame frame) => _tap.Write(frame.Bytes);
 
     /// <summary>Stops to read and closes the interface.</summary>
     public void Dispose()

@@ -51,6 +51,8 @@ internal sealed class EchoDevice : VirtioDevice
 
         public FileDescriptor? Completion => null;
 
+        public bool MayBlock => false;
+
         public (ulong Requests, ulong Bytes, ulong Errors) Counters => (Volatile.Read(ref _requests), 0, 0);
 
         public void Start(DeviceRing ring, VirtioFeatures features) => _ring = ring;
@@ -61,7 +63,7 @@ internal sealed class EchoDevice : VirtioDevice
                 return false;
             var length = (int)Math.Min(_chain.ReadableLength, (uint)_buffer.Length);
             _chain.TryTakeReadable(_buffer.AsSpan(0, length));
-            _ring.Complete(_chain.Head, _chain.Write(_buffer.AsSpan(0, length)));
+            _ring.Complete(_chain, _chain.Write(_buffer.AsSpan(0, length)));
             _requests++;
             return true;
         }
