@@ -6,6 +6,7 @@ return args switch
     ["serve", .. var rest] => await BlockServe.RunAsync(rest),
     ["core", .. var rest] => await CoreBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
+    ["poll", .. var rest] => PollBench.Run(rest),
     ["vfio-user", .. var rest] => await VfioUserBench.RunAsync(rest),
     ["vfio-user-serve", .. var rest] => await VfioUserServe.RunAsync(rest),
     ["vfio-user-load", .. var rest] => VfioUserServe.Load(rest),
@@ -18,6 +19,8 @@ static int Usage()
         usage: Virtbus.Bench core [--rounds N]
                Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR]
                Virtbus.Bench lookup [--rounds N]
+               Virtbus.Bench poll [--rounds N]
+               Virtbus.Bench poll drive own|shared DEPTH SECONDS
                Virtbus.Bench vfio-user [--peer COMMAND] [--rounds N] [--seconds S] [--cpu N]
                Virtbus.Bench vfio-user-serve SOCKET
                Virtbus.Bench vfio-user-load read|write|posted|pipelined|map SOCKET SECONDS PID
