@@ -123,20 +123,12 @@ public sealed class AdapterEngine : IDisposable
 
     /// <summary>Makes a lane for one function.</summary>
     /// <param name="name">The function's name.</param>
-    /// <returns>The common one when the host has no descriptor left for another.</returns>
     internal AdapterLane OpenLane(string name)
     {
-        try
-        {
-            var lane = new AdapterLane(this, name);
-            lock (_lock)
-                Volatile.Write(ref _lanes, [.. _lanes, lane]);
-            return lane;
-        }
-        catch (VirtbusException)
-        {
-            return Common;
-        }
+        var lane = new AdapterLane(this, name);
+        lock (_lock)
+            Volatile.Write(ref _lanes, [.. _lanes, lane]);
+        return lane;
     }
 
     /// <summary>Ends a lane that no function has any more; not the common one.</summary>
