@@ -7,6 +7,7 @@ return args switch
     ["core", .. var rest] => await CoreBench.RunAsync(rest),
     ["interrupts", .. var rest] => await InterruptBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
+    ["poll", .. var rest] => PollBench.Run(rest),
     ["vfio-user", .. var rest] => await VfioUserBench.RunAsync(rest),
     ["vfio-user-serve", .. var rest] => await VfioUserServe.RunAsync(rest),
     ["vfio-user-load", .. var rest] => VfioUserServe.Load(rest),
@@ -20,6 +21,8 @@ static int Usage()
                Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR]
                Virtbus.Bench interrupts [--rounds N]
                Virtbus.Bench lookup [--rounds N]
+               Virtbus.Bench poll [--rounds N]
+               Virtbus.Bench poll drive own|shared DEPTH SECONDS
                Virtbus.Bench vfio-user [--peer COMMAND] [--rounds N] [--seconds S] [--cpu N]
                Virtbus.Bench vfio-user-serve SOCKET
                Virtbus.Bench vfio-user-load read|write|posted|pipelined|map SOCKET SECONDS PID

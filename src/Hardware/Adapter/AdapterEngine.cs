@@ -124,18 +124,7 @@ public sealed class AdapterEngine : IDisposable
 
     /// <summary>Makes a lane for one function.</summary>
     /// <param name="name">The function's name.</param>
-    /// <returns>The common one when the host has no descriptor left for another.</returns>
-    internal AdapterLane OpenLane(string name)
-    {
-        try
-        {
-            return new AdapterLane(this, name);
-        }
-        catch (VirtbusException)
-        {
-            return Common;
-        }
-    }
+    internal AdapterLane OpenLane(string name) => new(this, name);
 
     /// <summary>Ends a lane that no function has any more; not the common one.</summary>
     internal void CloseLane(AdapterLane lane)

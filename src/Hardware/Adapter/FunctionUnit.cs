@@ -783,7 +783,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         private readonly AdapterLane _lane;
         private readonly int _set;
         private readonly EventFd _signal;
-        private readonly ulong _id;
+        private readonly PollClient? _listener;
 
         internal TransmitSignal(FunctionUnit unit, int set, EventFd signal)
         {
@@ -791,7 +791,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
             _set = set;
             _signal = signal;
             _lane = unit.Lane;
-            _id = _lane.Listen(signal, this);
+            _listener = _lane.Listen(signal, this);
         }
 
         internal override AdapterLane Lane => _lane;
@@ -804,7 +804,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
 
         public void Dispose()
         {
-            _lane.Unlisten(_signal, _id);
+            AdapterLane.Unlisten(_listener);
             _signal.Dispose();
         }
     }

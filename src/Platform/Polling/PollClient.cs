@@ -14,13 +14,13 @@ public sealed class PollClient
     private PollSeat _seat;
     private bool _isDetached;
 
-    private PollClient(string name, IPollWork work, PollSource[] sources, in PollOptions options, PollThread thread)
+    private PollClient(string name, IPollWork work, PollSource[] sources, in PollOptions options, PollThread thread, bool ownsThread)
     {
         _name = name;
         _work = work;
         _sources = sources;
         _options = options;
-        _seat = new PollSeat(name, work, thread, options);
+        _seat = new PollSeat(name, work, thread, options) { OwnsThread = ownsThread };
     }
 
     /// <summary>The thread that the client is on; the last one when it is detached.</summary>
@@ -29,9 +29,9 @@ public sealed class PollClient
     /// <summary>Whether the client is served no more: it was detached, or its work threw.</summary>
     public bool IsOver => Volatile.Read(ref _isDetached) || Volatile.Read(ref _seat).IsDead;
 
-    internal static PollClient Attach(string name, IPollWork work, ReadOnlySpan<PollSource> sources, in PollOptions options, PollThread thread)
+    internal static PollClient Attach(string name, IPollWork work, ReadOnlySpan<PollSource> sources, in PollOptions options, PollThread thread, bool ownsThread)
     {
-        var client = new PollClient(name, work, sources.ToArray(), options, thread);
+        var client = new PollClient(name, work, sources.ToArray(), options, thread, ownsThread);
         thread.Add(client._seat, client._sources);
         client._seat.Open();
         // Its first turn comes without a signal: what was there before anybody listened is found by that.
@@ -69,7 +69,7 @@ public sealed class PollClient
         // Outside of the lock: the work that is waited for may call this too.
         seat.End();
         seat.Thread.Remove(seat);
-        if (isFirst && seat.Thread.IsOwn)
+        if (isFirst && seat.OwnsThread)
             seat.Thread.End();
     }
 
@@ -83,7 +83,7 @@ public sealed class PollClient
     {
         ArgumentNullException.ThrowIfNull(thread);
         lock (_moves)
-            Move(thread);
+            Move(thread, ownsThread: false);
     }
 
     /// <summary>Gives the client a thread of its own from now on, as <see cref="MoveTo"/> does.</summary>
@@ -92,15 +92,23 @@ public sealed class PollClient
     {
         lock (_moves)
         {
-            if (IsOver || Thread.IsOwn)
+            if (IsOver || Volatile.Read(ref _seat).OwnsThread)
                 return;
             var thread = PollThread.Start(_name, isOwn: true);
-            if (!Move(thread))
+            try
+            {
+                if (!Move(thread, ownsThread: true))
+                    thread.End();
+            }
+            catch
+            {
                 thread.End();
+                throw;
+            }
         }
     }
 
-    private bool Move(PollThread thread)
+    private bool Move(PollThread thread, bool ownsThread)
     {
         var old = _seat;
         if (old.Thread == thread || IsOver)
@@ -108,7 +116,7 @@ public sealed class PollClient
         if (old.IsInWork)
             throw new InvalidOperationException("A client's own work cannot move it: the new thread would begin before that work has ended.");
         // In the new set before it leaves the old one, so that a host without room changes nothing.
-        var next = new PollSeat(_name, _work, thread, _options);
+        var next = new PollSeat(_name, _work, thread, _options) { OwnsThread = ownsThread };
         thread.Add(next, _sources);
         old.End();
         bool isMoved;
@@ -135,7 +143,7 @@ public sealed class PollClient
         }
 
         old.Thread.Remove(old);
-        if (old.Thread.IsOwn)
+        if (old.OwnsThread)
             old.Thread.End();
         return isMoved;
     }

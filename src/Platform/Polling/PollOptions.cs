@@ -15,6 +15,9 @@ public readonly record struct PollOptions
     /// <summary>How often the client is worked on although nothing woke it, in milliseconds; 0 for never. For one whose peer has no way to wake it.</summary>
     public int IntervalMilliseconds { get; init; }
 
-    /// <summary>Which thread; null for the one with the fewest clients.</summary>
+    /// <summary>
+    /// Which thread; null for the one of the pool with the fewest clients. As a guest on another client's own thread, this one is worked on
+    /// until that client is detached, and may be held up by it.
+    /// </summary>
     public PollThread? Thread { get; init; }
 }

@@ -32,6 +32,9 @@ internal sealed class PollSeat
 
     internal bool Spins { get; }
 
+    /// <summary>Whether the thread is there for this seat, and ends with it; others may be guests there.</summary>
+    internal bool OwnsThread { get; init; }
+
     internal int IntervalMilliseconds { get; }
 
     /// <summary>What wakes it; changed under the thread's lock, before the first turn.</summary>

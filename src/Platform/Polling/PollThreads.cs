@@ -73,11 +73,11 @@ public sealed class PollThreads : IDisposable
     {
         ArgumentNullException.ThrowIfNull(work);
         if (!options.OwnThread)
-            return PollClient.Attach(name, work, sources, options, options.Thread ?? Choose());
+            return PollClient.Attach(name, work, sources, options, options.Thread ?? Choose(), ownsThread: false);
         var thread = PollThread.Start(name, isOwn: true);
         try
         {
-            return PollClient.Attach(name, work, sources, options, thread);
+            return PollClient.Attach(name, work, sources, options, thread, ownsThread: true);
         }
         catch
         {

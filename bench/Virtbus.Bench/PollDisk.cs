@@ -1,0 +1,135 @@
+using System.Buffers.Binary;
+using System.Diagnostics;
+using Virtbus.Hardware.Block;
+using Virtbus.Hardware.Virtio;
+using Virtbus.Hardware.VirtioBlk;
+using Virtbus.Memory;
+using Virtbus.Memory.Rings;
+using Virtbus.Platform;
+
+namespace Virtbus.Bench;
+
+/// <summary>A virtio disk and a driver of its first queue in the same process, which kicks by eventfd and looks for answers by itself.</summary>
+internal sealed class PollDisk : IDisposable
+{
+    private const int Size = 64;
+    private const ulong Base = 0x100000;
+    private const ulong Ring = 0x1000;
+    private const ulong Slots = 0x4000;
+    private const ulong Slot = 0x2000;
+
+    private readonly HostMemory _memory;
+    private readonly IoAddressSpace _space = new();
+    private readonly EventFd[] _kicks;
+    private readonly SplitRingDriver[] _rings;
+    private readonly VirtioBlkDevice _device;
+    private readonly int[] _slotOfHead = new int[Size];
+
+    internal PollDisk(string name, IBlockBackend backend, int queues, bool ownThreads, bool small)
+    {
+        _memory = HostMemory.Allocate("virtbus-bench", Slots + (small ? 0 : Size * Slot), out var file);
+        file.Dispose();
+        _space.TryMap(new Iova(Base), _memory.Size, _memory, 0, DmaAccess.ReadWrite, out _);
+        _device = new VirtioBlkDevice(name, backend, "bench", queues, Size);
+        // Builds before the poll threads have a thread a queue and no such method.
+        typeof(VirtioDevice).GetMethod("UseOwnThreads", System.Reflection.BindingFlags.Instance | System.Reflection.BindingFlags.NonPublic)?.Invoke(_device, [ownThreads]);
+        using (var map = _space.Snapshot())
+            _device.SetMap(map);
+        _device.TrySetStatus(VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER, out _);
+        _device.TrySetDriverFeatures(_device.DeviceFeatures, out _);
+        _device.TrySetStatus(11, out _);
+        _kicks = new EventFd[queues];
+        _rings = new SplitRingDriver[queues];
+        for (var i = 0; i < queues; i++)
+        {
+            _kicks[i] = new EventFd();
+            _rings[i] = new SplitRingDriver(_memory, new Iova(Base), (ulong)i * Ring * 2, small ? 16 : Size, eventIndex: true, indirect: true);
+            var layout = _rings[i].Layout;
+            _device.TrySetQueueSize(i, layout.Size, out _);
+            _device.TrySetQueueAddress(i, layout.DescriptorArea, layout.DriverArea, layout.DeviceArea, out _);
+            _device.SetQueueKick(i, _kicks[i]);
+            if (!_device.TrySetQueueReady(i, true, out var fault))
+                throw new InvalidOperationException(fault.Message);
+        }
+
+        if (!_device.TrySetStatus(15, out var refused))
+            throw new InvalidOperationException(refused.Message);
+    }
+
+    /// <summary>Reads 4 KiB again and again.</summary>
+    /// <param name="depth">How many at a time, up to 21.</param>
+    /// <param name="time">For how long.</param>
+    /// <returns>Reads a second.</returns>
+    internal double Drive(int depth, TimeSpan time)
+    {
+        var ring = _rings[0];
+        var kick = _kicks[0];
+        Span<byte> header = stackalloc byte[16];
+        header.Clear();
+        for (var slot = 0; slot < depth; slot++)
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(header[8..], (ulong)(slot * 8));
+            _memory.Write(Slots + ((ulong)slot * Slot), header);
+        }
+
+        ring.RequestCalls(false);
+        var since = Stopwatch.GetTimestamp();
+        for (var slot = 0; slot < depth; slot++)
+            Add(ring, slot);
+        if (ring.Publish())
+            kick.Signal();
+        var done = 0L;
+        var inFlight = depth;
+        var end = since + (long)(time.TotalSeconds * Stopwatch.Frequency);
+        var isOver = false;
+        while (inFlight > 0)
+        {
+            var any = false;
+            while (ring.TryTakeUsed(out var head, out _))
+            {
+                done++;
+                inFlight--;
+                if (isOver)
+                    continue;
+                Add(ring, _slotOfHead[head]);
+                inFlight++;
+                any = true;
+            }
+
+            if (any)
+            {
+                ring.RequestCalls(false);
+                if (ring.Publish())
+                    kick.Signal();
+                isOver = Stopwatch.GetTimestamp() > end;
+            }
+            else
+            {
+                Thread.SpinWait(4);
+            }
+        }
+
+        return done / Stopwatch.GetElapsedTime(since).TotalSeconds;
+    }
+
+    public void Dispose()
+    {
+        _device.Dispose();
+        foreach (var kick in _kicks)
+            kick.Dispose();
+        _space.Dispose();
+        _memory.Dispose();
+    }
+
+    private void Add(SplitRingDriver ring, int slot)
+    {
+        var at = Base + Slots + ((ulong)slot * Slot);
+        var head = ring.Add(
+        [
+            new DriverBuffer(new Iova(at), 16, false),
+            new DriverBuffer(new Iova(at + 0x100), 4096, true),
+            new DriverBuffer(new Iova(at + 0x80), 1, true),
+        ]);
+        _slotOfHead[head] = slot;
+    }
+}
