@@ -12,6 +12,12 @@ internal interface IQueueProcessor : IDisposable
     /// <summary>Readable when <see cref="Process"/> has something to do although the ring has not; null when that never happens.</summary>
     FileDescriptor? Completion { get; }
 
+    /// <summary>Whether requests are in flight, whose end <see cref="Completion"/> tells.</summary>
+    bool IsWaiting { get; }
+
+    /// <summary>Whether it takes no more buffers until one of those in flight is done.</summary>
+    bool IsFull { get; }
+
     /// <summary>The counters of the requests; readable from any thread.</summary>
     (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }
 

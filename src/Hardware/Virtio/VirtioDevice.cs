@@ -343,6 +343,7 @@ public abstract class VirtioDevice : IDisposable
             if (_disposed)
                 return;
             _disposed = true;
+            OnDispose();
             foreach (var queue in _queues)
                 queue.Dispose();
             _map.Dispose();
@@ -378,11 +379,21 @@ public abstract class VirtioDevice : IDisposable
     /// <summary>Another user begins; queues stand still.</summary>
     private protected abstract void OnBeginUse();
 
+    /// <summary>The device goes; what it listens to is to be let go of.</summary>
+    private protected virtual void OnDispose()
+    {
+    }
+
     /// <summary>Tells the driver that the configuration space changed.</summary>
-    private protected void AnnounceConfigChange()
+    /// <param name="change">Changes what is read, in one step with the generation; null when that is done already.</param>
+    private protected void AnnounceConfigChange(Action? change = null)
     {
         lock (_lock)
+        {
+            change?.Invoke();
             ConfigGeneration++;
+        }
+
         Volatile.Read(ref _configChanged)?.Invoke();
     }
 

@@ -10,6 +10,7 @@ namespace Virtbus.Hardware.VirtioBlk;
 public sealed class VirtioBlkDevice : VirtioDevice
 {
     private readonly byte[] _config;
+    private readonly IBlockBackend _backend;
     private readonly bool _readOnly;
     private readonly ICacheModeStore _cacheMode;
     private volatile bool _writeback;
@@ -29,6 +30,7 @@ public sealed class VirtioBlkDevice : VirtioDevice
     {
         if (serial.Length > IdSize || !Ascii.IsValid(serial))
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of device '{name}' does not fit. Choose at most {IdSize} ASCII characters.");
+        _backend = backend;
         _config = Build(backend, queueCount);
         _readOnly = backend.Info.IsReadOnly;
         _cacheMode = cacheMode ?? new VolatileCacheMode();
@@ -36,6 +38,7 @@ public sealed class VirtioBlkDevice : VirtioDevice
         Serial = new byte[IdSize];
         Encoding.ASCII.GetBytes(serial, Serial);
         CreateQueues(_ => new VirtioBlkQueues(this, backend));
+        backend.InfoChanged += OnInfoChanged;
     }
 
     /// <inheritdoc/>
@@ -95,6 +98,10 @@ public sealed class VirtioBlkDevice : VirtioDevice
         _isModeKnown = false;
         _hasRun = false;
     }
+
+    private protected override void OnDispose() => _backend.InfoChanged -= OnInfoChanged;
+
+    private void OnInfoChanged() => AnnounceConfigChange(() => SetCapacity(_config, _backend.Info));
 
     private static bool IsWithin(int offset, int length) => offset <= WritebackOffset && WritebackOffset - offset < length;
 
