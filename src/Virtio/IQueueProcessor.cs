@@ -16,6 +16,12 @@ public interface IQueueProcessor : IDisposable
     /// <summary>Whether <see cref="Process"/> may wait for the host, a disk for one: the queue then has a thread of its own.</summary>
     bool MayBlock { get; }
 
+    /// <summary>Whether requests are in flight, whose end <see cref="Completion"/> tells.</summary>
+    bool IsWaiting { get; }
+
+    /// <summary>Whether it takes no more buffers until one of those in flight is done.</summary>
+    bool IsFull { get; }
+
     /// <summary>The counters of the requests; readable from any thread.</summary>
     (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }
 

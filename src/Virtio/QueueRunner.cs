@@ -118,8 +118,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             {
                 // A ring that is reached by messages waits for the peer at each look.
                 OwnThread = OwnThread || _processor.MayBlock || _ring.IsFar,
-                // An asynchronous back end's completions are not in the ring; its descriptor is waited on.
-                Spins = _processor.Completion is null && !_ring.IsFar,
+                Spins = !_ring.IsFar,
                 IntervalMilliseconds = Kick is null && Polls ? PollInterval : 0,
             });
             return true;
@@ -196,7 +195,8 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         return false;
     }
 
-    bool IPollWork.PrepareToSleep() => _ring.EnableKicks() && !_broken;
+    // Where nothing more can be taken, buffers that wait in the ring are no reason to look again.
+    bool IPollWork.PrepareToSleep() => !_processor.IsFull && _ring.EnableKicks() && !_broken;
 
     void IPollWork.Awake() => _ring.DisableKicks();
 

@@ -25,6 +25,7 @@ public sealed unsafe class IoRing : IDisposable
     private const uint FSYNC_DATASYNC = 1;
     private const int REGISTER_BUFFERS = 0;
     private const int REGISTER_FILES = 2;
+    private const int UNREGISTER_FILES = 3;
     private const int REGISTER_EVENTFD = 4;
     private const int REGISTER_PROBE = 8;
     private const int REGISTER_SYNC_CANCEL = 24;
@@ -87,6 +88,9 @@ public sealed unsafe class IoRing : IDisposable
 
     /// <summary>How many were prepared and not started.</summary>
     public int Prepared => (int)(_tail - Volatile.Read(ref *_submissionHead));
+
+    /// <summary>How many calls of the kernel started requests or waited for them.</summary>
+    internal long Calls { get; private set; }
 
     /// <summary>Makes a ring.</summary>
     /// <param name="entries">The most requests in flight; made a power of two, and no more than the kernel takes.</param>
@@ -304,6 +308,8 @@ public sealed unsafe class IoRing : IDisposable
                 Enter(0, 1);
         }
 
+        // The kernel takes a ring down when it likes; until then nobody could unmount the file system of a file that it holds.
+        Register(UNREGISTER_FILES, null, 0);
         _ring.DangerousRelease();
         _rings.Dispose();
         _entryMemory.Dispose();
@@ -386,6 +392,7 @@ public sealed unsafe class IoRing : IDisposable
         {
             if (waitFor > 0)
                 flags |= ENTER_GETEVENTS;
+            Calls++;
             // SAFETY: no pointer is passed; the descriptor is held open by this object.
             var taken = Libc.io_uring_enter(Libc.SYS_io_uring_enter, _number, submit, waitFor, (nint)flags, null, 0);
             if (taken >= 0)

@@ -53,6 +53,10 @@ internal sealed class EchoDevice : VirtioDevice
 
         public bool MayBlock => false;
 
+        public bool IsWaiting => false;
+
+        public bool IsFull => false;
+
         public (ulong Requests, ulong Bytes, ulong Errors) Counters => (Volatile.Read(ref _requests), 0, 0);
 
         public void Start(DeviceRing ring, VirtioFeatures features) => _ring = ring;
