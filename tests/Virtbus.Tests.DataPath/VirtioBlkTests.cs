@@ -310,7 +310,7 @@ public sealed class VirtioBlkTests : IDisposable
         Assert.True(device.IsQueueReady(0));
         Assert.Equal(1, _driver.Writer.UsedIndex);
         _dma.Attach(_space);
-        Deadline.Until(() => _driver.TryTakeUsed(out _, out _), "a used buffer");
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out _, out _), "a used buffer");
     }
 
     [Fact]
@@ -511,7 +511,7 @@ public sealed class VirtioBlkTests : IDisposable
         Assert.InRange(late.Looks - looks, 0, 5);
         late.FinishAllAlways();
         late.Finish(last: false);
-        Deadline.Until(() => _driver.UsedIndex == 12, "all requests");
+        Deadline.Until(() => _driver.Writer.UsedIndex == 12, "all requests");
         Assert.True(device.TrySetQueueReady(0, false, out _));
     }
 
@@ -834,9 +834,9 @@ public sealed class VirtioBlkTests : IDisposable
     {
         using var throws = new ThrowingBackend();
         _device = new VirtioBlkDevice("test", throws, "serial-1", queueCount: 1, maxQueueSize: 128);
-        using (var map = _space.Snapshot())
-            _device.SetMap(map);
-        Run(0);
+        _dma.Attach(_space);
+        _device.SetDma(_dma.Port);
+        Run(default);
         Add(0, 0, 512, deviceWrites: true);
         Deadline.Until(() => (_device.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the device to say that it needs a reset");
         _device.Reset();

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;
 
@@ -12,8 +13,9 @@ public sealed class SplitDriverRingTests : IDisposable
     private const ulong Base = 0x10000;
     private readonly HostMemory _memory;
     private readonly IoAddressSpace _space = new();
+    private readonly StandaloneDma _dma = new("test");
     private readonly SplitDeviceRing _device = new();
-    private readonly DescriptorChain _chain = new(32);
+    private readonly Stack<DescriptorChain> _spare = [];
     private SplitDriverRing _driver;
 
     public SplitDriverRingTests()
@@ -35,8 +37,8 @@ public sealed class SplitDriverRingTests : IDisposable
     {
         _device.Stop();
         _driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex: true, indirect: true, inOrder);
-        using var map = _space.Snapshot();
-        Assert.True(_device.TryStart(_driver.Layout, map, default, out _));
+        _dma.Attach(_space);
+        Assert.True(_device.TryStart(_driver.Layout, _dma.Port, default, out _));
         return _driver;
     }
 
@@ -47,10 +49,18 @@ public sealed class SplitDriverRingTests : IDisposable
         return head;
     }
 
-    private ushort Take()
+    private DescriptorChain Take()
     {
-        Assert.True(_device.TryTake(_chain, out _));
-        return _chain.Head;
+        if (!_spare.TryPop(out var chain))
+            chain = new DescriptorChain(32);
+        Assert.True(_device.TryTake(chain, out _));
+        return chain;
+    }
+
+    private void Complete(DescriptorChain chain, uint written)
+    {
+        _device.Complete(chain, written);
+        _spare.Push(chain);
     }
 
     // What a device writes that has no ring of ours.
@@ -129,7 +139,7 @@ public sealed class SplitDriverRingTests : IDisposable
     public void Descriptors_come_back_whole_in_any_order_of_use()
     {
         var random = new Random(7);
-        var held = new List<(ushort Head, int Buffers)>();
+        var held = new List<(DescriptorChain Chain, int Buffers)>();
         for (var round = 0; round < 100_000; round++)
         {
             var buffers = random.Next(1, 4);
@@ -138,10 +148,10 @@ public sealed class SplitDriverRingTests : IDisposable
             if (held.Count == 0 || (_driver.FreeDescriptors > 2 && random.Next(2) == 0))
                 continue;
             var which = random.Next(held.Count);
-            _device.Complete(held[which].Head, (uint)(4 * held[which].Buffers));
+            Complete(held[which].Chain, (uint)(4 * held[which].Buffers));
             _device.Publish();
             Assert.True(_driver.TryTakeUsed(out var head, out var written, out _));
-            Assert.Equal((held[which].Head, (uint)(4 * held[which].Buffers)), (head, written));
+            Assert.Equal((held[which].Chain.Head, (uint)(4 * held[which].Buffers)), (head, written));
             held.RemoveAt(which);
             Assert.Equal(Size - held.Sum(h => h.Buffers), _driver.FreeDescriptors);
         }
@@ -183,9 +193,9 @@ public sealed class SplitDriverRingTests : IDisposable
     public void Driver_that_waits_is_told_of_what_came_before_it_waited()
     {
         Add();
-        Take();
+        var chain = Take();
         Assert.False(_driver.RequestCalls(true));
-        _device.Complete(0, 4);
+        Complete(chain, 4);
         Assert.True(_device.Publish());
         Assert.True(_driver.RequestCalls(true));
     }
@@ -201,8 +211,7 @@ public sealed class SplitDriverRingTests : IDisposable
                 before = GC.GetAllocatedBytesForCurrentThread();
             _driver.Add(buffers);
             _driver.Publish();
-            _device.TryTake(_chain, out _);
-            _device.Complete(_chain.Head, 4);
+            Complete(Take(), 4);
             _device.Publish();
             if (!_driver.TryTakeUsed(out _, out _, out _))
                 Assert.Fail("no used buffer");

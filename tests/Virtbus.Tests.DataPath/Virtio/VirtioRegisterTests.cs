@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
@@ -17,6 +18,7 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
     private readonly VirtioConfigRegisters _registers;
     private readonly VirtioRegisterTransport _driver;
     private int _raised;
+    private readonly StandaloneDma _dma = new("test");
     private int _told;
     private Action? _betweenConfigReads;
     private bool _isGone;
@@ -26,8 +28,8 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
         _memory = HostMemory.Allocate("virtbus-test", 0x10000, out var file);
         file.Dispose();
         Assert.True(_space.TryMap(new Iova(Base), 0x10000, _memory, 0, DmaAccess.ReadWrite, out _));
-        using (var map = _space.Snapshot())
-            _device.SetMap(map);
+        _dma.Attach(_space);
+        _device.SetDma(_dma.Port);
         _registers = new VirtioConfigRegisters(_device, this);
         _driver = new VirtioRegisterTransport(this);
     }
