@@ -2,7 +2,7 @@ using System.Diagnostics;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Tests.DataPath;
 using Virtbus.Transports.VhostUser;
 

@@ -40,11 +40,12 @@ public sealed class FileDescriptor : SafeHandle
     /// <summary>Opens a file.</summary>
     /// <param name="path">Path of the file.</param>
     /// <param name="writable">Whether it is opened for writing too.</param>
-    /// <param name="error">The errno when the answer is null.</param>
+    /// <param name="error">The errno when the answer is null; EINVAL where the file system has no direct transfers.</param>
+    /// <param name="direct">Whether transfers pass the page cache by (O_DIRECT).</param>
     /// <returns>The descriptor, or null.</returns>
-    public static FileDescriptor? TryOpen(string path, bool writable, out Errno error)
+    public static FileDescriptor? TryOpen(string path, bool writable, out Errno error, bool direct = false)
     {
-        var fd = Libc.open(path, (writable ? Libc.O_RDWR : Libc.O_RDONLY) | Libc.O_CLOEXEC, 0);
+        var fd = Libc.open(path, (writable ? Libc.O_RDWR : Libc.O_RDONLY) | Libc.O_CLOEXEC | (direct ? Libc.O_DIRECT : 0), 0);
         error = fd < 0 ? Libc.LastError : Errno.None;
         return fd < 0 ? null : new FileDescriptor(fd);
     }
@@ -156,6 +157,12 @@ public sealed class FileDescriptor : SafeHandle
         return result == 0;
     }
 
+    /// <summary>
+    /// Gives the advisory lock back. Closing does that too, but only when nothing else holds the open file, which a ring that is being torn
+    /// down may for a while.
+    /// </summary>
+    public void Unlock() => _ = Libc.flock(this, Libc.LOCK_UN);
+
     /// <summary>Reads bytes of the file (pread).</summary>
     /// <param name="destination">Where to.</param>
     /// <param name="offset">Byte offset in the file.</param>
@@ -171,9 +178,13 @@ public sealed class FileDescriptor : SafeHandle
     /// <summary>Reads from the file into host memory (preadv), without a copy in between.</summary>
     /// <param name="vectors">Where the bytes go, in order; at most 1024.</param>
     /// <param name="offset">Byte offset in the file.</param>
-    /// <param name="error">The errno when the answer is negative; EFAULT when the memory behind a vector is gone.</param>
-    /// <returns>Bytes read, fewer than asked for at the end of the file, or -1.</returns>
-    public unsafe long ReadVectors(ReadOnlySpan<IoVector> vectors, long offset, out Errno error)
+    /// <param name="error">
+    /// The errno when the answer is negative; EFAULT when the memory behind a vector is gone; with <paramref name="noWait"/> EAGAIN when the
+    /// call would wait, and EOPNOTSUPP where the file system cannot say so.
+    /// </param>
+    /// <param name="noWait">Whether to read no more than what is in the page cache (RWF_NOWAIT).</param>
+    /// <returns>Bytes read, fewer than asked for at the end of the file or of what is in the cache, or -1.</returns>
+    public unsafe long ReadVectors(ReadOnlySpan<IoVector> vectors, long offset, out Errno error, bool noWait = false)
     {
         // SAFETY: the span pins the vectors; the memory behind each is checked by the kernel, which answers EFAULT and does not fault.
         fixed (IoVector* list = vectors)
@@ -181,7 +192,7 @@ public sealed class FileDescriptor : SafeHandle
             nint count;
             do
             {
-                count = Libc.preadv(this, list, vectors.Length, offset);
+                count = Libc.preadv2(this, list, vectors.Length, offset, noWait ? Libc.RWF_NOWAIT : 0);
                 error = count < 0 ? Libc.LastError : Errno.None;
             }
             while (error == Errno.EINTR);
@@ -193,8 +204,9 @@ public sealed class FileDescriptor : SafeHandle
     /// <param name="vectors">Where the bytes come from, in order; at most 1024.</param>
     /// <param name="offset">Byte offset in the file.</param>
     /// <param name="error">The errno when the answer is negative.</param>
+    /// <param name="durable">Whether the call returns only when the bytes are durable (RWF_DSYNC).</param>
     /// <returns>Bytes written, or -1.</returns>
-    public unsafe long WriteVectors(ReadOnlySpan<IoVector> vectors, long offset, out Errno error)
+    public unsafe long WriteVectors(ReadOnlySpan<IoVector> vectors, long offset, out Errno error, bool durable = false)
     {
         // SAFETY: as in ReadVectors.
         fixed (IoVector* list = vectors)
@@ -202,7 +214,7 @@ public sealed class FileDescriptor : SafeHandle
             nint count;
             do
             {
-                count = Libc.pwritev(this, list, vectors.Length, offset);
+                count = Libc.pwritev2(this, list, vectors.Length, offset, durable ? Libc.RWF_DSYNC : 0);
                 error = count < 0 ? Libc.LastError : Errno.None;
             }
             while (error == Errno.EINTR);
@@ -221,6 +233,52 @@ public sealed class FileDescriptor : SafeHandle
             if (Libc.LastError is var error and not Errno.EINTR)
                 return error;
         }
+    }
+
+    /// <summary>Gives room of the file back, or makes a part of it zeros (fallocate). Its size stays.</summary>
+    /// <param name="what">Which of them.</param>
+    /// <param name="offset">Byte offset in the file.</param>
+    /// <param name="length">Length in bytes, above 0.</param>
+    /// <returns>None, or the errno: EOPNOTSUPP where the file system cannot do it.</returns>
+    public Errno Allocate(FileAllocation what, long offset, long length)
+    {
+        while (true)
+        {
+            if (Libc.fallocate(this, (int)what, offset, length) == 0)
+                return Errno.None;
+            if (Libc.LastError is var error and not Errno.EINTR)
+                return error;
+        }
+    }
+
+    /// <summary>Makes the file longer, with zeros, or shorter.</summary>
+    /// <param name="length">Length in bytes.</param>
+    /// <returns>None, or the errno.</returns>
+    public Errno SetLength(long length) => Libc.ftruncate(this, length) == 0 ? Errno.None : Libc.LastError;
+
+    /// <summary>Whether its file system keeps files in memory alone (tmpfs, ramfs), so that no transfer waits for a device.</summary>
+    /// <returns>False when the kernel does not say.</returns>
+    public unsafe bool IsOnMemoryFileSystem()
+    {
+        var buffer = stackalloc long[64];
+        // SAFETY: struct statfs is at most 120 bytes on every 64-bit architecture, and f_type is its first word.
+        return Libc.fstatfs(this, buffer) == 0 && buffer[0] is (Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC);
+    }
+
+    /// <summary>What direct transfers of the file have to be multiples of (STATX_DIOALIGN).</summary>
+    /// <param name="memory">Alignment in bytes of addresses and lengths of runs.</param>
+    /// <param name="offset">Alignment in bytes of offset and length in the file.</param>
+    /// <returns>False when the kernel does not say, or the file has no direct transfers.</returns>
+    public unsafe bool TryGetDirectAlignment(out int memory, out int offset)
+    {
+        StatxBuffer buffer;
+        byte empty = 0;
+        // SAFETY: as in TryGetStatus.
+        var known = Libc.statx_fd(this, &empty, Libc.AT_EMPTY_PATH, Libc.STATX_DIOALIGN, &buffer) == 0
+            && (buffer.Mask & Libc.STATX_DIOALIGN) != 0 && buffer.DirectOffsetAlignment != 0;
+        memory = known ? Math.Max((int)buffer.DirectMemoryAlignment, 1) : 0;
+        offset = known ? (int)buffer.DirectOffsetAlignment : 0;
+        return known;
     }
 
     /// <inheritdoc/>

@@ -16,11 +16,16 @@ internal static unsafe partial class Libc
     internal const int O_ACCMODE = 3;
     internal const int O_NONBLOCK = 0x800;
     internal const int O_CLOEXEC = 0x80000;
+    // The one open flag that the architectures disagree on.
+    internal static readonly int O_DIRECT = RuntimeInformation.ProcessArchitecture == Architecture.X64 ? 0x4000 : 0x10000;
     internal const int AT_FDCWD = -100;
     internal const int AT_SYMLINK_NOFOLLOW = 0x100;
     internal const int AT_EMPTY_PATH = 0x1000;
     internal const uint STATX_BASIC_STATS = 0x7ff;
     internal const uint STATX_BTIME = 0x800;
+    internal const uint STATX_DIOALIGN = 0x2000;
+    internal const long TMPFS_MAGIC = 0x01021994;
+    internal const long RAMFS_MAGIC = 0x858458f6;
     internal const uint MFD_CLOEXEC = 1;
     internal const uint MFD_ALLOW_SEALING = 2;
     internal const int EFD_NONBLOCK = 0x800;
@@ -55,6 +60,8 @@ internal static unsafe partial class Libc
     internal const int LOCK_EX = 2;
     internal const int LOCK_SH = 1;
     internal const int LOCK_NB = 4;
+    internal const int LOCK_UN = 8;
+    internal const int RWF_DSYNC = 2;
     internal const int RWF_NOWAIT = 8;
     internal const int RLIMIT_NOFILE = 7;
     internal const int FIONREAD = 0x541B;
@@ -66,6 +73,10 @@ internal static unsafe partial class Libc
     // Of x86-64, as the code that uses it.
     internal const int SYS_futex = 202;
     internal const int SYS_pidfd_open = 434;
+    // The same on every architecture.
+    internal const int SYS_io_uring_setup = 425;
+    internal const int SYS_io_uring_enter = 426;
+    internal const int SYS_io_uring_register = 427;
 
     /// <summary>The errno that the last call on this thread left.</summary>
     internal static Errno LastError => (Errno)Marshal.GetLastPInvokeError();
@@ -169,7 +180,26 @@ internal static unsafe partial class Libc
     internal static partial nint pwritev(FileDescriptor fd, IoVector* vectors, int count, long offset);
 
     [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint pwritev2(FileDescriptor fd, IoVector* vectors, int count, long offset, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int fdatasync(FileDescriptor fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int fallocate(FileDescriptor fd, int mode, long offset, long length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int fstatfs(FileDescriptor fd, void* buffer);
+
+    [LibraryImport("libc", SetLastError = true, EntryPoint = "syscall")]
+    internal static partial nint io_uring_setup(nint number, nint entries, void* parameters);
+
+    // With the number of the descriptor, which the ring holds open: the call is made for every batch.
+    [LibraryImport("libc", SetLastError = true, EntryPoint = "syscall")]
+    internal static partial nint io_uring_enter(nint number, nint ring, nint submit, nint complete, nint flags, void* signals, nint size);
+
+    [LibraryImport("libc", SetLastError = true, EntryPoint = "syscall")]
+    internal static partial nint io_uring_register(nint number, nint ring, nint operation, void* argument, nint count);
 
     // For calls that the C library has no function for.
     [LibraryImport("libc", SetLastError = true)]

@@ -76,6 +76,8 @@ internal struct StatxBuffer
     [FieldOffset(88)] internal uint BirthNanoseconds;
     [FieldOffset(136)] internal uint DeviceMajor;
     [FieldOffset(140)] internal uint DeviceMinor;
+    [FieldOffset(152)] internal uint DirectMemoryAlignment;
+    [FieldOffset(156)] internal uint DirectOffsetAlignment;
 }
 
 /// <summary><c>struct iocb</c> (linux/aio_abi.h), on little-endian hosts.</summary>

@@ -167,7 +167,7 @@ internal sealed class QueueRunner : IDisposable
             if (Kick is not null)
                 epoll.Add(Kick.Descriptor, KickBit, edge: true);
             if (_processor.Completion is { } completion)
-                epoll.Add(completion, CompletionBit, edge: false);
+                epoll.Add(completion, CompletionBit, edge: true);
             return epoll;
         }
         catch

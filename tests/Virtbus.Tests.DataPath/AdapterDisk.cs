@@ -1,3 +1,4 @@
+using Virtbus.Block;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
@@ -5,7 +6,6 @@ using Virtbus.Core;
 using Virtbus.Drivers.MerlinCore;
 using Virtbus.Drivers.NicVdpa;
 using Virtbus.Hardware.Adapter;
-using Virtbus.Hardware.Block;
 
 namespace Virtbus.Tests.DataPath;
 

@@ -1,4 +1,4 @@
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Platform;
 
 namespace Virtbus.Tests.DataPath;
@@ -12,17 +12,21 @@ internal sealed class CountingBackend : IBlockBackend, IBlockChannel
 
     public string Description => "counting";
 
-    public long Capacity => 1 << 20;
+    public event Action? InfoChanged
+    {
+        add { }
+        remove { }
+    }
 
-    public int BlockSize => 512;
+    public BlockInfo Info { get; } = new() { Capacity = 1 << 20 };
 
-    public bool IsReadOnly => false;
+    public BlockWays Ways => default;
 
     public int Depth => 1;
 
     public FileDescriptor? Completion => null;
 
-    public IBlockChannel OpenChannel(int depth) => this;
+    public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => this;
 
     public bool Submit(BlockRequest request)
     {
@@ -37,6 +41,10 @@ internal sealed class CountingBackend : IBlockBackend, IBlockChannel
     }
 
     public BlockRequest? TryReap() => null;
+
+    public void Wait(int milliseconds)
+    {
+    }
 
     public void Dispose()
     {

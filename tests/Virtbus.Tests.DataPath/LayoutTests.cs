@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Virtbus.Platform;
+using Virtbus.Platform.IoUring;
 
 namespace Virtbus.Tests.DataPath;
 
@@ -19,6 +20,7 @@ public class LayoutTests
         #include <sys/stat.h>
         #include <sys/uio.h>
         #include <linux/aio_abi.h>
+        #include <linux/io_uring.h>
         #include <sys/un.h>
         #define SIZE(t) printf("%s %zu\n", #t, sizeof(t))
         #define FIELD(t, f) printf("%s.%s %zu\n", #t, #f, offsetof(t, f))
@@ -26,6 +28,10 @@ public class LayoutTests
         typedef struct sigaction sigaction_t;
         typedef struct sockaddr_un sockaddr_un; typedef struct statx statx_t; typedef struct epoll_event epoll_event;
         typedef struct iocb iocb;
+        typedef struct io_uring_params io_uring_params; typedef struct io_sqring_offsets io_sqring_offsets;
+        typedef struct io_cqring_offsets io_cqring_offsets; typedef struct io_uring_sqe io_uring_sqe; typedef struct io_uring_cqe io_uring_cqe;
+        typedef struct io_uring_probe io_uring_probe; typedef struct io_uring_probe_op io_uring_probe_op;
+        typedef struct io_uring_sync_cancel_reg io_uring_sync_cancel_reg;
         int main(void) {
           SIZE(iovec); FIELD(iovec, iov_base); FIELD(iovec, iov_len);
           SIZE(pollfd); FIELD(pollfd, fd); FIELD(pollfd, events); FIELD(pollfd, revents);
@@ -38,8 +44,22 @@ public class LayoutTests
           SIZE(statx_t); FIELD(statx_t, stx_mask); FIELD(statx_t, stx_blksize); FIELD(statx_t, stx_uid); FIELD(statx_t, stx_gid); FIELD(statx_t, stx_mode);
           FIELD(statx_t, stx_ino); FIELD(statx_t, stx_size); FIELD(statx_t, stx_btime.tv_sec); FIELD(statx_t, stx_btime.tv_nsec);
           FIELD(statx_t, stx_dev_major); FIELD(statx_t, stx_dev_minor);
+          FIELD(statx_t, stx_dio_mem_align); FIELD(statx_t, stx_dio_offset_align);
           SIZE(epoll_event); FIELD(epoll_event, data);
           SIZE(iocb); FIELD(iocb, aio_lio_opcode); FIELD(iocb, aio_fildes); FIELD(iocb, aio_flags); FIELD(iocb, aio_resfd);
+          SIZE(io_uring_params); FIELD(io_uring_params, sq_entries); FIELD(io_uring_params, cq_entries); FIELD(io_uring_params, flags);
+          FIELD(io_uring_params, features); FIELD(io_uring_params, sq_off); FIELD(io_uring_params, cq_off);
+          SIZE(io_sqring_offsets); FIELD(io_sqring_offsets, head); FIELD(io_sqring_offsets, tail); FIELD(io_sqring_offsets, ring_mask);
+          FIELD(io_sqring_offsets, flags); FIELD(io_sqring_offsets, array);
+          SIZE(io_cqring_offsets); FIELD(io_cqring_offsets, head); FIELD(io_cqring_offsets, tail); FIELD(io_cqring_offsets, ring_mask);
+          FIELD(io_cqring_offsets, cqes);
+          SIZE(io_uring_sqe); FIELD(io_uring_sqe, opcode); FIELD(io_uring_sqe, flags); FIELD(io_uring_sqe, fd); FIELD(io_uring_sqe, off);
+          FIELD(io_uring_sqe, addr); FIELD(io_uring_sqe, len); FIELD(io_uring_sqe, rw_flags); FIELD(io_uring_sqe, user_data);
+          FIELD(io_uring_sqe, buf_index);
+          SIZE(io_uring_cqe); FIELD(io_uring_cqe, user_data); FIELD(io_uring_cqe, res); FIELD(io_uring_cqe, flags);
+          SIZE(io_uring_probe); SIZE(io_uring_probe_op); FIELD(io_uring_probe_op, op); FIELD(io_uring_probe_op, flags);
+          SIZE(io_uring_sync_cancel_reg); FIELD(io_uring_sync_cancel_reg, addr); FIELD(io_uring_sync_cancel_reg, fd);
+          FIELD(io_uring_sync_cancel_reg, flags); FIELD(io_uring_sync_cancel_reg, timeout);
           return 0;
         }
         """;
@@ -103,6 +123,8 @@ public class LayoutTests
         yield return ("statx_t.stx_btime.tv_nsec", Offset<StatxBuffer>(nameof(StatxBuffer.BirthNanoseconds)));
         yield return ("statx_t.stx_dev_major", Offset<StatxBuffer>(nameof(StatxBuffer.DeviceMajor)));
         yield return ("statx_t.stx_dev_minor", Offset<StatxBuffer>(nameof(StatxBuffer.DeviceMinor)));
+        yield return ("statx_t.stx_dio_mem_align", Offset<StatxBuffer>(nameof(StatxBuffer.DirectMemoryAlignment)));
+        yield return ("statx_t.stx_dio_offset_align", Offset<StatxBuffer>(nameof(StatxBuffer.DirectOffsetAlignment)));
         yield return ("epoll_event", EpollLayout.Size);
         yield return ("epoll_event.data", EpollLayout.DataOffset);
         yield return ("iocb", Unsafe.SizeOf<IoControlBlock>());
@@ -110,6 +132,47 @@ public class LayoutTests
         yield return ("iocb.aio_fildes", Offset<IoControlBlock>(nameof(IoControlBlock.Fd)));
         yield return ("iocb.aio_flags", Offset<IoControlBlock>(nameof(IoControlBlock.Flags)));
         yield return ("iocb.aio_resfd", Offset<IoControlBlock>(nameof(IoControlBlock.Signal)));
+        yield return ("io_uring_params", Unsafe.SizeOf<IoRingParameters>());
+        yield return ("io_uring_params.sq_entries", Offset<IoRingParameters>(nameof(IoRingParameters.SubmissionEntries)));
+        yield return ("io_uring_params.cq_entries", Offset<IoRingParameters>(nameof(IoRingParameters.CompletionEntries)));
+        yield return ("io_uring_params.flags", Offset<IoRingParameters>(nameof(IoRingParameters.Flags)));
+        yield return ("io_uring_params.features", Offset<IoRingParameters>(nameof(IoRingParameters.Features)));
+        yield return ("io_uring_params.sq_off", Offset<IoRingParameters>(nameof(IoRingParameters.Submission)));
+        yield return ("io_uring_params.cq_off", Offset<IoRingParameters>(nameof(IoRingParameters.Completion)));
+        yield return ("io_sqring_offsets", Unsafe.SizeOf<SubmissionOffsets>());
+        yield return ("io_sqring_offsets.head", Offset<SubmissionOffsets>(nameof(SubmissionOffsets.Head)));
+        yield return ("io_sqring_offsets.tail", Offset<SubmissionOffsets>(nameof(SubmissionOffsets.Tail)));
+        yield return ("io_sqring_offsets.ring_mask", Offset<SubmissionOffsets>(nameof(SubmissionOffsets.Mask)));
+        yield return ("io_sqring_offsets.flags", Offset<SubmissionOffsets>(nameof(SubmissionOffsets.Flags)));
+        yield return ("io_sqring_offsets.array", Offset<SubmissionOffsets>(nameof(SubmissionOffsets.Array)));
+        yield return ("io_cqring_offsets", Unsafe.SizeOf<CompletionOffsets>());
+        yield return ("io_cqring_offsets.head", Offset<CompletionOffsets>(nameof(CompletionOffsets.Head)));
+        yield return ("io_cqring_offsets.tail", Offset<CompletionOffsets>(nameof(CompletionOffsets.Tail)));
+        yield return ("io_cqring_offsets.ring_mask", Offset<CompletionOffsets>(nameof(CompletionOffsets.Mask)));
+        yield return ("io_cqring_offsets.cqes", Offset<CompletionOffsets>(nameof(CompletionOffsets.Entries)));
+        yield return ("io_uring_sqe", Unsafe.SizeOf<SubmissionEntry>());
+        yield return ("io_uring_sqe.opcode", Offset<SubmissionEntry>(nameof(SubmissionEntry.Opcode)));
+        yield return ("io_uring_sqe.flags", Offset<SubmissionEntry>(nameof(SubmissionEntry.Flags)));
+        yield return ("io_uring_sqe.fd", Offset<SubmissionEntry>(nameof(SubmissionEntry.Fd)));
+        yield return ("io_uring_sqe.off", Offset<SubmissionEntry>(nameof(SubmissionEntry.Offset)));
+        yield return ("io_uring_sqe.addr", Offset<SubmissionEntry>(nameof(SubmissionEntry.Address)));
+        yield return ("io_uring_sqe.len", Offset<SubmissionEntry>(nameof(SubmissionEntry.Length)));
+        yield return ("io_uring_sqe.rw_flags", Offset<SubmissionEntry>(nameof(SubmissionEntry.OperationFlags)));
+        yield return ("io_uring_sqe.user_data", Offset<SubmissionEntry>(nameof(SubmissionEntry.UserData)));
+        yield return ("io_uring_sqe.buf_index", Offset<SubmissionEntry>(nameof(SubmissionEntry.BufferIndex)));
+        yield return ("io_uring_cqe", Unsafe.SizeOf<CompletionEntry>());
+        yield return ("io_uring_cqe.user_data", Offset<CompletionEntry>(nameof(CompletionEntry.UserData)));
+        yield return ("io_uring_cqe.res", Offset<CompletionEntry>(nameof(CompletionEntry.Result)));
+        yield return ("io_uring_cqe.flags", Offset<CompletionEntry>(nameof(CompletionEntry.Flags)));
+        yield return ("io_uring_probe", ProbeEntry.HeaderSize);
+        yield return ("io_uring_probe_op", Unsafe.SizeOf<ProbeEntry>());
+        yield return ("io_uring_probe_op.op", Offset<ProbeEntry>(nameof(ProbeEntry.Opcode)));
+        yield return ("io_uring_probe_op.flags", Offset<ProbeEntry>(nameof(ProbeEntry.Flags)));
+        yield return ("io_uring_sync_cancel_reg", Unsafe.SizeOf<CancelArgument>());
+        yield return ("io_uring_sync_cancel_reg.addr", Offset<CancelArgument>(nameof(CancelArgument.UserData)));
+        yield return ("io_uring_sync_cancel_reg.fd", Offset<CancelArgument>(nameof(CancelArgument.Fd)));
+        yield return ("io_uring_sync_cancel_reg.flags", Offset<CancelArgument>(nameof(CancelArgument.Flags)));
+        yield return ("io_uring_sync_cancel_reg.timeout", Offset<CancelArgument>(nameof(CancelArgument.TimeoutSeconds)));
     }
 
     private static int Offset<T>(string field) => (int)Marshal.OffsetOf<T>(field);

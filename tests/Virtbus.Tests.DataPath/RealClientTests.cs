@@ -1,6 +1,6 @@
 using System.Diagnostics;
 using System.Text;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 
 namespace Virtbus.Tests.DataPath;
 

@@ -1,5 +1,5 @@
+using Virtbus.Block;
 using Virtbus.Buses.Vdpa;
-using Virtbus.Hardware.Block;
 using Virtbus.Memory;
 using Virtbus.Transports.VhostUser;
 

@@ -1,5 +1,5 @@
 using System.Buffers.Binary;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Memory;
 using Virtbus.Platform;
@@ -564,14 +564,14 @@ public sealed class VirtioBlkTests : IDisposable
         var at = said.IndexOf("qemu-img convert", StringComparison.Ordinal);
         Run(said[at..said.IndexOf(". If", StringComparison.Ordinal)], path);
         using (var converted = FileBackend.Open(Path.ChangeExtension(path, ".raw")))
-            Assert.InRange(converted.Capacity, 4 << 20, 5 << 20);
+            Assert.InRange(converted.Info.Capacity, 4 << 20, 5 << 20);
 
         // As somebody does who was told that a size is no multiple of 512. A footer is not at the end any more.
         using (var file = File.OpenWrite(path))
             file.SetLength((file.Length + 511) / 512 * 512);
         Assert.NotNull(FileBackend.FindFault(path));
         using var raw = FileBackend.Open(path, raw: true);
-        Assert.Equal(new FileInfo(path).Length, raw.Capacity);
+        Assert.Equal(new FileInfo(path).Length, raw.Info.Capacity);
     }
 
     [Fact]
@@ -586,7 +586,7 @@ public sealed class VirtioBlkTests : IDisposable
             // Not by .NET, which asks for a lock.
             Run("printf 'QFI\\373\\0\\0\\0\\3' | dd of=\"$0\" conv=notrunc 2>/dev/null", path);
             using var channel = disk.OpenChannel(1);
-            Assert.True(channel.Submit(new BlockRequest(8) { Operation = BlockOperation.Flush }));
+            Assert.Equal(Errno.None, channel.Do(new BlockRequest { Operation = BlockOperation.Flush }));
         }
         Assert.Contains("say 'format: raw'", Assert.Throws<VirtbusException>(() => FileBackend.Open(path)).Message, StringComparison.Ordinal);
         FileBackend.Open(path, raw: true).Dispose();
@@ -663,11 +663,15 @@ public sealed class VirtioBlkTests : IDisposable
 
         public string Description => "late";
 
-        public long Capacity => 1 << 20;
+        public event Action? InfoChanged
+        {
+            add { }
+            remove { }
+        }
 
-        public int BlockSize => 512;
+        public BlockInfo Info { get; } = new() { Capacity = 1 << 20 };
 
-        public bool IsReadOnly => false;
+        public BlockWays Ways => default;
 
         public int Depth => 8;
 
@@ -682,7 +686,7 @@ public sealed class VirtioBlkTests : IDisposable
             }
         }
 
-        public IBlockChannel OpenChannel(int depth) => this;
+        public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => this;
 
         public bool Submit(BlockRequest request)
         {
@@ -694,6 +698,8 @@ public sealed class VirtioBlkTests : IDisposable
         public void Commit()
         {
         }
+
+        public void Wait(int milliseconds) => Polling.Wait(_ready.Descriptor, forWriting: false, cancel: null, milliseconds);
 
         public BlockRequest? TryReap()
         {

@@ -1,10 +1,10 @@
 using System.Net.NetworkInformation;
+using Virtbus.Block;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware.Adapter;
-using Virtbus.Hardware.Block;
 using Virtbus.Platform;
 using Virtbus.Transports.Tap;
 

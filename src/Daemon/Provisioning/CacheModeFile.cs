@@ -1,4 +1,4 @@
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Platform;
 
 namespace Virtbus.Daemon.Provisioning;

@@ -1,11 +1,11 @@
 using System.Collections.Concurrent;
 using Microsoft.Extensions.Logging;
+using Virtbus.Block;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware;
-using Virtbus.Hardware.Block;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;

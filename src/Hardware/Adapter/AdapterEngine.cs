@@ -1,5 +1,5 @@
 using System.Collections.Concurrent;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Platform;
 

@@ -1,5 +1,5 @@
 using System.Buffers.Binary;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 
 namespace Virtbus.Hardware.VirtioBlk;
 
@@ -47,9 +47,10 @@ public static class VirtioBlkConfig
     internal static byte[] Build(IBlockBackend backend, int queueCount)
     {
         var space = new byte[Size];
-        BinaryPrimitives.WriteUInt64LittleEndian(space.AsSpan(0), (ulong)backend.Capacity >> SectorShift);
+        var info = backend.Info;
+        BinaryPrimitives.WriteUInt64LittleEndian(space.AsSpan(0), (ulong)info.Capacity >> SectorShift);
         BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(12), SegMax);
-        BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(20), (uint)backend.BlockSize);
+        BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(20), (uint)info.BlockSize);
         BinaryPrimitives.WriteUInt16LittleEndian(space.AsSpan(34), (ushort)queueCount);
         return space;
     }

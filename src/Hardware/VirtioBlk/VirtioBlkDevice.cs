@@ -1,5 +1,5 @@
 using System.Text;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using static Virtbus.Hardware.VirtioBlk.VirtioBlkConfig;
@@ -34,7 +34,7 @@ public sealed class VirtioBlkDevice : VirtioDevice
         if (serial.Length > IdSize || !Ascii.IsValid(serial))
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of device '{name}' does not fit. Choose at most {IdSize} ASCII characters.");
         _config = Build(backend, queueCount);
-        _readOnly = backend.IsReadOnly;
+        _readOnly = backend.Info.IsReadOnly;
         _cacheMode = cacheMode ?? new VolatileCacheMode();
         _writeback = _cacheMode.IsWriteback;
         Serial = new byte[IdSize];

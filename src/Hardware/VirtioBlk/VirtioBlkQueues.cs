@@ -1,5 +1,5 @@
 using System.Buffers.Binary;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
@@ -24,7 +24,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     private readonly IBlockBackend _backend;
     private readonly int _blockMask;
     private IBlockChannel? _channel;
-    private BlockRequest[] _free = [];
+    private Buffer[] _free = [];
     private int _freeCount;
     private int _capacity;
     private DeviceRing _queue = null!;
@@ -38,7 +38,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     {
         _device = device;
         _backend = backend;
-        _blockMask = backend.BlockSize - 1;
+        _blockMask = backend.Info.BlockSize - 1;
     }
 
     public FileDescriptor? Completion => _channel?.Completion;
@@ -61,9 +61,9 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
             return;
         _capacity = capacity;
         _freeCount = Math.Clamp(_channel.Depth, 1, MaxInFlight);
-        _free = new BlockRequest[_freeCount];
+        _free = new Buffer[_freeCount];
         for (var i = 0; i < _freeCount; i++)
-            _free[i] = new BlockRequest(capacity);
+            _free[i] = new Buffer(capacity);
     }
 
     public bool Process(out Fault fault)
@@ -72,14 +72,14 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         var taken = 0;
         while (taken < BatchSize && _freeCount > 0)
         {
-            var request = _free[_freeCount - 1];
-            if (!_queue.TryTake(request.Chain, out fault))
+            var buffer = _free[_freeCount - 1];
+            if (!_queue.TryTake(buffer.Chain, out fault))
                 break;
             _freeCount--;
             taken++;
-            if (!TryBegin(request, out fault))
+            if (!TryBegin(buffer, out fault))
             {
-                _free[_freeCount++] = request;
+                _free[_freeCount++] = buffer;
                 break;
             }
         }
@@ -94,23 +94,20 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     {
         if (_channel is null || _freeCount == _free.Length)
             return;
-        using var completion = new Epoll();
-        if (_channel.Completion is { } descriptor)
-            completion.Add(descriptor, 0, edge: false);
         while (_freeCount < _free.Length)
         {
             if (!Reap())
-                completion.Wait(-1);
+                _channel.Wait(-1);
         }
     }
 
     public void Dispose() => _channel?.Dispose();
 
-    private bool TryBegin(BlockRequest request, out Fault fault)
+    private bool TryBegin(Buffer buffer, out Fault fault)
     {
         // struct virtio_blk_req (5.2.6): le32 type, le32 reserved, le64 sector; data; u8 status. Split over descriptors as the driver likes.
         Span<byte> header = stackalloc byte[HeaderSize];
-        var chain = request.Chain;
+        var chain = buffer.Chain;
         if (!chain.TryTakeReadable(header) || !chain.TryReserveTrailer())
         {
             fault = new Fault(Errno.EPROTO, "a block request has no header or no status byte");
@@ -123,39 +120,42 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         switch (type)
         {
             case VIRTIO_BLK_T_IN:
-                Submit(request, BlockOperation.Read, sector, chain.WritableLength);
+                Submit(buffer, BlockOperation.Read, sector, chain.WritableLength);
                 break;
             case VIRTIO_BLK_T_OUT:
-                Submit(request, BlockOperation.Write, sector, chain.ReadableLength);
+                Submit(buffer, BlockOperation.Write, sector, chain.ReadableLength);
                 break;
             case VIRTIO_BLK_T_FLUSH:
-                request.Operation = BlockOperation.Flush;
-                request.Length = 0;
-                Forward(request);
+                buffer.Request.Operation = BlockOperation.Flush;
+                buffer.Request.Length = 0;
+                Forward(buffer.Request);
                 break;
             case VIRTIO_BLK_T_GET_ID:
-                End(request, VIRTIO_BLK_S_OK, chain.Write(_device.Serial));
+                End(buffer, VIRTIO_BLK_S_OK, chain.Write(_device.Serial));
                 break;
             default:
-                End(request, VIRTIO_BLK_S_UNSUPP, 0);
+                End(buffer, VIRTIO_BLK_S_UNSUPP, 0);
                 break;
         }
 
         return true;
     }
 
-    private void Submit(BlockRequest request, BlockOperation operation, ulong sector, uint length)
+    private void Submit(Buffer buffer, BlockOperation operation, ulong sector, uint length)
     {
-        var sectors = (ulong)_backend.Capacity >> SectorShift;
+        var info = _backend.Info;
+        var sectors = (ulong)info.Capacity >> SectorShift;
         var wrong = sector > sectors || (length >> SectorShift) > sectors - sector || (length & _blockMask) != 0 ||
-            ((sector << SectorShift) & (ulong)_blockMask) != 0 || (operation == BlockOperation.Write && _backend.IsReadOnly);
+            ((sector << SectorShift) & (ulong)_blockMask) != 0 || (operation == BlockOperation.Write && info.IsReadOnly);
         if (wrong)
         {
-            End(request, VIRTIO_BLK_S_IOERR, 0);
+            End(buffer, VIRTIO_BLK_S_IOERR, 0);
             return;
         }
 
+        var request = buffer.Request;
         request.Operation = operation;
+        request.SetRuns(operation == BlockOperation.Read ? buffer.Chain.Writable : buffer.Chain.Readable);
         request.Offset = (long)(sector << SectorShift);
         request.Length = length;
         Forward(request);
@@ -181,9 +181,10 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     private void Finish(BlockRequest request)
     {
+        var buffer = (Buffer)request.Owner!;
         if (request.Result != Errno.None)
         {
-            End(request, VIRTIO_BLK_S_IOERR, 0);
+            End(buffer, VIRTIO_BLK_S_IOERR, 0);
             return;
         }
 
@@ -195,17 +196,31 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
             return;
         }
 
-        _bytes += request.Length;
-        End(request, VIRTIO_BLK_S_OK, request.Operation == BlockOperation.Read ? request.Length : 0);
+        _bytes += (ulong)request.Length;
+        End(buffer, VIRTIO_BLK_S_OK, request.Operation == BlockOperation.Read ? (uint)request.Length : 0);
     }
 
-    private void End(BlockRequest request, byte status, uint written)
+    private void End(Buffer buffer, byte status, uint written)
     {
         if (status != VIRTIO_BLK_S_OK)
             _errors++;
         _requests++;
-        request.Chain.WriteTrailer(status);
-        _queue.Complete(request.Chain.Head, written + 1);
-        _free[_freeCount++] = request;
+        buffer.Chain.WriteTrailer(status);
+        _queue.Complete(buffer.Chain.Head, written + 1);
+        _free[_freeCount++] = buffer;
+    }
+
+    /// <summary>A place for one request in flight: the driver's buffer and what the back end is asked.</summary>
+    private sealed class Buffer
+    {
+        internal Buffer(int capacity)
+        {
+            Chain = new DescriptorChain(capacity);
+            Request = new BlockRequest(this);
+        }
+
+        internal DescriptorChain Chain { get; }
+
+        internal BlockRequest Request { get; }
     }
 }

@@ -1,7 +1,7 @@
+using Virtbus.Block;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Hardware.Adapter;
-using Virtbus.Hardware.Block;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Net;
 using Virtbus.Subsystems.Vhost;

@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
+using Virtbus.Block;
 using Virtbus.Hardware.Adapter;
-using Virtbus.Hardware.Block;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;

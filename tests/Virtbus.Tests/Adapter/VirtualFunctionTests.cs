@@ -1,8 +1,8 @@
+using Virtbus.Block;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Drivers.Nic;
-using Virtbus.Hardware.Block;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Net;

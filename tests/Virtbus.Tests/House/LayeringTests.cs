@@ -14,8 +14,9 @@ public sealed class LayeringTests
         ["Core"] = ["Platform"],
         ["Vm"] = ["Platform"],
         ["Virtio"] = ["Memory"],
+        ["Block"] = ["Memory"],
         ["Pci"] = ["Memory"],
-        ["Hardware"] = ["Pci", "Virtio"],
+        ["Hardware"] = ["Pci", "Virtio", "Block"],
         ["Buses"] = ["Core", "Pci", "Virtio"],
         ["Subsystems"] = ["Buses"],
         ["Drivers"] = ["Subsystems"],
@@ -56,6 +57,11 @@ public sealed class LayeringTests
     [InlineData("Subsystems", "Hardware", false)]
     [InlineData("Transports", "Hardware", false)]
     [InlineData("Drivers", "Vm", false)]
+    [InlineData("Block", "Pci", false)]
+    [InlineData("Block", "Memory", true)]
+    [InlineData("Hardware", "Block", true)]
+    [InlineData("Memory", "Block", false)]
+    [InlineData("Transports", "Block", false)]
     [InlineData("Daemon", "Hardware", true)]
     [InlineData("Vm", "Memory", false)]
     [InlineData("Cli", "Vm", true)]

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>
 /// Keeps the cache mode that a disk's driver chose, for longer than the device and its program live: a driver that asked for write-through

@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>
 /// Image formats of virtual machines, known by what stands in their first or last bytes. A disk here is its sectors and nothing else, so a

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>The rules for the size of a disk and of its blocks.</summary>
 internal static class BlockGeometry

@@ -1,14 +1,16 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Hardware.Block;
+namespace Virtbus.Block;
 
 /// <summary>Keeps a disk's cache mode as long as the medium is in its adapter: for media of which nothing outlives the program.</summary>
-internal sealed class VolatileCacheMode : ICacheModeStore
+public sealed class VolatileCacheMode : ICacheModeStore
 {
     private volatile bool _isWriteback = true;
 
+    /// <inheritdoc/>
     public bool IsWriteback => _isWriteback;
 
+    /// <inheritdoc/>
     public bool TryKeep(bool writeback, out Fault fault)
     {
         _isWriteback = writeback;
