@@ -20,8 +20,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     private readonly Lock _access = new();
     private readonly INicVirtioFunction _function;
     private readonly VirtioRegisterTransport _transport;
-    private readonly CallLine[] _calls;
-    private readonly CallLine[] _errors;
+    private readonly VdpaCallLine[] _calls;
+    private readonly VdpaCallLine[] _errors;
     private Action? _configChanged;
     private Action<int, Fault>? _queueFaulted;
 
@@ -32,12 +32,12 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         ConfigSize = (int)Read32(WindowRegister.ConfigSize);
         MaxQueueSize = (int)Read32(WindowRegister.MaxQueueSize);
         _transport = new VirtioRegisterTransport(new WindowAccess(function));
-        _calls = new CallLine[function.QueueCount];
-        _errors = new CallLine[function.QueueCount];
+        _calls = new VdpaCallLine[function.QueueCount];
+        _errors = new VdpaCallLine[function.QueueCount];
         for (var i = 0; i < _calls.Length; i++)
         {
-            _calls[i] = new CallLine(isShared: false);
-            _errors[i] = new CallLine(isShared: true);
+            _calls[i] = new VdpaCallLine(isShared: false);
+            _errors[i] = new VdpaCallLine(isShared: true);
             function.SetQueueHandler(i, _calls[i].Signal);
         }
         function.SetEventHandler(OnEvent);
@@ -270,7 +270,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         return true;
     }
 
-    private static CallLine At(CallLine[] lines, int queue)
+    private static VdpaCallLine At(VdpaCallLine[] lines, int queue)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)queue, (uint)lines.Length, nameof(queue));
         return lines[queue];
@@ -279,17 +279,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     // What waits for queues' threads, without their hanging in a call.
     private void Quietly(Action work)
     {
-        foreach (var call in _calls)
-            call.Mute();
-        try
-        {
+        using (new VdpaQuiet(_calls))
             work();
-        }
-        finally
-        {
-            foreach (var call in _calls)
-                call.Unmute();
-        }
     }
 
     private void SetVectors()

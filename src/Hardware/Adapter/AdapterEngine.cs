@@ -1,6 +1,6 @@
 using System.Collections.Concurrent;
 using Virtbus.Block;
-using Virtbus.Hardware.VirtioBlk;
+using Virtbus.Models.VirtioBlk;
 using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Adapter;

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Drivers.NicVdpa;
+namespace Virtbus.Buses.Vdpa;
 
 /// <summary>
 /// The way of one queue's notifications to the user's eventfd. The user shares that eventfd, and can fill it and make it blocking; then a
@@ -8,20 +8,20 @@ namespace Virtbus.Drivers.NicVdpa;
 /// meanwhile.
 /// </summary>
 /// <param name="isShared">Whether who signals works for others too, and so may not hang.</param>
-internal sealed class CallLine(bool isShared)
+public sealed class VdpaCallLine(bool isShared)
 {
     private const int StuckInterval = 100;
     private readonly Lock _gate = new();
     private EventFd? _call;
-    private bool _isMuted;
+    private int _muted;
     private bool _isPending;
 
-    /// <summary>Signals the user; on the queue's thread, or on that of the adapter's events when it is shared.</summary>
-    internal void Signal()
+    /// <summary>Signals the user; on the queue's thread, or when it is shared on that of who works for others too.</summary>
+    public void Signal()
     {
         lock (_gate)
         {
-            if (_isMuted)
+            if (_muted > 0)
                 _isPending = true;
             else if (isShared)
                 _call?.Signal();
@@ -31,28 +31,28 @@ internal sealed class CallLine(bool isShared)
     }
 
     /// <summary>Sets the eventfd; the one before is not used any more when this returns.</summary>
-    internal void Set(EventFd? call)
+    /// <param name="call">The eventfd, which stays the caller's; null for none.</param>
+    public void Set(EventFd? call)
     {
         Enter();
         _call = call;
         _gate.Exit();
     }
 
-    /// <summary>Keeps notifications back, so that the queue's thread never hangs in one.</summary>
-    internal void Mute()
+    /// <summary>Keeps notifications back, so that the queue's thread never hangs in one. As often as it is called <see cref="Unmute"/> has to be.</summary>
+    public void Mute()
     {
         Enter();
-        _isMuted = true;
+        _muted++;
         _gate.Exit();
     }
 
     /// <summary>Lets notifications through again, the one that was kept back first.</summary>
-    internal void Unmute()
+    public void Unmute()
     {
         lock (_gate)
         {
-            _isMuted = false;
-            if (!_isPending)
+            if (--_muted > 0 || !_isPending)
                 return;
             _isPending = false;
             // Emptied first: with room in it a signal does not wait.
