@@ -28,8 +28,8 @@ internal static class BlockServe
             "memory" => new MemoryBackend(size),
             var file => FileBackend.Open(file),
         };
-        await using var disk = await AdapterDisk.CreateAsync(backend, "bench", 1);
-        await using var server = new VhostUserServer(args[0], disk.Ops, logs.CreateLogger("vhost-user"));
+        using var disk = ModelDisk.Create(backend, "bench", 1);
+        await using var server = new VhostUserServer(args[0], disk, logs.CreateLogger("vhost-user"));
         server.Start();
         Console.WriteLine("ready");
         while (await Console.In.ReadLineAsync() is { } line)

@@ -16,6 +16,7 @@ public sealed class SignalLine(bool isShared = true)
     private const int StuckInterval = 100;
     private readonly Lock _control = new();
     private volatile Slot _slot = new(null, isMuted: false);
+    private int _mutes;
     private int _isPending;
 
     /// <summary>Signals the user; what comes while muted is kept, once. Any thread.</summary>
@@ -47,11 +48,14 @@ public sealed class SignalLine(bool isShared = true)
             Replace(new Slot(call, _slot.IsMuted));
     }
 
-    /// <summary>Keeps signals back. When this returns, nobody hangs in one.</summary>
+    /// <summary>Keeps signals back, until as many calls of <see cref="Unmute"/>. When this returns, nobody hangs in one.</summary>
     public void Mute()
     {
         lock (_control)
+        {
+            _mutes++;
             Replace(new Slot(_slot.Call, isMuted: true));
+        }
     }
 
     /// <summary>Lets signals through again, the one that was kept back first.</summary>
@@ -59,6 +63,8 @@ public sealed class SignalLine(bool isShared = true)
     {
         lock (_control)
         {
+            if (--_mutes > 0)
+                return;
             Replace(new Slot(_slot.Call, isMuted: false));
             // Whoever found the line muted has left it, so the mark is there.
             if (Interlocked.Exchange(ref _isPending, 0) == 0 || _slot.Call is not { } call)

@@ -212,7 +212,27 @@ public abstract class VirtioDevice : IDisposable
             foreach (var queue in _queues)
                 queue.Stop();
             _dma = dma;
-            dma?.SetChangeCallback(OnDmaChange);
+            dma?.SetChangeCallback(HandleDmaChange);
+            foreach (var queue in _queues)
+                TryRun(queue, out _);
+        }
+    }
+
+    /// <summary>
+    /// Brings the queues in line with a change of what the port of <see cref="SetDma"/> reaches, on the thread that makes the change; when it returns, what
+    /// went is not used any more. The port's handler calls it; who has something to do around it sets a handler of its own.
+    /// </summary>
+    /// <param name="change">The change.</param>
+    public void HandleDmaChange(DmaChange change)
+    {
+        lock (_lock)
+        {
+            if (_disposed)
+                return;
+            foreach (var queue in _queues)
+                queue.LetGo(change);
+            if (change.Kind == DmaChangeKind.Unmapped)
+                return;
             foreach (var queue in _queues)
                 TryRun(queue, out _);
         }
@@ -463,22 +483,6 @@ public abstract class VirtioDevice : IDisposable
         if (_dma is null)
             return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);
         return queue.TryStart(_dma, _driverFeatures, out fault);
-    }
-
-    // On the thread that makes the change, which may let memory go when this returns.
-    private void OnDmaChange(DmaChange change)
-    {
-        lock (_lock)
-        {
-            if (_disposed)
-                return;
-            foreach (var queue in _queues)
-                queue.LetGo(change);
-            if (change.Kind == DmaChangeKind.Unmapped)
-                return;
-            foreach (var queue in _queues)
-                TryRun(queue, out _);
-        }
     }
 
     private void QueueFaulted(int queue, Fault fault)

@@ -5,25 +5,25 @@ using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Tests.DataPath;
 
-/// <summary>A block device of one MiB on a vhost-user socket; the disk of an adapter, by all its drivers.</summary>
+/// <summary>A block device of one MiB on a vhost-user socket; a model's, with no hardware between.</summary>
 internal sealed class VhostUserFixture : IDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
     private readonly IBlockBackend _backend;
-    private readonly AdapterDisk _disk;
+    private readonly VirtioDeviceOps _disk;
 
     internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2, MappingBudget? mappings = null)
     {
         Leftovers.Clear();
         _backend = backend ?? new MemoryBackend(1 << 20);
-        _disk = AdapterDisk.CreateAsync(_backend, "serial", queueCount).WaitAsync(Patience.Limit).GetAwaiter().GetResult();
+        _disk = ModelDisk.Create(_backend, "serial", queueCount);
         Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log) { Mappings = mappings ?? MappingBudget.Process };
         Server.Start();
     }
 
     internal TestLog Log { get; } = new();
 
-    internal IVdpaOps Device => _disk.Ops;
+    internal IVdpaOps Device => _disk;
 
     internal VhostUserServer Server { get; }
 
@@ -32,7 +32,7 @@ internal sealed class VhostUserFixture : IDisposable
     public void Dispose()
     {
         Server.StopAsync().Ends("the server's stop", Log.All);
-        _disk.DisposeAsync().AsTask().Ends("the end of the disk", Log.All);
+        _disk.Dispose();
         _backend.Dispose();
         _folder.Delete(recursive: true);
     }

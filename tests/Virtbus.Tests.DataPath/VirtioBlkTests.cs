@@ -1,8 +1,8 @@
 using System.Buffers.Binary;
 using Virtbus.Block;
-using Virtbus.Hardware.VirtioBlk;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
+using Virtbus.Models.VirtioBlk;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;

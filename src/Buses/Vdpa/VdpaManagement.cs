@@ -22,8 +22,11 @@ public sealed class VdpaManagement
     /// <summary>The device that serves what is made.</summary>
     public Device Device { get; }
 
-    /// <summary>The handle that tools use: bus and device name.</summary>
-    public string Name => $"{Device.Subsystem}/{Device.Name}";
+    /// <summary>The bus that it makes devices for.</summary>
+    public VdpaBus Bus => _bus;
+
+    /// <summary>The handle that tools use: bus and device name, or the name alone when its device is on no bus.</summary>
+    public string Name => Device.Subsystem is { } subsystem ? $"{subsystem}/{Device.Name}" : Device.Name;
 
     /// <summary>The virtio types that can be made.</summary>
     public IReadOnlyList<uint> SupportedTypes => _ops.SupportedTypes;

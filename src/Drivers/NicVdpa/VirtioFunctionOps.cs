@@ -279,17 +279,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     // What waits for queues' threads, without their hanging in a call.
     private void Quietly(Action work)
     {
-        foreach (var call in _calls)
-            call.Mute();
-        try
-        {
+        using (new VdpaQuiet(_calls))
             work();
-        }
-        finally
-        {
-            foreach (var call in _calls)
-                call.Unmute();
-        }
     }
 
     private void SetVectors()

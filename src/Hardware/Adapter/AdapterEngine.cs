@@ -1,7 +1,7 @@
 using System.Collections.Concurrent;
 using Virtbus.Block;
 using Virtbus.Ethernet;
-using Virtbus.Hardware.VirtioBlk;
+using Virtbus.Models.VirtioBlk;
 using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Adapter;

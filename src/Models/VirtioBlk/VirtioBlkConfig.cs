@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using Virtbus.Block;
 
-namespace Virtbus.Hardware.VirtioBlk;
+namespace Virtbus.Models.VirtioBlk;
 
 /// <summary>Features, request types and the configuration space of a virtio block device (VIRTIO 1.2, 5.2), by the standard's names. Features are bit numbers.</summary>
 public static class VirtioBlkConfig

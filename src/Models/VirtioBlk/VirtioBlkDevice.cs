@@ -2,12 +2,15 @@ using System.Text;
 using Virtbus.Block;
 using Virtbus.Platform;
 using Virtbus.Virtio;
-using static Virtbus.Hardware.VirtioBlk.VirtioBlkConfig;
+using static Virtbus.Models.VirtioBlk.VirtioBlkConfig;
 
-namespace Virtbus.Hardware.VirtioBlk;
+namespace Virtbus.Models.VirtioBlk;
 
-/// <summary>A virtio block device (VIRTIO 1.2, 5.2) on a backend. Threads: see <see cref="VirtioDevice"/>.</summary>
-public sealed class VirtioBlkDevice : VirtioDevice
+/// <summary>
+/// A virtio block device (VIRTIO 1.2, 5.2) on a back end. Threads: see <see cref="VirtioDevice"/>. A model that differs in what it offers or
+/// shows derives from it.
+/// </summary>
+public class VirtioBlkDevice : VirtioDevice
 {
     private static readonly VirtioFeatures Offered = VirtioFeatures.Of(
         VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_MQ,

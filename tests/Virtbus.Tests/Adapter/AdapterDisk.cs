@@ -7,7 +7,7 @@ using Virtbus.Drivers.MerlinCore;
 using Virtbus.Drivers.NicVdpa;
 using Virtbus.Hardware.Adapter;
 
-namespace Virtbus.Tests.DataPath;
+namespace Virtbus.Tests.Adapter;
 
 /// <summary>A fabric with an adapter and one disk on it, made by the drivers that a user has.</summary>
 internal sealed class AdapterDisk : IAsyncDisposable

@@ -3,9 +3,9 @@ using Virtbus.Block;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
-using static Virtbus.Hardware.VirtioBlk.VirtioBlkConfig;
+using static Virtbus.Models.VirtioBlk.VirtioBlkConfig;
 
-namespace Virtbus.Hardware.VirtioBlk;
+namespace Virtbus.Models.VirtioBlk;
 
 /// <summary>
 /// The data path of one request queue: chain, request, backend, used ring. Runs on the queue's thread; a request takes no lock, no task
