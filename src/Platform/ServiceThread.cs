@@ -74,7 +74,10 @@ public sealed class ServiceThread
     /// <summary>Waits until the thread has ended.</summary>
     public void Join() => _thread.Join();
 
-    private static void Report(string name, Exception exception)
+    /// <summary>Tells <see cref="Unhandled"/> of what was caught elsewhere. Never throws.</summary>
+    /// <param name="name">What was at work.</param>
+    /// <param name="exception">What nobody was to see.</param>
+    internal static void Report(string name, Exception exception)
     {
         try
         {

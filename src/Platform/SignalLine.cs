@@ -72,6 +72,7 @@ public sealed class SignalLine(bool isShared = true)
     /// <summary>Waits until those are out who went in before this call: they may not have seen what the caller changed.</summary>
     public void Drain()
     {
+        SignalBatch.SubmitCurrent();
         Interlocked.MemoryBarrier();
         if (Volatile.Read(ref _slot.Inside) == 0)
             return;
@@ -83,15 +84,18 @@ public sealed class SignalLine(bool isShared = true)
     {
         if (slot.IsMuted)
             Interlocked.Exchange(ref _isPending, 1);
-        else if (isShared)
-            slot.Call?.Signal();
-        else
-            slot.Call?.SignalByWrite();
+        else if (slot.Call is not { } call)
+            return;
+        else if (!isShared)
+            call.SignalByWrite();
+        else if (!SignalBatch.TryAdd(slot, call))
+            call.Signal();
     }
 
     // Under the control lock. Those who come from here on find the new slot, so the wait ends.
     private void Replace(Slot next)
     {
+        SignalBatch.SubmitCurrent();
         var old = _slot;
         _slot = next;
         old.IsClosed = true;

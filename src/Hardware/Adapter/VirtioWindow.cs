@@ -47,6 +47,7 @@ internal sealed class VirtioWindow : IDisposable
             device.SetQueueKick(i, null, polls: false);
             device.SetQueueInterrupt(i, () => Raise(queue.Vector));
         }
+        device.Faults = unit.Faults;
         device.SetQueueFaultCallback(OnFault);
         device.SetConfigCallback(OnConfigChange);
         dma.SetChangeCallback(OnMapChange);

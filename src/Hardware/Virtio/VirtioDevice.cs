@@ -125,6 +125,9 @@ public abstract class VirtioDevice : IDisposable
     /// <param name="callback">Queue number and cause; on the queue's thread, not to block and not to call the device; null for none.</param>
     public void SetQueueFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _queueFaulted, callback);
 
+    /// <summary>Where bugs of the model are told: whoever puts the device somewhere sets it. Without it <see cref="ServiceThread.Unhandled"/> hears of them.</summary>
+    public FaultSource? Faults { get; set; }
+
     /// <summary>Sets the status bits.</summary>
     /// <param name="status">All bits; 0 resets the device.</param>
     /// <param name="fault">EINVAL for a bit that would be taken back other than by a reset.</param>
@@ -367,7 +370,7 @@ public abstract class VirtioDevice : IDisposable
     private protected void CreateQueues(Func<int, IQueueProcessor> processor)
     {
         for (var i = 0; i < _queues.Length; i++)
-            _queues[i] = new VirtioQueue(i, Name, processor(i), QueueFaulted) { Size = MaxQueueSize };
+            _queues[i] = new VirtioQueue(i, Name, processor(i), QueueFaulted, (work, exception) => FaultSource.Report(Faults, work, exception)) { Size = MaxQueueSize };
     }
 
     /// <summary>Reads the configuration space. The driver's features are null until they are settled: then every field that is offered can be read (2.5.2).</summary>

@@ -22,6 +22,7 @@ internal sealed class VirtioQueue : IDisposable
     private readonly string _threadName;
     private readonly IQueueProcessor _processor;
     private readonly Action<int, Fault> _faulted;
+    private readonly Action<string, Exception> _failed;
     private readonly VirtQueue _ring = new();
     private readonly EventFd _wake = new();
     private readonly AdaptiveSpin _spin = new();
@@ -36,12 +37,13 @@ internal sealed class VirtioQueue : IDisposable
     private ulong _calls;
     private ulong _ringErrors;
 
-    internal VirtioQueue(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted)
+    internal VirtioQueue(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted, Action<string, Exception> failed)
     {
         _index = index;
         _threadName = $"{device}-vq{index}";
         _processor = processor;
         _faulted = faulted;
+        _failed = failed;
     }
 
     internal int Size { get; set; }
@@ -188,7 +190,7 @@ internal sealed class VirtioQueue : IDisposable
         catch (Exception exception)
         {
             // A bug of this program: the queue fails, the process lives.
-            Debug.Fail(exception.ToString());
+            _failed(_threadName, exception);
             fault = new Fault(Errno.EIO, "the device model failed: " + exception.Message);
         }
 

@@ -55,9 +55,16 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         _device.QueueStarts();
         _configWce = (features & VIRTIO_BLK_F_CONFIG_WCE) != 0;
         _flushTaken = (features & VIRTIO_BLK_F_FLUSH) != 0;
+        var isWhole = _freeCount == _free.Length;
+        if (!isWhole)
+        {
+            // A bug ended the queue in the middle of requests: they are the old channel's, and go with it.
+            _channel?.Dispose();
+            _channel = null;
+        }
         _channel ??= _backend.OpenChannel(MaxInFlight);
-        var capacity = Math.Max(queue.Size, SegMax + 2) + SpareRuns;
-        if (capacity <= _capacity)
+        var capacity = Math.Max(Math.Max(queue.Size, SegMax + 2) + SpareRuns, _capacity);
+        if (isWhole && capacity <= _capacity)
             return;
         _capacity = capacity;
         _freeCount = Math.Clamp(_channel.Depth, 1, MaxInFlight);
