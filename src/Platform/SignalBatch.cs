@@ -59,7 +59,7 @@ public sealed class SignalBatch
         {
             if (i >= told)
                 _slots[i].Call!.Signal();
-            Interlocked.Decrement(ref _slots[i].Inside);
+            _slots[i].Leave();
         }
         // No line that went is kept.
         Array.Clear(_slots, 0, count);

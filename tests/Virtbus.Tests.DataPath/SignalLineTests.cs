@@ -72,10 +72,11 @@ public sealed class SignalLineTests
         });
         other.Start();
         Assert.True(collected.Wait(TimeSpan.FromSeconds(20)));
-        var exchange = Task.Run(() => line.Set(first));
-        Assert.False(exchange.Wait(50));
+        var exchange = new Thread(() => line.Set(first));
+        exchange.Start();
+        Assert.False(exchange.Join(50));
         go.Set();
-        Assert.True(exchange.Wait(TimeSpan.FromSeconds(20)));
+        Assert.True(exchange.Join(TimeSpan.FromSeconds(20)));
         Assert.Equal(1ul, Count(second));
         other.Join();
     }
@@ -99,6 +100,25 @@ public sealed class SignalLineTests
             if (round == 1)
                 Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
         }
+    }
+
+    [Fact]
+    public void Exchange_frees_who_hangs_in_an_eventfd_that_its_user_filled_and_made_blocking()
+    {
+        using var full = new EventFd();
+        using var next = new EventFd();
+        Blocking.Fill(full);
+        var line = new SignalLine(isShared: false);
+        line.Set(full);
+        var hanging = new Thread(line.Signal);
+        hanging.Start();
+        // Most likely it is in the write by then; when it comes later it finds the next one.
+        hanging.Join(50);
+        line.Set(next);
+        hanging.Join();
+        Count(next);
+        line.Signal();
+        Assert.Equal(1ul, Count(next));
     }
 
     private static SignalLine Line(EventFd call)
