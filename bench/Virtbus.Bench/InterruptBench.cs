@@ -57,6 +57,12 @@ internal static class InterruptBench
         Print("masked by the driver", rounds, card.Raise);
         Print("the signal alone: write", rounds, v => Signal(own[v]));
         Print("the signal alone: by the kernel", rounds, v => Signal(foreign[v]));
+        var descriptors = foreign.Select(static e => e.Descriptor).ToArray();
+        foreach (var size in (int[])[2, 4, 8])
+        {
+            Print($"the signal alone: by the kernel, {size} at once", rounds, v =>
+                ++counts[v].Value % size != 0 || KernelSignal.Add(descriptors.AsSpan(0, size)) == size);
+        }
         device.FreeVectors();
         return 0;
     }
@@ -143,7 +149,8 @@ internal static class InterruptBench
 #pragma warning restore CS0169, S1144, IDE0051
     }
 
-    private sealed class Card() : PciFunction(ConfigSpaceBuilder.Function(0x5642, 0xBE0C).Class(0xFF0000, 1).MemoryBar64(0, 0x4000).Msix(Vectors, 0, 0x2000, 0, 0x3000).Build())
+    private sealed class Card() : PciFunction(
+        ConfigSpaceBuilder.Function(0x5642, 0xBE0C).Class(0xFF0000, 1).MemoryBar64(0, 0x4000).Msix(Vectors, 0, 0x2000, 0, 0x3000).Build())
     {
         public bool Raise(int vector) => RaiseMsix(vector);
 

@@ -228,7 +228,8 @@ internal sealed partial class FabricDaemon
             Fabric.DeferredDevices.Count,
             _loader.Loaded.Count,
             DescribeSockets(null),
-            [.. _budgets.Select(b => new BudgetAnswer(b.Name, b.Used, b.Limit))]);
+            [.. _budgets.Select(b => new BudgetAnswer(b.Name, b.Used, b.Limit))],
+            Fabric.GetBus<PciBus>().Faults.Count);
     }
 
     /// <summary>The sockets of the fabric's devices, or those of one.</summary>

@@ -1,4 +1,5 @@
 using Virtbus.Memory.Dma;
+using Virtbus.Platform;
 
 namespace Virtbus.Pci;
 
@@ -7,6 +8,9 @@ public interface IPciPort
 {
     /// <summary>The function's way to memory. <see cref="DmaPort.IsBusMaster"/> follows the command register; the bus sees to it.</summary>
     DmaPort Dma { get; }
+
+    /// <summary>Where the function tells of bugs of its own; null for nowhere in particular.</summary>
+    FaultSource? Faults => null;
 
     /// <summary>A message-signalled interrupt: the write of a message to the address that the system put into the function's table.</summary>
     /// <param name="address">As found in the MSI capability or the MSI-X table.</param>

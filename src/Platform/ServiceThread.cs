@@ -74,7 +74,9 @@ public sealed class ServiceThread
     /// <summary>Waits until the thread has ended.</summary>
     public void Join() => _thread.Join();
 
-    /// <summary>Tells <see cref="Unhandled"/> of an exception that somebody took for the work's sake.</summary>
+    /// <summary>Tells <see cref="Unhandled"/> of what was caught elsewhere. Never throws.</summary>
+    /// <param name="name">What was at work.</param>
+    /// <param name="exception">What nobody was to see.</param>
     internal static void Report(string name, Exception exception)
     {
         try

@@ -6,13 +6,14 @@ namespace Virtbus.Platform;
 /// </summary>
 /// <remarks>
 /// What is inside of the line is short: it reads, tests and signals, and calls nothing else. So who waits for it to be empty never waits for
-/// itself, wherever it was called from. A line that is not shared may hang in a write, as <see cref="EventFd.SignalByWrite"/> says, and
-/// is freed by a read.
+/// itself, wherever it was called from. A line that is not shared may hang in a write, as <see cref="EventFd.SignalByWrite"/> says, and is
+/// freed by a read of whoever waits.
 /// </remarks>
 /// <param name="isShared">Whether who signals is known to work for others too, and so may not hang in one user's eventfd; else the calling thread is asked.</param>
 public sealed class SignalLine(bool isShared = true)
 {
-    private const int Spins = 1000;
+    private const int Spins = 100;
+    // In milliseconds.
     private const int StuckInterval = 100;
     private readonly Lock _control = new();
     private volatile Slot _slot = new(null, isMuted: false);
@@ -36,7 +37,7 @@ public sealed class SignalLine(bool isShared = true)
             Interlocked.Increment(ref slot.Inside);
             if (!slot.IsClosed)
                 return new SignalUse(this, slot);
-            Interlocked.Decrement(ref slot.Inside);
+            slot.Leave();
         }
     }
 
@@ -78,6 +79,7 @@ public sealed class SignalLine(bool isShared = true)
     /// <summary>Waits until those are out who went in before this call: they may not have seen what the caller changed.</summary>
     public void Drain()
     {
+        SignalBatch.SubmitCurrent();
         Interlocked.MemoryBarrier();
         if (Volatile.Read(ref _slot.Inside) == 0)
             return;
@@ -89,30 +91,29 @@ public sealed class SignalLine(bool isShared = true)
     {
         if (slot.IsMuted)
             Interlocked.Exchange(ref _isPending, 1);
-        else if (isShared || PollThread.IsSharedCurrent)
-            slot.Call?.Signal();
-        else
-            slot.Call?.SignalByWrite();
+        else if (slot.Call is not { } call)
+            return;
+        else if (!isShared && !PollThread.IsSharedCurrent)
+            call.SignalByWrite();
+        else if (!SignalBatch.TryAdd(slot, call))
+            call.Signal();
     }
 
     // Under the control lock. Those who come from here on find the new slot, so the wait ends.
     private void Replace(Slot next)
     {
+        SignalBatch.SubmitCurrent();
         var old = _slot;
         _slot = next;
         old.IsClosed = true;
         Interlocked.MemoryBarrier();
-        for (var spins = 0; Volatile.Read(ref old.Inside) != 0; spins++)
+        for (var spins = 0; spins < Spins && Volatile.Read(ref old.Inside) != 0; spins++)
+            Thread.SpinWait(8);
+        // The user may have filled the eventfd that it shares, and made it blocking. If it was only slow, what was taken is given back.
+        while (!old.WaitUntilEmpty(StuckInterval))
         {
-            if (spins < Spins)
-            {
-                Thread.SpinWait(8);
-                continue;
-            }
-            Thread.Sleep(1);
-            // The user may have filled the eventfd that it shares, and made it blocking.
-            if (spins % StuckInterval == 0)
-                old.Call?.TryRead(out _);
+            if (old.Call is { } call && call.TryRead(out _))
+                call.Signal();
         }
     }
 
@@ -123,5 +124,20 @@ public sealed class SignalLine(bool isShared = true)
         public readonly bool IsMuted = isMuted;
         public int Inside;
         public volatile bool IsClosed;
+        private readonly object _empty = new();
+
+        public void Leave()
+        {
+            if (Interlocked.Decrement(ref Inside) != 0 || !IsClosed)
+                return;
+            lock (_empty)
+                Monitor.PulseAll(_empty);
+        }
+
+        public bool WaitUntilEmpty(int milliseconds)
+        {
+            lock (_empty)
+                return Volatile.Read(ref Inside) == 0 || Monitor.Wait(_empty, milliseconds) && Volatile.Read(ref Inside) == 0;
+        }
     }
 }

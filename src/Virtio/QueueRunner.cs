@@ -21,6 +21,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private readonly string _name;
     private readonly IQueueProcessor _processor;
     private readonly Action<int, Fault> _faulted;
+    private readonly Action<string, Exception> _failed;
     private readonly DeviceRing _ring = new SplitDeviceRing();
     private Action? _interrupt;
     private PollClient? _client;
@@ -32,12 +33,13 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private ulong _calls;
     private ulong _ringErrors;
 
-    internal QueueRunner(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted)
+    internal QueueRunner(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted, Action<string, Exception> failed)
     {
         _index = index;
         _name = $"{device}-vq{index}";
         _processor = processor;
         _faulted = faulted;
+        _failed = failed;
     }
 
     internal int Size { get; set; }
@@ -201,11 +203,16 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     void IPollWork.Awake() => _ring.DisableKicks();
 
     // A bug of this program: the queue fails, the process lives.
-    void IPollWork.Failed(Exception exception) => Fail(exception);
+    bool IPollWork.Failed(Exception exception)
+    {
+        Fail(exception);
+        return true;
+    }
 
     private void Fail(Exception exception)
     {
         _hasFailed = true;
+        _failed(_name, exception);
         Break(new Fault(Errno.EIO, "the device model failed: " + exception.Message));
     }
 
@@ -220,7 +227,6 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         }
         catch (Exception exception)
         {
-            ServiceThread.Guard(_name, () => throw exception);
             Fail(exception);
         }
     }

@@ -132,6 +132,9 @@ public abstract class VirtioDevice : IDisposable
     /// <param name="callback">Queue number and cause; on the queue's thread, not to block and not to call the device; null for none.</param>
     public void SetQueueFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _queueFaulted, callback);
 
+    /// <summary>Where bugs of the model are told: whoever puts the device somewhere sets it. Without it <see cref="ServiceThread.Unhandled"/> hears of them.</summary>
+    public FaultSource? Faults { get; set; }
+
     /// <summary>Sets the status bits.</summary>
     /// <param name="status">All bits; 0 resets the device.</param>
     /// <param name="fault">EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), and what the model says of the features.</param>
@@ -419,7 +422,7 @@ public abstract class VirtioDevice : IDisposable
     protected void CreateQueues(Func<int, IQueueProcessor> processor)
     {
         for (var i = 0; i < _queues.Length; i++)
-            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted) { Size = MaxQueueSize };
+            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted, (work, exception) => FaultSource.Report(Faults, work, exception)) { Size = MaxQueueSize };
     }
 
     /// <summary>Reads the configuration space. One call at a time.</summary>

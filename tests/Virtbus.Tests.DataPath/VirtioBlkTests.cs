@@ -174,6 +174,50 @@ public sealed class VirtioBlkTests : IDisposable
     private static extern int SetLimit(int resource, in ProcessLimit limit);
 
     [Fact]
+    public void Bug_at_the_third_request_needs_a_reset_is_told_and_touches_no_other_device()
+    {
+        var told = new List<string>();
+        var sink = new FaultSink((device, work, exception, _) =>
+        {
+            lock (told)
+                told.Add($"{device} {work}: {exception.Message}");
+        });
+        using var other = new VirtioBlkTests();
+        other.Start();
+        var backend = new FailingBackend(bug: 3);
+        _backend.Dispose();
+        _backend = backend;
+        var device = Start();
+        device.Faults = sink.Open("0000:01:00.0");
+        using var changed = new EventFd();
+        device.SetConfigCallback(changed.Signal);
+        for (var round = 1; round <= 4; round++)
+        {
+            Assert.Equal(Ok, Request(1, 0, 512, false).Status);
+            Assert.Equal(Ok, Request(0, 0, 512, true).Status);
+            Assert.Equal(0, device.Status & VirtioStatus.DEVICE_NEEDS_RESET);
+            Add(1, 0, 512, deviceWrites: false);
+            // The driver is told by an interrupt, and reads why.
+            Assert.True(changed.Wait(TimeSpan.FromSeconds(20)));
+            Assert.Equal(VirtioStatus.DEVICE_NEEDS_RESET, (byte)(device.Status & VirtioStatus.DEVICE_NEEDS_RESET));
+            Assert.Equal((long)round, device.Faults.Count);
+            Assert.Equal(Ok, other.Request(1, 0, 512, false).Status);
+            // What it does next has no effect until it resets the device; then everything is as at first.
+            Assert.False(_driver.TryTakeUsed(out _, out _));
+            Assert.True(device.TrySetStatus(0, out _));
+            Assert.Equal(0, device.Status);
+            backend.Restart();
+            Restart();
+        }
+        Assert.Equal(Ok, Request(1, 0, 512, false).Status);
+        Assert.Equal(4, sink.Count);
+        // A log is not for one device alone: after three lines the rest is counted.
+        lock (told)
+            Assert.Equal(Enumerable.Repeat("0000:01:00.0 test-vq0: a bug, as asked", 3), told);
+        Assert.Equal(0, other._device!.Status & VirtioStatus.DEVICE_NEEDS_RESET);
+    }
+
+    [Fact]
     public void What_was_written_is_read_again()
     {
         Start();
@@ -715,6 +759,55 @@ public sealed class VirtioBlkTests : IDisposable
             if (fault == Fault.None)
                 IsWriteback = writeback;
             return fault == Fault.None;
+        }
+    }
+
+    /// <summary>A disk that keeps nothing, whose model has a bug at one request.</summary>
+    private sealed class FailingBackend(int bug) : IBlockBackend
+    {
+        private int _requests;
+
+        public int Bug => bug;
+
+        public string Description => "failing";
+
+        public long Capacity => 1 << 20;
+
+        public int BlockSize => 512;
+
+        public bool IsReadOnly => false;
+
+        public IBlockChannel OpenChannel(int depth) => new Channel(this);
+
+        public void Restart() => Volatile.Write(ref _requests, 0);
+
+        public void Dispose()
+        {
+        }
+
+        private sealed class Channel(FailingBackend backend) : IBlockChannel
+        {
+            public int Depth => 1;
+
+            public FileDescriptor? Completion => null;
+
+            public bool Submit(BlockRequest request)
+            {
+                if (Interlocked.Increment(ref backend._requests) == backend.Bug)
+                    throw new InvalidOperationException("a bug, as asked");
+                request.Result = Errno.None;
+                return true;
+            }
+
+            public void Commit()
+            {
+            }
+
+            public BlockRequest? TryReap() => null;
+
+            public void Dispose()
+            {
+            }
         }
     }
 

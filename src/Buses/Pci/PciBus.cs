@@ -35,6 +35,7 @@ public sealed partial class PciBus : Bus
     public PciBus()
         : base("pci")
     {
+        Faults = new FaultSink((device, work, exception, suppressed) => PciLog.FunctionFailed(Log, device, work, suppressed, exception));
     }
 
     /// <inheritdoc/>
@@ -364,6 +365,9 @@ public sealed partial class PciBus : Bus
                 "iommu_groups", () => Devices.OfType<PciDevice>().GroupBy(static d => d.Group.Number).OrderBy(static g => g.Key).Select(GroupDirectory));
         }
     }
+
+    /// <summary>Where functions tell of bugs of their models; each device is a source. They are logged.</summary>
+    public FaultSink Faults { get; }
 
     internal ILogger Log => _log ??= Fabric?.LoggerFactory.CreateLogger("Virtbus.Pci") ?? NullLogger.Instance;
 

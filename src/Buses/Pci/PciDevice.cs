@@ -24,6 +24,7 @@ public sealed class PciDevice : Device, IPciIdentity
     private PciRegion?[]? _regions;
     private PciInterrupts? _interrupts;
     private DmaPort? _dma;
+    private FaultSource? _faults;
     private IDisposable? _observation;
     private volatile int _command;
     private long _commandReads;
@@ -402,6 +403,12 @@ public sealed class PciDevice : Device, IPciIdentity
 
     /// <summary>The port, when something has asked for it.</summary>
     internal DmaPort? DmaOrNull => Volatile.Read(ref _dma);
+
+    /// <summary>Bugs of this program that showed in the function's model.</summary>
+    internal FaultSource Faults => Volatile.Read(ref _faults) ?? LazyInitializer.EnsureInitialized(ref _faults, () => PciBus.Faults.Open(Name));
+
+    /// <summary>How many there were, without a source being made.</summary>
+    internal long FaultCount => Volatile.Read(ref _faults)?.Count ?? 0;
 
     internal PciInterrupts Interrupts => Volatile.Read(ref _interrupts) ?? LazyInitializer.EnsureInitialized(ref _interrupts, () => new PciInterrupts(this));
 

@@ -32,6 +32,9 @@ internal static partial class PciLog
     [LoggerMessage(2008, LogLevel.Warning, "{Device}: NumVFs says {Wanted}, the function shows {There}")]
     internal static partial void FunctionsMissing(ILogger log, string device, int wanted, int there);
 
+    [LoggerMessage(2010, LogLevel.Error, "{Device}: a bug of its model at {Work}; it needs a reset ({Suppressed} before this one not told)")]
+    internal static partial void FunctionFailed(ILogger log, string device, string work, long suppressed, Exception error);
+
     [LoggerMessage(2009, LogLevel.Warning, "{Device}: a rescan could not add it: {Reason}")]
     internal static partial void RescanFailed(ILogger log, string device, string reason);
 }

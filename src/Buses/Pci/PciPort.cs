@@ -1,5 +1,6 @@
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
+using Virtbus.Platform;
 
 namespace Virtbus.Buses.Pci;
 
@@ -7,6 +8,8 @@ namespace Virtbus.Buses.Pci;
 internal sealed class PciPort(PciDevice device) : IPciPort
 {
     public DmaPort Dma => device.Dma;
+
+    public FaultSource Faults => device.Faults;
 
     public void SendMessage(ulong address, uint data) => device.Interrupts.Message(address, data);
 

@@ -18,6 +18,8 @@ internal static class StatusVerb
         writer.WriteLine($"folder   {status.Runtime}");
         writer.WriteLine($"process  {status.Pid}, version {status.Version}, {status.State}, up {Duration.Text(status.Uptime)}");
         writer.WriteLine($"devices  {status.Devices}, {status.Bound} bound{(status.Deferred > 0 ? $", {status.Deferred} deferred" : "")}; {status.Modules} modules");
+        if (status.Faults > 0)
+            writer.WriteLine($"faults   {status.Faults} in device models; the log has them, the attribute 'faults' of a device its own");
         if (status.Sockets.Count > 0)
         {
             writer.WriteLine();

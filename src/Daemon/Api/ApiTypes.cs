@@ -2,7 +2,7 @@ using System.Text.Json.Serialization;
 
 namespace Virtbus.Daemon.Api;
 
-/// <summary>The daemon as a whole. State: starting, ready or stopping. Uptime: in seconds.</summary>
+/// <summary>The daemon as a whole. State: starting, ready or stopping. Uptime: in seconds. Faults: bugs of device models that showed.</summary>
 internal sealed record StatusAnswer(
     string State,
     int Pid,
@@ -16,7 +16,8 @@ internal sealed record StatusAnswer(
     int Deferred,
     int Modules,
     IReadOnlyList<SocketAnswer> Sockets,
-    IReadOnlyList<BudgetAnswer> Budgets);
+    IReadOnlyList<BudgetAnswer> Budgets,
+    long Faults);
 
 /// <summary>
 /// A socket by which a device is opened. Address: the device's PCI address, when it has one. Connections: how many users there were; bad

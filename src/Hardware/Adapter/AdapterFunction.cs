@@ -66,6 +66,8 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
         return use.Dma?.ForPasid(pasid);
     }
 
+    FaultSource? IFunctionSlot.Faults => Faults;
+
     void IFunctionSlot.RaiseVector(int vector) => RaiseMsix(vector);
 
     internal FunctionUnit Unit => _unit;

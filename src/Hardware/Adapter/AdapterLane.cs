@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Diagnostics;
 using Virtbus.Ethernet;
 using Virtbus.Platform;
 
@@ -157,7 +156,7 @@ internal sealed class AdapterLane : IPollWork, IDisposable
     // A bug of this program: the function fails, the adapter lives.
     private void Break(AdapterWork work, Exception exception)
     {
-        Debug.Fail(exception.ToString());
+        FaultSource.Report(work.Faults, "adapter " + _name, exception);
         ServiceThread.Guard("adapter " + _name, () => work.Break(this));
     }
 

@@ -29,6 +29,8 @@ internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionSlot
         return use.Dma?.ForPasid(pasid);
     }
 
+    FaultSource? IFunctionSlot.Faults => Faults;
+
     public void RaiseVector(int vector) => RaiseMsix(vector);
 
     protected override void ReadRegister(int bar, ulong offset, Span<byte> destination)

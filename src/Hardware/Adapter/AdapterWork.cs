@@ -1,3 +1,5 @@
+using Virtbus.Platform;
+
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>A piece of work of an adapter. What is idle is on no list and costs nothing.</summary>
@@ -7,6 +9,9 @@ internal abstract class AdapterWork
 
     /// <summary>Which lane does it now.</summary>
     internal abstract AdapterLane Lane { get; }
+
+    /// <summary>Where bugs of it are told; null for nowhere in particular.</summary>
+    internal virtual FaultSource? Faults => null;
 
     /// <summary>Does some of it.</summary>
     /// <param name="lane">The lane whose thread this is; by now the work may be another one's.</param>

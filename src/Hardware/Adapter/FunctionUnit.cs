@@ -78,6 +78,8 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
 
     internal override AdapterLane Lane => Volatile.Read(ref _lane);
 
+    internal override FaultSource? Faults => Slot.Faults;
+
     /// <summary>Whether it was disposed. Under the gate.</summary>
     internal bool IsGone { get; private set; }
 

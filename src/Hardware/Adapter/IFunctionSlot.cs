@@ -1,5 +1,6 @@
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
+using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Adapter;
 
@@ -12,6 +13,9 @@ internal interface IFunctionSlot
     /// <summary>The port of one of the function's PASIDs; null while the function is in no slot.</summary>
     /// <param name="pasid">The PASID.</param>
     DmaPort? PortOf(uint pasid);
+
+    /// <summary>Where bugs of the function are told; null while it is in no slot.</summary>
+    FaultSource? Faults { get; }
 
     /// <summary>Raises an MSI-X vector, subject to its mask.</summary>
     /// <param name="vector">Its number.</param>

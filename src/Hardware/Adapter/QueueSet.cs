@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using Virtbus.Ethernet;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
+using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Adapter;
 
@@ -46,6 +47,8 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
 
     /// <summary>The lane that it was made on; the same one as long as it lives.</summary>
     internal override AdapterLane Lane { get; }
+
+    internal override FaultSource? Faults => _function.Faults;
 
     /// <summary>Its place on the switch.</summary>
     internal SwitchPort Port { get; }

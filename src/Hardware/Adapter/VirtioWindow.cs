@@ -40,6 +40,7 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
         _polls = new bool[device.QueueCount];
         for (var i = 0; i < _kicks.Length; i++)
             device.SetQueueKick(i, null, polls: false);
+        device.Faults = unit.Faults;
         _registers = new VirtioConfigRegisters(device, this);
         device.SetDma(dma);
     }

@@ -63,12 +63,17 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         _device.QueueStarts();
         _configWce = features.Has(VIRTIO_BLK_F_CONFIG_WCE);
         _flushTaken = features.Has(VIRTIO_BLK_F_FLUSH);
+        var isWhole = _freeCount == _made;
+        if (!isWhole)
+        {
+            // A bug ended the queue in the middle of requests: they are the old channel's, and go with it.
+            _channel?.Dispose();
+            _channel = null;
+        }
+
         _channel ??= _backend.OpenChannel(MaxInFlight);
-        // A synchronous back end that failed in a request has nothing in work any more; that request is made anew.
-        if (_channel.Completion is null && _freeCount < _free.Length)
-            _capacity = 0;
-        var capacity = Math.Max(ring.Size, SegMax + 2) + SpareRuns;
-        if (capacity <= _capacity)
+        var capacity = Math.Max(Math.Max(ring.Size, SegMax + 2) + SpareRuns, _capacity);
+        if (isWhole && capacity <= _capacity)
             return;
         _capacity = capacity;
         _free = new Buffer[Math.Clamp(_channel.Depth, 1, MaxInFlight)];

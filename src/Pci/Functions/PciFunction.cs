@@ -11,7 +11,7 @@ namespace Virtbus.Pci;
 /// Accesses come from any thread and at once; a model locks what it shares. The hooks are called under no lock, so they may raise interrupts.
 /// A thread that handles an interrupt of the function, in the call of the port, must not reset or unplug it.
 /// </remarks>
-public abstract class PciFunction : IPciFunction
+public abstract partial class PciFunction : IPciFunction
 {
     // Held through resets and changes of the virtual functions, never while the port is called.
     private readonly Lock _control = new();
@@ -33,6 +33,7 @@ public abstract class PciFunction : IPciFunction
     private volatile bool _isAwake = true;
     private volatile bool _isMaster;
     private volatile bool _isLost;
+    private volatile bool _isFailed;
 
     /// <summary>Makes the function, as after power-on, in no slot.</summary>
     /// <param name="layout">Its config space's layout, shared with its like.</param>
@@ -81,6 +82,15 @@ public abstract class PciFunction : IPciFunction
     /// <summary>Whether the function may do DMA and send messages: plugged, in D0, bus master.</summary>
     protected bool IsMaster => _isMaster && _isPlugged;
 
+    /// <summary>
+    /// Whether a bug of the model showed. Until the next reset its BARs read as all ones and swallow writes, and it does no DMA and sends no
+    /// message; config space stays, since a reset is asked for there.
+    /// </summary>
+    protected bool IsFailed => _isFailed;
+
+    /// <summary>Where the function's bugs are told; null while it is in no slot.</summary>
+    protected FaultSource? Faults => Volatile.Read(ref _port)?.Faults;
+
     /// <inheritdoc/>
     public void SetLostCallback(Action? lost)
     {
@@ -110,7 +120,14 @@ public abstract class PciFunction : IPciFunction
             SyncInterrupts();
         if ((effects & ConfigEffects.Sriov) != ConfigEffects.None)
             SyncVirtualFunctions();
-        OnConfigChanged(offset, source.Length, effects);
+        try
+        {
+            OnConfigChanged(offset, source.Length, effects);
+        }
+        catch (Exception exception)
+        {
+            Fail("config space", exception);
+        }
     }
 
     /// <inheritdoc/>
@@ -147,7 +164,7 @@ public abstract class PciFunction : IPciFunction
     public void ReadBar(int bar, ulong offset, Span<byte> destination)
     {
         var size = (uint)bar < PciBar.Count ? GetBar(bar).Size : 0;
-        if (_isLost || !_isAwake || offset >= size)
+        if (_isLost || !_isAwake || _isFailed || offset >= size)
         {
             destination.Fill(0xFF);
             return;
@@ -165,8 +182,8 @@ public abstract class PciFunction : IPciFunction
                 MsixTable!.Read(start, piece);
             else if (part == BarPart.Pending)
                 MsixTable!.ReadPending(start, piece);
-            else
-                ReadRegister(bar, offset, piece);
+            else if (!TryReadRegister(bar, offset, piece))
+                piece.Fill(0xFF);
             offset += (ulong)length;
             destination = destination[length..];
         }
@@ -176,7 +193,7 @@ public abstract class PciFunction : IPciFunction
     public void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> source)
     {
         var size = (uint)bar < PciBar.Rom ? GetBar(bar).Size : 0;
-        if (_isLost || !_isAwake || offset >= size)
+        if (_isLost || !_isAwake || _isFailed || offset >= size)
             return;
         if ((ulong)source.Length > size - offset)
             source = source[..(int)(size - offset)];
@@ -186,7 +203,7 @@ public abstract class PciFunction : IPciFunction
             if (part == BarPart.Table)
                 MsixTable!.Write(start, source[..length]);
             else if (part == BarPart.Registers)
-                WriteRegister(bar, offset, source[..length]);
+                TryWriteRegister(bar, offset, source[..length]);
             offset += (ulong)length;
             source = source[length..];
         }
@@ -289,55 +306,10 @@ public abstract class PciFunction : IPciFunction
     /// <summary>Lets the function do DMA until the answer is disposed; an unplug waits for that. Check <see cref="PciPortUse.Dma"/>.</summary>
     protected PciPortUse UsePort()
     {
-        if (!_isMaster || !_gate.TryEnter())
+        if (!_isMaster || _isFailed || !_gate.TryEnter())
             return default;
         return new PciPortUse(_gate, _port!.Dma);
     }
-
-    /// <summary>
-    /// Sets whether the function wants an interrupt on its line. The status bit follows, and the line, unless Interrupt Disable, MSI, MSI-X or
-    /// D3hot keep it down. Without effect for a function without a pin. Not under a lock of the model, since the port is called.
-    /// </summary>
-    /// <param name="asserted">Whether it wants one.</param>
-    protected void SetInterrupt(bool asserted)
-    {
-        StageInterrupt(asserted);
-        ShowInterrupt();
-    }
-
-    /// <summary>
-    /// The first half of <see cref="SetInterrupt"/>: the status bit follows, the line stays. For a model that works out under a lock of its own
-    /// whether it wants an interrupt; <see cref="ShowInterrupt"/> comes after that lock.
-    /// </summary>
-    /// <param name="asserted">Whether it wants one.</param>
-    protected void StageInterrupt(bool asserted)
-    {
-        lock (_sync)
-        {
-            if (_cause == asserted)
-                return;
-            _cause = asserted;
-            ComputeLine();
-        }
-    }
-
-    /// <summary>The second half of <see cref="SetInterrupt"/>: the line gets the level that was staged last. Under no lock.</summary>
-    protected void ShowInterrupt() => PublishLine();
-
-    /// <summary>Sends the message of an MSI vector, or makes it pending while masked.</summary>
-    /// <param name="vector">From 0.</param>
-    /// <returns>False when MSI is not enabled.</returns>
-    protected bool RaiseMsi(int vector) => Msi is not null && Msi.Raise(vector);
-
-    /// <summary>Sends the message of an MSI-X vector, or makes it pending while masked.</summary>
-    /// <param name="vector">From 0.</param>
-    /// <returns>False when MSI-X is not enabled.</returns>
-    protected bool RaiseMsix(int vector) => MsixTable is not null && MsixTable.Raise(vector);
-
-    /// <summary>Raises a vector of MSI-X or MSI, whichever is enabled; a number beyond those of MSI goes to its last one.</summary>
-    /// <param name="vector">From 0.</param>
-    /// <returns>False when neither is enabled: then the line is the way, see <see cref="SetInterrupt"/>.</returns>
-    protected bool RaiseMessage(int vector) => RaiseMsix(vector) || (Msi is not null && Msi.Raise(Math.Min(vector, Msi.Vectors - 1)));
 
     /// <summary>Makes the function be gone for good: it leaves its slot, reads as all ones, and whoever asked for that is told.</summary>
     protected void Lose()
@@ -377,7 +349,15 @@ public abstract class PciFunction : IPciFunction
             SyncVirtualFunctions();
             MsixTable?.Reset();
             Forget();
-            OnReset(kind);
+            try
+            {
+                OnReset(kind);
+                _isFailed = false;
+            }
+            catch (Exception exception)
+            {
+                Fail("reset", exception);
+            }
             // What the model did between the two is of before.
             Forget();
         }
@@ -390,114 +370,46 @@ public abstract class PciFunction : IPciFunction
         SyncInterrupts();
     }
 
-    /// <summary>Brings everything that follows from config space up to date, and sends what became due.</summary>
-    private void SyncInterrupts()
+    private bool TryReadRegister(int bar, ulong offset, Span<byte> destination)
     {
+        try
+        {
+            ReadRegister(bar, offset, destination);
+            return true;
+        }
+        catch (Exception exception)
+        {
+            Fail($"read of BAR {bar} at 0x{offset:x}", exception);
+            return false;
+        }
+    }
+
+    private void TryWriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source)
+    {
+        try
+        {
+            WriteRegister(bar, offset, source);
+        }
+        catch (Exception exception)
+        {
+            Fail($"write to BAR {bar} at 0x{offset:x}", exception);
+        }
+    }
+
+    /// <summary>
+    /// A bug of this program showed in the model: it is told, and the function stands in error until it is reset. Any thread, under no lock of
+    /// the model.
+    /// </summary>
+    /// <param name="work">What was at work.</param>
+    /// <param name="exception">What nobody was to see.</param>
+    protected void Fail(string work, Exception exception)
+    {
+        _isFailed = true;
+        FaultSource.Report(Faults, work, exception);
         lock (_sync)
-        {
-            var power = _powerOffset == 0 ? 0 : Config.Read16(_powerOffset + PciPower.PCI_PM_CTRL) & PciPower.PCI_PM_CTRL_STATE_MASK;
-            _isAwake = power == 0;
-            _isMaster = _isAwake && (Config.Read16(PciHeader.PCI_COMMAND) & PciCommand.PCI_COMMAND_MASTER) != 0;
-            var mode = PciInterruptMode.Line;
-            if (_msiCapability is { } msi)
-            {
-                var control = Config.Read16(msi.Offset + PciMsi.PCI_MSI_FLAGS);
-                ulong address = Config.Read32(msi.Offset + PciMsi.PCI_MSI_ADDRESS_LO);
-                if (msi.Is64Bit)
-                    address |= (ulong)Config.Read32(msi.Offset + PciMsi.PCI_MSI_ADDRESS_HI) << 32;
-                Msi!.Load(control, address, Config.Read16(msi.Offset + msi.DataOffset), msi.HasMasks ? Config.Read32(msi.Offset + msi.MaskOffset) : 0);
-                if (Msi.IsEnabled)
-                    mode = PciInterruptMode.Msi;
-            }
-            if (_msixCapability is { } msix)
-            {
-                var control = Config.Read16(msix.Offset + PciMsix.PCI_MSIX_FLAGS);
-                MsixTable!.Load((control & PciMsix.PCI_MSIX_FLAGS_ENABLE) != 0, (control & PciMsix.PCI_MSIX_FLAGS_MASKALL) != 0);
-                if (MsixTable.IsEnabled)
-                    mode = PciInterruptMode.MsiX;
-            }
-            _mode = mode;
-            ComputeLine();
-            LinkMessages(_isMaster && _isPlugged);
-        }
-        if (_isMaster)
-        {
-            Msi?.Flush();
-            MsixTable?.Flush();
-        }
+            LinkMessages(false);
         PublishLine();
     }
-
-    // Under _sync.
-    private void ComputeLine()
-    {
-        var pending = _cause && _mode == PciInterruptMode.Line && Config.Layout.Header.InterruptPin != 0;
-        const uint StatusBit = (uint)PciStatus.PCI_STATUS_INTERRUPT << 16;
-        Config.Set(PciHeader.PCI_COMMAND, StatusBit, pending ? StatusBit : 0);
-        _isLineWanted = pending && _isAwake && (Config.Read16(PciHeader.PCI_COMMAND) & PciCommand.PCI_COMMAND_INTX_DISABLE) == 0;
-    }
-
-    // One thread at a time shows the line to the port, under no lock; who finds another one at it leaves it the work. So the last call always
-    // shows the last state, and a handler that changes the line in the middle of the call does not wait for itself.
-    private void PublishLine()
-    {
-        if (Interlocked.Increment(ref _lineWork) != 1)
-            return;
-        var entered = false;
-        var seen = 1;
-        do
-        {
-            entered = entered || _gate.TryEnter();
-            var wanted = _isLineWanted && _isPlugged;
-            if (entered && wanted != _lineShown)
-            {
-                _lineShown = wanted;
-                _port!.SetInterruptLine(wanted);
-            }
-            seen = Interlocked.Add(ref _lineWork, -seen);
-        }
-        while (seen != 0);
-        if (entered)
-            _gate.Leave();
-    }
-
-    private void Send(ulong address, uint data)
-    {
-        // A message is a write to memory: only a bus master makes one, and without that it is lost.
-        if (!_isMaster || !_gate.TryEnter())
-            return;
-        try
-        {
-            _port!.SendMessage(address, data);
-        }
-        finally
-        {
-            _gate.Leave();
-        }
-    }
-
-    private IPciMessageTarget? FindTarget(ulong address, uint data)
-    {
-        if (!_isMaster || !_gate.TryEnter())
-            return null;
-        try
-        {
-            return _port!.FindTarget(address, data);
-        }
-        finally
-        {
-            _gate.Leave();
-        }
-    }
-
-    // Under _sync. What it waits for are signals under way, which wait for nobody.
-    private void LinkMessages(bool linked)
-    {
-        MsixTable?.Link(linked);
-        Msi?.Link(linked);
-    }
-
-    private void ShowPending(uint pending) => Config.Set(_msiCapability!.Offset + _msiCapability.PendingOffset, uint.MaxValue, pending);
 
     private BarPart Part(int bar, ulong offset, int wanted, out ulong start, out int length)
     {
