@@ -189,7 +189,6 @@ internal sealed class HardwareProvisioner : IProvisioner
         if (_exporting)
             await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);
-        _vfioExporter.Dispose();
     }
 
     // An override alone loads no module: it may name a driver that serves no id of its own accord.

@@ -9,7 +9,6 @@ namespace Virtbus.Platform;
 /// <remarks>Between a wake-up and the work that it is for there is no lock and no allocation.</remarks>
 public sealed class PollThread
 {
-    private const ulong WakeToken = 0;
     private const int TokensAtOnce = 8;
     private const int LooksAtOnce = 32;
     private const int SpinsBetweenLooksAtTheClock = 8;
@@ -21,15 +20,10 @@ public sealed class PollThread
     private static PollThread? _current;
 
     private readonly Lock _lock = new();
-    private readonly Epoll _epoll = new();
+    private readonly PollWatches _watches = new();
     private readonly EventFd _wake = new();
-    private readonly Stack<int> _freePlaces = new();
     private readonly List<PollSeat> _timed = [];
     private ServiceThread? _thread;
-    private PollWatch?[] _watches = new PollWatch?[16];
-    private int _places = 1;
-    private uint _generation;
-    private int _watchCount;
     private int _clients;
 
     private PollSeat? _kicked;
@@ -72,7 +66,7 @@ public sealed class PollThread
         var thread = new PollThread(name, isOwn);
         try
         {
-            thread._epoll.Add(thread._wake.Descriptor, WakeToken, edge: true);
+            thread._watches.AddWake(thread._wake.Descriptor);
             thread._thread = ServiceThread.Start(name, thread.Run);
             return thread;
         }
@@ -97,8 +91,9 @@ public sealed class PollThread
         {
             foreach (var source in sources)
             {
+                var watch = _watches.Add(seat, source);
                 lock (_lock)
-                    Listen(seat, source);
+                    seat.Watches = [.. seat.Watches, watch];
             }
         }
         catch
@@ -121,24 +116,10 @@ public sealed class PollThread
             _clients--;
             watches = seat.Watches;
             seat.Watches = [];
-            foreach (var watch in watches)
-                Leave(watch);
         }
 
         foreach (var watch in watches)
-        {
-            try
-            {
-                _epoll.Remove(watch.Descriptor);
-            }
-            catch (ObjectDisposedException)
-            {
-                // The set went with the thread, or its owner closed the descriptor: it is out by that.
-            }
-
-            if (watch.IsOwn)
-                watch.Descriptor.Dispose();
-        }
+            _watches.Remove(watch);
     }
 
     /// <summary>Asks for a turn. Any thread; no lock, no allocation, and no system call while the thread is awake.</summary>
@@ -181,70 +162,9 @@ public sealed class PollThread
         }
     }
 
-    // With the lock.
-    private void Listen(PollSeat seat, in PollSource source)
-    {
-        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)source.Bit, 63u, nameof(source));
-        var place = TakePlace();
-        var token = ((ulong)++_generation << 32) | (uint)place;
-        // At its place before it is in the set: an edge is told once.
-        var watch = Enter(new PollWatch(seat, 1UL << source.Bit, source.Descriptor, token, isOwn: false));
-        try
-        {
-            if (!_epoll.TryAdd(source.Descriptor, token, source.IsEdge, out var error))
-            {
-                if (error != Errno.EEXIST)
-                    throw HostError.Make($"waiting on a descriptor of '{seat.Name}'", error);
-                // The set knows a descriptor once. Who gives the same one to two clients gets a duplicate for the second.
-                watch = Enter(new PollWatch(seat, watch.Signal, source.Descriptor.Duplicate(), token, isOwn: true));
-                _epoll.Add(watch.Descriptor, token, source.IsEdge);
-            }
-        }
-        catch
-        {
-            Leave(watch);
-            if (watch.IsOwn)
-                watch.Descriptor.Dispose();
-            throw;
-        }
-
-        seat.Watches = [.. seat.Watches, watch];
-    }
-
-    private PollWatch Enter(PollWatch watch)
-    {
-        ref var place = ref _watches[(int)(uint)watch.Token];
-        if (place is null)
-            _watchCount++;
-        Volatile.Write(ref place, watch);
-        return watch;
-    }
-
-    private void Leave(PollWatch watch)
-    {
-        var place = (int)(uint)watch.Token;
-        _watches[place] = null;
-        _freePlaces.Push(place);
-        _watchCount--;
-    }
-
-    private int TakePlace()
-    {
-        if (_freePlaces.TryPop(out var place))
-            return place;
-        if (_places == _watches.Length)
-        {
-            var larger = new PollWatch?[_places * 2];
-            _watches.CopyTo(larger, 0);
-            Volatile.Write(ref _watches, larger);
-        }
-
-        return _places++;
-    }
-
     private void Close()
     {
-        _epoll.Dispose();
+        _watches.Dispose();
         _wake.Dispose();
     }
 
@@ -292,7 +212,7 @@ public sealed class PollThread
             }
 
             _now = Stopwatch.GetTimestamp();
-            if (_now - _lastLook > LookInterval && Volatile.Read(ref _watchCount) > _activeWatches)
+            if (_now - _lastLook > LookInterval && _watches.Count > _activeWatches)
                 Look(0);
         }
     }
@@ -418,12 +338,10 @@ public sealed class PollThread
         Span<ulong> tokens = stackalloc ulong[TokensAtOnce];
         for (var i = 0; i < LooksAtOnce; i++)
         {
-            var count = _epoll.Wait(tokens, i == 0 ? milliseconds : 0);
-            var watches = Volatile.Read(ref _watches);
+            var count = _watches.Wait(tokens, i == 0 ? milliseconds : 0);
             foreach (var token in tokens[..count])
             {
-                var place = (uint)token;
-                if (place < (uint)watches.Length && Volatile.Read(ref watches[place]) is { } watch && watch.Token == token)
+                if (_watches.Find(token) is { } watch)
                 {
                     watch.Seat.Signals |= watch.Signal;
                     Activate(watch.Seat);

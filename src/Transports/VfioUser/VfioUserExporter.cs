@@ -11,12 +11,10 @@ namespace Virtbus.Transports.VfioUser;
 /// <param name="log">Where the servers log.</param>
 /// <param name="time">The clock for the rate of log lines.</param>
 /// <param name="options">Limits and ways of the servers; the usual ones when left out.</param>
-public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider time, VfioUserServerOptions? options = null) : IClassObserver, IDisposable
+public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider time, VfioUserServerOptions? options = null) : IClassObserver
 {
     private readonly ConcurrentDictionary<VfioDevice, VfioUserServer> _servers = new();
     private readonly ConcurrentDictionary<string, VirtbusException> _errors = new();
-    private readonly Lock _acceptorLock = new();
-    private VfioUserAcceptor? _acceptor;
 
     /// <summary>The socket's path of a device.</summary>
     /// <param name="label">The name that users know, for example 0000:01:00.1; it is the file's name as it stands.</param>
@@ -34,7 +32,7 @@ public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider ti
         _errors.TryRemove(vfio.Label, out _);
         try
         {
-            server = new VfioUserServer(PathOf(vfio.Label), vfio, log, options, time, GetAcceptor());
+            server = new VfioUserServer(PathOf(vfio.Label), vfio, log, options, time);
             server.Start();
         }
         catch (VirtbusException e)
@@ -57,17 +55,5 @@ public sealed class VfioUserExporter(string folder, ILogger log, TimeProvider ti
         vfio.Endpoint = null;
         if (_servers.TryRemove(vfio, out var server))
             await server.DisposeAsync();
-    }
-
-    /// <summary>Ends the thread that accepts connections. All devices were removed before.</summary>
-    public void Dispose()
-    {
-        _acceptor?.Dispose();
-    }
-
-    private VfioUserAcceptor GetAcceptor()
-    {
-        lock (_acceptorLock)
-            return _acceptor ??= new VfioUserAcceptor();
     }
 }

@@ -44,9 +44,6 @@ internal static partial class VfioUserLog
     [LoggerMessage(1113, LogLevel.Warning, "vfio-user {Path}: {Suppressed} lines left out before this")]
     internal static partial void LeftOut(ILogger logger, string path, long suppressed);
 
-    [LoggerMessage(1114, LogLevel.Error, "vfio-user {Path}: its connections could not be watched; it is tried again each second")]
-    internal static partial void WatchFailed(ILogger logger, Exception exception, string path);
-
     [LoggerMessage(1112, LogLevel.Warning, "vfio-user {Path}: memory of client {Session} is gone: its file was shrunk, or the host has no page for it. Its connection is closed")]
     internal static partial void MemoryLost(ILogger logger, string path, long session);
 

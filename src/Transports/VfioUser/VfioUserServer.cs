@@ -15,7 +15,6 @@ namespace Virtbus.Transports.VfioUser;
 public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
 {
     private const int LinesPerSpan = 20;
-    private const int AcceptRetryMilliseconds = 1000;
     private static readonly TimeSpan LineSpan = TimeSpan.FromSeconds(10);
 
     private readonly VfioDevice _device;
@@ -27,16 +26,11 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
     private readonly LogLimiter _connectionLimiter;
     private readonly Lock _lock = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private readonly bool _ownsAcceptor;
-    private VfioUserAcceptor? _acceptor;
-    private ulong _token;
-    private UnixListener? _listener;
+    private ConnectionAcceptor? _acceptor;
     private VfioUserSession? _session;
     private volatile ConnectedPeer? _peer;
     private volatile string? _hint;
-    private bool _busy;
     private bool _stopping;
-    private bool _started;
     private long _sessions;
     private long _sessionsEnded;
     private long _badMessages;
@@ -48,12 +42,6 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
     /// <param name="options">Limits and ways; the usual ones when left out.</param>
     /// <param name="time">The clock for the rate of log lines; the system's when left out.</param>
     public VfioUserServer(string path, VfioDevice device, ILogger logger, VfioUserServerOptions? options = null, TimeProvider? time = null)
-        : this(path, device, logger, options, time, null)
-    {
-    }
-
-    internal VfioUserServer(
-        string path, VfioDevice device, ILogger logger, VfioUserServerOptions? options, TimeProvider? time, VfioUserAcceptor? acceptor)
     {
         Path = path;
         _device = device;
@@ -65,8 +53,6 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
         _time = time ?? TimeProvider.System;
         _limiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
         _connectionLimiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
-        _acceptor = acceptor;
-        _ownsAcceptor = acceptor is null;
     }
 
     /// <summary>Path of the socket file.</summary>
@@ -95,26 +81,21 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
     {
         lock (_lock)
         {
-            if (_started || _stopping)
+            if (_acceptor is not null || _stopping)
                 throw new InvalidOperationException("A server starts once.");
-            _acceptor ??= new VfioUserAcceptor();
             var listener = UnixListener.Listen(Path);
-            _token = _acceptor.Register(Accept);
+            var acceptor = new ConnectionAcceptor(listener, "vfio-user", _time, Serve, AcceptFailed);
             try
             {
-                // Under the lock, which the acceptor's thread takes before it looks at the listener.
-                _listener = listener;
-                _acceptor.Watch(_token, listener.Descriptor);
+                acceptor.Start();
             }
             catch
             {
-                _acceptor.Unregister(_token);
-                _listener = null;
                 listener.Dispose();
                 throw;
             }
 
-            _started = true;
+            _acceptor = acceptor;
         }
 
         VfioUserLog.Listening(_logger, Path);
@@ -124,18 +105,16 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
     /// <returns>A task that ends when all of it is done. Further calls end with the first.</returns>
     public async Task StopAsync()
     {
+        bool isFirst;
         lock (_lock)
         {
-            if (!_stopping)
-            {
-                _stopping = true;
-                _listener?.Dispose();
-                _session?.Close(new Fault(Errno.ECONNRESET, "the server stops"));
-                if (!_busy)
-                    End();
-            }
+            isFirst = !_stopping;
+            _stopping = true;
+            _session?.Close(new Fault(Errno.ECONNRESET, "the server stops"));
         }
 
+        if (isFirst)
+            await EndAsync();
         await _ended.Task;
     }
 
@@ -175,33 +154,26 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
             VfioUserLog.MessageDma(_logger, Path, session);
     }
 
-    // On the acceptor's thread.
-    private void Accept()
+    private async Task EndAsync()
     {
-        lock (_lock)
+        try
         {
-            if (_stopping || _busy)
-                return;
-            var stream = _listener!.TryAccept(out var error);
-            if (stream is null && error == Errno.EAGAIN)
-                return;
-            // One at a time: who comes meanwhile waits in the kernel.
-            _acceptor!.Unwatch(_listener.Descriptor);
-            _busy = true;
-            if (stream is not null && ServiceThread.TryStart("vfio-user", () => Serve(stream)) is not null)
-                return;
-            // No descriptor left, for one: the connection waits, and it is tried again after a while. Without a thread it is closed.
-            stream?.Dispose();
-            if (MayLog())
-                VfioUserLog.AcceptFailed(_logger, Path, error == Errno.None ? Errno.EAGAIN : error);
-            _ = RetryAsync();
+            if (_acceptor is not null)
+            {
+                await _acceptor.StopAsync();
+                VfioUserLog.Stopped(_logger, Path);
+            }
+        }
+        finally
+        {
+            _ended.SetResult();
         }
     }
 
-    private async Task RetryAsync()
+    private void AcceptFailed(Errno error)
     {
-        await Task.Delay(TimeSpan.FromMilliseconds(AcceptRetryMilliseconds), _time);
-        Next();
+        if (MayLog())
+            VfioUserLog.AcceptFailed(_logger, Path, error);
     }
 
     private void Serve(UnixStream stream)
@@ -241,52 +213,6 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
             if (MayLog() || isTold)
                 VfioUserLog.Disconnected(_logger, Path, number, reason);
             Interlocked.Increment(ref _sessionsEnded);
-            Next();
         }
-    }
-
-    private void Next()
-    {
-        lock (_lock)
-        {
-            if (_stopping)
-            {
-                _busy = false;
-                End();
-                return;
-            }
-
-            try
-            {
-                _acceptor!.Watch(_token, _listener!.Descriptor);
-                _busy = false;
-            }
-            catch (VirtbusException e)
-            {
-                if (MayLog())
-                    VfioUserLog.WatchFailed(_logger, e, Path);
-                _ = RetryAsync();
-            }
-        }
-    }
-
-    // With the lock.
-    private void End()
-    {
-        if (_started)
-        {
-            _acceptor!.Unregister(_token);
-            VfioUserLog.Stopped(_logger, Path);
-        }
-
-        var acceptor = _ownsAcceptor ? _acceptor : null;
-        // Not on a thread that the acceptor may wait for, nor under the lock that its thread may want.
-        ThreadPool.UnsafeQueueUserWorkItem(
-            _ =>
-            {
-                ServiceThread.Guard("vfio-user accept", () => acceptor?.Dispose());
-                _ended.SetResult();
-            },
-            null);
     }
 }

@@ -44,9 +44,6 @@ internal static partial class VhostUserLog
     [LoggerMessage(1013, LogLevel.Warning, "vhost-user {Path}: {Suppressed} lines left out before this")]
     internal static partial void LeftOut(ILogger logger, string path, long suppressed);
 
-    [LoggerMessage(1014, LogLevel.Error, "vhost-user {Path}: the thread that serves it failed; it goes on")]
-    internal static partial void ServeFailed(ILogger logger, Exception exception, string path);
-
     [LoggerMessage(1016, LogLevel.Warning, "vhost-user {Path}: front end {Session} shares no memory, so the device can't reach its rings: " + ConnectedPeer.ShareMemory + " ({Suppressed} lines like this left out)")]
     internal static partial void Unshared(ILogger logger, string path, long session, long suppressed);
 

@@ -9,12 +9,12 @@ namespace Virtbus.Transports.VhostUser;
 
 /// <summary>
 /// A vhost-user back end: offers a vDPA device on a Unix socket, to one front end (QEMU, libblkio, DPDK) at a time. When that one goes,
-/// all that it shared is let go of and the next is served. One thread answers requests; the device's own threads serve the rings.
+/// all that it shared is let go of and the next is served. A thread answers the requests of a front end that is there; poll threads serve the
+/// rings. While none is there, the server costs no thread.
 /// </summary>
 public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
 {
     private const int LinesPerSpan = 20;
-    private const int AcceptRetryMilliseconds = 1000;
     private static readonly TimeSpan LineSpan = TimeSpan.FromSeconds(10);
 
     private readonly IVdpaOps _device;
@@ -25,13 +25,12 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
     private readonly EventFd _cancel = new();
     private readonly Lock _lock = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private UnixListener? _listener;
+    private ConnectionAcceptor? _acceptor;
     private volatile VhostUserSession? _session;
     private readonly TimeProvider _time;
     private volatile ConnectedPeer? _peer;
     private volatile string? _hint;
-    private volatile bool _stopping;
-    private bool _started;
+    private bool _stopping;
     private long _sessions;
     private long _sessionsEnded;
     private long _badMessages;
@@ -91,18 +90,23 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
     {
         lock (_lock)
         {
-            if (_started || _stopping)
+            if (_acceptor is not null || _stopping)
                 throw new InvalidOperationException("A server starts once.");
-            _listener = UnixListener.Listen(Path);
-            _started = true;
-        }
+            var listener = UnixListener.Listen(Path);
+            var acceptor = new ConnectionAcceptor(listener, "vhost-user", _time, Serve, AcceptFailed);
+            _device.SetQueueFaultCallback(LogQueueFault);
+            try
+            {
+                acceptor.Start();
+            }
+            catch
+            {
+                _device.SetQueueFaultCallback(null);
+                listener.Dispose();
+                throw;
+            }
 
-        _device.SetQueueFaultCallback(LogQueueFault);
-        if (ServiceThread.TryStart("vhost-user", Serve) is null)
-        {
-            End();
-            throw new VirtbusException(Errno.EAGAIN,
-                $"The host has no room for a thread that serves '{Path}'. Raise the limit of threads (ulimit -u, pids.max of the cgroup) or free memory.");
+            _acceptor = acceptor;
         }
 
         VhostUserLog.Listening(_logger, Path);
@@ -112,20 +116,16 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
     /// <returns>A task that ends when all of it is done. Further calls end with the first.</returns>
     public async Task StopAsync()
     {
-        bool first;
+        bool isFirst;
         lock (_lock)
         {
-            first = !_stopping;
+            isFirst = !_stopping;
             _stopping = true;
-            if (!_started)
-                _ended.TrySetResult();
         }
 
-        if (first)
-            _cancel.Signal();
+        if (isFirst)
+            await EndAsync();
         await _ended.Task;
-        if (first)
-            _cancel.Dispose();
     }
 
     /// <summary>Same as <see cref="StopAsync"/>.</summary>
@@ -175,57 +175,31 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
         return true;
     }
 
-    private void Serve()
+    private async Task EndAsync()
     {
-        while (!_stopping)
+        try
         {
-            try
+            _cancel.Signal();
+            if (_acceptor is not null)
             {
-                ServeNext();
+                await _acceptor.StopAsync();
+                _device.SetQueueFaultCallback(null);
+                VhostUserLog.Stopped(_logger, Path);
             }
-            catch (Exception exception)
-            {
-                // Nothing that comes out of one connection ends the service of the next.
-                if (MayLog())
-                    VhostUserLog.ServeFailed(_logger, exception, Path);
-                Pause();
-            }
-        }
 
-        End();
+            _cancel.Dispose();
+        }
+        finally
+        {
+            _ended.SetResult();
+        }
     }
 
-    private void End()
+    private void AcceptFailed(Errno error)
     {
-        _device.SetQueueFaultCallback(null);
-        _listener!.Dispose();
-        VhostUserLog.Stopped(_logger, Path);
-        _ended.TrySetResult();
-    }
-
-    private void ServeNext()
-    {
-        var listener = _listener!;
-        if (listener.TryAccept(out var error) is { } stream)
-        {
-            Serve(stream);
-            return;
-        }
-
-        if (error == Errno.EAGAIN)
-        {
-            Polling.Wait(listener.Descriptor, forWriting: false, _cancel);
-            return;
-        }
-
-        // No descriptor left, for one: the connection waits.
         if (MayLog())
             VhostUserLog.AcceptFailed(_logger, Path, error);
-        Pause();
     }
-
-    // The listener would say at once that somebody waits.
-    private void Pause() => Polling.Wait(_cancel.Descriptor, forWriting: false, cancel: null, AcceptRetryMilliseconds);
 
     private void Serve(UnixStream stream)
     {

@@ -23,7 +23,6 @@ public sealed class VfioUserExporterTests : IAsyncDisposable
 
     public ValueTask DisposeAsync()
     {
-        _exporter.Dispose();
         _devices.ForEach(device => device.Dispose());
         _folder.Delete(recursive: true);
         return default;
