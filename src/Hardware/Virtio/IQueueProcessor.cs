@@ -21,6 +21,9 @@ internal interface IQueueProcessor : IDisposable
     /// <summary>The counters of the requests; readable from any thread.</summary>
     (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }
 
+    /// <summary>Which ways requests went: on the queue's thread, by io_uring, by a worker; readable from any thread.</summary>
+    (ulong InPlace, ulong Uring, ulong Worker) Ways { get; }
+
     /// <summary>The queue was attached to a driver's rings.</summary>
     void Start(VirtQueue queue, ulong features);
 

@@ -86,8 +86,9 @@ internal sealed class VirtioQueue : IDisposable
         get
         {
             var (requests, bytes, errors) = _processor.Counters;
+            var (inPlace, uring, worker) = _processor.Ways;
             return new VirtQueueCounters(
-                requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls));
+                requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls), inPlace, uring, worker);
         }
     }
 
