@@ -68,27 +68,30 @@ internal static class BlockFloorBench
     {
         var good = true;
         Console.WriteLine($"4k random, thousand requests a second, median of {rounds} (lowest to highest), {seconds} s each");
-        Console.WriteLine($"{"",-30}{"fio",26}{"Virtbus",26}{"ratio",8}  ways");
+        Console.WriteLine($"{"",-30}{"fio",26}{"Virtbus",26}{"ratio",8}{"by processor time",20}  ways");
         foreach (var work in Cases)
         {
-            List<double> ours = [], theirs = [], ratios = [];
+            List<double> ours = [], theirs = [], ratios = [], costs = [];
             BlockWays ways = default;
             // Compiled, and the file in the page cache or written back, before it counts.
-            Load(path, size, work.Write, work.Depth, work.Direct, 0.3, out _);
+            Load(path, size, work.Write, work.Depth, work.Direct, 0.3, out _, out _);
             for (var round = 0; round < rounds; round++)
             {
                 Settle(path);
+                var theirCost = 0.0;
                 if (fio.Length > 0)
-                    theirs.Add(Fio(fio, path, size, work.Write, work.Depth, work.Direct, seconds));
+                    theirs.Add(Fio(fio, path, size, work.Write, work.Depth, work.Direct, seconds, out theirCost));
                 Settle(path);
-                ours.Add(Load(path, size, work.Write, work.Depth, work.Direct, seconds, out ways));
-                if (fio.Length > 0)
-                    ratios.Add(ours[^1] / theirs[^1]);
+                ours.Add(Load(path, size, work.Write, work.Depth, work.Direct, seconds, out ways, out var cost));
+                if (fio.Length == 0)
+                    continue;
+                ratios.Add(ours[^1] / theirs[^1]);
+                costs.Add(theirCost / cost);
             }
 
             var ratio = ratios.Count > 0 ? Median(ratios) : double.NaN;
             good &= !(ratio < Bound);
-            Console.WriteLine($"{work.Name,-30}{Text(theirs),26}{Text(ours),26}{ratio,8:0.00}  in place {ways.InPlace}, uring {ways.Uring}, worker {ways.Worker}");
+            Console.WriteLine($"{work.Name,-30}{Text(theirs),26}{Text(ours),26}{ratio,8:0.00}{(costs.Count > 0 ? Median(costs) : double.NaN),20:0.00}  in place {ways.InPlace}, uring {ways.Uring}, worker {ways.Worker}");
         }
 
         return good ? 0 : 1;
@@ -112,7 +115,7 @@ internal static class BlockFloorBench
         file!.SyncData();
     }
 
-    private static double Load(string path, long size, bool write, int depth, bool direct, double seconds, out BlockWays ways)
+    private static double Load(string path, long size, bool write, int depth, bool direct, double seconds, out BlockWays ways, out double cost)
     {
         using var disk = FileBackend.Open(path, direct: direct, raw: true);
         using var channel = disk.OpenChannel(depth);
@@ -131,6 +134,7 @@ internal static class BlockFloorBench
         var count = depth;
         var done = 0L;
         var draw = 0x9E3779B97F4A7C15UL;
+        var used = Used();
         var start = Stopwatch.GetTimestamp();
         var end = start + (long)(seconds * Stopwatch.Frequency);
         var now = start;
@@ -156,6 +160,7 @@ internal static class BlockFloorBench
         }
 
         ways = channel.Ways;
+        cost = (Used() - used) / done;
         return done / Stopwatch.GetElapsedTime(start).TotalSeconds;
 
         bool Reap()
@@ -179,6 +184,9 @@ internal static class BlockFloorBench
         }
     }
 
+    // Of the whole process, the kernel's threads for io_uring included.
+    private static double Used() => Environment.CpuUsage.TotalTime.TotalSeconds;
+
     private static void ReadAll(IBlockChannel channel, AlignedBuffer memory, long size)
     {
         var runs = GC.AllocateArray<IoVector>(1, pinned: true);
@@ -193,7 +201,7 @@ internal static class BlockFloorBench
         }
     }
 
-    private static double Fio(string[] fio, string path, long size, bool write, int depth, bool direct, int seconds)
+    private static double Fio(string[] fio, string path, long size, bool write, int depth, bool direct, int seconds, out double cost)
     {
         string[] options =
         [
@@ -208,7 +216,12 @@ internal static class BlockFloorBench
         if (process.ExitCode != 0)
             throw new InvalidOperationException($"fio ended with {process.ExitCode}: {output}");
         using var json = JsonDocument.Parse(output[output.IndexOf('{', StringComparison.Ordinal)..]);
-        return json.RootElement.GetProperty("jobs")[0].GetProperty(write ? "write" : "read").GetProperty("iops").GetDouble();
+        var job = json.RootElement.GetProperty("jobs")[0];
+        var work = job.GetProperty(write ? "write" : "read");
+        // Shares of the run in percent, of the job's thread alone: what the kernel's threads for io_uring took is not in them.
+        var share = (job.GetProperty("usr_cpu").GetDouble() + job.GetProperty("sys_cpu").GetDouble()) / 100;
+        cost = share * job.GetProperty("job_runtime").GetDouble() / 1000 / work.GetProperty("total_ios").GetDouble();
+        return work.GetProperty("iops").GetDouble();
     }
 
     private static double Median(List<double> values) => values.Order().ElementAt(values.Count / 2);
