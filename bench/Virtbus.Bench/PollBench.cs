@@ -1,5 +1,5 @@
 using System.Diagnostics;
-using Virtbus.Hardware.Block;
+using Virtbus.Block;
 
 namespace Virtbus.Bench;
 

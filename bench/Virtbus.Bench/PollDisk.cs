@@ -1,11 +1,12 @@
 using System.Buffers.Binary;
 using System.Diagnostics;
-using Virtbus.Hardware.Block;
-using Virtbus.Hardware.Virtio;
-using Virtbus.Hardware.VirtioBlk;
+using Virtbus.Block;
 using Virtbus.Memory;
-using Virtbus.Memory.Rings;
+using Virtbus.Memory.Dma;
+using Virtbus.Models.VirtioBlk;
 using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Bench;
 
@@ -21,7 +22,7 @@ internal sealed class PollDisk : IDisposable
     private readonly HostMemory _memory;
     private readonly IoAddressSpace _space = new();
     private readonly EventFd[] _kicks;
-    private readonly SplitRingDriver[] _rings;
+    private readonly SplitDriverRing[] _rings;
     private readonly VirtioBlkDevice _device;
     private readonly int[] _slotOfHead = new int[Size];
 
@@ -33,17 +34,18 @@ internal sealed class PollDisk : IDisposable
         _device = new VirtioBlkDevice(name, backend, "bench", queues, Size);
         // Builds before the poll threads have a thread a queue and no such method.
         typeof(VirtioDevice).GetMethod("UseOwnThreads", System.Reflection.BindingFlags.Instance | System.Reflection.BindingFlags.NonPublic)?.Invoke(_device, [ownThreads]);
-        using (var map = _space.Snapshot())
-            _device.SetMap(map);
+        var dma = new StandaloneDma(name);
+        dma.Attach(_space);
+        _device.SetDma(dma.Port);
         _device.TrySetStatus(VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER, out _);
         _device.TrySetDriverFeatures(_device.DeviceFeatures, out _);
         _device.TrySetStatus(11, out _);
         _kicks = new EventFd[queues];
-        _rings = new SplitRingDriver[queues];
+        _rings = new SplitDriverRing[queues];
         for (var i = 0; i < queues; i++)
         {
             _kicks[i] = new EventFd();
-            _rings[i] = new SplitRingDriver(_memory, new Iova(Base), (ulong)i * Ring * 2, small ? 16 : Size, eventIndex: true, indirect: true);
+            _rings[i] = new SplitDriverRing(_memory, new Iova(Base), (ulong)i * Ring * 2, small ? 16 : Size, eventIndex: true, indirect: true);
             var layout = _rings[i].Layout;
             _device.TrySetQueueSize(i, layout.Size, out _);
             _device.TrySetQueueAddress(i, layout.DescriptorArea, layout.DriverArea, layout.DeviceArea, out _);
@@ -121,7 +123,7 @@ internal sealed class PollDisk : IDisposable
         _memory.Dispose();
     }
 
-    private void Add(SplitRingDriver ring, int slot)
+    private void Add(SplitDriverRing ring, int slot)
     {
         var at = Base + Slots + ((ulong)slot * Slot);
         var head = ring.Add(

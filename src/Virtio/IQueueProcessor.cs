@@ -11,19 +11,22 @@ namespace Virtbus.Virtio;
 public interface IQueueProcessor : IDisposable
 {
     /// <summary>Readable when <see cref="Process"/> has something to do although the ring has not; null when that never happens.</summary>
-    FileDescriptor? Completion { get; }
+    FileDescriptor? Completion => null;
 
     /// <summary>Whether <see cref="Process"/> may wait for the host, a disk for one: the queue then has a thread of its own.</summary>
-    bool MayBlock { get; }
+    bool MayBlock => false;
 
     /// <summary>Whether requests are in flight, whose end <see cref="Completion"/> tells.</summary>
-    bool IsWaiting { get; }
+    bool IsWaiting => false;
 
     /// <summary>Whether it takes no more buffers until one of those in flight is done.</summary>
-    bool IsFull { get; }
+    bool IsFull => false;
 
     /// <summary>The counters of the requests; readable from any thread.</summary>
     (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }
+
+    /// <summary>Which ways requests went: on the queue's thread, by io_uring, by a worker; readable from any thread.</summary>
+    (ulong InPlace, ulong Uring, ulong Worker) Ways => default;
 
     /// <summary>The queue was attached to a driver's rings.</summary>
     /// <param name="ring">The ring, until the next start.</param>

@@ -88,8 +88,9 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         get
         {
             var (requests, bytes, errors) = _processor.Counters;
+            var (inPlace, uring, worker) = _processor.Ways;
             return new QueueCounters(
-                requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls));
+                requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls), inPlace, uring, worker);
         }
     }
 

@@ -54,6 +54,8 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     public (ulong Requests, ulong Bytes, ulong Errors) Counters =>
         (Volatile.Read(ref _requests), Volatile.Read(ref _bytes), Volatile.Read(ref _errors));
 
+    public (ulong InPlace, ulong Uring, ulong Worker) Ways => _channel?.Ways is { } ways ? (ways.InPlace, ways.Uring, ways.Worker) : default;
+
     // Without VIRTIO_BLK_F_FLUSH a driver has no way to ask for durability, so every write is (VIRTIO 1.2, 5.2.6.2).
     private bool IsWritethrough => !_flushTaken || (_configWce && !_device.Writeback);
 
