@@ -17,9 +17,10 @@ internal static class Failure
     /// <returns>What the program ends with.</returns>
     public static int Tell(Exception error, TextWriter output)
     {
-        if (error is OutputException { Errno: Errno.EPIPE })
+        var cause = CauseOf(error);
+        if (cause is OutputException { Errno: Errno.EPIPE })
             return ExitCode.BrokenPipe;
-        foreach (var line in Sentences(CauseOf(error)).TrimEnd().Split('\n', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries))
+        foreach (var line in Sentences(cause).TrimEnd().Split('\n', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries))
             output.WriteLine($"virtbus: {line}");
         if (Environment.GetEnvironmentVariable(TraceVariable) is { Length: > 0 })
             output.WriteLine(error);

@@ -7,7 +7,7 @@ namespace Virtbus.Tests.DataPath;
 public sealed class MappedFilesTests : IDisposable
 {
     private const ulong Page = 4096;
-    private const int SealFutureWrite = 16;
+    private const int SealWrite = 8, SealFutureWrite = 16;
     private const uint HugePages = 4;
 
     private readonly MappingBudget _budget = new(1000, 1UL << 44);
@@ -111,6 +111,30 @@ public sealed class MappedFilesTests : IDisposable
         Assert.Equal(0, Libc.fcntl(file, Libc.F_ADD_SEALS, SealFutureWrite));
         Assert.False(HostMemory.TryMap(_account, file, 0, Page, DmaAccess.ReadWrite, out _, out var fault));
         Assert.Equal(Errno.EACCES, fault.Errno);
+    }
+
+    [Theory]
+    [InlineData(SealWrite)]
+    [InlineData(SealFutureWrite)]
+    public void File_that_is_sealed_against_writers_is_mapped_for_reading_and_for_no_writer(int seal)
+    {
+        using var file = new FileDescriptor(Libc.memfd_create("virtbus-test", Libc.MFD_CLOEXEC | Libc.MFD_ALLOW_SEALING));
+        Assert.Equal(0, Libc.ftruncate(file, (long)Page));
+        Assert.Equal(0, Libc.fcntl(file, Libc.F_ADD_SEALS, seal));
+        Assert.False(HostMemory.TryMap(_account, file, 0, Page, DmaAccess.ReadWrite, out _, out var fault));
+        Assert.Equal(Errno.EACCES, fault.Errno);
+        Assert.True(HostMemory.TryMap(_account, file, 0, Page, DmaAccess.Read, out var memory, out fault), fault.Message);
+        memory!.Dispose();
+    }
+
+    [Fact]
+    public void Process_leaves_a_quarter_of_what_the_host_lets_it_map_to_the_runtime()
+    {
+        var most = int.Parse(File.ReadAllText("/proc/sys/vm/max_map_count"), System.Globalization.CultureInfo.InvariantCulture);
+        Assert.InRange(MappingBudget.Process.MaxMappings, 1, most - (most / 4));
+        // Addresses of a process have 47 bits on the smallest of the processors that this runs on, and are counted when the first is asked for.
+        var all = System.Numerics.BitOperations.RoundUpToPowerOf2(MappingBudget.Process.MaxBytes);
+        Assert.InRange(MappingBudget.Process.MaxBytes, all / 2, all / 4 * 3);
     }
 
     [Fact]
@@ -360,9 +384,9 @@ public sealed class MappedFilesTests : IDisposable
                 using var memory = Map(account, file, (ulong)((i + number) % 16) * Page, Page);
                 memory.Write(0, [1]);
             }
-        })).ToList();
+        }) { IsBackground = true }).ToList();
         threads.ForEach(thread => thread.Start());
-        threads.ForEach(thread => thread.Join());
+        threads.ForEach(thread => thread.Ends("a thread with 2000 maps"));
         Assert.Equal((before, 0), (Kernel.Mappings, _budget.Mappings));
     }
 

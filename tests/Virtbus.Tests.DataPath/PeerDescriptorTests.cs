@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 using Virtbus.Platform;
 using static Virtbus.Tests.DataPath.FrontEnd;
@@ -116,6 +117,55 @@ public sealed class PeerDescriptorTests : IDisposable
     }
 
     [Fact]
+    public void Last_descriptor_of_a_share_has_room_and_none_after_it()
+    {
+        using var eventFd = new EventFd();
+        var peers = new PeerDescriptors();
+        var most = PeerDescriptors.Most;
+        List<FileDescriptor> held = [];
+        for (var i = 0; i < most - 1; i++)
+            held.Add(new FileDescriptor(Libc.fcntl(eventFd.Descriptor, Libc.F_DUPFD_CLOEXEC, 0), peers));
+        Assert.True(peers.HasRoom(eventFd.Descriptor));
+        held.Add(new FileDescriptor(Libc.fcntl(eventFd.Descriptor, Libc.F_DUPFD_CLOEXEC, 0), peers));
+        Assert.Equal((most, false), (peers.Open, peers.HasRoom(eventFd.Descriptor)));
+        Assert.True(peers.Admits(0));
+        held.Add(new FileDescriptor(Libc.fcntl(eventFd.Descriptor, Libc.F_DUPFD_CLOEXEC, 0), peers));
+        Assert.False(peers.Admits(0));
+        held.ForEach(descriptor => descriptor.Dispose());
+        Assert.True(PeerDescriptors.WaitUntilClosed(_soon));
+        Assert.Equal((0, true), (peers.Open, peers.HasRoom(eventFd.Descriptor)));
+    }
+
+    [Fact]
+    public void Numbers_from_the_reserve_on_are_no_peers()
+    {
+        using var eventFd = new EventFd();
+        var peers = new PeerDescriptors();
+        var limit = Libc.GetDescriptorLimit();
+        // What is free below the reserve is taken, but for one number.
+        var low = Enumerable.Range(0, 64).Select(_ => Libc.fcntl(eventFd.Descriptor, Libc.F_DUPFD_CLOEXEC, 0)).ToList();
+        try
+        {
+            // A limit of which the lowest free number, one after the last of these, is the last below the reserve, and then the first of it.
+            var next = Libc.fcntl(eventFd.Descriptor, Libc.F_DUPFD_CLOEXEC, 0);
+            _ = Libc.close(next);
+            SetLimit(Limit(next + 1));
+            Assert.Equal((next + 1, true), (PeerDescriptors.Ceiling, peers.HasRoom(eventFd.Descriptor)));
+            SetLimit(Limit(next));
+            Assert.Equal((next, false), (PeerDescriptors.Ceiling, peers.HasRoom(eventFd.Descriptor)));
+            Assert.Equal((true, false), (peers.Admits(next - 1), peers.Admits(next)));
+        }
+        finally
+        {
+            SetLimit(limit);
+            low.ForEach(number => _ = Libc.close(number));
+        }
+
+        // The smallest limit with a number of descriptors below the reserve.
+        static int Limit(int ceiling) => Enumerable.Range(ceiling, PeerDescriptors.Reserve + 1).First(limit => limit - Math.Min(PeerDescriptors.Reserve, limit / 4) == ceiling);
+    }
+
+    [Fact]
     public void Descriptors_do_not_pile_up_inside_a_payload()
     {
         using var fixture = new VhostUserFixture();
@@ -179,6 +229,24 @@ public sealed class PeerDescriptorTests : IDisposable
             Assert.Equal(1u, Read(peers));
         }
     }
+
+    // The soft limit alone, which may be raised again.
+    private static void SetLimit(int limit)
+    {
+        const int OpenFiles = 7;
+        var limits = new ulong[2];
+        Assert.Equal(0, GetLimits(OpenFiles, limits));
+        limits[0] = (ulong)limit;
+        Assert.Equal(0, SetLimits(OpenFiles, limits));
+    }
+
+    [DllImport("libc", EntryPoint = "getrlimit")]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
+    private static extern int GetLimits(int resource, [Out] ulong[] limits);
+
+    [DllImport("libc", EntryPoint = "setrlimit")]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
+    private static extern int SetLimits(int resource, ulong[] limits);
 
     private static ulong Read(FileDescriptor eventFd)
     {

@@ -25,13 +25,16 @@ internal sealed class MonitoredQemu : IDisposable
     /// <summary>Makes the program.</summary>
     /// <param name="fabric">Whose folder it is put in.</param>
     /// <param name="kind">A device that the QEMU must have; the first of this machine that has it is taken.</param>
-    public static async Task<MonitoredQemu> MakeAsync(TestFabric fabric, VmDeviceKind kind)
+    /// <param name="reconnect">By which option it connects again to devices whose server has gone; null: it does not.</param>
+    public static async Task<MonitoredQemu> MakeAsync(TestFabric fabric, VmDeviceKind kind, string? reconnect = null)
     {
         using var deadline = new CancellationTokenSource(TimeSpan.FromMinutes(5));
         var qemu = await new QemuFinder().FindAsync([QemuFinder.DeviceName(kind)], deadline.Token);
         var socket = Path.Combine(Path.GetDirectoryName(fabric.Runtime)!, "qmp");
         var command = string.Join(' ', qemu.Command.Select(part => $"'{part.Replace("'", "'\\''", StringComparison.Ordinal)}'"));
-        var program = fabric.Write("qemu", $"#!/bin/sh\nexec {command} \"$@\" -qmp unix:{socket},server=on,wait=off\n");
+        const string Each = "for a; do shift; case $a in socket,id=dev*-socket,*) a=$a,OPTION;; esac; set -- \"$@\" \"$a\"; done\n";
+        var again = reconnect is null ? "" : Each.Replace("OPTION", reconnect, StringComparison.Ordinal);
+        var program = fabric.Write("qemu", $"#!/bin/sh\n{again}exec {command} \"$@\" -qmp unix:{socket},server=on,wait=off\n");
         File.SetUnixFileMode(program, UnixFileMode.UserRead | UnixFileMode.UserExecute);
         return new MonitoredQemu(program, socket);
     }

@@ -68,6 +68,33 @@ public sealed class VfioUserChannelTests
         fixture.WaitIdle(1);
     }
 
+    [Fact]
+    public void Requests_of_the_peer_do_not_make_a_wait_longer()
+    {
+        const int Requests = 20, Milliseconds = 300;
+        var (near, far) = UnixStream.CreatePair();
+        using var peer = far;
+        var (handled, end) = (0, long.MaxValue);
+        using var channel = new VfioUserChannel(near, headerByHeader: false, Patience.Limit, (in VfioUserMessage _, out Fault none) =>
+        {
+            none = Fault.None;
+            handled++;
+            // The first takes all the time that there is.
+            while (Environment.TickCount64 <= end)
+            {
+            }
+
+            return true;
+        });
+        Assert.Equal(Requests * 32, peer.Send([.. Enumerable.Range(0, Requests).SelectMany(i => Message(VfioUserCommand.DMA_READ, Longs(0, 0), 0, (ushort)i))], [], out _));
+        var call = channel.Rent();
+        Assert.True(channel.TryBegin(call, VfioUserCommand.REGION_READ, 1, out var fault), fault.Message);
+        end = call.Since + Milliseconds;
+        Assert.False(channel.TryWait(call, Milliseconds, out fault));
+        Assert.Equal((Errno.ETIMEDOUT, 1), (fault.Errno, handled));
+        channel.Return(call);
+    }
+
     private sealed class Throwing : IRemoteMemory
     {
         public bool TryRead(Iova address, Span<byte> destination, out Fault fault) => throw new InvalidOperationException("bug");

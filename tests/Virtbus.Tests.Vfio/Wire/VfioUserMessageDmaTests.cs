@@ -270,6 +270,21 @@ public sealed class VfioUserMessageDmaTests : IDisposable
     }
 
     [Fact]
+    public void Unmap_that_is_refused_gives_up_nothing()
+    {
+        using var client = Connect();
+        Program(client, Base, 64);
+        client.WriteRegister(0, WireDevice.DmaCommand, WireDevice.ReadThere);
+        using var request = client.Receive();
+        Assert.Equal(DMA_READ, request!.Command);
+        // It would split what is mapped.
+        Assert.Equal(Errno.EINVAL, client.Fail(DMA_UNMAP, Unmap(Base, 0x1000)));
+        client.Answer(request);
+        Assert.Equal(1u, WaitDone(client));
+        Assert.Equal(_memory[..64], _fixture.Device.Bar[(int)WireDevice.DmaData..][..64]);
+    }
+
+    [Fact]
     public void Client_that_goes_frees_the_device_that_waits_for_it()
     {
         using (var client = Connect())
