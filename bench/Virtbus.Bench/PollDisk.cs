@@ -87,7 +87,7 @@ internal sealed class PollDisk : IDisposable
         while (inFlight > 0)
         {
             var any = false;
-            while (ring.TryTakeUsed(out var head, out _))
+            while (ring.TryTakeUsed(out var head, out _, out _))
             {
                 done++;
                 inFlight--;
