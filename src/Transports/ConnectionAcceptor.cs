@@ -59,10 +59,6 @@ internal sealed class ConnectionAcceptor(UnixListener listener, string thread, T
     {
     }
 
-    void IPollWork.Failed(Exception exception)
-    {
-    }
-
     private void Accept()
     {
         Errno error;

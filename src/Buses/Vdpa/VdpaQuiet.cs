@@ -1,3 +1,5 @@
+using Virtbus.Platform;
+
 namespace Virtbus.Buses.Vdpa;
 
 /// <summary>While it lives, no queue's thread hangs in a notification: for what waits for queues' threads.</summary>

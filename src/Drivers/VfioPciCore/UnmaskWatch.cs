@@ -50,9 +50,4 @@ internal sealed class UnmaskWatch : IPollWork, IDisposable
     void IPollWork.Awake()
     {
     }
-
-    // The line stays as it is; the user can still unmask it by a call.
-    void IPollWork.Failed(Exception exception)
-    {
-    }
 }

@@ -95,11 +95,6 @@ internal sealed class AdapterLane : IPollWork, IDisposable
     {
     }
 
-    // What its work throws is taken where it is done.
-    void IPollWork.Failed(Exception exception)
-    {
-    }
-
     private void HandOver()
     {
         while (_work.TryDequeue(out var work))
@@ -173,10 +168,6 @@ internal sealed class AdapterLane : IPollWork, IDisposable
         public bool PrepareToSleep() => false;
 
         public void Awake()
-        {
-        }
-
-        public void Failed(Exception exception)
         {
         }
     }

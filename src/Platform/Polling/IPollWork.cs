@@ -23,7 +23,8 @@ public interface IPollWork
     /// <summary>The client does not sleep any more, or after all did not: its sources need not tell of anything.</summary>
     void Awake();
 
-    /// <summary>One of the other calls threw. The fault sink was told; nothing is called any more after this one.</summary>
+    /// <summary>One of the other calls threw. Nothing is called any more after this one.</summary>
     /// <param name="exception">What was thrown.</param>
-    void Failed(Exception exception);
+    /// <returns>Whether somebody was told of it; else <see cref="ServiceThread.Unhandled"/> is.</returns>
+    bool Failed(Exception exception) => false;
 }

@@ -308,8 +308,10 @@ public sealed class PollThread
 
     private void Fail(PollSeat seat, Exception exception)
     {
-        ServiceThread.Report(seat.Name, exception);
-        ServiceThread.Guard(seat.Name, () => seat.Work.Failed(exception));
+        var isTold = false;
+        ServiceThread.Guard(seat.Name, () => isTold = seat.Work.Failed(exception));
+        if (!isTold)
+            ServiceThread.Report(seat.Name, exception);
         seat.HasFailed = true;
         seat.Die();
         Remove(seat);

@@ -70,10 +70,5 @@ public sealed class TapBridge : IDisposable
         public void Awake()
         {
         }
-
-        // What comes from the host is dropped from here on, as with the cable out.
-        public void Failed(Exception exception)
-        {
-        }
     }
 }

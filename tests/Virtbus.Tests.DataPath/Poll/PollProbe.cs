@@ -43,7 +43,11 @@ internal sealed class PollProbe(Func<ulong, bool>? work = null) : IPollWork
         Leave();
     }
 
-    public void Failed(Exception exception) => Failure = exception;
+    public bool Failed(Exception exception)
+    {
+        Failure = exception;
+        return false;
+    }
 
     private void Enter()
     {
