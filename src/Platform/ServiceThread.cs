@@ -74,8 +74,10 @@ public sealed class ServiceThread
     /// <summary>Waits until the thread has ended.</summary>
     public void Join() => _thread.Join();
 
-    /// <summary>Tells <see cref="Unhandled"/> of an exception that somebody took for the work's sake.</summary>
-    internal static void Report(string name, Exception exception)
+    /// <summary>Tells <see cref="Unhandled"/> of an exception that somebody caught so that others go on. Any thread; throws nothing.</summary>
+    /// <param name="name">What it is that failed.</param>
+    /// <param name="exception">The exception.</param>
+    public static void Report(string name, Exception exception)
     {
         try
         {

@@ -206,7 +206,7 @@ internal sealed class VirtioQueue : IPollWork, IDisposable
         }
         catch (Exception exception)
         {
-            ServiceThread.Guard(_name, () => throw exception);
+            ServiceThread.Report(_name, exception);
             Fail(exception);
         }
     }
