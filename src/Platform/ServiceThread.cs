@@ -74,10 +74,10 @@ public sealed class ServiceThread
     /// <summary>Waits until the thread has ended.</summary>
     public void Join() => _thread.Join();
 
-    /// <summary>Tells <see cref="Unhandled"/> of what was caught elsewhere. Never throws.</summary>
-    /// <param name="name">What was at work.</param>
-    /// <param name="exception">What nobody was to see.</param>
-    internal static void Report(string name, Exception exception)
+    /// <summary>Tells <see cref="Unhandled"/> of an exception that somebody caught so that others go on. Any thread; throws nothing.</summary>
+    /// <param name="name">What it is that failed.</param>
+    /// <param name="exception">The exception.</param>
+    public static void Report(string name, Exception exception)
     {
         try
         {
