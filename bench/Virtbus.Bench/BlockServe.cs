@@ -26,7 +26,7 @@ internal static class BlockServe
         {
             "null" => new NullBackend(size),
             "memory" => new MemoryBackend(size),
-            var file => FileBackend.Open(file),
+            var file => FileBackend.Open(file, direct: args.Length > 3 && args[3] == "direct"),
         };
         await using var disk = await AdapterDisk.CreateAsync(backend, "bench", 1);
         await using var server = new VhostUserServer(args[0], disk.Ops, logs.CreateLogger("vhost-user"));

@@ -101,7 +101,7 @@ public sealed class VirtioBlkDevice : VirtioDevice
 
     private protected override void OnDispose() => _backend.InfoChanged -= OnInfoChanged;
 
-    private void OnInfoChanged() => AnnounceConfigChange(() => SetCapacity(_config, _backend.Info));
+    private void OnInfoChanged(object? sender, EventArgs e) => AnnounceConfigChange(() => SetCapacity(_config, _backend.Info));
 
     private static bool IsWithin(int offset, int length) => offset <= WritebackOffset && WritebackOffset - offset < length;
 
