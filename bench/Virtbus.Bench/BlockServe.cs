@@ -26,7 +26,7 @@ internal static class BlockServe
         {
             "null" => new NullBackend(size),
             "memory" => new MemoryBackend(size),
-            var file => FileBackend.Open(file),
+            var file => FileBackend.Open(file, direct: args.Length > 3 && args[3] == "direct"),
         };
         using var disk = ModelDisk.Create(backend, "bench", 1);
         await using var server = new VhostUserServer(args[0], disk, logs.CreateLogger("vhost-user"));

@@ -28,7 +28,7 @@ static int Usage()
                Virtbus.Bench vfio-user [--peer COMMAND] [--rounds N] [--seconds S] [--cpu N]
                Virtbus.Bench vfio-user-serve SOCKET
                Virtbus.Bench vfio-user-load read|write|posted|pipelined|map SOCKET SECONDS PID
-               Virtbus.Bench serve SOCKET null|memory|FILE [GIBIBYTES]
+               Virtbus.Bench serve SOCKET null|memory|FILE [GIBIBYTES [direct]]
         """);
     return 2;
 }

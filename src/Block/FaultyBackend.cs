@@ -25,7 +25,7 @@ public sealed class FaultyBackend : IBlockBackend
     }
 
     /// <inheritdoc/>
-    public event Action? InfoChanged;
+    public event EventHandler? InfoChanged;
 
     /// <inheritdoc/>
     public string Description => "faulty " + _inner.Description;
@@ -50,7 +50,7 @@ public sealed class FaultyBackend : IBlockBackend
     /// <summary>Lets go of the back end behind it, which stays open.</summary>
     public void Dispose() => _inner.InfoChanged -= OnInfoChanged;
 
-    private void OnInfoChanged() => InfoChanged?.Invoke();
+    private void OnInfoChanged(object? sender, EventArgs e) => InfoChanged?.Invoke(this, EventArgs.Empty);
 
     private sealed class Channel : IBlockChannel
     {

@@ -35,7 +35,7 @@ public sealed class FileBackend : IBlockBackend
     }
 
     /// <inheritdoc/>
-    public event Action? InfoChanged;
+    public event EventHandler? InfoChanged;
 
     /// <inheritdoc/>
     public string Description { get; }
@@ -130,7 +130,7 @@ public sealed class FileBackend : IBlockBackend
             Volatile.Write(ref _info, WithCapacity(Info, capacity));
         }
 
-        InfoChanged?.Invoke();
+        InfoChanged?.Invoke(this, EventArgs.Empty);
     }
 
     /// <summary>Looks at the file's size again, after another program has made it longer or shorter, and takes it for the disk's.</summary>
@@ -146,7 +146,7 @@ public sealed class FileBackend : IBlockBackend
             Volatile.Write(ref _info, WithCapacity(Info, (long)status.Size));
         }
 
-        InfoChanged?.Invoke();
+        InfoChanged?.Invoke(this, EventArgs.Empty);
         return true;
     }
 

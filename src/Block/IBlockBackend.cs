@@ -27,7 +27,7 @@ public interface IBlockBackend : IDisposable
     /// Raised after <see cref="Info"/> became another one: the disk has another size. On any thread; the listener must not block.
     /// Who is in the middle of a request that went by the old size gets EIO for what is not there any more.
     /// </summary>
-    event Action? InfoChanged;
+    event EventHandler? InfoChanged;
 
     /// <summary>What it is, for logs: a file's path, or a word.</summary>
     string Description { get; }

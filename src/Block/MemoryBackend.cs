@@ -30,7 +30,7 @@ public sealed class MemoryBackend : IBlockBackend
     }
 
     /// <summary>Never raised: its size stays.</summary>
-    public event Action? InfoChanged
+    public event EventHandler? InfoChanged
     {
         add { }
         remove { }

@@ -19,7 +19,7 @@ public sealed class NullBackend : IBlockBackend
     }
 
     /// <inheritdoc/>
-    public event Action? InfoChanged;
+    public event EventHandler? InfoChanged;
 
     /// <inheritdoc/>
     public string Description => "null";
@@ -34,7 +34,7 @@ public sealed class NullBackend : IBlockBackend
     {
         BlockGeometry.Check("null", capacity, Info.BlockSize);
         Volatile.Write(ref _info, Info with { Capacity = capacity });
-        InfoChanged?.Invoke();
+        InfoChanged?.Invoke(this, EventArgs.Empty);
     }
 
     /// <inheritdoc/>

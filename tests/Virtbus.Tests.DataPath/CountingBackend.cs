@@ -12,7 +12,7 @@ internal sealed class CountingBackend : IBlockBackend, IBlockChannel
 
     public string Description => "counting";
 
-    public event Action? InfoChanged
+    public event EventHandler? InfoChanged
     {
         add { }
         remove { }

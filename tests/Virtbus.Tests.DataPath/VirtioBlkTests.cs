@@ -820,7 +820,7 @@ public sealed class VirtioBlkTests : IDisposable
 
         public string Description => "late";
 
-        public event Action? InfoChanged
+        public event EventHandler? InfoChanged
         {
             add { }
             remove { }

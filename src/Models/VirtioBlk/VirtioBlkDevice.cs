@@ -109,7 +109,7 @@ public class VirtioBlkDevice : VirtioDevice
     /// <inheritdoc/>
     protected override void OnDispose() => _backend.InfoChanged -= OnInfoChanged;
 
-    private void OnInfoChanged() => ChangeConfig(() => SetCapacity(_config, _backend.Info));
+    private void OnInfoChanged(object? sender, EventArgs e) => ChangeConfig(() => SetCapacity(_config, _backend.Info));
 
     private static bool IsWithin(int offset, int length) => offset <= WritebackOffset && WritebackOffset - offset < length;
 

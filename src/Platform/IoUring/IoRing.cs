@@ -53,7 +53,7 @@ public sealed unsafe class IoRing : IDisposable
     private uint _tail;
     private bool _disposed;
 
-    private IoRing(FileDescriptor ring, Mapping rings, Mapping entryMemory, in IoRingParameters parameters)
+    private IoRing(FileDescriptor ring, Mapping rings, Mapping entryMemory, IoRingParameters parameters)
     {
         _ring = ring;
         _number = ring.Number;

@@ -106,7 +106,7 @@ public sealed class FaultyBackendTests : IDisposable
         using var nothing = new NullBackend(1 << 20);
         using var disk = new FaultyBackend(nothing, new FaultPlan());
         var told = 0;
-        disk.InfoChanged += () => told++;
+        disk.InfoChanged += (_, _) => told++;
         nothing.Resize(2 << 20);
         Assert.Equal((1, 2 << 20), (told, (int)disk.Info.Capacity));
     }

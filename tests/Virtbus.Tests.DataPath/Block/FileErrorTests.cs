@@ -220,7 +220,7 @@ public sealed class FileErrorTests : IDisposable
         var disk = _disks.OpenFile(kind);
         using var channel = disk.OpenChannel(4);
         var told = 0;
-        disk.InfoChanged += () => told++;
+        disk.InfoChanged += (_, _) => told++;
         disk.Resize(2 * BlockDisks.Size);
         Assert.Equal(1, told);
         Assert.Equal(2 * BlockDisks.Size, disk.Info.Capacity);
