@@ -3,6 +3,7 @@ using Virtbus.Bench;
 return args switch
 {
     ["block", .. var rest] => await BlockBench.RunAsync(rest),
+    ["block-floor", .. var rest] => BlockFloorBench.Run(rest),
     ["serve", .. var rest] => await BlockServe.RunAsync(rest),
     ["core", .. var rest] => await CoreBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
@@ -17,6 +18,7 @@ static int Usage()
     Console.Error.WriteLine("""
         usage: Virtbus.Bench core [--rounds N]
                Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR]
+               Virtbus.Bench block-floor [--fio COMMAND] [--file PATH] [--mebibytes N] [--rounds N] [--seconds S]
                Virtbus.Bench lookup [--rounds N]
                Virtbus.Bench vfio-user [--peer COMMAND] [--rounds N] [--seconds S] [--cpu N]
                Virtbus.Bench vfio-user-serve SOCKET

@@ -22,6 +22,8 @@ internal sealed class FileChannel : IBlockChannel
     private FileTransfer? _free;
     private FileTransfer? _done;
     private FileTransfer? _reaped;
+    private FileTransfer? _alone;
+    private FileTransfer? _ready;
     private bool _readsNoWait;
     private bool _hasRestarted;
     private volatile bool _cancelled;
@@ -82,7 +84,7 @@ internal sealed class FileChannel : IBlockChannel
             case BlockOperation.Discard or BlockOperation.WriteZeroes when request.Length == 0:
             case BlockOperation.Read or BlockOperation.Write when cursor.IsAtEnd:
                 return DoneInPlace();
-            case BlockOperation.Read when _readsNoWait && !IsInPlace:
+            case BlockOperation.Read when _readsNoWait && !IsInPlace && _ring is null:
                 if (TryReadCached(request, ref cursor, ref offset))
                     return DoneInPlace();
                 break;
@@ -104,26 +106,48 @@ internal sealed class FileChannel : IBlockChannel
             return DoneInPlace();
         }
 
-        if (_ring is not null && TryPrepare(transfer))
-        {
-            _byUring++;
-            return false;
-        }
-
-        if (!HandToWorker(transfer))
-            return false;
-        Release(transfer);
-        return true;
+        if (_ring is not null)
+            return !TryCollect(transfer) && TryWork(transfer);
+        return TryWork(transfer);
     }
 
     public void Commit()
     {
+        if (_alone is { } transfer)
+        {
+            _alone = null;
+            if (TryReadAlone(transfer))
+                return;
+        }
+
+        _ring?.SetSignals(false);
         // Where the kernel has no room at the moment, the waiter is sent round once more.
         if (_ring is not null && _ring.Submit() != Errno.None && _ring.Prepared > 0)
             _signal!.Signal();
     }
 
     public BlockRequest? TryReap()
+    {
+        if (_ready is { } ready)
+        {
+            _ready = null;
+            return Release(ready);
+        }
+
+        while (true)
+        {
+            if (Reap() is { } request)
+                return request;
+            // From here on the caller may wait for the signal.
+            if (_ring is not { InFlight: > 0 })
+                return null;
+            _ring.SetSignals(true);
+            if (!_ring.HasCompletion)
+                return null;
+        }
+    }
+
+    private BlockRequest? Reap()
     {
         while (_ring is not null && _ring.TryReap(out var completion))
         {
@@ -149,13 +173,15 @@ internal sealed class FileChannel : IBlockChannel
 
     public void Wait(int milliseconds)
     {
-        if (_reaped is not null || Volatile.Read(ref _done) is not null)
+        if (_ready is not null || _reaped is not null || Volatile.Read(ref _done) is not null)
             return;
         // What a worker has done is told by the eventfd alone, and so is all when there is an end to the wait.
         if (_ring is not null && _atWorkers == 0 && milliseconds < 0)
         {
-            if (_ring.InFlight + _ring.Prepared > 0)
-                _ring.Submit(waitFor: 1);
+            if (_ring.InFlight + _ring.Prepared == 0)
+                return;
+            _ring.SetSignals(false);
+            _ring.Submit(waitFor: 1);
             return;
         }
 
@@ -204,6 +230,58 @@ internal sealed class FileChannel : IBlockChannel
     private bool DoneInPlace()
     {
         _inPlace++;
+        return true;
+    }
+
+    // A read that comes alone is tried in the page cache, by one call. Several go to the kernel together, which looks there first as well: by one call too.
+    private bool TryCollect(FileTransfer transfer)
+    {
+        if (_alone is { } before)
+        {
+            _alone = null;
+            if (!TryPrepare(before))
+                throw new InvalidOperationException("A ring had no room for a request that is within its depth.");
+            _byUring++;
+        }
+        else if (_readsNoWait && _ring!.Prepared == 0 && transfer.Request.Operation == BlockOperation.Read)
+        {
+            _alone = transfer;
+            return true;
+        }
+
+        if (!TryPrepare(transfer))
+            return false;
+        _byUring++;
+        return true;
+    }
+
+    // True when it is done.
+    private bool TryReadAlone(FileTransfer transfer)
+    {
+        var request = transfer.Request;
+        var cursor = new RunCursor(request.RunList);
+        var offset = request.Offset;
+        if (TryReadCached(request, ref cursor, ref offset))
+        {
+            _inPlace++;
+            _ready = transfer;
+            return true;
+        }
+
+        transfer.Begin(request, cursor, offset, bounce: false);
+        if (TryPrepare(transfer))
+            _byUring++;
+        else if (HandToWorker(transfer))
+            _ready = transfer;
+        return _ready is not null;
+    }
+
+    // True when it is done already.
+    private bool TryWork(FileTransfer transfer)
+    {
+        if (!HandToWorker(transfer))
+            return false;
+        Release(transfer);
         return true;
     }
 

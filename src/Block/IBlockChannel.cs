@@ -12,8 +12,9 @@ public interface IBlockChannel : IDisposable
     int Depth { get; }
 
     /// <summary>
-    /// Signalled each time that <see cref="TryReap"/> has something new; null when requests never outlive <see cref="Submit"/>. To be waited on
-    /// edge triggered (<see cref="Epoll"/>): nobody need read it, and a signal may come for what was reaped already.
+    /// Signalled when <see cref="TryReap"/> has something new after it had nothing; null when requests never outlive <see cref="Submit"/>. To be
+    /// waited on edge triggered (<see cref="Epoll"/>), once TryReap answered null: nobody need read it, and a signal may come for what was reaped
+    /// already.
     /// </summary>
     FileDescriptor? Completion { get; }
 

@@ -6,14 +6,24 @@ namespace Virtbus.Virtio;
 /// <summary>
 /// What a device model does with one of its queues. All calls but <see cref="Counters"/> come from the queue's thread while it runs, and
 /// from the control thread before it starts and after it has ended. No call allocates but <see cref="Start"/>.
+/// What only a model with requests in flight needs is answered for one that has none.
 /// </summary>
 public interface IQueueProcessor : IDisposable
 {
     /// <summary>Readable when <see cref="Process"/> has something to do although the ring has not; null when that never happens.</summary>
-    FileDescriptor? Completion { get; }
+    FileDescriptor? Completion => null;
+
+    /// <summary>Whether requests are in flight, whose end <see cref="Completion"/> tells.</summary>
+    bool IsWaiting => false;
+
+    /// <summary>Whether it takes no more buffers until one of those in flight is done.</summary>
+    bool IsFull => false;
 
     /// <summary>The counters of the requests; readable from any thread.</summary>
     (ulong Requests, ulong Bytes, ulong Errors) Counters { get; }
+
+    /// <summary>Which ways requests went: on the queue's thread, by io_uring, by a worker; readable from any thread.</summary>
+    (ulong InPlace, ulong Uring, ulong Worker) Ways => default;
 
     /// <summary>The queue was attached to a driver's rings.</summary>
     /// <param name="ring">The ring, until the next start.</param>

@@ -87,8 +87,9 @@ internal sealed class QueueRunner : IDisposable
         get
         {
             var (requests, bytes, errors) = _processor.Counters;
+            var (inPlace, uring, worker) = _processor.Ways;
             return new QueueCounters(
-                requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls));
+                requests, bytes, errors + Volatile.Read(ref _ringErrors), Volatile.Read(ref _kicks), Volatile.Read(ref _calls), inPlace, uring, worker);
         }
     }
 
@@ -232,7 +233,8 @@ internal sealed class QueueRunner : IDisposable
             return;
         }
 
-        if (!_ring.EnableKicks() && !_stopping)
+        // Where nothing more can be taken, buffers that wait in the ring are no reason to look again.
+        if ((_processor.IsFull || !_ring.EnableKicks()) && !_stopping)
         {
             var ready = _epoll!.Wait(_runningKick is null && Polls ? PollInterval : -1);
             if ((ready & (1u << KickBit)) != 0)
@@ -248,8 +250,8 @@ internal sealed class QueueRunner : IDisposable
     private bool Spin(long since)
     {
         var budget = _spin.Budget;
-        // An asynchronous backend's completions are not in the ring; its descriptor is waited on.
-        if (budget == 0 || _processor.Completion is not null)
+        // What a back end has in flight does not end in the ring; its descriptor is waited on, which tells of the ring as well.
+        if (budget == 0 || _processor.IsWaiting)
             return false;
         do
         {

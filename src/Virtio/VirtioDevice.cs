@@ -353,6 +353,7 @@ public abstract class VirtioDevice : IDisposable
             if (_disposed)
                 return;
             _disposed = true;
+            OnDispose();
             foreach (var queue in _queues)
                 queue.Dispose();
             _map.Dispose();
@@ -405,6 +406,11 @@ public abstract class VirtioDevice : IDisposable
 
     /// <summary>Another user begins; queues stand still.</summary>
     protected abstract void OnBeginUse();
+
+    /// <summary>The device goes; what it listens to is to be let go of.</summary>
+    protected virtual void OnDispose()
+    {
+    }
 
     /// <summary>Asks whether the features that a driver took go together; it is asked at FEATURES_OK. Any that were offered do, unless a model says otherwise.</summary>
     /// <param name="features">What the driver took, all of it offered.</param>

@@ -52,7 +52,7 @@ public class LayoutTests
           SIZE(io_sqring_offsets); FIELD(io_sqring_offsets, head); FIELD(io_sqring_offsets, tail); FIELD(io_sqring_offsets, ring_mask);
           FIELD(io_sqring_offsets, flags); FIELD(io_sqring_offsets, array);
           SIZE(io_cqring_offsets); FIELD(io_cqring_offsets, head); FIELD(io_cqring_offsets, tail); FIELD(io_cqring_offsets, ring_mask);
-          FIELD(io_cqring_offsets, cqes);
+          FIELD(io_cqring_offsets, cqes); FIELD(io_cqring_offsets, flags);
           SIZE(io_uring_sqe); FIELD(io_uring_sqe, opcode); FIELD(io_uring_sqe, flags); FIELD(io_uring_sqe, fd); FIELD(io_uring_sqe, off);
           FIELD(io_uring_sqe, addr); FIELD(io_uring_sqe, len); FIELD(io_uring_sqe, rw_flags); FIELD(io_uring_sqe, user_data);
           FIELD(io_uring_sqe, buf_index);
@@ -150,6 +150,7 @@ public class LayoutTests
         yield return ("io_cqring_offsets.tail", Offset<CompletionOffsets>(nameof(CompletionOffsets.Tail)));
         yield return ("io_cqring_offsets.ring_mask", Offset<CompletionOffsets>(nameof(CompletionOffsets.Mask)));
         yield return ("io_cqring_offsets.cqes", Offset<CompletionOffsets>(nameof(CompletionOffsets.Entries)));
+        yield return ("io_cqring_offsets.flags", Offset<CompletionOffsets>(nameof(CompletionOffsets.Flags)));
         yield return ("io_uring_sqe", Unsafe.SizeOf<SubmissionEntry>());
         yield return ("io_uring_sqe.opcode", Offset<SubmissionEntry>(nameof(SubmissionEntry.Opcode)));
         yield return ("io_uring_sqe.flags", Offset<SubmissionEntry>(nameof(SubmissionEntry.Flags)));

@@ -125,8 +125,11 @@ public sealed class VirtioBlkTests : IDisposable
         return bytes;
     }
 
-    [Fact]
-    public void Write_beyond_the_limit_of_a_files_size_is_an_error_of_that_request()
+    [Theory]
+    [InlineData(nameof(FileWay.Best))]
+    [InlineData(nameof(FileWay.Uring))]
+    [InlineData(nameof(FileWay.Worker))]
+    public void Write_beyond_the_limit_of_a_files_size_is_an_error_of_that_request(string way)
     {
         // Far above what anything else here writes: the limit is the process's.
         const long Limit = 1L << 36;
@@ -134,7 +137,9 @@ public sealed class VirtioBlkTests : IDisposable
         using (var file = File.OpenHandle(path, FileMode.Create, FileAccess.Write))
             RandomAccess.SetLength(file, Limit + (1 << 20));
         _backend.Dispose();
-        _backend = FileBackend.Open(path);
+        var disk = FileBackend.Open(path);
+        disk.Way = Enum.Parse<FileWay>(way);
+        _backend = disk;
         Start();
         Assert.Equal(0, GetLimit(FileSizeLimit, out var before));
         Assert.Equal(0, SetLimit(FileSizeLimit, before with { Soft = Limit }));
@@ -491,6 +496,65 @@ public sealed class VirtioBlkTests : IDisposable
     }
 
     [Fact]
+    public void Queue_that_is_full_waits_and_does_not_spin()
+    {
+        using var late = new LateBackend();
+        _backend.Dispose();
+        _backend = late;
+        var device = Start();
+        for (var i = 0; i < 12; i++)
+            Add(0, 0, 512, true);
+        Deadline.Until(() => late.Held == 8, "as many requests in flight as the back end takes");
+        // A thread that looked at the ring again and again would ask the back end each time.
+        var looks = late.Looks;
+        Assert.False(_call.Wait(TimeSpan.FromMilliseconds(200)));
+        Assert.InRange(late.Looks - looks, 0, 5);
+        late.FinishAllAlways();
+        late.Finish(last: false);
+        Deadline.Until(() => _driver.Writer.UsedIndex == 12, "all requests");
+        Assert.True(device.TrySetQueueReady(0, false, out _));
+    }
+
+    [Fact]
+    public void Other_size_of_the_back_end_is_told_to_the_driver()
+    {
+        var nothing = new NullBackend(1 << 20);
+        _backend.Dispose();
+        _backend = nothing;
+        var device = Start();
+        var told = 0;
+        device.SetConfigCallback(() => told++);
+        var generation = device.ConfigGeneration;
+        Assert.Equal(IoError, Request(0, 2048, 512, true).Status);
+        nothing.Resize(2 << 20);
+        Assert.Equal(1, told);
+        Assert.NotEqual(generation, device.ConfigGeneration);
+        var capacity = new byte[8];
+        Assert.True(device.TryGetConfig(0, capacity, out _));
+        Assert.Equal(4096ul, BinaryPrimitives.ReadUInt64LittleEndian(capacity));
+        Assert.Equal(Ok, Request(0, 2048, 512, true).Status);
+        device.Dispose();
+        nothing.Resize(1 << 20);
+        Assert.Equal(1, told);
+    }
+
+    [Fact]
+    public void Requests_of_a_back_end_that_errs_are_answered_every_one()
+    {
+        var memory = new MemoryBackend(1 << 20);
+        _backend.Dispose();
+        using var faulty = new FaultyBackend(memory, new FaultPlan { Seed = 11, Fail = 0.3, Tear = 0.2, Delay = 0.5, Reorder = true });
+        _backend = faulty;
+        Start();
+        var answers = new HashSet<byte>();
+        for (var i = 0; i < 200; i++)
+            answers.Add(Request((uint)(i & 1), (ulong)i, 512, (i & 1) == 0).Status);
+        Assert.Equal([Ok, IoError], answers.Order());
+        _device!.Dispose();
+        memory.Dispose();
+    }
+
+    [Fact]
     public void Request_allocates_nothing()
     {
         _backend.Dispose();
@@ -677,6 +741,8 @@ public sealed class VirtioBlkTests : IDisposable
 
         public FileDescriptor? Completion => _ready.Descriptor;
 
+        internal int Looks { get; private set; }
+
         internal int Held
         {
             get
@@ -705,6 +771,7 @@ public sealed class VirtioBlkTests : IDisposable
         {
             lock (_held)
             {
+                Looks++;
                 if (_always)
                 {
                     foreach (var held in _held)

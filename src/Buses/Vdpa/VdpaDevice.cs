@@ -48,6 +48,7 @@ public sealed class VdpaDevice : Device, IVdpaIdentity
     {
         var counters = d.Ops.GetQueueCounters(queue);
         return $"ready {(d.Ops.IsQueueReady(queue) ? 1 : 0)}\nindex {d.Ops.GetQueueState(queue).NextAvailable}\nrequests {counters.Requests}\nbytes {counters.Bytes}\n"
-            + $"errors {counters.Errors}\nkicks {counters.Kicks}\ncalls {counters.Calls}";
+            + $"errors {counters.Errors}\nkicks {counters.Kicks}\ncalls {counters.Calls}\n"
+            + $"in_place {counters.InPlace}\nuring {counters.Uring}\nworker {counters.Worker}";
     });
 }

@@ -244,7 +244,9 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         lock (_access)
         {
             Select(queue);
-            return new QueueCounters(Read64(QueueRequests), Read64(QueueBytes), Read64(QueueErrors), Read64(QueueKicks), Read64(QueueCalls));
+            return new QueueCounters(
+                Read64(QueueRequests), Read64(QueueBytes), Read64(QueueErrors), Read64(QueueKicks), Read64(QueueCalls),
+                Read64(QueueInPlace), Read64(QueueUring), Read64(QueueWorker));
         }
     }
 

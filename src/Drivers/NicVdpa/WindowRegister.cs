@@ -22,5 +22,8 @@ internal static class WindowRegister
     public const int ErrorText = 0x80;
     public const int ErrorTextSize = 96;
     public const int NextUser = 0xE0;
+    public const int QueueInPlace = 0xE8;
+    public const int QueueUring = 0xF0;
+    public const int QueueWorker = 0xF8;
     public const int DeviceConfig = 0x100;
 }

@@ -170,6 +170,9 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
         BinaryPrimitives.WriteUInt64LittleEndian(r[0x60..], counters.Errors);
         BinaryPrimitives.WriteUInt64LittleEndian(r[0x68..], counters.Kicks);
         BinaryPrimitives.WriteUInt64LittleEndian(r[0x70..], counters.Calls);
+        BinaryPrimitives.WriteUInt64LittleEndian(r[0xE8..], counters.InPlace);
+        BinaryPrimitives.WriteUInt64LittleEndian(r[0xF0..], counters.Uring);
+        BinaryPrimitives.WriteUInt64LittleEndian(r[0xF8..], counters.Worker);
     }
 
     private void Write(int offset, int size, ulong value)

@@ -48,10 +48,12 @@ public static class VirtioBlkConfig
     {
         var space = new byte[Size];
         var info = backend.Info;
-        BinaryPrimitives.WriteUInt64LittleEndian(space.AsSpan(0), (ulong)info.Capacity >> SectorShift);
+        SetCapacity(space, info);
         BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(12), SegMax);
         BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(20), (uint)info.BlockSize);
         BinaryPrimitives.WriteUInt16LittleEndian(space.AsSpan(34), (ushort)queueCount);
         return space;
     }
+
+    internal static void SetCapacity(Span<byte> space, BlockInfo info) => BinaryPrimitives.WriteUInt64LittleEndian(space, (ulong)info.Capacity >> SectorShift);
 }

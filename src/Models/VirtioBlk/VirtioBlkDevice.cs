@@ -17,6 +17,7 @@ public class VirtioBlkDevice : VirtioDevice
         VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1);
 
     private readonly byte[] _config;
+    private readonly IBlockBackend _backend;
     private readonly bool _readOnly;
     private readonly ICacheModeStore _cacheMode;
     private volatile bool _writeback;
@@ -36,6 +37,7 @@ public class VirtioBlkDevice : VirtioDevice
     {
         if (serial.Length > IdSize || !Ascii.IsValid(serial))
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of device '{name}' does not fit. Choose at most {IdSize} ASCII characters.");
+        _backend = backend;
         _config = Build(backend, queueCount);
         _readOnly = backend.Info.IsReadOnly;
         _cacheMode = cacheMode ?? new VolatileCacheMode();
@@ -43,6 +45,7 @@ public class VirtioBlkDevice : VirtioDevice
         Serial = new byte[IdSize];
         Encoding.ASCII.GetBytes(serial, Serial);
         CreateQueues(_ => new VirtioBlkQueues(this, backend));
+        backend.InfoChanged += OnInfoChanged;
     }
 
     /// <inheritdoc/>
@@ -102,6 +105,11 @@ public class VirtioBlkDevice : VirtioDevice
         _isModeKnown = false;
         _hasRun = false;
     }
+
+    /// <inheritdoc/>
+    protected override void OnDispose() => _backend.InfoChanged -= OnInfoChanged;
+
+    private void OnInfoChanged() => ChangeConfig(() => SetCapacity(_config, _backend.Info));
 
     private static bool IsWithin(int offset, int length) => offset <= WritebackOffset && WritebackOffset - offset < length;
 

@@ -26,6 +26,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     private IBlockChannel? _channel;
     private Buffer[] _free = [];
     private int _freeCount;
+    private int _made;
     private int _capacity;
     private DeviceRing _queue = null!;
     private bool _configWce;
@@ -43,8 +44,14 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     public FileDescriptor? Completion => _channel?.Completion;
 
+    public bool IsWaiting => _freeCount < _made;
+
+    public bool IsFull => _freeCount == 0 && _made == _free.Length;
+
     public (ulong Requests, ulong Bytes, ulong Errors) Counters =>
         (Volatile.Read(ref _requests), Volatile.Read(ref _bytes), Volatile.Read(ref _errors));
+
+    public (ulong InPlace, ulong Uring, ulong Worker) Ways => _channel?.Ways is { } ways ? (ways.InPlace, ways.Uring, ways.Worker) : default;
 
     // Without VIRTIO_BLK_F_FLUSH a driver has no way to ask for durability, so every write is (VIRTIO 1.2, 5.2.6.2).
     private bool IsWritethrough => !_flushTaken || (_configWce && !_device.Writeback);
@@ -60,17 +67,16 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         if (capacity <= _capacity)
             return;
         _capacity = capacity;
-        _freeCount = Math.Clamp(_channel.Depth, 1, MaxInFlight);
-        _free = new Buffer[_freeCount];
-        for (var i = 0; i < _freeCount; i++)
-            _free[i] = new Buffer(capacity);
+        _free = new Buffer[Math.Clamp(_channel.Depth, 1, MaxInFlight)];
+        _free[0] = new Buffer(capacity);
+        _freeCount = _made = 1;
     }
 
     public bool Process(out Fault fault)
     {
         fault = Fault.None;
         var taken = 0;
-        while (taken < BatchSize && _freeCount > 0)
+        while (taken < BatchSize && HasPlace())
         {
             var buffer = _free[_freeCount - 1];
             if (!_queue.TryTake(buffer.Chain, out fault))
@@ -92,16 +98,26 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     public void Drain()
     {
-        if (_channel is null || _freeCount == _free.Length)
-            return;
-        while (_freeCount < _free.Length)
+        while (IsWaiting)
         {
             if (!Reap())
-                _channel.Wait(-1);
+                _channel!.Wait(-1);
         }
     }
 
     public void Dispose() => _channel?.Dispose();
+
+    // A place is made when so many requests are in flight for the first time, and stays: a disk that ends all in Submit never needs a second.
+    private bool HasPlace()
+    {
+        if (_freeCount == 0 && _made < _free.Length)
+        {
+            _free[_freeCount++] = new Buffer(_capacity);
+            _made++;
+        }
+
+        return _freeCount > 0;
+    }
 
     private bool TryBegin(Buffer buffer, out Fault fault)
     {

@@ -21,10 +21,12 @@ public sealed unsafe class IoRing : IDisposable
     private const uint ENTER_GETEVENTS = 1;
     private const uint SQ_CQ_OVERFLOW = 1 << 1;
     private const uint SQ_TASKRUN = 1 << 2;
+    private const uint CQ_EVENTFD_DISABLED = 1;
     private const byte SQE_FIXED_FILE = 1;
     private const uint FSYNC_DATASYNC = 1;
     private const int REGISTER_BUFFERS = 0;
     private const int REGISTER_FILES = 2;
+    private const int UNREGISTER_FILES = 3;
     private const int REGISTER_EVENTFD = 4;
     private const int REGISTER_PROBE = 8;
     private const int REGISTER_SYNC_CANCEL = 24;
@@ -44,6 +46,7 @@ public sealed unsafe class IoRing : IDisposable
     private readonly uint* _submissionFlags;
     private readonly uint* _completionHead;
     private readonly uint* _completionTail;
+    private readonly uint* _completionFlags;
     private readonly uint _submissionMask;
     private readonly uint _completionMask;
     private readonly ulong _operations;
@@ -68,6 +71,8 @@ public sealed unsafe class IoRing : IDisposable
         _completionTail = (uint*)(start + parameters.Completion.Tail);
         _completionMask = *(uint*)(start + parameters.Completion.Mask);
         _completions = (CompletionEntry*)(start + parameters.Completion.Entries);
+        // Before Linux 5.8 there is none, and all is signalled.
+        _completionFlags = parameters.Completion.Flags == 0 ? null : (uint*)(start + parameters.Completion.Flags);
         var array = (uint*)(start + parameters.Submission.Array);
         for (var i = 0u; i < parameters.SubmissionEntries; i++)
             array[i] = i;
@@ -85,8 +90,14 @@ public sealed unsafe class IoRing : IDisposable
     /// <summary>How many were started and have not been taken back.</summary>
     public int InFlight { get; private set; }
 
+    /// <summary>Whether something can be taken back without a call of the kernel.</summary>
+    public bool HasCompletion => *_completionHead != Volatile.Read(ref *_completionTail);
+
     /// <summary>How many were prepared and not started.</summary>
     public int Prepared => (int)(_tail - Volatile.Read(ref *_submissionHead));
+
+    /// <summary>How many calls of the kernel started requests or waited for them.</summary>
+    internal long Calls { get; private set; }
 
     /// <summary>Makes a ring.</summary>
     /// <param name="entries">The most requests in flight; made a power of two, and no more than the kernel takes.</param>
@@ -130,6 +141,21 @@ public sealed unsafe class IoRing : IDisposable
         var number = signal.Descriptor.Number;
         // SAFETY: the number is a local that outlives the call.
         return Register(REGISTER_EVENTFD, &number, 1);
+    }
+
+    /// <summary>
+    /// Switches the signals of <see cref="RegisterSignal"/>, on at first. Who looks by himself spares them; before he waits for one he switches them
+    /// on and looks once more.
+    /// </summary>
+    /// <param name="signals">Whether what is done is signalled.</param>
+    public void SetSignals(bool signals)
+    {
+        if (_completionFlags is null)
+            return;
+        // SAFETY: the field is in the mapped ring; this side alone writes it.
+        *_completionFlags = signals ? 0 : CQ_EVENTFD_DISABLED;
+        if (signals)
+            Interlocked.MemoryBarrier();
     }
 
     /// <summary>Gives the kernel the files that requests name by index, so that it does not look each up for each request.</summary>
@@ -304,6 +330,8 @@ public sealed unsafe class IoRing : IDisposable
                 Enter(0, 1);
         }
 
+        // The kernel takes a ring down when it likes; until then nobody could unmount the file system of a file that it holds.
+        Register(UNREGISTER_FILES, null, 0);
         _ring.DangerousRelease();
         _rings.Dispose();
         _entryMemory.Dispose();
@@ -386,6 +414,7 @@ public sealed unsafe class IoRing : IDisposable
         {
             if (waitFor > 0)
                 flags |= ENTER_GETEVENTS;
+            Calls++;
             // SAFETY: no pointer is passed; the descriptor is held open by this object.
             var taken = Libc.io_uring_enter(Libc.SYS_io_uring_enter, _number, submit, waitFor, (nint)flags, null, 0);
             if (taken >= 0)

@@ -33,6 +33,7 @@ internal struct CompletionOffsets
     [FieldOffset(4)] internal uint Tail;
     [FieldOffset(8)] internal uint Mask;
     [FieldOffset(20)] internal uint Entries;
+    [FieldOffset(24)] internal uint Flags;
 }
 
 /// <summary><c>struct io_uring_sqe</c>: one request.</summary>

@@ -49,8 +49,6 @@ internal sealed class EchoDevice : VirtioDevice
         private DeviceRing _ring = null!;
         private ulong _requests;
 
-        public FileDescriptor? Completion => null;
-
         public (ulong Requests, ulong Bytes, ulong Errors) Counters => (Volatile.Read(ref _requests), 0, 0);
 
         public void Start(DeviceRing ring, VirtioFeatures features) => _ring = ring;
