@@ -7,6 +7,7 @@ namespace Virtbus.Virtio;
 /// What a device model does with one of its queues. All calls but <see cref="Counters"/> come from the poll thread that the queue is on while it
 /// runs, another one after a move, and from the control thread before it starts and after it has ended, <see cref="Drain"/> among them. No call
 /// allocates but <see cref="Start"/>.
+/// What only a model with requests in flight needs is answered for one that has none.
 /// </summary>
 public interface IQueueProcessor : IDisposable
 {
