@@ -769,15 +769,17 @@ public sealed class VirtioBlkTests : IDisposable
 
         public int Bug => bug;
 
+        public event EventHandler? InfoChanged
+        {
+            add { }
+            remove { }
+        }
+
         public string Description => "failing";
 
-        public long Capacity => 1 << 20;
+        public BlockInfo Info { get; } = new() { Capacity = 1 << 20 };
 
-        public int BlockSize => 512;
-
-        public bool IsReadOnly => false;
-
-        public IBlockChannel OpenChannel(int depth) => new Channel(this);
+        public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new Channel(this);
 
         public void Restart() => Volatile.Write(ref _requests, 0);
 
@@ -790,6 +792,8 @@ public sealed class VirtioBlkTests : IDisposable
             public int Depth => 1;
 
             public FileDescriptor? Completion => null;
+
+            public BlockWays Ways => default;
 
             public bool Submit(BlockRequest request)
             {
@@ -804,6 +808,10 @@ public sealed class VirtioBlkTests : IDisposable
             }
 
             public BlockRequest? TryReap() => null;
+
+            public void Wait(int milliseconds)
+            {
+            }
 
             public void Dispose()
             {
@@ -920,69 +928,5 @@ public sealed class VirtioBlkTests : IDisposable
 
         static int QueueThreads() =>
             Directory.EnumerateDirectories("/proc/self/task").Count(t => File.Exists(t + "/comm") && File.ReadAllText(t + "/comm").StartsWith("test-vq", StringComparison.Ordinal));
-    }
-
-    [Fact]
-    public void Back_end_that_throws_fails_its_queue_and_a_reset_mends_it()
-    {
-        using var throws = new ThrowingBackend();
-        _device = new VirtioBlkDevice("test", throws, "serial-1", queueCount: 1, maxQueueSize: 128);
-        _dma.Attach(_space);
-        _device.SetDma(_dma.Port);
-        Run(default);
-        Add(0, 0, 512, deviceWrites: true);
-        Deadline.Until(() => (_device.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the device to say that it needs a reset");
-        _device.Reset();
-        Assert.Equal(0, _device.Status);
-        Assert.Equal(1UL, _device.GetQueueCounters(0).Errors);
-
-        throws.IsWell = true;
-        Restart();
-        Assert.Equal((Ok, 513u), Request(0, 0, 512, deviceWrites: true));
-    }
-
-    private sealed class ThrowingBackend : IBlockBackend, IBlockChannel
-    {
-        internal volatile bool IsWell;
-
-        public string Description => "throwing";
-
-        public event Action? InfoChanged
-        {
-            add { }
-            remove { }
-        }
-
-        public BlockInfo Info { get; } = new() { Capacity = 1 << 20 };
-
-        public int Depth => 1;
-
-        public BlockWays Ways => default;
-
-        public FileDescriptor? Completion => null;
-
-        public IBlockChannel OpenChannel(int depth, bool ownsThread) => this;
-
-        public bool Submit(BlockRequest request)
-        {
-            if (!IsWell)
-                throw new InvalidOperationException("a bug");
-            request.Result = Errno.None;
-            return true;
-        }
-
-        public void Commit()
-        {
-        }
-
-        public BlockRequest? TryReap() => null;
-
-        public void Wait(int milliseconds)
-        {
-        }
-
-        public void Dispose()
-        {
-        }
     }
 }
