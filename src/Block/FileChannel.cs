@@ -28,6 +28,7 @@ internal sealed class FileChannel : IBlockChannel
     private bool _hasRestarted;
     private volatile bool _cancelled;
     private int _atWorkers;
+    private int _signalling;
     private ulong _inPlace;
     private ulong _byUring;
     private ulong _byWorker;
@@ -208,6 +209,9 @@ internal sealed class FileChannel : IBlockChannel
             }
         }
 
+        var spin = default(SpinWait);
+        while (Volatile.Read(ref _signalling) > 0)
+            spin.SpinOnce();
         _signal?.Dispose();
         foreach (var transfer in _transfers)
             transfer.Free();
@@ -217,6 +221,8 @@ internal sealed class FileChannel : IBlockChannel
     internal void Work(FileTransfer transfer)
     {
         transfer.Request.Result = _cancelled ? Errno.ECANCELED : transfer.Do(Target);
+        // Once it is in the list its owner may close the channel, who therefore waits for the signal below.
+        Interlocked.Increment(ref _signalling);
         FileTransfer? head;
         do
         {
@@ -225,6 +231,7 @@ internal sealed class FileChannel : IBlockChannel
         }
         while (Interlocked.CompareExchange(ref _done, transfer, head) != head);
         _signal!.Signal();
+        Interlocked.Decrement(ref _signalling);
     }
 
     private bool DoneInPlace()
