@@ -104,11 +104,12 @@ internal static class PollBench
     private static double IdleShare()
     {
         using var process = Process.GetCurrentProcess();
-        Thread.Sleep(500);
+        using var never = new EventFd();
+        never.Wait(TimeSpan.FromSeconds(0.5));
         process.Refresh();
         var before = process.TotalProcessorTime;
         var since = Stopwatch.GetTimestamp();
-        Thread.Sleep(3000);
+        never.Wait(TimeSpan.FromSeconds(3));
         process.Refresh();
         return (process.TotalProcessorTime - before) / Stopwatch.GetElapsedTime(since);
     }

@@ -135,7 +135,10 @@ public sealed class PollThreadTests : IDisposable
     public void Nothing_is_called_after_detach_whoever_races()
     {
         using var pool = new PollThreads(2, "polltest");
-        Assert.All(Task.WhenAll(Enumerable.Range(0, 4).Select(n => Task.Factory.StartNew(() => Race(pool, n), TaskCreationOptions.LongRunning))).Result, Assert.Null);
+        var wrongs = new string?[4];
+        var races = Enumerable.Range(0, 4).Select(n => Begin(() => wrongs[n] = Race(pool, n))).ToArray();
+        Assert.All(races, r => Assert.True(r.Join(Deadline.Milliseconds * 3)));
+        Assert.All(wrongs, Assert.Null);
         Assert.Equal(0, pool[0].Clients + pool[1].Clients);
 
         static string? Race(PollThreads pool, int seed)
@@ -187,10 +190,10 @@ public sealed class PollThreadTests : IDisposable
         // The thread is in the slow one's batch.
         quick.Detach();
         other.IsOver = true;
-        var detach = Task.Run(client.Detach);
-        Assert.False(detach.IsCompleted);
+        var detach = Begin(client.Detach);
+        Assert.True(detach.IsAlive);
         leave.Set();
-        Assert.True(detach.Wait(Deadline.Milliseconds));
+        Assert.True(detach.Join(Deadline.Milliseconds));
         Assert.Equal(1, slow.Turns);
         Assert.Equal(0, other.Wrongs);
     }
@@ -255,12 +258,15 @@ public sealed class PollThreadTests : IDisposable
         var sources = kicks.Select((k, i) => new PollSource(k.Descriptor, i, IsEdge: true)).ToArray();
         var client = pool.Attach("mover", probe, sources, new PollOptions { Spins = true });
         var isOver = false;
-        var mover = Task.Factory.StartNew(Move, TaskCreationOptions.LongRunning);
-        var kickers = Enumerable.Range(0, Kickers).Select(n => Task.Factory.StartNew(() => Kick(n), TaskCreationOptions.LongRunning)).ToArray();
-        Assert.True(Task.WaitAll(kickers, Deadline.Milliseconds * 3), "a kick was lost");
+        var moves = 0;
+        string? lost = null;
+        var mover = Begin(Move);
+        var kickers = Enumerable.Range(0, Kickers).Select(n => Begin(() => Kick(n))).ToArray();
+        Assert.All(kickers, k => Assert.True(k.Join(Deadline.Milliseconds * 3)));
         Volatile.Write(ref isOver, true);
-        Assert.True(mover.Wait(Deadline.Milliseconds));
-        Assert.True(mover.Result > 0);
+        Assert.True(mover.Join(Deadline.Milliseconds));
+        Assert.Null(lost);
+        Assert.True(moves > 0);
         client.Detach();
         Assert.Equal(0, probe.Wrongs);
         foreach (var kick in kicks)
@@ -280,14 +286,23 @@ public sealed class PollThreadTests : IDisposable
                         client.Kick();
                 }
 
-                Deadline.Until(() => Volatile.Read(ref seen[n * 16]) == Volatile.Read(ref written[n * 16]), $"what kicker {n} wrote in round {round}");
+                var since = Environment.TickCount64;
+                while (Volatile.Read(ref seen[n * 16]) != Volatile.Read(ref written[n * 16]))
+                {
+                    if (Environment.TickCount64 - since > Deadline.Milliseconds)
+                    {
+                        Volatile.Write(ref lost, $"what kicker {n} wrote in round {round}");
+                        return;
+                    }
+
+                    Thread.Yield();
+                }
             }
         }
 
-        int Move()
+        void Move()
         {
             var random = new Random(99);
-            var moves = 0;
             for (; !Volatile.Read(ref isOver); moves++)
             {
                 if (random.Next(8) == 0)
@@ -295,8 +310,6 @@ public sealed class PollThreadTests : IDisposable
                 else
                     client.MoveTo(pool[random.Next(3)]);
             }
-
-            return moves;
         }
     }
 
@@ -308,7 +321,7 @@ public sealed class PollThreadTests : IDisposable
         {
             var probe = new PollProbe(_ => true);
             var client = pool.Attach("moves", probe, []);
-            var move = Task.Run(() =>
+            var move = Begin(() =>
             {
                 client.MoveTo(pool[1]);
                 client.MoveToOwnThread();
@@ -316,7 +329,7 @@ public sealed class PollThreadTests : IDisposable
             });
             client.Detach();
             probe.IsOver = true;
-            Assert.True(move.Wait(Deadline.Milliseconds));
+            Assert.True(move.Join(Deadline.Milliseconds));
             Assert.Equal(0, probe.Wrongs);
         }
 
@@ -480,6 +493,13 @@ public sealed class PollThreadTests : IDisposable
 
         client.Detach();
         Assert.Equal(before, after);
+    }
+
+    private static Thread Begin(Action work)
+    {
+        var thread = new Thread(() => work()) { IsBackground = true };
+        thread.Start();
+        return thread;
     }
 
     private static int ThreadsNamed(string name)
