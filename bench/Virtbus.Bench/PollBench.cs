@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Virtbus.Block;
+using Virtbus.Platform;
 
 namespace Virtbus.Bench;
 

@@ -41,4 +41,12 @@ public interface IQueueProcessor : IDisposable
 
     /// <summary>Finishes and completes what is in work. The caller publishes.</summary>
     void Drain();
+
+    /// <summary>
+    /// A call of this object threw: what is in work is not finished. When this returns nothing of it touches the driver's memory any more. On the
+    /// thread of that call.
+    /// </summary>
+    void Abandon()
+    {
+    }
 }

@@ -27,6 +27,8 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private PollClient? _client;
     private EventFd? _runningKick;
     private volatile bool _broken;
+    // What a stop asks of the thread, and whether that was done.
+    private volatile StopState _stop;
     private bool _hasFailed;
     private QueueState _state;
     private ulong _kicks;
@@ -112,6 +114,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         if (!_ring.TryStart(layout, dma, _state, out fault))
             return false;
         _hasFailed = false;
+        _stop = StopState.None;
         _runningKick = Kick;
         try
         {
@@ -147,12 +150,25 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     {
         if (_client is null)
             return;
+        DrainOnThread(_client);
         _client.Detach();
         _client = null;
         Finish();
         // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
         _runningKick?.TryRead(out _);
         CloseRun();
+    }
+
+    // What a thread has asked the kernel to do may be cancelled when the thread ends, so it ends with nothing in flight.
+    private void DrainOnThread(PollClient client)
+    {
+        if (_processor.Completion is null)
+            return;
+        _stop = StopState.Asked;
+        client.Kick();
+        var spinner = default(SpinWait);
+        while (_stop != StopState.Done && !client.IsOver)
+            spinner.SpinOnce(sleep1Threshold: 50);
     }
 
     /// <summary>Lets go of what a change took away: stops when the ring lies there, else waits for the requests that use it.</summary>
@@ -172,6 +188,18 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     {
         if ((signals & (1UL << KickBit)) != 0)
             _kicks++;
+        if (_stop != StopState.None)
+        {
+            if (_stop == StopState.Asked)
+            {
+                _processor.Drain();
+                Publish();
+                _stop = StopState.Done;
+            }
+
+            return false;
+        }
+
         if (_broken)
         {
             // Nothing more is taken, and no source may wake the thread for nothing. The handle may not be there yet in the first turn.
@@ -187,10 +215,10 @@ internal sealed class QueueRunner : IPollWork, IDisposable
 
         if (fault != Fault.None)
         {
-            // What is with an asynchronous back end is waited for by who stops the queue.
-            if (_processor.Completion is null)
-                _processor.Drain();
+            // Nothing is in use any more: who unmaps memory would wait for it.
+            _processor.Drain();
             Publish();
+            _ring.LetGo();
             Break(fault);
             _client?.Detach();
         }
@@ -199,7 +227,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     }
 
     // Where nothing more can be taken, buffers that wait in the ring are no reason to look again.
-    bool IPollWork.PrepareToSleep() => !_processor.IsFull && _ring.EnableKicks() && !_broken;
+    bool IPollWork.PrepareToSleep() => _stop == StopState.None && !_processor.IsFull && _ring.EnableKicks() && !_broken;
 
     void IPollWork.Awake() => _ring.DisableKicks();
 
@@ -213,6 +241,8 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private void Fail(Exception exception)
     {
         _hasFailed = true;
+        ServiceThread.Guard(_name, _processor.Abandon);
+        _ring.LetGo();
         _failed(_name, exception);
         Break(new Fault(Errno.EIO, "the device model failed: " + exception.Message));
     }
@@ -265,5 +295,12 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         _ringErrors++;
         IsBroken = true;
         _faulted(_index, fault);
+    }
+
+    private enum StopState
+    {
+        None,
+        Asked,
+        Done,
     }
 }

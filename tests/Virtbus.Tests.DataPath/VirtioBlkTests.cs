@@ -203,7 +203,7 @@ public sealed class VirtioBlkTests : IDisposable
             Assert.Equal((long)round, device.Faults.Count);
             Assert.Equal(Ok, other.Request(1, 0, 512, false).Status);
             // What it does next has no effect until it resets the device; then everything is as at first.
-            Assert.False(_driver.TryTakeUsed(out _, out _));
+            Assert.False(_driver.TryTakeUsed(out _, out _, out _));
             Assert.True(device.TrySetStatus(0, out _));
             Assert.Equal(0, device.Status);
             backend.Restart();

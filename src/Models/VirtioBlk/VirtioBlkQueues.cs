@@ -65,14 +65,8 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         _device.QueueStarts();
         _configWce = features.Has(VIRTIO_BLK_F_CONFIG_WCE);
         _flushTaken = features.Has(VIRTIO_BLK_F_FLUSH);
+        // After a bug requests were left in the middle, and their places with them.
         var isWhole = _freeCount == _made;
-        if (!isWhole)
-        {
-            // A bug ended the queue in the middle of requests: they are the old channel's, and go with it.
-            _channel?.Dispose();
-            _channel = null;
-        }
-
         _channel ??= _backend.OpenChannel(MaxInFlight);
         var capacity = Math.Max(Math.Max(ring.Size, SegMax + 2) + SpareRuns, _capacity);
         if (isWhole && capacity <= _capacity)
@@ -114,6 +108,13 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
             if (!Reap())
                 _channel!.Wait(-1);
         }
+    }
+
+    // The channel's end waits for what the host still does with the memory.
+    public void Abandon()
+    {
+        _channel?.Dispose();
+        _channel = null;
     }
 
     public void Dispose() => _channel?.Dispose();

@@ -99,6 +99,16 @@ public abstract class DeviceRing
             use.WaitUntilUnused(change);
     }
 
+    /// <summary>Lets go of the memory of all chains that were taken and not handed back: for a queue that has broken, and touches none of it any more.</summary>
+    internal void LetGo()
+    {
+        foreach (var use in _uses)
+        {
+            if (!use.IsEmpty)
+                use.End();
+        }
+    }
+
     /// <summary>A start: no chain is known, and the ring lies there.</summary>
     private protected void Begin(IovaRange descriptors, IovaRange driver, IovaRange device)
     {

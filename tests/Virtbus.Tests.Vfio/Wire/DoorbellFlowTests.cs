@@ -46,6 +46,10 @@ public sealed class DoorbellFlowTests
 
         internal string? Thread { get; private set; }
 
+        protected override void OnReset(PciResetKind kind)
+        {
+        }
+
         protected override void ReadRegister(int bar, ulong offset, Span<byte> destination) => destination.Clear();
 
         protected override void WriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source)
