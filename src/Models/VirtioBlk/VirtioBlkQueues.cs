@@ -25,6 +25,11 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     private readonly int _blockMask;
     private IBlockChannel? _channel;
     private Buffer[] _free = [];
+    // What is with the device, as it was taken. It is handed back in that order too: a front end that loses its back end in the middle, and has
+    // another one go on at the used index, as QEMU does, then loses nothing and has nothing done that the driver knows to be done.
+    private readonly Buffer[] _order = new Buffer[MaxInFlight];
+    private uint _first;
+    private uint _last;
     private int _freeCount;
     private int _made;
     private int _capacity;
@@ -75,6 +80,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         _free = new Buffer[Math.Clamp(_channel.Depth, 1, MaxInFlight)];
         _free[0] = new Buffer(capacity);
         _freeCount = _made = 1;
+        _first = _last = 0;
     }
 
     public bool Process(out Fault fault)
@@ -88,8 +94,11 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
                 break;
             _freeCount--;
             taken++;
+            buffer.IsDone = false;
+            _order[_last++ % MaxInFlight] = buffer;
             if (!TryBegin(buffer, out fault))
             {
+                _last--;
                 _free[_freeCount++] = buffer;
                 break;
             }
@@ -234,8 +243,14 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
             _errors++;
         _requests++;
         buffer.Chain.WriteTrailer(status);
-        _queue.Complete(buffer.Chain, written + 1);
-        _free[_freeCount++] = buffer;
+        buffer.IsDone = true;
+        buffer.Written = written + 1;
+        while (_first != _last && _order[_first % MaxInFlight] is { IsDone: true } next)
+        {
+            _first++;
+            _queue.Complete(next.Chain, next.Written);
+            _free[_freeCount++] = next;
+        }
     }
 
     /// <summary>A place for one request in flight: the driver's buffer and what the back end is asked.</summary>
@@ -250,5 +265,9 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         internal DescriptorChain Chain { get; }
 
         internal BlockRequest Request { get; }
+
+        internal bool IsDone { get; set; }
+
+        internal uint Written { get; set; }
     }
 }
