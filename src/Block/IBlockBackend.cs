@@ -35,6 +35,12 @@ public interface IBlockBackend : IDisposable
     /// <summary>Size, units and abilities at this moment.</summary>
     BlockInfo Info { get; }
 
+    /// <summary>
+    /// Whether a channel may wait for the host in a call: a queue then gets a thread of its own. One of a back end that never does shares a poll
+    /// thread with others.
+    /// </summary>
+    bool MayBlock => true;
+
     /// <summary>Opens a way in for one queue.</summary>
     /// <param name="depth">The most requests that the queue will have in flight.</param>
     /// <param name="ownsThread">

@@ -43,6 +43,9 @@ public sealed class MemoryBackend : IBlockBackend
     public BlockInfo Info { get; }
 
     /// <inheritdoc/>
+    public bool MayBlock => false;
+
+    /// <inheritdoc/>
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new Channel(_store.Acquire(), _file);
 
     /// <summary>Lets go of the memory, once the last channel has.</summary>

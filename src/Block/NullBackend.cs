@@ -38,6 +38,9 @@ public sealed class NullBackend : IBlockBackend
     }
 
     /// <inheritdoc/>
+    public bool MayBlock => false;
+
+    /// <inheritdoc/>
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new Channel();
 
     /// <summary>Does nothing: there is nothing to let go of.</summary>

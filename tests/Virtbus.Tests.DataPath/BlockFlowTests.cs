@@ -162,6 +162,8 @@ public sealed class BlockFlowTests : IDisposable
 
         public BlockInfo Info { get; } = new() { Capacity = 1 << 20 };
 
+        public bool MayBlock => false;
+
         public int Depth => 1;
 
         public FileDescriptor? Completion => null;

@@ -49,8 +49,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     public FileDescriptor? Completion => _channel?.Completion;
 
-    // A file is read and written in place.
-    public bool MayBlock => _backend is not (MemoryBackend or NullBackend);
+    public bool MayBlock => _backend.MayBlock;
 
     public bool IsWaiting => _freeCount < _made;
 

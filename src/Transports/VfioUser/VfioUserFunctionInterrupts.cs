@@ -247,8 +247,11 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
                 // A signal that came before another mode was set is nobody's any more.
                 if (!_isByLine)
                     break;
-                Volatile.Write(ref _isLineUp, 1);
+                Interlocked.Exchange(ref _isLineUp, 1);
                 SetLine(true);
+                // Who accessed the device in between has lowered it before it was raised. No lock over the two: a handler is called in the raise.
+                if (Volatile.Read(ref _isLineUp) == 0)
+                    SetLine(false);
                 break;
         }
     }

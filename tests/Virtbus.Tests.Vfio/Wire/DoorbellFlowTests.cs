@@ -24,7 +24,8 @@ public sealed class DoorbellFlowTests
             Assert.True(client.TryWrite(0, 0x100, [1, 2, 3, 4], out fault), fault.Message);
             Assert.Equal((0, 0x100UL, 4), function.Written);
             // One direction and one thread: the answer went out after the register was written.
-            Hops.AreInOrder(function.Hops, "VfioUserServer", "VfioUserSession", "VfioHandle", "VfioPciFunction", "PciDevice", "WatchedFunction");
+            // The tool box between handle and bus passes the call on as its last step, so the stack does not show it.
+            Hops.AreInOrder(function.Hops, "VfioUserServer", "VfioUserSession", "VfioHandle", "PciRegion", "PciFunction", "WatchedFunction");
             Assert.Equal("vfio-user", function.Thread);
             Assert.True(client.TryRead(0, 0x100, new byte[4], out fault), fault.Message);
             // Range and decode are the bus's: with memory space off nothing reaches the function.

@@ -179,7 +179,8 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
                 Registers.Write32(ScratchRegister.InterruptCause, 7);
         });
         Registers.Write32(ScratchRegister.InterruptEnable, 7);
-        for (var round = 1; round <= 3; round++)
+        // Each is read by this thread while another one raises the line: often enough that the two meet.
+        for (var round = 1; round <= 150; round++)
         {
             Volatile.Write(ref calls, 0);
             Registers.Write32(ScratchRegister.Raise, 0);
