@@ -54,6 +54,7 @@ internal sealed class VfioFunction : IPciFunction
     private readonly int _pendingBar = -1;
     private readonly ulong _tableOffset;
     private readonly ulong _pendingOffset;
+    private readonly RemoteLine _level;
     private readonly bool _hasLine;
     private ushort _msixControl;
     private uint _armed = uint.MaxValue;
@@ -62,7 +63,6 @@ internal sealed class VfioFunction : IPciFunction
     private Action? _lost;
     private volatile IPciPort? _port;
     private int _users;
-    private volatile bool _isLineUp;
     private volatile bool _isGone;
     private volatile bool _isDisposed;
 
@@ -71,6 +71,9 @@ internal sealed class VfioFunction : IPciFunction
         _name = name;
         _link = link;
         _log = log;
+        _level = new RemoteLine(
+            SetLine,
+            () => link.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _));
         if (!link.TryGetRegion(ConfigRegion, out var config) || config.Size < PCI_CFG_SPACE_SIZE)
             throw new VirtbusException(Errno.ENODEV, $"Function {name} has no config space. It is no PCI device.");
         ConfigSize = (int)Math.Min(config.Size, PCI_CFG_SPACE_EXP_SIZE);
@@ -172,7 +175,7 @@ internal sealed class VfioFunction : IPciFunction
             _msix!.ReadPending(offset - _pendingOffset, destination);
         else if (!_link.TryRead((uint)bar, offset, destination))
             destination.Fill(0xFF);
-        EndLine();
+        _level.Accessed();
     }
 
     public void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> source)
@@ -183,7 +186,7 @@ internal sealed class VfioFunction : IPciFunction
             _msix!.Write(offset - _tableOffset, source);
         else if (!IsIn(bar, offset, source.Length, _pendingBar, _pendingOffset, _msix?.PendingSize ?? 0))
             _link.TryWrite((uint)bar, offset, source);
-        EndLine();
+        _level.Accessed();
     }
 
     public bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault)
@@ -470,8 +473,7 @@ internal sealed class VfioFunction : IPciFunction
                 Interlocked.Exchange(ref _lost, null)?.Invoke();
                 break;
             case LineToken:
-                _isLineUp = true;
-                SetLine(true);
+                _level.Raise();
                 break;
             default:
                 // Whichever is enabled; the other one refuses.
@@ -479,15 +481,6 @@ internal sealed class VfioFunction : IPciFunction
                     _msi?.Raise((int)token);
                 break;
         }
-    }
-
-    private void EndLine()
-    {
-        if (!_isLineUp)
-            return;
-        _isLineUp = false;
-        SetLine(false);
-        _link.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _);
     }
 
     private void Send(ulong address, uint data)

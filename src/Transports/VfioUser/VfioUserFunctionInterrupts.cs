@@ -8,10 +8,6 @@ namespace Virtbus.Transports.VfioUser;
 /// A served function's interrupts: its server signals eventfds, one thread takes them up and sends messages or raises the line. Masks, messages
 /// and pending bits are kept here. Changed under the function's lock.
 /// </summary>
-/// <remarks>
-/// The line: the server masks it when it fires, and says no more until it is unmasked. Nobody tells when the system has dealt with it, so the
-/// next access to a BAR counts as that: the line goes down, and is unmasked; if the cause is still there, the server fires again.
-/// </remarks>
 internal sealed class VfioUserFunctionInterrupts : IDisposable
 {
     private const uint LineIndex = 0;
@@ -30,11 +26,11 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
     private readonly Dictionary<ulong, EventFd> _signals = [];
     private readonly Dictionary<ulong, (EventFd From, EventFd To)> _doorbells = [];
     private readonly Lock _signalsLock = new();
+    private readonly RemoteLine _line;
     private readonly bool _hasLine;
     private readonly uint _msiCount;
     private readonly uint _msixCount;
     private PciInterruptMode? _mode;
-    private int _isLineUp;
     private volatile bool _isByLine;
     private volatile bool _stopping;
 
@@ -48,6 +44,9 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         _client = client;
         _gate = gate;
         _requested = requested;
+        _line = new RemoteLine(
+            SetLine,
+            () => client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _));
         _hasLine = config.HasPin && Count(LineIndex) > 0;
         _msiCount = config.Msi == 0 ? 0 : Math.Min(Count(MsiIndex), (uint)config.MsiVectors);
         _msixCount = config.Msix == 0 ? 0 : Math.Min(Count(MsixIndex), (uint)config.MsixVectors);
@@ -86,17 +85,13 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         if (old is { } before && CountOf(before) > 0)
             _client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionTrigger, Index = IndexOf(before), Start = 0, Count = 0 }, out _);
         if (old == PciInterruptMode.Line)
-            LowerLine(unmask: false);
+            _line.Lower();
         if (mode is { } now && CountOf(now) > 0)
             Listen(IndexOf(now), CountOf(now));
     }
 
     /// <summary>Somebody looked at the device: what the line said is dealt with.</summary>
-    internal void Accessed()
-    {
-        if (Volatile.Read(ref _isLineUp) != 0)
-            LowerLine(unmask: true);
-    }
+    internal void Accessed() => _line.Accessed();
 
     /// <summary>Lets signals of one eventfd be signals of another.</summary>
     internal void Connect(int doorbell, EventFd? from, EventFd to)
@@ -189,15 +184,6 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         _gate.Leave();
     }
 
-    private void LowerLine(bool unmask)
-    {
-        if (Interlocked.Exchange(ref _isLineUp, 0) == 0)
-            return;
-        SetLine(false);
-        if (unmask)
-            _client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _);
-    }
-
     private void Run()
     {
         Span<ulong> tokens = stackalloc ulong[8];
@@ -247,11 +233,7 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
                 // A signal that came before another mode was set is nobody's any more.
                 if (!_isByLine)
                     break;
-                Interlocked.Exchange(ref _isLineUp, 1);
-                SetLine(true);
-                // Who accessed the device in between has lowered it before it was raised. No lock over the two: a handler is called in the raise.
-                if (Volatile.Read(ref _isLineUp) == 0)
-                    SetLine(false);
+                _line.Raise();
                 break;
         }
     }
