@@ -124,7 +124,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             {
                 // A ring that is reached by messages waits for the peer at each look.
                 OwnThread = OwnThread || _processor.MayBlock || _ring.IsFar,
-                Spins = !_ring.IsFar,
+                Spins = true,
                 IntervalMilliseconds = Kick is null && Polls ? PollInterval : 0,
             });
             return true;
@@ -183,6 +183,9 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     }
 
     internal void Poke() => _client?.Kick();
+
+    // What a back end has in flight does not end in the ring, and a ring that is far costs a message a look.
+    bool IPollWork.MaySpin => !_processor.IsWaiting && !_ring.IsFar;
 
     bool IPollWork.Work(ulong signals)
     {

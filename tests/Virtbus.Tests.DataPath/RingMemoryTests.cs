@@ -54,12 +54,13 @@ public sealed class RingMemoryTests : IDisposable
         Assert.True(_queue.TryTake(_chain, out _));
         Unmap(4, 1);
         Unmap(5, Pages - 5);
-        var unmap = Task.Run(() => Unmap(3, 1), TestContext.Current.CancellationToken);
+        var unmap = new Thread(() => Unmap(3, 1)) { IsBackground = true };
+        unmap.Start();
         Deadline.Until(() => !_dma.Port.TryRead(At(3 * Page), new byte[1]), "the page is out of reach");
-        Assert.False(unmap.Wait(50, TestContext.Current.CancellationToken));
+        Assert.False(unmap.Join(50));
         Assert.Equal(4u, _chain.Write("late"u8));
         _queue.Complete(_chain, 4);
-        Assert.True(unmap.Wait(Deadline.Milliseconds, TestContext.Current.CancellationToken));
+        Assert.True(unmap.Join(Deadline.Milliseconds));
         Assert.True(_queue.Publish());
         var bytes = new byte[4];
         _memory.Read((3 * Page) + 100, bytes);

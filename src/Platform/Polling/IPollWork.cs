@@ -16,6 +16,11 @@ public interface IPollWork
     /// <returns>Whether there was anything to do; the next call then comes in the next pass.</returns>
     bool Work(ulong signals);
 
+    /// <summary>
+    /// Whether a look for more work can find any before a source tells of it, for a client that spins (<see cref="PollOptions.Spins"/>).
+    /// </summary>
+    bool MaySpin => true;
+
     /// <summary>Has the sources tell of what comes from now on: the client is about to sleep.</summary>
     /// <returns>True when something came meanwhile, so that it does not sleep.</returns>
     bool PrepareToSleep();

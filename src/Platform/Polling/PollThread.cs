@@ -279,7 +279,7 @@ public sealed class PollThread
 
     private bool Rest(PollSeat seat)
     {
-        if (seat.Spins && seat.Spin.Budget > 0)
+        if (seat.Spins && seat.Spin.Budget > 0 && seat.Work.MaySpin)
         {
             if (seat.PauseStart == 0)
             {

@@ -207,7 +207,7 @@ public sealed class FileErrorTests : IDisposable
 
     private long Room(string kind)
     {
-        using var stat = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("stat", ["-c", "%b", _disks.PathOf(kind)]) { RedirectStandardOutput = true })!;
+        using var stat = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("stat", ["-c", "%b", _disks.PathOf(kind)]) { RedirectStandardOutput = true, UseShellExecute = false })!;
         var blocks = long.Parse(stat.StandardOutput.ReadToEnd(), System.Globalization.CultureInfo.InvariantCulture);
         stat.WaitForExit();
         return blocks * 512;
