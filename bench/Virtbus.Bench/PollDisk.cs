@@ -32,8 +32,7 @@ internal sealed class PollDisk : IDisposable
         file.Dispose();
         _space.TryMap(new Iova(Base), _memory.Size, _memory, 0, DmaAccess.ReadWrite, out _);
         _device = new VirtioBlkDevice(name, backend, "bench", queues, Size);
-        // Builds before the poll threads have a thread a queue and no such method.
-        typeof(VirtioDevice).GetMethod("UseOwnThreads", System.Reflection.BindingFlags.Instance | System.Reflection.BindingFlags.NonPublic)?.Invoke(_device, [ownThreads]);
+        _device.UseOwnThreads(ownThreads);
         var dma = new StandaloneDma(name);
         dma.Attach(_space);
         _device.SetDma(dma.Port);
@@ -56,6 +55,32 @@ internal sealed class PollDisk : IDisposable
 
         if (!_device.TrySetStatus(15, out var refused))
             throw new InvalidOperationException(refused.Message);
+    }
+
+    /// <summary>Maps and unmaps pages that no request uses, evenly, until it is told to stop.</summary>
+    /// <param name="rate">Changes a second, a map or an unmap each.</param>
+    /// <param name="stop">Ends it.</param>
+    /// <returns>Changes made.</returns>
+    internal long Change(int rate, CancellationToken stop)
+    {
+        var range = new IovaRange(new Iova(0x4000_0000), 4096);
+        var since = Stopwatch.GetTimestamp();
+        var changes = 0L;
+        while (!stop.IsCancellationRequested)
+        {
+            // Ten at a time: a sleep is longer than the pause between two.
+            for (var i = 0; i < 5; i++, changes += 2)
+            {
+                if (!_space.TryMap(range.Start, range.Size, _memory, 0, DmaAccess.ReadWrite, out var fault) || !_space.TryUnmap(range, out _, out fault))
+                    throw new InvalidOperationException(fault.Message);
+            }
+
+            var left = TimeSpan.FromSeconds((double)changes / rate) - Stopwatch.GetElapsedTime(since);
+            if (left > TimeSpan.Zero)
+                stop.WaitHandle.WaitOne(left);
+        }
+
+        return changes;
     }
 
     /// <summary>Reads 4 KiB again and again.</summary>

@@ -8,6 +8,7 @@ return args switch
     ["core", .. var rest] => await CoreBench.RunAsync(rest),
     ["interrupts", .. var rest] => await InterruptBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
+    ["map", .. var rest] => MapBench.Run(rest),
     ["poll", .. var rest] => PollBench.Run(rest),
     ["vfio-user", .. var rest] => await VfioUserBench.RunAsync(rest),
     ["vfio-user-serve", .. var rest] => await VfioUserServe.RunAsync(rest),
@@ -23,6 +24,7 @@ static int Usage()
                Virtbus.Bench block-floor [--fio COMMAND] [--file PATH] [--mebibytes N] [--rounds N] [--seconds S]
                Virtbus.Bench interrupts [--rounds N]
                Virtbus.Bench lookup [--rounds N]
+               Virtbus.Bench map [--rounds N]
                Virtbus.Bench poll [--rounds N]
                Virtbus.Bench poll drive own|shared DEPTH SECONDS
                Virtbus.Bench vfio-user [--peer COMMAND] [--rounds N] [--seconds S] [--cpu N]

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
@@ -13,11 +12,8 @@ namespace Virtbus.Memory;
 /// Look-ups take no lock and allocate nothing. A call that takes memory away returns when nobody is inside it any more; it may be made
 /// from a callback of this library, a fault's included. No callback is made under a lock.
 /// </remarks>
-public sealed class IoAddressSpace : IDisposable
+public sealed partial class IoAddressSpace : IDisposable
 {
-    // A section of one access ends after so many bytes, so that an unmap never waits for a long copy.
-    private const int SectionBytes = 1 << 16;
-
     private static readonly Fault Unaligned = new(Errno.EINVAL, "the range is empty, wraps around the end of the address space or is no multiple of its granule");
     private static readonly Fault Split = new(Errno.EINVAL, "the unmap would split a mapping");
     private static readonly Fault NoMapLeft = new(Errno.ENOSPC, "the address space has as many maps as it may have");
@@ -304,150 +300,6 @@ public sealed class IoAddressSpace : IDisposable
             Volatile.Write(ref _ports, [.. _ports.Where(other => !ReferenceEquals(other, port))]);
     }
 
-    /// <summary>
-    /// One step of a read, inside a section of this space: bytes of this process are copied; where a peer's memory begins, the step ends, and
-    /// the caller asks the peer after the section.
-    /// </summary>
-    /// <param name="address">Address of the whole access.</param>
-    /// <param name="destination">All of its bytes.</param>
-    /// <param name="done">How many of them are there.</param>
-    /// <param name="hint">The caller's, as for <see cref="TranslationTable.TryFind"/>.</param>
-    /// <param name="remote">The peer to ask for what comes next, or null.</param>
-    /// <param name="count">How many bytes it has.</param>
-    /// <returns>None, or why the next byte cannot be reached.</returns>
-    internal Errno Read(ulong address, Span<byte> destination, ref int done, ref int hint, out IRemoteMemory? remote, out int count)
-    {
-        var table = Volatile.Read(ref _table);
-        var end = Math.Min(destination.Length, (long)done + SectionBytes);
-        do
-        {
-            var error = Find(table, address, done, destination.Length, DmaAccess.Read, ref hint, out var host, out remote, out count);
-            if (error != Errno.None || remote is not null)
-                return error;
-            count = Math.Min(count, SectionBytes);
-            HostCopy.Read(host, destination.Slice(done, count));
-            done += count;
-        }
-        while (done < end);
-        return Errno.None;
-    }
-
-    /// <summary>One step of a write, as <see cref="Read"/>. What is copied is marked in the logs of the space and the port.</summary>
-    internal Errno Write(
-        ulong address, ReadOnlySpan<byte> source, ref int done, ref int hint, DmaPort? port, out IRemoteMemory? remote, out int count)
-    {
-        var table = Volatile.Read(ref _table);
-        var end = Math.Min(source.Length, (long)done + SectionBytes);
-        do
-        {
-            var error = Find(table, address, done, source.Length, DmaAccess.Write, ref hint, out var host, out remote, out count);
-            if (error != Errno.None || remote is not null)
-                return error;
-            count = Math.Min(count, SectionBytes);
-            HostCopy.Write(host, source.Slice(done, count));
-            // After the copy: who clears the mark before it, and then reads the page, finds the mark again.
-            var at = new Iova(address + (uint)done);
-            port?.MarkLog(at, (uint)count);
-            MarkLog(at, (uint)count);
-            done += count;
-        }
-        while (done < end);
-        return Errno.None;
-    }
-
-    /// <summary>The host memory behind an address, as <see cref="DmaSection.Translate"/> says; in a section of this space.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal Errno Translate(ulong address, uint length, DmaAccess access, ref int hint, out IoVector run)
-    {
-        run = default;
-        if (!Volatile.Read(ref _table).TryFind(address, ref hint, out var found))
-            return Errno.EFAULT;
-        if ((found.Access & access) != access)
-            return Errno.EACCES;
-        var offset = address - found.Start;
-        var isPeers = found.Remote >= 0;
-        run = new IoVector(isPeers ? 0 : found.Target + (nint)offset, (nuint)Math.Min(length, found.Size - offset));
-        return isPeers ? Errno.EOPNOTSUPP : Errno.None;
-    }
-
-    /// <summary>Marks in the space's log what was written. In a section of this space, or before the thread that stops the log goes on.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal void MarkLog(Iova address, ulong length) => Volatile.Read(ref _log)?.Mark(address, length);
-
-    internal bool TryPin(IoAccess owner, IovaRange range, DmaAccess access, out IoPin? pin, out Fault fault)
-    {
-        pin = null;
-        if (range.Size == 0 || range.Size - 1 > ulong.MaxValue - range.Start.Value || access == DmaAccess.None)
-        {
-            fault = new Fault(Errno.EINVAL, "the range is empty or wraps around the end of the address space, or no access is asked for");
-            return false;
-        }
-
-        lock (_lock)
-        {
-            var mappings = new List<IoMapping>();
-            var next = range.Start.Value;
-            while (true)
-            {
-                if (_index.AtOrBelow(next) is not { } mapping || mapping.Last < next)
-                {
-                    fault = new Fault(Errno.EFAULT, "a part of the range is not mapped");
-                    return false;
-                }
-
-                if ((mapping.Access & access) != access)
-                {
-                    fault = new Fault(Errno.EACCES, "a part of the range is not mapped for that access");
-                    return false;
-                }
-
-                if (mapping.Memory is null)
-                {
-                    fault = new Fault(Errno.EOPNOTSUPP, "a part of the range is a peer's memory that this process cannot map");
-                    return false;
-                }
-
-                mappings.Add(mapping);
-                if (mapping.Last >= range.Last)
-                    break;
-                next = mapping.Last + 1;
-            }
-
-            pin = new IoPin(this, owner, range, access, mappings);
-            foreach (var mapping in mappings)
-                mapping.Pins++;
-            _pins.Add(pin);
-        }
-
-        fault = Fault.None;
-        return true;
-    }
-
-    internal void Unpin(IoPin pin)
-    {
-        // Marked before the pin is gone: a reader of the log finds the one or the other.
-        if (pin.Access.HasFlag(DmaAccess.Write))
-        {
-            var slot = AccessSlot.Mine;
-            slot.Enter(Number);
-            MarkLog(pin.Range.Start, pin.Range.Size);
-            slot.Leave();
-        }
-
-        lock (_lock)
-        {
-            foreach (var mapping in pin.Mappings)
-                mapping.Pins--;
-            _pins.Remove(pin);
-        }
-    }
-
-    internal IoPin[] PinsOf(IoAccess owner)
-    {
-        lock (_lock)
-            return [.. _pins.Where(pin => ReferenceEquals(pin.Owner, owner))];
-    }
-
     /// <summary>Maps other memory instead of all that is mapped, at once: an access finds either. On a fault nothing changes.</summary>
     internal bool TryReplaceAll(IReadOnlyList<(IovaRange Range, HostMemory Memory)> maps, DmaAccess access, out Fault fault)
     {
@@ -510,28 +362,6 @@ public sealed class IoAddressSpace : IDisposable
         else if ((memory.Access & access) != access)
             fault = new Fault(Errno.EACCES, "the memory does not allow that access");
         return fault.Errno == Errno.None;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private Errno Find(
-        TranslationTable table, ulong address, int done, int length, DmaAccess access, ref int hint, out nint host, out IRemoteMemory? remote, out int count)
-    {
-        var at = address + (uint)done;
-        host = 0;
-        count = 0;
-        remote = null;
-        // The end of the address space is the end: the addresses of an access do not wrap.
-        if (at < address || !table.TryFind(at, ref hint, out var found))
-            return Errno.EFAULT;
-        if ((found.Access & access) == DmaAccess.None)
-            return Errno.EACCES;
-        var offset = at - found.Start;
-        count = (int)Math.Min((uint)(length - done), found.Size - offset);
-        if (found.Remote < 0)
-            host = found.Target + (nint)offset;
-        else
-            remote = Volatile.Read(ref _peers)[found.Remote].Memory;
-        return Errno.None;
     }
 
     private static void Release(IoMapping? removed)
@@ -649,92 +479,6 @@ public sealed class IoAddressSpace : IDisposable
         if (_table.IsSparse)
             Volatile.Write(ref _table, TranslationTable.Create(_index));
         return removed;
-    }
-
-    private bool HasPins(ulong first, ulong last)
-    {
-        if (_pins.Count == 0)
-            return false;
-        for (var mapping = _index.AtOrAbove(first); mapping is not null && mapping.Start <= last;)
-        {
-            if (mapping.Pins > 0)
-                return true;
-            mapping = mapping.Last == ulong.MaxValue ? null : _index.AtOrAbove(mapping.Last + 1);
-        }
-
-        return false;
-    }
-
-    private void AskToUnpin(ulong first, ulong last)
-    {
-        IoAccess[] holders;
-        lock (_lock)
-            holders = [.. _pins.Where(pin => pin.Overlaps(first, last)).Select(pin => pin.Owner).Distinct()];
-        // All addresses are one byte more than a range can have.
-        var range = new IovaRange(new Iova(first), Math.Max(last - first, last - first + 1));
-        foreach (var holder in holders)
-            holder.Unmapping?.Invoke(range);
-    }
-
-    private bool TryFindGap(ulong size, ulong alignment, IovaRange reserved, out Iova start)
-    {
-        var at = _options.Lowest.Value;
-        while (true)
-        {
-            var first = (at + alignment - 1) & ~(alignment - 1);
-            start = new Iova(first);
-            if (first < at || size - 1 > ulong.MaxValue - first || first + (size - 1) > _options.Highest.Value)
-                return false;
-            // What overlaps here overlaps at every start up to its own end.
-            var last = first + (size - 1);
-            ulong blocked;
-            if (_index.AtOrBelow(last) is { } below && below.Last >= first)
-                blocked = below.Last;
-            else if (last >= reserved.Start.Value && first <= reserved.Last)
-                blocked = reserved.Last;
-            else
-                return true;
-            if (blocked == ulong.MaxValue)
-                return false;
-            at = blocked + 1;
-        }
-    }
-
-    private int AddPeer(IRemoteMemory memory)
-    {
-        var free = -1;
-        for (var i = 0; i < _peers.Length; i++)
-        {
-            if (ReferenceEquals(_peers[i].Memory, memory))
-            {
-                _peers[i].Count++;
-                return i;
-            }
-
-            if (_peers[i].Count == 0)
-                free = i;
-        }
-
-        if (free < 0)
-        {
-            free = _peers.Length;
-            var more = new RemotePeer[free + 1];
-            Array.Copy(_peers, more, free);
-            // Published before the first mapping that names it.
-            more[free] = new RemotePeer(memory, 1);
-            Volatile.Write(ref _peers, more);
-            return free;
-        }
-
-        _peers[free] = new RemotePeer(memory, 1);
-        return free;
-    }
-
-    private void RemovePeer(int index)
-    {
-        // After the drain: nobody looks it up any more.
-        if (--_peers[index].Count == 0)
-            _peers[index] = default;
     }
 
     private IoMap SnapshotLocked()

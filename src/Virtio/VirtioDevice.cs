@@ -388,7 +388,8 @@ public abstract class VirtioDevice : IDisposable
     }
 
     /// <summary>Has queues that start from now on run on threads of their own, or on those that all share.</summary>
-    internal void UseOwnThreads(bool own)
+    /// <param name="own">Whether each has its own. One whose model may block has it in any case.</param>
+    public void UseOwnThreads(bool own)
     {
         lock (_lock)
         {
