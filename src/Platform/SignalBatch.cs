@@ -6,7 +6,7 @@ namespace Virtbus.Platform;
 /// </summary>
 /// <remarks>
 /// A line is held from its signal to the end of the batch, and who exchanges its eventfd waits so long. So the stretch has signals in it and
-/// nothing that waits: a pass does its work first, and raises its vectors then.
+/// nothing that waits: a pass does its work first, and raises its vectors then. What may wait all the same calls <see cref="SubmitCurrent"/> before.
 /// </remarks>
 public sealed class SignalBatch
 {
@@ -45,8 +45,8 @@ public sealed class SignalBatch
         return true;
     }
 
-    /// <summary>Tells what this thread has collected: it is about to wait for lines to be empty.</summary>
-    internal static void SubmitCurrent() => s_current?.Submit();
+    /// <summary>Tells what this thread has collected, for who is about to do what may wait: for a line to be empty, a lock, a peer.</summary>
+    public static void SubmitCurrent() => s_current?.Submit();
 
     private void Submit()
     {

@@ -30,6 +30,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     // What a stop asks of the thread, and whether that was done.
     private volatile StopState _stop;
     private bool _hasFailed;
+    private bool _isToBeTold;
     private QueueState _state;
     private ulong _kicks;
     private ulong _calls;
@@ -191,12 +192,15 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     {
         if ((signals & (1UL << KickBit)) != 0)
             _kicks++;
+        // It moved before it could tell.
+        Tell();
         if (_stop != StopState.None)
         {
             if (_stop == StopState.Asked)
             {
                 _processor.Drain();
                 Publish();
+                Tell();
                 _stop = StopState.Done;
             }
 
@@ -221,6 +225,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             // Nothing is in use any more: who unmaps memory would wait for it.
             _processor.Drain();
             Publish();
+            Tell();
             _ring.LetGo();
             Break(fault);
             _client?.Detach();
@@ -228,6 +233,8 @@ internal sealed class QueueRunner : IPollWork, IDisposable
 
         return false;
     }
+
+    void IPollWork.Tell() => Tell();
 
     // Where nothing more can be taken, buffers that wait in the ring are no reason to look again.
     bool IPollWork.PrepareToSleep() => _stop == StopState.None && !_processor.IsFull && _ring.EnableKicks() && !_broken;
@@ -258,6 +265,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         {
             _processor.Drain();
             Publish();
+            Tell();
         }
         catch (Exception exception)
         {
@@ -285,8 +293,15 @@ internal sealed class QueueRunner : IPollWork, IDisposable
 
     private void Publish()
     {
-        if (!_ring.Publish())
+        if (_ring.Publish())
+            _isToBeTold = true;
+    }
+
+    private void Tell()
+    {
+        if (!_isToBeTold)
             return;
+        _isToBeTold = false;
         if (Interrupt is not { } interrupt)
             return;
         _calls++;
