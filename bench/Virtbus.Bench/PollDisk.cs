@@ -59,10 +59,15 @@ internal sealed class PollDisk : IDisposable
 
     /// <summary>Maps and unmaps pages that no request uses, evenly, until it is told to stop.</summary>
     /// <param name="rate">Changes a second, a map or an unmap each.</param>
+    /// <param name="elsewhere">Whether in a space that the disk does not reach, for what the changes cost by themselves.</param>
     /// <param name="stop">Ends it.</param>
     /// <returns>Changes made.</returns>
-    internal long Change(int rate, CancellationToken stop)
+    internal long Change(int rate, bool elsewhere, CancellationToken stop)
     {
+        using var other = new IoAddressSpace();
+        var dma = new StandaloneDma("other");
+        dma.Attach(other);
+        var space = elsewhere ? other : _space;
         var range = new IovaRange(new Iova(0x4000_0000), 4096);
         var since = Stopwatch.GetTimestamp();
         var changes = 0L;
@@ -71,7 +76,7 @@ internal sealed class PollDisk : IDisposable
             // Ten at a time: a sleep is longer than the pause between two.
             for (var i = 0; i < 5; i++, changes += 2)
             {
-                if (!_space.TryMap(range.Start, range.Size, _memory, 0, DmaAccess.ReadWrite, out var fault) || !_space.TryUnmap(range, out _, out fault))
+                if (!space.TryMap(range.Start, range.Size, _memory, 0, DmaAccess.ReadWrite, out var fault) || !space.TryUnmap(range, out _, out fault))
                     throw new InvalidOperationException(fault.Message);
             }
 

@@ -63,17 +63,38 @@ public sealed partial class IoAddressSpace
 
     /// <summary>The host memory behind an address, as <see cref="DmaSection.Translate"/> says; in a section of this space.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal Errno Translate(ulong address, uint length, DmaAccess access, ref int hint, out IoVector run)
+    internal Errno Translate(ulong address, uint length, DmaAccess access, ref DmaHint hint, out IoVector run)
     {
+        // Who takes a range away moves the version on, and waits for this section then.
+        if (hint.Space != this || hint.Version != Volatile.Read(ref _version) || address - hint.Found.Start >= hint.Found.Size)
+        {
+            if (!TryRemember(address, ref hint))
+            {
+                run = default;
+                return Errno.EFAULT;
+            }
+        }
+
+        ref var found = ref hint.Found;
         run = default;
-        if (!Volatile.Read(ref _table).TryFind(address, ref hint, out var found))
-            return Errno.EFAULT;
         if ((found.Access & access) != access)
             return Errno.EACCES;
         var offset = address - found.Start;
         var isPeers = found.Remote >= 0;
         run = new IoVector(isPeers ? 0 : found.Target + (nint)offset, (nuint)Math.Min(length, found.Size - offset));
         return isPeers ? Errno.EOPNOTSUPP : Errno.None;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool TryRemember(ulong address, ref DmaHint hint)
+    {
+        // Before the look-up: what is taken away after it moves the version on.
+        var version = Volatile.Read(ref _version);
+        hint.Space = null;
+        if (!Volatile.Read(ref _table).TryFind(address, ref hint.Guess, out hint.Found))
+            return false;
+        (hint.Space, hint.Version) = (this, version);
+        return true;
     }
 
     /// <summary>Marks in the space's log what was written. In a section of this space, or before the thread that stops the log goes on.</summary>

@@ -28,6 +28,8 @@ public sealed partial class IoAddressSpace : IDisposable
     private DmaPort[] _ports = [];
     private IoMap? _current;
     private DirtyLog? _log;
+    // Moves on before a range goes.
+    private int _version;
     private bool _disposed;
 
     /// <summary>Makes a space with a granule of 4096, for up to 65535 maps anywhere.</summary>
@@ -337,6 +339,7 @@ public sealed partial class IoAddressSpace : IDisposable
                 removed = mapping;
             }
 
+            Interlocked.Increment(ref _version);
             Volatile.Write(ref _table, TranslationTable.Create(index));
             _index = index;
             AccessSlot.Drain(Number);
@@ -459,6 +462,8 @@ public sealed partial class IoAddressSpace : IDisposable
         IoMapping? removed = null;
         while (_index.AtOrAbove(first) is { } mapping && mapping.Start <= last)
         {
+            if (removed is null)
+                Interlocked.Increment(ref _version);
             _index.Remove(mapping);
             _table.Remove(mapping);
             mapping.Next = removed;

@@ -13,7 +13,7 @@ namespace Virtbus.Memory.Dma;
 public readonly ref struct DmaSection
 {
     private readonly IoAddressSpace _space;
-    private readonly AccessSlot _slot;
+    private readonly AccessSlot? _slot;
 
     internal DmaSection(IoAddressSpace space, AccessSlot slot)
     {
@@ -35,9 +35,9 @@ public readonly ref struct DmaSection
     /// For those <paramref name="run"/> has no address and says how many bytes are the peer's.
     /// </returns>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public Errno Translate(Iova address, uint length, DmaAccess access, ref int hint, out IoVector run) =>
+    public Errno Translate(Iova address, uint length, DmaAccess access, ref DmaHint hint, out IoVector run) =>
         _space.Translate(address.Value, length, access, ref hint, out run);
 
-    /// <summary>Ends the stay.</summary>
-    public void Leave() => _slot.Leave();
+    /// <summary>Ends the stay; without effect for none.</summary>
+    public void Leave() => _slot?.Leave();
 }

@@ -14,7 +14,9 @@ public sealed class PollThread
     private const int SpinsBetweenLooksAtTheClock = 8;
 
     // How long those that sleep wait at most, beside one batch of each that is awake, until the thread notices that they were woken.
-    private static readonly long LookInterval = Stopwatch.Frequency / 1_000_000 * 20;
+    // While clients are awake, how often sources of the others are looked at: a system call, so it is made less often as long as it finds nothing.
+    private static readonly long LeastLook = Stopwatch.Frequency / 1_000_000 * 20;
+    private static readonly long MostLook = Stopwatch.Frequency / 1_000_000 * 100;
 
     [ThreadStatic]
     private static PollThread? _current;
@@ -39,6 +41,7 @@ public sealed class PollThread
     private int _activeWatches;
     private long _now;
     private long _lastLook;
+    private long _lookInterval = LeastLook;
     private long _nextTick = long.MaxValue;
 
     private PollThread(string name, bool isOwn)
@@ -215,7 +218,7 @@ public sealed class PollThread
             }
 
             _now = Stopwatch.GetTimestamp();
-            if (_now - _lastLook > LookInterval && _watches.Count > _activeWatches)
+            if (_now - _lastLook > _lookInterval && _watches.Count > _activeWatches)
                 Look(0);
         }
     }
@@ -373,6 +376,8 @@ public sealed class PollThread
         for (var i = 0; i < LooksAtOnce; i++)
         {
             var count = _watches.Wait(tokens, i == 0 ? milliseconds : 0);
+            if (i == 0)
+                _lookInterval = count > 0 ? LeastLook : Math.Min(MostLook, _lookInterval * 2);
             foreach (var token in tokens[..count])
             {
                 if (_watches.Find(token) is { } watch)

@@ -12,6 +12,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     // One indirect table may have more entries than the queue has descriptors: drivers size it by the device's own limit.
     private const int MaxIndirectEntries = 1024;
     private const uint MaxRun = 1 << 30;
+    private static readonly Fault OutsideMemory = new(Errno.EFAULT, "a buffer lies outside guest memory");
 
     // Pinned: walked by pointer like the ring's own table.
     private readonly Descriptor[] _indirect = GC.AllocateArray<Descriptor>(MaxIndirectEntries, pinned: true);
@@ -29,7 +30,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private ushort _nextUsed;
     private ushort _publishedUsed;
     private bool _kicksEnabled;
-    private int _rangeHint;
+    private DmaHint _hint;
 
     /// <inheritdoc/>
     public override bool IsStarted => _dma is not null;
@@ -82,7 +83,6 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _seenAvailable = _nextAvailable;
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
-        _rangeHint = 0;
         _kicksEnabled = false;
         fault = Fault.None;
         return true;
@@ -129,7 +129,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
         chain.Clear(head);
         Enlist(chain);
-        if (!TryWalk(chain, head, out fault))
+        // One stay for the chain, which ends and begins anew where something is waited for.
+        if (!TryEnter(out var section, out fault))
+            return false;
+        var isGood = TryWalk(chain, head, ref section, out fault);
+        section.Leave();
+        if (!isGood)
         {
             chain.LetGo();
             return false;
@@ -248,7 +253,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
     private static Errno Find(in DmaSection section, IovaRange area, DmaAccess access, uint alignment, out nint address)
     {
-        var hint = 0;
+        var hint = default(DmaHint);
         var error = section.Translate(area.Start, (uint)area.Size, access, ref hint, out var run);
         address = run.Address;
         return error is Errno.None or Errno.EOPNOTSUPP && ((ulong)run.Length != area.Size || ((nuint)run.Address & alignment) != 0) ? Errno.EFAULT : error;
@@ -287,7 +292,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             _dma!.MarkWritten(new Iova(_usedAddress.Value + 4 + (8 * (uint)(from & _mask))), 8);
     }
 
-    private bool TryWalk(DescriptorChain chain, ushort head, out Fault fault)
+    private bool TryWalk(DescriptorChain chain, ushort head, ref DmaSection section, out Fault fault)
     {
         var table = _descriptors;
         var entries = Size;
@@ -310,7 +315,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             var descriptor = Descriptor.ReadOnce(table + at);
             if ((descriptor.Flags & SplitRing.VIRTQ_DESC_F_INDIRECT) != 0)
             {
-                if (!TryEnterIndirect(descriptor, inIndirect, out fault))
+                if (!TryEnterIndirect(descriptor, inIndirect, ref section, out fault))
                     return false;
                 table = (Descriptor*)Unsafe.AsPointer(ref MemoryMarshal.GetArrayDataReference(_indirect));
                 entries = (int)(descriptor.Length / SplitRing.DescriptorSize);
@@ -335,7 +340,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
                 return false;
             }
 
-            if (!TryAddBuffer(chain, descriptor, writable, out fault))
+            if (!TryAddBuffer(chain, descriptor, writable, ref section, out fault))
                 return false;
             if ((descriptor.Flags & SplitRing.VIRTQ_DESC_F_NEXT) == 0)
                 return true;
@@ -348,7 +353,14 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         }
     }
 
-    private bool TryEnterIndirect(in Descriptor descriptor, bool inIndirect, out Fault fault)
+    private bool TryEnter(out DmaSection section, out Fault fault)
+    {
+        var isIn = _dma!.TryEnter(out section);
+        fault = isIn ? Fault.None : OutsideMemory;
+        return isIn;
+    }
+
+    private bool TryEnterIndirect(in Descriptor descriptor, bool inIndirect, ref DmaSection section, out Fault fault)
     {
         var message = descriptor switch
         {
@@ -358,37 +370,53 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             { Length: 0 } => "an indirect table is empty",
             { Length: var length } when length % SplitRing.DescriptorSize != 0 => "an indirect table's length is no multiple of 16",
             { Length: > MaxIndirectEntries * SplitRing.DescriptorSize } => "an indirect table has more than 1024 entries",
-            // The whole table is copied once, over region borders, and walked in the copy.
-            _ when !_dma!.TryRead(new Iova(descriptor.Address), MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length]) =>
-                "an indirect table lies outside guest memory",
             _ => null,
         };
-        fault = message is null ? Fault.None : new Fault(Errno.EPROTO, message);
-        return message is null;
+        if (message is not null)
+        {
+            fault = new Fault(Errno.EPROTO, message);
+            return false;
+        }
+
+        // The whole table is copied once, over region borders, and walked in the copy.
+        var table = MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length];
+        if (section.Translate(new Iova(descriptor.Address), descriptor.Length, DmaAccess.Read, ref _hint, out var run) == Errno.None && run.Length == descriptor.Length)
+        {
+            run.AsSpan().CopyTo(table);
+            fault = Fault.None;
+            return true;
+        }
+
+        section.Leave();
+        section = default;
+        if (_dma!.TryRead(new Iova(descriptor.Address), table))
+            return TryEnter(out section, out fault);
+        fault = new Fault(Errno.EPROTO, "an indirect table lies outside guest memory");
+        return false;
     }
 
-    private bool TryAddBuffer(DescriptorChain chain, in Descriptor descriptor, bool writable, out Fault fault)
+    private bool TryAddBuffer(DescriptorChain chain, in Descriptor descriptor, bool writable, ref DmaSection section, out Fault fault)
     {
         var address = descriptor.Address;
         var left = descriptor.Length;
+        var access = writable ? DmaAccess.Write : DmaAccess.Read;
+        fault = Fault.None;
         while (left != 0)
         {
             // Runs are cut at 1 GiB, so that each is a span.
-            var error = Look(chain, address, Math.Min(left, MaxRun), writable, out var run, out var isFull);
-            if (error == Errno.EOPNOTSUPP)
+            var error = section.Translate(new Iova(address), Math.Min(left, MaxRun), access, ref _hint, out var run);
+            if (error == Errno.None)
             {
-                if (!chain.TryAddCopy(_dma!, address, (uint)run.Length, writable, out fault))
+                if (!chain.TryAdd(run, address, writable))
+                {
+                    fault = new Fault(Errno.E2BIG, "a chain has more segments than the device takes");
                     return false;
+                }
+
+                chain.Use.Add(new Iova(address), (ulong)run.Length);
             }
-            else if (error != Errno.None)
+            else if (!TryAddFar(chain, address, (uint)run.Length, access, error, ref section, out fault))
             {
-                _dma!.ReportFault(new Iova(address), writable ? DmaAccess.Write : DmaAccess.Read);
-                fault = new Fault(Errno.EFAULT, "a buffer lies outside guest memory");
-                return false;
-            }
-            else if (isFull)
-            {
-                fault = new Fault(Errno.E2BIG, "a chain has more segments than the device takes");
                 return false;
             }
 
@@ -396,25 +424,19 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             left -= (uint)run.Length;
         }
 
-        fault = Fault.None;
         return true;
     }
 
-    private Errno Look(DescriptorChain chain, ulong address, uint length, bool writable, out IoVector run, out bool isFull)
+    // A buffer that is reached by messages, or not at all: the stay ends for it.
+    private bool TryAddFar(DescriptorChain chain, ulong address, uint length, DmaAccess access, Errno error, ref DmaSection section, out Fault fault)
     {
-        isFull = false;
-        run = default;
-        if (!_dma!.TryEnter(out var section))
-            return Errno.EFAULT;
-        var error = section.Translate(new Iova(address), length, writable ? DmaAccess.Write : DmaAccess.Read, ref _rangeHint, out run);
-        if (error == Errno.None)
-        {
-            isFull = !chain.TryAdd(run, address, writable);
-            chain.Use.Add(new Iova(address), (ulong)run.Length);
-        }
-
         section.Leave();
-        return error;
+        section = default;
+        if (error == Errno.EOPNOTSUPP)
+            return chain.TryAddCopy(_dma!, address, length, access == DmaAccess.Write, out fault) && TryEnter(out section, out fault);
+        _dma!.ReportFault(new Iova(address), access);
+        fault = OutsideMemory;
+        return false;
     }
 
     /// <summary>struct virtq_desc (2.7.5).</summary>

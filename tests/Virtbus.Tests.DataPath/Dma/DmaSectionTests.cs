@@ -25,7 +25,7 @@ public sealed class DmaSectionTests : IDisposable
         Assert.Equal(Errno.EFAULT, Look(ulong.MaxValue, 1, DmaAccess.Read).Error);
 
         Assert.True(_dma.Port.TryWrite(new Iova(0x1ff0), new byte[] { 1, 2, 3, 4 }));
-        var hint = 0;
+        var hint = default(DmaHint);
         Assert.True(_dma.Port.TryEnter(out var section));
         Assert.Equal(Errno.None, section.Translate(new Iova(0x1ff0), 4, DmaAccess.Read, ref hint, out var run));
         var bytes = run.AsSpan().ToArray();
@@ -159,7 +159,7 @@ public sealed class DmaSectionTests : IDisposable
         byte[] taken = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         var user = new Thread(() =>
         {
-            var hint = 0;
+            var hint = default(DmaHint);
             for (var i = 0UL; !stop.IsCancellationRequested; i++)
             {
                 if (!_dma.Port.TryEnter(out var section))
@@ -216,7 +216,7 @@ public sealed class DmaSectionTests : IDisposable
 
     private void Note(DmaUse use, ulong address, uint length)
     {
-        var hint = 0;
+        var hint = default(DmaHint);
         Assert.True(_dma.Port.TryEnter(out var section));
         Assert.Equal(Errno.None, section.Translate(new Iova(address), length, DmaAccess.Read, ref hint, out var run));
         use.Add(new Iova(address), (ulong)run.Length);
@@ -225,7 +225,7 @@ public sealed class DmaSectionTests : IDisposable
 
     private (Errno Error, int Length) Look(ulong address, uint length, DmaAccess access)
     {
-        var hint = 0;
+        var hint = default(DmaHint);
         Assert.True(_dma.Port.TryEnter(out var section));
         var error = section.Translate(new Iova(address), length, access, ref hint, out var run);
         section.Leave();

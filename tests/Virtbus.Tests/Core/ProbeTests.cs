@@ -113,18 +113,20 @@ public sealed class ProbeTests
     public async Task Asynchronous_driver_does_not_hold_up_the_add_and_siblings_probe_side_by_side()
     {
         var world = await World.NewAsync();
-        var both = new CountdownEvent(2);
+        var left = 2;
+        var both = new TaskCompletionSource();
         var go = new TaskCompletionSource();
         var driver = new TestDriver(world, "d", new AuxiliaryDeviceId("mod.a")) { ProbeType = ProbeType.PreferAsynchronous };
         driver.OnProbe = async (_, _, _) =>
         {
-            both.Signal();
+            if (Interlocked.Decrement(ref left) == 0)
+                both.SetResult();
             await go.Task;
         };
         await world.Fabric.RegisterDriverAsync(driver);
         var one = await world.AddAsync("a", 1).In();
         var two = await world.AddAsync("a", 2).In();
-        Assert.True(both.Wait(TimeSpan.FromSeconds(20)));
+        await both.Task.In();
         Assert.Null(one.Driver);
         go.SetResult();
         await world.Fabric.SettleAsync().In();
