@@ -99,11 +99,14 @@ public sealed class FileBackend : IBlockBackend
     /// <param name="path">Path of the file.</param>
     /// <param name="readOnly">As for <see cref="Open"/>.</param>
     /// <param name="raw">As for <see cref="Open"/>.</param>
-    public static VirtbusException? FindFault(string path, bool readOnly = false, bool raw = false)
+    /// <param name="direct">As for <see cref="Open"/>.</param>
+    public static VirtbusException? FindFault(string path, bool readOnly = false, bool raw = false, bool direct = false)
     {
         try
         {
             OpenChecked(path, readOnly, BlockGeometry.SectorSize, raw, out _).Dispose();
+            if (direct)
+                OpenDirect(path, readOnly, BlockGeometry.SectorSize).Dispose();
             return null;
         }
         catch (VirtbusException e)

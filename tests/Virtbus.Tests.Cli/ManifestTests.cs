@@ -138,6 +138,12 @@ public sealed class ManifestTests
             File.WriteAllBytes(At("a.qcow2"), [(byte)'Q', (byte)'F', (byte)'I', 0xfb, 0, 0, 0, 3, .. new byte[1016]]);
             var raw = ManifestReader.ReadText("adapters: [{ name: a, model: merlin }]\ndisks: [{ name: d, adapter: a, file: a.qcow2, format: raw }]", At("m.yaml"));
             Assert.Equal(new DiskBacking.File(At("a.qcow2"), IsRaw: true), Assert.Single(raw.Disks).Backing.Value);
+            var direct = ManifestReader.ReadText("adapters: [{ name: a, model: merlin }]\ndisks: [{ name: d, adapter: a, file: good.img, direct: true }]", At("m.yaml"));
+            Assert.Equal(new DiskBacking.File(At("good.img"), IsDirect: true), Assert.Single(direct.Disks).Backing.Value);
+            error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(
+                "adapters: [{ name: a, model: merlin }]\ndisks: [{ name: d, adapter: a, memory: 1MiB, direct: true }]", At("m.yaml")));
+            Assert.EndsWith(
+                "disks[0].direct: only a file has a page cache to pass by, and this disk is in none. Remove the key 'direct'.", error.Message, StringComparison.Ordinal);
         }
         finally
         {

@@ -10,7 +10,8 @@ internal abstract record DiskBacking
     /// <summary>In a file, whose length is the disk's.</summary>
     /// <param name="Path">The absolute path.</param>
     /// <param name="IsRaw">Whether its bytes are the disk's even where they look like an image format.</param>
-    public sealed record File(string Path, bool IsRaw = false) : DiskBacking;
+    /// <param name="IsDirect">Whether transfers pass the host's page cache by.</param>
+    public sealed record File(string Path, bool IsRaw = false, bool IsDirect = false) : DiskBacking;
 
     /// <summary>In memory of the daemon; gone with it.</summary>
     /// <param name="Bytes">The disk's size, a multiple of 512.</param>

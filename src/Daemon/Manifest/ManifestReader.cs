@@ -75,6 +75,7 @@ internal sealed class ManifestReader
         var adapter = new Field<string>("adapter", name, "the adapter on whose vdpa part the disk is.", required: true);
         var image = new Field<string>("file", new PathRule(baseFolder, PathKind.File), "the file with the sectors.");
         var format = new Field<DiskFormat>("format", new ChoiceRule<DiskFormat>(), "raw: the file's bytes are the disk's, also where they look like an image format; such a file is refused when absent.");
+        var direct = new Field<bool>("direct", new BooleanRule(), "whether the host's page cache is passed by (O_DIRECT); false when absent.");
         var memory = new Field<long>("memory", new SizeRule(), "the size of a disk in memory, for example 64MiB.");
         var nothing = new Field<long>("null", new SizeRule(), "the size of a disk that drops writes; what is read from it is undefined.");
         var readOnly = new Field<bool>("readonly", new BooleanRule(), "whether writes are refused; false when absent.");
@@ -82,24 +83,27 @@ internal sealed class ManifestReader
         var serial = new Field<string>("serial", new SerialRule(20), "what the guest reads as serial number; the name when absent.");
         var disks = new Field<IReadOnlyList<ManifestValue<DiskManifest>>>(
             "disks",
-            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, memory, nothing, readOnly, queues, serial], [image, memory, nothing], r =>
+            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, serial], [image, memory, nothing], r =>
             {
                 var theName = r.Read(diskName);
                 var theAdapter = r.Read(adapter);
                 var backing = r.Absent<DiskBacking>(new DiskBacking.Null(0));
                 var theReadOnly = r.Read(readOnly, false);
                 var theFormat = r.Read(format);
+                var theDirect = r.Read(direct, false);
                 if (r.Read(image) is { } f)
                 {
-                    backing = new ManifestValue<DiskBacking>(new DiskBacking.File(f, IsRaw: theFormat is not null), f.At, f.Path);
+                    backing = new ManifestValue<DiskBacking>(new DiskBacking.File(f, IsRaw: theFormat is not null, IsDirect: theDirect), f.At, f.Path);
                     // Here and not when it is opened, so that what is wrong with any disk is told at once.
-                    if (FileBackend.FindFault(f, theReadOnly, raw: theFormat is not null) is { } fault)
+                    if (FileBackend.FindFault(f, theReadOnly, raw: theFormat is not null, theDirect) is { } fault)
                         r.Report(f, fault.Message);
                 }
                 else if (theFormat is { } given && !r.Has(image))
                 {
                     r.Report(given, "only a file has a format, and this disk is in none. Remove the key.");
                 }
+                if (theDirect && !r.Has(image))
+                    r.Report(theDirect, "only a file has a page cache to pass by, and this disk is in none. Remove the key 'direct'.");
                 if (r.Read(memory) is { } m)
                     backing = new ManifestValue<DiskBacking>(new DiskBacking.Memory(m), m.At, m.Path);
                 if (r.Read(nothing) is { } z)

@@ -241,7 +241,7 @@ internal sealed class HardwareProvisioner : IProvisioner
 
     private static IBlockBackend Open(DiskManifest disk) => disk.Backing.Value switch
     {
-        DiskBacking.File file => FileBackend.Open(file.Path, disk.ReadOnly, raw: file.IsRaw),
+        DiskBacking.File file => FileBackend.Open(file.Path, disk.ReadOnly, raw: file.IsRaw, direct: file.IsDirect),
         DiskBacking.Memory memory => new MemoryBackend(memory.Bytes, readOnly: disk.ReadOnly),
         DiskBacking.Null nothing => new NullBackend(nothing.Bytes, readOnly: disk.ReadOnly),
         _ => throw new VirtbusException(Errno.EINVAL, $"Disk {disk.Name} has no medium. Give it file, memory or null."),
