@@ -482,7 +482,8 @@ public abstract class VirtioDevice : IDisposable
 
     private bool TryRun(QueueRunner queue, out Fault fault)
     {
-        if (!queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
+        // A function goes while its driver writes a register.
+        if (_disposed || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
             return Done(out fault);
         if (_dma is null)
             return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);
