@@ -30,12 +30,20 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private ushort _publishedUsed;
     private bool _kicksEnabled;
     private int _rangeHint;
+    private bool _isHeldUp;
+    // Bytes of the copies of all chains that are with the device.
+    private uint _copied;
 
     /// <inheritdoc/>
     public override bool IsStarted => _dma is not null;
 
     /// <inheritdoc/>
     public override bool IsFar => _copy is not null;
+
+    internal override bool IsHeldUp => _isHeldUp;
+
+    // One chain more at most would come on top: what a driver asks for by many buffers is not to fill this process either.
+    private bool IsLaden => _copied >= DescriptorChain.MostCopied;
 
     /// <inheritdoc/>
     public override QueueState State => QueueState.Split(_nextAvailable);
@@ -83,6 +91,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
         _rangeHint = 0;
+        _copied = 0;
+        _isHeldUp = false;
         _kicksEnabled = false;
         fault = Fault.None;
         return true;
@@ -103,6 +113,10 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     public override bool TryTake(DescriptorChain chain, out Fault fault)
     {
         fault = Fault.None;
+        _isHeldUp = false;
+        // Until some of it is back, as if there were none.
+        if (IsLaden)
+            return false;
         if (_nextAvailable == _seenAvailable)
         {
             if (_copy is not null && !_copy.TryFetch(_nextAvailable, out fault))
@@ -135,6 +149,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             return false;
         }
 
+        _copied += chain.Copied;
         _nextAvailable++;
         return true;
     }
@@ -142,7 +157,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     /// <inheritdoc/>
     public override void Complete(DescriptorChain chain, uint written)
     {
-        chain.WriteBack(_dma!);
+        _copied -= chain.Copied;
+        chain.WriteBack(_dma!, written);
         // Marked before it is let go: who unmaps it reads the log after that.
         if (_dma!.IsLogged)
             chain.MarkWritten(_dma, written);
@@ -175,7 +191,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     }
 
     /// <inheritdoc/>
-    public override bool HasAvailable() => _nextAvailable != _seenAvailable || IsAnnounced();
+    public override bool HasAvailable() => !IsLaden && (_nextAvailable != _seenAvailable || IsAnnounced());
 
     /// <inheritdoc/>
     public override void DisableKicks()
@@ -350,6 +366,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
     private bool TryEnterIndirect(in Descriptor descriptor, bool inIndirect, out Fault fault)
     {
+        var table = MemoryMarshal.AsBytes(_indirect.AsSpan());
         var message = descriptor switch
         {
             _ when !_indirectAllowed => "an indirect descriptor was used without VIRTIO_F_INDIRECT_DESC",
@@ -359,12 +376,34 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             { Length: var length } when length % SplitRing.DescriptorSize != 0 => "an indirect table's length is no multiple of 16",
             { Length: > MaxIndirectEntries * SplitRing.DescriptorSize } => "an indirect table has more than 1024 entries",
             // The whole table is copied once, over region borders, and walked in the copy.
-            _ when !_dma!.TryRead(new Iova(descriptor.Address), MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length]) =>
-                "an indirect table lies outside guest memory",
+            _ when !TryCopyTable(descriptor.Address, table[..(int)descriptor.Length]) => _isHeldUp ? null : "an indirect table lies outside guest memory",
             _ => null,
         };
         fault = message is null ? Fault.None : new Fault(Errno.EPROTO, message);
-        return message is null;
+        return message is null && !_isHeldUp;
+    }
+
+    // What is here is copied here; where a part is not, the port asks for all of it, if that may take as long as it takes.
+    private bool TryCopyTable(ulong address, Span<byte> table)
+    {
+        var error = Errno.None;
+        for (var done = 0; done < table.Length && error == Errno.None;)
+        {
+            // The end of the address space is the end.
+            var at = address + (uint)done;
+            if (at < address || !_dma!.TryEnter(out var section))
+                break;
+            error = section.Translate(new Iova(at), (uint)(table.Length - done), DmaAccess.Read, ref _rangeHint, out var run);
+            if (error == Errno.None)
+                run.AsSpan().CopyTo(table[done..]);
+            section.Leave();
+            done += (int)run.Length;
+            if (error == Errno.None && done == table.Length)
+                return true;
+        }
+
+        _isHeldUp = error == Errno.EOPNOTSUPP && PollThread.IsSharedCurrent;
+        return !_isHeldUp && _dma!.TryRead(new Iova(address), table);
     }
 
     private bool TryAddBuffer(DescriptorChain chain, in Descriptor descriptor, bool writable, out Fault fault)
@@ -377,6 +416,13 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             var error = Look(chain, address, Math.Min(left, MaxRun), writable, out var run, out var isFull);
             if (error == Errno.EOPNOTSUPP)
             {
+                if (PollThread.IsSharedCurrent)
+                {
+                    _isHeldUp = true;
+                    fault = Fault.None;
+                    return false;
+                }
+
                 if (!chain.TryAddCopy(_dma!, address, (uint)run.Length, writable, out fault))
                     return false;
             }

@@ -115,6 +115,64 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
     }
 
     [Fact]
+    public void Features_that_are_refused_reset_nothing()
+    {
+        const byte Driver = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER;
+        Assert.True(_driver.TrySetStatus(VirtioStatus.ACKNOWLEDGE, out _));
+        Assert.True(_driver.TrySetStatus(Driver, out _));
+        _registers.Write(VirtioCommonConfig.driver_feature_select, 4, 0);
+        _registers.Write(VirtioCommonConfig.driver_feature, 4, 1);
+        // The bit that is refused is the only one of the write.
+        _registers.Write(VirtioCommonConfig.device_status, 1, VirtioStatus.FEATURES_OK);
+        Assert.Equal(Driver, _device.Status);
+    }
+
+    [Fact]
+    public void Buffers_that_are_reached_by_messages_are_waited_for_on_no_thread_that_others_share()
+    {
+        const ulong Far = 0x80000;
+        var peer = new Watched();
+        Assert.True(_space.TryMap(new IovaRange(new Iova(Far), 0x1000), peer, DmaAccess.ReadWrite, out _));
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        // The ring is here, as the first buffer is.
+        Echo(ring, 0, "near");
+        for (var i = 0; i < 3; i++)
+        {
+            ring.Add([new DriverBuffer(new Iova(Far), 8, false), new DriverBuffer(new Iova(Far + 0x800), 64, true)]);
+            ring.Publish();
+            _device.KickQueue(0);
+            uint written = 0;
+            Deadline.Until(() => ring.TryTakeUsed(out _, out written, out _), "a used buffer");
+            Assert.Equal(8u, written);
+        }
+
+        Assert.True(peer.Calls > 0);
+        Assert.Equal(0, peer.CallsOnShared);
+        Echo(ring, 0, "near again");
+        _registers.Reset();
+        Assert.Equal(0, _device.Status);
+    }
+
+    [Fact]
+    public void Device_that_is_disposed_begins_no_work()
+    {
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        ring.Add([new DriverBuffer(new Iova(Base + 0xC000), 4, false), new DriverBuffer(new Iova(Base + 0xD000), 64, true)]);
+        ring.Publish();
+        _device.Dispose();
+        // A function goes while its driver writes a register.
+        _driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _);
+        _device.KickQueue(0);
+        Thread.Sleep(100);
+        Assert.False(ring.TryTakeUsed(out _, out _, out _));
+    }
+
+    [Fact]
     public void Driver_brings_a_device_up_by_registers_alone_and_again_after_a_reset()
     {
         Assert.Equal(2, _driver.QueueCount);
@@ -271,5 +329,33 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
         Assert.Equal(Errno.ETIMEDOUT, fault.Errno);
         Assert.False(_driver.TrySetStatus(VirtioStatus.ACKNOWLEDGE, out _));
         Assert.False(_driver.TrySetDriverFeatures(VirtioFeatures.None, out _));
+    }
+
+    /// <summary>A peer's memory that sees on which threads it is waited for.</summary>
+    private sealed class Watched : IRemoteMemory
+    {
+        private int _calls;
+        private int _onShared;
+
+        internal int Calls => Volatile.Read(ref _calls);
+
+        internal int CallsOnShared => Volatile.Read(ref _onShared);
+
+        public bool TryRead(Iova address, Span<byte> destination, out Fault fault)
+        {
+            destination.Clear();
+            return Count(out fault);
+        }
+
+        public bool TryWrite(Iova address, ReadOnlySpan<byte> source, out Fault fault) => Count(out fault);
+
+        private bool Count(out Fault fault)
+        {
+            Interlocked.Increment(ref _calls);
+            if (PollThread.IsSharedCurrent)
+                Interlocked.Increment(ref _onShared);
+            fault = Fault.None;
+            return true;
+        }
     }
 }
