@@ -135,17 +135,27 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             });
             return true;
         }
-        catch (VirtbusException e) when (e.Errno == Errno.EAGAIN)
+        catch (VirtbusException e)
         {
             CloseRun();
-            fault = new Fault(Errno.EAGAIN, "the host has no room for the queue's thread");
+            fault = new Fault(e.Errno, e.Errno == Errno.EAGAIN ? "the host has no room for the queue's thread" : "the host has no room for the queue: " + e.Errno);
             return false;
         }
-        catch
+        catch (Exception exception)
         {
+            // A bug of the model. Whoever changes what many reach goes on to the others.
+            Fail(exception);
             CloseRun();
-            throw;
+            fault = new Fault(Errno.EIO, "the device model failed: " + exception.Message);
+            return false;
         }
+    }
+
+    /// <summary>It could not start, for a reason that no change of the map mends: the driver is told as of a ring that is broken.</summary>
+    internal void Refuse(Fault fault)
+    {
+        if (!_broken)
+            Break(fault);
     }
 
     /// <summary>

@@ -159,7 +159,7 @@ public abstract class VirtioDevice : IDisposable
             if ((status & ~old & VirtioStatus.DRIVER_OK) != 0)
             {
                 foreach (var queue in _queues)
-                    TryRun(queue, out _);
+                    Run(queue);
             }
 
             return Done(out fault);
@@ -217,7 +217,7 @@ public abstract class VirtioDevice : IDisposable
             _dma = dma;
             dma?.SetChangeCallback(HandleDmaChange);
             foreach (var queue in _queues)
-                TryRun(queue, out _);
+                Run(queue);
         }
     }
 
@@ -237,7 +237,7 @@ public abstract class VirtioDevice : IDisposable
             if (change.Kind == DmaChangeKind.Unmapped)
                 return;
             foreach (var queue in _queues)
-                TryRun(queue, out _);
+                Run(queue);
         }
     }
 
@@ -352,7 +352,7 @@ public abstract class VirtioDevice : IDisposable
             target.Stop();
             target.Kick = kick;
             target.Polls = polls;
-            TryRun(target, out _);
+            Run(target);
         }
     }
 
@@ -478,6 +478,13 @@ public abstract class VirtioDevice : IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)queue, (uint)_queues.Length, nameof(queue));
         return _queues[queue];
+    }
+
+    // Where nobody hears an answer. A ring that is out of reach waits for a later change; what else is wrong does not go away by itself.
+    private void Run(QueueRunner queue)
+    {
+        if (!TryRun(queue, out var fault) && fault.Errno != Errno.EFAULT)
+            queue.Refuse(fault);
     }
 
     private bool TryRun(QueueRunner queue, out Fault fault)

@@ -8,13 +8,14 @@ using Virtbus.Virtio.Rings;
 namespace Virtbus.Tests.DataPath.Virtio;
 
 /// <summary>A device behind registers and a driver in front of them, with no bus between.</summary>
+[Collection(nameof(ServiceThread))]
 public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAccess, IDisposable
 {
     private const ulong Base = 0x10000;
     private const byte Settled = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER | VirtioStatus.FEATURES_OK;
     private readonly HostMemory _memory;
     private readonly IoAddressSpace _space = new();
-    private readonly EchoDevice _device = new(queues: 2);
+    private readonly EchoDevice _device = new(queues: 2, "registers");
     private readonly VirtioConfigRegisters _registers;
     private readonly VirtioRegisterTransport _driver;
     private int _raised;
@@ -154,6 +155,60 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
         Echo(ring, 0, "near again");
         _registers.Reset();
         Assert.Equal(0, _device.Status);
+    }
+
+    [Fact]
+    public void Queue_that_needs_a_thread_of_its_own_and_gets_none_breaks()
+    {
+        const ulong Far = 0x80000;
+        Assert.True(_space.TryMap(new IovaRange(new Iova(Far), 0x1000), new Watched(), DmaAccess.ReadWrite, out _));
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        ServiceThread.Refuses = static name => name == "registers-vq0";
+        try
+        {
+            ring.Add([new DriverBuffer(new Iova(Far), 8, false), new DriverBuffer(new Iova(Far + 0x800), 64, true)]);
+            ring.Publish();
+            _device.KickQueue(0);
+            Deadline.Until(() => (_device.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the device needs a reset");
+            Assert.Equal(Errno.EAGAIN, _registers.FaultOf(0).Errno);
+        }
+        finally
+        {
+            ServiceThread.Refuses = null;
+        }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Queue_that_cannot_start_is_told_of_and_who_changed_the_map_goes_on(bool isBug)
+    {
+        const ulong Later = 0x40000;
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        _driver.Select(0);
+        _driver.SetQueueSize(16);
+        // Its rings come later.
+        _driver.SetQueueAddress(new Iova(Later), new Iova(Later + 0x1000), new Iova(Later + 0x2000));
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        var faults = _device.Faults = new FaultSink().Open("registers");
+        _device.ThrowsAtStart = isBug ? new InvalidOperationException("bug") : new VirtbusException(Errno.EMFILE, "no descriptor left");
+        Assert.Equal(0, _device.Status & VirtioStatus.DEVICE_NEEDS_RESET);
+        Assert.True(_space.TryMap(new Iova(Later), 0x10000, _memory, 0, DmaAccess.ReadWrite, out _));
+        Assert.NotEqual(0, _device.Status & VirtioStatus.DEVICE_NEEDS_RESET);
+        Assert.Equal(isBug ? Errno.EIO : Errno.EMFILE, _registers.FaultOf(0).Errno);
+        Assert.Equal(isBug ? 1 : 0, faults.Count);
+        // A reset mends it.
+        _device.ThrowsAtStart = null;
+        Assert.True(_driver.TryReset(out _));
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        Echo(ring, 0, "well again");
     }
 
     [Fact]
