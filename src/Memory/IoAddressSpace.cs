@@ -296,10 +296,15 @@ public sealed partial class IoAddressSpace : IDisposable
             Volatile.Write(ref _ports, [.. _ports, port]);
     }
 
+    /// <summary>Takes back one <see cref="Attach"/>; a port that came again while it was let go is there twice meanwhile.</summary>
     internal void Detach(DmaPort port)
     {
         lock (_lock)
-            Volatile.Write(ref _ports, [.. _ports.Where(other => !ReferenceEquals(other, port))]);
+        {
+            var at = Array.IndexOf(_ports, port);
+            if (at >= 0)
+                Volatile.Write(ref _ports, [.. _ports[..at], .. _ports[(at + 1)..]]);
+        }
     }
 
     /// <summary>Maps other memory instead of all that is mapped, at once: an access finds either. On a fault nothing changes.</summary>

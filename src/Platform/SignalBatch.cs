@@ -54,15 +54,41 @@ public sealed class SignalBatch
         if (count == 0)
             return;
         _count = 0;
-        var told = count == 1 ? 0 : KernelSignal.Add(_descriptors.AsSpan(0, count));
+        var told = count == 1 ? 0 : Tell(count);
         for (var i = 0; i < count; i++)
         {
             if (i >= told)
-                _slots[i].Call!.Signal();
+                Tell(_slots[i]);
+            // In any case: who exchanges the eventfd waits for it.
             _slots[i].Leave();
         }
         // No line that went is kept.
         Array.Clear(_slots, 0, count);
         Array.Clear(_descriptors, 0, count);
+    }
+
+    // An eventfd that its owner closed too early is nobody's to wait on; the others of the batch, and the thread, have no part in that.
+    private int Tell(int count)
+    {
+        try
+        {
+            return KernelSignal.Add(_descriptors.AsSpan(0, count));
+        }
+        catch (ObjectDisposedException)
+        {
+            return 0;
+        }
+    }
+
+    private static void Tell(SignalLine.Slot slot)
+    {
+        try
+        {
+            slot.Call!.Signal();
+        }
+        catch (ObjectDisposedException)
+        {
+            // As above.
+        }
     }
 }

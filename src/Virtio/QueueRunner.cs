@@ -29,6 +29,9 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private volatile bool _broken;
     // What a stop asks of the thread, and whether that was done.
     private volatile StopState _stop;
+    // It asked for a thread of its own; and why it got none.
+    private bool _isMoving;
+    private volatile string? _whyNotMoved;
     private bool _hasFailed;
     private bool _isToBeTold;
     private QueueState _state;
@@ -116,6 +119,8 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             return false;
         _hasFailed = false;
         _stop = StopState.None;
+        _isMoving = false;
+        _whyNotMoved = null;
         _runningKick = Kick;
         try
         {
@@ -130,17 +135,27 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             });
             return true;
         }
-        catch (VirtbusException e) when (e.Errno == Errno.EAGAIN)
+        catch (VirtbusException e)
         {
             CloseRun();
-            fault = new Fault(Errno.EAGAIN, "the host has no room for the queue's thread");
+            fault = new Fault(e.Errno, e.Errno == Errno.EAGAIN ? "the host has no room for the queue's thread" : "the host has no room for the queue: " + e.Errno);
             return false;
         }
-        catch
+        catch (Exception exception)
         {
+            // A bug of the model. Whoever changes what many reach goes on to the others.
+            Fail(exception);
             CloseRun();
-            throw;
+            fault = new Fault(Errno.EIO, "the device model failed: " + exception.Message);
+            return false;
         }
+    }
+
+    /// <summary>It could not start, for a reason that no change of the map mends: the driver is told as of a ring that is broken.</summary>
+    internal void Refuse(Fault fault)
+    {
+        if (!_broken)
+            Break(fault);
     }
 
     /// <summary>
@@ -186,7 +201,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     internal void Poke() => _client?.Kick();
 
     // What a back end has in flight does not end in the ring, and a ring that is far costs a message a look.
-    bool IPollWork.MaySpin => !_processor.IsWaiting && !_ring.IsFar;
+    bool IPollWork.MaySpin => !_processor.IsWaiting && !_ring.IsFar && !_ring.IsHeldUp;
 
     bool IPollWork.Work(ulong signals)
     {
@@ -220,6 +235,10 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             return true;
         }
 
+        if (_ring.IsHeldUp && _whyNotMoved is { } why)
+            fault = new Fault(Errno.EAGAIN, why);
+        else if (_ring.IsHeldUp)
+            AskForThread();
         if (fault != Fault.None)
         {
             // Nothing is in use any more: who unmaps memory would wait for it.
@@ -237,7 +256,15 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     void IPollWork.Tell() => Tell();
 
     // Where nothing more can be taken, buffers that wait in the ring are no reason to look again.
-    bool IPollWork.PrepareToSleep() => _stop == StopState.None && !_processor.IsFull && _ring.EnableKicks() && !_broken;
+    bool IPollWork.PrepareToSleep()
+    {
+        if (_stop != StopState.None || _processor.IsFull)
+            return false;
+        // What it waits for is told by its move, or by what is in flight. Without the handle it could not ask yet.
+        if (_ring.IsHeldUp)
+            return !_isMoving && !_processor.IsWaiting && !_broken;
+        return _ring.EnableKicks() && !_broken;
+    }
 
     void IPollWork.Awake() => _ring.DisableKicks();
 
@@ -246,6 +273,34 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     {
         Fail(exception);
         return true;
+    }
+
+    // A buffer is a peer's to answer for, and this thread is others' too. The kernel may have what is in flight from this thread: that ends before.
+    private void AskForThread()
+    {
+        if (_isMoving || _processor.IsWaiting || Volatile.Read(ref _client) is not { } client)
+            return;
+        _isMoving = true;
+        ThreadPool.UnsafeQueueUserWorkItem(_ => ServiceThread.Guard(_name, () => Move(client)), null);
+    }
+
+    private void Move(PollClient client)
+    {
+        try
+        {
+            client.MoveToOwnThread();
+        }
+        catch (ObjectDisposedException) when (client.IsOver)
+        {
+            // It was stopped, and the eventfd of its kicks closed.
+        }
+        catch (VirtbusException e)
+        {
+            if (Volatile.Read(ref _client) != client)
+                return;
+            _whyNotMoved = "a buffer is reached by messages, and the host has no room for a thread that waits for them: " + e.Errno;
+            client.Kick();
+        }
     }
 
     private void Fail(Exception exception)

@@ -231,6 +231,9 @@ public sealed class VirtioConfigRegisters
         // Features that the device does not take are refused by not taking FEATURES_OK (3.1.1).
         if ((status & ~_device.Status & VirtioStatus.FEATURES_OK) != 0 && !_device.TrySetDriverFeatures(_driverFeatures, out _))
             status &= unchecked((byte)~VirtioStatus.FEATURES_OK);
+        // Nothing is left of it; what the driver did not write is no reset.
+        if (status == 0)
+            return;
         _device.TrySetStatus(status, out _);
     }
 

@@ -159,7 +159,7 @@ public abstract class VirtioDevice : IDisposable
             if ((status & ~old & VirtioStatus.DRIVER_OK) != 0)
             {
                 foreach (var queue in _queues)
-                    TryRun(queue, out _);
+                    Run(queue);
             }
 
             return Done(out fault);
@@ -217,7 +217,7 @@ public abstract class VirtioDevice : IDisposable
             _dma = dma;
             dma?.SetChangeCallback(HandleDmaChange);
             foreach (var queue in _queues)
-                TryRun(queue, out _);
+                Run(queue);
         }
     }
 
@@ -237,7 +237,7 @@ public abstract class VirtioDevice : IDisposable
             if (change.Kind == DmaChangeKind.Unmapped)
                 return;
             foreach (var queue in _queues)
-                TryRun(queue, out _);
+                Run(queue);
         }
     }
 
@@ -352,7 +352,7 @@ public abstract class VirtioDevice : IDisposable
             target.Stop();
             target.Kick = kick;
             target.Polls = polls;
-            TryRun(target, out _);
+            Run(target);
         }
     }
 
@@ -480,9 +480,17 @@ public abstract class VirtioDevice : IDisposable
         return _queues[queue];
     }
 
+    // Where nobody hears an answer. A ring that is out of reach waits for a later change; what else is wrong does not go away by itself.
+    private void Run(QueueRunner queue)
+    {
+        if (!TryRun(queue, out var fault) && fault.Errno != Errno.EFAULT)
+            queue.Refuse(fault);
+    }
+
     private bool TryRun(QueueRunner queue, out Fault fault)
     {
-        if (!queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
+        // A function goes while its driver writes a register.
+        if (_disposed || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
             return Done(out fault);
         if (_dma is null)
             return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);

@@ -222,6 +222,60 @@ public sealed class RingMemoryTests : IDisposable
         Assert.Equal(Errno.EFAULT, fault.Errno);
     }
 
+    [Fact]
+    public void What_the_device_did_not_write_is_not_sent_to_a_peer()
+    {
+        Map(0, 2);
+        // Its memory may be written and not read: what would be sent back in place of it would be this process's own.
+        var peer = new Messages(_memory) { RefusesReads = true };
+        Assert.True(_space.TryMap(new IovaRange(At(2 * Page), Page), peer, DmaAccess.ReadWrite, out _));
+        Start();
+        _memory.Write(2 * Page, Enumerable.Repeat((byte)0xaa, (int)Page).ToArray());
+        _driver.Add([Writable(2 * Page, 300), Writable((2 * Page) + 300, 213)]);
+        _driver.Publish();
+        Assert.True(_queue.TryTake(_chain, out var fault), fault.Message);
+        Assert.True(_chain.TryReserveTrailer());
+        Assert.Equal(302u, _chain.Write(Enumerable.Repeat((byte)0x11, 302).ToArray()));
+        _chain.WriteTrailer(7);
+        // Of what it put there it says two bytes less: a request that ended with an error says none.
+        _queue.Complete(_chain, 300 + 1);
+        var data = new byte[600];
+        _memory.Read(2 * Page, data);
+        Assert.True(data.AsSpan(0, 300).IndexOfAnyExcept((byte)0x11) < 0);
+        Assert.True(data.AsSpan(300, 212).IndexOfAnyExcept((byte)0xaa) < 0);
+        Assert.Equal((7, 0xaa), (data[512], data[513]));
+        Assert.Equal(0, _dma.Port.Faults);
+    }
+
+    [Fact]
+    public void Buffers_that_are_reached_by_messages_take_no_more_memory_than_a_ring_may_have_in_flight()
+    {
+        const uint Large = 12 << 20;
+        Map(0, 2);
+        Assert.True(_space.TryMap(new IovaRange(new Iova(1UL << 32), 1UL << 30), new Endless(), DmaAccess.ReadWrite, out _));
+        Start();
+        for (var i = 0; i < 4; i++)
+            _driver.Add([new DriverBuffer(new Iova(1UL << 32), Large, true)]);
+        _driver.Publish();
+        DescriptorChain[] chains = [new(4), new(4), new(4)];
+        Assert.True(_queue.TryTake(chains[0], out _));
+        Assert.True(_queue.TryTake(chains[1], out _));
+        // What is in flight has to come back first; until then the ring is as one without buffers.
+        Assert.False(_queue.TryTake(chains[2], out var fault));
+        Assert.Equal(Fault.None, fault);
+        Assert.False(_queue.HasAvailable());
+        Assert.False(_queue.EnableKicks());
+        _queue.Complete(chains[0], 0);
+        Assert.True(_queue.HasAvailable());
+        Assert.True(_queue.TryTake(chains[2], out _));
+        Assert.False(_queue.HasAvailable());
+        _queue.Complete(chains[1], 0);
+        _queue.Complete(chains[2], 0);
+        Assert.True(_queue.TryTake(chains[0], out _));
+        _queue.Complete(chains[0], 0);
+        _queue.Publish();
+    }
+
     private static Iova At(ulong offset) => new(Base + offset);
 
     private static DriverBuffer Readable(ulong offset, uint length) => new(At(offset), length, false);
@@ -253,12 +307,14 @@ public sealed class RingMemoryTests : IDisposable
     {
         internal bool IsGone { get; set; }
 
+        internal bool RefusesReads { get; init; }
+
         public bool TryRead(Iova address, Span<byte> destination, out Fault fault)
         {
-            fault = IsGone ? new Fault(Errno.ECONNRESET, "gone") : Fault.None;
-            if (!IsGone)
+            fault = IsGone || RefusesReads ? new Fault(Errno.ECONNRESET, "gone") : Fault.None;
+            if (fault == Fault.None)
                 memory.Read(address.Value - Base, destination);
-            return !IsGone;
+            return fault == Fault.None;
         }
 
         public bool TryWrite(Iova address, ReadOnlySpan<byte> source, out Fault fault)
@@ -267,6 +323,23 @@ public sealed class RingMemoryTests : IDisposable
             if (!IsGone)
                 memory.Write(address.Value - Base, source);
             return !IsGone;
+        }
+    }
+
+    /// <summary>A peer who takes all and has zeros.</summary>
+    private sealed class Endless : IRemoteMemory
+    {
+        public bool TryRead(Iova address, Span<byte> destination, out Fault fault)
+        {
+            destination.Clear();
+            fault = Fault.None;
+            return true;
+        }
+
+        public bool TryWrite(Iova address, ReadOnlySpan<byte> source, out Fault fault)
+        {
+            fault = Fault.None;
+            return true;
         }
     }
 }

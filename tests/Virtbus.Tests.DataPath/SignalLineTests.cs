@@ -44,6 +44,25 @@ public sealed class SignalLineTests
     }
 
     [Fact]
+    public void Eventfd_that_was_closed_too_early_costs_the_others_of_its_batch_nothing()
+    {
+        Assert.SkipUnless(KernelSignal.IsThere, "the host has no Linux AIO");
+        using var open = new EventFd();
+        var closed = new EventFd();
+        SignalLine[] lines = [Line(closed), Line(open)];
+        var batch = new SignalBatch();
+        batch.Begin();
+        foreach (var line in lines)
+            line.Signal();
+        closed.Dispose();
+        batch.End();
+        Assert.Equal(1ul, Count(open));
+        // Nobody is left inside of either.
+        foreach (var line in lines)
+            line.Set(null);
+    }
+
+    [Fact]
     public void Exchange_tells_what_its_own_thread_has_collected_and_waits_for_other_threads_batches()
     {
         Assert.SkipUnless(KernelSignal.IsThere, "the host has no Linux AIO");

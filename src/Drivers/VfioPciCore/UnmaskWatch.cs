@@ -2,7 +2,10 @@ using Virtbus.Platform;
 
 namespace Virtbus.Drivers.VfioPci;
 
-/// <summary>Waits, on a poll thread, for an eventfd by which a user unmasks its line.</summary>
+/// <summary>
+/// Waits for an eventfd by which a user unmasks its line. Few users do, so each has a thread of its own: the unmasking is a register access, and a
+/// function that is elsewhere answers that when it likes.
+/// </summary>
 internal sealed class UnmaskWatch : IPollWork, IDisposable
 {
     private readonly EventFd _signal;
@@ -12,7 +15,7 @@ internal sealed class UnmaskWatch : IPollWork, IDisposable
     /// <summary>Begins to wait.</summary>
     /// <param name="signal">The eventfd; it belongs to the watch.</param>
     /// <param name="name">Whose line it is.</param>
-    /// <param name="unmask">Called on a poll thread; it must not block.</param>
+    /// <param name="unmask">Called on the watch's own thread.</param>
     /// <exception cref="VirtbusException">The host has no descriptor or no thread left; the eventfd is closed.</exception>
     public UnmaskWatch(EventFd signal, string name, Action unmask)
     {
@@ -20,7 +23,7 @@ internal sealed class UnmaskWatch : IPollWork, IDisposable
         _unmask = unmask;
         try
         {
-            _client = PollThreads.Shared.Attach($"unmask {name}", this, [new PollSource(signal.Descriptor, 0, IsEdge: true)]);
+            _client = PollThreads.Shared.Attach($"unmask {name}", this, [new PollSource(signal.Descriptor, 0, IsEdge: true)], new PollOptions { OwnThread = true });
         }
         catch
         {

@@ -259,7 +259,10 @@ public sealed class DmaPort
             return _pasids is null ? [] : [.. _pasids.Values];
     }
 
-    /// <summary>Lets the port reach another space; under the group's lock. The caller drains the answer, then notifies.</summary>
+    /// <summary>
+    /// Lets the port reach another space; under the group's lock. The caller drains the answer, notifies, and only then detaches the port from the
+    /// answer: what the device still has in work uses memory of that space, and an unmap there waits for it until it has let go.
+    /// </summary>
     /// <returns>Whether that is a change, and what it reached before.</returns>
     internal bool Exchange(IoAddressSpace? space, out IoAddressSpace? old)
     {
@@ -267,7 +270,6 @@ public sealed class DmaPort
         if (ReferenceEquals(old, space))
             return false;
         Volatile.Write(ref _space, space);
-        old?.Detach(this);
         space?.Attach(this);
         return true;
     }

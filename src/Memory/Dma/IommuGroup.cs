@@ -103,7 +103,12 @@ public sealed class IommuGroup
         }
 
         if (changed)
-            Notify(Ports);
+        {
+            foreach (var port in Ports)
+                port.Notify(DmaChange.Everything);
+            NotifyOwner();
+        }
+
         fault = Fault.None;
         return true;
     }
@@ -113,7 +118,7 @@ public sealed class IommuGroup
     /// <exception cref="InvalidOperationException">There is no such share.</exception>
     public void ReleaseDriver(string? driver = null)
     {
-        IReadOnlyList<DmaPort> detached = [];
+        IReadOnlyList<Detached> detached = [];
         bool changed;
         lock (_lock)
         {
@@ -130,8 +135,9 @@ public sealed class IommuGroup
             }
         }
 
+        LetGo(detached);
         if (changed)
-            Notify(detached);
+            NotifyOwner();
     }
 
     /// <summary>
@@ -159,7 +165,7 @@ public sealed class IommuGroup
                 return true;
         }
 
-        Notify([]);
+        NotifyOwner();
         return true;
     }
 
@@ -170,7 +176,7 @@ public sealed class IommuGroup
     /// <param name="port">The function whose claim it was: it is detached, with its PASIDs, though others of the group stay the user's.</param>
     public void ReleaseUser(object user, DmaPort? port = null)
     {
-        IReadOnlyList<DmaPort> detached;
+        IReadOnlyList<Detached> detached;
         bool changed;
         lock (_lock)
         {
@@ -186,10 +192,9 @@ public sealed class IommuGroup
             detached = changed ? Detach(_ports) : port is null ? [] : Detach([port]);
         }
 
+        LetGo(detached);
         if (changed)
-            Notify(detached);
-        else
-            NotifyPorts(detached);
+            NotifyOwner();
     }
 
     /// <summary>
@@ -203,6 +208,7 @@ public sealed class IommuGroup
     /// <returns>Whether the port reaches it.</returns>
     public bool TryAttach(object user, DmaPort port, IoAddressSpace? space, out Fault fault)
     {
+        IoAddressSpace? old;
         lock (_lock)
         {
             if (!ReferenceEquals(_user, user))
@@ -211,11 +217,11 @@ public sealed class IommuGroup
                 return false;
             }
 
-            if (!TryAttachLocked(port, space, out var changed, out fault) || !changed)
+            if (!TryAttachLocked(port, space, out var changed, out old, out fault) || !changed)
                 return fault.Errno == Errno.None;
         }
 
-        port.Notify(DmaChange.Everything);
+        LetGo([new Detached(port, old)]);
         return true;
     }
 
@@ -229,6 +235,7 @@ public sealed class IommuGroup
     /// <returns>Whether the port reaches it.</returns>
     public bool TryAttachPasid(DmaPort port, IoAddressSpace? space, out Fault fault)
     {
+        IoAddressSpace? old;
         lock (_lock)
         {
             if (_drivers.Count == 0)
@@ -243,11 +250,11 @@ public sealed class IommuGroup
                 return false;
             }
 
-            if (!TryAttachLocked(port, space, out var changed, out fault) || !changed)
+            if (!TryAttachLocked(port, space, out var changed, out old, out fault) || !changed)
                 return fault.Errno == Errno.None;
         }
 
-        port.Notify(DmaChange.Everything);
+        LetGo([new Detached(port, old)]);
         return true;
     }
 
@@ -311,16 +318,20 @@ public sealed class IommuGroup
     internal void Remove(DmaPort port)
     {
         DmaPort[] all = [port, .. port.PasidPorts()];
+        var detached = new List<Detached>();
         lock (_lock)
         {
             Volatile.Write(ref _ports, [.. _ports.Where(other => !ReferenceEquals(other, port))]);
             foreach (var one in all)
-                one.Exchange(null, out _);
+            {
+                one.Exchange(null, out var old);
+                detached.Add(new Detached(one, old));
+            }
+
             AccessSlot.Drain(0);
         }
 
-        foreach (var one in all)
-            one.Notify(DmaChange.Everything);
+        LetGo(detached);
     }
 
     internal void Report(in DmaFault fault)
@@ -329,16 +340,17 @@ public sealed class IommuGroup
             observer.Faulted?.Invoke(fault);
     }
 
-    private bool TryAttachLocked(DmaPort port, IoAddressSpace? space, out bool changed, out Fault fault)
+    private bool TryAttachLocked(DmaPort port, IoAddressSpace? space, out bool changed, out IoAddressSpace? old, out Fault fault)
     {
         changed = false;
+        old = null;
         if (!_ports.Any(port.IsOf))
         {
             fault = new Fault(Errno.EINVAL, $"the port {port.Name} is not one of IOMMU group {Number}");
             return false;
         }
 
-        changed = port.Exchange(space, out var old);
+        changed = port.Exchange(space, out old);
         if (old is not null && changed)
             AccessSlot.Drain(old.Number);
         fault = Fault.None;
@@ -346,32 +358,46 @@ public sealed class IommuGroup
     }
 
     // Under the lock. Answers the ports that reached something.
-    private static List<DmaPort> Detach(ReadOnlySpan<DmaPort> ports)
+    private static List<Detached> Detach(ReadOnlySpan<DmaPort> ports)
     {
-        var detached = new List<DmaPort>();
+        var detached = new List<Detached>();
         foreach (var port in ports)
         {
-            if (port.Exchange(null, out _))
-                detached.Add(port);
-            detached.AddRange(port.PasidPorts().Where(pasid => pasid.Exchange(null, out _)));
+            foreach (var one in (DmaPort[])[port, .. port.PasidPorts()])
+            {
+                if (one.Exchange(null, out var old))
+                    detached.Add(new Detached(one, old));
+            }
         }
 
         AccessSlot.Drain(0);
         return detached;
     }
 
-    private static void NotifyPorts(IReadOnlyList<DmaPort> ports)
+    // Not under the lock. Until a device has let go, who unmaps memory of the space that it reached waits for it.
+    private static void LetGo(IReadOnlyList<Detached> detached)
     {
-        foreach (var port in ports)
-            port.Notify(DmaChange.Everything);
+        foreach (var (port, old) in detached)
+        {
+            try
+            {
+                port.Notify(DmaChange.Everything);
+            }
+            finally
+            {
+                old?.Detach(port);
+            }
+        }
     }
 
-    private void Notify(IReadOnlyList<DmaPort> ports)
+    private void NotifyOwner()
     {
-        NotifyPorts(ports);
         foreach (var observer in Volatile.Read(ref _observers))
             observer.OwnerChanged?.Invoke();
     }
+
+    /// <summary>A port, and what it reached before.</summary>
+    private readonly record struct Detached(DmaPort Port, IoAddressSpace? Old);
 
     private sealed class Observer(IommuGroup group, Action<DmaFault>? faulted, Action? ownerChanged) : IDisposable
     {

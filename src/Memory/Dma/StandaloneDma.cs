@@ -5,14 +5,13 @@ namespace Virtbus.Memory.Dma;
 /// <summary>The DMA of a device without a bus: a port in a group of its own, which reaches what its user attaches. Safe from any thread.</summary>
 public sealed class StandaloneDma
 {
-    private readonly string _name;
-
     /// <summary>Makes one that reaches nothing.</summary>
     /// <param name="name">The device's name, for faults and logs.</param>
     public StandaloneDma(string name)
     {
-        _name = name;
         Port = new DmaPort(name, new IommuGroup(0)) { IsBusMaster = true };
+        // For good: a claim for each attach would want as many releases.
+        Port.Group.TryClaimForUser(this, name, out _);
     }
 
     /// <summary>The port, for the device.</summary>
@@ -22,13 +21,7 @@ public sealed class StandaloneDma
     /// <param name="space">The space; stays the caller's. Null for nothing.</param>
     public void Attach(IoAddressSpace? space)
     {
-        if (space is null)
-        {
-            Port.Group.ReleaseUser(this);
-            return;
-        }
-
-        if (!Port.Group.TryClaimForUser(this, _name, out var fault) || !Port.Group.TryAttach(this, Port, space, out fault))
-            throw new VirtbusException(fault.Errno, $"Device '{_name}' cannot reach an address space: {fault.Message}. Detach what it has first.");
+        if (!Port.Group.TryAttach(this, Port, space, out var fault))
+            throw new VirtbusException(fault.Errno, $"Device '{Port.Name}' cannot reach an address space: {fault.Message}. Make the device anew.");
     }
 }

@@ -17,18 +17,18 @@ namespace Virtbus.Virtio.Rings;
 public sealed unsafe class DescriptorChain
 {
     // Of one chain, in memory that is reached by messages: what a driver asks for is not to fill this process.
-    private const uint MostCopied = 16 << 20;
+    internal const uint MostCopied = 16 << 20;
 
     private readonly IoVector[] _vectors;
     // Where each run lies for the driver.
     private readonly ulong[] _addresses;
     private List<Copy>? _copies;
-    private uint _copied;
     private int _start;
     private int _readableEnd;
     private int _end;
     private nint _trailer;
     private ulong _trailerAddress;
+    private int _trailerRun;
 
     /// <summary>Makes an empty chain.</summary>
     /// <param name="capacity">The most runs that it can hold; one descriptor makes more than one when its buffer crosses regions.</param>
@@ -46,6 +46,9 @@ public sealed unsafe class DescriptorChain
 
     /// <summary>What an unmap waits for while the chain is with the device.</summary>
     internal DmaUse Use { get; } = new();
+
+    /// <summary>Bytes of the copies that it holds.</summary>
+    internal uint Copied { get; private set; }
 
     /// <summary>At which start of a ring the ring came to know of <see cref="Use"/>.</summary>
     internal long KnownSince { get; set; }
@@ -97,6 +100,7 @@ public sealed unsafe class DescriptorChain
             return false;
         WritableLength--;
         var run = _vectors[_end - 1];
+        _trailerRun = _end - 1;
         _trailer = run.Address + (nint)run.Length - 1;
         _trailerAddress = _addresses[_end - 1] + (uint)run.Length - 1;
         if (run.Length == 1)
@@ -146,8 +150,7 @@ public sealed unsafe class DescriptorChain
     internal void Clear(ushort head)
     {
         LetGo();
-        _copies?.Clear();
-        _copied = 0;
+        DropCopies();
         Head = head;
         _start = 0;
         _readableEnd = 0;
@@ -186,15 +189,15 @@ public sealed unsafe class DescriptorChain
     /// <returns>Whether it was added.</returns>
     internal bool TryAddCopy(DmaPort dma, ulong address, uint length, bool writable, out Fault fault)
     {
-        if (length > MostCopied - _copied)
+        if (length > MostCopied - Copied)
         {
             fault = new Fault(Errno.E2BIG, "a chain has more than 16 MiB of memory that is reached by messages only");
             return false;
         }
 
+        // What lay there before is sent to nobody: of what the device writes, only that goes out.
         var bytes = GC.AllocateUninitializedArray<byte>((int)length, pinned: true);
-        // What it does not write, the device hands back as it was.
-        if (!dma.TryRead(new Iova(address), bytes) && !writable)
+        if (!writable && !dma.TryRead(new Iova(address), bytes))
         {
             fault = new Fault(Errno.EFAULT, "a buffer cannot be read");
             return false;
@@ -206,22 +209,36 @@ public sealed unsafe class DescriptorChain
             return false;
         }
 
-        _copied += length;
-        (_copies ??= []).Add(new Copy(address, bytes, writable));
+        Copied += length;
+        (_copies ??= []).Add(new Copy(_end - 1, bytes));
         fault = Fault.None;
         return true;
     }
 
-    /// <summary>Sends what the device wrote into copies. What does not arrive is counted and reported by the port.</summary>
-    internal void WriteBack(DmaPort dma)
+    /// <summary>Sends what the device wrote into copies, and lets go of them. What does not arrive is counted and reported by the port.</summary>
+    /// <param name="dma">Who reaches their memory.</param>
+    /// <param name="written">Bytes from the start of the writable part; with a trailer, one more.</param>
+    internal void WriteBack(DmaPort dma, uint written)
     {
-        if (_copies is null)
+        if (Copied == 0)
             return;
-        foreach (var copy in _copies)
+        var data = _trailer == 0 || written == 0 ? written : written - 1;
+        var run = _readableEnd;
+        var before = 0u;
+        foreach (var copy in _copies!)
         {
-            if (copy.IsWritable)
-                dma.TryWrite(new Iova(copy.Address), copy.Bytes);
+            if (copy.Run < _readableEnd)
+                continue;
+            for (; run < copy.Run; run++)
+                before += (uint)_vectors[run].Length;
+            var count = copy.Run < _end && before < data ? (int)Math.Min(data - before, (uint)_vectors[copy.Run].Length) : 0;
+            if (count > 0)
+                dma.TryWrite(new Iova(_addresses[copy.Run]), copy.Bytes.AsSpan(0, count));
+            if (_trailer != 0 && copy.Run == _trailerRun)
+                dma.TryWrite(new Iova(_trailerAddress), copy.Bytes.AsSpan(copy.Bytes.Length - 1));
         }
+
+        DropCopies();
     }
 
     /// <summary>Marks in the logs what the device wrote.</summary>
@@ -240,5 +257,14 @@ public sealed unsafe class DescriptorChain
             dma.MarkWritten(new Iova(_trailerAddress), 1);
     }
 
-    private readonly record struct Copy(ulong Address, byte[] Bytes, bool IsWritable);
+    private void DropCopies()
+    {
+        if (Copied == 0)
+            return;
+        Copied = 0;
+        _copies!.Clear();
+    }
+
+    // Whose bytes they are, by the number of the run.
+    private readonly record struct Copy(int Run, byte[] Bytes);
 }

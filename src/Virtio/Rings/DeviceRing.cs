@@ -78,6 +78,12 @@ public abstract class DeviceRing
     /// </summary>
     public virtual bool IsFar => false;
 
+    /// <summary>
+    /// Whether the buffer that <see cref="TryTake"/> did not take is reached by messages, and this thread works for others too: a peer that answers late
+    /// would hold them up. It is taken on another thread.
+    /// </summary>
+    internal virtual bool IsHeldUp => false;
+
     /// <summary>Whether a change takes memory away in which the ring lies, so that the queue has to stop. Safe from any thread while it is started.</summary>
     /// <param name="change">The change.</param>
     public bool DependsOn(in DmaChange change)

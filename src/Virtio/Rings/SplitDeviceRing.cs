@@ -31,12 +31,20 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private ushort _publishedUsed;
     private bool _kicksEnabled;
     private DmaHint _hint;
+    private bool _isHeldUp;
+    // Bytes of the copies of all chains that are with the device.
+    private uint _copied;
 
     /// <inheritdoc/>
     public override bool IsStarted => _dma is not null;
 
     /// <inheritdoc/>
     public override bool IsFar => _copy is not null;
+
+    internal override bool IsHeldUp => _isHeldUp;
+
+    // One chain more at most would come on top: what a driver asks for by many buffers is not to fill this process either.
+    private bool IsLaden => _copied >= DescriptorChain.MostCopied;
 
     /// <inheritdoc/>
     public override QueueState State => QueueState.Split(_nextAvailable);
@@ -83,6 +91,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _seenAvailable = _nextAvailable;
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
+        _copied = 0;
+        _isHeldUp = false;
         _kicksEnabled = false;
         fault = Fault.None;
         return true;
@@ -103,6 +113,10 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     public override bool TryTake(DescriptorChain chain, out Fault fault)
     {
         fault = Fault.None;
+        _isHeldUp = false;
+        // Until some of it is back, as if there were none.
+        if (IsLaden)
+            return false;
         if (_nextAvailable == _seenAvailable)
         {
             if (_copy is not null && !_copy.TryFetch(_nextAvailable, out fault))
@@ -140,6 +154,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             return false;
         }
 
+        _copied += chain.Copied;
         _nextAvailable++;
         return true;
     }
@@ -147,7 +162,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     /// <inheritdoc/>
     public override void Complete(DescriptorChain chain, uint written)
     {
-        chain.WriteBack(_dma!);
+        _copied -= chain.Copied;
+        chain.WriteBack(_dma!, written);
         // Marked before it is let go: who unmaps it reads the log after that.
         if (_dma!.IsLogged)
             chain.MarkWritten(_dma, written);
@@ -180,7 +196,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     }
 
     /// <inheritdoc/>
-    public override bool HasAvailable() => _nextAvailable != _seenAvailable || IsAnnounced();
+    public override bool HasAvailable() => !IsLaden && (_nextAvailable != _seenAvailable || IsAnnounced());
 
     /// <inheritdoc/>
     public override void DisableKicks()
@@ -380,19 +396,43 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
         // The whole table is copied once, over region borders, and walked in the copy.
         var table = MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length];
-        if (section.Translate(new Iova(descriptor.Address), descriptor.Length, DmaAccess.Read, ref _hint, out var run) == Errno.None && run.Length == descriptor.Length)
-        {
-            run.AsSpan().CopyTo(table);
-            fault = Fault.None;
+        var error = CopyTable(descriptor.Address, table, section);
+        fault = Fault.None;
+        if (error == Errno.None)
             return true;
-        }
-
+        if (IsToBeHeldUp(error))
+            return false;
         section.Leave();
         section = default;
         if (_dma!.TryRead(new Iova(descriptor.Address), table))
             return TryEnter(out section, out fault);
         fault = new Fault(Errno.EPROTO, "an indirect table lies outside guest memory");
         return false;
+    }
+
+    private Errno CopyTable(ulong address, Span<byte> table, in DmaSection section)
+    {
+        for (var done = 0; done < table.Length;)
+        {
+            // The end of the address space is the end.
+            var at = address + (uint)done;
+            if (at < address)
+                return Errno.EFAULT;
+            var error = section.Translate(new Iova(at), (uint)(table.Length - done), DmaAccess.Read, ref _hint, out var run);
+            if (error != Errno.None)
+                return error;
+            run.AsSpan().CopyTo(table[done..]);
+            done += (int)run.Length;
+        }
+
+        return Errno.None;
+    }
+
+    // A peer answers when it likes: not on a thread that works for others too.
+    private bool IsToBeHeldUp(Errno error)
+    {
+        _isHeldUp = error == Errno.EOPNOTSUPP && PollThread.IsSharedCurrent;
+        return _isHeldUp;
     }
 
     private bool TryAddBuffer(DescriptorChain chain, in Descriptor descriptor, bool writable, ref DmaSection section, out Fault fault)
@@ -430,6 +470,9 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     // A buffer that is reached by messages, or not at all: the stay ends for it.
     private bool TryAddFar(DescriptorChain chain, ulong address, uint length, DmaAccess access, Errno error, ref DmaSection section, out Fault fault)
     {
+        fault = Fault.None;
+        if (IsToBeHeldUp(error))
+            return false;
         section.Leave();
         section = default;
         if (error == Errno.EOPNOTSUPP)

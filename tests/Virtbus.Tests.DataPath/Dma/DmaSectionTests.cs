@@ -202,6 +202,52 @@ public sealed class DmaSectionTests : IDisposable
         Assert.Equal(0, wrong);
     }
 
+    [Fact]
+    public void Unmap_waits_for_a_device_that_is_just_being_detached()
+    {
+        Assert.Equal(Errno.None, _dma.Map(0x1000, Page, 0));
+        using var finished = new ManualResetEventSlim();
+        using var asked = new ManualResetEventSlim();
+        // A device that has a request in flight: it finishes that, for whoever asks it to let go.
+        _dma.Port.SetChangeCallback(change =>
+        {
+            asked.Set();
+            finished.Wait();
+        });
+        var detach = new Thread(() => _dma.Group.ReleaseUser(_dma)) { IsBackground = true };
+        detach.Start();
+        Assert.True(asked.Wait(Deadline.Milliseconds));
+        var unmap = new Thread(() => _dma.Space.TryUnmap(new IovaRange(new Iova(0x1000), Page), out _, out _)) { IsBackground = true };
+        unmap.Start();
+        var isEarly = unmap.Join(100);
+        finished.Set();
+        Assert.True(detach.Join(Deadline.Milliseconds));
+        Assert.True(unmap.Join(Deadline.Milliseconds));
+        Assert.False(isEarly);
+        // Once it is detached nothing of the space concerns it any more.
+        asked.Reset();
+        Assert.Equal(Errno.None, _dma.Map(0x1000, Page, 0));
+        Assert.False(asked.IsSet);
+        _dma.Port.SetChangeCallback(null);
+    }
+
+    [Fact]
+    public void A_device_without_a_bus_lets_go_of_the_last_space_of_several()
+    {
+        using var one = new IoAddressSpace();
+        using var other = new IoAddressSpace();
+        var dma = new StandaloneDma("test");
+        dma.Attach(one);
+        dma.Attach(other);
+        Assert.Same(other, dma.Port.AddressSpace);
+        dma.Attach(null);
+        Assert.Null(dma.Port.AddressSpace);
+        dma.Attach(null);
+        dma.Attach(one);
+        Assert.Same(one, dma.Port.AddressSpace);
+        dma.Attach(null);
+    }
+
     private static DirtyLog Log()
     {
         Assert.True(DirtyLog.TryCreate(Page, [], out var log, out _));

@@ -12,8 +12,11 @@ internal sealed class EchoDevice : VirtioDevice
     internal const int VIRTIO_ECHO_F_QUIET = 71;
     private uint _number;
 
-    internal EchoDevice(int queues = 1)
-        : base("echo", queues, 64) => CreateQueues(_ => new Echo());
+    internal EchoDevice(int queues = 1, string name = "echo")
+        : base(name, queues, 64) => CreateQueues(_ => new Echo(this));
+
+    /// <summary>What the start of a queue throws; null for nothing.</summary>
+    internal Exception? ThrowsAtStart { get; set; }
 
     public override uint DeviceId => 42;
 
@@ -42,7 +45,7 @@ internal sealed class EchoDevice : VirtioDevice
     {
     }
 
-    private sealed class Echo : IQueueProcessor
+    private sealed class Echo(EchoDevice device) : IQueueProcessor
     {
         private readonly DescriptorChain _chain = new(64);
         private readonly byte[] _buffer = new byte[256];
@@ -51,7 +54,12 @@ internal sealed class EchoDevice : VirtioDevice
 
         public (ulong Requests, ulong Bytes, ulong Errors) Counters => (Volatile.Read(ref _requests), 0, 0);
 
-        public void Start(DeviceRing ring, VirtioFeatures features) => _ring = ring;
+        public void Start(DeviceRing ring, VirtioFeatures features)
+        {
+            _ring = ring;
+            if (device.ThrowsAtStart is { } exception)
+                throw exception;
+        }
 
         public bool Process(out Fault fault)
         {

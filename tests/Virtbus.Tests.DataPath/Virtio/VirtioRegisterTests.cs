@@ -8,13 +8,14 @@ using Virtbus.Virtio.Rings;
 namespace Virtbus.Tests.DataPath.Virtio;
 
 /// <summary>A device behind registers and a driver in front of them, with no bus between.</summary>
+[Collection(nameof(ServiceThread))]
 public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAccess, IDisposable
 {
     private const ulong Base = 0x10000;
     private const byte Settled = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER | VirtioStatus.FEATURES_OK;
     private readonly HostMemory _memory;
     private readonly IoAddressSpace _space = new();
-    private readonly EchoDevice _device = new(queues: 2);
+    private readonly EchoDevice _device = new(queues: 2, "registers");
     private readonly VirtioConfigRegisters _registers;
     private readonly VirtioRegisterTransport _driver;
     private int _raised;
@@ -112,6 +113,118 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
         _memory.Read(0xD000, answer);
         Assert.Equal(bytes, answer);
         Deadline.Until(() => (Interlocked.Exchange(ref _raised, 0) & (1 << (queue + 1))) != 0, "the vector");
+    }
+
+    [Fact]
+    public void Features_that_are_refused_reset_nothing()
+    {
+        const byte Driver = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER;
+        Assert.True(_driver.TrySetStatus(VirtioStatus.ACKNOWLEDGE, out _));
+        Assert.True(_driver.TrySetStatus(Driver, out _));
+        _registers.Write(VirtioCommonConfig.driver_feature_select, 4, 0);
+        _registers.Write(VirtioCommonConfig.driver_feature, 4, 1);
+        // The bit that is refused is the only one of the write.
+        _registers.Write(VirtioCommonConfig.device_status, 1, VirtioStatus.FEATURES_OK);
+        Assert.Equal(Driver, _device.Status);
+    }
+
+    [Fact]
+    public void Buffers_that_are_reached_by_messages_are_waited_for_on_no_thread_that_others_share()
+    {
+        const ulong Far = 0x80000;
+        var peer = new Watched();
+        Assert.True(_space.TryMap(new IovaRange(new Iova(Far), 0x1000), peer, DmaAccess.ReadWrite, out _));
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        // The ring is here, as the first buffer is.
+        Echo(ring, 0, "near");
+        for (var i = 0; i < 3; i++)
+        {
+            ring.Add([new DriverBuffer(new Iova(Far), 8, false), new DriverBuffer(new Iova(Far + 0x800), 64, true)]);
+            ring.Publish();
+            _device.KickQueue(0);
+            uint written = 0;
+            Deadline.Until(() => ring.TryTakeUsed(out _, out written, out _), "a used buffer");
+            Assert.Equal(8u, written);
+        }
+
+        Assert.True(peer.Calls > 0);
+        Assert.Equal(0, peer.CallsOnShared);
+        Echo(ring, 0, "near again");
+        _registers.Reset();
+        Assert.Equal(0, _device.Status);
+    }
+
+    [Fact]
+    public void Queue_that_needs_a_thread_of_its_own_and_gets_none_breaks()
+    {
+        const ulong Far = 0x80000;
+        Assert.True(_space.TryMap(new IovaRange(new Iova(Far), 0x1000), new Watched(), DmaAccess.ReadWrite, out _));
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        ServiceThread.Refuses = static name => name == "registers-vq0";
+        try
+        {
+            ring.Add([new DriverBuffer(new Iova(Far), 8, false), new DriverBuffer(new Iova(Far + 0x800), 64, true)]);
+            ring.Publish();
+            _device.KickQueue(0);
+            Deadline.Until(() => (_device.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the device needs a reset");
+            Assert.Equal(Errno.EAGAIN, _registers.FaultOf(0).Errno);
+        }
+        finally
+        {
+            ServiceThread.Refuses = null;
+        }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Queue_that_cannot_start_is_told_of_and_who_changed_the_map_goes_on(bool isBug)
+    {
+        const ulong Later = 0x40000;
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        _driver.Select(0);
+        _driver.SetQueueSize(16);
+        // Its rings come later.
+        _driver.SetQueueAddress(new Iova(Later), new Iova(Later + 0x1000), new Iova(Later + 0x2000));
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        var faults = _device.Faults = new FaultSink().Open("registers");
+        _device.ThrowsAtStart = isBug ? new InvalidOperationException("bug") : new VirtbusException(Errno.EMFILE, "no descriptor left");
+        Assert.Equal(0, _device.Status & VirtioStatus.DEVICE_NEEDS_RESET);
+        Assert.True(_space.TryMap(new Iova(Later), 0x10000, _memory, 0, DmaAccess.ReadWrite, out _));
+        Assert.NotEqual(0, _device.Status & VirtioStatus.DEVICE_NEEDS_RESET);
+        Assert.Equal(isBug ? Errno.EIO : Errno.EMFILE, _registers.FaultOf(0).Errno);
+        Assert.Equal(isBug ? 1 : 0, faults.Count);
+        // A reset mends it.
+        _device.ThrowsAtStart = null;
+        Assert.True(_driver.TryReset(out _));
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        Echo(ring, 0, "well again");
+    }
+
+    [Fact]
+    public void Device_that_is_disposed_begins_no_work()
+    {
+        Settle(VirtioFeatures.VIRTIO_F_VERSION_1);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        ring.Add([new DriverBuffer(new Iova(Base + 0xC000), 4, false), new DriverBuffer(new Iova(Base + 0xD000), 64, true)]);
+        ring.Publish();
+        _device.Dispose();
+        // A function goes while its driver writes a register.
+        _driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _);
+        _device.KickQueue(0);
+        Thread.Sleep(100);
+        Assert.False(ring.TryTakeUsed(out _, out _, out _));
     }
 
     [Fact]
@@ -271,5 +384,33 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
         Assert.Equal(Errno.ETIMEDOUT, fault.Errno);
         Assert.False(_driver.TrySetStatus(VirtioStatus.ACKNOWLEDGE, out _));
         Assert.False(_driver.TrySetDriverFeatures(VirtioFeatures.None, out _));
+    }
+
+    /// <summary>A peer's memory that sees on which threads it is waited for.</summary>
+    private sealed class Watched : IRemoteMemory
+    {
+        private int _calls;
+        private int _onShared;
+
+        internal int Calls => Volatile.Read(ref _calls);
+
+        internal int CallsOnShared => Volatile.Read(ref _onShared);
+
+        public bool TryRead(Iova address, Span<byte> destination, out Fault fault)
+        {
+            destination.Clear();
+            return Count(out fault);
+        }
+
+        public bool TryWrite(Iova address, ReadOnlySpan<byte> source, out Fault fault) => Count(out fault);
+
+        private bool Count(out Fault fault)
+        {
+            Interlocked.Increment(ref _calls);
+            if (PollThread.IsSharedCurrent)
+                Interlocked.Increment(ref _onShared);
+            fault = Fault.None;
+            return true;
+        }
     }
 }

@@ -1,3 +1,4 @@
+using Virtbus.Drivers.VfioPci;
 using Virtbus.Hardware.Probe;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
@@ -54,6 +55,23 @@ public sealed class VfioPciInterruptTests
         Assert.Equal(0ul, PciUser.Count(line));
         user.Write32(0, ScratchRegister.Raise, 0);
         Assert.Equal(1ul, PciUser.Count(line));
+    }
+
+    [Fact]
+    public void Unmasking_by_an_eventfd_waits_for_the_function_on_no_thread_that_others_share()
+    {
+        using var signal = new EventFd();
+        using var unmasked = new ManualResetEventSlim();
+        var isShared = true;
+        var watch = new UnmaskWatch(signal.Duplicate(), "test", () =>
+        {
+            isShared = PollThread.IsSharedCurrent;
+            unmasked.Set();
+        });
+        signal.Signal();
+        Assert.True(unmasked.Wait(Deadline.Milliseconds));
+        watch.Dispose();
+        Assert.False(isShared);
     }
 
     [Fact]
