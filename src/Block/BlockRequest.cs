@@ -45,9 +45,6 @@ public sealed class BlockRequest
     /// <summary>How it ended, set by the channel: None when all bytes were moved.</summary>
     public Errno Result { get; set; }
 
-    // Where a channel keeps what it knows of the request while it has it.
-    internal int Place { get; set; }
-
     /// <summary>Says which memory it fills or stores.</summary>
     /// <param name="runs">
     /// The runs, in a pinned array. The array keeps its content, and the memory that it names stays mapped, until the request is done.

@@ -85,7 +85,11 @@ public sealed class FileBackend : IBlockBackend
         try
         {
             if (!file.TryLock(exclusive: !readOnly))
-                throw new VirtbusException(Errno.EBUSY, $"Disk file '{path}' is in use by another disk or process. Close that one first, or open both read-only.");
+            {
+                throw new VirtbusException(
+                    Errno.EBUSY, $"Disk file '{path}' is in use by another disk or process. Close that one first, or open both read-only.");
+            }
+
             return new FileBackend(path, file, direct ? OpenDirect(path, readOnly, blockSize) : null, Describe(status, blockSize, readOnly));
         }
         catch
@@ -126,10 +130,18 @@ public sealed class FileBackend : IBlockBackend
         lock (_lock)
         {
             if (Info.IsReadOnly)
-                throw new VirtbusException(Errno.EROFS, $"Disk file '{Description}' is open to be read only. Open it to read and write, to give it another size.");
+            {
+                throw new VirtbusException(
+                    Errno.EROFS, $"Disk file '{Description}' is open to be read only. Open it to read and write, to give it another size.");
+            }
+
             BlockGeometry.Check(Description, capacity, Info.BlockSize);
             if (_file.SetLength(capacity) is var error and not Errno.None)
-                throw new VirtbusException(error, $"Disk file '{Description}' cannot have {capacity} bytes: {error}. Make room on its file system, or choose a smaller size.");
+            {
+                throw new VirtbusException(
+                    error, $"Disk file '{Description}' cannot have {capacity} bytes: {error}. Make room on its file system, or choose a smaller size.");
+            }
+
             Volatile.Write(ref _info, WithCapacity(Info, capacity));
         }
 
@@ -200,14 +212,16 @@ public sealed class FileBackend : IBlockBackend
         if (!file.TryGetDirectAlignment(out _, out var unit))
         {
             using var buffer = new AlignedBuffer(UnknownAlignment, UnknownAlignment);
-            unit = file.ReadVectors([buffer.Take(blockSize > UnknownAlignment ? UnknownAlignment : blockSize)], 0, out error) < 0 && error == Errno.EINVAL ? UnknownAlignment : blockSize;
+            var isTooSmall = file.ReadVectors([buffer.Take(Math.Min(blockSize, UnknownAlignment))], 0, out error) < 0 && error == Errno.EINVAL;
+            unit = isTooSmall ? UnknownAlignment : blockSize;
         }
 
         if (unit <= blockSize)
             return file;
         file.Dispose();
         throw new VirtbusException(Errno.EINVAL,
-            $"Disk file '{path}' has direct transfers in units of {unit} bytes, and the disk has blocks of {blockSize}. Give it blocks of {unit}, or leave direct transfers out.");
+            $"Disk file '{path}' has direct transfers in units of {unit} bytes, and the disk has blocks of {blockSize}. "
+            + $"Give it blocks of {unit}, or leave direct transfers out.");
     }
 
     private static FileDescriptor OpenChecked(string path, bool readOnly, int blockSize, bool raw, out FileStatus status)
@@ -255,7 +269,11 @@ public sealed class FileBackend : IBlockBackend
     private static void CheckSize(string path, long size, int blockSize)
     {
         if (size == 0)
-            throw new VirtbusException(Errno.EINVAL, $"Disk file '{path}' is empty. Give it the disk's size: {ShellQuote.Join(["truncate", "-s", "1G", path])}");
+        {
+            throw new VirtbusException(
+                Errno.EINVAL, $"Disk file '{path}' is empty. Give it the disk's size: {ShellQuote.Join(["truncate", "-s", "1G", path])}");
+        }
+
         var rest = size % blockSize;
         if (rest == 0)
             return;
@@ -268,10 +286,13 @@ public sealed class FileBackend : IBlockBackend
 
     private static VirtbusException OpenError(string path, bool readOnly, Errno error) => error switch
     {
-        Errno.ENOENT or Errno.ENOTDIR => new VirtbusException(error, $"Disk file '{path}' does not exist. Make it, for example with: {ShellQuote.Join(["truncate", "-s", "1G", path])}"),
+        Errno.ENOENT or Errno.ENOTDIR => new VirtbusException(error,
+            $"Disk file '{path}' does not exist. Make it, for example with: {ShellQuote.Join(["truncate", "-s", "1G", path])}"),
         Errno.EACCES or Errno.EPERM or Errno.EROFS when !readOnly => new VirtbusException(error,
-            $"Disk file '{path}' may not be opened to read and write ({error}). Change the permissions of the file and its folders, or make the disk read-only."),
-        Errno.EACCES or Errno.EPERM => new VirtbusException(error, $"Disk file '{path}' may not be read ({error}). Change the permissions of the file and its folders."),
+            $"Disk file '{path}' may not be opened to read and write ({error}). "
+            + "Change the permissions of the file and its folders, or make the disk read-only."),
+        Errno.EACCES or Errno.EPERM => new VirtbusException(error,
+            $"Disk file '{path}' may not be read ({error}). Change the permissions of the file and its folders."),
         _ => new VirtbusException(error, $"Disk file '{path}' cannot be opened: {error}. Check the path."),
     };
 }

@@ -5,7 +5,7 @@ namespace Virtbus.Memory;
 
 /// <summary>
 /// The guest memory that a front end shared: regions, each with a guest address and an address in the front end's process.
-/// One thread uses it. Devices see it through <see cref="Snapshot"/>; without an IOMMU the guest address is the DMA address.
+/// One thread uses it. Devices see it through <see cref="AddressSpace"/>; without an IOMMU the guest address is the DMA address.
 /// </summary>
 public sealed class GuestMemory : IDisposable
 {

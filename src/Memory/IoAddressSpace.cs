@@ -5,8 +5,8 @@ namespace Virtbus.Memory;
 
 /// <summary>
 /// What a device does DMA through: memory of this process, or of a peer, is mapped and unmapped here in the sense of vfio's type1v2. Devices
-/// reach it through a <see cref="DmaPort"/>, what has no device through an <see cref="IoAccess"/>, and rings through a <see cref="Snapshot"/>.
-/// Safe from any thread.
+/// reach it through a <see cref="DmaPort"/>, what has no device through an <see cref="IoAccess"/>; who has to give it to somebody else takes a
+/// <see cref="Snapshot"/>. Safe from any thread.
 /// </summary>
 /// <remarks>
 /// Look-ups take no lock and allocate nothing. A call that takes memory away returns when nobody is inside it any more; it may be made
@@ -170,17 +170,6 @@ public sealed partial class IoAddressSpace : IDisposable
     /// <returns>Whether nothing is mapped any more.</returns>
     public bool TryUnmapAll(out ulong unmapped, out Fault fault) => TryTakeOut(0, ulong.MaxValue, out unmapped, out fault);
 
-    /// <summary>The ranges of this process's memory as they are now.</summary>
-    /// <returns>A map, with one reference that belongs to the caller.</returns>
-    public IoMap Snapshot()
-    {
-        lock (_lock)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            return SnapshotLocked();
-        }
-    }
-
     /// <summary>Opens a way in for what has no device: it reads, writes and pins, next to whatever devices are attached.</summary>
     /// <param name="name">Whose it is, for messages.</param>
     /// <param name="unmapping">
@@ -281,13 +270,6 @@ public sealed partial class IoAddressSpace : IDisposable
 
         NotifyChanged(new DmaChange(DmaChangeKind.Mapped, new IovaRange(start, size)));
         return true;
-    }
-
-    /// <summary>The ranges as they are now, none when the space is gone.</summary>
-    internal IoMap SnapshotOrEmpty()
-    {
-        lock (_lock)
-            return _disposed ? IoMap.CreateEmpty() : SnapshotLocked();
     }
 
     internal void Attach(DmaPort port)
@@ -450,7 +432,9 @@ public sealed partial class IoAddressSpace : IDisposable
         fault = Fault.None;
         if (removed is null)
             return true;
-        NotifyChanged(first == 0 && last == ulong.MaxValue ? DmaChange.Everything : new DmaChange(DmaChangeKind.Unmapped, new IovaRange(new Iova(first), last - first + 1)));
+        NotifyChanged(first == 0 && last == ulong.MaxValue
+            ? DmaChange.Everything
+            : new DmaChange(DmaChangeKind.Unmapped, new IovaRange(new Iova(first), last - first + 1)));
         Release(removed);
         return true;
     }
@@ -489,19 +473,6 @@ public sealed partial class IoAddressSpace : IDisposable
         if (_table.IsSparse)
             Volatile.Write(ref _table, TranslationTable.Create(_index));
         return removed;
-    }
-
-    private IoMap SnapshotLocked()
-    {
-        _current ??= new IoMap([.. _index.All().Where(mapping => mapping.Memory is not null)
-            .Select(mapping => new IoRange(mapping.Range.Start, mapping.Range.Size, mapping.Memory!, mapping.Offset, mapping.Access))]);
-        return _current.Acquire();
-    }
-
-    private void Forget()
-    {
-        _current?.Dispose();
-        _current = null;
     }
 
     private void NotifyChanged(in DmaChange change)

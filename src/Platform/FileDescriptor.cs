@@ -175,7 +175,7 @@ public sealed class FileDescriptor : SafeHandle
             return ReadVectors([new IoVector((nint)bytes, (nuint)destination.Length)], offset, out error);
     }
 
-    /// <summary>Reads from the file into host memory (preadv), without a copy in between.</summary>
+    /// <summary>Reads from the file into host memory (preadv2), without a copy in between.</summary>
     /// <param name="vectors">Where the bytes go, in order; at most 1024.</param>
     /// <param name="offset">Byte offset in the file.</param>
     /// <param name="error">
@@ -200,7 +200,7 @@ public sealed class FileDescriptor : SafeHandle
         }
     }
 
-    /// <summary>Writes host memory to the file (pwritev), without a copy in between.</summary>
+    /// <summary>Writes host memory to the file (pwritev2), without a copy in between.</summary>
     /// <param name="vectors">Where the bytes come from, in order; at most 1024.</param>
     /// <param name="offset">Byte offset in the file.</param>
     /// <param name="error">The errno when the answer is negative.</param>

@@ -174,12 +174,6 @@ internal static unsafe partial class Libc
     internal static partial nint preadv2(FileDescriptor fd, IoVector* vectors, int count, long offset, int flags);
 
     [LibraryImport("libc", SetLastError = true)]
-    internal static partial nint preadv(FileDescriptor fd, IoVector* vectors, int count, long offset);
-
-    [LibraryImport("libc", SetLastError = true)]
-    internal static partial nint pwritev(FileDescriptor fd, IoVector* vectors, int count, long offset);
-
-    [LibraryImport("libc", SetLastError = true)]
     internal static partial nint pwritev2(FileDescriptor fd, IoVector* vectors, int count, long offset, int flags);
 
     [LibraryImport("libc", SetLastError = true)]

@@ -9,7 +9,9 @@ namespace Virtbus.Platform;
 /// itself, wherever it was called from. A line that is not shared may hang in a write, as <see cref="EventFd.SignalByWrite"/> says, and is
 /// freed by a read of whoever waits.
 /// </remarks>
-/// <param name="isShared">Whether who signals is known to work for others too, and so may not hang in one user's eventfd; else the calling thread is asked.</param>
+/// <param name="isShared">
+/// Whether who signals is known to work for others too, and so may not hang in one user's eventfd; else the calling thread is asked.
+/// </param>
 public sealed class SignalLine(bool isShared = true)
 {
     private const int Spins = 100;

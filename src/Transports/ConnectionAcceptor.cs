@@ -10,7 +10,9 @@ namespace Virtbus.Transports;
 /// <param name="thread">What the threads of connections are called.</param>
 /// <param name="time">The clock for another try.</param>
 /// <param name="serve">Serves a connection, on its thread, and disposes it; it throws nothing.</param>
-/// <param name="failed">Told, on a poll thread, that a connection was not accepted, and is tried again after a while, or is closed for want of a thread (EAGAIN).</param>
+/// <param name="failed">
+/// Told, on a poll thread, that a connection was not accepted, and is tried again after a while, or is closed for want of a thread (EAGAIN).
+/// </param>
 internal sealed class ConnectionAcceptor(UnixListener listener, string thread, TimeProvider time, Action<UnixStream> serve, Action<Errno> failed) : IPollWork
 {
     private const int RetryMilliseconds = 1000;

@@ -132,12 +132,16 @@ public abstract class VirtioDevice : IDisposable
     /// <param name="callback">Queue number and cause; on the queue's thread, not to block and not to call the device; null for none.</param>
     public void SetQueueFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _queueFaulted, callback);
 
-    /// <summary>Where bugs of the model are told: whoever puts the device somewhere sets it. Without it <see cref="ServiceThread.Unhandled"/> hears of them.</summary>
+    /// <summary>
+    /// Where bugs of the model are told: whoever puts the device somewhere sets it. Without it <see cref="ServiceThread.Unhandled"/> hears of them.
+    /// </summary>
     public FaultSource? Faults { get; set; }
 
     /// <summary>Sets the status bits.</summary>
     /// <param name="status">All bits; 0 resets the device.</param>
-    /// <param name="fault">EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), and what the model says of the features.</param>
+    /// <param name="fault">
+    /// EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), and what the model says of the features.
+    /// </param>
     /// <returns>Whether they were set.</returns>
     public bool TrySetStatus(byte status, out Fault fault)
     {
@@ -423,7 +427,12 @@ public abstract class VirtioDevice : IDisposable
     protected void CreateQueues(Func<int, IQueueProcessor> processor)
     {
         for (var i = 0; i < _queues.Length; i++)
-            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted, (work, exception) => FaultSource.Report(Faults, work, exception)) { Size = MaxQueueSize };
+        {
+            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted, (work, exception) => FaultSource.Report(Faults, work, exception))
+            {
+                Size = MaxQueueSize,
+            };
+        }
     }
 
     /// <summary>Reads the configuration space. One call at a time.</summary>
@@ -448,7 +457,10 @@ public abstract class VirtioDevice : IDisposable
     {
     }
 
-    /// <summary>Asks whether the features that a driver took go together; it is asked at FEATURES_OK. Any that were offered do, unless a model says otherwise.</summary>
+    /// <summary>
+    /// Asks whether the features that a driver took go together; it is asked at FEATURES_OK. Any that were offered do, unless a model says
+    /// otherwise.
+    /// </summary>
     /// <param name="features">What the driver took, all of it offered.</param>
     /// <param name="fault">EINVAL: what does not go together.</param>
     /// <returns>Whether FEATURES_OK is set.</returns>

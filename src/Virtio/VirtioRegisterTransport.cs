@@ -9,7 +9,10 @@ namespace Virtbus.Virtio;
 /// The driver's side of a device behind registers (struct virtio_pci_common_cfg; VIRTIO 1.2, 3.1.1 and 4.1.4.3). It keeps the order of status
 /// bits, and believes the device nothing that it does not read back.
 /// </summary>
-/// <remarks>Calls may come from any thread, one at a time: selectors stand between. Only <see cref="Status"/> and <see cref="ConfigGeneration"/> need no turn.</remarks>
+/// <remarks>
+/// Calls may come from any thread, one at a time: selectors stand between. Only <see cref="Status"/> and <see cref="ConfigGeneration"/> need no
+/// turn.
+/// </remarks>
 public sealed class VirtioRegisterTransport
 {
     // A driver that reads while the device changes its configuration reads again (2.5.3); one that changes it without end is broken.

@@ -4,6 +4,7 @@ using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Platform;
+using Virtbus.Tests.DataPath.Poll;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
 
@@ -130,6 +131,57 @@ public sealed class BlockFlowTests : IDisposable
         Deadline.Until(() => _driver.Writer.UsedIndex == 2, "the request after the ring came back");
     }
 
+    [Fact]
+    public void A_queue_that_failed_holds_no_memory()
+    {
+        _disk.Bug = new InvalidOperationException("a bug");
+        Add(0);
+        _driver.Publish();
+        _kick.Signal();
+        Deadline.Until(() => (_device.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the failure");
+        // The request that it failed at was never handed back, and its memory goes all the same.
+        var unmap = new Thread(() => Unmap(Data / Page)) { IsBackground = true };
+        unmap.Start();
+        Assert.True(unmap.Join(Deadline.Milliseconds));
+    }
+
+    [Fact]
+    public void A_stop_tells_of_what_was_handed_back_though_its_thread_is_still_at_others()
+    {
+        // Three clients have their turns in one pass: one that lets the others be woken meanwhile, the queue, and one that keeps the thread.
+        Add(0);
+        _driver.Publish();
+        _kick.Signal();
+        Deadline.Until(() => _call.TryRead(out _), "the first signal");
+        Assert.True(_driver.TryTakeUsed(out _, out _, out _));
+        var shared = PollThreads.Shared;
+        var thread = Enumerable.Range(0, shared.Count).Select(i => shared[i]).Single(t => t.Name == _disk.Thread);
+        using var first = new Gate();
+        using var last = new Gate();
+        var before = shared.Attach("before", new PollProbe(_ => first.Pass()), [], new PollOptions { Thread = thread });
+        var after = shared.Attach("after", new PollProbe(_ => last.Pass()), [], new PollOptions { Thread = thread });
+        Deadline.Until(() => first.Passed > 0 && last.Passed > 0, "the first turns");
+        first.Close();
+        before.Kick();
+        Assert.True(first.Reached.Wait(Deadline.Milliseconds, TestContext.Current.CancellationToken));
+        last.Close();
+        Add(1);
+        _driver.RequestCalls(true);
+        _driver.Publish();
+        // The last one that is kicked has the first turn.
+        after.Kick();
+        _device.KickQueue(0);
+        first.Open();
+        Assert.True(last.Reached.Wait(Deadline.Milliseconds, TestContext.Current.CancellationToken));
+        Deadline.Until(() => _driver.Writer.UsedIndex == 2, "the used buffer");
+        Assert.True(_device.TrySetQueueReady(0, false, out _));
+        Assert.True(_call.TryRead(out var signals));
+        Assert.Equal(1UL, signals);
+        last.Open();
+        before.Detach();
+        after.Detach();
+    }
+
     private void Add(ulong i)
     {
         var header = new byte[16];
@@ -148,6 +200,39 @@ public sealed class BlockFlowTests : IDisposable
     {
         Assert.True(_space.TryUnmap(new IovaRange(new Iova(Base + (page * Page)), Page), out var unmapped, out var fault), fault.Message);
         Assert.Equal(Page, unmapped);
+    }
+
+    /// <summary>Where a client's turn is held up.</summary>
+    private sealed class Gate : IDisposable
+    {
+        private readonly ManualResetEventSlim _isOpen = new(true);
+        private int _passed;
+
+        internal ManualResetEventSlim Reached { get; } = new();
+
+        internal int Passed => Volatile.Read(ref _passed);
+
+        internal void Close()
+        {
+            Reached.Reset();
+            _isOpen.Reset();
+        }
+
+        internal void Open() => _isOpen.Set();
+
+        internal bool Pass()
+        {
+            Reached.Set();
+            _isOpen.Wait(Deadline.Milliseconds);
+            Interlocked.Increment(ref _passed);
+            return false;
+        }
+
+        public void Dispose()
+        {
+            _isOpen.Dispose();
+            Reached.Dispose();
+        }
     }
 
     /// <summary>A disk whose sectors say their number, and which notes how it was reached.</summary>
@@ -181,6 +266,8 @@ public sealed class BlockFlowTests : IDisposable
 
         internal ManualResetEventSlim? Wait { get; set; }
 
+        internal Exception? Bug { get; set; }
+
         public IBlockChannel OpenChannel(int depth, bool ownsThread = true)
         {
             Channels++;
@@ -193,6 +280,8 @@ public sealed class BlockFlowTests : IDisposable
             Thread = System.Threading.Thread.CurrentThread.Name;
             Entered.Set();
             Wait?.Wait(Deadline.Milliseconds);
+            if (Bug is { } bug)
+                throw bug;
             foreach (var run in request.Runs)
                 run.AsSpan().Fill((byte)((request.Offset / 512) + 1));
             request.Result = Errno.None;

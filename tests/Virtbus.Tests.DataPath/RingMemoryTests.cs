@@ -129,6 +129,70 @@ public sealed class RingMemoryTests : IDisposable
         _space.StopLog();
     }
 
+    [Fact]
+    public void What_the_device_writes_to_a_ring_of_several_pages_is_marked_where_it_lies()
+    {
+        const int Entries = 512;
+        // The used index and the elements below 382 lie in page 2, those from 383 on and the index that is waited for in page 3.
+        Map(0, Pages);
+        var driver = new SplitDriverRing(_memory, new Iova(Base), 0, Entries, eventIndex: true, indirect: false);
+        Assert.True(_queue.TryStart(driver.Layout, _dma.Port, QueueState.Split(0), out _));
+        for (var i = 0; i < 383; i++)
+            Use(driver);
+        Assert.True(DirtyLog.TryCreate(Page, [], out var log, out _));
+        Assert.True(_space.TryStartLog(log!, out _));
+        Use(driver);
+        Assert.Equal(1UL << 2 | 1UL << 3, Dirty());
+        _queue.EnableKicks();
+        Assert.Equal(1UL << 3, Dirty());
+        _queue.DisableKicks();
+        Assert.Equal(0UL, Dirty());
+        for (var i = 384; i < Entries; i++)
+            Use(driver);
+        Assert.Equal(1UL << 2 | 1UL << 3, Dirty());
+        Use(driver);
+        Assert.Equal(1UL << 2, Dirty());
+        _space.StopLog();
+    }
+
+    private void Use(SplitDriverRing driver)
+    {
+        driver.Add([Readable(9 * Page, 16)]);
+        driver.Publish();
+        Assert.True(_queue.TryTake(_chain, out var fault), fault.Message);
+        _queue.Complete(_chain, 0);
+        _queue.Publish();
+        Assert.True(driver.TryTakeUsed(out _, out _, out _));
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void To_a_ring_that_is_reached_by_messages_elements_go_before_their_index_and_a_wish_goes_too(bool eventIndex)
+    {
+        var peer = new Messages(_memory);
+        Assert.True(_space.TryMap(new IovaRange(new Iova(Base), Pages * Page), peer, DmaAccess.ReadWrite, out _));
+        var driver = new SplitDriverRing(_memory, new Iova(Base), 0, Size, eventIndex, indirect: true);
+        var used = driver.Layout.DeviceArea.Value;
+        Assert.True(_queue.TryStart(driver.Layout, _dma.Port, QueueState.Split(0), out _));
+        Assert.False(_queue.EnableKicks());
+        driver.Add([Readable(2 * Page, 16)]);
+        Assert.True(driver.Publish());
+        Assert.True(_queue.TryTake(_chain, out _));
+        _queue.DisableKicks();
+        peer.Written.Clear();
+        _queue.Complete(_chain, 0);
+        _queue.Publish();
+        Assert.Equal([(used + 4, 8), (used + 2, 2)], peer.Written);
+        // The driver is told where the device polls, and where it sleeps.
+        driver.Add([Readable(2 * Page, 16)]);
+        Assert.False(driver.Publish());
+        Assert.True(_queue.TryTake(_chain, out _));
+        Assert.False(_queue.EnableKicks());
+        driver.Add([Readable(2 * Page, 16)]);
+        Assert.True(driver.Publish());
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
@@ -309,6 +373,8 @@ public sealed class RingMemoryTests : IDisposable
 
         internal bool RefusesReads { get; init; }
 
+        internal List<(ulong Address, int Length)> Written { get; } = [];
+
         public bool TryRead(Iova address, Span<byte> destination, out Fault fault)
         {
             fault = IsGone || RefusesReads ? new Fault(Errno.ECONNRESET, "gone") : Fault.None;
@@ -321,7 +387,12 @@ public sealed class RingMemoryTests : IDisposable
         {
             fault = IsGone ? new Fault(Errno.ECONNRESET, "gone") : Fault.None;
             if (!IsGone)
+            {
                 memory.Write(address.Value - Base, source);
+                Written.Add((address.Value, source.Length));
+            }
+
+
             return !IsGone;
         }
     }

@@ -117,8 +117,6 @@ public sealed class PciVector : IPciMessageTarget
         WriteMask();
     }
 
-    internal bool IsMaskedByDriver => _isMasked;
-
     internal bool IsBlocked => _isBlocked;
 
     bool IPciMessageTarget.IsRevoked => _isRevoked;

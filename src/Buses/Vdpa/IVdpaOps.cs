@@ -70,7 +70,9 @@ public interface IVdpaOps
 
     /// <summary>Sets the status bits.</summary>
     /// <param name="status">All bits; 0 resets the device.</param>
-    /// <param name="fault">EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), or for features that do not go together.</param>
+    /// <param name="fault">
+    /// EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), or for features that do not go together.
+    /// </param>
     /// <returns>Whether they were set.</returns>
     bool TrySetStatus(byte status, out Fault fault);
 

@@ -47,8 +47,8 @@ public sealed class VdpaDevice : Device, IVdpaIdentity
     private static ObjectAttribute<VdpaDevice> QueueAttribute(int queue) => new($"{queue}", d =>
     {
         var counters = d.Ops.GetQueueCounters(queue);
-        return $"ready {(d.Ops.IsQueueReady(queue) ? 1 : 0)}\nindex {d.Ops.GetQueueState(queue).NextAvailable}\nrequests {counters.Requests}\nbytes {counters.Bytes}\n"
-            + $"errors {counters.Errors}\nkicks {counters.Kicks}\ncalls {counters.Calls}\n"
+        return $"ready {(d.Ops.IsQueueReady(queue) ? 1 : 0)}\nindex {d.Ops.GetQueueState(queue).NextAvailable}\n"
+            + $"requests {counters.Requests}\nbytes {counters.Bytes}\nerrors {counters.Errors}\nkicks {counters.Kicks}\ncalls {counters.Calls}\n"
             + $"in_place {counters.InPlace}\nuring {counters.Uring}\nworker {counters.Worker}";
     });
 }

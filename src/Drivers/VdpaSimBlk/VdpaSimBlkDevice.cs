@@ -31,9 +31,14 @@ internal sealed class VdpaSimBlkDevice(VdpaBus bus) : Device("vdpasim_blk")
         var queues = 1;
         if (words.Length is not (2 or 3) || !TryParseSize(words[1], out var capacity)
             || (words.Length == 3 && !int.TryParse(words[2], NumberStyles.None, CultureInfo.InvariantCulture, out queues)))
-            throw new VirtbusException(Errno.EINVAL, $"'{value}' says no disk for {Name}/new_device. Write its name, its size and the number of queues, for example: disk1 64MiB 2");
+        {
+            throw new VirtbusException(Errno.EINVAL,
+                $"'{value}' says no disk for {Name}/new_device. Write its name, its size and the number of queues, for example: disk1 64MiB 2");
+        }
+
         var name = words[0];
-        await Management.AddAsync(new VdpaProfile(name, VirtioDeviceId.VIRTIO_ID_BLOCK, "", name.Length <= MaxSerial ? name : name[..MaxSerial], queues, capacity));
+        var serial = name.Length <= MaxSerial ? name : name[..MaxSerial];
+        await Management.AddAsync(new VdpaProfile(name, VirtioDeviceId.VIRTIO_ID_BLOCK, "", serial, queues, capacity));
     }
 
     private async ValueTask DeleteAsync(string value)

@@ -19,7 +19,11 @@ internal sealed class VdpaSimBlkOps : IVdpaManagementOps
     public IVdpaOps Create(VdpaProfile profile)
     {
         if (profile.Medium.Length > 0)
-            throw new VirtbusException(Errno.EOPNOTSUPP, $"vDPA device '{profile.Name}': a simulated disk has no medium '{profile.Medium}'. Give it a capacity instead.");
+        {
+            throw new VirtbusException(
+                Errno.EOPNOTSUPP, $"vDPA device '{profile.Name}': a simulated disk has no medium '{profile.Medium}'. Give it a capacity instead.");
+        }
+
         if (profile.Capacity <= 0)
             throw new VirtbusException(Errno.EINVAL, $"vDPA device '{profile.Name}' has no capacity. Give it one, a multiple of 512 bytes.");
         var medium = new MemoryBackend(profile.Capacity);

@@ -67,7 +67,10 @@ internal sealed class AdapterLane : IPollWork, IDisposable
             return _isOver
                 ? null
                 : PollThreads.Shared.Attach(
-                    "doorbell of adapter " + _name, new Doorbell(work), [new PollSource(signal.Descriptor, 0, IsEdge: true)], new PollOptions { Thread = _client!.Thread });
+                    "doorbell of adapter " + _name,
+                    new Doorbell(work),
+                    [new PollSource(signal.Descriptor, 0, IsEdge: true)],
+                    new PollOptions { Thread = _client!.Thread });
         }
     }
 

@@ -3,7 +3,10 @@ using Virtbus.Block;
 
 namespace Virtbus.Models.VirtioBlk;
 
-/// <summary>Features, request types and the configuration space of a virtio block device (VIRTIO 1.2, 5.2), by the standard's names. Features are bit numbers.</summary>
+/// <summary>
+/// Features, request types and the configuration space of a virtio block device (VIRTIO 1.2, 5.2), by the standard's names. Features are bit
+/// numbers.
+/// </summary>
 public static class VirtioBlkConfig
 {
     /// <summary>seg_max is valid.</summary>

@@ -123,7 +123,8 @@ public sealed unsafe class IoRing : IDisposable
     public static string Explain(Errno error) => error switch
     {
         Errno.ENOSYS => "This kernel has no io_uring (ENOSYS), or a seccomp filter says so.",
-        Errno.EPERM or Errno.EACCES => $"The host forbids io_uring ({error}): by a seccomp filter, as containers have, or by the sysctl kernel.io_uring_disabled.",
+        Errno.EPERM or Errno.EACCES =>
+            $"The host forbids io_uring ({error}): by a seccomp filter, as containers have, or by the sysctl kernel.io_uring_disabled.",
         Errno.ENOMEM => "There is no memory for an io_uring (ENOMEM): raise the limit of locked memory (ulimit -l).",
         Errno.EMFILE => "There is no descriptor left for an io_uring (EMFILE): raise the limit (ulimit -n).",
         _ => $"An io_uring cannot be made: {error}.",

@@ -104,7 +104,9 @@ public sealed class NetDevice : Device
     }
 
     /// <summary>Sends a frame. Any thread.</summary>
-    /// <param name="frame">An Ethernet frame without checksum, <see cref="EthernetFrame.MinLength"/> to <see cref="Mtu"/> + <see cref="EthernetFrame.Overhead"/> bytes.</param>
+    /// <param name="frame">
+    /// An Ethernet frame without checksum, <see cref="EthernetFrame.MinLength"/> to <see cref="Mtu"/> + <see cref="EthernetFrame.Overhead"/> bytes.
+    /// </param>
     /// <param name="fault">ENETDOWN as ENOTCONN: the interface is down; EMSGSIZE: the length; ENOBUFS: the queue is full.</param>
     public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
     {

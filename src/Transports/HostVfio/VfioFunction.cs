@@ -73,7 +73,8 @@ internal sealed class VfioFunction : IPciFunction
         _log = log;
         _level = new RemoteLine(
             SetLine,
-            () => link.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _));
+            () => link.TrySetIrqs(
+                new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _));
         if (!link.TryGetRegion(ConfigRegion, out var config) || config.Size < PCI_CFG_SPACE_SIZE)
             throw new VirtbusException(Errno.ENODEV, $"Function {name} has no config space. It is no PCI device.");
         ConfigSize = (int)Math.Min(config.Size, PCI_CFG_SPACE_EXP_SIZE);

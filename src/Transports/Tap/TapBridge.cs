@@ -27,7 +27,8 @@ public sealed class TapBridge : IDisposable
         try
         {
             // By edges: an interface that somebody removed stays ready for ever.
-            bridge._reader = PollThreads.Shared.Attach("tap " + name, new Reader(bridge._tap, toAdapter), [new PollSource(bridge._tap.Descriptor, 0, IsEdge: true)]);
+            bridge._reader = PollThreads.Shared.Attach(
+                "tap " + name, new Reader(bridge._tap, toAdapter), [new PollSource(bridge._tap.Descriptor, 0, IsEdge: true)]);
             return bridge;
         }
         catch

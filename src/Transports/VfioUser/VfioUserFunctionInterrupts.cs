@@ -46,7 +46,8 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         _requested = requested;
         _line = new RemoteLine(
             SetLine,
-            () => client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _));
+            () => client.TrySetIrqs(
+                new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _));
         _hasLine = config.HasPin && Count(LineIndex) > 0;
         _msiCount = config.Msi == 0 ? 0 : Math.Min(Count(MsiIndex), (uint)config.MsiVectors);
         _msixCount = config.Msix == 0 ? 0 : Math.Min(Count(MsixIndex), (uint)config.MsixVectors);

@@ -9,8 +9,8 @@ namespace Virtbus.Virtio.Rings;
 /// </summary>
 /// <remarks>
 /// What the driver wrote wrong is a <see cref="Fault"/>: the queue then stands still until it is started anew. No call allocates but
-/// <see cref="TryStart"/>, and the first use of a chain after it. The formats are sealed classes and a call takes a whole chain, never a descriptor, so that the abstraction costs
-/// nothing where one format is in use.
+/// <see cref="TryStart"/>, and the first use of a chain after it. The formats are sealed classes and a call takes a whole chain, never a
+/// descriptor, so that the abstraction costs nothing where one format is in use.
 /// </remarks>
 public abstract class DeviceRing
 {
@@ -105,7 +105,9 @@ public abstract class DeviceRing
             use.WaitUntilUnused(change);
     }
 
-    /// <summary>Lets go of the memory of all chains that were taken and not handed back: for a queue that has broken, and touches none of it any more.</summary>
+    /// <summary>
+    /// Lets go of the memory of all chains that were taken and not handed back: for a queue that has broken, and touches none of it any more.
+    /// </summary>
     internal void LetGo()
     {
         foreach (var use in _uses)

@@ -9,4 +9,5 @@ namespace Virtbus.Virtio.Rings;
 /// <param name="InPlace">Requests that the back end did on the queue's thread; this and the next two are 0 for what has no back end.</param>
 /// <param name="Uring">Requests that it did by io_uring.</param>
 /// <param name="Worker">Requests that it did by a thread that may wait.</param>
-public readonly record struct QueueCounters(ulong Requests, ulong Bytes, ulong Errors, ulong Kicks, ulong Calls, ulong InPlace = 0, ulong Uring = 0, ulong Worker = 0);
+public readonly record struct QueueCounters(
+    ulong Requests, ulong Bytes, ulong Errors, ulong Kicks, ulong Calls, ulong InPlace = 0, ulong Uring = 0, ulong Worker = 0);
