@@ -223,7 +223,8 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
         // A function goes while its driver writes a register.
         _driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _);
         _device.KickQueue(0);
-        Thread.Sleep(100);
+        using var never = new EventFd();
+        Assert.False(never.Wait(TimeSpan.FromMilliseconds(100)));
         Assert.False(ring.TryTakeUsed(out _, out _, out _));
     }
 
