@@ -69,7 +69,7 @@ public sealed class VfioPciInterruptTests
             unmasked.Set();
         });
         signal.Signal();
-        Assert.True(unmasked.Wait(Deadline.Milliseconds));
+        Assert.True(unmasked.Wait(TimeSpan.FromSeconds(30)));
         watch.Dispose();
         Assert.False(isShared);
     }
