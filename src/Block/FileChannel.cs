@@ -25,7 +25,6 @@ internal sealed class FileChannel : IBlockChannel
     private FileTransfer? _alone;
     private FileTransfer? _ready;
     private bool _readsNoWait;
-    private bool _hasRestarted;
     private volatile bool _cancelled;
     private int _atWorkers;
     private int _signalling;
@@ -158,11 +157,9 @@ internal sealed class FileChannel : IBlockChannel
             return Release(transfer);
         }
 
-        if (_hasRestarted || _ring?.Prepared > 0)
-        {
-            _hasRestarted = false;
+        // What was cut short is on its way again, and what the kernel had no room for.
+        if (_ring?.Prepared > 0)
             Commit();
-        }
 
         _reaped ??= TakeDone();
         if (_reaped is not { } done)
@@ -376,11 +373,7 @@ internal sealed class FileChannel : IBlockChannel
         return !transfer.IsAtEnd && TryRestart(transfer);
     }
 
-    private bool TryRestart(FileTransfer transfer)
-    {
-        _hasRestarted = true;
-        return TryPrepare(transfer) || !HandToWorker(transfer);
-    }
+    private bool TryRestart(FileTransfer transfer) => TryPrepare(transfer) || !HandToWorker(transfer);
 
     // True when it is done already: the host has no thread for it.
     private bool HandToWorker(FileTransfer transfer)

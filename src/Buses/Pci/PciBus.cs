@@ -16,7 +16,7 @@ namespace Virtbus.Buses.Pci;
 /// <remarks>
 /// All members are safe to call from any thread. The hardware in a slot stays when its device is removed, and comes back by a rescan; it
 /// leaves the slot when it is unplugged or lost. Functions are not disposed by the bus, who made them does that; except for those that it opened
-/// itself at a provider.
+/// itself at a provider. The file is long: what the topology lock guards changes in many steps, which stand where each can be seen beside the others.
 /// </remarks>
 public sealed partial class PciBus : Bus
 {

@@ -11,7 +11,10 @@ using static Virtbus.Pci.PciSriov;
 namespace Virtbus.Buses.Pci;
 
 /// <summary>A PCI function on the bus, as its driver sees it: config space, regions, interrupts, DMA, virtual functions, reset.</summary>
-/// <remarks>Made by the bus. All members may be called from any thread; what the function behind does not answer reads as all ones.</remarks>
+/// <remarks>
+/// Made by the bus. All members may be called from any thread; what the function behind does not answer reads as all ones. The file is long
+/// by its documentation: it is all that a driver may ask of a function.
+/// </remarks>
 public sealed class PciDevice : Device, IPciIdentity
 {
     // Subsystem ids of a bridge, whose header has no room for them.

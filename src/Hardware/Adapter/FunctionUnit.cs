@@ -15,6 +15,7 @@ namespace Virtbus.Hardware.Adapter;
 /// Two locks. The latch guards what accesses write; nothing is called under it. The gate is held by the lane's thread while it does DMA and
 /// raises interrupts for the function, and by who resets the function: once they have it, none of that is under way. A lane takes the gates
 /// of its own functions only, so one that waits for a user holds up nobody else; only a lane holds two gates at a time.
+/// The file is long: what the latch guards is written by accesses and read by the lane, and both stand here.
 /// </remarks>
 internal sealed class FunctionUnit : AdapterWork, IDisposable
 {

@@ -18,6 +18,7 @@ namespace Virtbus.Transports.HostVfio;
 /// <remarks>
 /// The MSI and MSI-X registers and the MSI-X table are kept here, because VFIO does not let a user write the real ones. Of the line VFIO tells
 /// only that it rose, and masks it: it counts as asserted until the next access to a BAR, when it is unmasked and rises again if it is up.
+/// The file is long: each access to config space is partly kept here and partly passed on, and both parts stand side by side.
 /// </remarks>
 internal sealed class VfioFunction : IPciFunction
 {

@@ -12,6 +12,7 @@ namespace Virtbus.Transports.VfioUser;
 /// Requests of the peer are taken in two ways. A client gives a handler, which is called by whoever reads. A server takes them one by one
 /// with <see cref="TryTake"/> on its own thread; whoever else reads meanwhile leaves them where they are, in their order.
 /// As long as only one thread uses the channel (<see cref="Share"/> was not called) nothing is locked but the sending.
+/// The file is long: who reads, who waits and who gives up go by one gate, and are understood together only.
 /// </remarks>
 internal sealed class VfioUserChannel : IDisposable
 {

@@ -12,6 +12,7 @@ namespace Virtbus.Transports.VhostUser;
 /// One front end, from its connect to its going: its memory, its rings, and the requests that set them up. Used by the server's thread;
 /// only the device's callbacks come from other threads.
 /// </summary>
+/// <remarks>The file is long: one short method for each request of the protocol, and what they share.</remarks>
 internal sealed class VhostUserSession : IDisposable
 {
     // Front ends send no status, or one of their own; the device is brought up by the order that it wants.

@@ -82,6 +82,29 @@ public sealed class FileWayTests : IDisposable
     }
 
     [Theory]
+    [MemberData(nameof(Kinds))]
+    public void Runs_that_begin_aligned_and_have_odd_lengths_are_moved_whole(string kind)
+    {
+        using var channel = _disks.Open(kind).OpenChannel(4);
+        using var buffer = new BlockBuffer(3 * 4096);
+        var first = buffer.Request(BlockOperation.Write, 0, 3 * 4096).Runs[0].Address;
+        var runs = GC.AllocateArray<IoVector>(2, pinned: true);
+        (runs[0], runs[1]) = (new IoVector(first, 100), new IoVector(first + 8192, 412));
+        var request = new BlockRequest { Operation = BlockOperation.Write, Offset = 512, Length = 512 };
+        request.SetRuns(runs);
+        for (var i = 0; i < buffer.Bytes.Length; i++)
+            buffer.Bytes[i] = (byte)(i % 251);
+        var wanted = buffer.Bytes.ToArray();
+        Assert.Equal(Errno.None, channel.Do(request));
+        buffer.Bytes.Clear();
+        request.Operation = BlockOperation.Read;
+        Assert.Equal(Errno.None, channel.Do(request));
+        Assert.Equal(wanted[..100], buffer.Bytes[..100].ToArray());
+        Assert.Equal(wanted[8192..8604], buffer.Bytes[8192..8604].ToArray());
+        Assert.True(buffer.Bytes[100..8192].IndexOfAnyExcept((byte)0) < 0);
+    }
+
+    [Theory]
     [InlineData("tmpfs", true, 3, 0, 0)]
     [InlineData("cached", true, 2, 1, 0)]
     [InlineData("cached", false, 1, 2, 0)]

@@ -3,7 +3,7 @@ using Virtbus.Platform;
 namespace Virtbus.Tests.DataPath.Poll;
 
 /// <summary>A client that counts its turns and notes what may not happen: two calls at once, or a call after its end.</summary>
-internal sealed class PollProbe(Func<ulong, bool>? work = null) : IPollWork
+internal sealed class PollProbe(Func<ulong, bool>? work = null, Func<bool>? prepare = null) : IPollWork
 {
     private int _inCall;
     private int _turns;
@@ -17,6 +17,8 @@ internal sealed class PollProbe(Func<ulong, bool>? work = null) : IPollWork
     internal int Wrongs => Volatile.Read(ref _wrongs);
 
     internal Exception? Failure { get; private set; }
+
+    internal int Awakenings { get; private set; }
 
     internal volatile bool IsOver;
 
@@ -33,13 +35,15 @@ internal sealed class PollProbe(Func<ulong, bool>? work = null) : IPollWork
     public bool PrepareToSleep()
     {
         Enter();
+        var came = prepare?.Invoke() == true;
         Leave();
-        return false;
+        return came;
     }
 
     public void Awake()
     {
         Enter();
+        Awakenings++;
         Leave();
     }
 

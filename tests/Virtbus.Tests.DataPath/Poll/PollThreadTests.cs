@@ -109,6 +109,18 @@ public sealed class PollThreadTests : IDisposable
     }
 
     [Fact]
+    public void What_came_while_a_client_prepared_to_sleep_gets_a_turn_without_a_signal()
+    {
+        var left = 3;
+        var probe = new PollProbe(prepare: () => left-- > 0);
+        var client = _pool.Attach("late", probe, [], default);
+        // Its first turn, and one for each time that something came; then it sleeps.
+        Deadline.Until(() => Volatile.Read(ref left) < 0, "the sleep");
+        client.Detach();
+        Assert.Equal((4, 3), (probe.Turns, probe.Awakenings));
+    }
+
+    [Fact]
     public void Burst_of_kicks_wakes_each_client_of_many()
     {
         const int Count = 600;

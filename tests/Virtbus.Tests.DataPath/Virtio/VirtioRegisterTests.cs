@@ -289,6 +289,37 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
         Assert.Equal(VirtioFeatures.None, _driver.DriverFeatures);
         Status(0);
         Assert.Equal(0, _device.Status);
+        // A feature that is not offered, though FEATURES_OK may be asked for.
+        Status(3);
+        _registers.Write(VirtioCommonConfig.driver_feature_select, 4, 0);
+        _registers.Write(VirtioCommonConfig.driver_feature, 4, 1 << 5);
+        Status(11);
+        Assert.Equal((3, VirtioFeatures.None), (_device.Status, _device.DriverFeatures));
+    }
+
+    [Fact]
+    public void Reset_forgets_the_registers_and_what_the_driver_before_was_not_told()
+    {
+        Settle();
+        _registers.Write(VirtioCommonConfig.config_msix_vector, 2, 3);
+        var ring = SetUp(0);
+        Assert.True(_driver.TryEnable());
+        Assert.True(_driver.TrySetStatus(Settled | VirtioStatus.DRIVER_OK, out _));
+        ring.Writer.AddHead(99);
+        ring.Publish();
+        _device.KickQueue(0);
+        Deadline.Until(() => Volatile.Read(ref _told) != 0, "the news");
+        _device.SetNumber(5);
+        Assert.True(_driver.TryReset(out _));
+        Assert.False(_registers.TryTakeFault(out _, out _));
+        Assert.False(_registers.TakeConfigChange());
+        Assert.Equal(Fault.None, _registers.FaultOf(0));
+        Span<byte> all = stackalloc byte[0x40];
+        _registers.Read(all);
+        Assert.Equal(VirtioCommonConfig.VIRTIO_MSI_NO_VECTOR, BinaryPrimitives.ReadUInt16LittleEndian(all[VirtioCommonConfig.config_msix_vector..]));
+        Assert.Equal(VirtioCommonConfig.VIRTIO_MSI_NO_VECTOR, BinaryPrimitives.ReadUInt16LittleEndian(all[VirtioCommonConfig.queue_msix_vector..]));
+        Assert.Equal(64, BinaryPrimitives.ReadUInt16LittleEndian(all[VirtioCommonConfig.queue_size..]));
+        Assert.Equal(0ul, BinaryPrimitives.ReadUInt64LittleEndian(all[VirtioCommonConfig.queue_desc..]));
     }
 
     [Fact]
