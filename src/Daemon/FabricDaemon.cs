@@ -2,6 +2,7 @@ using System.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
+using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Api;
 using Virtbus.Daemon.Manifest;
@@ -229,7 +230,7 @@ internal sealed partial class FabricDaemon
             _loader.Loaded.Count,
             DescribeSockets(null),
             [.. _budgets.Select(b => new BudgetAnswer(b.Name, b.Used, b.Limit))],
-            Fabric.GetBus<PciBus>().Faults.Count);
+            Fabric.GetBus<PciBus>().Faults.Count + Fabric.GetBus<VdpaBus>().Faults.Count);
     }
 
     /// <summary>The sockets of the fabric's devices, or those of one.</summary>

@@ -167,4 +167,12 @@ public interface IVdpaOps
     /// <param name="queue">Queue number.</param>
     /// <returns>The counters, each of them up to date, not all of the same moment.</returns>
     QueueCounters GetQueueCounters(int queue);
+
+    /// <summary>
+    /// Says where bugs of the device's model are told, once, before it is used. One whose model has a place of its own, as a PCI function has, needs none.
+    /// </summary>
+    /// <param name="faults">The source of this device.</param>
+    void SetFaultSource(FaultSource faults)
+    {
+    }
 }

@@ -1,3 +1,5 @@
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 using Virtbus.Core;
 using Virtbus.Platform;
 
@@ -12,11 +14,13 @@ public sealed class VdpaBus : Bus
     private readonly Lock _lock = new();
     private VdpaManagement[] _managements = [];
     private Action<VdpaManagement>[] _listeners = [];
+    private ILogger? _log;
 
     /// <summary>Makes the bus; register it with a fabric.</summary>
     public VdpaBus()
         : base("vdpa")
     {
+        Faults = new FaultSink((device, work, exception, suppressed) => VdpaLog.ModelFailed(Log, device, work, suppressed, exception));
     }
 
     /// <inheritdoc/>
@@ -24,6 +28,11 @@ public sealed class VdpaBus : Bus
 
     /// <summary>The management devices, in order of registration.</summary>
     public IReadOnlyList<VdpaManagement> Managements => Volatile.Read(ref _managements);
+
+    /// <summary>Where providers that simulate tell of bugs of their models; each device is a source. They are logged.</summary>
+    public FaultSink Faults { get; }
+
+    private ILogger Log => _log ??= Fabric?.LoggerFactory.CreateLogger("Virtbus.Vdpa") ?? NullLogger.Instance;
 
     /// <summary>Registers a management device.</summary>
     /// <param name="device">The device that serves what is made.</param>

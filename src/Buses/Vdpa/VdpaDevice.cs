@@ -1,4 +1,5 @@
 using Virtbus.Core;
+using Virtbus.Platform;
 
 namespace Virtbus.Buses.Vdpa;
 
@@ -13,7 +14,7 @@ public sealed class VdpaDevice : Device, IVdpaIdentity
     /// <param name="name">The user's name for it.</param>
     /// <param name="parent">The device that serves it.</param>
     /// <param name="ops">The provider's operations.</param>
-    /// <exception cref="Platform.VirtbusException">EINVAL: the name.</exception>
+    /// <exception cref="VirtbusException">EINVAL: the name.</exception>
     public VdpaDevice(VdpaBus bus, string name, Device parent, IVdpaOps ops)
         : base(name, parent, bus)
     {
@@ -21,10 +22,14 @@ public sealed class VdpaDevice : Device, IVdpaIdentity
         ArgumentNullException.ThrowIfNull(parent);
         ArgumentNullException.ThrowIfNull(ops);
         Ops = ops;
+        Faults = bus.Faults.Open(name);
+        ops.SetFaultSource(Faults);
     }
 
     /// <summary>The provider's operations.</summary>
     public IVdpaOps Ops { get; }
+
+    internal FaultSource Faults { get; }
 
     /// <inheritdoc/>
     public uint VirtioType => Ops.DeviceId;
@@ -37,6 +42,7 @@ public sealed class VdpaDevice : Device, IVdpaIdentity
         new(
             new ObjectAttribute<VdpaDevice>("device_id", d => $"{d.Ops.DeviceId}"),
             new ObjectAttribute<VdpaDevice>("device_features", d => $"0x{d.Ops.DeviceFeatures:x}"),
+            new ObjectAttribute<VdpaDevice>("faults", static d => $"{d.Faults.Count}", null, static d => d.Faults.Count > 0),
             new ObjectAttribute<VdpaDevice>("max_vq_size", d => $"{d.Ops.MaxQueueSize}"),
             new ObjectAttribute<VdpaDevice>("max_vqs", d => $"{d.Ops.QueueCount}"),
             new ObjectAttribute<VdpaDevice>("status", d => $"0x{d.Ops.Status:x2}"),

@@ -153,6 +153,9 @@ public sealed class VirtioDeviceOps : IVdpaOps, IDisposable
     /// <inheritdoc/>
     public QueueCounters GetQueueCounters(int queue) => _device.GetQueueCounters(queue);
 
+    /// <inheritdoc/>
+    public void SetFaultSource(FaultSource faults) => _device.Faults = faults;
+
     /// <summary>Stops the device and frees it. What is behind it, a disk's back end for one, stays with who made that.</summary>
     public void Dispose()
     {

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using Virtbus.Block;
 using Virtbus.Buses.Vdpa;
+using Virtbus.Core;
 using Virtbus.Memory;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Platform;
@@ -160,6 +161,24 @@ public sealed class ProviderTests : IDisposable
         Assert.Throws<ArgumentOutOfRangeException>(() => ops.GetQueueState(2));
     });
 
+    [Fact]
+    public async Task Bug_of_a_model_is_counted_at_its_device_and_on_the_bus()
+    {
+        var fabric = new Fabric();
+        var bus = fabric.RegisterBus(new VdpaBus());
+        var parent = await fabric.RegisterAsync(new VdpaFakeParent());
+        using var ops = new VirtioDeviceOps(new VirtioBlkDevice("disk0", new BuggyDisk(), "serial"));
+        await fabric.RegisterAsync(new VdpaDevice(bus, "disk0", parent, ops));
+        Assert.Equal(0, bus.Faults.Count);
+        Assert.Throws<VirtbusException>(() => fabric.Tree.Read("/bus/vdpa/devices/disk0/faults"));
+        ops.SetAddressSpace(_space);
+        var ring = Start(ops);
+        Add(ring);
+        Until(() => bus.Faults.Count == 1, "the bug is told");
+        Assert.Equal("1\n", fabric.Tree.Read("/bus/vdpa/devices/disk0/faults"));
+        Until(() => (ops.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the device needs a reset");
+    }
+
     private async Task WithAsync(bool adapter, Action<IVdpaOps> test)
     {
         if (adapter)
@@ -229,4 +248,43 @@ public sealed class ProviderTests : IDisposable
     }
 
     private static void Until(Func<bool> done, string what) => Assert.True(SpinWait.SpinUntil(done, TimeSpan.FromSeconds(20)), what);
+
+    private sealed class VdpaFakeParent() : Device("simulator");
+
+    private sealed class BuggyDisk : IBlockBackend, IBlockChannel
+    {
+        public event EventHandler? InfoChanged
+        {
+            add { }
+            remove { }
+        }
+
+        public string Description => "buggy";
+
+        public BlockInfo Info { get; } = new() { Capacity = 1 << 20, BlockSize = 512 };
+
+        public int Depth => 1;
+
+        public FileDescriptor? Completion => null;
+
+        public BlockWays Ways => default;
+
+        public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => this;
+
+        public bool Submit(BlockRequest request) => throw new InvalidOperationException("a bug");
+
+        public void Commit()
+        {
+        }
+
+        public BlockRequest? TryReap() => null;
+
+        public void Wait(int milliseconds)
+        {
+        }
+
+        public void Dispose()
+        {
+        }
+    }
 }
