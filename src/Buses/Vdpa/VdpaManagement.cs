@@ -78,8 +78,11 @@ public sealed class VdpaManagement
         await _turn.WaitAsync();
         try
         {
-            if (_devices.Remove(device))
-                await DestroyAsync(device);
+            if (!_devices.Contains(device))
+                return;
+            // First: one that could not be taken down stays, to be tried again.
+            await DestroyAsync(device);
+            _devices.Remove(device);
         }
         finally
         {

@@ -20,7 +20,7 @@ namespace Virtbus.Daemon.Provisioning;
 /// Makes simulated adapters, the disks on them, and serial ports, and plugs in functions of the bus's providers. A disk is a wish that stays: whenever the vdpa part of its adapter is bound again, the
 /// disk comes back, with its medium as it was.
 /// </summary>
-internal sealed class HardwareProvisioner : IProvisioner
+internal sealed partial class HardwareProvisioner : IProvisioner
 {
     private const uint VIRTIO_ID_BLOCK = 2;
     private readonly ProvisioningContext _context;
@@ -82,7 +82,10 @@ internal sealed class HardwareProvisioner : IProvisioner
         {
             try
             {
-                _media.Add(disk.Name, Open(disk));
+                var medium = Open(disk);
+                _media.Add(disk.Name, medium);
+                if (medium is FileBackend { WhyNoUring: { } why })
+                    WithoutUring(_context.LoggerFactory.CreateLogger<HardwareProvisioner>(), disk.Name, why);
             }
             catch (VirtbusException e)
             {
@@ -246,4 +249,7 @@ internal sealed class HardwareProvisioner : IProvisioner
         DiskBacking.Null nothing => new NullBackend(nothing.Bytes, readOnly: disk.ReadOnly),
         _ => throw new VirtbusException(Errno.EINVAL, $"Disk {disk.Name} has no medium. Give it file, memory or null."),
     };
+
+    [LoggerMessage(630, LogLevel.Warning, "Disk {Disk} does without io_uring, by threads that wait, which is slower. {Reason}")]
+    private static partial void WithoutUring(ILogger logger, string disk, string reason);
 }

@@ -37,6 +37,8 @@ internal sealed class VdpaSimBlkDevice(VdpaBus bus) : Device("vdpasim_blk")
         }
 
         var name = words[0];
+        if (!name.All(c => char.IsAsciiLetterOrDigit(c) || c is '_' or '.' or '-'))
+            throw new VirtbusException(Errno.EINVAL, $"'{name}' is no name of a disk. Write letters, digits, '_', '.' and '-', for example: disk1");
         var serial = name.Length <= MaxSerial ? name : name[..MaxSerial];
         await Management.AddAsync(new VdpaProfile(name, VirtioDeviceId.VIRTIO_ID_BLOCK, "", serial, queues, capacity));
     }

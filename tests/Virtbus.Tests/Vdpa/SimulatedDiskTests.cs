@@ -50,6 +50,7 @@ public sealed class SimulatedDiskTests
     [InlineData("disk1 1MiB 0", Errno.EINVAL)]
     [InlineData("disk1 1MiB 257", Errno.EINVAL)]
     [InlineData("disk1 1MiB 1 1", Errno.EINVAL)]
+    [InlineData("plätze 1MiB", Errno.EINVAL)]
     [InlineData("disk0 1MiB", Errno.EEXIST)]
     public async Task Disk_that_can_not_be_is_refused_and_nothing_is_left(string written, Errno errno)
     {
