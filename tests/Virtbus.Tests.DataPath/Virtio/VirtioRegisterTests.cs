@@ -173,6 +173,8 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
             ring.Publish();
             _device.KickQueue(0);
             Deadline.Until(() => (_device.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the device needs a reset");
+            // The status is there before the reason is.
+            Deadline.Until(() => _registers.FaultOf(0) != Fault.None, "the reason");
             Assert.Equal(Errno.EAGAIN, _registers.FaultOf(0).Errno);
         }
         finally
