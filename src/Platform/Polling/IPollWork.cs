@@ -17,8 +17,8 @@ public interface IPollWork
     bool Work(ulong signals);
 
     /// <summary>
-    /// Tells peers of what <see cref="Work"/> has done, when it did something: at once, or at the end of the pass, so that what several clients signal by
-    /// shared lines goes by one system call (<see cref="SignalBatch"/>). One that is moved or detached in between tells with its next call, or by its owner.
+    /// Tells peers of what <see cref="Work"/> has done, when it did something. One that is moved or detached in between tells with its next call, or by its
+    /// owner.
     /// </summary>
     void Tell()
     {

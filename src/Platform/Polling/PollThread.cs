@@ -33,9 +33,6 @@ public sealed class PollThread
     private volatile bool _isEnding;
 
     // The thread's own.
-    // Clients that have done something in this pass, and what their lines signal at its end.
-    private readonly List<PollSeat> _untold = [];
-    private readonly SignalBatch _signals = new();
     private PollSeat? _first;
     private PollSeat? _last;
     private int _activeWatches;
@@ -238,31 +235,7 @@ public sealed class PollThread
             seat = next;
         }
 
-        if (_untold.Count > 0)
-            Tell();
         return worked;
-    }
-
-    private void Tell()
-    {
-        _signals.Begin();
-        foreach (var seat in _untold)
-        {
-            if (!seat.TryEnter())
-                continue;
-            try
-            {
-                seat.Work.Tell();
-                seat.Exit();
-            }
-            catch (Exception exception)
-            {
-                Fail(seat, exception);
-            }
-        }
-
-        _signals.End();
-        _untold.Clear();
     }
 
     /// <returns>Whether the client stays awake.</returns>
@@ -284,11 +257,7 @@ public sealed class PollThread
             var stays = true;
             if (seat.Work.Work(signals))
             {
-                // Who is alone in the pass waits for nobody.
-                if (!worked && seat.NextActive is null)
-                    seat.Work.Tell();
-                else
-                    _untold.Add(seat);
+                seat.Work.Tell();
                 worked = true;
                 if (seat.PauseStart != 0)
                 {
