@@ -6,7 +6,8 @@ namespace Virtbus.Platform;
 /// </summary>
 /// <remarks>
 /// A line is held from its signal to the end of the batch, and who exchanges its eventfd waits so long. So the stretch has signals in it and
-/// nothing that waits, nor takes a lock whose holder may wait for a line: a pass does its work first, and raises its vectors then. What may wait all the same calls <see cref="SubmitCurrent"/> before.
+/// nothing that waits, nor takes a lock whose holder may wait for a line: a pass does its work first, and raises its vectors then. What may wait all
+/// the same calls <see cref="SubmitCurrent"/> before.
 /// </remarks>
 public sealed class SignalBatch
 {

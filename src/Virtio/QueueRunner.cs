@@ -33,7 +33,6 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private bool _isMoving;
     private volatile string? _whyNotMoved;
     private bool _hasFailed;
-    private bool _isToBeTold;
     private QueueState _state;
     private ulong _kicks;
     private ulong _calls;
@@ -207,15 +206,12 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     {
         if ((signals & (1UL << KickBit)) != 0)
             _kicks++;
-        // It moved before it could tell.
-        Tell();
         if (_stop != StopState.None)
         {
             if (_stop == StopState.Asked)
             {
                 _processor.Drain();
                 Publish();
-                Tell();
                 _stop = StopState.Done;
             }
 
@@ -244,7 +240,6 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             // Nothing is in use any more: who unmaps memory would wait for it.
             _processor.Drain();
             Publish();
-            Tell();
             _ring.LetGo();
             Break(fault);
             _client?.Detach();
@@ -252,8 +247,6 @@ internal sealed class QueueRunner : IPollWork, IDisposable
 
         return false;
     }
-
-    void IPollWork.Tell() => Tell();
 
     // Where nothing more can be taken, buffers that wait in the ring are no reason to look again.
     bool IPollWork.PrepareToSleep()
@@ -320,7 +313,6 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         {
             _processor.Drain();
             Publish();
-            Tell();
         }
         catch (Exception exception)
         {
@@ -348,16 +340,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
 
     private void Publish()
     {
-        if (_ring.Publish())
-            _isToBeTold = true;
-    }
-
-    private void Tell()
-    {
-        if (!_isToBeTold)
-            return;
-        _isToBeTold = false;
-        if (Interrupt is not { } interrupt)
+        if (!_ring.Publish() || Interrupt is not { } interrupt)
             return;
         _calls++;
         interrupt();

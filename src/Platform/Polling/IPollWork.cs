@@ -17,14 +17,6 @@ public interface IPollWork
     bool Work(ulong signals);
 
     /// <summary>
-    /// Tells peers of what <see cref="Work"/> has done, when it did something. One that is moved or detached in between tells with its next call, or by its
-    /// owner.
-    /// </summary>
-    void Tell()
-    {
-    }
-
-    /// <summary>
     /// Whether a look for more work can find any before a source tells of it, for a client that spins (<see cref="PollOptions.Spins"/>).
     /// </summary>
     bool MaySpin => true;

@@ -257,7 +257,6 @@ public sealed class PollThread
             var stays = true;
             if (seat.Work.Work(signals))
             {
-                seat.Work.Tell();
                 worked = true;
                 if (seat.PauseStart != 0)
                 {
