@@ -10,6 +10,7 @@ return args switch
     ["lookup", .. var rest] => LookupBench.Run(rest),
     ["map", .. var rest] => MapBench.Run(rest),
     ["poll", .. var rest] => PollBench.Run(rest),
+    ["ring", .. var rest] => RingBench.Run(rest),
     ["vfio-user", .. var rest] => await VfioUserBench.RunAsync(rest),
     ["vfio-user-serve", .. var rest] => await VfioUserServe.RunAsync(rest),
     ["vfio-user-load", .. var rest] => VfioUserServe.Load(rest),
@@ -27,6 +28,7 @@ static int Usage()
                Virtbus.Bench map [--rounds N]
                Virtbus.Bench poll [--rounds N]
                Virtbus.Bench poll drive own|shared DEPTH SECONDS
+               Virtbus.Bench ring [--rounds N]
                Virtbus.Bench vfio-user [--peer COMMAND] [--rounds N] [--seconds S] [--cpu N]
                Virtbus.Bench vfio-user-serve SOCKET
                Virtbus.Bench vfio-user-load read|write|posted|pipelined|map SOCKET SECONDS PID

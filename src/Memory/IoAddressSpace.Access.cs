@@ -65,17 +65,19 @@ public sealed partial class IoAddressSpace
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal Errno Translate(ulong address, uint length, DmaAccess access, ref DmaHint hint, out IoVector run)
     {
+        ref var found = ref hint.Found;
         // Who takes a range away moves the version on, and waits for this section then.
-        if (hint.Space != this || hint.Version != Volatile.Read(ref _version) || address - hint.Found.Start >= hint.Found.Size)
+        var isKnown = hint.Space == this && hint.Version == Volatile.Read(ref _version);
+        if (!isKnown || address - found.Start >= found.Size)
         {
-            if (!TryRemember(address, ref hint))
+            found = ref hint.Other;
+            if ((!isKnown || address - found.Start >= found.Size) && !TryRemember(address, isKnown, ref hint))
             {
                 run = default;
                 return Errno.EFAULT;
             }
         }
 
-        ref var found = ref hint.Found;
         run = default;
         if ((found.Access & access) != access)
             return Errno.EACCES;
@@ -85,13 +87,18 @@ public sealed partial class IoAddressSpace
         return isPeers ? Errno.EOPNOTSUPP : Errno.None;
     }
 
+    // What is found becomes the other one, and that the first.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool TryRemember(ulong address, ref DmaHint hint)
+    private bool TryRemember(ulong address, bool isKnown, ref DmaHint hint)
     {
         // Before the look-up: what is taken away after it moves the version on.
         var version = Volatile.Read(ref _version);
+        if (isKnown && version == hint.Version)
+            hint.Found = hint.Other;
+        else
+            hint.Found.Size = 0;
         hint.Space = null;
-        if (!Volatile.Read(ref _table).TryFind(address, ref hint.Guess, out hint.Found))
+        if (!Volatile.Read(ref _table).TryFind(address, ref hint.Guess, out hint.Other))
             return false;
         (hint.Space, hint.Version) = (this, version);
         return true;

@@ -83,6 +83,52 @@ public sealed class SplitDeviceRingTests : IDisposable
     }
 
     [Fact]
+    public void Many_are_taken_at_once_in_their_order_and_no_more_than_there_are()
+    {
+        var heads = new List<int>();
+        for (var i = 0u; i < 3; i++)
+            heads.Add(_driver.Add([Readable(0x1000 + (i * 0x100), i + 1)]));
+        _driver.Publish();
+        DescriptorChain[] chains = [new(4), new(4), new(4), new(4)];
+        Assert.Equal(2, _queue.Take(chains.AsSpan(0, 2), out var fault));
+        Assert.Equal(Fault.None, fault);
+        Assert.Equal(1, _queue.Take(chains.AsSpan(2), out fault));
+        Assert.Equal(Fault.None, fault);
+        Assert.Equal(0, _queue.Take(chains.AsSpan(3), out fault));
+        Assert.Equal(Fault.None, fault);
+        Assert.Equal(heads, chains[..3].Select(chain => (int)chain.Head));
+        Assert.Equal([1u, 2u, 3u], chains[..3].Select(chain => chain.ReadableLength));
+    }
+
+    [Fact]
+    public void What_is_before_a_wrong_one_is_taken_with_it_told()
+    {
+        _driver.Add([Readable(0x1000, 1)]);
+        _driver.Add([Readable(0x1100, 1)]);
+        _driver.Writer.AddHead(Size);
+        _driver.Publish();
+        DescriptorChain[] chains = [new(4), new(4), new(4), new(4)];
+        Assert.Equal(2, _queue.Take(chains, out var fault));
+        Assert.Equal(Errno.EPROTO, fault.Errno);
+        Assert.Equal(QueueState.Split(2), _queue.State);
+    }
+
+    [Fact]
+    public void What_is_put_back_is_taken_again_and_its_memory_is_not_in_use()
+    {
+        for (var i = 0u; i < 3; i++)
+            _driver.Add([Readable(0x1000 + (i * 0x1000), i + 1)]);
+        _driver.Publish();
+        DescriptorChain[] chains = [new(4), new(4), new(4)];
+        Assert.Equal(3, _queue.Take(chains, out _));
+        _queue.PutBack(chains.AsSpan(1));
+        Assert.Equal(QueueState.Split(1), _queue.State);
+        Assert.Equal([false, true, true], chains.Select(chain => chain.Use.IsEmpty));
+        Assert.Equal(2, _queue.Take(chains.AsSpan(1), out _));
+        Assert.Equal([1u, 2u, 3u], chains.Select(chain => chain.ReadableLength));
+    }
+
+    [Fact]
     public void Header_and_trailer_may_be_split_over_descriptors()
     {
         _memory.Write(0x1000, "abcdefgh"u8);

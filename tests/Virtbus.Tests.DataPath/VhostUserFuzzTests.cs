@@ -45,7 +45,7 @@ public class VhostUserFuzzTests
         TestContext.Current.TestOutputHelper?.WriteLine(
             $"{mutated} mutated messages in {sessions} sessions, {fixture.Server.BadMessages} refused, queue 0: {fixture.Server.GetQueueCounters(0)}");
         Assert.True(fixture.Server.BadMessages > 1000);
-        Assert.True(fixture.Server.GetQueueCounters(0).Requests > 300);
+        Assert.True(fixture.Server.GetQueueCounters(0).Requests > 100);
     }
 
     private static int Session(FrontEnd front, Random random)

@@ -24,14 +24,15 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     private readonly IBlockBackend _backend;
     private readonly int _blockMask;
     private IBlockChannel? _channel;
-    private Buffer[] _free = [];
-    // What is with the device, as it was taken. It is handed back in that order too: a front end that loses its back end in the middle, and has
-    // another one go on at the used index, as QEMU does, then loses nothing and has nothing done that the driver knows to be done.
-    private readonly Buffer[] _order = new Buffer[MaxInFlight];
-    private uint _first;
-    private uint _last;
-    private int _freeCount;
-    private int _made;
+    // Places for requests, gone round: from the first on so many are with the device, as they were taken. They are handed back in that order too: a
+    // front end that loses its back end in the middle, and has another one go on at the used index, as QEMU does, then loses nothing and has
+    // nothing done that the driver knows to be done.
+    private Place[] _places = [];
+    // Their chains, side by side, for the ring to take into.
+    private DescriptorChain[] _chains = [];
+    private int _mostPlaces;
+    private int _first;
+    private int _count;
     private int _capacity;
     private DeviceRing _queue = null!;
     private bool _configWce;
@@ -51,9 +52,9 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     public bool MayBlock => _backend.MayBlock;
 
-    public bool IsWaiting => _freeCount < _made;
+    public bool IsWaiting => _count > 0;
 
-    public bool IsFull => _freeCount == 0 && _made == _free.Length;
+    public bool IsFull => _count == _mostPlaces;
 
     public (ulong Requests, ulong Bytes, ulong Errors) Counters =>
         (Volatile.Read(ref _requests), Volatile.Read(ref _bytes), Volatile.Read(ref _errors));
@@ -69,44 +70,42 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         _device.QueueStarts();
         _configWce = features.Has(VIRTIO_BLK_F_CONFIG_WCE);
         _flushTaken = features.Has(VIRTIO_BLK_F_FLUSH);
-        // After a bug requests were left in the middle, and their places with them.
-        var isWhole = _freeCount == _made;
         _channel ??= _backend.OpenChannel(MaxInFlight);
+        _mostPlaces = _channel.Completion is null ? BatchSize : Math.Clamp(_channel.Depth, 1, MaxInFlight);
         var capacity = Math.Max(Math.Max(ring.Size, SegMax + 2) + SpareRuns, _capacity);
-        if (isWhole && capacity <= _capacity)
+        // After a bug requests were left in the middle, and their places with them.
+        if (_count == 0 && capacity <= _capacity && _places.Length <= _mostPlaces)
             return;
         _capacity = capacity;
-        _free = new Buffer[Math.Clamp(_channel.Depth, 1, MaxInFlight)];
-        _free[0] = new Buffer(capacity);
-        _freeCount = _made = 1;
-        _first = _last = 0;
+        _count = 0;
+        _places = [];
+        Grow(1);
     }
 
     public bool Process(out Fault fault)
     {
         fault = Fault.None;
-        var taken = 0;
-        while (taken < BatchSize && HasPlace())
+        var left = BatchSize;
+        if (_count == 0)
+            _first = 0;
+        while (left > 0 && (_count < _places.Length || TryGrow()))
         {
-            var buffer = _free[_freeCount - 1];
-            if (!_queue.TryTake(buffer.Chain, out fault))
+            var free = _places.Length - _count;
+            var next = Wrap(_first + _count);
+            var chains = _chains.AsSpan(next, Math.Min(left, Math.Min(free, _places.Length - next)));
+            var taken = _queue.Take(chains, out fault);
+            left -= taken;
+            Begin(next, taken, ref fault);
+            if (taken < chains.Length || fault != Fault.None)
                 break;
-            _freeCount--;
-            taken++;
-            buffer.IsDone = false;
-            _order[_last++ % MaxInFlight] = buffer;
-            if (!TryBegin(buffer, out fault))
-            {
-                _last--;
-                _free[_freeCount++] = buffer;
-                break;
-            }
+            if (taken == free)
+                TryGrow();
         }
 
-        if (taken > 0)
+        if (left < BatchSize)
             _channel!.Commit();
         var reaped = Reap();
-        return fault == Fault.None && (taken > 0 || reaped);
+        return fault == Fault.None && (left < BatchSize || reaped);
     }
 
     public void Drain()
@@ -127,23 +126,49 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     public void Dispose() => _channel?.Dispose();
 
-    // A place is made when so many requests are in flight for the first time, and stays: a disk that ends all in Submit never needs a second.
-    private bool HasPlace()
-    {
-        if (_freeCount == 0 && _made < _free.Length)
-        {
-            _free[_freeCount++] = new Buffer(_capacity);
-            _made++;
-        }
+    private int Wrap(int index) => index < _places.Length ? index : index - _places.Length;
 
-        return _freeCount > 0;
+    // Places come as so many requests wait at once for the first time, and stay: a disk that is used a little never needs a second.
+    private bool TryGrow()
+    {
+        if (_places.Length >= _mostPlaces || !_queue.HasAvailable())
+            return false;
+        Grow(Math.Min(_places.Length * 2, _mostPlaces));
+        return true;
     }
 
-    private bool TryBegin(Buffer buffer, out Fault fault)
+    private void Grow(int size)
+    {
+        var places = new Place[size];
+        for (var i = 0; i < size; i++)
+            places[i] = i < _places.Length ? _places[Wrap(_first + i)] : new Place(_capacity);
+        _first = 0;
+        _places = places;
+        _chains = Array.ConvertAll(places, static place => place.Chain);
+    }
+
+    private void Begin(int next, int taken, ref Fault fault)
+    {
+        for (var i = 0; i < taken; i++)
+        {
+            var place = _places[next + i];
+            place.IsDone = false;
+            _count++;
+            if (TryBegin(place, out var wrong))
+                continue;
+            // It is not with the device, and those behind it are as if they had not been taken.
+            _count--;
+            fault = wrong;
+            _queue.PutBack(_chains.AsSpan(next + i + 1, taken - i - 1));
+            return;
+        }
+    }
+
+    private bool TryBegin(Place place, out Fault fault)
     {
         // struct virtio_blk_req (5.2.6): le32 type, le32 reserved, le64 sector; data; u8 status. Split over descriptors as the driver likes.
         Span<byte> header = stackalloc byte[HeaderSize];
-        var chain = buffer.Chain;
+        var chain = place.Chain;
         if (!chain.TryTakeReadable(header) || !chain.TryReserveTrailer())
         {
             fault = new Fault(Errno.EPROTO, "a block request has no header or no status byte");
@@ -156,28 +181,28 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         switch (type)
         {
             case VIRTIO_BLK_T_IN:
-                Submit(buffer, BlockOperation.Read, sector, chain.WritableLength);
+                Submit(place, BlockOperation.Read, sector, chain.WritableLength);
                 break;
             case VIRTIO_BLK_T_OUT:
-                Submit(buffer, BlockOperation.Write, sector, chain.ReadableLength);
+                Submit(place, BlockOperation.Write, sector, chain.ReadableLength);
                 break;
             case VIRTIO_BLK_T_FLUSH:
-                buffer.Request.Operation = BlockOperation.Flush;
-                buffer.Request.Length = 0;
-                Forward(buffer.Request);
+                place.Request.Operation = BlockOperation.Flush;
+                place.Request.Length = 0;
+                Forward(place.Request);
                 break;
             case VIRTIO_BLK_T_GET_ID:
-                End(buffer, VIRTIO_BLK_S_OK, chain.Write(_device.Serial));
+                End(place, VIRTIO_BLK_S_OK, chain.Write(_device.Serial));
                 break;
             default:
-                End(buffer, VIRTIO_BLK_S_UNSUPP, 0);
+                End(place, VIRTIO_BLK_S_UNSUPP, 0);
                 break;
         }
 
         return true;
     }
 
-    private void Submit(Buffer buffer, BlockOperation operation, ulong sector, uint length)
+    private void Submit(Place place, BlockOperation operation, ulong sector, uint length)
     {
         var info = _backend.Info;
         var sectors = (ulong)info.Capacity >> SectorShift;
@@ -185,13 +210,13 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
             ((sector << SectorShift) & (ulong)_blockMask) != 0 || (operation == BlockOperation.Write && info.IsReadOnly);
         if (wrong)
         {
-            End(buffer, VIRTIO_BLK_S_IOERR, 0);
+            End(place, VIRTIO_BLK_S_IOERR, 0);
             return;
         }
 
-        var request = buffer.Request;
+        var request = place.Request;
         request.Operation = operation;
-        request.SetRuns(operation == BlockOperation.Read ? buffer.Chain.Writable : buffer.Chain.Readable);
+        request.SetRuns(operation == BlockOperation.Read ? place.Chain.Writable : place.Chain.Readable);
         request.Offset = (long)(sector << SectorShift);
         request.Length = length;
         Forward(request);
@@ -217,10 +242,10 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     private void Finish(BlockRequest request)
     {
-        var buffer = (Buffer)request.Owner!;
+        var place = (Place)request.Owner!;
         if (request.Result != Errno.None)
         {
-            End(buffer, VIRTIO_BLK_S_IOERR, 0);
+            End(place, VIRTIO_BLK_S_IOERR, 0);
             return;
         }
 
@@ -233,29 +258,29 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         }
 
         _bytes += (ulong)request.Length;
-        End(buffer, VIRTIO_BLK_S_OK, request.Operation == BlockOperation.Read ? (uint)request.Length : 0);
+        End(place, VIRTIO_BLK_S_OK, request.Operation == BlockOperation.Read ? (uint)request.Length : 0);
     }
 
-    private void End(Buffer buffer, byte status, uint written)
+    private void End(Place place, byte status, uint written)
     {
         if (status != VIRTIO_BLK_S_OK)
             _errors++;
         _requests++;
-        buffer.Chain.WriteTrailer(status);
-        buffer.IsDone = true;
-        buffer.Written = written + 1;
-        while (_first != _last && _order[_first % MaxInFlight] is { IsDone: true } next)
+        place.Chain.WriteTrailer(status);
+        place.IsDone = true;
+        place.Written = written + 1;
+        while (_count > 0 && _places[_first] is { IsDone: true } next)
         {
-            _first++;
+            _first = Wrap(_first + 1);
+            _count--;
             _queue.Complete(next.Chain, next.Written);
-            _free[_freeCount++] = next;
         }
     }
 
     /// <summary>A place for one request in flight: the driver's buffer and what the back end is asked.</summary>
-    private sealed class Buffer
+    private sealed class Place
     {
-        internal Buffer(int capacity)
+        internal Place(int capacity)
         {
             Chain = new DescriptorChain(capacity);
             Request = new BlockRequest(this);

@@ -46,11 +46,21 @@ public abstract class DeviceRing
     /// <summary>Detaches the queue from the rings and lets go of the memory. Buffers that were taken and not handed back are lost.</summary>
     public abstract void Stop();
 
+    /// <summary>Takes the next available buffers, in their order. To take many at once is cheaper than one after the other.</summary>
+    /// <param name="chains">Where they go, one each; the previous content is gone, of those that are left over too.</param>
+    /// <param name="fault">What the driver did wrong with the one behind those that were taken; none when it did not, as with an empty ring.</param>
+    /// <returns>How many were taken.</returns>
+    public abstract int Take(ReadOnlySpan<DescriptorChain> chains, out Fault fault);
+
     /// <summary>Takes the next available buffer.</summary>
     /// <param name="chain">Where it goes; the previous content is gone.</param>
     /// <param name="fault">What the driver did wrong, or none when the ring is empty.</param>
     /// <returns>Whether there was one.</returns>
-    public abstract bool TryTake(DescriptorChain chain, out Fault fault);
+    public bool TryTake(DescriptorChain chain, out Fault fault) => Take(new ReadOnlySpan<DescriptorChain>(in chain), out fault) == 1;
+
+    /// <summary>Puts back the buffers that were taken last, as if they had not been.</summary>
+    /// <param name="chains">All that were taken from one of them on.</param>
+    public abstract void PutBack(ReadOnlySpan<DescriptorChain> chains);
 
     /// <summary>Hands a buffer back that was taken; the driver sees it after <see cref="Publish"/>. Order is free.</summary>
     /// <param name="chain">The buffer, as it was taken; its memory is not touched any more.</param>

@@ -32,6 +32,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private bool _kicksEnabled;
     private DmaHint _hint;
     private bool _isHeldUp;
+    // Since the stay began.
+    private int _taken;
     // Bytes of the copies of all chains that are with the device.
     private uint _copied;
 
@@ -110,60 +112,45 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     }
 
     /// <inheritdoc/>
-    public override bool TryTake(DescriptorChain chain, out Fault fault)
+    public override int Take(ReadOnlySpan<DescriptorChain> chains, out Fault fault)
     {
-        fault = Fault.None;
         _isHeldUp = false;
-        // Until some of it is back, as if there were none.
-        if (IsLaden)
-            return false;
-        if (_nextAvailable == _seenAvailable)
+        chains = chains[..Math.Min(chains.Length, Waiting(out fault))];
+        foreach (var chain in chains)
+            Enlist(chain);
+        // One stay for all, which ends and begins anew where something is waited for.
+        if (chains.IsEmpty || !TryEnter(out var section, out fault))
+            return 0;
+        _taken = 0;
+        foreach (var chain in chains)
         {
-            if (_copy is not null && !_copy.TryFetch(_nextAvailable, out fault))
-                return false;
-            // Acquire: ring entries and descriptors are read after the index that announces them (2.7.13.3).
-            _seenAvailable = Volatile.Read(ref Index(_available));
-            var pending = (ushort)(_seenAvailable - _nextAvailable);
-            if (pending == 0)
-                return false;
-            if (pending > Size)
-            {
-                _seenAvailable = _nextAvailable;
-                fault = new Fault(Errno.EPROTO, "the available index moved by more than the queue size");
-                return false;
-            }
+            // Of a driver that asks for much, some has to be back first.
+            if (IsLaden || !TryTake(chain, ref section, out fault))
+                break;
+            _taken++;
         }
 
-        var head = *(ushort*)(_available + 4 + (2 * (_nextAvailable & _mask)));
-        if (head >= Size)
-        {
-            fault = new Fault(Errno.EPROTO, "the available ring names a descriptor beyond the queue size");
-            return false;
-        }
-
-        chain.Clear(head);
-        Enlist(chain);
-        // One stay for the chain, which ends and begins anew where something is waited for.
-        if (!TryEnter(out var section, out fault))
-            return false;
-        var isGood = TryWalk(chain, head, ref section, out fault);
         section.Leave();
-        if (!isGood)
-        {
-            chain.LetGo();
-            return false;
-        }
+        return _taken;
+    }
 
-        _copied += chain.Copied;
-        _nextAvailable++;
-        return true;
+    /// <inheritdoc/>
+    public override void PutBack(ReadOnlySpan<DescriptorChain> chains)
+    {
+        foreach (var chain in chains)
+        {
+            _copied -= chain.Copied;
+            chain.LetGo();
+            _nextAvailable--;
+        }
     }
 
     /// <inheritdoc/>
     public override void Complete(DescriptorChain chain, uint written)
     {
         _copied -= chain.Copied;
-        chain.WriteBack(_dma!, written);
+        if (chain.Copied != 0)
+            chain.WriteBack(_dma!, written);
         // Marked before it is let go: who unmaps it reads the log after that.
         if (_dma!.IsLogged)
             chain.MarkWritten(_dma, written);
@@ -308,6 +295,49 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             _dma!.MarkWritten(new Iova(_usedAddress.Value + 4 + (8 * (uint)(from & _mask))), 8);
     }
 
+    // How many the driver has made available, and were not taken.
+    private int Waiting(out Fault fault)
+    {
+        fault = Fault.None;
+        if (IsLaden)
+            return 0;
+        if (_nextAvailable == _seenAvailable)
+        {
+            if (_copy is not null && !_copy.TryFetch(_nextAvailable, out fault))
+                return 0;
+            // Acquire: ring entries and descriptors are read after the index that announces them (2.7.13.3).
+            _seenAvailable = Volatile.Read(ref Index(_available));
+        }
+
+        var waiting = (ushort)(_seenAvailable - _nextAvailable);
+        if (waiting <= Size)
+            return waiting;
+        _seenAvailable = _nextAvailable;
+        fault = new Fault(Errno.EPROTO, "the available index moved by more than the queue size");
+        return 0;
+    }
+
+    private bool TryTake(DescriptorChain chain, ref DmaSection section, out Fault fault)
+    {
+        var head = *(ushort*)(_available + 4 + (2 * (_nextAvailable & _mask)));
+        if (head >= Size)
+        {
+            fault = new Fault(Errno.EPROTO, "the available ring names a descriptor beyond the queue size");
+            return false;
+        }
+
+        chain.Clear(head);
+        if (!TryWalk(chain, head, ref section, out fault))
+        {
+            chain.LetGo();
+            return false;
+        }
+
+        _copied += chain.Copied;
+        _nextAvailable++;
+        return true;
+    }
+
     private bool TryWalk(DescriptorChain chain, ushort head, ref DmaSection section, out Fault fault)
     {
         var table = _descriptors;
@@ -428,10 +458,10 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         return Errno.None;
     }
 
-    // A peer answers when it likes: not on a thread that works for others too.
+    // A peer answers when it likes: not on a thread that works for others too, and not while others that were taken wait for it.
     private bool IsToBeHeldUp(Errno error)
     {
-        _isHeldUp = error == Errno.EOPNOTSUPP && PollThread.IsSharedCurrent;
+        _isHeldUp = error == Errno.EOPNOTSUPP && (_taken > 0 || PollThread.IsSharedCurrent);
         return _isHeldUp;
     }
 

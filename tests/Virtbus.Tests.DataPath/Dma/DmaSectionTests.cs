@@ -33,6 +33,44 @@ public sealed class DmaSectionTests : IDisposable
         Assert.Equal([1, 2, 3, 4], bytes);
     }
 
+    [Theory]
+    [InlineData(0x1000, 0x8000)]
+    [InlineData(0x8000, 0x1000)]
+    public void What_is_remembered_of_two_ranges_is_forgotten_when_one_of_them_leads_elsewhere(ulong moved, ulong other)
+    {
+        for (var place = 0u; place < 5; place++)
+        {
+            Assert.Equal(Errno.None, _dma.Map(0x1000, Page, place * Page));
+            Assert.True(_dma.Port.TryWrite(new Iova(0x1000), new[] { (byte)(place + 1) }));
+            Assert.Equal(Errno.None, _dma.Unmap(0x1000, Page, out _));
+        }
+
+        Assert.Equal(Errno.None, _dma.Map(0x1000, Page, 0));
+        Assert.Equal(Errno.None, _dma.Map(0x8000, Page, Page));
+        Assert.Equal(Errno.None, _dma.Map(0xc000, Page, 2 * Page));
+        var hint = default(DmaHint);
+        ulong[] order = [0x1000, 0x8000, 0x1000, 0xc000, 0x1000, 0x8000, 0x8000, 0xc000, 0x1000];
+        var seen = new List<int>();
+        foreach (var at in order)
+            seen.Add(First(at, ref hint));
+        Assert.Equal([1, 2, 1, 3, 1, 2, 2, 3, 1], seen);
+        _ = (First(0x1000, ref hint), First(0x8000, ref hint));
+        Assert.Equal(Errno.None, _dma.Unmap(moved, Page, out _));
+        Assert.Equal(0, First(moved, ref hint));
+        Assert.Equal(moved == 0x1000 ? 2 : 1, First(other, ref hint));
+        Assert.Equal(Errno.None, _dma.Map(moved, Page, 4 * Page));
+        Assert.Equal(5, First(moved, ref hint));
+    }
+
+    // The byte behind an address, 0 when there is none.
+    private byte First(ulong address, ref DmaHint hint)
+    {
+        Assert.True(_dma.Port.TryEnter(out var section));
+        var value = section.Translate(new Iova(address), 1, DmaAccess.Read, ref hint, out var run) == Errno.None ? run.AsSpan()[0] : (byte)0;
+        section.Leave();
+        return value;
+    }
+
     [Fact]
     public void Memory_of_a_peer_has_no_address_but_a_length()
     {
