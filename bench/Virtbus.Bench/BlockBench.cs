@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
+using static Virtbus.Bench.Statistics;
 
 namespace Virtbus.Bench;
 
@@ -71,8 +72,6 @@ internal static class BlockBench
             Console.WriteLine($"{target + " / qsd",-28}{string.Concat(cells)}");
         }
     }
-
-    private static double Median(List<double> values) => values.Order().ElementAt(values.Count / 2);
 
     /// <summary>Lets the server count what it allocates in the middle of a run.</summary>
     private static async Task<bool> CheckAllocationsAsync(Options options)

@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Text.Json;
 using Virtbus.Block;
 using Virtbus.Platform;
+using static Virtbus.Bench.Statistics;
 
 namespace Virtbus.Bench;
 
@@ -223,8 +224,6 @@ internal static class BlockFloorBench
         cost = share * job.GetProperty("job_runtime").GetDouble() / 1000 / work.GetProperty("total_ios").GetDouble();
         return work.GetProperty("iops").GetDouble();
     }
-
-    private static double Median(List<double> values) => values.Order().ElementAt(values.Count / 2);
 
     private static string Text(List<double> values) =>
         values.Count == 0 ? "-" : $"{Median(values) / 1000:0.0} ({values.Min() / 1000:0.0} to {values.Max() / 1000:0.0})";

@@ -1,5 +1,6 @@
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Core;
+using static Virtbus.Bench.Statistics;
 
 namespace Virtbus.Bench;
 
@@ -29,7 +30,7 @@ internal static class CoreBench
                 for (var i = 0; i < repeat; i++)
                     all.Add(await MeasureAsync(count));
             }
-            var median = new Figures(Median(all, f => f.Add), Median(all, f => f.Remove), Median(all, f => f.Bytes));
+            var median = new Figures(Median(all.Select(f => f.Add)), Median(all.Select(f => f.Remove)), Median(all.Select(f => f.Bytes)));
             small ??= median;
             Console.WriteLine($"{count,10} {median.Add,8:F2} {median.Remove,10:F2} {median.Bytes,13:F0}");
             ok &= median.Add <= 5 && median.Remove <= 5 && median.Bytes <= 2048;
@@ -69,12 +70,6 @@ internal static class CoreBench
             await bus.DestroyAsync(devices[i]);
         var remove = watch.Elapsed;
         return new Figures(add.TotalMicroseconds / count, remove.TotalMicroseconds / count, (double)bytes / count);
-    }
-
-    private static double Median(List<Figures> all, Func<Figures, double> of)
-    {
-        var sorted = all.Select(of).Order().ToArray();
-        return sorted[sorted.Length / 2];
     }
 
     // Processor time of the whole process, the collector's threads included: what the work costs, whoever else uses the machine.

@@ -5,6 +5,7 @@ using Virtbus.Core;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
+using static Virtbus.Bench.Statistics;
 
 namespace Virtbus.Bench;
 
@@ -133,12 +134,6 @@ internal static class InterruptBench
         for (var i = 0; i < Raises; i++)
             raise(vector);
         return Stopwatch.GetElapsedTime(start).TotalNanoseconds / Raises;
-    }
-
-    private static double Median(List<double> values)
-    {
-        values.Sort();
-        return values[values.Count / 2];
     }
 
     private struct Padded

@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
+using static Virtbus.Bench.Statistics;
 
 namespace Virtbus.Bench;
 
@@ -105,12 +106,6 @@ internal static class LookupBench
     [DllImport("libc", EntryPoint = "clock_gettime")]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     private static extern int GetTime(int clock, out TimeSpec time);
-
-    private static double Median(IEnumerable<double> values)
-    {
-        var sorted = values.Order().ToArray();
-        return sorted[sorted.Length / 2];
-    }
 
     [StructLayout(LayoutKind.Sequential)]
     private readonly struct TimeSpec

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Virtbus.Block;
+using static Virtbus.Bench.Statistics;
 
 namespace Virtbus.Bench;
 
@@ -51,11 +52,5 @@ internal static class MapBench
         thread.Join();
         rate = changes / Stopwatch.GetElapsedTime(since).TotalSeconds;
         return reads;
-    }
-
-    private static double Median(IEnumerable<double> values)
-    {
-        var sorted = values.Order().ToArray();
-        return sorted[sorted.Length / 2];
     }
 }

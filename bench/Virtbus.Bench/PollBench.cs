@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Virtbus.Block;
 using Virtbus.Platform;
+using static Virtbus.Bench.Statistics;
 
 namespace Virtbus.Bench;
 
@@ -118,10 +119,4 @@ internal static class PollBench
     private static int Threads() => Directory.GetDirectories("/proc/self/task").Length;
 
     private static long Resident() => long.Parse(File.ReadAllText("/proc/self/statm").Split(' ')[1]) * Environment.SystemPageSize;
-
-    private static double Median(IEnumerable<double> values)
-    {
-        var sorted = values.Order().ToArray();
-        return sorted[sorted.Length / 2];
-    }
 }

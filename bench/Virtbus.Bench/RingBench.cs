@@ -6,6 +6,7 @@ using Virtbus.Memory.Dma;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
+using static Virtbus.Bench.Statistics;
 
 namespace Virtbus.Bench;
 
@@ -18,7 +19,8 @@ internal static class RingBench
     private const int Size = 128;
     private const ulong Headers = 0x100000;
     private const ulong Data = 0x40000000;
-    private const int TableSize = 48;
+    private const ulong Table = 64;
+    private const uint TableSize = 3 * SplitRing.DescriptorSize;
     private const ulong RingSpace = 0x40000;
 
     internal static int Run(string[] args)
@@ -42,12 +44,6 @@ internal static class RingBench
         }
 
         return 0;
-    }
-
-    private static double Median(List<double> values)
-    {
-        values.Sort();
-        return values[values.Count / 2];
     }
 
     private sealed class Turns : IDisposable
@@ -82,7 +78,6 @@ internal static class RingBench
             _processor.Start(_ring, _device.DeviceFeatures);
             Span<byte> header = stackalloc byte[16];
             header.Clear();
-            Span<byte> table = stackalloc byte[TableSize];
             for (var i = 0; i < Size; i++)
             {
                 BinaryPrimitives.WriteUInt64LittleEndian(header[8..], (ulong)(i * 8));
@@ -90,13 +85,16 @@ internal static class RingBench
                 var buffers = Buffers(i);
                 for (var entry = 0; entry < buffers.Length; entry++)
                 {
-                    var flags = (buffers[entry].DeviceWrites ? 2 : 0) | (entry < 2 ? 1 : 0);
-                    BinaryPrimitives.WriteUInt64LittleEndian(table[(entry * 16)..], buffers[entry].Address.Value);
-                    BinaryPrimitives.WriteUInt32LittleEndian(table[((entry * 16) + 8)..], buffers[entry].Length);
-                    BinaryPrimitives.WriteUInt32LittleEndian(table[((entry * 16) + 12)..], (uint)(flags | ((entry + 1) << 16)));
+                    var next = entry + 1 < buffers.Length ? SplitRing.VIRTQ_DESC_F_NEXT : 0;
+                    var writes = buffers[entry].DeviceWrites ? SplitRing.VIRTQ_DESC_F_WRITE : 0;
+                    SplitRingWriter.EncodeDescriptor(
+                        _headers,
+                        Place(i) + Table + ((ulong)entry * SplitRing.DescriptorSize),
+                        buffers[entry].Address,
+                        buffers[entry].Length,
+                        (ushort)(next | writes),
+                        (ushort)(entry + 1));
                 }
-
-                _headers.Write(Place(i) + 64, table);
             }
         }
 
@@ -108,7 +106,7 @@ internal static class RingBench
                 for (var i = 0; i < Size; i++)
                 {
                     if (_indirect)
-                        _driver.AddIndirect(new Iova(Headers + Place(i) + 64), TableSize);
+                        _driver.AddIndirect(new Iova(Headers + Place(i) + Table), TableSize);
                     else
                         _driver.Add(Buffers(i));
                 }

@@ -15,11 +15,11 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private static readonly Fault OutsideMemory = new(Errno.EFAULT, "a buffer lies outside guest memory");
 
     // Pinned: walked by pointer like the ring's own table.
-    private readonly Descriptor[] _indirect = GC.AllocateArray<Descriptor>(MaxIndirectEntries, pinned: true);
+    private readonly SplitDescriptor[] _indirect = GC.AllocateArray<SplitDescriptor>(MaxIndirectEntries, pinned: true);
     private DmaPort? _dma;
     private SplitRingCopy? _copy;
     private Iova _usedAddress;
-    private Descriptor* _descriptors;
+    private SplitDescriptor* _descriptors;
     private byte* _available;
     private byte* _used;
     private ushort _mask;
@@ -227,11 +227,11 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         if (dma.TryEnter(out var section))
         {
             // Host addresses have to be aligned too: indexes are read and written as one word each.
-            error = Find(section, descriptors, DmaAccess.Read, 15, out var table);
-            error = Worse(error, Find(section, driver, DmaAccess.Read, 1, out var available));
-            error = Worse(error, Find(section, device, DmaAccess.ReadWrite, 3, out var used));
+            error = RingArea.Find(section, descriptors, DmaAccess.Read, 15, out var table);
+            error = RingArea.Worse(error, RingArea.Find(section, driver, DmaAccess.Read, 1, out var available));
+            error = RingArea.Worse(error, RingArea.Find(section, device, DmaAccess.ReadWrite, 3, out var used));
             section.Leave();
-            _descriptors = (Descriptor*)table;
+            _descriptors = (SplitDescriptor*)table;
             _available = (byte*)available;
             _used = (byte*)used;
         }
@@ -239,7 +239,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         if (error == Errno.EOPNOTSUPP && SplitRingCopy.TryMake(layout, dma) is { } copy)
         {
             _copy = copy;
-            _descriptors = (Descriptor*)copy.Descriptors;
+            _descriptors = (SplitDescriptor*)copy.Descriptors;
             _available = copy.Available;
             _used = copy.Used;
             error = Errno.None;
@@ -249,17 +249,6 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         if (error == Errno.None)
             Begin(descriptors, driver, device);
         return error == Errno.None;
-    }
-
-    // A part that is reached by messages makes all of it so; a part that is not reached at all ends it.
-    private static Errno Worse(Errno one, Errno other) => one is Errno.None or Errno.EOPNOTSUPP && other != Errno.None ? other : one;
-
-    private static Errno Find(in DmaSection section, IovaRange area, DmaAccess access, uint alignment, out nint address)
-    {
-        var hint = default(DmaHint);
-        var error = section.Translate(area.Start, (uint)area.Size, access, ref hint, out var run);
-        address = run.Address;
-        return error is Errno.None or Errno.EOPNOTSUPP && ((ulong)run.Length != area.Size || ((nuint)run.Address & alignment) != 0) ? Errno.EFAULT : error;
     }
 
     private bool IsAnnounced()
@@ -358,12 +347,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
             // SAFETY: `at` is below `entries`, checked for the head and after each step. Read once into a local: the driver may change the
             // descriptor at any moment, so only what was checked is used.
-            var descriptor = Descriptor.ReadOnce(table + at);
+            var descriptor = SplitDescriptor.ReadOnce(table + at);
             if ((descriptor.Flags & SplitRing.VIRTQ_DESC_F_INDIRECT) != 0)
             {
                 if (!TryEnterIndirect(descriptor, inIndirect, ref section, out fault))
                     return false;
-                table = (Descriptor*)Unsafe.AsPointer(ref MemoryMarshal.GetArrayDataReference(_indirect));
+                table = (SplitDescriptor*)Unsafe.AsPointer(ref MemoryMarshal.GetArrayDataReference(_indirect));
                 entries = (int)(descriptor.Length / SplitRing.DescriptorSize);
                 left = entries;
                 inIndirect = true;
@@ -406,7 +395,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         return isIn;
     }
 
-    private bool TryEnterIndirect(in Descriptor descriptor, bool inIndirect, ref DmaSection section, out Fault fault)
+    private bool TryEnterIndirect(in SplitDescriptor descriptor, bool inIndirect, ref DmaSection section, out Fault fault)
     {
         var message = descriptor switch
         {
@@ -461,11 +450,11 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     // A peer answers when it likes: not on a thread that works for others too, and not while others that were taken wait for it.
     private bool IsToBeHeldUp(Errno error)
     {
-        _isHeldUp = error == Errno.EOPNOTSUPP && (_taken > 0 || PollThread.IsSharedCurrent);
-        return _isHeldUp;
+        _isHeldUp = error == Errno.EOPNOTSUPP && PollThread.IsSharedCurrent;
+        return _isHeldUp || (error == Errno.EOPNOTSUPP && _taken > 0);
     }
 
-    private bool TryAddBuffer(DescriptorChain chain, in Descriptor descriptor, bool writable, ref DmaSection section, out Fault fault)
+    private bool TryAddBuffer(DescriptorChain chain, in SplitDescriptor descriptor, bool writable, ref DmaSection section, out Fault fault)
     {
         var address = descriptor.Address;
         var left = descriptor.Length;
@@ -510,32 +499,5 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _dma!.ReportFault(new Iova(address), access);
         fault = OutsideMemory;
         return false;
-    }
-
-    /// <summary>struct virtq_desc (2.7.5).</summary>
-    [StructLayout(LayoutKind.Sequential, Size = SplitRing.DescriptorSize)]
-    internal readonly struct Descriptor
-    {
-        private readonly ulong _address;
-        private readonly ulong _rest;
-
-        private Descriptor(ulong address, ulong rest)
-        {
-            _address = address;
-            _rest = rest;
-        }
-
-        internal ulong Address => _address;
-
-        internal uint Length => (uint)_rest;
-
-        internal ushort Flags => (ushort)(_rest >> 32);
-
-        internal ushort Next => (ushort)(_rest >> 48);
-
-        // SAFETY: callers pass a place inside a checked table. Two volatile loads: the compiler may not read a field twice.
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        internal static Descriptor ReadOnce(Descriptor* place) =>
-            new(Volatile.Read(ref *(ulong*)place), Volatile.Read(ref *((ulong*)place + 1)));
     }
 }
