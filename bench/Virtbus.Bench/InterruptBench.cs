@@ -58,12 +58,6 @@ internal static class InterruptBench
         Print("masked by the driver", rounds, card.Raise);
         Print("the signal alone: write", rounds, v => Signal(own[v]));
         Print("the signal alone: by the kernel", rounds, v => Signal(foreign[v]));
-        var descriptors = foreign.Select(static e => e.Descriptor).ToArray();
-        foreach (var size in (int[])[2, 4, 8])
-        {
-            Print($"the signal alone: by the kernel, {size} at once", rounds, v =>
-                ++counts[v].Value % size != 0 || KernelSignal.Add(descriptors.AsSpan(0, size)) == size);
-        }
         device.FreeVectors();
         return 0;
     }

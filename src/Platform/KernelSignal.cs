@@ -10,9 +10,6 @@ namespace Virtbus.Platform;
 /// </summary>
 internal static unsafe class KernelSignal
 {
-    /// <summary>The most eventfds of one <see cref="Add"/>.</summary>
-    internal const int MostAtOnce = 16;
-
     private const int Places = 128;
     private const int TakenAtOnce = 32;
     private const int Tries = 64;
@@ -52,47 +49,6 @@ internal static unsafe class KernelSignal
         {
             if (held)
                 eventFd.DangerousRelease();
-        }
-    }
-
-    /// <summary>Adds one to each of several, by one system call.</summary>
-    /// <param name="eventFds">The eventfds, at most <see cref="MostAtOnce"/>; they stay open during the call.</param>
-    /// <returns>How many were told, from the first on; the kernel has no memory for the next one.</returns>
-    internal static int Add(ReadOnlySpan<FileDescriptor> eventFds)
-    {
-        var blocks = stackalloc IoControlBlock[MostAtOnce];
-        var list = stackalloc IoControlBlock*[MostAtOnce];
-        var held = 0;
-        try
-        {
-            for (; held < eventFds.Length; held++)
-            {
-                var isHeld = false;
-                eventFds[held].DangerousAddRef(ref isHeld);
-                blocks[held] = new IoControlBlock
-                {
-                    Opcode = IOCB_CMD_PREAD, Fd = (uint)_nothing!.Number, Flags = IOCB_FLAG_RESFD, Signal = (uint)eventFds[held].Number,
-                };
-                list[held] = &blocks[held];
-            }
-            var told = 0;
-            for (var tries = 0; told < held;)
-            {
-                // SAFETY: blocks and list are locals with room for as many as are held; the kernel is done with them when the call returns.
-                var done = Libc.syscall(_calls.Submit, _context, held - told, list + told, null, null);
-                if (done > 0)
-                    told += (int)done;
-                else if (Libc.LastError != Errno.EAGAIN || tries++ == Tries)
-                    break;
-                else
-                    MakeRoom();
-            }
-            return told;
-        }
-        finally
-        {
-            while (held > 0)
-                eventFds[--held].DangerousRelease();
         }
     }
 

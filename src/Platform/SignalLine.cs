@@ -81,7 +81,6 @@ public sealed class SignalLine(bool isShared = true)
     /// <summary>Waits until those are out who went in before this call: they may not have seen what the caller changed.</summary>
     public void Drain()
     {
-        SignalBatch.SubmitCurrent();
         Interlocked.MemoryBarrier();
         if (Volatile.Read(ref _slot.Inside) == 0)
             return;
@@ -97,14 +96,13 @@ public sealed class SignalLine(bool isShared = true)
             return;
         else if (!isShared && !PollThread.IsSharedCurrent)
             call.SignalByWrite();
-        else if (!SignalBatch.TryAdd(slot, call))
+        else
             call.Signal();
     }
 
     // Under the control lock. Those who come from here on find the new slot, so the wait ends.
     private void Replace(Slot next)
     {
-        SignalBatch.SubmitCurrent();
         var old = _slot;
         _slot = next;
         old.IsClosed = true;

@@ -233,8 +233,6 @@ public sealed class PciVector : IPciMessageTarget
                 use.Signal();
                 return;
             }
-            // A handler may wait for a lock whose holder waits for a line that this thread's batch holds.
-            SignalBatch.SubmitCurrent();
             Interlocked.Increment(ref slot.Running);
             if (slot.IsClosed)
             {

@@ -13,8 +13,10 @@ namespace Virtbus.Models.VirtioBlk;
 /// </summary>
 internal sealed class VirtioBlkQueues : IQueueProcessor
 {
-    // Used buffers are shown to the driver at least this often, so that both sides work at the same time.
-    private const int BatchSize = 16;
+    // Used buffers are shown to the driver at least this often, so that both sides work at the same time. What the host is asked by a system call
+    // comes in larger batches than what is done at once.
+    private const int HostBatch = 16;
+    private const int QuickBatch = 8;
     private const int MaxInFlight = 128;
 
     // Runs beyond one for each descriptor, for buffers that cross region borders.
@@ -31,6 +33,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     // Their chains, side by side, for the ring to take into.
     private DescriptorChain[] _chains = [];
     private int _mostPlaces;
+    private int _batch;
     private int _first;
     private int _count;
     private int _capacity;
@@ -71,7 +74,8 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         _configWce = features.Has(VIRTIO_BLK_F_CONFIG_WCE);
         _flushTaken = features.Has(VIRTIO_BLK_F_FLUSH);
         _channel ??= _backend.OpenChannel(MaxInFlight);
-        _mostPlaces = _channel.Completion is null ? BatchSize : Math.Clamp(_channel.Depth, 1, MaxInFlight);
+        _batch = _channel.Completion is null ? QuickBatch : HostBatch;
+        _mostPlaces = _channel.Completion is null ? QuickBatch : Math.Clamp(_channel.Depth, 1, MaxInFlight);
         var capacity = Math.Max(Math.Max(ring.Size, SegMax + 2) + SpareRuns, _capacity);
         // After a bug requests were left in the middle, and their places with them.
         if (_count == 0 && capacity <= _capacity && _places.Length <= _mostPlaces)
@@ -85,7 +89,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     public bool Process(out Fault fault)
     {
         fault = Fault.None;
-        var left = BatchSize;
+        var left = _batch;
         if (_count == 0)
             _first = 0;
         while (left > 0 && (_count < _places.Length || TryGrow()))
@@ -102,10 +106,10 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
                 TryGrow();
         }
 
-        if (left < BatchSize)
+        if (left < _batch)
             _channel!.Commit();
         var reaped = Reap();
-        return fault == Fault.None && (left < BatchSize || reaped);
+        return fault == Fault.None && (left < _batch || reaped);
     }
 
     public void Drain()

@@ -100,10 +100,6 @@ public sealed class PciSimulationTests(ITestOutputHelper output)
     private void Finds(Action<PciSimulation> sabotage, params string[] symptoms) => _runs.Find(seed => new PciSimulation(seed, sabotage), symptoms);
 }
 
-/// <summary>What is counted for the whole process, so nothing else runs meanwhile.</summary>
-[CollectionDefinition(nameof(Alone), DisableParallelization = true)]
-public sealed class Alone;
-
 /// <summary>The simulation gives back what it took from the host.</summary>
 [Collection(nameof(Alone))]
 public sealed class PciSimulationHostTests

@@ -1,4 +1,6 @@
-namespace Virtbus.Tests.Pci.Functions;
+using Xunit;
+
+namespace Virtbus.Tests;
 
 /// <summary>Tests that count memory or descriptors of the whole process run when no other test does.</summary>
 [CollectionDefinition(nameof(Alone), DisableParallelization = true)]
