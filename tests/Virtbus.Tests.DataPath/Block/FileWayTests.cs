@@ -279,6 +279,7 @@ public sealed class FileWayTests : IDisposable
         var before = GC.GetAllocatedBytesForCurrentThread();
         for (var i = 0; i < 2000; i++)
             channel.Do(read);
-        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 2000);
+        // A path that is rarely taken costs the runtime something the first time; a request that allocated at all would make 48 KB.
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 20_000);
     }
 }
