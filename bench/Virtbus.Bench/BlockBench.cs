@@ -11,73 +11,101 @@ namespace Virtbus.Bench;
 /// </summary>
 internal static class BlockBench
 {
-    private static readonly (string Name, string Pattern, int Depth)[] Cases =
+    private const int FileMebibytes = 256;
+
+    private static readonly Work[] s_works =
     [
-        ("4k randread depth 1", "randread", 1),
-        ("4k randread depth 32", "randread", 32),
-        ("4k randwrite depth 128", "randwrite", 128),
+        new("randread", 4096, 1),
+        new("randread", 4096, 32),
+        new("randwrite", 4096, 128),
+    ];
+
+    private static readonly Work[] s_fileWorks =
+    [
+        new("randread", 4096, 1),
+        new("randread", 4096, 32),
+        new("randwrite", 4096, 1),
+        new("randwrite", 4096, 32),
+        new("read", 131072, 8),
     ];
 
     internal static async Task<int> RunAsync(string[] args)
     {
-        var options = Options.Parse(args);
+        var options = BlockBenchOptions.Parse(args);
         if (options is null)
             return 2;
-        var targets = new List<(string Name, Func<Task<Target>> Open)>
+        Console.WriteLine($"thousand requests a second, median of {options.Rounds} (lowest to highest), {options.Seconds} s each; ratios are medians of the rounds'");
+        await CompareAsync(options, s_works, "nothing behind the disk", "driver=null-co,size=1073741824,read-zeroes=off", ["null"], ["memory"]);
+        foreach (var folder in options.Files)
         {
-            ("virtbus null", () => Target.OpenOursAsync(options, "null")),
-            ("virtbus memory", () => Target.OpenOursAsync(options, "memory")),
-        };
-        if (options.Qsd.Length > 0)
-            targets.Insert(0, ("qemu-storage-daemon null", () => Target.OpenQsdAsync(options)));
-        var results = new Dictionary<(string Target, string Case), List<double>>();
-        for (var round = 0; round < options.Rounds; round++)
-        {
-            foreach (var (name, open) in targets)
+            var file = $"{folder}/virtbus-bench-{Environment.ProcessId}.disk";
+            Fill(options.Root + file);
+            try
             {
-                await using var target = await open();
-                foreach (var work in Cases)
-                {
-                    var iops = await LoadAsync(options, work.Pattern, work.Depth);
-                    if (!results.TryGetValue((name, work.Name), out var list))
-                        results[(name, work.Name)] = list = [];
-                    list.Add(iops);
-                }
+                var blockdev = $"driver=file,filename={file},aio=io_uring,cache.direct=";
+                await CompareAsync(options, s_fileWorks, folder + ", page cache", blockdev + "off", [options.Root + file]);
+                if (options.IsDirectPossible(folder))
+                    await CompareAsync(options, s_fileWorks, folder + ", O_DIRECT", blockdev + "on", [options.Root + file, "1", "direct"]);
+            }
+            finally
+            {
+                File.Delete(options.Root + file);
             }
         }
 
-        Print(options, [.. targets.Select(target => target.Name)], results);
         return await CheckAllocationsAsync(options) ? 0 : 1;
     }
 
-    private static void Print(Options options, string[] targets, Dictionary<(string Target, string Case), List<double>> results)
+    private static async Task CompareAsync(BlockBenchOptions options, Work[] works, string title, string blockdev, params string[][] backends)
     {
-        Console.WriteLine($"thousand requests a second, median of {options.Rounds} (lowest to highest), {options.Seconds} s each");
-        Console.WriteLine($"{"",-28}{string.Concat(Cases.Select(work => $"{work.Name,30}"))}");
-        foreach (var target in targets)
+        var targets = new List<(string Name, Func<Task<BlockTarget>> Open)>();
+        if (options.Qsd.Length > 0)
+            targets.Add(("qemu-storage-daemon", () => BlockTarget.OpenQsdAsync(options, blockdev)));
+        foreach (var backend in backends)
+            targets.Add(("Virtbus " + (backend[0].Contains('/', StringComparison.Ordinal) ? "file" : backend[0]), () => BlockTarget.OpenOursAsync(options, backend)));
+        var results = targets.ConvertAll(_ => works.Select(_ => new List<double>()).ToArray());
+        for (var round = 0; round < options.Rounds; round++)
         {
-            var cells = Cases.Select(work =>
+            // In turn the other way round: who comes first has no part in it.
+            foreach (var i in round % 2 == 0 ? Enumerable.Range(0, targets.Count) : Enumerable.Range(0, targets.Count).Reverse())
             {
-                var sorted = results[(target, work.Name)].Order().ToArray();
-                return $"{$"{sorted[sorted.Length / 2] / 1000:0} ({sorted[0] / 1000:0} to {sorted[^1] / 1000:0})",30}";
-            });
-            Console.WriteLine($"{target,-28}{string.Concat(cells)}");
+                await using var target = await targets[i].Open();
+                for (var work = 0; work < works.Length; work++)
+                    results[i][work].Add(await LoadAsync(options, works[work]));
+            }
         }
 
-        if (options.Qsd.Length == 0)
-            return;
-        foreach (var target in targets.Skip(1))
+        Console.WriteLine();
+        Console.WriteLine($"{title,-28}{string.Concat(works.Select(work => $"{work,26}"))}");
+        for (var i = 0; i < targets.Count; i++)
         {
-            var cells = Cases.Select(work => $"{Median(results[(target, work.Name)]) / Median(results[(targets[0], work.Name)]),30:0.00}");
-            Console.WriteLine($"{target + " / qsd",-28}{string.Concat(cells)}");
+            Console.WriteLine($"{targets[i].Name,-28}{string.Concat(results[i].Select(iops =>
+                $"{$"{Median(iops) / 1000:0.0} ({iops.Min() / 1000:0.0} to {iops.Max() / 1000:0.0})",26}"))}");
+        }
+
+        for (var i = 1; i < targets.Count && options.Qsd.Length > 0; i++)
+        {
+            Console.WriteLine($"{targets[i].Name + " / qsd",-28}{string.Concat(results[i].Select((iops, work) =>
+                $"{Median([.. iops.Zip(results[0][work], (ours, theirs) => ours / theirs)]),26:0.00}"))}");
         }
     }
 
-    /// <summary>Lets the server count what it allocates in the middle of a run.</summary>
-    private static async Task<bool> CheckAllocationsAsync(Options options)
+    // Whole, and on the disk: no row pays for the first write of a block.
+    private static void Fill(string path)
     {
-        await using var target = await Target.OpenOursAsync(options, "null");
-        var load = LoadAsync(options, "randread", 32);
+        using var file = new FileStream(path, FileMode.Create, FileAccess.Write);
+        var mebibyte = new byte[1 << 20];
+        new Random(1).NextBytes(mebibyte);
+        for (var i = 0; i < FileMebibytes; i++)
+            file.Write(mebibyte);
+        file.Flush(flushToDisk: true);
+    }
+
+    /// <summary>Lets the server count what it allocates in the middle of a run.</summary>
+    private static async Task<bool> CheckAllocationsAsync(BlockBenchOptions options)
+    {
+        await using var target = await BlockTarget.OpenOursAsync(options, "null");
+        var load = LoadAsync(options, s_works[1]);
         var (bytes, requests) = await target.MeasureAllocationsAsync();
         await load;
         Console.WriteLine($"allocated: {bytes} bytes in {requests} requests");
@@ -85,11 +113,11 @@ internal static class BlockBench
         return bytes < requests / 100;
     }
 
-    private static async Task<double> LoadAsync(Options options, string pattern, int depth)
+    private static async Task<double> LoadAsync(BlockBenchOptions options, Work work)
     {
         var output = await Run(
             options.LoadGenerator,
-            [options.PeerPath, pattern, "4096", depth.ToString(CultureInfo.InvariantCulture), options.Seconds.ToString(CultureInfo.InvariantCulture)]);
+            [options.PeerPath, work.Pattern, Text(work.Bytes), Text(work.Depth), Text(options.Seconds)]);
         using var json = JsonDocument.Parse(output);
         return json.RootElement.GetProperty("iops").GetDouble();
     }
@@ -102,103 +130,10 @@ internal static class BlockBench
         return process.ExitCode == 0 ? output : throw new InvalidOperationException($"{string.Join(' ', command)} ended with {process.ExitCode}");
     }
 
-    private sealed class Target : IAsyncDisposable
+    private static string Text(int number) => number.ToString(CultureInfo.InvariantCulture);
+
+    private sealed record Work(string Pattern, int Bytes, int Depth)
     {
-        private readonly Process _process;
-        private readonly bool _ours;
-
-        private Target(Process process, bool ours)
-        {
-            _process = process;
-            _ours = ours;
-        }
-
-        internal static async Task<Target> OpenOursAsync(Options options, string backend)
-        {
-            File.Delete(options.HostPath);
-            var process = Process.Start(new ProcessStartInfo("dotnet", [typeof(BlockBench).Assembly.Location, "serve", options.HostPath, backend])
-            {
-                RedirectStandardInput = true,
-                RedirectStandardOutput = true,
-                UseShellExecute = false,
-            })!;
-            await process.StandardOutput.ReadLineAsync();
-            return new Target(process, ours: true);
-        }
-
-        internal static async Task<Target> OpenQsdAsync(Options options)
-        {
-            File.Delete(options.HostPath);
-            var process = Process.Start(new ProcessStartInfo(options.Qsd[0],
-            [
-                .. options.Qsd[1..],
-                "--blockdev", "driver=null-co,node-name=d0,size=1073741824,read-zeroes=off",
-                "--export", $"type=vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path={options.PeerPath},writable=on,num-queues=1",
-            ])
-            { UseShellExecute = false })!;
-            for (var i = 0; i < 500 && !File.Exists(options.HostPath); i++)
-                await Task.Delay(20);
-            return new Target(process, ours: false);
-        }
-
-        internal async Task<(long Bytes, long Requests)> MeasureAllocationsAsync()
-        {
-            await _process.StandardInput.WriteLineAsync("allocations");
-            await _process.StandardInput.FlushAsync();
-            var words = (await _process.StandardOutput.ReadLineAsync() ?? "").Split(' ');
-            return (long.Parse(words[0], CultureInfo.InvariantCulture), long.Parse(words[1], CultureInfo.InvariantCulture));
-        }
-
-        public async ValueTask DisposeAsync()
-        {
-            if (_ours)
-                _process.StandardInput.Close();
-            else
-                _process.Kill();
-            await _process.WaitForExitAsync();
-            _process.Dispose();
-        }
-    }
-
-    private sealed record Options(string[] LoadGenerator, string[] Qsd, string HostPath, string PeerPath, int Rounds, int Seconds)
-    {
-        internal static Options? Parse(string[] args)
-        {
-            var values = new Dictionary<string, string>(StringComparer.Ordinal)
-            {
-                ["--loadgen"] = Environment.GetEnvironmentVariable("VIRTBUS_LOADGEN") ?? "",
-                ["--qsd"] = Environment.GetEnvironmentVariable("VIRTBUS_QSD") ?? "",
-                ["--root"] = "",
-                ["--rounds"] = "3",
-                ["--seconds"] = "3",
-            };
-            for (var i = 0; i < args.Length; i += 2)
-            {
-                if (!values.ContainsKey(args[i]) || i + 1 == args.Length)
-                {
-                    Console.Error.WriteLine($"unknown or unfinished option '{args[i]}'");
-                    return null;
-                }
-
-                values[args[i]] = args[i + 1];
-            }
-
-            if (values["--loadgen"].Length == 0)
-            {
-                Console.Error.WriteLine("no load generator: give --loadgen or VIRTBUS_LOADGEN; it is called with SOCKET PATTERN BYTES DEPTH SECONDS");
-                return null;
-            }
-
-            var socket = $"/tmp/virtbus-bench-{Environment.ProcessId}.sock";
-            return new Options(
-                Words(values["--loadgen"]),
-                Words(values["--qsd"]),
-                values["--root"] + socket,
-                socket,
-                int.Parse(values["--rounds"], CultureInfo.InvariantCulture),
-                int.Parse(values["--seconds"], CultureInfo.InvariantCulture));
-        }
-
-        private static string[] Words(string text) => text.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        public override string ToString() => $"{Bytes >> 10}k {Pattern}, depth {Depth}";
     }
 }
