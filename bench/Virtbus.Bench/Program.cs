@@ -21,7 +21,7 @@ static int Usage()
 {
     Console.Error.WriteLine("""
         usage: Virtbus.Bench core [--rounds N]
-               Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR]
+               Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR] [--files DIRS]
                Virtbus.Bench block-floor [--fio COMMAND] [--file PATH] [--mebibytes N] [--rounds N] [--seconds S]
                Virtbus.Bench interrupts [--rounds N]
                Virtbus.Bench lookup [--rounds N]

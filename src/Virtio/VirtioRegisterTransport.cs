@@ -1,4 +1,3 @@
-using System.Buffers.Binary;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using static Virtbus.Virtio.VirtioCommonConfig;
@@ -28,7 +27,7 @@ public sealed class VirtioRegisterTransport
         ArgumentNullException.ThrowIfNull(registers);
         _registers = registers;
         DeviceFeatures = ReadFeatures(device_feature_select, device_feature);
-        QueueCount = Read16(num_queues);
+        QueueCount = _registers.ReadUInt16(num_queues);
     }
 
     /// <summary>Features that the device offers.</summary>
@@ -41,16 +40,16 @@ public sealed class VirtioRegisterTransport
     public VirtioFeatures DriverFeatures => ReadFeatures(driver_feature_select, driver_feature);
 
     /// <summary>Device status, see <see cref="VirtioStatus"/>; all ones when the device is gone.</summary>
-    public byte Status => Read8(device_status);
+    public byte Status => _registers.ReadByte(device_status);
 
     /// <summary>Number that changes when the configuration space changes; 8 bits.</summary>
-    public uint ConfigGeneration => Read8(config_generation);
+    public uint ConfigGeneration => _registers.ReadByte(config_generation);
 
     /// <summary>Whether the selected queue is enabled.</summary>
-    public bool IsEnabled => Read16(queue_enable) == 1;
+    public bool IsEnabled => _registers.ReadUInt16(queue_enable) == 1;
 
     /// <summary>Size of the selected queue; the largest possible one before it was set, 0 when there is no such queue.</summary>
-    public int QueueSize => Read16(queue_size);
+    public int QueueSize => _registers.ReadUInt16(queue_size);
 
     /// <summary>Says which features the driver takes. They are settled, or refused, with FEATURES_OK.</summary>
     /// <param name="features">The features.</param>
@@ -64,8 +63,8 @@ public sealed class VirtioRegisterTransport
             return Refuse(Errno.EINVAL, "a feature was taken that the device does not offer", out fault);
         for (var select = 0u; select < FeatureWords; select++)
         {
-            Write32(driver_feature_select, select);
-            Write32(driver_feature, features.Word(select));
+            _registers.WriteUInt32(driver_feature_select, select);
+            _registers.WriteUInt32(driver_feature, features.Word(select));
         }
         return true;
     }
@@ -132,11 +131,11 @@ public sealed class VirtioRegisterTransport
 
     /// <summary>Chooses the queue that the members below are about.</summary>
     /// <param name="queue">Queue number.</param>
-    public void Select(int queue) => Write16(queue_select, (ushort)queue);
+    public void Select(int queue) => _registers.WriteUInt16(queue_select, (ushort)queue);
 
     /// <summary>Sets the size of the selected queue, which is not enabled.</summary>
     /// <param name="size">A power of two up to what the device takes.</param>
-    public void SetQueueSize(int size) => Write16(queue_size, (ushort)size);
+    public void SetQueueSize(int size) => _registers.WriteUInt16(queue_size, (ushort)size);
 
     /// <summary>Says where the selected queue, which is not enabled, is.</summary>
     /// <param name="descriptorArea">Descriptor area.</param>
@@ -144,9 +143,9 @@ public sealed class VirtioRegisterTransport
     /// <param name="deviceArea">Device area.</param>
     public void SetQueueAddress(Iova descriptorArea, Iova driverArea, Iova deviceArea)
     {
-        Write64(queue_desc, descriptorArea.Value);
-        Write64(queue_driver, driverArea.Value);
-        Write64(queue_device, deviceArea.Value);
+        _registers.WriteUInt64(queue_desc, descriptorArea.Value);
+        _registers.WriteUInt64(queue_driver, driverArea.Value);
+        _registers.WriteUInt64(queue_device, deviceArea.Value);
     }
 
     /// <summary>Sets the vector of the selected queue.</summary>
@@ -154,15 +153,15 @@ public sealed class VirtioRegisterTransport
     /// <returns>False when the device has none left for it (4.1.5.1.2).</returns>
     public bool TrySetQueueVector(ushort vector)
     {
-        Write16(queue_msix_vector, vector);
-        return Read16(queue_msix_vector) == vector;
+        _registers.WriteUInt16(queue_msix_vector, vector);
+        return _registers.ReadUInt16(queue_msix_vector) == vector;
     }
 
     /// <summary>Enables the selected queue.</summary>
     /// <returns>Whether the device took it.</returns>
     public bool TryEnable()
     {
-        Write16(queue_enable, 1);
+        _registers.WriteUInt16(queue_enable, 1);
         return IsEnabled;
     }
 
@@ -177,51 +176,9 @@ public sealed class VirtioRegisterTransport
         var features = VirtioFeatures.None;
         for (var select = 0u; select < FeatureWords; select++)
         {
-            Write32(selector, select);
-            features = features.WithWord(select, Read32(register));
+            _registers.WriteUInt32(selector, select);
+            features = features.WithWord(select, _registers.ReadUInt32(register));
         }
         return features;
-    }
-
-    private byte Read8(int offset)
-    {
-        Span<byte> bytes = stackalloc byte[1];
-        _registers.Read(offset, bytes);
-        return bytes[0];
-    }
-
-    private ushort Read16(int offset)
-    {
-        Span<byte> bytes = stackalloc byte[2];
-        _registers.Read(offset, bytes);
-        return BinaryPrimitives.ReadUInt16LittleEndian(bytes);
-    }
-
-    private uint Read32(int offset)
-    {
-        Span<byte> bytes = stackalloc byte[4];
-        _registers.Read(offset, bytes);
-        return BinaryPrimitives.ReadUInt32LittleEndian(bytes);
-    }
-
-    private void Write16(int offset, ushort value)
-    {
-        Span<byte> bytes = stackalloc byte[2];
-        BinaryPrimitives.WriteUInt16LittleEndian(bytes, value);
-        _registers.Write(offset, bytes);
-    }
-
-    private void Write32(int offset, uint value)
-    {
-        Span<byte> bytes = stackalloc byte[4];
-        BinaryPrimitives.WriteUInt32LittleEndian(bytes, value);
-        _registers.Write(offset, bytes);
-    }
-
-    private void Write64(int offset, ulong value)
-    {
-        Span<byte> bytes = stackalloc byte[8];
-        BinaryPrimitives.WriteUInt64LittleEndian(bytes, value);
-        _registers.Write(offset, bytes);
     }
 }

@@ -1,4 +1,3 @@
-using System.Buffers.Binary;
 using System.Text;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Drivers.Nic;
@@ -19,6 +18,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
 {
     private readonly Lock _access = new();
     private readonly INicVirtioFunction _function;
+    private readonly WindowAccess _registers;
     private readonly VirtioRegisterTransport _transport;
     private readonly SignalLine[] _calls;
     private readonly SignalLine[] _errors;
@@ -28,10 +28,11 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     internal VirtioFunctionOps(INicVirtioFunction function)
     {
         _function = function;
-        DeviceId = Read32(WindowRegister.DeviceId);
-        ConfigSize = (int)Read32(WindowRegister.ConfigSize);
-        MaxQueueSize = (int)Read32(WindowRegister.MaxQueueSize);
-        _transport = new VirtioRegisterTransport(new WindowAccess(function));
+        _registers = new WindowAccess(function);
+        DeviceId = _registers.ReadUInt32(WindowRegister.DeviceId);
+        ConfigSize = (int)_registers.ReadUInt32(WindowRegister.ConfigSize);
+        MaxQueueSize = (int)_registers.ReadUInt32(WindowRegister.MaxQueueSize);
+        _transport = new VirtioRegisterTransport(_registers);
         _calls = new SignalLine[function.QueueCount];
         _errors = new SignalLine[function.QueueCount];
         for (var i = 0; i < _calls.Length; i++)
@@ -89,7 +90,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         lock (_access)
         {
             _transport.WriteConfig(offset, source);
-            var errno = (Errno)Read32(ConfigError);
+            var errno = (Errno)_registers.ReadUInt32(ConfigError);
             return errno switch
             {
                 Errno.None => Done(out fault),
@@ -126,7 +127,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
     {
         lock (_access)
         {
-            Quietly(() => Write32(NextUser, 1));
+            Quietly(() => _registers.WriteUInt32(NextUser, 1));
             SetVectors();
         }
     }
@@ -175,7 +176,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
                 if (ready)
                     _transport.TryEnable();
                 else
-                    Write16(QueueStop, 0);
+                    _registers.WriteUInt16(QueueStop, 0);
             });
             if (!ready || _transport.IsEnabled)
                 return Done(out fault);
@@ -198,7 +199,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
                 return RefuseReady(out fault);
             if (state.IsPacked)
                 return Refuse(Errno.EINVAL, "the queue's state is that of a packed ring", out fault);
-            Write16(NextAvailable, state.NextAvailable);
+            _registers.WriteUInt16(NextAvailable, state.NextAvailable);
             return Done(out fault);
         }
     }
@@ -208,7 +209,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         lock (_access)
         {
             Select(queue);
-            return QueueState.Split(Read16(NextAvailable));
+            return QueueState.Split(_registers.ReadUInt16(NextAvailable));
         }
     }
 
@@ -221,8 +222,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
             Quietly(() =>
             {
                 var wanted = _function.TryAttachNotify(queue, kick, out _) && kick is not null ? (ushort)0 : (ushort)1;
-                if (Read16(QueuePoll) != wanted)
-                    Write16(QueuePoll, wanted);
+                if (_registers.ReadUInt16(QueuePoll) != wanted)
+                    _registers.WriteUInt16(QueuePoll, wanted);
             });
         }
     }
@@ -245,8 +246,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             Select(queue);
             return new QueueCounters(
-                Read64(QueueRequests), Read64(QueueBytes), Read64(QueueErrors), Read64(QueueKicks), Read64(QueueCalls),
-                Read64(QueueInPlace), Read64(QueueUring), Read64(QueueWorker));
+                _registers.ReadUInt64(QueueRequests), _registers.ReadUInt64(QueueBytes), _registers.ReadUInt64(QueueErrors), _registers.ReadUInt64(QueueKicks), _registers.ReadUInt64(QueueCalls),
+                _registers.ReadUInt64(QueueInPlace), _registers.ReadUInt64(QueueUring), _registers.ReadUInt64(QueueWorker));
         }
     }
 
@@ -327,48 +328,13 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
 
     private Fault SelectedFault()
     {
-        var errno = (Errno)Read32(QueueError);
+        var errno = (Errno)_registers.ReadUInt32(QueueError);
         if (errno == Errno.None)
             return Fault.None;
         Span<byte> text = stackalloc byte[ErrorTextSize];
         _function.Read(ErrorText, text);
         var length = text.IndexOf((byte)0);
         return new Fault(errno, Encoding.UTF8.GetString(text[..(length < 0 ? text.Length : length)]));
-    }
-
-    private ushort Read16(int offset)
-    {
-        Span<byte> bytes = stackalloc byte[2];
-        _function.Read(offset, bytes);
-        return BinaryPrimitives.ReadUInt16LittleEndian(bytes);
-    }
-
-    private uint Read32(int offset)
-    {
-        Span<byte> bytes = stackalloc byte[4];
-        _function.Read(offset, bytes);
-        return BinaryPrimitives.ReadUInt32LittleEndian(bytes);
-    }
-
-    private ulong Read64(int offset)
-    {
-        Span<byte> bytes = stackalloc byte[8];
-        _function.Read(offset, bytes);
-        return BinaryPrimitives.ReadUInt64LittleEndian(bytes);
-    }
-
-    private void Write16(int offset, ushort value)
-    {
-        Span<byte> bytes = stackalloc byte[2];
-        BinaryPrimitives.WriteUInt16LittleEndian(bytes, value);
-        _function.Write(offset, bytes);
-    }
-
-    private void Write32(int offset, uint value)
-    {
-        Span<byte> bytes = stackalloc byte[4];
-        BinaryPrimitives.WriteUInt32LittleEndian(bytes, value);
-        _function.Write(offset, bytes);
     }
 
     private sealed class WindowAccess(INicVirtioFunction function) : IVirtioRegisterAccess

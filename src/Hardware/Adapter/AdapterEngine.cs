@@ -64,12 +64,8 @@ public sealed class AdapterEngine : IDisposable
     public void AttachMedium(string name, IBlockBackend medium, ICacheModeStore? cacheMode = null)
     {
         if (!_media.TryAdd(name, new Medium(medium, cacheMode ?? new VolatileCacheMode())))
-            throw new VirtbusException(Errno.EEXIST, $"Adapter {Name} has a medium '{name}' already. Take that one out first.");
+            throw new VirtbusException(Errno.EEXIST, $"Adapter {Name} has a medium '{name}' already. Choose another name.");
     }
-
-    /// <summary>Takes a medium out. Functions that use it must be gone.</summary>
-    /// <param name="name">The medium's name.</param>
-    public void DetachMedium(string name) => _media.TryRemove(name, out _);
 
     /// <summary>Plugs a wire in: one more port of the switch.</summary>
     /// <param name="send">Takes a frame to the outside, on the common lane's thread; it must not block. The frame is valid during the call only.</param>
