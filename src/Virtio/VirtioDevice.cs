@@ -10,7 +10,7 @@ namespace Virtbus.Virtio;
 /// member by member. Calls may come from any thread; one is let through at a time. A device model derives from it and brings its
 /// configuration layout and what its queues do.
 /// </summary>
-public abstract class VirtioDevice : IDisposable
+public abstract partial class VirtioDevice : IDisposable
 {
     private readonly Lock _lock = new();
     private readonly QueueRunner[] _queues;
@@ -245,135 +245,6 @@ public abstract class VirtioDevice : IDisposable
         }
     }
 
-    /// <summary>Says where a queue's rings are.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <param name="descriptorArea">Descriptor table.</param>
-    /// <param name="driverArea">Available ring.</param>
-    /// <param name="deviceArea">Used ring.</param>
-    /// <param name="fault">EBUSY while the queue is ready.</param>
-    /// <returns>Whether it was taken.</returns>
-    public bool TrySetQueueAddress(int queue, Iova descriptorArea, Iova driverArea, Iova deviceArea, out Fault fault)
-    {
-        lock (_lock)
-        {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
-            At(queue).DescriptorArea = descriptorArea;
-            At(queue).DriverArea = driverArea;
-            At(queue).DeviceArea = deviceArea;
-            return Done(out fault);
-        }
-    }
-
-    /// <summary>Sets the number of descriptors of a queue.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <param name="size">A power of two up to <see cref="MaxQueueSize"/>.</param>
-    /// <param name="fault">EINVAL; EBUSY while the queue is ready.</param>
-    /// <returns>Whether it was taken.</returns>
-    public bool TrySetQueueSize(int queue, int size, out Fault fault)
-    {
-        lock (_lock)
-        {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
-            if (size < 1 || size > MaxQueueSize || !int.IsPow2(size))
-                return Refuse(Errno.EINVAL, "the queue size is no power of two within the device's limit", out fault);
-            At(queue).Size = size;
-            return Done(out fault);
-        }
-    }
-
-    /// <summary>Makes a queue ready, or stops it after finishing what it has in work.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <param name="ready">Whether it shall be.</param>
-    /// <param name="fault">EFAULT, EINVAL when the rings do not lie in mapped memory or are not aligned; EINVAL before FEATURES_OK.</param>
-    /// <returns>Whether it was done; stopping always is.</returns>
-    public bool TrySetQueueReady(int queue, bool ready, out Fault fault)
-    {
-        lock (_lock)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            var target = At(queue);
-            if (target.Ready == ready)
-                return Done(out fault);
-            if (ready && !VirtioStatusRules.Allows(Status, VirtioStep.EnableQueue, out fault))
-                return false;
-            target.Stop();
-            target.IsBroken = false;
-            target.Ready = ready;
-            if (!ready || TryRun(target, out fault))
-                return Done(out fault);
-            target.Ready = false;
-            return false;
-        }
-    }
-
-    /// <summary>Whether a queue is ready.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <returns>True as well while it waits for DRIVER_OK or for its memory, and when a ring error stopped it.</returns>
-    public bool IsQueueReady(int queue)
-    {
-        lock (_lock)
-            return At(queue).Ready;
-    }
-
-    /// <summary>Sets where a queue begins.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <param name="state">The place; one of the other ring format is refused when the queue is made ready.</param>
-    /// <param name="fault">EBUSY while the queue is ready.</param>
-    /// <returns>Whether it was taken.</returns>
-    public bool TrySetQueueState(int queue, QueueState state, out Fault fault)
-    {
-        lock (_lock)
-        {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
-            At(queue).State = state;
-            return Done(out fault);
-        }
-    }
-
-    /// <summary>Reads where a queue goes on; settled while the queue is not ready.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <returns>The place.</returns>
-    public QueueState GetQueueState(int queue)
-    {
-        lock (_lock)
-            return At(queue).State;
-    }
-
-    /// <summary>Sets the eventfd by which the driver wakes a queue.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <param name="kick">The eventfd, open until it is replaced.</param>
-    /// <param name="polls">Without an eventfd: whether the device looks at the ring now and then, or only when it is poked.</param>
-    public void SetQueueKick(int queue, EventFd? kick, bool polls = true)
-    {
-        // The eventfd belongs to the caller, who closes the old one when this returns; so the queue stands still while it is exchanged.
-        lock (_lock)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            var target = At(queue);
-            target.Stop();
-            target.Kick = kick;
-            target.Polls = polls;
-            Run(target);
-        }
-    }
-
-    /// <summary>Sets what tells the driver of used buffers.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <param name="interrupt">Called on the queue's thread; it must not wait for the device. Null for none.</param>
-    public void SetQueueInterrupt(int queue, Action? interrupt) => At(queue).Interrupt = interrupt;
-
-    /// <summary>Makes a queue look at its ring, for a user without eventfds.</summary>
-    /// <param name="queue">Queue number.</param>
-    public void KickQueue(int queue) => At(queue).Poke();
-
-    /// <summary>Reads a queue's counters.</summary>
-    /// <param name="queue">Queue number.</param>
-    /// <returns>The counters, each of them up to date, not all of the same moment.</returns>
-    public QueueCounters GetQueueCounters(int queue) => At(queue).Counters;
-
     /// <summary>Stops all queues and frees them. The backend behind the device stays with who made it.</summary>
     public void Dispose()
     {
@@ -389,17 +260,6 @@ public abstract class VirtioDevice : IDisposable
         }
 
         GC.SuppressFinalize(this);
-    }
-
-    /// <summary>Has queues that start from now on run on threads of their own, or on those that all share.</summary>
-    /// <param name="own">Whether each has its own. One whose model may block has it in any case.</param>
-    public void UseOwnThreads(bool own)
-    {
-        lock (_lock)
-        {
-            foreach (var queue in _queues)
-                queue.OwnThread = own;
-        }
     }
 
     /// <summary>Answers a call with a fault.</summary>
@@ -483,36 +343,4 @@ public abstract class VirtioDevice : IDisposable
     }
 
     private VirtioFeatures? SettledFeatures => (_status & VirtioStatus.FEATURES_OK) != 0 ? _driverFeatures : null;
-
-    private static bool RefuseReady(out Fault fault) => Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault);
-
-    private QueueRunner At(int queue)
-    {
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)queue, (uint)_queues.Length, nameof(queue));
-        return _queues[queue];
-    }
-
-    // Where nobody hears an answer. A ring that is out of reach waits for a later change; what else is wrong does not go away by itself.
-    private void Run(QueueRunner queue)
-    {
-        if (!TryRun(queue, out var fault) && fault.Errno != Errno.EFAULT)
-            queue.Refuse(fault);
-    }
-
-    private bool TryRun(QueueRunner queue, out Fault fault)
-    {
-        // A function goes while its driver writes a register.
-        if (_disposed || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
-            return Done(out fault);
-        if (_dma is null)
-            return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);
-        return queue.TryStart(_dma, _driverFeatures, out fault);
-    }
-
-    private void QueueFaulted(int queue, Fault fault)
-    {
-        Interlocked.Or(ref _status, VirtioStatus.DEVICE_NEEDS_RESET);
-        Volatile.Read(ref _queueFaulted)?.Invoke(queue, fault);
-        Volatile.Read(ref _configChanged)?.Invoke();
-    }
 }
