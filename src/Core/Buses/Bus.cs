@@ -119,7 +119,7 @@ public abstract class Bus
     protected static ValueTask DeleteDependentAsync(Device device)
     {
         ArgumentNullException.ThrowIfNull(device);
-        return device.Fabric!.DeleteAsync(device, mustSucceed: true);
+        return device.Fabric!.Life.DeleteAsync(device, mustSucceed: true);
     }
 
     /// <summary>Refuses a removal before anything is done when the caller is a callback that it would wait for.</summary>

@@ -470,7 +470,7 @@ internal sealed class Binder(Fabric fabric)
             foreach (var link in device.Links?.Suppliers ?? [])
             {
                 if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer))
-                    fabric.EndManagedInGate(link);
+                    fabric.LinkTable.EndManagedInGate(link);
             }
             if (device.State != DeviceState.Added || device.IsGone)
                 return new(AttachResult.Gone, error);
@@ -544,12 +544,12 @@ internal sealed class Binder(Fabric fabric)
         foreach (var link in device.Links?.Suppliers ?? [])
         {
             if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer))
-                fabric.EndManagedInGate(link);
+                fabric.LinkTable.EndManagedInGate(link);
         }
         foreach (var link in device.Links?.Consumers ?? [])
         {
             if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoremoveSupplier))
-                fabric.EndManagedInGate(link);
+                fabric.LinkTable.EndManagedInGate(link);
         }
     }
 

@@ -54,7 +54,7 @@ public sealed class ModuleLoader : IDisposable
         }
         _index = ModuleIndex.Read(Folders);
         ReportSkipped();
-        fabric.AddModaliasListener(OnModalias);
+        fabric.Life.AddModaliasListener(OnModalias);
         _tree = new TreeDirectory("module", ListTree);
         fabric.Tree.AddTop(_tree);
         foreach (var folder in watch ? Folders.Where(Directory.Exists) : [])
@@ -181,7 +181,7 @@ public sealed class ModuleLoader : IDisposable
     {
         foreach (var watcher in _watchers)
             watcher.Dispose();
-        _fabric.RemoveModaliasListener(OnModalias);
+        _fabric.Life.RemoveModaliasListener(OnModalias);
         _fabric.Tree.RemoveTop(_tree);
     }
 

@@ -36,7 +36,7 @@ internal sealed class Simulation : SeededProgram
         _sabotage = sabotage;
         _buses = [Fabric.RegisterBus(new SimBus(this, "one", keyed: true)), Fabric.RegisterBus(new SimBus(this, "two", keyed: false))];
         Fabric.RegisterClass(_class);
-        Fabric.AddModaliasListener(OnModalias);
+        Fabric.Life.AddModaliasListener(OnModalias);
     }
 
     public IReadOnlyList<SimDevice> Alive => _alive;
