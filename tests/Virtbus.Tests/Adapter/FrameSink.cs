@@ -17,7 +17,7 @@ internal sealed class FrameSink(int wanted) : IFrameReceiver
         }
     }
 
-    public Task Done => _done.Task.WaitAsync(TimeSpan.FromSeconds(20));
+    public Task Done => _done.Task.EndsAsync($"{wanted} frames", () => $"only those of {string.Join(' ', Sequences)}");
 
     public void Receive(NetDevice device, ReadOnlySpan<byte> frame)
     {
