@@ -162,6 +162,40 @@ public sealed class PlatformTests : IDisposable
     }
 
     [Fact]
+    public async Task Where_the_kernel_does_not_add_a_full_eventfd_is_left_as_it_is_and_another_is_written_to()
+    {
+        using var peers = new EventFd();
+        Assert.True(EventFd.TryAdopt(peers.Descriptor.Duplicate(), out var ours, out _));
+        using (ours)
+        {
+            ours!.SignalWhereThereIsRoom();
+            ours.SignalWhereThereIsRoom();
+            Assert.True(peers.TryRead(out var count));
+            Assert.Equal(2u, count);
+            Blocking.Fill(peers);
+            await Task.Run(ours.SignalWhereThereIsRoom).WaitAsync(TimeSpan.FromSeconds(60));
+            Assert.True(peers.TryRead(out count));
+            Assert.Equal(ulong.MaxValue - 1, count);
+        }
+    }
+
+    [Fact]
+    public void Lines_beyond_the_most_of_a_span_are_counted_and_told_of_with_the_first_of_the_next()
+    {
+        var clock = new StandingClock();
+        var limiter = new LogLimiter(clock, 3, TimeSpan.FromSeconds(10));
+        for (var i = 0; i < 8; i++)
+            Assert.Equal((i < 3, Math.Max(0, i - 3)), (limiter.TryTake(out var before), (int)before));
+        clock.Seconds = 9.9;
+        Assert.False(limiter.TryTake(out _));
+        clock.Seconds = 10;
+        Assert.True(limiter.TryTake(out var suppressed));
+        Assert.Equal(6, suppressed);
+        Assert.True(limiter.TryTake(out suppressed));
+        Assert.Equal(0, suppressed);
+    }
+
+    [Fact]
     public void Sealed_memory_file_cannot_shrink()
     {
         using var sealedFile = MemoryFile.Create("virtbus-test", 4096);
