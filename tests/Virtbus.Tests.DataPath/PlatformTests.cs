@@ -196,6 +196,55 @@ public sealed class PlatformTests : IDisposable
     }
 
     [Fact]
+    public void Name_that_a_process_gives_itself_is_escaped_where_it_is_told()
+    {
+        var path = Path.Combine(_folder.FullName, "a\nb\u001b[2J");
+        File.CreateSymbolicLink(path, "/bin/sh");
+        using var child = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo(path, ["-c", "read line"]) { RedirectStandardInput = true })!;
+        using (var process = new PeerProcess(child.Id, PeerProcess.OpenByNumber(child.Id)))
+            Deadline.Until(() => process.Name == $@"process {child.Id} (a\nb\x1b[2J)", "the name");
+        child.Kill();
+        child.Ends();
+    }
+
+    [Fact]
+    public void Acceptor_goes_on_though_it_can_not_tell_of_what_failed()
+    {
+        using var served = new ManualResetEventSlim();
+        var failures = 0;
+        var acceptor = new Transports.ConnectionAcceptor(UnixListener.Listen(Socket), "test-service", TimeProvider.System, Serve, Failed);
+        ServiceThread.Refuses = static name => name == "test-service";
+        try
+        {
+            acceptor.Start();
+            using var first = UnixStream.TryConnect(Socket, out _);
+            Deadline.Until(() => Volatile.Read(ref failures) == 1, "a connection without a thread");
+        }
+        finally
+        {
+            ServiceThread.Refuses = null;
+        }
+
+        using (UnixStream.TryConnect(Socket, out _))
+            Assert.True(served.Wait(Deadline.Milliseconds));
+        acceptor.StopAsync().Ends("the stop");
+        Assert.Equal(1, failures);
+
+        void Serve(UnixStream stream)
+        {
+            stream.Dispose();
+            served.Set();
+        }
+
+        // As a log does that finds its disk full.
+        void Failed(Errno error)
+        {
+            Interlocked.Increment(ref failures);
+            throw new IOException("full");
+        }
+    }
+
+    [Fact]
     public void Sealed_memory_file_cannot_shrink()
     {
         using var sealedFile = MemoryFile.Create("virtbus-test", 4096);
