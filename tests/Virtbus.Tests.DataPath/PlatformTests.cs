@@ -162,6 +162,17 @@ public sealed class PlatformTests : IDisposable
     }
 
     [Fact]
+    public void Kernel_adds_more_signals_than_it_keeps_places_for()
+    {
+        Assert.SkipUnless(KernelSignal.IsThere, "the kernel has no Linux AIO, or forbids it");
+        using var signal = new EventFd();
+        for (var i = 0; i < 1000; i++)
+            Assert.True(KernelSignal.TryAdd(signal.Descriptor));
+        Assert.True(signal.TryRead(out var count));
+        Assert.Equal(1000u, count);
+    }
+
+    [Fact]
     public async Task Where_the_kernel_does_not_add_a_full_eventfd_is_left_as_it_is_and_another_is_written_to()
     {
         using var peers = new EventFd();
