@@ -211,7 +211,8 @@ public sealed class PlatformTests : IDisposable
     {
         var path = Path.Combine(_folder.FullName, "a\nb\u001b[2J");
         File.CreateSymbolicLink(path, "/bin/sh");
-        using var child = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo(path, ["-c", "read line"]) { RedirectStandardInput = true })!;
+        var start = new System.Diagnostics.ProcessStartInfo(path, ["-c", "read line"]) { RedirectStandardInput = true, UseShellExecute = false };
+        using var child = System.Diagnostics.Process.Start(start)!;
         using (var process = new PeerProcess(child.Id, PeerProcess.OpenByNumber(child.Id)))
             Deadline.Until(() => process.Name == $@"process {child.Id} (a\nb\x1b[2J)", "the name");
         child.Kill();
