@@ -6,8 +6,8 @@ namespace Virtbus.Platform;
 /// </summary>
 public sealed class EventFd : IDisposable
 {
-    // For those that came from a peer, which can do to the counter and to the file's flags what it likes.
-    private readonly bool _isSignalledByKernel;
+    // Then the peer can do to the counter and to the file's flags what it likes.
+    private readonly bool _isPeers;
 
     /// <summary>Makes a new one, at zero.</summary>
     /// <exception cref="VirtbusException">The process has no descriptor left.</exception>
@@ -17,10 +17,10 @@ public sealed class EventFd : IDisposable
         Descriptor = number >= 0 ? new FileDescriptor(number) : throw HostError.Make("an eventfd", Libc.LastError);
     }
 
-    private EventFd(FileDescriptor descriptor, bool isSignalledByKernel)
+    private EventFd(FileDescriptor descriptor, bool isPeers)
     {
         Descriptor = descriptor;
-        _isSignalledByKernel = isSignalledByKernel;
+        _isPeers = isPeers;
     }
 
     /// <summary>The descriptor, to wait on or to hand to a peer. It belongs to this object.</summary>
@@ -41,18 +41,28 @@ public sealed class EventFd : IDisposable
         }
 
         // Its flags stay: they are the peer's too, which may wait in a read. Blocking or not, Signal and TryRead get by.
-        eventFd = new EventFd(descriptor, KernelSignal.IsThere);
+        eventFd = new EventFd(descriptor, isPeers: true);
         fault = Fault.None;
         return true;
     }
 
     /// <summary>
     /// Adds one to the counter and so wakes who waits on it. A counter at its limit is left as it is: the waiter has a signal pending anyway.
-    /// On a host without Linux AIO it can block, when a peer both filled its eventfd and made it blocking.
+    /// On a host without Linux AIO, or without memory for it, it can block, when a peer that made its eventfd blocking fills it in the moment between
+    /// the look for room and the write.
     /// </summary>
     public void Signal()
     {
-        if (!_isSignalledByKernel || !KernelSignal.TryAdd(Descriptor))
+        if (!_isPeers)
+            SignalByWrite();
+        else if (!KernelSignal.IsThere || !KernelSignal.TryAdd(Descriptor))
+            SignalWhereThereIsRoom();
+    }
+
+    /// <summary>As <see cref="Signal"/>, where the kernel does not add. A counter without room has a signal pending already.</summary>
+    internal void SignalWhereThereIsRoom()
+    {
+        if (Polling.Wait(Descriptor, forWriting: true, cancel: null, 0))
             SignalByWrite();
     }
 
@@ -88,7 +98,7 @@ public sealed class EventFd : IDisposable
 
     /// <summary>Makes a second handle on the same counter.</summary>
     /// <returns>The handle, owned by the caller.</returns>
-    public EventFd Duplicate() => new(Descriptor.Duplicate(), _isSignalledByKernel);
+    public EventFd Duplicate() => new(Descriptor.Duplicate(), _isPeers);
 
     /// <summary>Closes the descriptor.</summary>
     public void Dispose() => Descriptor.Dispose();

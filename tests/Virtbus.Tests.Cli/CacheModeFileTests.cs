@@ -35,6 +35,38 @@ public sealed class CacheModeFileTests : IDisposable
         Assert.True(mode.TryKeep(true, out _));
     }
 
+    [Fact]
+    public void What_was_kept_is_on_the_disk_with_its_name_when_that_is_answered()
+    {
+        List<string> synced = [];
+        var mode = new CacheModeFile(_folder, "disk0", file =>
+        {
+            synced.Add(new FileInfo($"/proc/self/fd/{file.Number}").LinkTarget!);
+            return file.SyncData();
+        });
+        Assert.True(mode.TryKeep(false, out _));
+        // The file, and the folder that has its name.
+        Assert.Equal([Path.Combine(_folder, "disk0.write-through"), _folder], synced);
+        synced.Clear();
+        Assert.True(mode.TryKeep(true, out _));
+        Assert.Equal([_folder], synced);
+    }
+
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(false, true)]
+    [InlineData(true, true)]
+    public void Mode_that_did_not_get_to_the_disk_is_not_taken_and_the_next_daemon_writes_through(bool writeback, bool folder)
+    {
+        Assert.True(new CacheModeFile(_folder, "disk0").TryKeep(!writeback, out _));
+        var mode = new CacheModeFile(_folder, "disk0", file =>
+            Directory.Exists($"/proc/self/fd/{file.Number}") == folder ? Errno.EIO : file.SyncData());
+        Assert.False(mode.TryKeep(writeback, out var fault));
+        Assert.Equal((Errno.EIO, !writeback), (fault.Errno, mode.IsWriteback));
+        // Weaker than what the driver relies on it never gets.
+        Assert.False(new CacheModeFile(_folder, "disk0").IsWriteback);
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

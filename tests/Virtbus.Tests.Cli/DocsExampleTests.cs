@@ -129,7 +129,7 @@ public sealed partial class DocsExampleTests
     // Columns are as wide as what stands in them.
     private static string Squeeze(string line) => Spaces().Replace(line, " ").Trim();
 
-    private static string Root()
+    internal static string Root()
     {
         var folder = AppContext.BaseDirectory;
         while (!File.Exists(Path.Combine(folder, "Virtbus.slnx")))

@@ -12,6 +12,7 @@ public sealed class FuseFileTests
 {
     private const uint GetAttr = 3;
     private const uint Open = 14;
+    private const uint Flush = 25;
     private const uint Init = 26;
     // MNT_FORCE ends whatever waits for the peer; MNT_DETACH takes the mount away though it is in use.
     private const int ForceAndDetach = 3;
@@ -43,6 +44,21 @@ public sealed class FuseFileTests
             }) { IsBackground = true };
             mapping.Start();
             var done = mapping.Join(Deadline.Milliseconds);
+            // Passed on, its close asks the peer, and waits where nobody else does.
+            var (left, right) = UnixStream.CreatePair();
+            using (left)
+            using (right)
+            {
+                List<FileDescriptor> passed = [];
+                Assert.Equal(1, left.Send("x"u8, [file], out _));
+                Assert.Equal(1, right.Receive(new byte[1], passed, out _));
+                var closing = new Thread(Assert.Single(passed).Dispose) { IsBackground = true };
+                closing.Start();
+                done &= closing.Join(Deadline.Milliseconds);
+            }
+
+            Deadline.Until(() => asked.Contains(Flush), "the close");
+            Assert.Equal(1, PeerDescriptors.TotalClosing);
             // Before the file is closed, which waits for the peer too.
             _ = Unmount(path, ForceAndDetach);
             Assert.True(done, "waited for the peer");
@@ -50,6 +66,7 @@ public sealed class FuseFileTests
             Assert.Equal((Errno.None, Errno.EBADF), (error, fault.Errno));
             Assert.DoesNotContain(GetAttr, asked);
             Assert.Contains(Open, asked);
+            Assert.True(PeerDescriptors.WaitUntilClosed(TimeSpan.FromMilliseconds(Deadline.Milliseconds)));
         }
         finally
         {

@@ -138,6 +138,24 @@ public sealed class MappedFilesTests : IDisposable
     }
 
     [Fact]
+    public void Huge_pages_are_a_file_in_memory()
+    {
+        const uint MFD_HUGETLB = 4;
+        var number = Libc.memfd_create("virtbus-test", Libc.MFD_CLOEXEC | MFD_HUGETLB);
+        Assert.SkipWhen(number < 0, "the kernel has no huge pages");
+        using var file = new FileDescriptor(number);
+        Assert.Equal(0, Libc.ftruncate(file, 1 << 30));
+        Assert.True(file.IsMemoryFile());
+        Assert.True(file.TryGetMemoryStatus(out var status));
+        Assert.True(status.CanWrite);
+        // With pages in the pool it is mapped; else that is what is missing, and not the kind.
+        if (HostMemory.TryMap(_account, file, 0, 1 << 30, DmaAccess.ReadWrite, out var memory, out var fault))
+            memory!.Dispose();
+        else
+            Assert.Equal(Errno.ENOMEM, fault.Errno);
+    }
+
+    [Fact]
     public void File_on_a_disk_is_refused_with_what_to_use_instead()
     {
         var path = Path.Combine(AppContext.BaseDirectory, $"virtbus-{Guid.NewGuid()}");

@@ -51,7 +51,7 @@ public sealed class PeerDescriptorTests : IDisposable
     }
 
     [Fact]
-    public void Connection_with_unread_descriptors_is_closed_without_waiting_for_them()
+    public async Task Connection_with_unread_descriptors_is_closed_without_waiting_for_them()
     {
         var (left, right) = UnixStream.CreatePair();
         using (var lingering = new Lingering())
@@ -59,11 +59,26 @@ public sealed class PeerDescriptorTests : IDisposable
             Assert.Equal(1, left.Send("x"u8, [lingering.Descriptor], out _));
             lingering.Forget();
             left.Dispose();
-            var start = Stopwatch.GetTimestamp();
-            right.Dispose();
-            Assert.InRange(Stopwatch.GetElapsedTime(start), TimeSpan.Zero, _soon);
+            await Task.Run(right.Dispose, TestContext.Current.CancellationToken).WaitAsync(_soon, TestContext.Current.CancellationToken);
             Assert.Equal(1, PeerDescriptors.TotalClosing);
         }
+    }
+
+    [Fact]
+    public void Connection_with_nothing_unread_is_closed_at_once_and_not_behind_a_close_that_waits()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        using (var lingering = new Lingering())
+        {
+            var received = Pass(left, right, lingering.Descriptor);
+            lingering.Forget();
+            received.Dispose();
+            Assert.Equal(1, PeerDescriptors.TotalClosing);
+            right.Dispose();
+            Assert.Equal(1, PeerDescriptors.TotalClosing);
+        }
+
+        left.Dispose();
     }
 
     [Fact]
@@ -163,6 +178,66 @@ public sealed class PeerDescriptorTests : IDisposable
 
         // The smallest limit with a number of descriptors below the reserve.
         static int Limit(int ceiling) => Enumerable.Range(ceiling, PeerDescriptors.Reserve + 1).First(limit => limit - Math.Min(PeerDescriptors.Reserve, limit / 4) == ceiling);
+    }
+
+    [Fact]
+    public void Descriptor_for_which_the_process_has_no_number_is_an_error_and_not_left_out()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        using var eventFd = new EventFd();
+        var limit = Libc.GetDescriptorLimit();
+        List<FileDescriptor> received = [];
+        var buffer = new byte[1];
+        var (count, error) = (0, Errno.None);
+        // The first time is for what the runtime makes ready.
+        for (var round = 0; round < 2; round++)
+        {
+            Assert.Equal(1, left.Send("x"u8, [eventFd.Descriptor], out _));
+            var next = Libc.fcntl(eventFd.Descriptor, Libc.F_DUPFD_CLOEXEC, 0);
+            _ = Libc.close(next);
+            SetLimit(round == 0 ? limit : next);
+            try
+            {
+                count = right.Receive(buffer, received, out error);
+            }
+            finally
+            {
+                SetLimit(limit);
+            }
+
+            Assert.Equal(round == 0 ? (1, Errno.None, 1) : (-1, Errno.EMFILE, 1), (count, error, received.Count));
+        }
+
+        received.ForEach(descriptor => descriptor.Dispose());
+        left.Dispose();
+        right.Dispose();
+    }
+
+    [Fact]
+    public void What_no_thread_could_close_is_closed_with_the_next_one()
+    {
+        var (left, right) = UnixStream.CreatePair();
+        var path = Path.Combine(_folder.FullName, "file");
+        File.WriteAllText(path, "");
+        using var file = FileDescriptor.TryOpen(path, writable: false, out _)!;
+        var before = PeerDescriptors.TotalOpen;
+        var (first, second) = (Pass(left, right, file), Pass(left, right, file));
+        ServiceThread.Refuses = static name => name == "closer";
+        try
+        {
+            first.Dispose();
+        }
+        finally
+        {
+            ServiceThread.Refuses = null;
+        }
+
+        Assert.Equal((1, before + 2), (PeerDescriptors.TotalClosing, PeerDescriptors.TotalOpen));
+        second.Dispose();
+        Assert.True(PeerDescriptors.WaitUntilClosed(_soon));
+        Assert.Equal(before, PeerDescriptors.TotalOpen);
+        left.Dispose();
+        right.Dispose();
     }
 
     [Fact]

@@ -162,6 +162,101 @@ public sealed class PlatformTests : IDisposable
     }
 
     [Fact]
+    public void Kernel_adds_more_signals_than_it_keeps_places_for()
+    {
+        Assert.SkipUnless(KernelSignal.IsThere, "the kernel has no Linux AIO, or forbids it");
+        using var signal = new EventFd();
+        for (var i = 0; i < 1000; i++)
+            Assert.True(KernelSignal.TryAdd(signal.Descriptor));
+        Assert.True(signal.TryRead(out var count));
+        Assert.Equal(1000u, count);
+    }
+
+    [Fact]
+    public async Task Where_the_kernel_does_not_add_a_full_eventfd_is_left_as_it_is_and_another_is_written_to()
+    {
+        using var peers = new EventFd();
+        Assert.True(EventFd.TryAdopt(peers.Descriptor.Duplicate(), out var ours, out _));
+        using (ours)
+        {
+            ours!.SignalWhereThereIsRoom();
+            ours.SignalWhereThereIsRoom();
+            Assert.True(peers.TryRead(out var count));
+            Assert.Equal(2u, count);
+            Blocking.Fill(peers);
+            await Task.Run(ours.SignalWhereThereIsRoom).WaitAsync(TimeSpan.FromSeconds(60));
+            Assert.True(peers.TryRead(out count));
+            Assert.Equal(ulong.MaxValue - 1, count);
+        }
+    }
+
+    [Fact]
+    public void Lines_beyond_the_most_of_a_span_are_counted_and_told_of_with_the_first_of_the_next()
+    {
+        var clock = new StandingClock();
+        var limiter = new LogLimiter(clock, 3, TimeSpan.FromSeconds(10));
+        for (var i = 0; i < 8; i++)
+            Assert.Equal((i < 3, Math.Max(0, i - 3)), (limiter.TryTake(out var before), (int)before));
+        clock.Seconds = 9.9;
+        Assert.False(limiter.TryTake(out _));
+        clock.Seconds = 10;
+        Assert.True(limiter.TryTake(out var suppressed));
+        Assert.Equal(6, suppressed);
+        Assert.True(limiter.TryTake(out suppressed));
+        Assert.Equal(0, suppressed);
+    }
+
+    [Fact]
+    public void Name_that_a_process_gives_itself_is_escaped_where_it_is_told()
+    {
+        var path = Path.Combine(_folder.FullName, "a\nb\u001b[2J");
+        File.CreateSymbolicLink(path, "/bin/sh");
+        var start = new System.Diagnostics.ProcessStartInfo(path, ["-c", "read line"]) { RedirectStandardInput = true, UseShellExecute = false };
+        using var child = System.Diagnostics.Process.Start(start)!;
+        using (var process = new PeerProcess(child.Id, PeerProcess.OpenByNumber(child.Id)))
+            Deadline.Until(() => process.Name == $@"process {child.Id} (a\nb\x1b[2J)", "the name");
+        child.Kill();
+        child.Ends();
+    }
+
+    [Fact]
+    public void Acceptor_goes_on_though_it_can_not_tell_of_what_failed()
+    {
+        using var served = new ManualResetEventSlim();
+        var failures = 0;
+        var acceptor = new Transports.ConnectionAcceptor(UnixListener.Listen(Socket), "test-service", TimeProvider.System, Serve, Failed);
+        ServiceThread.Refuses = static name => name == "test-service";
+        try
+        {
+            acceptor.Start();
+            using var first = UnixStream.TryConnect(Socket, out _);
+            Deadline.Until(() => Volatile.Read(ref failures) == 1, "a connection without a thread");
+        }
+        finally
+        {
+            ServiceThread.Refuses = null;
+        }
+
+        using (UnixStream.TryConnect(Socket, out _))
+            Assert.True(served.Wait(Deadline.Milliseconds));
+        acceptor.StopAsync().Ends("the stop");
+        Assert.Equal(1, failures);
+
+        void Serve(UnixStream stream)
+        {
+            stream.Dispose();
+            served.Set();
+        }
+
+        // As a log does that finds its disk full.
+        void Failed(Errno error)
+        {
+            Interlocked.Increment(ref failures);
+            throw new IOException("full");
+        }
+    }
+
+    [Fact]
     public void Sealed_memory_file_cannot_shrink()
     {
         using var sealedFile = MemoryFile.Create("virtbus-test", 4096);

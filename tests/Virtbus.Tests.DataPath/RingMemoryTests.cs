@@ -130,6 +130,45 @@ public sealed class RingMemoryTests : IDisposable
     }
 
     [Fact]
+    public void What_the_device_wrote_is_marked_before_an_unmap_of_it_goes_on()
+    {
+        // So much that to mark it takes longer than to see that it was let go of.
+        const ulong Length = 256 << 20;
+        var start = At(1 << 30);
+        using var large = HostMemory.Allocate("virtbus-test", Length, out var file);
+        file.Dispose();
+        Map(0, Pages);
+        Assert.True(_space.TryMap(start, Length, large, 0, DmaAccess.ReadWrite, out _));
+        Start();
+        Assert.True(DirtyLog.TryCreate(Page, [], out var log, out _));
+        Assert.True(_space.TryStartLog(log!, out _));
+        for (var round = 0; round < 20; round++)
+        {
+            _driver.Add([new DriverBuffer(start, (uint)Length, true)]);
+            _driver.Publish();
+            Assert.True(_queue.TryTake(_chain, out _));
+            var last = new ulong[1];
+            using var looks = new ManualResetEventSlim();
+            var waiter = new Thread(() =>
+            {
+                looks.Set();
+                while (!_chain.Use.IsEmpty)
+                    Thread.SpinWait(1);
+                _space.TryReadLog(new IovaRange(new Iova(start.Value + Length - Page), Page), Page, last, out _);
+            }) { IsBackground = true };
+            waiter.Start();
+            Assert.True(looks.Wait(Deadline.Milliseconds));
+            _queue.Complete(_chain, (uint)Length);
+            Assert.True(waiter.Join(Deadline.Milliseconds));
+            Assert.Equal(1UL, last[0]);
+            _queue.Publish();
+            Assert.True(_driver.TryTakeUsed(out _, out _, out _));
+        }
+
+        _space.StopLog();
+    }
+
+    [Fact]
     public void What_the_device_writes_to_a_ring_of_several_pages_is_marked_where_it_lies()
     {
         const int Entries = 512;

@@ -12,12 +12,12 @@ internal sealed class VhostUserFixture : IDisposable
     private readonly IBlockBackend _backend;
     private readonly VirtioDeviceOps _disk;
 
-    internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2, MappingBudget? mappings = null)
+    internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2, MappingBudget? mappings = null, TimeProvider? time = null)
     {
         Leftovers.Clear();
         _backend = backend ?? new MemoryBackend(1 << 20);
         _disk = ModelDisk.Create(_backend, "serial", queueCount);
-        Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log) { Mappings = mappings ?? MappingBudget.Process };
+        Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log, time) { Mappings = mappings ?? MappingBudget.Process };
         Server.Start();
     }
 

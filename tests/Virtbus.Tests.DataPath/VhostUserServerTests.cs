@@ -604,6 +604,26 @@ public sealed class VhostUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Lines_that_were_left_out_are_counted_and_told_of_with_the_next_one()
+    {
+        var clock = new StandingClock();
+        using var fixture = new VhostUserFixture(time: clock);
+        for (var i = 1; i <= 30; i++)
+        {
+            new FrontEnd(fixture.Socket).Dispose();
+            fixture.WaitIdle(i);
+        }
+
+        Assert.Equal(20, fixture.Log.Count(1002) + fixture.Log.Count(1003));
+        Assert.Equal(0, fixture.Log.Count(1013));
+        clock.Seconds = 11;
+        new FrontEnd(fixture.Socket).Dispose();
+        fixture.WaitIdle(31);
+        Assert.Equal((1, 22), (fixture.Log.Count(1013), fixture.Log.Count(1002) + fixture.Log.Count(1003)));
+        Assert.Contains(": 40 lines left out before this", fixture.Log.All(), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Front_end_without_a_thread_is_turned_away_and_the_next_one_is_served()
     {
         ServiceThread.Refuses = name => name == "vhost-user";

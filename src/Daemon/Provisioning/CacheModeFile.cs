@@ -11,14 +11,17 @@ internal sealed class CacheModeFile : ICacheModeStore
 {
     private readonly string _folder;
     private readonly string _path;
+    private readonly Func<FileDescriptor, Errno> _sync;
     private volatile bool _isWriteback;
 
     /// <summary>Reads what is kept.</summary>
     /// <param name="folder">The runtime folder.</param>
     /// <param name="disk">The disk's name.</param>
-    public CacheModeFile(string folder, string disk)
+    /// <param name="sync">What makes a file or folder durable, for tests; fdatasync when left out.</param>
+    public CacheModeFile(string folder, string disk, Func<FileDescriptor, Errno>? sync = null)
     {
         _folder = folder;
+        _sync = sync ?? (static file => file.SyncData());
         _path = Path.Combine(folder, disk + ".write-through");
         _isWriteback = !File.Exists(_path);
     }
@@ -45,7 +48,7 @@ internal sealed class CacheModeFile : ICacheModeStore
         if (file is null)
             return error;
         using (file)
-            error = file.SyncData();
+            error = _sync(file);
         return error == Errno.None ? SyncFolder() : error;
     }
 
@@ -66,7 +69,7 @@ internal sealed class CacheModeFile : ICacheModeStore
         using var folder = FileDescriptor.TryOpen(_folder, writable: false, out var error);
         if (folder is null)
             return error;
-        error = folder.SyncData();
+        error = _sync(folder);
         // A file system that has nothing to write back for a folder answers that.
         return error == Errno.EINVAL ? Errno.None : error;
     }

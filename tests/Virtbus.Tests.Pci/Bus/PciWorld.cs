@@ -70,6 +70,8 @@ internal sealed class TestDriver(PciWorld world, string name, params PciDeviceId
 
     public Func<PciDevice, ValueTask>? OnRemove { get; set; }
 
+    public Func<PciDevice, ValueTask>? OnPrepareReset { get; set; }
+
     public bool HasVirtualFunctions { get; init; } = true;
 
     public Action<PciDevice, int>? OnVectors { get; init; }
@@ -129,7 +131,7 @@ internal sealed class TestDriver(PciWorld world, string name, params PciDeviceId
     protected internal override ValueTask PrepareResetAsync(PciDevice device)
     {
         world.Say($"{Name} prepare {device.Name}");
-        return default;
+        return OnPrepareReset?.Invoke(device) ?? default;
     }
 
     protected internal override ValueTask ResetDoneAsync(PciDevice device)

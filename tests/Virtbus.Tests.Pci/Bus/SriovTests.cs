@@ -339,6 +339,101 @@ public sealed class SriovTests
     }
 
     [Fact]
+    public async Task Function_that_leaves_already_is_waited_for_by_a_reset_of_its_physical_one_and_passed_over()
+    {
+        var world = await PciWorld.NewAsync();
+        await world.RegisterAsync("pf", Cards);
+        var driver = await world.RegisterAsync("vf", Parts);
+        var (card, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
+        await world.WriteAsync(device, "sriov_numvfs", "2");
+        var isLeaving = new TaskCompletionSource();
+        var mayLeave = new TaskCompletionSource();
+        driver.OnRemove = async _ =>
+        {
+            isLeaving.SetResult();
+            await mayLeave.Task;
+        };
+        var removal = world.WriteAsync(device.VirtualFunctions[0], "remove", "1").AsTask();
+        await isLeaving.Task.In();
+        driver.OnRemove = null;
+        world.ClearCalls();
+        var reset = world.WriteAsync(device, "reset", "1").AsTask();
+        Assert.False(reset.IsCompleted);
+        mayLeave.SetResult();
+        await Task.WhenAll(removal, reset).In();
+        Assert.Equal(["vf prepare 0000:01:00.2", "pf prepare 0000:01:00.0", "pf done 0000:01:00.0", "vf done 0000:01:00.2"], world.Calls);
+        Assert.Equal(2, card.VirtualFunctions.Count);
+    }
+
+    [Theory]
+    [InlineData("numvfs", "vf remove 0000:01:00.2", "vf remove 0000:01:00.1")]
+    [InlineData("unbind", "vf remove 0000:01:00.1")]
+    [InlineData("remove", "vf remove 0000:01:00.1")]
+    public async Task Function_that_is_to_leave_while_its_physical_one_is_reset_leaves_afterwards(string way, params string[] calls)
+    {
+        var world = await PciWorld.NewAsync();
+        var physical = await world.RegisterAsync("pf", Cards);
+        var driver = await world.RegisterAsync("vf", Parts);
+        var (card, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
+        await world.WriteAsync(device, "sriov_numvfs", "2");
+        var function = device.VirtualFunctions[0];
+        var isBegun = new TaskCompletionSource();
+        var mayGoOn = new TaskCompletionSource();
+        physical.OnPrepareReset = async _ =>
+        {
+            isBegun.SetResult();
+            await mayGoOn.Task;
+        };
+        world.ClearCalls();
+        var reset = world.WriteAsync(device, "reset", "1").AsTask();
+        await isBegun.Task.In();
+        var leave = way switch
+        {
+            "numvfs" => world.WriteAsync(device, "sriov_numvfs", "0").AsTask(),
+            "unbind" => world.Fabric.UnbindAsync(driver, function.Name).AsTask(),
+            _ => world.WriteAsync(function, "remove", "1").AsTask(),
+        };
+        Assert.Equal((3, false, false), (world.Calls.Length, leave.IsCompleted, reset.IsCompleted));
+        mayGoOn.SetResult();
+        await Task.WhenAll(reset, leave).In();
+        Assert.Equal(
+            [
+                "vf prepare 0000:01:00.1", "vf prepare 0000:01:00.2", "pf prepare 0000:01:00.0",
+                "pf done 0000:01:00.0", "vf done 0000:01:00.2", "vf done 0000:01:00.1", .. calls,
+            ],
+            world.Calls);
+        Assert.Equal(way == "numvfs" ? 0 : 2, card.VirtualFunctions.Count);
+        Assert.Equal(card.VirtualFunctions.Count, device.VirtualFunctions.Count);
+        Assert.Null(function.Driver);
+    }
+
+    [Fact]
+    public async Task Card_that_is_pulled_while_it_is_reset_ends_the_reset_and_leaves_nothing()
+    {
+        var world = await PciWorld.NewAsync();
+        var physical = await world.RegisterAsync("pf", Cards);
+        await world.RegisterAsync("vf", Parts);
+        var (card, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
+        await world.WriteAsync(device, "sriov_numvfs", "2");
+        var isBegun = new TaskCompletionSource();
+        var mayGoOn = new TaskCompletionSource();
+        physical.OnPrepareReset = async _ =>
+        {
+            isBegun.SetResult();
+            await mayGoOn.Task;
+        };
+        var reset = world.WriteAsync(device, "reset", "1").AsTask();
+        await isBegun.Task.In();
+        world.ClearCalls();
+        card.Pull();
+        mayGoOn.SetResult();
+        await Within.Refused(Errno.ENODEV, () => new ValueTask(reset));
+        await Task.Run(() => Functions.Wait.Until(() => world.Bus.Devices.Count == 1, "the end of the card"));
+        Assert.Equal(["pf done 0000:01:00.0", "vf done 0000:01:00.2", "vf done 0000:01:00.1"], world.Calls[..3]);
+        Assert.Equal(3, world.Calls.Count(c => c.Contains(" remove ", StringComparison.Ordinal)));
+    }
+
+    [Fact]
     public async Task Renewed_functions_are_others_behind_the_same_devices()
     {
         var world = await PciWorld.NewAsync();

@@ -8,12 +8,13 @@ namespace Virtbus.Tests.Pci.OnBus;
 public sealed class StraightSignalTests
 {
     [Theory]
-    [InlineData(PciInterruptKinds.MsiX)]
-    [InlineData(PciInterruptKinds.Msi)]
-    public async Task Raises_reach_the_eventfd_and_are_counted(PciInterruptKinds kind)
+    [InlineData(PciInterruptKinds.MsiX, true)]
+    [InlineData(PciInterruptKinds.Msi, true)]
+    [InlineData(PciInterruptKinds.Msi, false)]
+    public async Task Raises_reach_the_eventfd_and_are_counted(PciInterruptKinds kind, bool masksAtTheFunction)
     {
         var world = await PciWorld.NewAsync();
-        var (card, device) = await world.PlugAsync();
+        var (card, device) = await world.PlugAsync(new CardOptions { HasMsiMasks = masksAtTheFunction });
         var vectors = Allocate(device, 2, kind);
         using var signal = new EventFd();
         vectors[1].SetSignal(Line(signal));

@@ -267,4 +267,27 @@ public sealed class VfioUserHostileTests : IDisposable
         // Those of the subsystem (opened, closed) have the same ids as two of the server's own.
         Assert.InRange(_fixture.Log.Count(1100) + _fixture.Log.Count(1101), 2, 41);
     }
+
+    [Fact]
+    public void Lines_that_were_left_out_are_counted_and_told_of_with_the_next_one()
+    {
+        var time = new Core.ManualTime();
+        using var fixture = new WireFixture(time: time);
+        for (var i = 1; i <= 31; i++)
+        {
+            if (i == 31)
+            {
+                Assert.Equal((0, 0), (fixture.Log.Count(1113), fixture.Log.Count(1106)));
+                time.Advance(TimeSpan.FromSeconds(11));
+            }
+
+            using (var client = new WireClient(fixture.Socket))
+                client.Greet();
+            fixture.WaitIdle(i);
+        }
+
+        // Those of the server, and those of the subsystem.
+        Assert.Equal((1, 1), (fixture.Log.Count(1113), fixture.Log.Count(1106)));
+        Assert.Equal(2, fixture.Log.All().Split('\n').Count(line => line.Contains(": 40 lines left out before this", StringComparison.Ordinal)));
+    }
 }

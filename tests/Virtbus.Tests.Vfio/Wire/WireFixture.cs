@@ -19,15 +19,15 @@ internal sealed class WireFixture : IDisposable
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
     private readonly Fabric _fabric;
 
-    internal WireFixture(VfioUserServerOptions? options = null, IommuGroup? group = null)
+    internal WireFixture(VfioUserServerOptions? options = null, IommuGroup? group = null, TimeProvider? time = null)
     {
         Leftovers.Clear();
         Device = new WireDevice(group);
-        _fabric = new Fabric(new FabricOptions { LoggerFactory = Log });
+        _fabric = new Fabric(new FabricOptions { LoggerFactory = Log, Time = time ?? TimeProvider.System });
         var parent = new Device("parent");
         Wait(_fabric.AddAsync(parent));
         VfioDevice = Wait(VfioSubsystem.Of(_fabric).RegisterAsync(parent, "0000:01:00.1", Device));
-        Server = new VfioUserServer(Path.Combine(_folder.FullName, "socket"), VfioDevice, Log, options);
+        Server = new VfioUserServer(Path.Combine(_folder.FullName, "socket"), VfioDevice, Log, options, time);
         Server.Start();
     }
 
