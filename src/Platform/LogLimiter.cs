@@ -15,7 +15,8 @@ public sealed class LogLimiter(TimeProvider time, int lines, TimeSpan span)
 
     /// <summary>Whether a line may be written now, and how many were left out before it.</summary>
     /// <param name="suppressed">How many were left out since the last line; they are told with this one.</param>
-    public bool TryTake(out long suppressed)
+    /// <param name="isDue">Whether it is written in any case, since the line that it belongs to was: it is not left out.</param>
+    public bool TryTake(out long suppressed, bool isDue = false)
     {
         lock (_lock)
         {
@@ -25,14 +26,14 @@ public sealed class LogLimiter(TimeProvider time, int lines, TimeSpan span)
                 _used = 0;
             }
 
-            suppressed = _suppressed;
             if (_used == lines)
             {
-                _suppressed++;
-                return false;
+                suppressed = isDue ? 0 : _suppressed++;
+                return isDue;
             }
 
             _used++;
+            suppressed = _suppressed;
             _suppressed = 0;
             return true;
         }

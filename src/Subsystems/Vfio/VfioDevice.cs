@@ -57,9 +57,9 @@ public sealed class VfioDevice : Device
     internal Microsoft.Extensions.Logging.ILogger Log => _subsystem.Log;
 
     /// <summary>Whether a line about a user may be written: users come and go as they like.</summary>
-    internal bool MayLog()
+    internal bool MayLog(bool isDue = false)
     {
-        if (!_limiter.TryTake(out var suppressed))
+        if (!_limiter.TryTake(out var suppressed, isDue))
             return false;
         if (suppressed > 0)
             VfioLog.LeftOut(Log, Name, Label, suppressed);

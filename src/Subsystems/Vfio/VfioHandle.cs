@@ -370,7 +370,7 @@ public sealed class VfioHandle : IDisposable
             VfioLog.CloseFailed(Device.Log, Device.Name, Device.Label, e);
         }
         // Told of when its opening was, so that no line speaks of a user that seems to be there still.
-        if (!Device.MayLog() && !_isTold)
+        if (!Device.MayLog(_isTold))
         {
             Device.Closed();
             return;

@@ -137,9 +137,9 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
     }
 
     /// <summary>Whether a line about a connection may be written: a client that comes and goes gets no more of them than one that sends nonsense.</summary>
-    internal bool MayLog()
+    internal bool MayLog(bool isDue = false)
     {
-        if (!_connectionLimiter.TryTake(out var suppressed))
+        if (!_connectionLimiter.TryTake(out var suppressed, isDue))
             return false;
         if (suppressed > 0)
             VfioUserLog.LeftOut(_logger, Path, suppressed);
@@ -210,7 +210,7 @@ public sealed class VfioUserServer : IDeviceEndpoint, IAsyncDisposable
             Volatile.Write(ref _session, null);
             _peer = null;
             // Told of when its coming was, so that no line speaks of a client that seems to be there still.
-            if (MayLog() || isTold)
+            if (MayLog(isTold))
                 VfioUserLog.Disconnected(_logger, Path, number, reason);
             Interlocked.Increment(ref _sessionsEnded);
         }

@@ -166,9 +166,9 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
     }
 
     /// <summary>Whether a line about a connection may be written: a peer that comes and goes gets no more of them than one that sends nonsense.</summary>
-    internal bool MayLog()
+    internal bool MayLog(bool isDue = false)
     {
-        if (!_connectionLimiter.TryTake(out var suppressed))
+        if (!_connectionLimiter.TryTake(out var suppressed, isDue))
             return false;
         if (suppressed > 0)
             VhostUserLog.LeftOut(_logger, Path, suppressed);
@@ -231,7 +231,7 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
         }
 
         // Told of when its coming was, so that no line speaks of a front end that seems to be there still.
-        if (MayLog() || isTold)
+        if (MayLog(isTold))
             VhostUserLog.Disconnected(_logger, Path, number, reason);
         Interlocked.Increment(ref _sessionsEnded);
     }
