@@ -68,10 +68,21 @@ public sealed class BlockBatchTests : IDisposable
         Add(0);
         Add(1);
         // It has no status.
-        _driver.Add([Buffer(Headers + (2 * 16), 16, false)]);
+        _driver.Add([Buffer(Data + (2 * Page), 16, false)]);
         Add(3);
         Add(4);
+        disk.IsHeld = true;
         Go();
+        if (isLate)
+        {
+            // While those before it are waited for, it and those behind it hold no memory.
+            Deadline.Until(() => disk.Held == 2, "the requests before it");
+            for (var slot = 2UL; slot < 5; slot++)
+                Unmap(Data + (slot * Page));
+            Assert.Equal(Batch, _driver.Writer.UsedIndex);
+            disk.IsHeld = false;
+        }
+
         Deadline.Until(() => IsBroken, "the fault");
         Assert.Equal(Errno.EPROTO, _fault.Errno);
         // Those before it are handed back before the driver hears of it, those behind it are not begun.
@@ -81,7 +92,7 @@ public sealed class BlockBatchTests : IDisposable
         var bitmap = new ulong[5];
         Assert.True(_space.TryReadLog(new IovaRange(new Iova(Base), Bytes), Page, bitmap, out _));
         Assert.Equal((1UL | (1UL << (int)(Statuses / Page)) | (1UL << (int)(Data / Page)) | (1UL << (int)(Data / Page + 1)), 0UL), (bitmap[0], bitmap[1]));
-        // None of them holds memory.
+        // Nor does any other now.
         UnmapSlots(5);
         Unmap(Headers);
         // Whoever goes on with the queue finds the wrong one.
@@ -253,6 +264,32 @@ public sealed class BlockBatchTests : IDisposable
         Assert.True(mapper.Join(Deadline.Milliseconds));
         Assert.Equal(0, peer.CallsOnShared);
         Assert.Equal(0, disk.EndedElsewhere);
+    }
+
+    [Fact]
+    public void Places_that_come_while_others_are_with_the_host_keep_the_order()
+    {
+        var disk = Start(new Disk { IsLate = true });
+        disk.IsHeld = true;
+        Add(0);
+        Add(1);
+        Go();
+        Deadline.Until(() => disk.Held == 2, "two requests in flight");
+        // The first place is free again, and the second one is not.
+        disk.EndOldest();
+        TakeBack(1, 0);
+        for (var slot = 2UL; slot < 7; slot++)
+            Add(slot);
+        Go();
+        Deadline.Until(() => disk.Held == 6, "six requests in flight");
+        disk.EndOldest();
+        TakeBack(1, 1);
+        Assert.False(_driver.TryTakeUsed(out _, out _, out _));
+        // From the last to the first.
+        disk.IsHeld = false;
+        for (var slot = 2UL; slot < 7; slot++)
+            TakeBack(1, slot);
+        Assert.Equal(0, disk.Held);
     }
 
     [Theory]
@@ -498,6 +535,7 @@ public sealed class BlockBatchTests : IDisposable
         private readonly List<ulong> _taken = [];
         private volatile bool _isHeld;
         private int _held;
+        private int _ends;
         private int _looks;
         private int _elsewhere;
 
@@ -524,6 +562,13 @@ public sealed class BlockBatchTests : IDisposable
                 _isHeld = value;
                 Current?.Signal();
             }
+        }
+
+        /// <summary>Ends the one that was given first, although all are held.</summary>
+        internal void EndOldest()
+        {
+            Interlocked.Increment(ref _ends);
+            Current?.Signal();
         }
 
         internal Action<BlockRequest>? Submitting { get; set; }
@@ -587,10 +632,14 @@ public sealed class BlockBatchTests : IDisposable
             public BlockRequest? TryReap()
             {
                 Interlocked.Increment(ref disk._looks);
-                if (_inFlight.Count == 0 || disk.IsHeld)
+                var isHeld = disk.IsHeld;
+                if (_inFlight.Count == 0 || (isHeld && Volatile.Read(ref disk._ends) == 0))
                     return null;
-                var (request, thread) = _inFlight[^1];
-                _inFlight.RemoveAt(_inFlight.Count - 1);
+                if (isHeld)
+                    Interlocked.Decrement(ref disk._ends);
+                var at = isHeld ? 0 : _inFlight.Count - 1;
+                var (request, thread) = _inFlight[at];
+                _inFlight.RemoveAt(at);
                 Volatile.Write(ref disk._held, _inFlight.Count);
                 if (thread != Environment.CurrentManagedThreadId)
                     Interlocked.Increment(ref disk._elsewhere);

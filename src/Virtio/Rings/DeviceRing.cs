@@ -117,7 +117,7 @@ public abstract class DeviceRing
 
     /// <summary>
     /// Takes all chains back that were taken and that the driver does not see handed back, and lets go of their memory: for a queue that has broken, and
-    /// touches none of it any more. Whoever goes on at its state finds them again.
+    /// touches none of it any more. Whoever goes on at its state finds them again, where they are handed back in the order of their taking.
     /// </summary>
     internal virtual void LetGo()
     {
