@@ -191,6 +191,39 @@ public sealed class BlockBatchTests : IDisposable
     }
 
     [Fact]
+    public void Queue_that_was_held_up_by_memory_that_is_here_now_goes_on_as_before()
+    {
+        var peer = new Peer(_memory, () => _driver.Writer.UsedIndex);
+        Assert.True(_space.TryMap(new IovaRange(new Iova(Far), 1 << 16), peer, DmaAccess.ReadWrite, out _));
+        var disk = Start(new Disk { IsLate = true });
+        disk.IsHeld = true;
+        Add(0);
+        Go();
+        Deadline.Until(() => disk.Held == 1, "a request in flight");
+        var looks = disk.Looks;
+        Add(1, Far);
+        Go();
+        _kick.Signal();
+        Deadline.Until(() => disk.Looks > looks, "a look at the next one");
+        Assert.True(_space.TryUnmap(new IovaRange(new Iova(Far), 1 << 16), out _, out _));
+        Assert.True(_space.TryMap(new Iova(Far + Headers), Page, _memory, Headers, DmaAccess.ReadWrite, out _));
+        disk.IsHeld = false;
+        TakeBack(2);
+        // It sleeps, and is woken by kicks.
+        using var never = new EventFd();
+        for (var slot = 2UL; slot < 5; slot++)
+        {
+            Assert.False(never.Wait(TimeSpan.FromMilliseconds(20)));
+            Add(slot);
+            Go();
+            TakeBack(1, slot);
+        }
+
+        Assert.Empty(peer.UsedAtReads);
+        Assert.Equal(0, disk.EndedElsewhere);
+    }
+
+    [Fact]
     public void Index_that_jumps_while_a_batch_is_in_work_ends_the_queue_behind_the_batch()
     {
         var disk = Start(new Disk());
@@ -224,7 +257,7 @@ public sealed class BlockBatchTests : IDisposable
         Assert.True(entered.Wait(Deadline.Milliseconds, TestContext.Current.CancellationToken));
         var stop = new Thread(() => Assert.True(_device.TrySetQueueReady(0, false, out _))) { IsBackground = true };
         stop.Start();
-        Deadline.Until(() => (stop.ThreadState & ThreadState.WaitSleepJoin) != 0 || !stop.IsAlive, "the stop waits");
+        Deadline.Until(() => stop.ThreadState.HasFlag(ThreadState.WaitSleepJoin) || !stop.IsAlive, "the stop waits");
         release.Set();
         Assert.True(stop.Join(Deadline.Milliseconds));
         var used = _driver.Writer.UsedIndex;
