@@ -39,14 +39,18 @@ public sealed class BlockBatchTests : IDisposable
     {
         _memory = HostMemory.Allocate("virtbus-test", Bytes, out var file);
         file.Dispose();
-        // Page by page, so that each can go by itself.
-        for (var at = 0UL; at < Bytes; at += Page)
+        // The rest page by page, so that each can go by itself.
+        Assert.True(_space.TryMap(new Iova(Base), Headers, _memory, 0, DmaAccess.ReadWrite, out _));
+        for (var at = Headers; at < Bytes; at += Page)
             Assert.True(_space.TryMap(new Iova(Base + at), Page, _memory, at, DmaAccess.ReadWrite, out _));
         _dma.Attach(_space);
     }
 
     public void Dispose()
     {
+        // A test that failed leaves nothing that a stop would wait for.
+        foreach (var disk in _owned.OfType<Disk>())
+            disk.IsHeld = false;
         _device?.Dispose();
         foreach (var owned in _owned)
             owned.Dispose();
@@ -325,6 +329,52 @@ public sealed class BlockBatchTests : IDisposable
         Assert.Equal(0, disk.Held);
     }
 
+    [Fact]
+    public void Back_end_that_takes_fewer_at_once_after_a_bug_gets_no_more()
+    {
+        var disk = Start(new Disk { IsLate = true });
+        Warm(disk);
+        disk.Depth = 2;
+        disk.Looking = () => throw new InvalidOperationException("a bug");
+        _device.KickQueue(0);
+        Deadline.Until(() => IsBroken, "the failure");
+        disk.Looking = null;
+        Assert.True(_device.TrySetStatus(0, out _));
+        Run(64, eventIndex: true);
+        disk.IsHeld = true;
+        for (var slot = 0UL; slot < 5; slot++)
+            Add(slot);
+        Go();
+        Deadline.Until(() => disk.Held == 2, "as many as it takes");
+        using var never = new EventFd();
+        Assert.False(never.Wait(TimeSpan.FromMilliseconds(50)));
+        Assert.Equal(2, disk.Held);
+        disk.IsHeld = false;
+        TakeBack(5);
+    }
+
+    [Fact]
+    public void Larger_ring_than_the_one_before_takes_buffers_of_as_many_parts()
+    {
+        const int Parts = 400;
+        var disk = Start(new Disk());
+        Warm(disk);
+        Assert.True(_device.TrySetStatus(0, out _));
+        Run(1024, eventIndex: true);
+        _memory.Write(Headers, new byte[16]);
+        _driver.Add(
+        [
+            Buffer(Headers, 16, false),
+            .. Enumerable.Range(0, Parts).Select(i => Buffer(Data + ((ulong)(i / 2) * Page) + ((ulong)(i % 2) * 1024), 512, true)),
+            Buffer(Statuses, 1, true),
+        ]);
+        Go();
+        var written = 0u;
+        Deadline.Until(() => _driver.TryTakeUsed(out _, out written, out _) || IsBroken, "a used buffer");
+        Assert.Equal((Parts * 512u) + 1, written);
+        Warm(disk);
+    }
+
     [Theory]
     [InlineData(1)]
     [InlineData(3)]
@@ -407,7 +457,7 @@ public sealed class BlockBatchTests : IDisposable
     private void Start(IBlockBackend disk, bool ownThread = false)
     {
         _owned.Add(disk);
-        _device = new VirtioBlkDevice("batch", disk, "serial", queueCount: 1, maxQueueSize: 128);
+        _device = new VirtioBlkDevice("batch", disk, "serial", queueCount: 1, maxQueueSize: 1024);
         _device.UseOwnThreads(ownThread);
         _device.SetDma(_dma.Port);
         _device.SetQueueKick(0, _kick);
@@ -458,7 +508,7 @@ public sealed class BlockBatchTests : IDisposable
         [
             new DriverBuffer(new Iova(at + Headers + (slot * 16)), 16, false), Buffer(Data + (slot * Page), 512, true), Buffer(Statuses + slot, 1, true),
         ]);
-        Assert.InRange(head, 0, 127);
+        Assert.InRange(head, 0, 1023);
         _slotOf[(ushort)head] = slot;
     }
 
@@ -606,6 +656,11 @@ public sealed class BlockBatchTests : IDisposable
 
         internal Action<BlockRequest>? Submitting { get; set; }
 
+        internal Action? Looking { get; set; }
+
+        /// <summary>How many requests the next channel takes at once, where they come late.</summary>
+        internal int Depth { get; set; } = 16;
+
         /// <summary>From which sector on <see cref="Submitting"/> is called.</summary>
         internal long SubmittingFrom { get; set; }
 
@@ -639,7 +694,7 @@ public sealed class BlockBatchTests : IDisposable
             private readonly EventFd? _ready = disk.IsLate ? new EventFd() : null;
             private readonly List<(BlockRequest Request, int Thread)> _inFlight = [];
 
-            public int Depth => disk.IsLate ? 16 : 1;
+            public int Depth { get; } = disk.IsLate ? disk.Depth : 1;
 
             public FileDescriptor? Completion => _ready?.Descriptor;
 
@@ -665,6 +720,7 @@ public sealed class BlockBatchTests : IDisposable
             public BlockRequest? TryReap()
             {
                 Interlocked.Increment(ref disk._looks);
+                disk.Looking?.Invoke();
                 var isHeld = disk.IsHeld;
                 if (_inFlight.Count == 0 || (isHeld && Volatile.Read(ref disk._ends) == 0))
                     return null;
