@@ -121,6 +121,8 @@ public sealed class BlockBatchTests : IDisposable
         Go();
         Deadline.Until(() => IsBroken, "the failure");
         Assert.Equal((Errno.EIO, "the device model failed: a bug"), (_fault.Errno, _fault.Message));
+        // The back end touches none of their memory any more.
+        Assert.Equal(0, disk.Held);
         var done = Batch + (isLate ? 0 : 3);
         // The driver is told of what was done before, and of nothing else.
         Assert.Equal(done, _driver.Writer.UsedIndex);
