@@ -300,6 +300,8 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     {
         _hasFailed = true;
         ServiceThread.Guard(_name, _processor.Abandon);
+        // What was done before is the driver's.
+        ServiceThread.Guard(_name, Publish);
         _ring.LetGo();
         _failed(_name, exception);
         Break(new Fault(Errno.EIO, "the device model failed: " + exception.Message));

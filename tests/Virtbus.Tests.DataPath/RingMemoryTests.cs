@@ -379,6 +379,69 @@ public sealed class RingMemoryTests : IDisposable
         _queue.Publish();
     }
 
+    [Fact]
+    public void Buffers_that_are_reached_by_messages_leave_nothing_behind_when_they_are_put_back_or_refused()
+    {
+        const uint Large = 12 << 20;
+        Map(0, 2);
+        Assert.True(_space.TryMap(new IovaRange(new Iova(1UL << 32), 1UL << 30), new Endless(), DmaAccess.ReadWrite, out _));
+        Start();
+        for (var i = 0; i < 2; i++)
+            _driver.Add([new DriverBuffer(new Iova(1UL << 32), Large, true)]);
+        // The second part lies nowhere.
+        _driver.Add([new DriverBuffer(new Iova(1UL << 32), Large, true), Writable(9 * Page, 512)]);
+        _driver.Publish();
+        DescriptorChain[] chains = [new(4), new(4), new(4)];
+        for (var round = 0; round < 3; round++)
+        {
+            Assert.True(_queue.TryTake(chains[0], out _));
+            Assert.True(_queue.TryTake(chains[1], out _));
+            Assert.False(_queue.HasAvailable());
+            _queue.PutBack(chains.AsSpan(0, 2));
+            Assert.Equal((0u, 0u), (chains[0].Copied, chains[1].Copied));
+            // There is room again.
+            Assert.True(_queue.HasAvailable());
+            Assert.Equal(QueueState.Split(0), _queue.State);
+        }
+
+        Assert.True(_queue.TryTake(chains[0], out _));
+        Assert.Equal(Large, chains[0].Copied);
+        _queue.Complete(chains[0], 0);
+        Assert.True(_queue.TryTake(chains[1], out _));
+        _queue.Complete(chains[1], 0);
+        Assert.False(_queue.TryTake(chains[2], out var fault));
+        Assert.Equal(Errno.EFAULT, fault.Errno);
+        Assert.Equal(0u, chains[2].Copied);
+    }
+
+    [Fact]
+    public void What_is_reached_by_messages_is_the_first_of_a_batch_and_others_follow_it()
+    {
+        Map(0, 3);
+        Map(3, 1);
+        var peer = new Messages(_memory);
+        Assert.True(_space.TryMap(new IovaRange(At(4 * Page), Page), peer, DmaAccess.ReadWrite, out _));
+        Start();
+        foreach (var page in (ulong[])[2, 4, 2, 4, 4])
+            _driver.Add([Readable(page * Page, 16)]);
+        _driver.Publish();
+        DescriptorChain[] chains = [new(4), new(4), new(4), new(4), new(4)];
+        var counts = new List<int>();
+        for (var taken = 0; taken < 5; taken += counts[^1])
+        {
+            counts.Add(_queue.Take(chains.AsSpan(taken), out var fault));
+            Assert.Equal(Fault.None, fault);
+            Assert.False(_queue.IsHeldUp);
+            Assert.Equal(QueueState.Split((ushort)(taken + counts[^1])), _queue.State);
+            // The stay is over: who unmaps what is not in use waits for nobody.
+            Unmap(3, 1);
+            Map(3, 1);
+        }
+
+        Assert.Equal([1, 2, 1, 1], counts);
+        Assert.Equal([0u, 16u, 0u, 16u, 16u], chains.Select(chain => chain.Copied));
+    }
+
     private static Iova At(ulong offset) => new(Base + offset);
 
     private static DriverBuffer Readable(ulong offset, uint length) => new(At(offset), length, false);

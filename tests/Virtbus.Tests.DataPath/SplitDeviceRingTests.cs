@@ -129,6 +129,106 @@ public sealed class SplitDeviceRingTests : IDisposable
     }
 
     [Fact]
+    public void Queue_that_broke_goes_on_at_the_first_that_the_driver_does_not_see_handed_back()
+    {
+        Start(eventIndex: false, indirect: false, nextAvailable: 0xfffe);
+        for (var i = 0; i < 0xfffe; i++)
+            _driver.Writer.AddHead(0);
+        for (var i = 0u; i < 5; i++)
+            _driver.Add([Readable(0x1000 + (i * 0x1000), i + 1)]);
+        _driver.Publish();
+        DescriptorChain[] chains = [new(4), new(4), new(4), new(4), new(4)];
+        Assert.Equal(5, _queue.Take(chains, out _));
+        _queue.Complete(chains[0], 0);
+        _queue.Complete(chains[1], 0);
+        _queue.Complete(chains[2], 0);
+        _queue.Publish();
+        // It is in the used ring, and not announced.
+        _queue.Complete(chains[3], 0);
+        _queue.LetGo();
+        Assert.Equal(QueueState.Split(1), _queue.State);
+        Assert.All(chains, chain => Assert.True(chain.Use.IsEmpty));
+    }
+
+    [Fact]
+    public void What_the_driver_changes_while_the_device_reads_it_leads_nowhere_else()
+    {
+        const int Rounds = 30_000;
+        const ulong Table = 0x8000;
+        var first = _memory.Address;
+        var isOver = false;
+        // Each word flips between what is right and what is not, at any moment.
+        var flips = new Thread(() =>
+        {
+            var random = new Random(4711);
+            ulong[] addresses = [Base + 0x1000, Base + Table, Base + Bytes - 0x1000, Base + Bytes - 1, 0, ulong.MaxValue - 15];
+            uint[] lengths = [1, 16, 48, 0x1000, 0, 0xffff_ffff];
+            ushort[] flags = [0, Next, Write, Indirect, Next | Write];
+            while (!Volatile.Read(ref isOver))
+            {
+                // More often right than not, so that whole chains come of it.
+                var (places, sizes, kinds) = random.Next(4) == 0 ? (6, 6, 5) : (3, 4, 4);
+                var (address, length, flag) = (addresses[random.Next(places)], lengths[random.Next(sizes)], flags[random.Next(kinds)]);
+                if (random.Next(2) == 0)
+                    _driver.Writer.WriteDescriptor(random.Next(Size), new Iova(address), length, flag, (ushort)random.Next(Size + 1));
+                else
+                    SplitRingWriter.EncodeDescriptor(_memory, Table + (16 * (ulong)random.Next(4)), new Iova(address), length, flag, (ushort)random.Next(5));
+            }
+        }) { IsBackground = true };
+        flips.Start();
+        DescriptorChain[] chains = [.. Enumerable.Range(0, Size).Select(_ => new DescriptorChain(32))];
+        var (taken, faults) = (0, 0);
+        var jumps = new Random(17);
+        for (var round = 0; round < Rounds; round++)
+        {
+            for (var i = 0; i < Size; i++)
+                _driver.Writer.AddHead((ushort)(jumps.Next(50) == 0 ? jumps.Next(ushort.MaxValue) : jumps.Next(Size)));
+            _driver.Writer.PublishIndex((ushort)(_queue.NextAvailable + jumps.Next(Size + 2)));
+            var count = _queue.Take(chains, out var fault);
+            taken += count;
+            foreach (var chain in chains[..count])
+            {
+                var sum = 0UL;
+                foreach (var run in (IoVector[])[.. chain.Readable, .. chain.Writable])
+                {
+                    Assert.True(run.Address >= first && run.Address - first + (nint)run.Length <= (nint)Bytes && run.Length > 0);
+                    sum += run.Length;
+                }
+
+                Assert.Equal(sum, (ulong)chain.ReadableLength + chain.WritableLength);
+                Assert.InRange(chain.Head, 0, Size - 1);
+                _queue.Complete(chain, 0);
+            }
+
+            _queue.Publish();
+            if (fault == Fault.None)
+                continue;
+            faults++;
+            var state = _queue.State;
+            _queue.Stop();
+            Assert.True(_queue.TryStart(_driver.Layout, _dma.Port, state, out _));
+        }
+
+        Volatile.Write(ref isOver, true);
+        Assert.True(flips.Join(Deadline.Milliseconds));
+        Assert.True(taken > Rounds / 10 && faults > Rounds / 10, $"{taken} taken, {faults} faults");
+    }
+
+    [Fact]
+    public void Buffer_does_not_go_on_behind_the_end_of_the_address_space()
+    {
+        Assert.True(_space.TryMap(new Iova(0), 0x1000, _memory, 0, DmaAccess.ReadWrite, out _));
+        Assert.True(_space.TryMap(new Iova(ulong.MaxValue - 0xfff), 0x1000, _memory, 0x1000, DmaAccess.ReadWrite, out _));
+        _driver.Add([new DriverBuffer(new Iova(ulong.MaxValue - 0xf), 16, true)]);
+        _driver.Add([new DriverBuffer(new Iova(ulong.MaxValue - 0xf), 17, true)]);
+        _driver.Publish();
+        Assert.True(_queue.TryTake(_chain, out _));
+        Assert.Contains("outside guest memory", TakeFault().Message, StringComparison.Ordinal);
+        Assert.Equal(1, _dma.Port.Faults);
+        Assert.True(_chain.Use.IsEmpty);
+    }
+
+    [Fact]
     public void Header_and_trailer_may_be_split_over_descriptors()
     {
         _memory.Write(0x1000, "abcdefgh"u8);

@@ -160,10 +160,10 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
             _count++;
             if (TryBegin(place, out var wrong))
                 continue;
-            // It is not with the device, and those behind it are as if they had not been taken.
+            // It and those behind it are as if they had not been taken: whoever goes on with the queue finds them, and what is wrong.
             _count--;
             fault = wrong;
-            _queue.PutBack(_chains.AsSpan(next + i + 1, taken - i - 1));
+            _queue.PutBack(_chains.AsSpan(next + i, taken - i));
             return;
         }
     }

@@ -140,17 +140,17 @@ public sealed unsafe class DescriptorChain
         return written;
     }
 
-    /// <summary>Lets go of the memory: nothing of it is touched any more.</summary>
+    /// <summary>Lets go of the memory and of what is copied from it: nothing of it is touched any more.</summary>
     internal void LetGo()
     {
         if (!Use.IsEmpty)
             Use.End();
+        DropCopies();
     }
 
     internal void Clear(ushort head)
     {
         LetGo();
-        DropCopies();
         Head = head;
         _start = 0;
         _readableEnd = 0;

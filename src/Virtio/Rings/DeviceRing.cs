@@ -116,9 +116,10 @@ public abstract class DeviceRing
     }
 
     /// <summary>
-    /// Lets go of the memory of all chains that were taken and not handed back: for a queue that has broken, and touches none of it any more.
+    /// Takes all chains back that were taken and that the driver does not see handed back, and lets go of their memory: for a queue that has broken, and
+    /// touches none of it any more. Whoever goes on at its state finds them again, where they are handed back in the order of their taking.
     /// </summary>
-    internal void LetGo()
+    internal virtual void LetGo()
     {
         foreach (var use in _uses)
         {

@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -9,13 +8,10 @@ namespace Virtbus.Virtio.Rings;
 /// <summary>The device side of a split virtqueue (VIRTIO 1.2, 2.7).</summary>
 public sealed unsafe class SplitDeviceRing : DeviceRing
 {
-    // One indirect table may have more entries than the queue has descriptors: drivers size it by the device's own limit.
-    private const int MaxIndirectEntries = 1024;
     private const uint MaxRun = 1 << 30;
     private static readonly Fault OutsideMemory = new(Errno.EFAULT, "a buffer lies outside guest memory");
 
-    // Pinned: walked by pointer like the ring's own table.
-    private readonly SplitDescriptor[] _indirect = GC.AllocateArray<SplitDescriptor>(MaxIndirectEntries, pinned: true);
+    private readonly IndirectTable _indirect = new();
     private DmaPort? _dma;
     private SplitRingCopy? _copy;
     private Iova _usedAddress;
@@ -29,6 +25,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private ushort _seenAvailable;
     private ushort _nextUsed;
     private ushort _publishedUsed;
+    // By how many the index of what is taken was before that of what is used at the start.
+    private ushort _ahead;
     private bool _kicksEnabled;
     private DmaHint _hint;
     private bool _isHeldUp;
@@ -93,6 +91,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _seenAvailable = _nextAvailable;
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
+        _ahead = (ushort)(_nextAvailable - _nextUsed);
         _copied = 0;
         _isHeldUp = false;
         _kicksEnabled = false;
@@ -143,6 +142,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             chain.LetGo();
             _nextAvailable--;
         }
+    }
+
+    internal override void LetGo()
+    {
+        base.LetGo();
+        _nextAvailable = (ushort)(_publishedUsed + _ahead);
     }
 
     /// <inheritdoc/>
@@ -308,7 +313,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
     private bool TryTake(DescriptorChain chain, ref DmaSection section, out Fault fault)
     {
-        var head = *(ushort*)(_available + 4 + (2 * (_nextAvailable & _mask)));
+        // Once, as a descriptor is: what was checked is what is used.
+        var head = Volatile.Read(ref *(ushort*)(_available + 4 + (2 * (_nextAvailable & _mask))));
         if (head >= Size)
         {
             fault = new Fault(Errno.EPROTO, "the available ring names a descriptor beyond the queue size");
@@ -352,7 +358,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             {
                 if (!TryEnterIndirect(descriptor, inIndirect, ref section, out fault))
                     return false;
-                table = (SplitDescriptor*)Unsafe.AsPointer(ref MemoryMarshal.GetArrayDataReference(_indirect));
+                table = _indirect.Entries;
                 entries = (int)(descriptor.Length / SplitRing.DescriptorSize);
                 left = entries;
                 inIndirect = true;
@@ -397,54 +403,27 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
     private bool TryEnterIndirect(in SplitDescriptor descriptor, bool inIndirect, ref DmaSection section, out Fault fault)
     {
-        var message = descriptor switch
-        {
-            _ when !_indirectAllowed => "an indirect descriptor was used without VIRTIO_F_INDIRECT_DESC",
-            _ when inIndirect => "an indirect table holds an indirect descriptor",
-            { Flags: var flags } when (flags & SplitRing.VIRTQ_DESC_F_NEXT) != 0 => "an indirect descriptor has the NEXT flag",
-            { Length: 0 } => "an indirect table is empty",
-            { Length: var length } when length % SplitRing.DescriptorSize != 0 => "an indirect table's length is no multiple of 16",
-            { Length: > MaxIndirectEntries * SplitRing.DescriptorSize } => "an indirect table has more than 1024 entries",
-            _ => null,
-        };
-        if (message is not null)
+        fault = Fault.None;
+        if (IndirectTable.WhatIsWrong(descriptor, _indirectAllowed, inIndirect) is { } message)
         {
             fault = new Fault(Errno.EPROTO, message);
             return false;
         }
 
-        // The whole table is copied once, over region borders, and walked in the copy.
-        var table = MemoryMarshal.AsBytes(_indirect.AsSpan())[..(int)descriptor.Length];
-        var error = CopyTable(descriptor.Address, table, section);
-        fault = Fault.None;
+        var error = _indirect.Copy(descriptor, section, ref _hint, out var at);
         if (error == Errno.None)
             return true;
         if (IsToBeHeldUp(error))
             return false;
         section.Leave();
         section = default;
-        if (_dma!.TryRead(new Iova(descriptor.Address), table))
+        // By messages only where they were found to be due: a peer who maps memory at this moment where there was none holds up no thread of others.
+        if (error != Errno.EOPNOTSUPP)
+            _dma!.ReportFault(new Iova(at), DmaAccess.Read);
+        else if (_dma!.TryRead(new Iova(descriptor.Address), _indirect.Bytes(descriptor)))
             return TryEnter(out section, out fault);
         fault = new Fault(Errno.EPROTO, "an indirect table lies outside guest memory");
         return false;
-    }
-
-    private Errno CopyTable(ulong address, Span<byte> table, in DmaSection section)
-    {
-        for (var done = 0; done < table.Length;)
-        {
-            // The end of the address space is the end.
-            var at = address + (uint)done;
-            if (at < address)
-                return Errno.EFAULT;
-            var error = section.Translate(new Iova(at), (uint)(table.Length - done), DmaAccess.Read, ref _hint, out var run);
-            if (error != Errno.None)
-                return error;
-            run.AsSpan().CopyTo(table[done..]);
-            done += (int)run.Length;
-        }
-
-        return Errno.None;
     }
 
     // A peer answers when it likes: not on a thread that works for others too, and not while others that were taken wait for it.
@@ -459,6 +438,9 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         var address = descriptor.Address;
         var left = descriptor.Length;
         var access = writable ? DmaAccess.Write : DmaAccess.Read;
+        // The end of the address space is the end.
+        if (left - 1 > ulong.MaxValue - address)
+            return TryAddFar(chain, address, left, access, Errno.EFAULT, ref section, out fault);
         fault = Fault.None;
         while (left != 0)
         {

@@ -62,6 +62,29 @@ public sealed class DmaSectionTests : IDisposable
         Assert.Equal(5, First(moved, ref hint));
     }
 
+    [Theory]
+    [InlineData(0x1000)]
+    [InlineData(0x8000)]
+    public void What_is_remembered_of_two_ranges_has_the_rights_of_now(ulong moved)
+    {
+        Assert.Equal(Errno.None, _dma.Map(0x1000, Page, 0));
+        Assert.Equal(Errno.None, _dma.Map(0x8000, Page, Page));
+        var hint = default(DmaHint);
+        Assert.Equal((1, 1), (Found(0x1000, DmaAccess.Write, ref hint), Found(0x8000, DmaAccess.Write, ref hint)));
+        Assert.Equal(Errno.None, _dma.Unmap(moved, Page, out _));
+        Assert.Equal(Errno.None, _dma.Map(moved, Page, 2 * Page, DmaAccess.Read));
+        Assert.Equal((0, 1), (Found(moved, DmaAccess.Write, ref hint), Found(moved, DmaAccess.Read, ref hint)));
+        Assert.Equal(1, Found(0x9000 - moved, DmaAccess.Write, ref hint));
+
+        int Found(ulong address, DmaAccess access, ref DmaHint hint)
+        {
+            Assert.True(_dma.Port.TryEnter(out var section));
+            var error = section.Translate(new Iova(address), 1, access, ref hint, out _);
+            section.Leave();
+            return error == Errno.None ? 1 : 0;
+        }
+    }
+
     // The byte behind an address, 0 when there is none.
     private byte First(ulong address, ref DmaHint hint)
     {
