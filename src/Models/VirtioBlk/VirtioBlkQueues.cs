@@ -89,27 +89,24 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
     public bool Process(out Fault fault)
     {
         fault = Fault.None;
-        var left = _batch;
         if (_count == 0)
             _first = 0;
-        while (left > 0 && (_count < _places.Length || TryGrow()))
+        var taken = 0;
+        if (_count < _places.Length || TryGrow())
         {
             var free = _places.Length - _count;
             var next = Wrap(_first + _count);
-            var chains = _chains.AsSpan(next, Math.Min(left, Math.Min(free, _places.Length - next)));
-            var taken = _queue.Take(chains, out fault);
-            left -= taken;
+            // In one stay, and once a turn: what a second one waited for would hold up what the first one took.
+            taken = _queue.Take(_chains.AsSpan(next, Math.Min(_batch, Math.Min(free, _places.Length - next))), out fault);
             Begin(next, taken, ref fault);
-            if (taken < chains.Length || fault != Fault.None)
-                break;
-            if (taken == free)
+            if (taken == free && fault == Fault.None)
                 TryGrow();
         }
 
-        if (left < _batch)
+        if (taken > 0)
             _channel!.Commit();
         var reaped = Reap();
-        return fault == Fault.None && (left < _batch || reaped);
+        return fault == Fault.None && (taken > 0 || reaped);
     }
 
     public void Drain()
