@@ -55,7 +55,6 @@ public class LayoutTests
           FIELD(io_cqring_offsets, cqes); FIELD(io_cqring_offsets, flags);
           SIZE(io_uring_sqe); FIELD(io_uring_sqe, opcode); FIELD(io_uring_sqe, flags); FIELD(io_uring_sqe, fd); FIELD(io_uring_sqe, off);
           FIELD(io_uring_sqe, addr); FIELD(io_uring_sqe, len); FIELD(io_uring_sqe, rw_flags); FIELD(io_uring_sqe, user_data);
-          FIELD(io_uring_sqe, buf_index);
           SIZE(io_uring_cqe); FIELD(io_uring_cqe, user_data); FIELD(io_uring_cqe, res); FIELD(io_uring_cqe, flags);
           SIZE(io_uring_probe); SIZE(io_uring_probe_op); FIELD(io_uring_probe_op, op); FIELD(io_uring_probe_op, flags);
           SIZE(io_uring_sync_cancel_reg); FIELD(io_uring_sync_cancel_reg, addr); FIELD(io_uring_sync_cancel_reg, fd);
@@ -160,7 +159,6 @@ public class LayoutTests
         yield return ("io_uring_sqe.len", Offset<SubmissionEntry>(nameof(SubmissionEntry.Length)));
         yield return ("io_uring_sqe.rw_flags", Offset<SubmissionEntry>(nameof(SubmissionEntry.OperationFlags)));
         yield return ("io_uring_sqe.user_data", Offset<SubmissionEntry>(nameof(SubmissionEntry.UserData)));
-        yield return ("io_uring_sqe.buf_index", Offset<SubmissionEntry>(nameof(SubmissionEntry.BufferIndex)));
         yield return ("io_uring_cqe", Unsafe.SizeOf<CompletionEntry>());
         yield return ("io_uring_cqe.user_data", Offset<CompletionEntry>(nameof(CompletionEntry.UserData)));
         yield return ("io_uring_cqe.res", Offset<CompletionEntry>(nameof(CompletionEntry.Result)));

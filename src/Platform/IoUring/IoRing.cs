@@ -24,7 +24,6 @@ public sealed unsafe class IoRing : IDisposable
     private const uint CQ_EVENTFD_DISABLED = 1;
     private const byte SQE_FIXED_FILE = 1;
     private const uint FSYNC_DATASYNC = 1;
-    private const int REGISTER_BUFFERS = 0;
     private const int REGISTER_FILES = 2;
     private const int UNREGISTER_FILES = 3;
     private const int REGISTER_EVENTFD = 4;
@@ -172,16 +171,6 @@ public sealed unsafe class IoRing : IDisposable
             return Register(REGISTER_FILES, list, files.Length);
     }
 
-    /// <summary>Gives the kernel memory that it holds pinned, for requests that name it by index.</summary>
-    /// <param name="buffers">The buffers; mapped until the ring is disposed.</param>
-    /// <returns>None, or the errno: ENOMEM beyond the limit of locked memory.</returns>
-    public Errno RegisterBuffers(ReadOnlySpan<IoVector> buffers)
-    {
-        // SAFETY: the list is pinned for the time of the call; the kernel checks the memory behind it.
-        fixed (IoVector* list = buffers)
-            return Register(REGISTER_BUFFERS, list, buffers.Length);
-    }
-
     /// <summary>Prepares a transfer between a file and a list of runs.</summary>
     /// <param name="write">Whether to write the runs, and not to fill them.</param>
     /// <param name="file">Index of a registered file.</param>
@@ -212,25 +201,16 @@ public sealed unsafe class IoRing : IDisposable
     /// <param name="offset">Byte offset in the file.</param>
     /// <param name="durable">Whether a write is done only when it is durable.</param>
     /// <param name="token">What its end is named.</param>
-    /// <param name="buffer">Index of the registered buffer that the run lies in; -1 for none.</param>
     /// <returns>False when there is no room.</returns>
-    public bool TryPrepareTransfer(bool write, int file, IoVector run, long offset, bool durable, ulong token, int buffer = -1)
+    public bool TryPrepareTransfer(bool write, int file, IoVector run, long offset, bool durable, ulong token)
     {
-        var operation = (write, buffer >= 0) switch
-        {
-            (false, false) => IoRingOperation.Read,
-            (true, false) => IoRingOperation.Write,
-            (false, true) => IoRingOperation.ReadRegistered,
-            (true, true) => IoRingOperation.WriteRegistered,
-        };
-        var entry = Next(operation, file, token);
+        var entry = Next(write ? IoRingOperation.Write : IoRingOperation.Read, file, token);
         if (entry is null)
             return false;
         entry->Address = (ulong)run.Address;
         entry->Length = (uint)Math.Min(run.Length, uint.MaxValue);
         entry->Offset = (ulong)offset;
         entry->OperationFlags = durable ? (uint)Libc.RWF_DSYNC : 0;
-        entry->BufferIndex = (ushort)Math.Max(buffer, 0);
         return true;
     }
 

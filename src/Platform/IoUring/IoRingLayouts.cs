@@ -48,7 +48,6 @@ internal struct SubmissionEntry
     [FieldOffset(24)] internal uint Length;
     [FieldOffset(28)] internal uint OperationFlags;
     [FieldOffset(32)] internal ulong UserData;
-    [FieldOffset(40)] internal ushort BufferIndex;
 }
 
 /// <summary><c>struct io_uring_cqe</c>: how one ended.</summary>

@@ -9,10 +9,6 @@ public enum IoRingOperation
     WriteVectors = 2,
     /// <summary>Make durable what was written.</summary>
     Sync = 3,
-    /// <summary>Read into one run of a registered buffer.</summary>
-    ReadRegistered = 4,
-    /// <summary>Write one run of a registered buffer.</summary>
-    WriteRegistered = 5,
     /// <summary>Give room back, or make zeros.</summary>
     Allocate = 17,
     /// <summary>Read into one run.</summary>

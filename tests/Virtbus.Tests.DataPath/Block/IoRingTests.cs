@@ -62,18 +62,16 @@ public sealed class IoRingTests : IDisposable
     }
 
     [Fact]
-    public void Registered_buffer_is_written_and_read()
+    public void Run_is_written_durably_and_memory_that_is_none_is_an_error()
     {
         using var ring = Make(4);
         Assert.Equal(Errno.None, ring.RegisterFiles(_file));
-        Assert.Equal(Errno.None, ring.RegisterBuffers([_memory.Take(8192)]));
         _memory.Take(8192).AsSpan().Fill(0x33);
-        Assert.True(ring.TryPrepareTransfer(true, 0, Run(0, 4096), 4096, durable: true, 1, buffer: 0));
+        Assert.True(ring.TryPrepareTransfer(true, 0, Run(0, 4096), 4096, durable: true, 1));
         Assert.Equal(Errno.None, ring.Submit(waitFor: 1));
         Assert.True(ring.TryReap(out var done));
         Assert.Equal(new IoRingCompletion(1, 4096), done);
-        // A run outside of the buffer.
-        Assert.True(ring.TryPrepareTransfer(false, 0, Run(16384, 4096), 4096, false, 2, buffer: 0));
+        Assert.True(ring.TryPrepareTransfer(false, 0, new IoVector(0, 4096), 4096, false, 2));
         Assert.Equal(Errno.None, ring.Submit(waitFor: 1));
         Assert.True(ring.TryReap(out done));
         Assert.Equal(Errno.EFAULT, done.Error);
