@@ -39,7 +39,7 @@ internal static class BlockBench
         foreach (var folder in options.Files)
         {
             var file = $"{folder}/virtbus-bench-{Environment.ProcessId}.disk";
-            Fill(options.Root + file);
+            BenchFile.Fill(options.Root + file, FileMebibytes << 20);
             try
             {
                 var blockdev = $"driver=file,filename={file},aio=io_uring,cache.direct=";
@@ -88,17 +88,6 @@ internal static class BlockBench
             Console.WriteLine($"{targets[i].Name + " / qsd",-28}{string.Concat(results[i].Select((iops, work) =>
                 $"{Median([.. iops.Zip(results[0][work], (ours, theirs) => ours / theirs)]),26:0.00}"))}");
         }
-    }
-
-    // Whole, and on the disk: no row pays for the first write of a block.
-    private static void Fill(string path)
-    {
-        using var file = new FileStream(path, FileMode.Create, FileAccess.Write);
-        var mebibyte = new byte[1 << 20];
-        new Random(1).NextBytes(mebibyte);
-        for (var i = 0; i < FileMebibytes; i++)
-            file.Write(mebibyte);
-        file.Flush(flushToDisk: true);
     }
 
     /// <summary>Lets the server count what it allocates in the middle of a run.</summary>

@@ -16,17 +16,8 @@ internal sealed record BlockBenchOptions(string[] LoadGenerator, string[] Qsd, s
             ["--rounds"] = "3",
             ["--seconds"] = "3",
         };
-        for (var i = 0; i < args.Length; i += 2)
-        {
-            if (!values.ContainsKey(args[i]) || i + 1 == args.Length)
-            {
-                Console.Error.WriteLine($"unknown or unfinished option '{args[i]}'");
-                return null;
-            }
-
-            values[args[i]] = args[i + 1];
-        }
-
+        if (!NamedValues.TryRead(args, values))
+            return null;
         if (values["--loadgen"].Length == 0)
         {
             Console.Error.WriteLine("no load generator: give --loadgen or VIRTBUS_LOADGEN; it is called with SOCKET PATTERN BYTES DEPTH SECONDS");

@@ -39,22 +39,13 @@ internal static class BlockFloorBench
             ["--rounds"] = "5",
             ["--seconds"] = "2",
         };
-        for (var i = 0; i < args.Length; i += 2)
-        {
-            if (!values.ContainsKey(args[i]) || i + 1 == args.Length)
-            {
-                Console.Error.WriteLine($"unknown or unfinished option '{args[i]}'");
-                return 2;
-            }
-
-            values[args[i]] = args[i + 1];
-        }
-
+        if (!NamedValues.TryRead(args, values))
+            return 2;
         var path = values["--file"].Length > 0 ? values["--file"] : Path.Combine(Environment.CurrentDirectory, $"virtbus-bench-{Environment.ProcessId}.img");
         var size = long.Parse(values["--mebibytes"], CultureInfo.InvariantCulture) << 20;
         var seconds = int.Parse(values["--seconds"], CultureInfo.InvariantCulture);
         var rounds = int.Parse(values["--rounds"], CultureInfo.InvariantCulture);
-        Fill(path, size);
+        BenchFile.Fill(path, size);
         try
         {
             return Run(path, size, seconds, rounds, values["--fio"].Split(' ', StringSplitOptions.RemoveEmptyEntries));
@@ -99,16 +90,6 @@ internal static class BlockFloorBench
     }
 
     // Whole and written, so that no write has to find room.
-    private static void Fill(string path, long size)
-    {
-        using var file = File.Open(path, FileMode.Create, FileAccess.Write);
-        var piece = new byte[1 << 20];
-        Random.Shared.NextBytes(piece);
-        for (var at = 0L; at < size; at += piece.Length)
-            file.Write(piece);
-        file.Flush(flushToDisk: true);
-    }
-
     // What a turn before this one left to be written is no part of it.
     private static void Settle(string path)
     {

@@ -197,17 +197,8 @@ internal static class VfioUserBench
         internal static Options? Parse(string[] args)
         {
             var values = new Dictionary<string, string>(StringComparer.Ordinal) { ["--peer"] = "", ["--rounds"] = "5", ["--seconds"] = "2", ["--cpu"] = "0" };
-            for (var i = 0; i < args.Length; i += 2)
-            {
-                if (!values.ContainsKey(args[i]) || i + 1 == args.Length)
-                {
-                    Console.Error.WriteLine($"unknown or unfinished option '{args[i]}'");
-                    return null;
-                }
-
-                values[args[i]] = args[i + 1];
-            }
-
+            if (!NamedValues.TryRead(args, values))
+                return null;
             return new Options(
                 ["taskset", "-c", values["--cpu"]],
                 values["--peer"].Split(' ', StringSplitOptions.RemoveEmptyEntries),
