@@ -246,7 +246,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             Select(queue);
             return new QueueCounters(
-                _registers.ReadUInt64(QueueRequests), _registers.ReadUInt64(QueueBytes), _registers.ReadUInt64(QueueErrors), _registers.ReadUInt64(QueueKicks), _registers.ReadUInt64(QueueCalls),
+                _registers.ReadUInt64(QueueRequests), _registers.ReadUInt64(QueueBytes), _registers.ReadUInt64(QueueErrors),
+                _registers.ReadUInt64(QueueKicks), _registers.ReadUInt64(QueueCalls),
                 _registers.ReadUInt64(QueueInPlace), _registers.ReadUInt64(QueueUring), _registers.ReadUInt64(QueueWorker));
         }
     }

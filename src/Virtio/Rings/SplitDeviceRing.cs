@@ -439,7 +439,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         var left = descriptor.Length;
         var access = writable ? DmaAccess.Write : DmaAccess.Read;
         // The end of the address space is the end.
-        if (left - 1 > ulong.MaxValue - address)
+        var end = address + left;
+        if (end < address && end != 0)
             return TryAddFar(chain, address, left, access, Errno.EFAULT, ref section, out fault);
         fault = Fault.None;
         while (left != 0)
