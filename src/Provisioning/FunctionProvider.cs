@@ -64,6 +64,15 @@ public abstract class FunctionProvider
         return device.State == DeviceState.Added ? device : null;
     }
 
+    /// <summary>What an attribute is that a profile does not set, as text; null when nothing can be said.</summary>
+    /// <param name="profile">The profile.</param>
+    /// <param name="field">One of <see cref="Fields"/>.</param>
+    public virtual string? DescribeStandard(FunctionProfile profile, ProfileField field)
+    {
+        ArgumentNullException.ThrowIfNull(field);
+        return field.DefaultText;
+    }
+
     /// <summary>Where a function is, so that it can come to the same place again after the program ended; null when it has no place of its own.</summary>
     /// <param name="device">Its device.</param>
     public virtual string? PlaceOf(Device device) => null;

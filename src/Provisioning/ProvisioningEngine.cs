@@ -40,6 +40,12 @@ public sealed class ProvisioningEngine
         return fabric.GetSubsystem(static f => new ProvisioningEngine(f));
     }
 
+    /// <summary>Loads the modules of drivers that profiles name; null when drivers have to be there. Set once, before anything is activated.</summary>
+    public ModuleLoader? Modules { get; set; }
+
+    /// <summary>Says why a driver that was asked for did not take a device, when somebody knows more than the log. Set once.</summary>
+    public Func<Device, VirtbusException?>? WhyNotBound { get; set; }
+
     /// <summary>Finds a function.</summary>
     /// <param name="name">Its name.</param>
     /// <exception cref="VirtbusException">ENOENT: none has it.</exception>
@@ -335,6 +341,32 @@ public sealed class ProvisioningEngine
                 _store!.Remove(name);
             _functions = _functions.Remove(function);
         }
+    }
+
+    /// <summary>For providers: makes sure that a driver is there before a device comes that only it may take. An override alone loads no module.</summary>
+    /// <param name="bus">The driver's bus.</param>
+    /// <param name="driver">Its name.</param>
+    /// <exception cref="VirtbusException">ENOENT: there is no such module.</exception>
+    public async ValueTask LoadDriverAsync(Bus bus, string driver)
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        ArgumentNullException.ThrowIfNull(driver);
+        if (Modules is not null && !bus.TryGetDriver(driver, out _))
+            await Modules.LoadAsync(driver.Replace('-', '_'));
+    }
+
+    /// <summary>For providers: refuses a device that the driver of its profile did not take.</summary>
+    /// <param name="function">The function's name.</param>
+    /// <param name="device">Its device.</param>
+    /// <param name="driver">The driver.</param>
+    /// <exception cref="VirtbusException">ENODEV, or what <see cref="WhyNotBound"/> says.</exception>
+    public void RequireDriver(string function, Device device, string driver)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        if (device.Driver?.Name == driver)
+            return;
+        throw WhyNotBound?.Invoke(device)
+            ?? new VirtbusException(Errno.ENODEV, $"Function '{function}': driver {driver} did not take {device.Name}: {device.DeferredReason ?? "the log says why"}. Name another driver.");
     }
 
     /// <summary>

@@ -70,7 +70,7 @@ internal static class ProvisioningTree
             function,
             new ObjectAttribute<ProvisionedFunction>(
                 field.Name,
-                f => f.Profile?.Text(field) ?? field.DefaultText ?? "",
+                f => f.Profile is not { } profile ? "" : profile.Text(field) ?? f.Now.Provider?.DescribeStandard(profile, field) ?? "",
                 (f, value, _) => engine.SetAsync(f.Name, [KeyValuePair.Create(field.Name, value)]),
                 isString: true)));
 
