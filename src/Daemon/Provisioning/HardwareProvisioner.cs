@@ -8,6 +8,7 @@ using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Subsystems.Vhost;
 using Virtbus.Transports.HostVfio;
@@ -28,6 +29,7 @@ internal sealed partial class HardwareProvisioner : IProvisioner
     private readonly VhostSubsystem _vhost;
     private readonly VhostUserExporter _vhostExporter;
     private readonly PciBus _pci;
+    private readonly ProvisioningEngine _engine;
     private readonly VfioSubsystem _vfio;
     private readonly VfioUserExporter _vfioExporter;
     private readonly ConcurrentDictionary<string, Adapter> _adapters = new();
@@ -47,6 +49,9 @@ internal sealed partial class HardwareProvisioner : IProvisioner
         _pci = context.Fabric.GetBus<PciBus>();
         _vfio = VfioSubsystem.Of(context.Fabric);
         _vfioExporter = new VfioUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
+        _engine = ProvisioningEngine.Of(context.Fabric);
+        _engine.Modules = context.Modules;
+        _engine.WhyNotBound = device => _vfioExporter.ErrorOf(device.Name) ?? _vhostExporter.ErrorOf(device.Name);
         _vdpa.AddManagementListener(OnManagement);
         _pci.AddProvider(new SimulatedFunctionProvider());
         _pci.AddProvider(new VfioUserFunctionProvider());
@@ -105,9 +110,7 @@ internal sealed partial class HardwareProvisioner : IProvisioner
         {
             // The core driver is loaded by its alias, beside us.
             await _context.Fabric.SettleAsync(cancellationToken);
-            foreach (var driver in adapter.Profiles.Select(p => p.Value.Driver).OfType<ManifestValue<string>>())
-                await LoadDriverAsync(driver);
-            await made.EnableVirtualFunctionsAsync(adapter);
+            await made.EnableVirtualFunctionsAsync(adapter, _engine, cancellationToken);
         }
         return made.Device;
     }
