@@ -31,7 +31,8 @@ public sealed class FileBackend : IBlockBackend
         _info = info;
         IsInMemory = file.IsOnMemoryFileSystem();
         Workers = new FileWorkers(System.IO.Path.GetFileName(path));
-        DirectMemoryAlignment = direct is not null && direct.TryGetDirectAlignment(out var memory, out _) ? memory : UnknownAlignment;
+        (DirectMemoryAlignment, DirectLengthAlignment) =
+            direct is not null && direct.TryGetDirectAlignment(out var memory, out var unit) ? (memory, unit) : (UnknownAlignment, UnknownAlignment);
     }
 
     /// <inheritdoc/>
@@ -52,8 +53,11 @@ public sealed class FileBackend : IBlockBackend
     /// <summary>Whether no transfer waits for a device, since the file system is memory.</summary>
     internal bool IsInMemory { get; }
 
-    /// <summary>What addresses and lengths of runs have to be multiples of for a direct transfer.</summary>
-    internal int DirectMemoryAlignment { get; }
+    /// <summary>What addresses of runs have to be multiples of for a direct transfer; a test may claim another.</summary>
+    internal int DirectMemoryAlignment { get; set; }
+
+    /// <summary>What lengths of runs have to be multiples of for a direct transfer: often more than their addresses.</summary>
+    internal int DirectLengthAlignment { get; }
 
     internal FileWorkers Workers { get; }
 

@@ -316,10 +316,12 @@ internal sealed class FileChannel : IBlockChannel
 
     private bool NeedsBounce(BlockRequest request)
     {
-        var mask = (nuint)(_backend.DirectMemoryAlignment - 1);
+        // A disk may take addresses in units of 4 and lengths in units of its sectors.
+        var addresses = (nuint)(_backend.DirectMemoryAlignment - 1);
+        var lengths = (nuint)(_backend.DirectLengthAlignment - 1);
         foreach (var run in request.Runs)
         {
-            if ((((nuint)run.Address | run.Length) & mask) != 0)
+            if (((nuint)run.Address & addresses) != 0 || (run.Length & lengths) != 0)
                 return true;
         }
 

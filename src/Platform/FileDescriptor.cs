@@ -266,8 +266,8 @@ public sealed class FileDescriptor : SafeHandle
     }
 
     /// <summary>What direct transfers of the file have to be multiples of (STATX_DIOALIGN).</summary>
-    /// <param name="memory">Alignment in bytes of addresses and lengths of runs.</param>
-    /// <param name="offset">Alignment in bytes of offset and length in the file.</param>
+    /// <param name="memory">Alignment in bytes of the addresses of runs.</param>
+    /// <param name="offset">Alignment in bytes of the offset in the file and of the length of each run.</param>
     /// <returns>False when the kernel does not say, or the file has no direct transfers.</returns>
     public unsafe bool TryGetDirectAlignment(out int memory, out int offset)
     {
