@@ -22,6 +22,7 @@ public sealed class FileBackend : IBlockBackend
     private readonly FileDescriptor _file;
     private readonly FileDescriptor? _direct;
     private BlockInfo _info;
+    private int _lost;
 
     private FileBackend(string path, FileDescriptor file, FileDescriptor? direct, BlockInfo info)
     {
@@ -38,6 +39,11 @@ public sealed class FileBackend : IBlockBackend
     /// <inheritdoc/>
     public event EventHandler? InfoChanged;
 
+    /// <summary>
+    /// Raised once, when <see cref="FailedFlush"/> is no longer None. On the thread that found it; the listener must not block.
+    /// </summary>
+    public event EventHandler? FlushFailed;
+
     /// <inheritdoc/>
     public string Description { get; }
 
@@ -49,6 +55,13 @@ public sealed class FileBackend : IBlockBackend
 
     /// <summary>Why this host's disks do without io_uring, as a sentence; null when they have it, or when the file needs none.</summary>
     public string? WhyNoUring => (!IsInMemory || IsDirect) && s_uring.Value is var error and not Errno.None ? IoRing.Explain(error) : null;
+
+    /// <summary>
+    /// How a flush of the page cache has failed; None while none has. The kernel then takes what it could not write for written, and tells of it
+    /// once: no later flush can promise anything, so each of any channel ends with this error until the disk is opened again. Direct
+    /// transfers leave nothing in the page cache, and their flush may be tried again.
+    /// </summary>
+    public Errno FailedFlush => (Errno)Volatile.Read(ref _lost);
 
     /// <summary>Whether no transfer waits for a device, since the file system is memory.</summary>
     internal bool IsInMemory { get; }
@@ -177,6 +190,19 @@ public sealed class FileBackend : IBlockBackend
         if (!_file.IsClosed)
             _file.Unlock();
         _file.Dispose();
+    }
+
+    /// <summary>A request has ended; what it is answered with. From any channel's thread.</summary>
+    internal Errno End(BlockRequest request, Errno result)
+    {
+        // The kernel tells a durable write too, in place of a flush, of what it could not write; a full file system is told before that.
+        var tells = request.Operation == BlockOperation.Flush || (request.IsDurable && request.Operation == BlockOperation.Write && result == Errno.EIO);
+        if (!tells || IsDirect || result == Errno.ECANCELED)
+            return result;
+        if (result != Errno.None && Interlocked.CompareExchange(ref _lost, (int)result, (int)Errno.None) == (int)Errno.None)
+            FlushFailed?.Invoke(this, EventArgs.Empty);
+        // One that another channel's flush was told of.
+        return result != Errno.None ? result : FailedFlush;
     }
 
     private static Errno TryUring()
