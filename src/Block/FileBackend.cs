@@ -5,7 +5,7 @@ namespace Virtbus.Block;
 
 /// <summary>
 /// A disk in a regular file, moved straight between the file and guest memory. The file is locked as long as the disk is open: one writer,
-/// or any number of readers.
+/// or any number of readers, this program's disks and QEMU's.
 /// </summary>
 /// <remarks>
 /// What the page cache has is read on the queue's thread. The rest goes by io_uring, many requests by one call, or by a few threads of the disk
@@ -101,7 +101,7 @@ public sealed class FileBackend : IBlockBackend
         var file = OpenChecked(path, readOnly, blockSize, raw, out var status);
         try
         {
-            if (!file.TryLock(exclusive: !readOnly))
+            if (!file.TryLock(exclusive: !readOnly) || !ImageLocks.TryTake(file, writer: !readOnly))
             {
                 throw new VirtbusException(
                     Errno.EBUSY, $"Disk file '{path}' is in use by another disk or process. Close that one first, or open both read-only.");
@@ -188,7 +188,11 @@ public sealed class FileBackend : IBlockBackend
         Workers.Dispose();
         _direct?.Dispose();
         if (!_file.IsClosed)
+        {
+            ImageLocks.Release(_file);
             _file.Unlock();
+        }
+
         _file.Dispose();
     }
 
