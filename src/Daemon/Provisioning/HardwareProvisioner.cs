@@ -89,8 +89,8 @@ internal sealed partial class HardwareProvisioner : IProvisioner
             {
                 var medium = Open(disk);
                 _media.Add(disk.Name, medium);
-                if (medium is FileBackend { WhyNoUring: { } why })
-                    WithoutUring(_context.LoggerFactory.CreateLogger<HardwareProvisioner>(), disk.Name, why);
+                if (medium is FileBackend file)
+                    Watch(file, disk.Name);
             }
             catch (VirtbusException e)
             {
@@ -253,6 +253,18 @@ internal sealed partial class HardwareProvisioner : IProvisioner
         _ => throw new VirtbusException(Errno.EINVAL, $"Disk {disk.Name} has no medium. Give it file, memory or null."),
     };
 
+    private void Watch(FileBackend file, string disk)
+    {
+        var logger = _context.LoggerFactory.CreateLogger<HardwareProvisioner>();
+        if (file.WhyNoUring is { } why)
+            WithoutUring(logger, disk, why);
+        file.FlushFailed += (_, _) => WritesLost(logger, disk, file.Description, file.FailedFlush);
+    }
+
     [LoggerMessage(630, LogLevel.Warning, "Disk {Disk} does without io_uring, by threads that wait, which is slower. {Reason}")]
     private static partial void WithoutUring(ILogger logger, string disk, string reason);
+
+    [LoggerMessage(631, LogLevel.Error, "Disk {Disk}: the host could not write what was in the page cache of {File}: {Error}. Some of what was written since the last "
+        + "flush is lost, and each flush fails from now on. Mend the host's storage, take the fabric down and up, and have the guest check its file system")]
+    private static partial void WritesLost(ILogger logger, string disk, string file, Errno error);
 }
