@@ -39,12 +39,12 @@ internal sealed class PciInterrupts(PciDevice device)
     public ulong MessageAddress => MessageBase | ((ulong)Device.Address.RoutingId << 4);
 
     /// <summary>Whether the line's level reaches the handler.</summary>
-    public bool IsLineDelivered => _isLineAsserted && (Device.Command & PCI_COMMAND_INTX_DISABLE) == 0;
+    public bool IsLineDelivered => _isLineAsserted && (Device.Hardware.Command & PCI_COMMAND_INTX_DISABLE) == 0;
 
     public void Message(ulong address, uint data)
     {
         // A message is a write to memory: only a bus master makes it.
-        if ((Device.Command & PCI_COMMAND_MASTER) == 0)
+        if (!Device.Hardware.IsMaster)
             return;
         var messages = Volatile.Read(ref _messages);
         if (address == MessageAddress && data < (uint)messages.Length)

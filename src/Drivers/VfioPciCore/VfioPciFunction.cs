@@ -115,7 +115,7 @@ public class VfioPciFunction : IVfioDeviceOps
         {
             foreach (var (doorbell, signal) in _attached)
             {
-                Device.Function.TryAttachDoorbell(doorbell, null, out _);
+                Device.TryAttachDoorbell(doorbell, null, out _);
                 signal.Dispose();
             }
             _attached.Clear();
@@ -198,8 +198,8 @@ public class VfioPciFunction : IVfioDeviceOps
             // Messages of the function are the system's: SET_IRQS sets them up. The user has a table of its own, whose masks count.
             if (IsInMsixTable(region, at, out var entry))
                 _interrupts.WriteTable(entry, piece);
-            else if (!_bars[region].Write(at, piece))
-                return Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
+            else if (!_bars[region].TryWrite(at, piece, out fault))
+                return false;
             done += piece.Length;
         }
         return true;
@@ -245,7 +245,7 @@ public class VfioPciFunction : IVfioDeviceOps
 
     /// <inheritdoc/>
     public virtual IReadOnlyList<VfioDoorbell> GetDoorbells(uint region) =>
-        [.. Device.Function.Doorbells.Where(d => d.Bar == region).Select(d => new VfioDoorbell(d.Offset, d.Size, d.Match))];
+        [.. Device.Doorbells.Where(d => d.Bar == region).Select(d => new VfioDoorbell(d.Offset, d.Size, d.Match))];
 
     /// <inheritdoc/>
     public virtual bool TryAttachDoorbell(uint region, VfioDoorbell doorbell, EventFd? signal, out Fault fault)
@@ -253,10 +253,10 @@ public class VfioPciFunction : IVfioDeviceOps
         var at = new PciDoorbell((int)region, doorbell.Offset, doorbell.Size, doorbell.Match);
         lock (_doorbellLock)
         {
-            if (!Device.Function.Doorbells.Contains(at))
+            if (!Device.Doorbells.Contains(at))
                 return Refuse(Errno.ENOENT, "the function has no such doorbell", out fault);
             var copy = signal?.Duplicate();
-            if (!Device.Function.TryAttachDoorbell(at, signal, out fault))
+            if (!Device.TryAttachDoorbell(at, signal, out fault))
             {
                 copy?.Dispose();
                 return false;
@@ -299,7 +299,7 @@ public class VfioPciFunction : IVfioDeviceOps
         {
             // A virtual function is another one after a reset of its physical function.
             foreach (var (doorbell, signal) in _attached)
-                Device.Function.TryAttachDoorbell(doorbell, signal, out _);
+                Device.TryAttachDoorbell(doorbell, signal, out _);
         }
         OnReset();
     }
@@ -405,21 +405,17 @@ public class VfioPciFunction : IVfioDeviceOps
 
     private bool ReadPiece(uint region, ulong offset, Span<byte> piece, out Fault fault)
     {
-        fault = Fault.None;
         // The ROM's own enable bit is the user's note; the tool box reads past it, as it may.
         if (region == VFIO_PCI_ROM_REGION_INDEX)
-        {
-            Device.Function.ReadBar(PciBar.Rom, offset, piece);
-            return true;
-        }
-        return _bars[region].Read(offset, piece) || Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
+            return _bars[region].TryReadRom(offset, piece, out fault);
+        return _bars[region].TryRead(offset, piece, out fault);
     }
 
     private List<VfioRegionArea> GetAreas(int bar, ulong size)
     {
         var areas = new List<VfioRegionArea>();
         var table = _msixTable;
-        foreach (var area in Device.Function.GetBarAreas(bar))
+        foreach (var area in Device.GetRegion(bar).Areas)
         {
             if (area.Size == 0 || area.Offset > size || area.Size > size - area.Offset)
                 continue;
