@@ -64,7 +64,7 @@ public sealed class Fabric
     public IReadOnlyList<Device> RootDevices => Roots.Snapshot();
 
     /// <summary>The devices whose probe waits for something, with <see cref="Device.DeferredReason"/>.</summary>
-    public IReadOnlyList<Device> DeferredDevices => Binder.Deferred;
+    public IReadOnlyList<Device> DeferredDevices => Binder.Deferred.Snapshot();
 
     /// <summary>Every device, parents before children, in creation order, at this moment.</summary>
     public IEnumerable<Device> AllDevices
@@ -336,11 +336,7 @@ public sealed class Fabric
     public void SetDriverOverride(Device device, string? driverName)
     {
         ArgumentNullException.ThrowIfNull(device);
-        if (device.Bus is not { HasDriverOverride: true })
-            throw new VirtbusException(Errno.EOPNOTSUPP, $"Device {device.Name} is on {(device.Bus is null ? "no bus" : "bus " + device.Bus.Name)}, which has no driver_override.");
-        if (driverName?.Length > ObjectAttribute.MaxStoreBytes - 2)
-            throw new VirtbusException(Errno.EINVAL, $"driver_override of {device.Name}: the name has {driverName.Length} characters, which no driver's name has.");
-        device.DriverOverride = string.IsNullOrEmpty(driverName) ? null : driverName;
+        OverrideRule.Set(device, driverName);
     }
 
     /// <summary>

@@ -186,6 +186,10 @@ public sealed class PciBus : Bus
         device is IPciIdentity identity && driver is PciDriver pci ? pci.Match(identity) : null;
 
     /// <inheritdoc/>
+    protected override DeviceId? MatchOverride(IDeviceIdentity device, Driver driver) =>
+        device is IPciIdentity identity && driver is PciDriver pci ? pci.MatchOverride(identity) : null;
+
+    /// <inheritdoc/>
     protected override string? MatchKey(IDeviceIdentity device) =>
         device is IPciIdentity identity ? PciDriver.MatchKey(identity.VendorId, identity.DeviceId) : null;
 

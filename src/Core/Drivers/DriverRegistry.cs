@@ -126,7 +126,7 @@ internal sealed class DriverRegistry
         new(Errno.EBUSY, $"Device {device.Name} is bound to {driver.Name}. Unbind it first.");
 
     private static string DoesNotServe(Driver driver, Device device) =>
-        device.DriverOverride is { } wanted && wanted != driver.Name
+        OverrideRule.WantedInsteadOf(device, driver) is { } wanted
             ? $"Driver {driver.Name} can't bind {device.Name}: its driver_override is '{wanted}'. Clear or change driver_override first."
             : $"Driver {driver.Name} does not serve {device.Name}{(device.Modalias is { } m ? $" ({m})" : "")}: no entry of its id table matches.";
 
