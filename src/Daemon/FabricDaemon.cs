@@ -199,7 +199,7 @@ internal sealed partial class FabricDaemon
     public async Task<ModuleAnswer> LoadModuleAsync(string name)
     {
         await _loader.LoadAsync(name);
-        return View.Modules().First(m => m.Name == name || m.Name == name.Replace('-', '_'));
+        return View.Modules().First(m => m.Name == name || m.Name == ModuleName.Of(name));
     }
 
     /// <summary>Unloads a module by name.</summary>

@@ -52,7 +52,7 @@ public sealed class PciDevice : Device, IPciIdentity
     /// What people call the hardware (Linux: the label that firmware gives to a slot or an onboard device); a virtual function's is that of its
     /// physical function with v and its number. Null when there is none.
     /// </summary>
-    public string? Label => Slot?.Label ?? (PhysicalFunction?.Label is { } label ? $"{label}v{VirtualFunctionIndex}" : null);
+    public override string? Label => Slot?.Label ?? (PhysicalFunction?.Label is { } label ? $"{label}v{VirtualFunctionIndex}" : null);
 
     /// <summary>Vendor id (of the physical function for a virtual one).</summary>
     public ushort VendorId { get; private set; }

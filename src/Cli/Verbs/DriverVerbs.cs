@@ -122,7 +122,7 @@ internal static class DriverVerbs
     {
         if (client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer).Any(d => d.Bus == bus && d.Name == driver))
             return;
-        var module = driver.Replace('-', '_');
+        var module = ModuleName.Of(driver);
         if (client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).All(m => m.Name != module))
             throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}', and there is no module '{module}' that could bring it. 'virtbus driver list' and 'virtbus module list' show what there is.");
         var brought = client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)), ApiJson.Default.ModuleAnswer).Drivers ?? [];

@@ -184,6 +184,8 @@ public sealed class FabricTree
                 yield return new TreeFile(path + "/modalias", device, Modalias);
             yield return new TreeFile(path + "/waiting_for_supplier", device, WaitingForSupplier);
         }
+        if (device.Label is not null)
+            yield return new TreeFile(path + "/label", device, DeviceLabel);
         foreach (var link in device.TreeLinks)
             yield return link;
         foreach (var link in device.Links?.Suppliers ?? [])
@@ -325,6 +327,8 @@ public sealed class FabricTree
             return default;
         },
         isString: true);
+
+    private static readonly ObjectAttribute<Device> DeviceLabel = new("label", d => d.Label ?? "");
 
     private static readonly ObjectAttribute<Device> Modalias = new("modalias", d => d.Modalias ?? "");
 

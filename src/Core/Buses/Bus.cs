@@ -110,7 +110,7 @@ public abstract class Bus
     /// <summary>Attributes of the bus's own directory.</summary>
     protected internal virtual IReadOnlyList<AttributeGroup> AttributeGroups => [];
 
-    /// <summary>What the bus adds to <c>/kernel</c> (PCI: <c>iommu_groups</c>), at the moment that someone looks.</summary>
+    /// <summary>What the bus adds to <c>/kernel</c>, at the moment that someone looks.</summary>
     protected internal virtual IEnumerable<TreeNode> KernelNodes => [];
 
     /// <summary>Attributes of every device on the bus.</summary>

@@ -40,6 +40,12 @@ public class Device : IDeviceIdentity
     /// <summary>The device's one name.</summary>
     public string Name { get; }
 
+    /// <summary>
+    /// What people call the device, when its name is its place or a number; shown as the attribute <c>label</c> (Linux: what firmware calls a
+    /// slot or an onboard device). Null when they have no other word for it.
+    /// </summary>
+    public virtual string? Label => null;
+
     /// <summary>The device that this one was cut from.</summary>
     public Device? Parent { get; }
 
@@ -171,7 +177,7 @@ public class Device : IDeviceIdentity
     protected internal virtual IEnumerable<TreeLink> TreeLinks => [];
 
     /// <summary>
-    /// Devices that have to go before this one though they do not hang below it (a PCI function's virtual ones). What this kind of device does
+    /// Devices that have to go before this one though they do not hang below it (Linux: virtual functions). What this kind of device does
     /// not take out when it leaves stays; the core only refuses callbacks of theirs that would wait for themselves.
     /// </summary>
     protected internal virtual IReadOnlyList<Device> Dependents => [];

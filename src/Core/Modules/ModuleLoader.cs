@@ -297,8 +297,8 @@ public sealed class ModuleLoader : IDisposable
 
     private VirtbusException NotUsable(string name)
     {
-        var file = name.Replace('-', '_');
-        return _index.Skipped.FirstOrDefault(s => Path.GetFileNameWithoutExtension(s.Path).Replace('-', '_') == file && s.Path.EndsWith(".dll", StringComparison.Ordinal)) is { } skipped
+        var file = ModuleName.Of(name);
+        return _index.Skipped.FirstOrDefault(s => ModuleName.Of(Path.GetFileNameWithoutExtension(s.Path)) == file && s.Path.EndsWith(".dll", StringComparison.Ordinal)) is { } skipped
             ? new VirtbusException(Errno.EINVAL, $"Module '{name}' can't be used, {skipped.Path}: {skipped.Reason}")
             : new VirtbusException(Errno.ENOENT, $"There is no module '{name}' in {string.Join(" or ", Folders)}. 'module list' names those there are.");
     }
@@ -332,7 +332,7 @@ public sealed class ModuleLoader : IDisposable
     {
         Entry? entry;
         lock (_loaded)
-            entry = _loaded.GetValueOrDefault(name) ?? _loaded.GetValueOrDefault(name.Replace('-', '_'));
+            entry = ModuleName.Find(_loaded, name);
         if (entry is null)
             throw new VirtbusException(Errno.ENOENT, $"Module {name} is not loaded. 'module list' names the loaded ones.");
         name = entry.Info.Name;

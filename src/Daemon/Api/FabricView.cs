@@ -1,6 +1,7 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Daemon.Api;
 
@@ -56,9 +57,12 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             device.Modalias,
             deferred,
             device.IsSuspended ? "suspended" : "on",
-            (device as PciDevice)?.Label,
+            LabelOf(device),
             withChildren ? [.. device.Children.Select(c => Describe(c, withChildren: true))] : null);
     }
+
+    // What a class shows of a device has a word of its own for the same thing, which is no second name for it.
+    private static string? LabelOf(Device device) => device.Class is null ? device.Label : null;
 
     /// <summary>Finds the one device that a person means: a name, <c>bus:name</c>, <c>class:name</c>, or a path below <c>/devices</c>.</summary>
     /// <exception cref="VirtbusException">ENODEV: there is none; EINVAL: there are several.</exception>
@@ -91,7 +95,7 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         var device = FindDevice(name);
         SuggestionAnswer[] all =
         [
-            .. (device.Modalias is { } modalias ? loader.Index.SuggestVfio(modalias) : [])
+            .. (device.Modalias is { } modalias ? VfioSuggestion.For(loader.Index, modalias) : [])
                 .Select(s => new SuggestionAnswer(DriverOf(device, s.Module.Name), s.Module.Name, s.Alias, s.IsGeneric, s.Reason)),
         ];
         return all.Length > 0
@@ -101,7 +105,7 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
 
     // A module's drivers are known once it is loaded; before that, by the custom of Linux that they are called as the module.
     private string DriverOf(Device device, string module) =>
-        device.Bus?.Drivers.FirstOrDefault(d => d.Module == module)?.Name ?? module.Replace('_', '-');
+        device.Bus?.Drivers.FirstOrDefault(d => d.Module == module)?.Name ?? ModuleName.DriverOf(module);
 
     private IReadOnlyList<Device> FindByName(string name)
     {
@@ -120,6 +124,6 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             return found;
         // Hardware on PCI is named by its place; people call it by its label. Devices on no bus and of no class are in no directory but that
         // of their parent.
-        return [.. fabric.AllDevices.Where(d => d is PciDevice pci ? pci.Label == name : d.Name == name && d.Subsystem is null)];
+        return [.. fabric.AllDevices.Where(d => LabelOf(d) == name || (d.Name == name && d.Subsystem is null))];
     }
 }

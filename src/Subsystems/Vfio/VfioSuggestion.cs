@@ -1,12 +1,14 @@
-namespace Virtbus.Core;
+using Virtbus.Core;
+
+namespace Virtbus.Subsystems.Vfio;
 
 /// <summary>A module whose driver can hand a PCI device to a user over VFIO.</summary>
 /// <param name="Module">The module; its drivers show below <c>/module/NAME/drivers</c> once it is loaded.</param>
 /// <param name="Alias">The alias of it that matches the device.</param>
 public sealed record VfioSuggestion(ModuleInfo Module, string Alias)
 {
-    internal const string DevicePrefix = "pci:";
-    internal const string DriverPrefix = "vfio_pci:";
+    private const string DevicePrefix = "pci:";
+    private const string DriverPrefix = "vfio_pci:";
 
     // In the order of the alias. Each begins where its letters stand behind the end of the one before.
     private static readonly (string Letters, string Name)[] Fields =
@@ -22,8 +24,33 @@ public sealed record VfioSuggestion(ModuleInfo Module, string Alias)
         ? $"{Module.Name} takes any PCI device ({Alias})."
         : $"{Module.Name} is made for this device: {string.Join(", ", NamesOf(Alias))} match ({Alias}).";
 
-    /// <summary>How many ids an alias names: the more, the better it fits.</summary>
-    internal static int FixedFields(string alias) => NamesOf(alias).Count;
+    /// <summary>
+    /// The modules by which a PCI device can be handed to a user, best first: a variant made for the device, then the generic one. They never
+    /// bind by themselves; a tool loads the module, sets driver_override to its driver's name, unbinds and binds (VP-05).
+    /// </summary>
+    /// <param name="index">The modules that there are.</param>
+    /// <param name="modalias">The device's alias; other than of PCI, there is none.</param>
+    public static IReadOnlyList<VfioSuggestion> For(ModuleIndex index, string modalias)
+    {
+        ArgumentNullException.ThrowIfNull(index);
+        ArgumentNullException.ThrowIfNull(modalias);
+        if (!modalias.StartsWith(DevicePrefix, StringComparison.Ordinal))
+            return [];
+        var wanted = DriverPrefix + modalias[DevicePrefix.Length..];
+        return
+        [
+            .. index.Modules
+                .Select(m => m.Aliases.Where(a => AliasPattern.IsMatch(a, wanted)).OrderByDescending(FixedFields).FirstOrDefault() is { } alias
+                    ? new VfioSuggestion(m, alias)
+                    : null)
+                .OfType<VfioSuggestion>()
+                .OrderByDescending(s => FixedFields(s.Alias))
+                .ThenBy(s => s.Module.Name, StringComparer.Ordinal),
+        ];
+    }
+
+    // How many ids an alias names: the more, the better it fits.
+    private static int FixedFields(string alias) => NamesOf(alias).Count;
 
     private static List<string> NamesOf(string alias)
     {
