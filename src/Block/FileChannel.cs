@@ -27,7 +27,7 @@ internal sealed class FileChannel : IBlockChannel
     private bool _readsNoWait;
     private volatile bool _cancelled;
     private int _atWorkers;
-    private int _signalling;
+    private readonly UseGate _signalling = new();
     private ulong _inPlace;
     private ulong _byUring;
     private ulong _byWorker;
@@ -206,9 +206,7 @@ internal sealed class FileChannel : IBlockChannel
             }
         }
 
-        var spin = default(SpinWait);
-        while (Volatile.Read(ref _signalling) > 0)
-            spin.SpinOnce();
+        _signalling.Close();
         _signal?.Dispose();
         foreach (var transfer in _transfers)
             transfer.Free();
@@ -219,7 +217,7 @@ internal sealed class FileChannel : IBlockChannel
     {
         transfer.Request.Result = _cancelled ? Errno.ECANCELED : transfer.Do(Target);
         // Once it is in the list its owner may close the channel, who therefore waits for the signal below.
-        Interlocked.Increment(ref _signalling);
+        _signalling.TryEnter();
         FileTransfer? head;
         do
         {
@@ -228,7 +226,7 @@ internal sealed class FileChannel : IBlockChannel
         }
         while (Interlocked.CompareExchange(ref _done, transfer, head) != head);
         _signal!.Signal();
-        Interlocked.Decrement(ref _signalling);
+        _signalling.Leave();
     }
 
     private bool DoneInPlace()

@@ -18,7 +18,7 @@ public abstract partial class PciFunction : IPciFunction
 
     // Orders what is computed from config space; taken before the locks of config space, MSI and MSI-X, and never while the port is called.
     private readonly Lock _sync = new();
-    private readonly PortGate _gate = new();
+    private readonly UseGate _gate = new(isOpen: false);
     private readonly MsiCapability? _msiCapability;
     private readonly MsixCapability? _msixCapability;
     private readonly int _powerOffset;
