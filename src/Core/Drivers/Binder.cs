@@ -159,6 +159,39 @@ internal sealed class Binder(Fabric fabric)
         return true;
     }
 
+    /// <summary>
+    /// Leaves a device to one driver (or to any), unbinds it from another and binds it, in one transition: nobody comes in between. A probe that
+    /// fails leaves the device to that driver all the same, without one.
+    /// </summary>
+    /// <returns><see cref="AttachResult.AlreadyBound"/> when the driver had it before.</returns>
+    /// <exception cref="VirtbusException">EDEADLK: the caller is a callback that the unbind would wait for; nothing has changed then.</exception>
+    public async ValueTask<AttachOutcome> OverrideAsync(Device device, Driver? driver)
+    {
+        lock (fabric.Gate)
+            fabric.ThrowIfCallerDependsOn(device);
+        try
+        {
+            return await fabric.Transitions.RunAsync(device, (this, driver), static (d, a) => a.Item1.OverrideInTransitionAsync(d, a.driver));
+        }
+        finally
+        {
+            await AttachPendingAsync(device);
+        }
+    }
+
+    private async ValueTask<AttachOutcome> OverrideInTransitionAsync(Device device, Driver? driver)
+    {
+        lock (fabric.Gate)
+        {
+            if (device.State != DeviceState.Added || device.IsGone)
+                return new(AttachResult.Gone);
+        }
+        OverrideRule.Set(device, driver?.Name);
+        if (device.Driver is { } bound && bound != driver)
+            await UnbindInTransitionAsync(device, null);
+        return await AttachInTransitionAsync(device, driver, mayStart: false, fromOrder: 0);
+    }
+
     /// <summary>Releases what was put into the resources of a device that has no driver.</summary>
     public ValueTask ReleaseLeftoversAsync(Device device) => _steps.ReleaseResourcesAsync(device);
 

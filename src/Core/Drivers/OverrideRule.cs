@@ -32,10 +32,16 @@ internal static class OverrideRule
     /// <exception cref="VirtbusException">EOPNOTSUPP: the bus has no overrides; EINVAL: the name is too long.</exception>
     internal static void Set(Device device, string? driverName)
     {
+        Check(device, driverName);
+        device.DriverOverride = string.IsNullOrEmpty(driverName) ? null : driverName;
+    }
+
+    /// <summary>Refuses what <see cref="Set"/> would refuse.</summary>
+    internal static void Check(Device device, string? driverName)
+    {
         ThrowIfNone(device);
         if (driverName?.Length > ObjectAttribute.MaxStoreBytes - 2)
             throw new VirtbusException(Errno.EINVAL, $"driver_override of {device.Name}: the name has {driverName.Length} characters, which no driver's name has.");
-        device.DriverOverride = string.IsNullOrEmpty(driverName) ? null : driverName;
     }
 
     private static void ThrowIfNone(Device device)

@@ -96,16 +96,12 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         SuggestionAnswer[] all =
         [
             .. (device.Modalias is { } modalias ? VfioSuggestion.For(loader.Index, modalias) : [])
-                .Select(s => new SuggestionAnswer(DriverOf(device, s.Module.Name), s.Module.Name, s.Alias, s.IsGeneric, s.Reason)),
+                .Select(s => new SuggestionAnswer(s.DriverOn(device.Bus!), s.Module.Name, s.Alias, s.IsGeneric, s.Reason)),
         ];
         return all.Length > 0
             ? all
             : throw new VirtbusException(Errno.EOPNOTSUPP, $"No module can hand device {device.Name} to users: {(device.Bus is { Name: "pci" } ? "vfio_pci is not in the modules folder" : "only PCI functions can be")}.");
     }
-
-    // A module's drivers are known once it is loaded; before that, by the custom of Linux that they are called as the module.
-    private string DriverOf(Device device, string module) =>
-        device.Bus?.Drivers.FirstOrDefault(d => d.Module == module)?.Name ?? ModuleName.DriverOf(module);
 
     private IReadOnlyList<Device> FindByName(string name)
     {

@@ -1,4 +1,6 @@
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
+using Virtbus.Platform;
 
 namespace Virtbus.Subsystems.Vfio;
 
@@ -47,6 +49,34 @@ public sealed record VfioSuggestion(ModuleInfo Module, string Alias)
                 .OrderByDescending(s => FixedFields(s.Alias))
                 .ThenBy(s => s.Module.Name, StringComparer.Ordinal),
         ];
+    }
+
+    /// <summary>
+    /// Shows them on PCI devices as the attribute <c>vfio_drivers</c>: a line for each, the best first, with the driver's name and why. Linux has
+    /// no such file; there a tool reads modules.alias.
+    /// </summary>
+    /// <param name="fabric">The fabric.</param>
+    /// <param name="loader">Who knows the modules.</param>
+    public static void ShowOnDevices(Fabric fabric, ModuleLoader loader)
+    {
+        ArgumentNullException.ThrowIfNull(fabric);
+        ArgumentNullException.ThrowIfNull(loader);
+        fabric.Tree.AddDeviceGroup(new AttributeGroup(new ObjectAttribute<Device>(
+            "vfio_drivers",
+            d => string.Join('\n', For(loader.Index, d.Modalias ?? "").Select(s => $"{s.DriverOn(d.Bus!)} {s.Reason}")),
+            null,
+            static d => d.Bus is PciBus)));
+    }
+
+    /// <summary>
+    /// The name of its driver. A module's drivers are known once it is loaded; before that, by the custom of Linux that they are called as the
+    /// module.
+    /// </summary>
+    /// <param name="bus">The bus of the device.</param>
+    public string DriverOn(Bus bus)
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        return bus.Drivers.FirstOrDefault(d => d.Module == Module.Name)?.Name ?? ModuleName.DriverOf(Module.Name);
     }
 
     // How many ids an alias names: the more, the better it fits.
