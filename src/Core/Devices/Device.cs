@@ -18,6 +18,7 @@ public class Device : IDeviceIdentity
 
     private int _references = 1;
     private object? _driverData;
+    private volatile bool _isReleasing;
 
     /// <summary>Initializes a device; the caller holds its first reference.</summary>
     /// <param name="name">Unique under its parent and on its bus or class; 1 to 255 bytes without '/' and control characters.</param>
@@ -139,6 +140,7 @@ public class Device : IDeviceIdentity
         if (seen > 1)
             return;
         State = DeviceState.Released;
+        _isReleasing = true;
         try
         {
             OnRelease();
@@ -146,6 +148,7 @@ public class Device : IDeviceIdentity
         }
         finally
         {
+            _isReleasing = false;
             if (AddedOnce)
                 Parent?.Put();
         }
@@ -153,6 +156,28 @@ public class Device : IDeviceIdentity
 
     /// <summary>Takes a reference that is given up by disposing it.</summary>
     public DeviceReference Hold() => new(this);
+
+    /// <summary>
+    /// Hands out what the device's creator shares with its driver, and detects a use after the delete: what is shared is valid from before the
+    /// add until the device is out of the tree, its driver unbound and its resources released, and again in <see cref="Release"/>, where its
+    /// creator ends it. A device type gives its payload by it: <c>public ICore Core => Shared(_core);</c>. In debug and release builds alike.
+    /// </summary>
+    /// <param name="payload">What is shared.</param>
+    /// <param name="member">The member that gives it.</param>
+    /// <typeparam name="T">The payload's type.</typeparam>
+    /// <returns>The payload.</returns>
+    /// <exception cref="ObjectDisposedException">The device was deleted: a bug of who kept it past the unbind of its driver.</exception>
+    protected T Shared<T>(T payload, [System.Runtime.CompilerServices.CallerMemberName] string member = "")
+    {
+        ThrowIfOut(member);
+        return payload;
+    }
+
+    internal void ThrowIfOut(string member)
+    {
+        if (IsOut && !_isReleasing)
+            throw new ObjectDisposedException(Name, $"Device {Name} was deleted, so its {member} is not valid any more. Who uses it has kept it past the unbind of its driver: let go of it in RemoveAsync.");
+    }
 
     /// <summary>Called when the last reference is gone, before <see cref="Release"/>.</summary>
     protected virtual void OnRelease()
@@ -245,7 +270,7 @@ public class Device : IDeviceIdentity
     internal CancellationTokenSource? ProbeCancellation;
     internal HashSet<Device>? PendingDescendants;
     internal int Deletes;
-    internal bool IsOut;
+    internal volatile bool IsOut;
     internal bool IsDeferred;
     internal bool IsRetryQueued;
 
