@@ -101,6 +101,37 @@ internal sealed class PciHardware(PciDevice device, IPciFunction function, PciGr
         return true;
     }
 
+    internal bool TryReadRegisters(PciRegion region, ulong offset, Span<byte> destination, out Fault fault)
+    {
+        if (!MayAccess(region, offset, destination.Length, out fault))
+        {
+            destination.Fill(0xFF);
+            return false;
+        }
+        while (destination.Length > 0)
+        {
+            var length = PciRegion.RegisterAt(offset, destination.Length);
+            Function.ReadBar(region.Index, offset, destination[..length]);
+            offset += (ulong)length;
+            destination = destination[length..];
+        }
+        return true;
+    }
+
+    internal bool TryWriteRegisters(PciRegion region, ulong offset, ReadOnlySpan<byte> source, out Fault fault)
+    {
+        if (!MayAccess(region, offset, source.Length, out fault))
+            return false;
+        while (source.Length > 0)
+        {
+            var length = PciRegion.RegisterAt(offset, source.Length);
+            Function.WriteBar(region.Index, offset, source[..length]);
+            offset += (ulong)length;
+            source = source[length..];
+        }
+        return true;
+    }
+
     /// <summary>Reads the ROM whether its own enable bit is set or not; that it does not decode memory otherwise is no obstacle either.</summary>
     internal bool TryReadRom(PciRegion rom, ulong offset, Span<byte> destination, out Fault fault)
     {
@@ -206,7 +237,7 @@ internal sealed class PciHardware(PciDevice device, IPciFunction function, PciGr
         return false;
     }
 
-    private static bool IsInside(PciRegion region, ulong offset, int length, out Fault fault)
+    internal static bool IsInside(PciRegion region, ulong offset, int length, out Fault fault)
     {
         fault = Fault.None;
         if (offset <= region.Bar.Size && (ulong)length <= region.Bar.Size - offset)

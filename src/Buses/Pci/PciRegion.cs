@@ -62,6 +62,38 @@ public sealed class PciRegion
     /// <param name="fault">As for <see cref="TryRead"/>.</param>
     public bool TryWrite(ulong offset, ReadOnlySpan<byte> source, out Fault fault) => Device.Hardware.TryWriteBar(this, offset, source, out fault);
 
+    /// <summary>Whether an access would lie inside; for who answers a part of it by itself.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="fault">EINVAL: it would not.</param>
+    public bool Holds(ulong offset, int length, out Fault fault) => PciHardware.IsInside(this, offset, length, out fault);
+
+    /// <summary>
+    /// As <see cref="TryRead"/>, as one processor after the other would: one register at a time, each naturally aligned. For accesses that
+    /// somebody else asked for.
+    /// </summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to; any length.</param>
+    /// <param name="fault">As for <see cref="TryRead"/>.</param>
+    public bool TryReadRegisters(ulong offset, Span<byte> destination, out Fault fault) => Device.Hardware.TryReadRegisters(this, offset, destination, out fault);
+
+    /// <summary>As <see cref="TryWrite"/>, register by register as <see cref="TryReadRegisters"/>.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from; any length.</param>
+    /// <param name="fault">As for <see cref="TryRead"/>.</param>
+    public bool TryWriteRegisters(ulong offset, ReadOnlySpan<byte> source, out Fault fault) => Device.Hardware.TryWriteRegisters(this, offset, source, out fault);
+
+    /// <summary>The length of the naturally aligned register at an offset.</summary>
+    /// <param name="offset">Byte offset.</param>
+    /// <param name="left">Bytes that are left of the access.</param>
+    public static int RegisterAt(ulong offset, int left)
+    {
+        var length = 8;
+        while (length > left || (offset & (ulong)(length - 1)) != 0)
+            length >>= 1;
+        return length;
+    }
+
     /// <summary>Reads the ROM, whatever its enable bit says (Linux: pci_map_rom, which sets it for as long). Only of <see cref="PciBar.Rom"/>.</summary>
     /// <param name="offset">First byte.</param>
     /// <param name="destination">Where to; all ones when the function is gone.</param>

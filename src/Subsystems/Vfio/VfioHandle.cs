@@ -112,7 +112,7 @@ public sealed class VfioHandle : IDisposable
             return false;
         try
         {
-            if (!IsAccessible(region, offset, destination.Length, VfioRegionFlags.Read, out fault))
+            if (!IsAccessible(region, offset, destination.Length, VfioRegionFlags.Read, isRangeChecked: !_ops.ChecksRange, out fault))
                 return false;
             return destination.IsEmpty || _ops.TryRead(region, offset, destination, out fault);
         }
@@ -133,7 +133,7 @@ public sealed class VfioHandle : IDisposable
             return false;
         try
         {
-            if (!IsAccessible(region, offset, source.Length, VfioRegionFlags.Write, out fault))
+            if (!IsAccessible(region, offset, source.Length, VfioRegionFlags.Write, isRangeChecked: !_ops.ChecksRange, out fault))
                 return false;
             return source.IsEmpty || _ops.TryWrite(region, offset, source, out fault);
         }
@@ -154,7 +154,8 @@ public sealed class VfioHandle : IDisposable
             return false;
         try
         {
-            return IsAccessible(region, offset, length, VfioRegionFlags.Write, out fault);
+            // A question, and no access: nobody behind is asked.
+            return IsAccessible(region, offset, length, VfioRegionFlags.Write, isRangeChecked: true, out fault);
         }
         finally
         {
@@ -421,14 +422,14 @@ public sealed class VfioHandle : IDisposable
 
     private VfioIrqInfo IrqInGate(uint index) => _irqs[index] ??= _ops.GetIrqInfo(index);
 
-    private bool IsAccessible(uint region, ulong offset, int length, VfioRegionFlags wanted, out Fault fault)
+    private bool IsAccessible(uint region, ulong offset, int length, VfioRegionFlags wanted, bool isRangeChecked, out Fault fault)
     {
         if (region >= (uint)_regions.Length)
             return Refuse(Errno.EINVAL, "there is no region of that index", out fault);
         var info = RegionInGate(region);
         if ((info.Flags & wanted) == VfioRegionFlags.None)
             return Refuse(Errno.EINVAL, "the region does not allow that access", out fault);
-        if (offset > info.Size || (ulong)length > info.Size - offset)
+        if (isRangeChecked && (offset > info.Size || (ulong)length > info.Size - offset))
             return Refuse(Errno.EINVAL, "the access leaves the region", out fault);
         fault = Fault.None;
         return true;

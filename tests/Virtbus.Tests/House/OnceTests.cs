@@ -21,6 +21,15 @@ public sealed partial class OnceTests
     public void Rule_of_overrides_stands_once() =>
         Assert.Empty(Lines("").Where(static l => OverrideCompared().IsMatch(l.Text) && l.File != "Core/Drivers/OverrideRule.cs").Select(static l => l.Place));
 
+    // A PCI access: the bus. What has no bus behind it is asked for by others: VfioHandle for such devices, the image of config space for itself.
+    [Fact]
+    public void Range_of_a_register_access_is_checked_by_the_bus_alone() =>
+        Assert.Equal(
+            ["Buses/Pci/PciHardware.cs", "Drivers/VfioPciCore/VfioPciConfig.cs", "Subsystems/Vfio/VfioHandle.cs"],
+            Lines("").Where(static l => RangeChecked().IsMatch(l.Text)).Select(static l => l.File)
+                .Where(static f => f.StartsWith("Buses/Pci/", StringComparison.Ordinal) || f.StartsWith("Pci/Functions/", StringComparison.Ordinal)
+                    || f.StartsWith("Drivers/VfioPciCore/", StringComparison.Ordinal) || f == "Subsystems/Vfio/VfioHandle.cs").Distinct().Order(StringComparer.Ordinal));
+
     private static IEnumerable<(string File, string Text, string Place)> Lines(string floor)
     {
         var source = Path.Combine(LayeringTests.RepositoryRoot(), "src");
@@ -37,6 +46,10 @@ public sealed partial class OnceTests
 
     [GeneratedRegex("pci|vfio|vdpa|vhost|sriov|iommu", RegexOptions.IgnoreCase)]
     private static partial Regex WordsAbove();
+
+    // Length against what is left behind the offset.
+    [GeneratedRegex(@"(length|Length)\)? (<=|>) .*[Ss]ize - offset")]
+    private static partial Regex RangeChecked();
 
     // The override of a device held against a driver's name.
     [GeneratedRegex(@"DriverOverride\s*(==|!=)|(==|!=)\s*\w*\.DriverOverride|DriverOverride is \{ \} ")]
