@@ -44,14 +44,14 @@ public sealed partial class OnceTests
         }
     }
 
-    [GeneratedRegex("pci|vfio|vdpa|vhost|sriov|iommu", RegexOptions.IgnoreCase)]
+    [GeneratedRegex("pci|vfio|vdpa|vhost|sriov|iommu", RegexOptions.IgnoreCase, matchTimeoutMilliseconds: 1000)]
     private static partial Regex WordsAbove();
 
     // Length against what is left behind the offset.
-    [GeneratedRegex(@"(length|Length)\)? (<=|>) .*[Ss]ize - offset")]
+    [GeneratedRegex(@"(length|Length)\)? (<=|>) .*[Ss]ize - offset", RegexOptions.None, matchTimeoutMilliseconds: 1000)]
     private static partial Regex RangeChecked();
 
     // The override of a device held against a driver's name.
-    [GeneratedRegex(@"DriverOverride\s*(==|!=)|(==|!=)\s*\w*\.DriverOverride|DriverOverride is \{ \} ")]
+    [GeneratedRegex(@"DriverOverride\s*(==|!=)|(==|!=)\s*\w*\.DriverOverride|DriverOverride is \{ \} ", RegexOptions.None, matchTimeoutMilliseconds: 1000)]
     private static partial Regex OverrideCompared();
 }
