@@ -12,6 +12,7 @@ using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
 using Virtbus.Subsystems;
+using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Daemon;
 
@@ -206,7 +207,7 @@ internal sealed partial class FabricDaemon
     public async Task<ModuleAnswer> LoadModuleAsync(string name)
     {
         await _loader.LoadAsync(name);
-        return View.Modules().First(m => m.Name == name || m.Name == name.Replace('-', '_'));
+        return View.Modules().First(m => m.Name == name || m.Name == ModuleName.Of(name));
     }
 
     /// <summary>Unloads a module by name.</summary>
@@ -348,7 +349,8 @@ internal sealed partial class FabricDaemon
             ("uptime", () => $"{(long)Uptime.TotalSeconds}"),
             ("version", () => Version),
         ];
-        Add("fabric", facts);
+        VfioSuggestion.ShowOnDevices(Fabric, _loader);
+        Add("fabric", facts, new ObjectAttribute<Fabric>("shutdown", null, ShutDownAsync));
         Add("budgets", [.. _budgets.Select(b => (b.Name.Replace(' ', '_'), (Func<string>)(() => $"{b.Used?.ToString() ?? "unknown"} {b.Limit?.ToString() ?? "max"}")))]);
 
         // A device of a class has its own directory, to which the socket's name leads.
@@ -356,9 +358,20 @@ internal sealed partial class FabricDaemon
             ? (TreeNode)new TreeLink(file, device.DevPath)
             : new TreeDirectory(file, () => EndpointAttributes.Of<IDeviceEndpoint>(e => e).Select(a => new TreeFile($"/kernel/sockets/{file}/{a.Name}", s.Endpoint, a))))));
 
-        void Add(string folder, (string Name, Func<string> Show)[] files) => Fabric.Tree.AddKernelDirectory(new TreeDirectory(
+        void Add(string folder, (string Name, Func<string> Show)[] files, params ObjectAttribute<Fabric>[] more) => Fabric.Tree.AddKernelDirectory(new TreeDirectory(
             folder,
-            () => files.Select(f => new TreeFile($"/kernel/{folder}/{f.Name}", Fabric, new ObjectAttribute<Fabric>(f.Name, _ => f.Show())))));
+            () => files.Select(f => new ObjectAttribute<Fabric>(f.Name, _ => f.Show())).Concat(more).Select(a => new TreeFile($"/kernel/{folder}/{a.Name}", Fabric, a))));
+    }
+
+    // Answered when the fabric is down, as 'virtbus down' is; the process ends after that.
+    private async ValueTask ShutDownAsync(Fabric fabric, string value, CancellationToken cancellationToken)
+    {
+        const string path = "/kernel/fabric/shutdown";
+        if (AttributeValue.ParseUnsigned(path, value) != 1)
+            throw new VirtbusException(Errno.EINVAL, $"{path}: '{value}' is not 1. Write 1 to take the fabric down.");
+        RequestShutdown();
+        if (!(await TakenDown.WaitAsync(cancellationToken)).Clean)
+            throw new VirtbusException(Errno.ETIMEDOUT, "The fabric ended before all of it was taken down in order. The daemon's log says where it hung.");
     }
 
     private TimeSpan Uptime => _options.Time.GetElapsedTime(_start);

@@ -64,7 +64,7 @@ public sealed class ProvisionedFunction
                 return IsHeld(device) ? FunctionState.InUse : FunctionState.Active;
             if (now.IsWanted)
                 return FunctionState.Gone;
-            return now is { Profile: { } profile, Provider: var provider } && (provider is null || !provider.FindMissing(profile).Any())
+            return now is { Profile: { } profile, Provider: var provider } && (provider is null ? profile.IsWhole : !provider.FindMissing(profile).Any())
                 ? FunctionState.Configured
                 : FunctionState.Defined;
         }

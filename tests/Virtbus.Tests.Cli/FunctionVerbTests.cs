@@ -74,6 +74,7 @@ public sealed class FunctionVerbTests
         Assert.True(File.Exists(socket));
         Assert.Equal("0000:01:00.1: bound to merlin_core\n", await fabric.OkAsync("driver", "override", "adapter0v0", "--clear"));
         Assert.False(File.Exists(socket));
+        Assert.Matches("merlin-vfio-pci merlin_vfio_pci is made for this device: .*\nvfio-pci vfio_pci takes any PCI device", await fabric.OkAsync("attr", "get", "/bus/pci/devices/0000:01:00.1/vfio_drivers"));
         Assert.Matches("merlin-vfio-pci +merlin_vfio_pci is made for this device: .*\nvfio-pci +vfio_pci takes any PCI device", await fabric.OkAsync("driver", "suggest", "adapter0v0"));
         Assert.Equal("0000:01:00.1: bound to merlin-vfio-pci\n", await fabric.OkAsync("driver", "override", "adapter0v0", "merlin-vfio-pci"));
         Assert.True(File.Exists(socket));

@@ -43,7 +43,6 @@ internal static class PciAttributes
             new ObjectAttribute<PciDevice>("subsystem_device", static d => $"0x{d.SubsystemId:x4}"),
             new ObjectAttribute<PciDevice>("revision", static d => $"0x{d.Revision:x2}"),
             new ObjectAttribute<PciDevice>("class", static d => $"0x{d.ClassCode:x6}"),
-            new ObjectAttribute<PciDevice>("label", static d => d.Label ?? "", null, static d => d.Label is not null),
             new ObjectAttribute<PciDevice>("faults", static d => $"{d.FaultCount}", null, static d => d.FaultCount > 0),
             new ObjectAttribute<PciDevice>("irq", static d => $"{(d.Vectors is [{ Kind: PciInterruptKinds.Msi or PciInterruptKinds.INTx } first, ..] ? first.Irq : 0)}"),
             new ObjectAttribute<PciDevice>("resource", Resource),

@@ -1,4 +1,5 @@
 using Virtbus.Core;
+using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
 
@@ -46,7 +47,7 @@ internal sealed class PciFunctions(PciBus bus, ProvisioningEngine engine) : Sing
         _ = profile.TryGet(DriverName, out var driver);
         if (driver is not null)
             await engine.LoadDriverAsync(bus, driver);
-        var device = await bus.PlugAsync(provider.Name, profile.Values.First(v => v.Key == provider.Name).Value, profile.Name, driver, cancellationToken);
+        var device = await bus.PlugAsync(provider.Name, profile.Values.First(v => v.Key == provider.Name).Value, profile.Name, driver, PciAddress.TryParse(profile.Place, out var place) ? place : null, cancellationToken);
         try
         {
             if (driver is not null)

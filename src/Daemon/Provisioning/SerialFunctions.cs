@@ -3,6 +3,7 @@ using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Hardware.Serial;
+using Virtbus.Pci;
 using Virtbus.Provisioning;
 
 namespace Virtbus.Daemon.Provisioning;
@@ -52,12 +53,16 @@ internal sealed class SerialFunctions : SingleFunctionProvider
         var port = Make(profile.Name);
         try
         {
-            port.Device = await _bus.PlugAsync(port.Function, profile.Name, device =>
-            {
-                // Before it is visible, so that no other driver has it first.
-                _context.Fabric.SetDriverOverride(device, driver);
-                return default;
-            });
+            port.Device = await _bus.PlugAsync(
+                port.Function,
+                profile.Name,
+                device =>
+                {
+                    // Before it is visible, so that no other driver has it first.
+                    _context.Fabric.SetDriverOverride(device, driver);
+                    return default;
+                },
+                PciAddress.TryParse(profile.Place, out var place) ? place : null);
             _engine.RequireDriver(profile.Name, port.Device, driver);
             _ports[profile.Name] = port;
             return port.Device;

@@ -6,12 +6,14 @@ namespace Virtbus.Drivers.Nic;
 /// <summary>A part of an adapter on the virtual bus: the container that core drivers make and part drivers get.</summary>
 public sealed class NicPart : AuxiliaryDevice
 {
+    private readonly INicCore _core;
+
     internal NicPart(AuxiliaryBus bus, string module, NicPartKind kind, uint id, int port, INicCore core)
         : base(bus, module, NameOf(kind), id, core.Device)
     {
         Kind = kind;
         Port = port;
-        Core = core;
+        _core = core;
     }
 
     /// <summary>What the part is for.</summary>
@@ -21,7 +23,8 @@ public sealed class NicPart : AuxiliaryDevice
     public int Port { get; }
 
     /// <summary>What the core driver offers.</summary>
-    public INicCore Core { get; }
+    /// <exception cref="ObjectDisposedException">The part was deleted, see <see cref="Device.Shared"/>.</exception>
+    public INicCore Core => Shared(_core);
 
     /// <summary>What a part of kind <see cref="NicPartKind.VfMigration"/> is for; null for the others.</summary>
     public INicVfMigration? VfMigration { get; internal init; }

@@ -65,7 +65,7 @@ internal sealed class NicVirtioFunction : INicVirtioFunction
     public bool TryAttachNotify(int queue, EventFd? signal, out Fault fault)
     {
         fault = Fault.None;
-        return Volatile.Read(ref _disposed) != 0 || _registers.Device.Function.TryAttachDoorbell(
+        return Volatile.Read(ref _disposed) != 0 || _registers.Device.TryAttachDoorbell(
             new PciDoorbell(NicRegisters.DoorbellBar, Start + (ulong)(queue * NotifyStride), NotifyStride), signal, out fault);
     }
 
