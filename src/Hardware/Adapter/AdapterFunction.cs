@@ -43,7 +43,7 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     public AdapterEngine Engine { get; }
 
     /// <inheritdoc/>
-    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
+    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells.All;
 
     /// <summary>Makes an adapter of the first make, merlin.</summary>
     /// <param name="engine">The inside; disposed with the adapter.</param>
@@ -56,7 +56,7 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     public static AdapterFunction CreateHarrier(AdapterEngine engine, int virtualFunctions = 0) => Create(AdapterLayout.Harrier, engine, virtualFunctions);
 
     /// <inheritdoc/>
-    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
+    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.Doorbells.TryAttach(doorbell, signal, out fault);
 
     PciPortUse IFunctionSlot.UseDma() => UsePort();
 
@@ -93,8 +93,8 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     {
         if (bar == 0)
             _unit.WriteRegisters(offset, source);
-        else if (bar == FunctionUnit.DoorbellBar)
-            _unit.WriteDoorbells(offset, source);
+        else if (bar == FunctionDoorbells.Bar)
+            _unit.Doorbells.Write(offset, source);
     }
 
     /// <inheritdoc/>
@@ -135,7 +135,7 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
         var builder = ConfigSpaceBuilder.Function(VendorId, layout.DeviceId)
             .Class(ClassCode, revision: 1)
             .MemoryBar64(0, RegisterBytes)
-            .MemoryBar64(FunctionUnit.DoorbellBar, RegisterBytes)
+            .MemoryBar64(FunctionDoorbells.Bar, RegisterBytes)
             .MemoryBar64(4, 2 * PendingOffset)
             .PowerManagement()
             .Msix(Vectors, 4, 0, 4, PendingOffset)

@@ -17,9 +17,9 @@ internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionSlot
         _unit = physical.CreateUnit(this);
     }
 
-    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
+    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells.All;
 
-    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
+    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.Doorbells.TryAttach(doorbell, signal, out fault);
 
     public PciPortUse UseDma() => UsePort();
 
@@ -45,8 +45,8 @@ internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionSlot
     {
         if (bar == 0)
             _unit.WriteRegisters(offset, source);
-        else if (bar == FunctionUnit.DoorbellBar)
-            _unit.WriteDoorbells(offset, source);
+        else if (bar == FunctionDoorbells.Bar)
+            _unit.Doorbells.Write(offset, source);
     }
 
     protected override void OnReset(PciResetKind kind) => _unit.Reset();

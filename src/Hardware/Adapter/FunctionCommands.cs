@@ -1,4 +1,3 @@
-using System.Collections.Concurrent;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -13,37 +12,20 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
     // A station address: not all zeros, no group.
     private const ulong GroupBit = 1UL << 40;
 
-    // Those that virtual functions have done; null for one of them, which has none.
-    private readonly ConcurrentQueue<VirtualCommand>? _done = virtualFunctions is null ? null : new();
-
     /// <summary>Executes a command.</summary>
-    /// <returns>False when a virtual function has to do it: then <see cref="TryTakeDone"/> has it when it is done.</returns>
-    internal bool TryExecute(in AdapterCommand command, DmaPort dma, out Errno status, out ulong first, out ulong second)
+    /// <returns>False when a virtual function has to do it, as <paramref name="deferred"/>.</returns>
+    internal bool TryExecute(
+        in AdapterCommand command, DmaPort dma, out Errno status, out ulong first, out ulong second, out DeferredCommand? deferred)
     {
         first = second = 0;
+        deferred = null;
         if (!IsDeferred(command, out var function))
         {
             status = Execute(command, dma, out first, out second);
             return true;
         }
-        status = VirtualCommand.TryMake(command, dma, unit, function, out var deferred);
-        if (status != Errno.None)
-            return true;
-        unit.Defer(deferred!);
-        return false;
-    }
-
-    /// <summary>A virtual function did a command. On its lane's thread.</summary>
-    internal void Done(VirtualCommand command)
-    {
-        _done!.Enqueue(command);
-        unit.Schedule();
-    }
-
-    internal bool TryTakeDone(out VirtualCommand command)
-    {
-        command = null!;
-        return _done?.TryDequeue(out command!) == true;
+        status = DeferredCommand.TryMake(command, dma, unit, function, out deferred);
+        return status != Errno.None;
     }
 
     // Those that need the virtual function to stand still for a moment, which it does between two pieces of its own work.
@@ -73,11 +55,11 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
             case AdapterOpcode.CreateQueueSet:
                 return CreateQueueSet(command, out first);
             case AdapterOpcode.DestroyQueueSet:
-                return unit.DestroyQueueSet(command.Index);
+                return unit.Sets.Destroy(command.Index);
             case AdapterOpcode.CreateVirtioBlock:
                 return CreateVirtioBlock(command, dma, out first);
             case AdapterOpcode.DestroyVirtio:
-                return unit.RemoveWindow(command.Index);
+                return unit.Windows.Remove(command.Index);
             default:
                 return virtualFunctions is null ? NotPhysical(command.Opcode) : Execute(virtualFunctions, command, dma, out first, out second);
         }
@@ -101,8 +83,8 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         switch (command.Opcode)
         {
             case AdapterOpcode.QueryVirtualFunction:
-                first = exists ? function.MacAddress : profile.MacAddress;
-                second = (uint)profile.QueueSets | (exists ? 1u << 16 : 0) | (exists ? (uint)function.Suspend << 24 : 0);
+                first = exists ? function.Registers.MacAddress : profile.MacAddress;
+                second = (uint)profile.QueueSets | (exists ? 1u << 16 : 0) | (exists ? (uint)function.Registers.Suspend << 24 : 0);
                 return Errno.None;
             case AdapterOpcode.SetVirtualFunction:
                 return SetProfile(table, command);
@@ -110,7 +92,7 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         // What else there is was deferred if the function was there.
         if (!exists || command.Opcode != AdapterOpcode.QueryGeneration)
             return Errno.ENODEV;
-        first = function.Generation;
+        first = function.Registers.Generation;
         return Errno.None;
     }
 
@@ -118,7 +100,7 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
     private Errno Copy(in AdapterCommand command, DmaPort dma, out ulong copied)
     {
         copied = 0;
-        if (command[2] is 0 or > FunctionUnit.MaxCopy)
+        if (command[2] is 0 or > AdapterLane.ScratchSize)
             return Errno.EINVAL;
         var bytes = unit.Lane.Scratch.AsSpan(0, (int)command[2]);
         if (!dma.TryRead(new Iova(command[0]), bytes) || !dma.TryWrite(new Iova(command[1]), bytes))
@@ -136,7 +118,7 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
             return Errno.EINVAL;
         var wanted = new QueueSetState(
             0, (ushort)(sizes >> 16), (byte)sizes, (byte)(sizes >> 8), new Iova(command[0]), new Iova(command[1]), new Iova(command[2]));
-        var status = unit.CreateQueueSet(wanted, out var id);
+        var status = unit.Sets.Create(wanted, out var id);
         result = id;
         return status;
     }
@@ -150,13 +132,13 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         if (!VirtioBlockParameters.TryRead(bytes, out var parameters))
             return Errno.EINVAL;
         // A queue without a vector of its own is of no use, so there are no more; that bounds what a guest can take of the host.
-        if (parameters.Queues > unit.Limits.Vectors - unit.WindowQueues)
+        if (parameters.Queues > unit.Limits.Vectors - unit.Windows.Queues)
             return Errno.ENOSPC;
         var status = unit.Engine.CreateBlockFunction(parameters, out var device);
         if (status != Errno.None)
             return status;
         var index = 0;
-        status = unit.Slot.PortOf(parameters.Pasid) is { } port ? unit.AddWindow(device!, port, out index) : Errno.ENODEV;
+        status = unit.Slot.PortOf(parameters.Pasid) is { } port ? unit.Windows.Add(device!, port, out index) : Errno.ENODEV;
         if (status == Errno.None)
             result = (ulong)index;
         else

@@ -125,7 +125,7 @@ internal sealed record FunctionImage(
         var events = (Base: BinaryPrimitives.ReadUInt64LittleEndian(r[56..]), Log: BinaryPrimitives.ReadUInt32LittleEndian(r[68..]));
         // A function that was never enabled has no rings; the default says so.
         var hasRings = FunctionRing.TryMake(commands.Base, commands.Log, AdapterCommand.Size, out registers.Commands)
-            & FunctionRing.TryMake(events.Base, events.Log, FunctionUnit.EventSize, out registers.Events);
+            & FunctionRing.TryMake(events.Base, events.Log, FunctionEvents.EventSize, out registers.Events);
         return mac >> 48 == 0 && (flags & ~(Enabled | LinkUntold)) == 0 && error <= AdapterError.Internal
             && (registers.Control & ~(AdapterControl.Enable | AdapterControl.Reset)) == 0
             && (hasRings || !registers.IsEnabled)

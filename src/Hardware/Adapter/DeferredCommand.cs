@@ -8,7 +8,7 @@ namespace Virtbus.Hardware.Adapter;
 /// A command of the physical function that changes a virtual one, or needs it to stand still. The lane of that one does it, since it may
 /// have to wait for its user; the physical function goes on meanwhile, moves what lies in its own memory, and answers.
 /// </summary>
-internal sealed class VirtualCommand
+internal sealed class DeferredCommand
 {
     private readonly FunctionUnit _physical;
     private readonly FunctionUnit _function;
@@ -19,7 +19,7 @@ internal sealed class VirtualCommand
     private byte[] _state = [];
     private Errno _status = Errno.EIO;
 
-    private VirtualCommand(in AdapterCommand command, FunctionUnit physical, FunctionUnit function)
+    private DeferredCommand(in AdapterCommand command, FunctionUnit physical, FunctionUnit function)
     {
         _physical = physical;
         _function = function;
@@ -36,10 +36,10 @@ internal sealed class VirtualCommand
     internal uint Epoch { get; private set; }
 
     /// <summary>Makes the command; on the lane of the physical function, under its gate.</summary>
-    internal static Errno TryMake(in AdapterCommand command, DmaPort dma, FunctionUnit physical, FunctionUnit function, out VirtualCommand? made)
+    internal static Errno TryMake(in AdapterCommand command, DmaPort dma, FunctionUnit physical, FunctionUnit function, out DeferredCommand? made)
     {
         made = null;
-        var wanted = new VirtualCommand(command, physical, function);
+        var wanted = new DeferredCommand(command, physical, function);
         if (command.Opcode == AdapterOpcode.SuspendVirtualFunction && command[0] > 1)
             return Errno.EINVAL;
         if (command.Opcode == AdapterOpcode.LoadVirtualFunction)
@@ -105,9 +105,9 @@ internal sealed class VirtualCommand
 
     private Errno Save()
     {
-        if (_function.Suspend != SuspendLevel.Stopped)
+        if (_function.Registers.Suspend != SuspendLevel.Stopped)
             return Errno.EBUSY;
-        if (_function.HasWindows)
+        if (!_function.Windows.IsEmpty)
             return Errno.EOPNOTSUPP;
         var image = _function.Capture();
         if ((ulong)image.Size > _second)
@@ -119,7 +119,7 @@ internal sealed class VirtualCommand
 
     private Errno Load()
     {
-        if (_function.Suspend != SuspendLevel.Stopped)
+        if (_function.Registers.Suspend != SuspendLevel.Stopped)
             return Errno.EBUSY;
         if (!FunctionImage.TryRead(_state, _function.Layout.VirtualDeviceId, _function.Limits, out var image))
             return Errno.EINVAL;
