@@ -203,7 +203,7 @@ public sealed partial class NicCore : INicCore, IDisposable
     /// <exception cref="VirtbusException">EPERM: this is a virtual function; ENOENT: it can have no such one; ENODEV, EIO.</exception>
     public NicVfProfile GetVirtualFunctionProfile(int vf)
     {
-        var answer = Execute(NicOpcode.QueryVirtualFunction, (uint)vf, []);
+        var answer = Execute(NicOpcode.QueryFunction, NicVfMigration.FunctionIdOf(vf), []);
         return new NicVfProfile(answer.First, (int)(answer.Second & 0xFFFF));
     }
 
@@ -216,7 +216,7 @@ public sealed partial class NicCore : INicCore, IDisposable
         ArgumentNullException.ThrowIfNull(profile);
         try
         {
-            Execute(NicOpcode.SetVirtualFunction, (uint)vf, [profile.MacAddress, (ulong)profile.QueueSets]);
+            Execute(NicOpcode.SetFunction, NicVfMigration.FunctionIdOf(vf), [profile.MacAddress, (ulong)profile.QueueSets]);
         }
         catch (VirtbusException e) when (e.Errno is Errno.EBUSY or Errno.EINVAL)
         {

@@ -5,10 +5,13 @@ namespace Virtbus.Drivers.Nic;
 /// <summary>Migration of virtual functions by commands of the physical one.</summary>
 internal sealed class NicVfMigration(NicChannel channel) : INicVfMigration
 {
-    public bool TrySuspend(int vf, bool p2pOnly, out Fault fault) =>
-        channel.TryExecuteAside(NicOpcode.SuspendVirtualFunction, (uint)vf, [p2pOnly ? 1u : 0], out _, out fault);
+    // By docs/adapter-registers.md: 0 is the physical function itself.
+    internal static uint FunctionIdOf(int vf) => (uint)vf + 1;
 
-    public bool TryResume(int vf, out Fault fault) => channel.TryExecuteAside(NicOpcode.ResumeVirtualFunction, (uint)vf, [], out _, out fault);
+    public bool TrySuspend(int vf, bool p2pOnly, out Fault fault) =>
+        channel.TryExecuteAside(NicOpcode.SuspendFunction, FunctionIdOf(vf), [p2pOnly ? 1u : 0], out _, out fault);
+
+    public bool TryResume(int vf, out Fault fault) => channel.TryExecuteAside(NicOpcode.ResumeFunction, FunctionIdOf(vf), [], out _, out fault);
 
     public bool TrySaveState(int vf, out byte[] state, out Fault fault)
     {
@@ -18,7 +21,7 @@ internal sealed class NicVfMigration(NicChannel channel) : INicVfMigration
         // An adapter that takes longer than is waited for finds the memory gone.
         using (memory)
         {
-            if (!channel.TryExecuteAside(NicOpcode.SaveVirtualFunction, (uint)vf, [memory!.Address.Value, NicChannel.ScratchSize], out var answer, out fault))
+            if (!channel.TryExecuteAside(NicOpcode.SaveFunction, FunctionIdOf(vf), [memory!.Address.Value, NicChannel.ScratchSize], out var answer, out fault))
                 return false;
             if (answer.First > NicChannel.ScratchSize)
             {
@@ -42,10 +45,10 @@ internal sealed class NicVfMigration(NicChannel channel) : INicVfMigration
         using (memory)
         {
             state.CopyTo(memory!.Span);
-            return channel.TryExecuteAside(NicOpcode.LoadVirtualFunction, (uint)vf, [memory.Address.Value, (ulong)state.Length], out _, out fault);
+            return channel.TryExecuteAside(NicOpcode.LoadFunction, FunctionIdOf(vf), [memory.Address.Value, (ulong)state.Length], out _, out fault);
         }
     }
 
     public ulong StateGeneration(int vf) =>
-        channel.TryExecute(NicOpcode.QueryGeneration, (uint)vf, [], out var answer, out _) ? answer.First : 0;
+        channel.TryExecute(NicOpcode.QueryGeneration, FunctionIdOf(vf), [], out var answer, out _) ? answer.First : 0;
 }

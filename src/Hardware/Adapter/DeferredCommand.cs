@@ -5,7 +5,7 @@ using Virtbus.Platform;
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// A command of the physical function that changes a virtual one, or needs it to stand still. The lane of that one does it, since it may
+/// A command of the physical function that changes another one, or needs that to stand still. The lane of that one does it, since it may
 /// have to wait for its user; the physical function goes on meanwhile, moves what lies in its own memory, and answers.
 /// </summary>
 internal sealed class DeferredCommand
@@ -40,9 +40,9 @@ internal sealed class DeferredCommand
     {
         made = null;
         var wanted = new DeferredCommand(command, physical, function);
-        if (command.Opcode == AdapterOpcode.SuspendVirtualFunction && command[0] > 1)
+        if (command.Opcode == AdapterOpcode.SuspendFunction && command[0] > 1)
             return Errno.EINVAL;
-        if (command.Opcode == AdapterOpcode.LoadVirtualFunction)
+        if (command.Opcode == AdapterOpcode.LoadFunction)
         {
             if (command[1] > FunctionImage.MaxSize)
                 return Errno.EINVAL;
@@ -54,14 +54,14 @@ internal sealed class DeferredCommand
         return Errno.None;
     }
 
-    /// <summary>Hands the command to the virtual function.</summary>
+    /// <summary>Hands the command to the function.</summary>
     internal void Begin(uint epoch)
     {
         Epoch = epoch;
         _function.Ask(this);
     }
 
-    /// <summary>Does it; on the lane of the virtual function, under its gate.</summary>
+    /// <summary>Does it; on the lane of that function, under its gate.</summary>
     internal void Execute()
     {
         try
@@ -78,7 +78,7 @@ internal sealed class DeferredCommand
     internal Errno Finish(DmaPort dma, out ulong written)
     {
         written = 0;
-        if (_opcode != AdapterOpcode.SaveVirtualFunction || _status != Errno.None)
+        if (_opcode != AdapterOpcode.SaveFunction || _status != Errno.None)
             return _status;
         if (!dma.TryWrite(new Iova(_first), _state))
             return Errno.EFAULT;
@@ -90,13 +90,13 @@ internal sealed class DeferredCommand
     {
         switch (_opcode)
         {
-            case AdapterOpcode.SuspendVirtualFunction:
+            case AdapterOpcode.SuspendFunction:
                 _function.SetSuspend(_first == 1 ? SuspendLevel.NoPeerAccess : SuspendLevel.Stopped);
                 return Errno.None;
-            case AdapterOpcode.ResumeVirtualFunction:
+            case AdapterOpcode.ResumeFunction:
                 _function.SetSuspend(SuspendLevel.None);
                 return Errno.None;
-            case AdapterOpcode.SaveVirtualFunction:
+            case AdapterOpcode.SaveFunction:
                 return Save();
             default:
                 return Load();
@@ -121,7 +121,7 @@ internal sealed class DeferredCommand
     {
         if (_function.Registers.Suspend != SuspendLevel.Stopped)
             return Errno.EBUSY;
-        if (!FunctionImage.TryRead(_state, _function.Layout.VirtualDeviceId, _function.Limits, out var image))
+        if (!FunctionImage.TryRead(_state, _function.Port.Identity.DeviceId, _function.Limits, out var image))
             return Errno.EINVAL;
         _function.Restore(image);
         return Errno.None;

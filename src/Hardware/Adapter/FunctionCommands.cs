@@ -6,14 +6,14 @@ namespace Virtbus.Hardware.Adapter;
 
 /// <summary>Executes a function's commands, on its lane's thread under its gate. A command that is wrong gets an error number.</summary>
 /// <param name="unit">The function.</param>
-/// <param name="virtualFunctions">What the physical function commands; null for a virtual one.</param>
-internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? virtualFunctions)
+/// <param name="commanded">The functions that it commands; null for one that commands none, as all but the physical one.</param>
+internal sealed class FunctionCommands(FunctionUnit unit, FunctionTable? commanded)
 {
     // A station address: not all zeros, no group.
     private const ulong GroupBit = 1UL << 40;
 
     /// <summary>Executes a command.</summary>
-    /// <returns>False when a virtual function has to do it, as <paramref name="deferred"/>.</returns>
+    /// <returns>False when another function has to do it, as <paramref name="deferred"/>.</returns>
     internal bool TryExecute(
         in AdapterCommand command, DmaPort dma, out Errno status, out ulong first, out ulong second, out DeferredCommand? deferred)
     {
@@ -28,13 +28,13 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         return status != Errno.None;
     }
 
-    // Those that need the virtual function to stand still for a moment, which it does between two pieces of its own work.
+    // Those that need the other function to stand still for a moment, which it does between two pieces of its own work.
     private bool IsDeferred(in AdapterCommand command, out FunctionUnit function)
     {
         function = null!;
-        return virtualFunctions is not null && !command.HasReservedBits
-            && command.Opcode is >= AdapterOpcode.SuspendVirtualFunction and <= AdapterOpcode.LoadVirtualFunction
-            && virtualFunctions.TryGet(command.Index, out function);
+        return commanded is not null && !command.HasReservedBits
+            && command.Opcode is >= AdapterOpcode.SuspendFunction and <= AdapterOpcode.LoadFunction
+            && commanded.TryGet(command.Index, out function);
     }
 
     private Errno Execute(in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
@@ -61,16 +61,16 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
             case AdapterOpcode.DestroyVirtio:
                 return unit.Windows.Remove(command.Index);
             default:
-                return virtualFunctions is null ? NotPhysical(command.Opcode) : Execute(virtualFunctions, command, dma, out first, out second);
+                return commanded is null ? NotPhysical(command.Opcode) : Execute(commanded, command, dma, out first, out second);
         }
     }
 
     private static Errno NotPhysical(AdapterOpcode opcode) => IsPhysical(opcode) ? Errno.EPERM : Errno.EOPNOTSUPP;
 
     private static bool IsPhysical(AdapterOpcode opcode) =>
-        opcode is AdapterOpcode.SetLink or (>= AdapterOpcode.QueryVirtualFunction and <= AdapterOpcode.QueryGeneration);
+        opcode is AdapterOpcode.SetLink or (>= AdapterOpcode.QueryFunction and <= AdapterOpcode.QueryGeneration);
 
-    private Errno Execute(VirtualFunctionTable table, in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
+    private Errno Execute(FunctionTable table, in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
     {
         first = second = 0;
         if (!IsPhysical(command.Opcode))
@@ -82,11 +82,11 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         var exists = table.TryGet(command.Index, out var function);
         switch (command.Opcode)
         {
-            case AdapterOpcode.QueryVirtualFunction:
+            case AdapterOpcode.QueryFunction:
                 first = exists ? function.Registers.MacAddress : profile.MacAddress;
                 second = (uint)profile.QueueSets | (exists ? 1u << 16 : 0) | (exists ? (uint)function.Registers.Suspend << 24 : 0);
                 return Errno.None;
-            case AdapterOpcode.SetVirtualFunction:
+            case AdapterOpcode.SetFunction:
                 return SetProfile(table, command);
         }
         // What else there is was deferred if the function was there.
@@ -138,7 +138,7 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         if (status != Errno.None)
             return status;
         var index = 0;
-        status = unit.Slot.PortOf(parameters.Pasid) is { } port ? unit.Windows.Add(device!, port, out index) : Errno.ENODEV;
+        status = unit.Port.PortOf(parameters.Pasid) is { } port ? unit.Windows.Add(device!, port, out index) : Errno.ENODEV;
         if (status == Errno.None)
             result = (ulong)index;
         else
@@ -155,10 +155,10 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         return Errno.None;
     }
 
-    private static Errno SetProfile(VirtualFunctionTable table, in AdapterCommand command)
+    private static Errno SetProfile(FunctionTable table, in AdapterCommand command)
     {
-        if (command[0] == 0 || command[0] >> 48 != 0 || (command[0] & GroupBit) != 0 || command[1] is 0 or > VirtualFunctionTable.MaxQueueSets)
+        if (command[0] == 0 || command[0] >> 48 != 0 || (command[0] & GroupBit) != 0 || command[1] is 0 or > FunctionTable.MaxQueueSets)
             return Errno.EINVAL;
-        return table.TrySetProfile(command.Index, new VirtualFunctionProfile(command[0], (int)command[1])) ? Errno.None : Errno.EBUSY;
+        return table.TrySetProfile(command.Index, new FunctionProfile(command[0], (int)command[1])) ? Errno.None : Errno.EBUSY;
     }
 }

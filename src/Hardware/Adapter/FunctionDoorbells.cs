@@ -12,10 +12,10 @@ namespace Virtbus.Hardware.Adapter;
 /// <param name="sets">The queue sets.</param>
 /// <param name="windows">The virtio windows, whose notifications are behind.</param>
 /// <param name="count">How many queue sets there can be.</param>
+/// <param name="start">Where in the BAR they begin.</param>
 internal sealed class FunctionDoorbells(
-    AdapterWork owner, AdapterLayout layout, FunctionPlacement placement, FunctionRegisterFile registers, FunctionQueueSets sets, FunctionWindows windows, int count)
+    AdapterWork owner, AdapterLayout layout, FunctionPlacement placement, FunctionRegisterFile registers, FunctionQueueSets sets, FunctionWindows windows, int count, ulong start)
 {
-    public const int Bar = 2;
     private readonly Lock _lock = new();
     private Dictionary<int, TransmitSignal>? _signals;
 
@@ -23,11 +23,12 @@ internal sealed class FunctionDoorbells(
     internal IReadOnlyList<PciDoorbell> All =>
     [
         .. Enumerable.Range(0, count).Select(i => layout.TransmitDoorbell + (i * layout.TransmitStride)).Concat(windows.Notifications)
-            .Select(offset => new PciDoorbell(Bar, (ulong)offset, FunctionWindows.NotifyStride)),
+            .Select(offset => new PciDoorbell(FunctionRegisterPlace.DoorbellBar, start + (ulong)offset, FunctionWindows.NotifyStride)),
     ];
 
     internal void Write(ulong offset, ReadOnlySpan<byte> source)
     {
+        offset -= start;
         if (offset >= AdapterLayout.WindowBase)
         {
             windows.Notify(offset);
@@ -54,14 +55,15 @@ internal sealed class FunctionDoorbells(
     internal bool TryAttach(in PciDoorbell doorbell, EventFd? signal, out Fault fault)
     {
         fault = Fault.None;
-        if (doorbell is { Bar: Bar, Match: null })
+        if (doorbell is { Bar: FunctionRegisterPlace.DoorbellBar, Match: null })
         {
-            if (doorbell.Offset < AdapterLayout.WindowBase && TryGetTransmit(doorbell.Offset, out var set))
+            var offset = doorbell.Offset - start;
+            if (offset < AdapterLayout.WindowBase && TryGetTransmit(offset, out var set))
             {
                 AttachTransmit(set, signal);
                 return true;
             }
-            if (windows.TryAttachNotify(doorbell.Offset, signal))
+            if (windows.TryAttachNotify(offset, signal))
                 return true;
         }
         fault = new Fault(Errno.ENOENT, "the adapter has no doorbell of that place whose value says nothing");

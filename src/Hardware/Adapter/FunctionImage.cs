@@ -15,7 +15,7 @@ internal sealed record FunctionImage(
     public const int HeaderSize = 16;
     public const int RegistersSize = 96;
     public const int QueueSetSize = 48;
-    public const int MaxSize = HeaderSize + RegistersSize + (VirtualFunctionTable.MaxQueueSets * QueueSetSize);
+    public const int MaxSize = HeaderSize + RegistersSize + (FunctionTable.MaxQueueSets * QueueSetSize);
 
     private const ushort Enabled = 1;
     private const ushort LinkUntold = 2;

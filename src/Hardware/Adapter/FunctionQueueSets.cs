@@ -7,12 +7,12 @@ namespace Virtbus.Hardware.Adapter;
 /// <summary>The queue sets of one function. Made, and all else but doorbells, on the lane's thread under the gate.</summary>
 /// <param name="owner">What tells of a queue set that stopped.</param>
 /// <param name="placement">Where the function is worked for.</param>
-/// <param name="slot">The way to memory and interrupts.</param>
+/// <param name="port">The way to memory and interrupts.</param>
 /// <param name="registers">Whether the function stands still.</param>
 /// <param name="bus">What is between the queue sets of all functions.</param>
 /// <param name="limits">How many there can be, and with which vectors.</param>
 internal sealed class FunctionQueueSets(
-    AdapterWork owner, FunctionPlacement placement, IFunctionSlot slot, FunctionRegisterFile registers, EthernetSwitch bus, FunctionLimits limits)
+    AdapterWork owner, FunctionPlacement placement, IFunctionPort port, FunctionRegisterFile registers, EthernetSwitch bus, FunctionLimits limits)
 {
     private QueueSet?[]? _sets;
 
@@ -53,7 +53,7 @@ internal sealed class FunctionQueueSets(
     internal QueueSet Add(in QueueSetState state)
     {
         _sets ??= new QueueSet?[limits.QueueSets];
-        var set = new QueueSet(owner, placement, slot, registers, state);
+        var set = new QueueSet(owner, placement, port, registers, state);
         Volatile.Write(ref _sets[state.Id], set);
         placement.Lane.Switching.Join(set.Port);
         return set;

@@ -4,7 +4,7 @@ using Virtbus.Platform;
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// The inside of one function, physical or virtual: what puts its rooms together and works through them. <see cref="Registers"/> and
+/// The inside of one function, whatever port it has to the world: what puts its rooms together and works through them. <see cref="Registers"/> and
 /// <see cref="Doorbells"/> are what its driver sees, the command and event queue what it talks by, <see cref="Sets"/> and <see cref="Windows"/>
 /// what it has made, <see cref="Placement"/> whose thread does the work. Register accesses come from any thread and leave all work to that.
 /// </summary>
@@ -16,24 +16,24 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
     private readonly FunctionCommandQueue _commands;
     private readonly ulong _ownAddress;
     private bool _isReminding;
-    // What the physical function wants of a virtual one, in its order. Under its own lock, which an idle function does not have.
+    // What the physical function wants of this one, in its order. Under its own lock, which an idle function does not have.
     private Queue<DeferredCommand>? _asked;
 
     internal FunctionUnit(
-        AdapterEngine engine, AdapterLayout layout, IFunctionSlot slot, in FunctionLimits limits, int virtualIndex, ulong macAddress, VirtualFunctionTable? virtualFunctions)
+        AdapterEngine engine, AdapterLayout layout, IFunctionPort port, in FunctionLimits limits, ulong macAddress, FunctionTable? commanded)
     {
         Engine = engine;
         Layout = layout;
-        Slot = slot;
+        Port = port;
         Limits = limits;
         _ownAddress = macAddress;
-        Registers = new FunctionRegisterFile(layout, limits, limits.WindowsWord(virtualIndex), macAddress, () => engine.IsLinkUp);
+        Registers = new FunctionRegisterFile(layout, limits, limits.WindowsWord(port.Identity.Id), macAddress, () => engine.IsLinkUp);
         Placement = new FunctionPlacement(engine, ResetHeld, () => Doorbells!.DetachAll());
-        Sets = new FunctionQueueSets(this, Placement, slot, Registers, engine.Switch, limits);
-        Windows = new FunctionWindows(this, slot, limits);
-        Doorbells = new FunctionDoorbells(this, layout, Placement, Registers, Sets, Windows, limits.QueueSets);
+        Sets = new FunctionQueueSets(this, Placement, port, Registers, engine.Switch, limits);
+        Windows = new FunctionWindows(this, port, limits);
+        Doorbells = new FunctionDoorbells(this, layout, Placement, Registers, Sets, Windows, limits.QueueSets, port.Registers.Doorbells);
         _events = new FunctionEvents(Registers);
-        _commands = new FunctionCommandQueue(Registers, _events, new FunctionCommands(this, virtualFunctions), this);
+        _commands = new FunctionCommandQueue(Registers, _events, new FunctionCommands(this, commanded), this);
         engine.Add(this);
     }
 
@@ -41,7 +41,7 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
 
     internal AdapterLayout Layout { get; }
 
-    internal IFunctionSlot Slot { get; }
+    internal IFunctionPort Port { get; }
 
     internal FunctionLimits Limits { get; }
 
@@ -57,20 +57,33 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
 
     internal override AdapterLane Lane => Placement.Lane;
 
-    internal override FaultSource? Faults => Slot.Faults;
+    internal override FaultSource? Faults => Port.Faults;
 
     /// <summary>Whether it was disposed. Under the gate.</summary>
     internal bool IsGone { get; private set; }
 
-    internal void ReadRegisters(ulong offset, Span<byte> destination)
+    /// <summary>A read within its part of the BARs by which it is reached.</summary>
+    internal void ReadBar(int bar, ulong offset, Span<byte> destination)
     {
-        if (offset >= AdapterLayout.WindowBase)
+        offset -= Port.Registers.Registers;
+        if (bar != FunctionRegisterPlace.RegisterBar)
+            destination.Clear();
+        else if (offset >= AdapterLayout.WindowBase)
             Windows.Read(offset, destination);
         else
             Registers.Read(offset, destination);
     }
 
-    internal void WriteRegisters(ulong offset, ReadOnlySpan<byte> source)
+    /// <summary>A write within its part of the BARs by which it is reached.</summary>
+    internal void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> source)
+    {
+        if (bar == FunctionRegisterPlace.DoorbellBar)
+            Doorbells.Write(offset, source);
+        else if (bar == FunctionRegisterPlace.RegisterBar)
+            WriteRegisters(offset - Port.Registers.Registers, source);
+    }
+
+    private void WriteRegisters(ulong offset, ReadOnlySpan<byte> source)
     {
         if (offset >= AdapterLayout.WindowBase)
             Windows.Write(offset, source);
@@ -78,10 +91,10 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
             Schedule();
     }
 
-    /// <summary>The function is in a slot.</summary>
+    /// <summary>The function is in a port.</summary>
     internal void Plugged(DmaPort dma) => Placement.Plugged(dma);
 
-    /// <summary>The function is out of its slot.</summary>
+    /// <summary>The function is out of its port.</summary>
     internal void Unplugged()
     {
         Placement.Unplugged();
@@ -95,7 +108,7 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
             ResetHeld(userGone: false);
     }
 
-    /// <summary>The physical function wants something of this virtual one. Any thread.</summary>
+    /// <summary>The physical function wants something of this one. Any thread.</summary>
     internal void Ask(DeferredCommand command)
     {
         var asked = Volatile.Read(ref _asked);
@@ -109,7 +122,7 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
         Schedule();
     }
 
-    /// <summary>A virtual function has done a command. Any thread.</summary>
+    /// <summary>Another function has done a command. Any thread.</summary>
     internal void Done(DeferredCommand command)
     {
         _commands.Done(command);
@@ -160,7 +173,7 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
         {
             Registers.Values.Error = AdapterError.Internal;
             Registers.NoteChange();
-            Slot.RaiseVector(EventVector);
+            Port.RaiseVector(EventVector);
         }
         finally
         {
@@ -181,12 +194,12 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
         Schedule();
         Sets.Wake(_isReminding);
         if (_isReminding && Registers.Values.IsEnabled)
-            Slot.RaiseVector(EventVector);
+            Port.RaiseVector(EventVector);
         _isReminding = false;
     }
 
     /// <summary>The whole state of a function that stands still.</summary>
-    internal FunctionImage Capture() => new(Layout.VirtualDeviceId, Registers.MacAddress, Registers.Capture(), [.. Sets.States]);
+    internal FunctionImage Capture() => new(Port.Identity.DeviceId, Registers.MacAddress, Registers.Capture(), [.. Sets.States]);
 
     /// <summary>Takes a state over; the function stands still until it is resumed.</summary>
     internal void Restore(FunctionImage image)
@@ -227,14 +240,14 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
             return false;
         ApplyControl();
         // What is no bus master stands still until the next doorbell.
-        using var use = Slot.UseDma();
+        using var use = Port.UseDma();
         if (!Registers.Values.IsEnabled || Registers.Values.Error != AdapterError.None || use.Dma is not { } dma)
             return false;
         Registers.NoteChange();
         var more = _events.AcceptConsumer() && _commands.AnswerDeferred(dma) && ((IFunctionChanges)this).TryTell(dma, _commands.Deferred) && _commands.Run(dma);
         // Last, because the handler may change everything.
         if (_events.TakeInterrupt())
-            Slot.RaiseVector(EventVector);
+            Port.RaiseVector(EventVector);
         return more;
     }
 

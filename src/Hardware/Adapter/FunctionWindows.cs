@@ -9,9 +9,9 @@ namespace Virtbus.Hardware.Adapter;
 /// from any thread.
 /// </summary>
 /// <param name="owner">What tells of what happened in a window.</param>
-/// <param name="slot">The way to interrupts.</param>
+/// <param name="port">The way to interrupts.</param>
 /// <param name="limits">How many there can be, and with which vectors.</param>
-internal sealed class FunctionWindows(AdapterWork owner, IFunctionSlot slot, FunctionLimits limits)
+internal sealed class FunctionWindows(AdapterWork owner, IFunctionPort port, FunctionLimits limits)
 {
     /// <summary>Bytes from one queue's notification to the next.</summary>
     public const int NotifyStride = 4;
@@ -40,7 +40,7 @@ internal sealed class FunctionWindows(AdapterWork owner, IFunctionSlot slot, Fun
         // Two with one PASID would be told of each other's memory.
         if (All.Any(w => w.Pasid == dma.Pasid))
             return Errno.EBUSY;
-        Volatile.Write(ref _windows[index], new VirtioWindow(owner, slot, limits.Vectors, index, device, dma));
+        Volatile.Write(ref _windows[index], new VirtioWindow(owner, port, limits.Vectors, index, device, dma));
         return Errno.None;
     }
 

@@ -28,7 +28,7 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
 
     private readonly AdapterWork _owner;
     private readonly FunctionPlacement _placement;
-    private readonly IFunctionSlot _slot;
+    private readonly IFunctionPort _functionPort;
     private readonly FunctionRegisterFile _registers;
     private readonly byte[] _received = new byte[DescriptorsPerRead * DescriptorSize];
     private uint _receiveProducer;
@@ -41,16 +41,16 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
     /// <summary>Makes one; its port is not on the switch yet.</summary>
     /// <param name="owner">The function, which tells its driver of an error.</param>
     /// <param name="placement">Where that one is worked for.</param>
-    /// <param name="slot">Its way to memory and interrupts.</param>
+    /// <param name="port">Its way to memory and interrupts.</param>
     /// <param name="registers">Whether it stands still.</param>
     /// <param name="state">Where the rings are, and how far the adapter is in them.</param>
-    internal QueueSet(AdapterWork owner, FunctionPlacement placement, IFunctionSlot slot, FunctionRegisterFile registers, in QueueSetState state)
+    internal QueueSet(AdapterWork owner, FunctionPlacement placement, IFunctionPort port, FunctionRegisterFile registers, in QueueSetState state)
     {
         Lane = placement.Lane;
         Port = new SwitchPort(Lane.Switching, this);
         _owner = owner;
         _placement = placement;
-        _slot = slot;
+        _functionPort = port;
         _registers = registers;
         State = state;
         // Not read before the driver is told of a frame: the set is made before the driver fills its half of the index block.
@@ -82,7 +82,7 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
             if (Port.IsGone || Error != AdapterError.None || _registers.Suspend != SuspendLevel.None)
                 return false;
             CountMissed();
-            using var use = _slot.UseDma();
+            using var use = _functionPort.UseDma();
             return use.Dma is { } dma && Transmit(dma);
         }
         finally
@@ -99,7 +99,7 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
         {
             if (Port.IsGone || Error != AdapterError.None || _registers.Suspend == SuspendLevel.Stopped)
                 return;
-            using var use = _slot.UseDma();
+            using var use = _functionPort.UseDma();
             if (use.Dma is { } dma)
                 Receive(dma, frame.Bytes);
         }
@@ -123,7 +123,7 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
         {
             if (Port.IsGone || _registers.Suspend == SuspendLevel.Stopped)
                 return;
-            using var use = _slot.UseDma();
+            using var use = _functionPort.UseDma();
             if (use.Dma is not { } dma)
                 return;
             if (_indexesChanged)
@@ -135,7 +135,7 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
             if (_interruptWanted)
             {
                 _interruptWanted = false;
-                _slot.RaiseVector(State.Vector);
+                _functionPort.RaiseVector(State.Vector);
             }
         }
         finally

@@ -22,7 +22,7 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
 
     private readonly Lock _access = new();
     private readonly AdapterWork _owner;
-    private readonly IFunctionSlot _slot;
+    private readonly IFunctionPort _port;
     private readonly int _vectors;
     private readonly VirtioDevice _device;
     private readonly DmaPort _dma;
@@ -32,10 +32,10 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
     private Errno _configError;
     private bool _disposed;
 
-    internal VirtioWindow(AdapterWork owner, IFunctionSlot slot, int vectors, int index, VirtioDevice device, DmaPort dma)
+    internal VirtioWindow(AdapterWork owner, IFunctionPort port, int vectors, int index, VirtioDevice device, DmaPort dma)
     {
         _owner = owner;
-        _slot = slot;
+        _port = port;
         _vectors = vectors;
         Index = index;
         _device = device;
@@ -44,7 +44,7 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
         _polls = new bool[device.QueueCount];
         for (var i = 0; i < _kicks.Length; i++)
             device.SetQueueKick(i, null, polls: false);
-        device.Faults = slot.Faults;
+        device.Faults = port.Faults;
         _registers = new VirtioConfigRegisters(device, this);
         device.SetDma(dma);
     }
@@ -63,7 +63,7 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
 
     int IVirtioRegisterHost.VectorLimit => _vectors;
 
-    void IVirtioRegisterHost.Raise(ushort vector) => _slot.RaiseVector(vector);
+    void IVirtioRegisterHost.Raise(ushort vector) => _port.RaiseVector(vector);
 
     void IVirtioRegisterHost.Tell() => _owner.Schedule();
 

@@ -166,8 +166,8 @@ public sealed class VirtioWindowTests : IDisposable
         virtualRig.Enable();
         WriteParameters(virtualRig, Pasid, 1, "disk0");
         Assert.Equal(Errno.None, virtualRig.Do(AdapterOpcode.CreateVirtioBlock, 0, Parameters).Status);
-        _rig.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
-        Assert.Equal(Errno.EOPNOTSUPP, _rig.Do(AdapterOpcode.SaveVirtualFunction, 0, Parameters, 4096).Status);
+        _rig.Do(AdapterOpcode.SuspendFunction, 1, 0);
+        Assert.Equal(Errno.EOPNOTSUPP, _rig.Do(AdapterOpcode.SaveFunction, 1, Parameters, 4096).Status);
     }
 
     [Theory]
