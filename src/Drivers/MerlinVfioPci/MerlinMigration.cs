@@ -20,8 +20,8 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
     private const int IdentitySize = 12;
     private const int MaxImage = 1 << 20;
 
-    private readonly INicVfMigration _channel;
-    private readonly int _function;
+    private readonly INicMigration _channel;
+    private readonly uint _function;
     private readonly byte[] _identity;
     private readonly VfioRecordWriter _writer = new();
     private readonly VfioRecordReader _reader = new(MaxImage);
@@ -34,10 +34,11 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
     private bool _hasEnd;
     private bool _hasImage;
 
-    private MerlinMigration(PciDevice device, INicVfMigration channel)
+    private MerlinMigration(PciDevice device, INicMigration channel)
     {
         _channel = channel;
-        _function = device.VirtualFunctionIndex;
+        if (!channel.TryGetFunctionId(device, out _function))
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} is no function of the adapter that is to move it.");
         _identity = new byte[IdentitySize];
         BinaryPrimitives.WriteUInt32LittleEndian(_identity, StreamVersion);
         BinaryPrimitives.WriteUInt16LittleEndian(_identity.AsSpan(4), device.VendorId);
@@ -52,7 +53,7 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
     /// <inheritdoc/>
     public ulong DataSize => (3 * VfioRecordWriter.HeaderSize) + IdentitySize + _imageSize;
 
-    public static VfioMigration Create(PciDevice device, INicVfMigration channel)
+    public static VfioMigration Create(PciDevice device, INicMigration channel)
     {
         var arcs = new MerlinMigration(device, channel);
         return arcs._migration = new VfioMigration(arcs);

@@ -5,14 +5,14 @@ using Virtbus.Virtio;
 namespace Virtbus.Drivers.NicVdpa;
 
 /// <summary>Makes vDPA devices from the virtio functions of an adapter.</summary>
-internal sealed class NicVdpaOps(INicCore core) : IVdpaManagementOps
+internal sealed class NicVdpaOps(INicVirtio virtio) : IVdpaManagementOps
 {
     public IReadOnlyList<uint> SupportedTypes => [VirtioDeviceId.VIRTIO_ID_BLOCK];
 
     public int MaxQueues => 256;
 
     public IVdpaOps Create(VdpaProfile profile) =>
-        new VirtioFunctionOps(core.CreateBlockFunction(profile.Name, profile.Medium, profile.Serial, profile.Queues));
+        new VirtioFunctionOps(virtio.CreateBlockFunction(profile.Name, profile.Medium, profile.Serial, profile.Queues));
 
     public void Destroy(IVdpaOps ops) => ((VirtioFunctionOps)ops).Dispose();
 }

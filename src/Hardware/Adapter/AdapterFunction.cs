@@ -16,7 +16,7 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionPort
     /// <summary>The most virtual functions that an adapter can have.</summary>
     public const int MaxVirtualFunctions = 256;
 
-    private const int QueueSets = 64;
+    private const int QueueSets = 512;
     private const int Vectors = 512;
     private const int Windows = 248;
     private const uint ClassCode = 0x020000;

@@ -118,6 +118,8 @@ internal sealed class FunctionCommands(FunctionUnit unit, FunctionTable? command
             return Errno.EINVAL;
         var wanted = new QueueSetState(
             0, (ushort)(sizes >> 16), (byte)sizes, (byte)(sizes >> 8), new Iova(command[0]), new Iova(command[1]), new Iova(command[2]));
+        if (unit.FreeQueueSets == 0)
+            return Errno.ENOSPC;
         var status = unit.Sets.Create(wanted, out var id);
         result = id;
         return status;
@@ -131,8 +133,8 @@ internal sealed class FunctionCommands(FunctionUnit unit, FunctionTable? command
             return Errno.EFAULT;
         if (!VirtioBlockParameters.TryRead(bytes, out var parameters))
             return Errno.EINVAL;
-        // A queue without a vector of its own is of no use, so there are no more; that bounds what a guest can take of the host.
-        if (parameters.Queues > unit.Limits.Vectors - unit.Windows.Queues)
+        // Each is a queue set of the function's, and has a vector; that bounds what a guest can take of the host.
+        if (parameters.Queues > unit.FreeQueueSets || parameters.Queues > unit.Limits.Vectors - unit.Windows.Queues)
             return Errno.ENOSPC;
         var status = unit.Engine.CreateBlockFunction(parameters, out var device);
         if (status != Errno.None)

@@ -19,6 +19,9 @@ internal sealed class FunctionQueueSets(
     /// <summary>All of them, as they go into a state.</summary>
     internal IEnumerable<(QueueSetState State, bool IsErrorUntold)> States => Sets.Select(s => (s.State, s.IsErrorUntold));
 
+    /// <summary>How many there are.</summary>
+    internal int Count => Sets.Count();
+
     private IEnumerable<QueueSet> Sets => _sets?.OfType<QueueSet>() ?? [];
 
     /// <summary>The driver published frames. Any thread.</summary>

@@ -183,6 +183,9 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
 
     // What follows is called on the lane's thread, under the gate.
 
+    /// <summary>How many queue sets are left; those for frames and the virtqueues of windows come out of one number.</summary>
+    internal int FreeQueueSets => Limits.QueueSets - Sets.Count - Windows.Queues;
+
     internal void SetSuspend(SuspendLevel level)
     {
         if (level == SuspendLevel.Stopped)

@@ -124,7 +124,7 @@ public sealed class VirtioWindowTests : IDisposable
         Assert.Equal(Errno.None, Create().Status);
         Assert.Equal(Errno.EBUSY, Create().Status);
         Assert.Equal(Errno.None, Create(pasid: 6, queues: 256).Status);
-        // Vectors are the measure: 1 and 256 of 512 are out.
+        // Queue sets are the measure: 1 and 256 of 512 are out.
         Assert.Equal(Errno.ENOSPC, Create(pasid: 7, queues: 256).Status);
         Assert.Equal(Errno.None, Create(pasid: 7, queues: 255).Status);
         Assert.Equal(Errno.ENOSPC, Create(pasid: 8).Status);

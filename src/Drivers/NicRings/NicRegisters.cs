@@ -1,6 +1,6 @@
 using Virtbus.Buses.Pci;
 
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>
 /// How one make of adapter is spoken to: where its registers and doorbells are, and how wide. That is all in which makes differ for a driver.

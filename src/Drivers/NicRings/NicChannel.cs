@@ -4,7 +4,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>
 /// The command queue and the event ring of a function. Commands come from any thread and wait for their answer; so none may come from an

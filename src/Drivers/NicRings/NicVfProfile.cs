@@ -1,4 +1,4 @@
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>What a virtual function is to be, said before it exists (PV-01).</summary>
 /// <param name="MacAddress">Its Ethernet address, 48 bits, no group.</param>

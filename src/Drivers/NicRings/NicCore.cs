@@ -6,17 +6,18 @@ using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
+using Virtbus.Drivers.Nic;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>
 /// The core of a function of an adapter, physical or virtual: makes the parts that it is capable of, and turns registers, commands, events
 /// and interrupts into what parts use. The core drivers of all makes share it; a make brings its <see cref="NicRegisters"/>.
 /// </summary>
 /// <remarks>Members that execute a command must not be called from an interrupt of the adapter.</remarks>
-public sealed partial class NicCore : INicCore, IDisposable
+public sealed partial class NicCore : INicCore, INicLink, INicQueueSets, INicVirtio, IDisposable
 {
     private const int MaxVectors = 512;
     private const string AnyDriver = "any";
@@ -29,9 +30,10 @@ public sealed partial class NicCore : INicCore, IDisposable
     private readonly ILogger _log;
     private readonly IdAllocator _pasids = new();
     private readonly List<NicPart> _parts = [];
-    private readonly NicVectors _vectors;
+    private readonly NicQueueAllocator _allocator;
     private readonly NicChannel _channel;
-    private NicQueues[] _queues = [];
+    private readonly NicMigration? _migration;
+    private NicRingQueueSet[] _queues = [];
     private NicVirtioFunction[] _functions = [];
     private NicVfProfile[] _profiles = [];
     private Action<NicEvent>[] _handlers = [];
@@ -45,8 +47,10 @@ public sealed partial class NicCore : INicCore, IDisposable
         var vectors = device.AllocateVectors(2, MaxVectors, PciInterruptKinds.MsiX);
         try
         {
-            _vectors = new NicVectors(device, vectors.Skip(1));
+            // The first one is for events.
+            _allocator = new NicQueueAllocator(device, (int)(registers.Read(NicRegister.Queues) & 0xFFFF), vectors.Skip(1));
             _channel = new NicChannel(device, registers, vectors[0], TakeNotice);
+            _migration = device.TotalVirtualFunctions > 0 ? new NicMigration(device, _channel) : null;
         }
         catch
         {
@@ -60,6 +64,12 @@ public sealed partial class NicCore : INicCore, IDisposable
 
     /// <inheritdoc/>
     public bool IsLinkUp => _linkUp;
+
+    /// <inheritdoc/>
+    public int Total => _allocator.Total;
+
+    /// <inheritdoc/>
+    public int Used => _allocator.Used;
 
     /// <summary>The attributes that an adapter has while a core driver is bound.</summary>
     public static IReadOnlyList<AttributeGroup> DeviceAttributeGroups { get; } =
@@ -119,6 +129,14 @@ public sealed partial class NicCore : INicCore, IDisposable
     }
 
     /// <inheritdoc/>
+    public T? Find<T>()
+        where T : class => this as T ?? _migration as T;
+
+    /// <inheritdoc/>
+    public ulong ReadAddress(int port) => Identify().MacAddress + (ulong)port;
+
+    /// <summary>Asks the adapter who it is.</summary>
+    /// <exception cref="VirtbusException">EIO: the hardware does not answer as it should.</exception>
     public NicIdentity Identify()
     {
         var parts = _registers.Read(NicRegister.Parts);
@@ -128,21 +146,22 @@ public sealed partial class NicCore : INicCore, IDisposable
     }
 
     /// <inheritdoc/>
-    public NicQueues AllocateQueues(int depth)
+    public INicQueueSet Allocate(string user, int depth)
     {
         if (depth is < 2 or > 32768 || !int.IsPow2(depth))
             throw new VirtbusException(Errno.EINVAL, $"Adapter {_device.Name} has no queue sets of {depth} buffers. Choose a power of two from 2 to 32768.");
-        var vector = _vectors.Take();
-        NicQueues? queues = null;
+        ArgumentNullException.ThrowIfNull(user);
+        var vectors = _allocator.Take(user, 1);
+        NicRingQueueSet? queues = null;
         try
         {
-            queues = new NicQueues(this, _registers, _device.IommuGroup, vector, depth);
+            queues = new NicRingQueueSet(this, _registers, _device.IommuGroup, user, vectors[0], depth);
             queues.Id = (int)Execute(NicOpcode.CreateQueueSet, 0, [.. queues.Rings]).First;
         }
         catch
         {
             queues?.FreeMemory();
-            _vectors.Return(vector);
+            _allocator.Return(user, vectors);
             throw;
         }
         lock (_lock)
@@ -162,15 +181,14 @@ public sealed partial class NicCore : INicCore, IDisposable
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of '{name}' does not fit. Choose at most {SerialSize} ASCII characters.");
         if (name.Length > TextSize || medium.Length > TextSize || !Ascii.IsValid(name) || !Ascii.IsValid(medium))
             throw new VirtbusException(Errno.EINVAL, $"Names '{name}' and '{medium}' do not fit. Choose at most {TextSize} ASCII characters.");
-        var vectors = new List<PciVector>();
         // 0 marks requests without a PASID.
         var pasid = _pasids.Allocate() + 1;
+        PciVector[] vectors = [];
         try
         {
-            for (var i = 0; i < queues; i++)
-                vectors.Add(_vectors.Take());
+            vectors = _allocator.Take(name, queues);
             var window = CreateWindow(name, medium, serial, queues, pasid);
-            var function = new NicVirtioFunction(this, _registers, window, pasid, [.. vectors]);
+            var function = new NicVirtioFunction(this, _registers, name, window, pasid, vectors);
             lock (_lock)
                 Volatile.Write(ref _functions, [.. _functions, function]);
             return function;
@@ -178,8 +196,7 @@ public sealed partial class NicCore : INicCore, IDisposable
         catch
         {
             _pasids.Free(pasid - 1);
-            foreach (var vector in vectors)
-                _vectors.Return(vector);
+            _allocator.Return(name, vectors);
             throw;
         }
     }
@@ -203,7 +220,7 @@ public sealed partial class NicCore : INicCore, IDisposable
     /// <exception cref="VirtbusException">EPERM: this is a virtual function; ENOENT: it can have no such one; ENODEV, EIO.</exception>
     public NicVfProfile GetVirtualFunctionProfile(int vf)
     {
-        var answer = Execute(NicOpcode.QueryFunction, NicVfMigration.FunctionIdOf(vf), []);
+        var answer = Execute(NicOpcode.QueryFunction, NicMigration.FunctionIdOf(vf), []);
         return new NicVfProfile(answer.First, (int)(answer.Second & 0xFFFF));
     }
 
@@ -216,7 +233,7 @@ public sealed partial class NicCore : INicCore, IDisposable
         ArgumentNullException.ThrowIfNull(profile);
         try
         {
-            Execute(NicOpcode.SetFunction, NicVfMigration.FunctionIdOf(vf), [profile.MacAddress, (ulong)profile.QueueSets]);
+            Execute(NicOpcode.SetFunction, NicMigration.FunctionIdOf(vf), [profile.MacAddress, (ulong)profile.QueueSets]);
         }
         catch (VirtbusException e) when (e.Errno is Errno.EBUSY or Errno.EINVAL)
         {
@@ -243,7 +260,7 @@ public sealed partial class NicCore : INicCore, IDisposable
         for (var port = 0; port < identity.VdpaParts; port++)
             await CreatePartAsync(module, NicPartKind.Vdpa, port, ids.Vdpa);
         if (_device.TotalVirtualFunctions > 0 && !_parts.Exists(IsChannel))
-            await CreatePartAsync(module, NicPartKind.VfMigration, 0, ids.VfMigration);
+            await CreatePartAsync(module, NicPartKind.Migration, 0, ids.Migration);
     }
 
     /// <summary>Deletes the parts, newest first.</summary>
@@ -287,13 +304,13 @@ public sealed partial class NicCore : INicCore, IDisposable
         _device.Disable();
     }
 
-    internal void Free(NicQueues queues)
+    internal void Free(NicRingQueueSet queues)
     {
         lock (_lock)
             Volatile.Write(ref _queues, [.. _queues.Where(q => q != queues)]);
         // Refused only when the adapter is gone or stuck, and then it reaches the memory no more once that is unmapped.
         _channel.TryExecute(NicOpcode.DestroyQueueSet, (uint)queues.Id, [], out _, out _);
-        _vectors.Return(queues.Vector);
+        _allocator.Return(queues.User, [queues.Vector]);
         queues.FreeMemory();
     }
 
@@ -303,12 +320,11 @@ public sealed partial class NicCore : INicCore, IDisposable
             Volatile.Write(ref _functions, [.. _functions.Where(f => f != function)]);
         _channel.TryExecute(NicOpcode.DestroyVirtio, (uint)function.Window, [], out _, out _);
         function.TryAttach(null, out _);
-        foreach (var vector in function.Vectors)
-            _vectors.Return(vector);
+        _allocator.Return(function.User, function.Vectors);
         _pasids.Free(function.Pasid - 1);
     }
 
-    private static bool IsChannel(NicPart part) => part.Kind == NicPartKind.VfMigration;
+    private static bool IsChannel(NicPart part) => part.Kind == NicPartKind.Migration;
 
     private async ValueTask DestroyPartsAsync(Predicate<NicPart> which)
     {
@@ -446,18 +462,14 @@ public sealed partial class NicCore : INicCore, IDisposable
             handler(up ? NicEvent.LinkUp : NicEvent.LinkDown);
     }
 
-    private async ValueTask CreatePartAsync(string module, NicPartKind kind, int port, IdAllocator ids)
+    private async ValueTask CreatePartAsync(string module, string kind, int port, IdAllocator ids)
     {
         var bus = Device.Fabric!.GetBus<AuxiliaryBus>();
         var id = ids.Allocate();
         NicPart part;
         try
         {
-            part = new NicPart(bus, module, kind, id, port, this)
-            {
-                Release = _ => ids.Free(id),
-                VfMigration = kind == NicPartKind.VfMigration ? new NicVfMigration(_channel) : null,
-            };
+            part = new NicPart(bus, module, kind, id, port, this) { Release = _ => ids.Free(id) };
         }
         catch
         {

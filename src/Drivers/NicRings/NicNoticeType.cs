@@ -1,4 +1,4 @@
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>Kinds of events; see docs/adapter-registers.md.</summary>
 internal enum NicNoticeType : ushort

@@ -1,4 +1,4 @@
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>The registers that every make of adapter has, each at its own place; see docs/adapter-registers.md.</summary>
 public enum NicRegister

@@ -1,4 +1,4 @@
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>What an adapter says of itself.</summary>
 /// <param name="Make">The make of adapter.</param>

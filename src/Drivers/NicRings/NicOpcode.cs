@@ -1,4 +1,4 @@
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>Commands; see docs/adapter-registers.md.</summary>
 internal enum NicOpcode : ushort

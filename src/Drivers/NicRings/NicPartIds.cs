@@ -1,6 +1,6 @@
 using Virtbus.Core;
 
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>A core module's id allocators: ids are unique over all adapters that the module drives.</summary>
 public sealed class NicPartIds
@@ -12,5 +12,5 @@ public sealed class NicPartIds
     public IdAllocator Vdpa { get; } = new();
 
     /// <summary>Ids of migration parts.</summary>
-    public IdAllocator VfMigration { get; } = new();
+    public IdAllocator Migration { get; } = new();
 }

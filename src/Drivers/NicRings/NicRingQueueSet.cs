@@ -1,14 +1,15 @@
 using System.Buffers.Binary;
 using System.Numerics;
 using Virtbus.Buses.Pci;
+using Virtbus.Drivers.Nic;
 using Virtbus.Ethernet;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
-/// <summary>A queue set in a part's hands: a transmit and a receive ring, with the buffers, in memory shared with the adapter.</summary>
-public sealed class NicQueues : IDisposable
+/// <summary>A queue set as a transmit and a receive ring, with the buffers, in memory shared with the adapter.</summary>
+internal sealed class NicRingQueueSet : INicQueueSet
 {
     private const int DescriptorSize = 16;
     private const int BufferSize = 2048;
@@ -42,11 +43,12 @@ public sealed class NicQueues : IDisposable
     private volatile bool _failed;
     private int _disposed;
 
-    internal NicQueues(NicCore core, NicRegisters registers, IommuGroup group, PciVector vector, int depth)
+    internal NicRingQueueSet(NicCore core, NicRegisters registers, IommuGroup group, string user, PciVector vector, int depth)
     {
         _core = core;
         _registers = registers;
         _mask = (uint)depth - 1;
+        User = user;
         Vector = vector;
         _transmitRing = IndexBlockSize;
         _receiveRing = _transmitRing + (depth * DescriptorSize);
@@ -60,7 +62,6 @@ public sealed class NicQueues : IDisposable
         Volatile.Write(ref _memory.Word(ReceiveProducer), (uint)depth);
     }
 
-    /// <summary>Frames that came in while the receive queue was full.</summary>
     public long Dropped
     {
         get
@@ -69,6 +70,9 @@ public sealed class NicQueues : IDisposable
                 return _closed ? _dropped : _dropped = Volatile.Read(ref _memory.Word(DroppedOffset));
         }
     }
+
+    /// <summary>Whom it is for.</summary>
+    internal string User { get; }
 
     internal PciVector Vector { get; }
 
@@ -85,9 +89,6 @@ public sealed class NicQueues : IDisposable
         }
     }
 
-    /// <summary>Sends a frame. Any thread; allocates nothing.</summary>
-    /// <param name="frame">An Ethernet frame; copied.</param>
-    /// <param name="fault">ENOTCONN: no link, or the queue set is given back; ENOBUFS: the queue is full; EMSGSIZE: the length; EIO: the adapter stopped the queue set.</param>
     public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
     {
         if (!_core.IsLinkUp)
@@ -124,8 +125,6 @@ public sealed class NicQueues : IDisposable
         return true;
     }
 
-    /// <summary>Has received frames handed to a consumer, on the adapter's thread.</summary>
-    /// <param name="receive">The consumer; the frame is valid during the call only.</param>
     public void StartReceive(Action<ReadOnlySpan<byte>> receive)
     {
         ArgumentNullException.ThrowIfNull(receive);

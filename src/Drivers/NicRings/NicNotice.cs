@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>An event of a function as it lies in the event ring.</summary>
 /// <param name="Type">Which kind.</param>

@@ -1,7 +1,7 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>
 /// What the core drivers of all makes do alike, on physical and virtual functions: on probe, make the core and its parts. A make says how its

@@ -1,10 +1,11 @@
 using Virtbus.Buses.Pci;
+using Virtbus.Drivers.Nic;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
 
-namespace Virtbus.Drivers.Nic;
+namespace Virtbus.Drivers.NicRings;
 
 /// <summary>A virtio window of an adapter.</summary>
 internal sealed class NicVirtioFunction : INicVirtioFunction
@@ -21,22 +22,26 @@ internal sealed class NicVirtioFunction : INicVirtioFunction
     private Action<int, Errno>? _handler;
     private int _disposed;
 
-    internal NicVirtioFunction(NicCore core, NicRegisters registers, int window, uint pasid, PciVector[] vectors)
+    internal NicVirtioFunction(NicCore core, NicRegisters registers, string user, int window, uint pasid, PciVector[] vectors)
     {
         _core = core;
         _registers = registers;
         _pasid = pasid;
         _vectors = vectors;
+        User = user;
         Window = window;
     }
 
     public int QueueCount => _vectors.Length;
 
+    /// <summary>Whom its queue sets are for.</summary>
+    internal string User { get; }
+
     internal int Window { get; }
 
     internal uint Pasid => _pasid;
 
-    internal IReadOnlyList<PciVector> Vectors => _vectors;
+    internal PciVector[] Vectors => _vectors;
 
     private ulong Start => (ulong)(WindowBase + (Window * WindowSize));
 
