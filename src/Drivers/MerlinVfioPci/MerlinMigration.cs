@@ -8,7 +8,8 @@ using static Virtbus.Subsystems.Vfio.VfioMigrationState;
 namespace Virtbus.Drivers.MerlinVfioPci;
 
 /// <summary>
-/// The migration of one virtual function. Its stream: an identity, images of the state (the last one counts), an end. While pre-copying, the
+/// The migration of one virtual function. Its stream: an identity, images of the state (each in sections, as the adapter gives it; the last one
+/// counts), an end. While pre-copying, the
 /// identity goes over, so that a target which does not fit says so early, and images where the adapter gives any of a running function.
 /// </summary>
 internal sealed class MerlinMigration : IVfioMigrationArcs
@@ -16,7 +17,8 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
     private const uint IdentityTag = 1;
     private const uint ImageTag = 2;
     private const uint EndTag = 3;
-    private const uint StreamVersion = 1;
+    // 2: images are states in sections. Those of version 1 were not, and no adapter reads them any more.
+    private const uint StreamVersion = 2;
     private const int IdentitySize = 12;
     private const int MaxImage = 1 << 20;
 
@@ -191,8 +193,10 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
         switch (tag)
         {
             case IdentityTag:
+                if (payload.Length >= sizeof(uint) && BinaryPrimitives.ReadUInt32LittleEndian(payload) is var version && version != StreamVersion)
+                    return Refuse($"the migration data is of version {version}; version {StreamVersion} is read", out fault);
                 _hasIdentity = payload.AsSpan().SequenceEqual(_identity);
-                return _hasIdentity || Refuse("the migration data is of another kind of function, or of another version", out fault);
+                return _hasIdentity || Refuse("the migration data is of another kind of function", out fault);
             case ImageTag when _hasIdentity:
                 _loaded = payload;
                 return true;

@@ -16,6 +16,9 @@ internal sealed class NicChannel : IDisposable
     /// <summary>Bytes of the scratch memory for a command's own data.</summary>
     public const int ScratchSize = 1024;
 
+    /// <summary>Bytes of the memory for the data of a command that others go on beside.</summary>
+    public const int AsideSize = 4096;
+
     private const int CommandLog = 4;
     private const int CommandSize = 64;
     private const int EventLog = 6;
@@ -88,7 +91,7 @@ internal sealed class NicChannel : IDisposable
     }
 
     /// <summary>Memory for the data of a command that others go on beside.</summary>
-    internal bool TryAllocate(out DmaBuffer? buffer, out Fault fault) => _device.IommuGroup.TryAllocate(ScratchSize, out buffer, out fault);
+    internal bool TryAllocate(out DmaBuffer? buffer, out Fault fault) => _device.IommuGroup.TryAllocate(AsideSize, out buffer, out fault);
 
     /// <summary>Executes a command and waits for the answer.</summary>
     /// <param name="opcode">The command.</param>

@@ -1,3 +1,4 @@
+using System.Text;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Drivers.Nic;
@@ -23,6 +24,10 @@ internal sealed class NicMigration(PciDevice physical, NicChannel channel) : INi
 
     public bool TryResume(uint function, out Fault fault) => channel.TryExecuteAside(NicOpcode.ResumeFunction, function, [], out _, out fault);
 
+    // What a state may have, and behind it the room in which the adapter says why it takes none.
+    private const int StateRoom = 3584;
+    private const int ReasonRoom = NicChannel.AsideSize - StateRoom;
+
     public bool TrySaveState(uint function, out byte[] state, out Fault fault)
     {
         state = [];
@@ -31,9 +36,9 @@ internal sealed class NicMigration(PciDevice physical, NicChannel channel) : INi
         // An adapter that takes longer than is waited for finds the memory gone.
         using (memory)
         {
-            if (!channel.TryExecuteAside(NicOpcode.SaveFunction, function, [memory!.Address.Value, NicChannel.ScratchSize], out var answer, out fault))
+            if (!channel.TryExecuteAside(NicOpcode.SaveFunction, function, [memory!.Address.Value, StateRoom], out var answer, out fault))
                 return false;
-            if (answer.First > NicChannel.ScratchSize)
+            if (answer.First > StateRoom)
             {
                 fault = new Fault(Errno.EIO, "the adapter says that it wrote more than it was given room for");
                 return false;
@@ -45,9 +50,9 @@ internal sealed class NicMigration(PciDevice physical, NicChannel channel) : INi
 
     public bool TryLoadState(uint function, ReadOnlySpan<byte> state, out Fault fault)
     {
-        if (state.Length > NicChannel.ScratchSize)
+        if (state.Length > StateRoom)
         {
-            fault = new Fault(Errno.EINVAL, "a state of that size is none of this make");
+            fault = new Fault(Errno.EINVAL, $"a state of {state.Length} bytes is none of this make, whose states have at most {StateRoom}");
             return false;
         }
         if (!channel.TryAllocate(out var memory, out fault))
@@ -55,7 +60,12 @@ internal sealed class NicMigration(PciDevice physical, NicChannel channel) : INi
         using (memory)
         {
             state.CopyTo(memory!.Span);
-            return channel.TryExecuteAside(NicOpcode.LoadFunction, function, [memory.Address.Value, (ulong)state.Length], out _, out fault);
+            ulong[] arguments = [memory.Address.Value, (ulong)state.Length, memory.Address.Value + StateRoom, ReasonRoom];
+            if (channel.TryExecuteAside(NicOpcode.LoadFunction, function, arguments, out var answer, out fault))
+                return true;
+            if (answer.First is > 0 and <= ReasonRoom)
+                fault = new Fault(fault.Errno, PrintableText.Escape(Encoding.ASCII.GetString(memory.Span.Slice(StateRoom, (int)answer.First))));
+            return false;
         }
     }
 

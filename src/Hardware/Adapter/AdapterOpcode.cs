@@ -25,7 +25,7 @@ internal enum AdapterOpcode : ushort
     ResumeFunction = 19,
     /// <summary>Index: the id of a suspended function. Argument 0: where to; 1: bytes there. Result 0: bytes written. Physical function only.</summary>
     SaveFunction = 20,
-    /// <summary>Index: the id of a suspended function. Argument 0: where from; 1: bytes. Physical function only.</summary>
+    /// <summary>Index: the id of a suspended function. Argument 0: where from; 1: bytes; 2: where to say why not; 3: room there. Result 0: bytes said. Physical function only.</summary>
     LoadFunction = 21,
     /// <summary>Index: the id of a function. Result 0: a number that changes with its state. Physical function only.</summary>
     QueryGeneration = 22,

@@ -1,3 +1,4 @@
+using System.Text;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -17,6 +18,10 @@ internal sealed class DeferredCommand
     private readonly ulong _second;
     // The state of the function: what is to be loaded, or what was saved.
     private byte[] _state = [];
+    // Why it was not loaded, and where that goes.
+    private string _reason = "";
+    private readonly ulong _reasonAt;
+    private readonly ulong _reasonRoom;
     private Errno _status = Errno.EIO;
 
     private DeferredCommand(in AdapterCommand command, FunctionUnit physical, FunctionUnit function)
@@ -26,6 +31,8 @@ internal sealed class DeferredCommand
         _opcode = command.Opcode;
         _first = command[0];
         _second = command[1];
+        _reasonAt = command[2];
+        _reasonRoom = command[3];
         Tag = command.Tag;
     }
 
@@ -78,6 +85,13 @@ internal sealed class DeferredCommand
     internal Errno Finish(DmaPort dma, out ulong written)
     {
         written = 0;
+        if (_opcode == AdapterOpcode.LoadFunction && _status != Errno.None)
+        {
+            var text = Encoding.ASCII.GetBytes(_reason).AsSpan(0, (int)Math.Min((ulong)_reason.Length, _reasonRoom));
+            if (dma.TryWrite(new Iova(_reasonAt), text))
+                written = (ulong)text.Length;
+            return _status;
+        }
         if (_opcode != AdapterOpcode.SaveFunction || _status != Errno.None)
             return _status;
         if (!dma.TryWrite(new Iova(_first), _state))
@@ -91,10 +105,12 @@ internal sealed class DeferredCommand
         switch (_opcode)
         {
             case AdapterOpcode.SuspendFunction:
-                _function.SetSuspend(_first == 1 ? SuspendLevel.NoPeerAccess : SuspendLevel.Stopped);
+                if (_first == 0)
+                    return _function.TryPause(out var fault) ? Errno.None : fault.Errno;
+                _function.SetSuspend(SuspendLevel.NoPeerAccess);
                 return Errno.None;
             case AdapterOpcode.ResumeFunction:
-                _function.SetSuspend(SuspendLevel.None);
+                _function.Resume();
                 return Errno.None;
             case AdapterOpcode.SaveFunction:
                 return Save();
@@ -105,25 +121,20 @@ internal sealed class DeferredCommand
 
     private Errno Save()
     {
-        if (_function.Registers.Suspend != SuspendLevel.Stopped)
-            return Errno.EBUSY;
-        if (!_function.Windows.IsEmpty)
-            return Errno.EOPNOTSUPP;
-        var image = _function.Capture();
-        if ((ulong)image.Size > _second)
+        var writer = new StateWriter();
+        if (!_function.TrySave(writer, out var fault))
+            return fault.Errno;
+        if ((ulong)writer.Size > _second)
             return Errno.ENOSPC;
-        _state = new byte[image.Size];
-        image.Write(_state);
+        _state = writer.ToArray();
         return Errno.None;
     }
 
     private Errno Load()
     {
-        if (_function.Registers.Suspend != SuspendLevel.Stopped)
-            return Errno.EBUSY;
-        if (!FunctionImage.TryRead(_state, _function.Port.Identity.DeviceId, _function.Limits, out var image))
-            return Errno.EINVAL;
-        _function.Restore(image);
-        return Errno.None;
+        if (FunctionImage.TryOpen(_state, out var reader, out var fault) && _function.TryRestore(reader, out fault))
+            return Errno.None;
+        _reason = fault.Message;
+        return fault.Errno;
     }
 }

@@ -8,7 +8,7 @@ namespace Virtbus.Hardware.Adapter;
 /// <see cref="Doorbells"/> are what its driver sees, the command and event queue what it talks by, <see cref="Sets"/> and <see cref="Windows"/>
 /// what it has made, <see cref="Placement"/> whose thread does the work. Register accesses come from any thread and leave all work to that.
 /// </summary>
-internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
+internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IMovableState, IDisposable
 {
     private const int EventVector = 0;
 
@@ -201,19 +201,58 @@ internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IDisposable
         _isReminding = false;
     }
 
-    /// <summary>The whole state of a function that stands still.</summary>
-    internal FunctionImage Capture() => new(Port.Identity.DeviceId, Registers.MacAddress, Registers.Capture(), [.. Sets.States]);
-
-    /// <summary>Takes a state over; the function stands still until it is resumed.</summary>
-    internal void Restore(FunctionImage image)
+    /// <inheritdoc/>
+    public bool TryPause(out Fault fault)
     {
+        SetSuspend(SuspendLevel.Stopped);
+        return Done(out fault);
+    }
+
+    /// <inheritdoc/>
+    public void Resume() => SetSuspend(SuspendLevel.None);
+
+    /// <inheritdoc/>
+    public bool TrySave(StateWriter writer, out Fault fault)
+    {
+        if (Registers.Suspend != SuspendLevel.Stopped)
+            return RefuseRunning(out fault);
+        if (!Windows.IsEmpty)
+        {
+            fault = new Fault(Errno.EOPNOTSUPP, "the function has virtio functions, whose state does not move with it");
+            return false;
+        }
+        new FunctionImage(Port.Identity.DeviceId, Registers.MacAddress, Registers.Capture(), [.. Sets.States]).Write(writer);
+        return Done(out fault);
+    }
+
+    /// <inheritdoc/>
+    public bool TryRestore(StateReader reader, out Fault fault)
+    {
+        if (Registers.Suspend != SuspendLevel.Stopped)
+            return RefuseRunning(out fault);
+        if (!FunctionImage.TryRead(reader, Port.Identity.DeviceId, Limits, out var image, out fault))
+            return false;
         ResetHeld(userGone: false);
         Registers.Suspend = SuspendLevel.Stopped;
         Registers.MacAddress = image.MacAddress;
         Registers.Replace(image.Registers);
         foreach (var (state, untold) in image.QueueSets)
             Sets.Add(state).IsErrorUntold = untold;
+        // An interrupt may have been lost on the way from another machine.
         _isReminding = true;
+        return Done(out fault);
+    }
+
+    private static bool RefuseRunning(out Fault fault)
+    {
+        fault = new Fault(Errno.EBUSY, "the function does not stand still");
+        return false;
+    }
+
+    private static bool Done(out Fault fault)
+    {
+        fault = Fault.None;
+        return true;
     }
 
     bool IFunctionChanges.TryTell(DmaPort dma, uint kept)

@@ -318,6 +318,21 @@ public sealed class MerlinVfioTests
         Assert.True(next.Handle.DmaLogging!.TryStart(ref pageSize, ranges, out fault), fault.Message);
     }
 
+    [Fact]
+    public async Task Stream_of_an_older_version_is_refused_with_both_versions_named()
+    {
+        var (adapter, to) = await OpenAsync();
+        using (to)
+        {
+            var identity = new byte[VfioRecordWriter.HeaderSize + 12];
+            (identity[0], identity[12], identity[16]) = (12, 1, 1);
+            Assert.True(to.Handle.Migration!.TrySetState(VfioMigrationState.Resuming, out var into, out _));
+            Assert.False(into!.TryWrite(identity, out var fault));
+            Assert.Equal(new Fault(Errno.EINVAL, "the migration data is of version 1; version 2 is read"), fault);
+            Assert.DoesNotContain("load 70", adapter.Channel.Calls);
+        }
+    }
+
     private static async Task RefusedAsync(byte[] data)
     {
         var (adapter, to) = await OpenAsync();

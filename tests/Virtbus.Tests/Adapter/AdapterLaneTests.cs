@@ -89,7 +89,7 @@ public sealed class AdapterLaneTests : IDisposable
         var saved = _physical.TakeEvent();
         Assert.Equal((1u, Errno.None), (saved.Tag, saved.Status));
         Assert.True(saved.First > 0);
-        Assert.Equal((uint)FunctionImage.Magic, _physical.Word(State));
+        Assert.Equal(StateWriter.Magic, _physical.Word(State));
         Assert.Equal((ulong)AdapterStatus.Suspended, _slow.Read(AdapterRegister.Status) & AdapterStatus.Suspended);
     }
 

@@ -1,3 +1,4 @@
+using System.Text;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Pci;
 using Virtbus.Platform;
@@ -188,8 +189,10 @@ public sealed class VirtualFunctionStateTests : IDisposable
         Load(1, [.. saved, 0], Errno.EINVAL);
         Load(1, [], Errno.EINVAL);
         Load(1, new byte[FunctionImage.MaxSize], Errno.EINVAL);
-        // Magic, version, make, length, number of queue sets; a queue set's number, vector and sizes; its ring's alignment.
-        foreach (var at in new[] { 0, 4, 6, 8, 12, 112, 114, 116, 117, 120 })
+        // Magic, form, number of sections, length; the make; a queue set's number, vector and sizes; its ring's alignment.
+        var kind = ContentOf(saved, FunctionImage.IdentitySection);
+        var set = ContentOf(saved, FunctionImage.QueueSetsSection);
+        foreach (var at in new[] { 0, 4, 6, 8, kind, kind + 2, set, set + 2, set + 4, set + 5, set + 8 })
         {
             var wrong = (byte[])saved.Clone();
             wrong[at] ^= 0x7F;
@@ -198,6 +201,54 @@ public sealed class VirtualFunctionStateTests : IDisposable
         Assert.Equal(Errno.EINVAL, _physical.Do(AdapterOpcode.LoadFunction, 2, State, ulong.MaxValue).Status);
         Assert.Equal(untouched, Save(1));
         DisposeAll(rigs);
+    }
+
+    [Fact]
+    public void Refusal_names_the_section_and_its_version_and_nothing_changes()
+    {
+        var rigs = Virtual(2);
+        Ready(rigs[0]);
+        _physical.Do(AdapterOpcode.SuspendFunction, 1, 0);
+        _physical.Do(AdapterOpcode.SuspendFunction, 2, 0);
+        var untouched = Save(1);
+        (Action<StateWriter> Change, string Reason)[] cases =
+        [
+            (w => w.Add("weather", 3, [1]), "section 'weather', version 3, is not known here"),
+            (w => w.Add(FunctionImage.RegistersSection, 2, new byte[96]), "section 'adapter-registers' is of version 2; versions up to 1 are read"),
+            (w => w.Add(FunctionImage.RegistersSection, 1, new byte[95]), "section 'adapter-registers', version 1, has 95 bytes instead of 96"),
+            (w => w.Add(FunctionImage.QueueSetsSection, 1, new byte[47]), "section 'adapter-queue-sets', version 1, has a queue set that this function can't have"),
+            (w => w.Add(FunctionImage.IdentitySection, 1, [1, 0, 0, 0]), "section 'adapter' says that the state is of a function 0001; this one is 1002"),
+        ];
+        foreach (var (change, reason) in cases)
+        {
+            var writer = new StateWriter();
+            change(writer);
+            // What the case did not write stays as it is right.
+            foreach (var (name, content) in new[] { (FunctionImage.IdentitySection, new byte[] { 2, 0x10, 0, 0 }), (FunctionImage.RegistersSection, new byte[96]), (FunctionImage.QueueSetsSection, []) })
+            {
+                if (!Has(writer, name))
+                    writer.Add(name, 1, content);
+            }
+            Assert.Equal(reason, Refused(writer.ToArray()));
+        }
+        // One that may be left out is.
+        var optional = new StateWriter();
+        optional.Add("weather", 3, [1], isOptional: true);
+        optional.Add(FunctionImage.IdentitySection, 1, [2, 0x10, 0, 0]);
+        optional.Add(FunctionImage.QueueSetsSection, 1, []);
+        Assert.Equal("section 'adapter-registers' is missing", Refused(optional.ToArray()));
+        Assert.Equal(untouched, Save(1));
+        optional.Add(FunctionImage.RegistersSection, 1, new byte[96]);
+        Load(1, optional.ToArray(), Errno.None);
+
+        // What older versions wrote.
+        Assert.Equal(
+            "the state is of the form without sections, which older versions wrote and this one does not read",
+            Refused([(byte)'V', (byte)'V', (byte)'F', (byte)'S', .. new byte[108]]));
+        DisposeAll(rigs);
+
+        static bool Has(StateWriter writer, string name) =>
+            StateReader.TryRead(writer.ToArray(), 4096, out var reader, out _) && reader.TryTakeIfThere(name, ushort.MaxValue, 0, 4096, out var found, out _) && found is not null;
     }
 
     [Theory]
@@ -367,6 +418,18 @@ public sealed class VirtualFunctionStateTests : IDisposable
         var answer = _physical.Do(AdapterOpcode.SaveFunction, FunctionIdentity.OfVirtual(vf), State, 4096);
         Assert.Equal(Errno.None, answer.Status);
         return _physical.ReadMemory(State, (int)answer.First);
+    }
+
+    // Where the content of a section begins.
+    private static int ContentOf(byte[] state, string name) => state.AsSpan().IndexOf(Encoding.ASCII.GetBytes(name)) + name.Length;
+
+    // Why the second virtual function does not take a state.
+    private string Refused(byte[] state)
+    {
+        _physical.WriteMemory(State, state);
+        var answer = _physical.Do(AdapterOpcode.LoadFunction, 2, State, (ulong)state.Length, State + 0x2000, 256);
+        Assert.Equal(Errno.EINVAL, answer.Status);
+        return Encoding.ASCII.GetString(_physical.ReadMemory(State + 0x2000, (int)answer.First));
     }
 
     private void Load(int vf, byte[] state, Errno expected)
