@@ -67,6 +67,20 @@ public sealed class FileDescriptor : SafeHandle
     /// <returns>None, or the errno.</returns>
     public static Errno Unlink(string path) => Libc.unlink(path) == 0 ? Errno.None : Libc.LastError;
 
+    /// <summary>Makes the names in a folder durable.</summary>
+    /// <param name="folder">Path of the folder.</param>
+    /// <param name="sync">What makes a folder durable; fdatasync when left out.</param>
+    /// <returns>None, or the errno.</returns>
+    public static Errno SyncFolder(string folder, Func<FileDescriptor, Errno>? sync = null)
+    {
+        using var opened = TryOpen(folder, writable: false, out var error);
+        if (opened is null)
+            return error;
+        error = sync is null ? opened.SyncData() : sync(opened);
+        // A file system that has nothing to write back for a folder answers that.
+        return error == Errno.EINVAL ? Errno.None : error;
+    }
+
     /// <summary>Makes a second descriptor of the same open file, closed on exec.</summary>
     /// <returns>The new descriptor, owned by the caller.</returns>
     /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>

@@ -35,7 +35,7 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionPort
         _virtualConfig = virtualFunctions == 0 ? null : BuildVirtual(config);
         Functions = new FunctionTable(engine);
         for (var i = 0; i < virtualFunctions; i++)
-            Functions.Declare(FunctionIdentity.OfVirtual(i), new FunctionProfile(DeriveAddress(engine.MacAddress, i), FunctionTable.DefaultQueueSets));
+            Functions.Declare(FunctionIdentity.OfVirtual(i), new FunctionSettings(DeriveAddress(engine.MacAddress, i), FunctionTable.DefaultQueueSets));
         var limits = new FunctionLimits(engine.NetworkParts, engine.VdpaParts, QueueSets, Vectors, Windows, virtualFunctions);
         _unit = new FunctionUnit(engine, layout, this, limits, engine.MacAddress, Functions);
     }

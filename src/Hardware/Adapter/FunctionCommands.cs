@@ -77,17 +77,17 @@ internal sealed class FunctionCommands(FunctionUnit unit, FunctionTable? command
             return Errno.EOPNOTSUPP;
         if (command.Opcode == AdapterOpcode.SetLink)
             return SetLink(command);
-        if (!table.TryGetProfile(command.Index, out var profile))
+        if (!table.TryGetSettings(command.Index, out var settings))
             return Errno.ENOENT;
         var exists = table.TryGet(command.Index, out var function);
         switch (command.Opcode)
         {
             case AdapterOpcode.QueryFunction:
-                first = exists ? function.Registers.MacAddress : profile.MacAddress;
-                second = (uint)profile.QueueSets | (exists ? 1u << 16 : 0) | (exists ? (uint)function.Registers.Suspend << 24 : 0);
+                first = exists ? function.Registers.MacAddress : settings.MacAddress;
+                second = (uint)settings.QueueSets | (exists ? 1u << 16 : 0) | (exists ? (uint)function.Registers.Suspend << 24 : 0);
                 return Errno.None;
             case AdapterOpcode.SetFunction:
-                return SetProfile(table, command);
+                return SetSettings(table, command);
         }
         // What else there is was deferred if the function was there.
         if (!exists || command.Opcode != AdapterOpcode.QueryGeneration)
@@ -157,10 +157,10 @@ internal sealed class FunctionCommands(FunctionUnit unit, FunctionTable? command
         return Errno.None;
     }
 
-    private static Errno SetProfile(FunctionTable table, in AdapterCommand command)
+    private static Errno SetSettings(FunctionTable table, in AdapterCommand command)
     {
         if (command[0] == 0 || command[0] >> 48 != 0 || (command[0] & GroupBit) != 0 || command[1] is 0 or > FunctionTable.MaxQueueSets)
             return Errno.EINVAL;
-        return table.TrySetProfile(command.Index, new FunctionProfile(command[0], (int)command[1])) ? Errno.None : Errno.EBUSY;
+        return table.TrySetSettings(command.Index, new FunctionSettings(command[0], (int)command[1])) ? Errno.None : Errno.EBUSY;
     }
 }

@@ -19,30 +19,30 @@ internal sealed class FunctionTable(AdapterEngine engine)
     /// <summary>From now on there can be a function of that id.</summary>
     /// <param name="id">Its id, none that another one has.</param>
     /// <param name="initial">What it is at power-on.</param>
-    public void Declare(uint id, FunctionProfile initial)
+    public void Declare(uint id, FunctionSettings initial)
     {
         lock (_lock)
             _entries.Add(id, new Entry(initial));
     }
 
-    public bool TryGetProfile(uint id, out FunctionProfile profile)
+    public bool TryGetSettings(uint id, out FunctionSettings settings)
     {
         lock (_lock)
         {
             var isDeclared = _entries.TryGetValue(id, out var entry);
-            profile = isDeclared ? entry!.Profile : default;
+            settings = isDeclared ? entry!.Settings : default;
             return isDeclared;
         }
     }
 
     /// <summary>Says what a declared function is to be; it has to be one that there is not now.</summary>
-    public bool TrySetProfile(uint id, FunctionProfile profile)
+    public bool TrySetSettings(uint id, FunctionSettings settings)
     {
         lock (_lock)
         {
             if (_entries[id].Unit is not null)
                 return false;
-            _entries[id].Profile = profile;
+            _entries[id].Settings = settings;
             return true;
         }
     }
@@ -62,8 +62,8 @@ internal sealed class FunctionTable(AdapterEngine engine)
         lock (_lock)
         {
             var entry = _entries[port.Identity.Id];
-            var limits = new FunctionLimits(Math.Min(engine.NetworkParts, 1), engine.VdpaParts, entry.Profile.QueueSets, port.Vectors, Windows, 0);
-            return entry.Unit = new FunctionUnit(engine, layout, port, limits, entry.Profile.MacAddress, null);
+            var limits = new FunctionLimits(Math.Min(engine.NetworkParts, 1), engine.VdpaParts, entry.Settings.QueueSets, port.Vectors, Windows, 0);
+            return entry.Unit = new FunctionUnit(engine, layout, port, limits, entry.Settings.MacAddress, null);
         }
     }
 
@@ -80,15 +80,15 @@ internal sealed class FunctionTable(AdapterEngine engine)
         lock (_lock)
         {
             foreach (var entry in _entries.Values)
-                entry.Profile = entry.Initial;
+                entry.Settings = entry.Initial;
         }
     }
 
-    private sealed class Entry(FunctionProfile initial)
+    private sealed class Entry(FunctionSettings initial)
     {
-        public FunctionProfile Initial { get; } = initial;
+        public FunctionSettings Initial { get; } = initial;
 
-        public FunctionProfile Profile { get; set; } = initial;
+        public FunctionSettings Settings { get; set; } = initial;
 
         public FunctionUnit? Unit { get; set; }
     }

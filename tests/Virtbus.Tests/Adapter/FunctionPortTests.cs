@@ -26,7 +26,7 @@ public sealed class FunctionPortTests : IDisposable
         _physical = new AdapterRig(_function);
         _physical.Enable();
         Assert.True(_physical.AttachPasid(Pasid));
-        _function.Functions.Declare(Id, new FunctionProfile(0x0A00000000EE, 2));
+        _function.Functions.Declare(Id, new FunctionSettings(0x0A00000000EE, 2));
         _piece = _function.Functions.Create(AdapterLayout.Merlin, new PiecePort(_function, Id, Place, FirstVector, Pasid));
         _piece.Plugged(_physical.Dma.ForPasid(Pasid));
     }
@@ -87,7 +87,7 @@ public sealed class FunctionPortTests : IDisposable
     {
         Assert.Equal(Errno.ENOENT, _physical.Do(AdapterOpcode.QueryFunction, Id + 1).Status);
         Assert.Equal(Errno.ENOENT, _physical.Do(AdapterOpcode.SuspendFunction, FunctionIdentity.Physical).Status);
-        _function.Functions.Declare(Id + 1, new FunctionProfile(0x0A00000000EF, 3));
+        _function.Functions.Declare(Id + 1, new FunctionSettings(0x0A00000000EF, 3));
         Assert.Equal((0x0A00000000EFUL, 3UL), Answer(_physical.Do(AdapterOpcode.QueryFunction, Id + 1)));
         Assert.Equal(Errno.ENODEV, _physical.Do(AdapterOpcode.SuspendFunction, Id + 1).Status);
     }

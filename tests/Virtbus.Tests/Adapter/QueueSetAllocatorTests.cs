@@ -21,7 +21,7 @@ public sealed class QueueSetAllocatorTests
         var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 1, vfs: 1);
         adapter.Hardware.Engine.AttachMedium("disk0", memory);
         adapter.Hardware.Engine.AttachMedium("disk1", memory);
-        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/vf_profiles/0", "queues 4");
+        NicCore.TryGet(adapter.Device)!.SetVirtualFunction(0, new NicVfSettings(0x020000000077, QueueSets: 4));
         await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "1");
         var function = adapter.Device.VirtualFunctions[0];
         var core = NicCore.TryGet(function)!;
