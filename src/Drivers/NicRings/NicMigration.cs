@@ -24,9 +24,9 @@ internal sealed class NicMigration(PciDevice physical, NicChannel channel) : INi
 
     public bool TryResume(uint function, out Fault fault) => channel.TryExecuteAside(NicOpcode.ResumeFunction, function, [], out _, out fault);
 
-    // What a state may have, and behind it the room in which the adapter says why it takes none.
-    private const int StateRoom = 3584;
-    private const int ReasonRoom = NicChannel.AsideSize - StateRoom;
+    // What a state may have (docs/adapter-registers.md), and behind it the room in which the adapter says why it takes none.
+    private const int StateRoom = 2048;
+    private const int ReasonRoom = 512;
 
     public bool TrySaveState(uint function, out byte[] state, out Fault fault)
     {

@@ -88,7 +88,7 @@ internal sealed class DeferredCommand
         if (_opcode == AdapterOpcode.LoadFunction && _status != Errno.None)
         {
             var text = Encoding.ASCII.GetBytes(_reason).AsSpan(0, (int)Math.Min((ulong)_reason.Length, _reasonRoom));
-            if (dma.TryWrite(new Iova(_reasonAt), text))
+            if (!text.IsEmpty && dma.TryWrite(new Iova(_reasonAt), text))
                 written = (ulong)text.Length;
             return _status;
         }

@@ -3,8 +3,8 @@ using System.Buffers.Binary;
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// The registers of one function at the places of its make. Accesses come from any thread and take a short lock, the latch: nothing is called
-/// under it. What else the function remembers of its rings stands here too, and is the lane's.
+/// The registers of one function at the places of its make. Accesses come from any thread and take a short lock, the latch: nothing that waits
+/// is called under it. What else the function remembers of its rings stands here too, and is the lane's.
 /// </summary>
 /// <param name="layout">Where the make has them.</param>
 /// <param name="limits">What the function has.</param>
@@ -101,7 +101,7 @@ internal sealed class FunctionRegisterFile(AdapterLayout layout, in FunctionLimi
     }
 
     /// <summary>Sets all of them; the default is the state after power-on.</summary>
-    internal void Replace(in FunctionRegisters values)
+    internal void Replace(FunctionRegisters values)
     {
         lock (_latch)
             _values = values;

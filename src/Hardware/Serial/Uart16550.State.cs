@@ -52,7 +52,7 @@ internal sealed partial class Uart16550
         }
     }
 
-    internal bool TryReplace(in UartState state)
+    internal bool TryReplace(UartState state)
     {
         lock (_lock)
         {
