@@ -14,27 +14,20 @@ public sealed class DefinitionFolder : IDefinitionStore
     private const int MaxBytes = 1 << 20;
     private readonly string _folder;
 
-    /// <summary>Opens a folder; it is made when it is not there.</summary>
+    /// <summary>Names a folder; it is made with the first definition.</summary>
     /// <param name="folder">The folder, which nobody else writes to.</param>
-    /// <exception cref="VirtbusException">EACCES: it can't be made.</exception>
     public DefinitionFolder(string folder)
     {
         ArgumentNullException.ThrowIfNull(folder);
         _folder = folder;
-        try
-        {
-            Directory.CreateDirectory(folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            throw new VirtbusException(Errno.EACCES, $"State folder {folder} can't be made: {e.Message}", e);
-        }
     }
 
     /// <inheritdoc/>
     public IReadOnlyList<StoredDefinition> Load()
     {
         var all = new List<StoredDefinition>();
+        if (!Directory.Exists(_folder))
+            return all;
         foreach (var path in Directory.EnumerateFiles(_folder))
         {
             // Of a write that was not finished.
@@ -54,6 +47,7 @@ public sealed class DefinitionFolder : IDefinitionStore
         var path = PathOf(definition.Name);
         Change(definition.Name, path, () =>
         {
+            Directory.CreateDirectory(_folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
             using (var file = File.Create(path + Unfinished))
             {
                 JsonSerializer.Serialize(file, definition, StoredJson.Default.StoredDefinition);

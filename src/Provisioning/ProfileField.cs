@@ -30,6 +30,13 @@ public abstract class ProfileField
     /// <summary>What stands for its absence, as text; null when nothing does.</summary>
     public abstract string? DefaultText { get; }
 
+    /// <summary>All that a person has to know of it, in one sentence.</summary>
+    public string Describe() =>
+        Description
+        + (IsRequired ? "; has to be set" : "")
+        + (DefaultText is { } standard ? $"; {standard} when not set" : "")
+        + (Change == FieldChange.WhileActive ? "; may change while active" : "");
+
     /// <summary>Reads a value.</summary>
     /// <exception cref="Platform.VirtbusException">EINVAL: it is none; the message says of what, and what to write.</exception>
     internal abstract object Parse(string function, string text);

@@ -68,6 +68,21 @@ public sealed class ProvisionedFunction
         }
     }
 
+    /// <summary>How far it is, as people read it: "in use" for <see cref="FunctionState.InUse"/>.</summary>
+    public string StateName => State is var state && state == FunctionState.InUse ? "in use" : state.ToString().ToLowerInvariant();
+
+    /// <summary>What each of its attributes is, also those that nobody set, as text, in the order of the kind; nothing while its provider is not there.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Describe()
+    {
+        if (_now is not { Provider: { } provider, Profile: { } profile })
+            yield break;
+        foreach (var field in provider.Fields)
+        {
+            if ((profile.Text(field) ?? provider.DescribeStandard(profile, field)) is { } text)
+                yield return KeyValuePair.Create(field.Name, text);
+        }
+    }
+
     internal long Order { get; }
 
     /// <summary>Its state as a whole, replaced as a whole.</summary>

@@ -53,7 +53,7 @@ internal static class ProvisioningTree
         if (function.Problem is not null)
             yield return File("problem", static f => f.Problem ?? "");
         yield return File("set", null, (f, value) => engine.SetAsync(f.Name, ProfileText.ParsePairs(ProfileText.Split(value))));
-        yield return File("state", static f => Word(f.State));
+        yield return File("state", static f => f.StateName);
         if (function.Device is { } device)
             yield return new TreeLink("device", device.DevPath);
         yield return new TreeDirectory("profile", () => ListProfile(engine, function, folder));
@@ -70,7 +70,7 @@ internal static class ProvisioningTree
             function,
             new ObjectAttribute<ProvisionedFunction>(
                 field.Name,
-                f => f.Profile is not { } profile ? "" : profile.Text(field) ?? f.Now.Provider?.DescribeStandard(profile, field) ?? "",
+                f => f.Describe().FirstOrDefault(p => p.Key == field.Name).Value ?? "",
                 (f, value, _) => engine.SetAsync(f.Name, [KeyValuePair.Create(field.Name, value)]),
                 isString: true)));
 
@@ -81,17 +81,9 @@ internal static class ProvisioningTree
         [
             new TreeFile($"{Place}/kinds/{name}/kind", provider, Kind),
             new TreeDirectory("fields", () => provider.Fields.Select(field => new TreeFile(
-                $"{Place}/kinds/{name}/fields/{field.Name}", provider, new ObjectAttribute<FunctionProvider>(field.Name, _ => Describe(field))))),
+                $"{Place}/kinds/{name}/fields/{field.Name}", provider, new ObjectAttribute<FunctionProvider>(field.Name, _ => field.Describe())))),
         ]);
     }
-
-    internal static string Word(FunctionState state) => state == FunctionState.InUse ? "in use" : state.ToString().ToLowerInvariant();
-
-    internal static string Describe(ProfileField field) =>
-        field.Description
-        + (field.IsRequired ? "; has to be set" : "")
-        + (field.DefaultText is { } standard ? $"; {standard} when not set" : "")
-        + (field.Change == FieldChange.WhileActive ? "; may change while active" : "");
 
     private static ValueTask Define(ProvisioningEngine engine, string value)
     {
