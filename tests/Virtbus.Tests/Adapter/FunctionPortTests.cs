@@ -63,6 +63,17 @@ public sealed class FunctionPortTests : IDisposable
     }
 
     [Fact]
+    public void Piece_reaches_memory_by_its_PASID_only()
+    {
+        // The physical function reaches what it did; the piece does not any more.
+        Assert.True(_physical.DetachPasid(Pasid));
+        Enable();
+        Write(2, 0, 1);
+        Assert.True(SpinWait.SpinUntil(() => Read(0x50) == (ulong)AdapterError.DmaFault, TimeSpan.FromSeconds(10)), "the piece reaches memory");
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.Nop).Status);
+    }
+
+    [Fact]
     public void Commands_name_it_by_its_id_as_they_name_a_virtual_function()
     {
         Enable();
