@@ -80,9 +80,6 @@ public sealed class FunctionProfile
         return _values.ContainsKey(field.Name);
     }
 
-    /// <summary>What has to be set and is not.</summary>
-    internal IEnumerable<ProfileField> Missing => _fields.Where(f => f.IsRequired && !_values.ContainsKey(f.Name));
-
     internal string? Text(ProfileField field) => _values.TryGetValue(field.Name, out var value) ? field.Format(value) : null;
 
     internal FunctionProfile At(string? place) => new(Kind, Name, _fields, _values, place);

@@ -64,7 +64,9 @@ public sealed class ProvisionedFunction
                 return IsHeld(device) ? FunctionState.InUse : FunctionState.Active;
             if (now.IsWanted)
                 return FunctionState.Gone;
-            return now.Profile?.Missing.Any() == false ? FunctionState.Configured : FunctionState.Defined;
+            return now is { Profile: { } profile, Provider: var provider } && (provider is null || !provider.FindMissing(profile).Any())
+                ? FunctionState.Configured
+                : FunctionState.Defined;
         }
     }
 
@@ -139,14 +141,14 @@ public sealed class ProvisionedFunction
 
     internal void ThrowUnlessReady()
     {
-        var (_, profile) = Ready();
+        var (provider, profile) = Ready();
         if (IsActive)
             throw new VirtbusException(Errno.EBUSY, $"Function '{Name}' is active already, as {Device?.Name}.");
-        if (profile.Missing.ToList() is not { Count: > 0 } missing)
-            return;
-        throw new VirtbusException(
-            Errno.EINVAL,
-            $"Function '{Name}' can't be activated: {string.Join(" and ", missing.Select(static f => $"{f.Name} ({f.Description})"))} has to be set first. Write: virtbus function set {Name} {missing[0].Name}=…");
+        if (provider.FindMissing(profile).ToList() is { Count: > 0 } missing)
+        {
+            throw new VirtbusException(
+                Errno.EINVAL, $"Function '{Name}' can't be activated: {string.Join(" and ", missing)} has to be set first. Write: virtbus function set {Name} {missing[0].Split(' ')[0]}=…");
+        }
     }
 
     // What follows is called under the engine's lock.

@@ -278,6 +278,39 @@ public sealed class ProvisioningEngine
     }
 
     /// <summary>
+    /// Defines a function that does not last and activates it, both or nothing. One of that name that does not last and is not active makes room.
+    /// </summary>
+    /// <param name="name">Its name.</param>
+    /// <param name="kind">Its kind.</param>
+    /// <param name="parent">What it hangs at; null when there is only one provider of the kind.</param>
+    /// <param name="values">Values of its attributes, as text.</param>
+    /// <param name="cancellationToken">Ends the wait for what the provider waits for.</param>
+    /// <exception cref="VirtbusException">As <see cref="Define"/> and <see cref="ActivateAsync(IReadOnlyList{string}, CancellationToken)"/>.</exception>
+    public async ValueTask<ProvisionedFunction> AddAsync(
+        string name, string kind, string? parent, IEnumerable<KeyValuePair<string, string>> values, CancellationToken cancellationToken = default)
+    {
+        ProvisionedFunction function;
+        lock (_lock)
+        {
+            if (_functions.Find(f => f.Name == name) is { IsKept: false, IsActive: false, Now.Work: Work.None })
+                Undefine(name);
+            function = Define(name, kind, parent, values);
+        }
+
+        try
+        {
+            await ActivateAsync([name], cancellationToken);
+            return function;
+        }
+        catch
+        {
+            lock (_lock)
+                _functions = _functions.Remove(function);
+            throw;
+        }
+    }
+
+    /// <summary>
     /// Takes functions away; waits for who has one open, and cancels an activation that goes on. The definitions stay. Functions that are not there,
     /// and would come back with what they hang at, do not any more.
     /// </summary>

@@ -1,5 +1,6 @@
 using Virtbus.Pci;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 
 namespace Virtbus.Buses.Pci;
 
@@ -7,7 +8,7 @@ namespace Virtbus.Buses.Pci;
 public sealed partial class PciBus
 {
     private readonly List<IPciFunctionProvider> _providers = [];
-    private readonly List<Opening> _openings = [];
+    private PciFunctions? _functions;
 
     /// <summary>Where functions can be had from by name, in the order in which they were added.</summary>
     public IReadOnlyList<IPciFunctionProvider> Providers
@@ -19,7 +20,7 @@ public sealed partial class PciBus
         }
     }
 
-    /// <summary>Adds a provider: its functions can be plugged in by name, also by the attribute <c>plug</c> of the bus.</summary>
+    /// <summary>Adds a provider: its functions can be plugged in by name, also as functions of kind pci that the provisioning engine activates.</summary>
     /// <param name="provider">The provider.</param>
     /// <exception cref="VirtbusException">EEXIST: there is one of that name.</exception>
     public void AddProvider(IPciFunctionProvider provider)
@@ -30,6 +31,13 @@ public sealed partial class PciBus
             if (_providers.Any(p => p.Name == provider.Name))
                 throw new VirtbusException(Errno.EEXIST, $"The PCI bus has a provider '{provider.Name}' already. Give this one another name.");
             _providers.Add(provider);
+            if (Fabric is not { } fabric)
+                return;
+            var isFirst = _functions is null;
+            _functions ??= new PciFunctions(this, ProvisioningEngine.Of(fabric));
+            _functions.Add(provider.Name);
+            if (isFirst)
+                ProvisioningEngine.Of(fabric).AddProvider(_functions);
         }
     }
 
@@ -41,16 +49,16 @@ public sealed partial class PciBus
     /// <param name="name">The provider's name for the function.</param>
     /// <param name="label">What people call it, see <see cref="PciDevice.Label"/>.</param>
     /// <param name="driver">The only driver that may take it; null for any.</param>
-    /// <param name="cancellationToken">Ends the wait for the provider; <see cref="CancelPlug"/> does so too.</param>
+    /// <param name="cancellationToken">Ends the wait for the provider.</param>
     /// <exception cref="VirtbusException">
-    /// ENOENT: there is no such provider; ECANCELED: somebody cancelled it; what the provider answers; else as the other one.
+    /// ENOENT: there is no such provider; what the provider answers; else as the other one.
     /// </exception>
     public async ValueTask<PciDevice> PlugAsync(string provider, string name, string? label = null, string? driver = null, CancellationToken cancellationToken = default)
     {
         var providers = Providers;
         var chosen = providers.FirstOrDefault(p => p.Name == provider)
             ?? throw new VirtbusException(Errno.ENOENT, $"The PCI bus has no provider '{provider}'. It has: {string.Join(", ", providers.Select(static p => p.Name))}.");
-        var function = await OpenAsync(chosen, name, label, cancellationToken);
+        var function = await chosen.OpenAsync(name, cancellationToken);
         try
         {
             return await PlugAsync(function, label, device => SetDriver(device, driver), isOwned: true);
@@ -59,51 +67,6 @@ public sealed partial class PciBus
         {
             function.Dispose();
             throw;
-        }
-    }
-
-    /// <summary>Ends a plug that waits for its provider still: whoever asked for it gets ECANCELED.</summary>
-    /// <param name="name">The label that the function is to have, or the provider's name for it.</param>
-    /// <exception cref="VirtbusException">ENOENT: no such plug is under way.</exception>
-    public void CancelPlug(string name)
-    {
-        Opening[] meant;
-        lock (_topology)
-            meant = [.. _openings.Where(o => o.Label == name || o.Name == name)];
-        if (meant.Length == 0)
-            throw new VirtbusException(Errno.ENOENT, $"No plug of '{name}' is under way. Reading /bus/pci/plug shows those that are; 'virtbus device list' shows what is plugged in.");
-        foreach (var opening in meant)
-            opening.Cancel();
-    }
-
-    /// <summary>The plugs that wait for their providers, as they were asked for.</summary>
-    internal IReadOnlyList<string> Openings
-    {
-        get
-        {
-            lock (_topology)
-                return [.. _openings.Select(static o => o.Label is null ? $"{o.Provider} {o.Name}" : $"{o.Provider} {o.Name} label {o.Label}")];
-        }
-    }
-
-    private async ValueTask<IPciFunction> OpenAsync(IPciFunctionProvider provider, string name, string? label, CancellationToken cancellationToken)
-    {
-        using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        using var opening = new Opening(provider.Name, name, label, end);
-        lock (_topology)
-            _openings.Add(opening);
-        try
-        {
-            return await provider.OpenAsync(name, end.Token);
-        }
-        catch (OperationCanceledException) when (end.IsCancellationRequested && !cancellationToken.IsCancellationRequested)
-        {
-            throw new VirtbusException(Errno.ECANCELED, $"The plug of '{label ?? name}' was cancelled while {provider.Name} '{name}' was waited for. Plug it again to have it.");
-        }
-        finally
-        {
-            lock (_topology)
-                _openings.Remove(opening);
         }
     }
 
@@ -127,33 +90,5 @@ public sealed partial class PciBus
         if (driver is not null)
             FabricOrThrow().SetDriverOverride(device, driver);
         return default;
-    }
-
-    private sealed class Opening(string provider, string name, string? label, CancellationTokenSource end) : IDisposable
-    {
-        private readonly Lock _lock = new();
-        private bool _isOver;
-
-        public string Provider { get; } = provider;
-
-        public string Name { get; } = name;
-
-        public string? Label { get; } = label;
-
-        // The source lives as long as this is not over.
-        public void Cancel()
-        {
-            lock (_lock)
-            {
-                if (!_isOver)
-                    end.Cancel();
-            }
-        }
-
-        public void Dispose()
-        {
-            lock (_lock)
-                _isOver = true;
-        }
     }
 }

@@ -1,6 +1,5 @@
 using Virtbus.Block;
 using Virtbus.Buses.Auxiliary;
-using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Drivers.Nic;
 using Virtbus.Drivers.NicRings;
@@ -35,11 +34,11 @@ public sealed class QueueSetAllocatorTests
         await fixture.Fabric.RegisterAsync(part);
         Assert.Same(rdma, part.Driver);
         Assert.Equal(2, core.Used);
-        var disk = await disks.AddAsync(new VdpaProfile("disk0", 2, "disk0", "S", Queues: 2));
+        var disk = await disks.AddDiskAsync("disk0", "disk0", "S", 2);
         Assert.Equal(4, core.Used);
 
         // All are out: the next disk gets none, and hears who has them.
-        var refused = await Assert.ThrowsAsync<VirtbusException>(async () => await disks.AddAsync(new VdpaProfile("disk1", 2, "disk1", "S")));
+        var refused = await Assert.ThrowsAsync<VirtbusException>(async () => await disks.AddDiskAsync("disk1", "disk1", "S"));
         Assert.Equal(Errno.ENOSPC, refused.Errno);
         Assert.Contains("0 of 4 queue sets left, and disk1 wants 1. Out are: adapter0v0np0 1, disk0 2, rdma-like 1.", refused.Message);
         Assert.Equal(4, core.Used);
@@ -47,10 +46,10 @@ public sealed class QueueSetAllocatorTests
         // What one part gives back another one takes, whatever kind they are of.
         await net.SetUpAsync(false);
         Assert.Equal(3, core.Used);
-        refused = await Assert.ThrowsAsync<VirtbusException>(async () => await disks.AddAsync(new VdpaProfile("disk1", 2, "disk1", "S", Queues: 2)));
+        refused = await Assert.ThrowsAsync<VirtbusException>(async () => await disks.AddDiskAsync("disk1", "disk1", "S", 2));
         Assert.Contains("1 of 4 queue sets left, and disk1 wants 2.", refused.Message);
         Assert.Equal(3, core.Used);
-        await disks.AddAsync(new VdpaProfile("disk1", 2, "disk1", "S"));
+        await disks.AddDiskAsync("disk1", "disk1", "S");
         Assert.Equal(Errno.ENOSPC, (await Assert.ThrowsAsync<VirtbusException>(async () => await net.SetUpAsync(true))).Errno);
         await fixture.Fabric.UnregisterAsync(part);
         Assert.Equal(3, core.Used);

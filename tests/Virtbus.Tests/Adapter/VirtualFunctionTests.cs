@@ -45,7 +45,7 @@ public sealed class VirtualFunctionTests
         using var memory = new MemoryBackend(1 << 20);
         adapter.Hardware.Engine.AttachMedium("disk0", memory);
         var management = fixture.Vdpa.Managements.Single(m => m.Device.Parent == adapter.Device.VirtualFunctions[1]);
-        var disk = await management.AddAsync(new VdpaProfile("disk0", 2, "disk0", "SERIAL"));
+        var disk = await management.AddDiskAsync("disk0", "disk0", "SERIAL");
         Assert.Equal("vhost-vdpa", disk.Driver?.Name);
     }
 
