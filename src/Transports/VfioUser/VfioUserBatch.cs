@@ -1,6 +1,7 @@
-using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Virtbus.Platform;
-using static Virtbus.Transports.VfioUser.VfioUserProtocol;
+using Virtbus.Wire.VfioUser;
+using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
 namespace Virtbus.Transports.VfioUser;
 
@@ -8,7 +9,7 @@ namespace Virtbus.Transports.VfioUser;
 /// Register accesses that go to the server in one piece and whose answers come back together. Put together once, it can be run again and
 /// again; running it allocates nothing. One thread at a time.
 /// </summary>
-public sealed class VfioUserBatch
+public sealed class VfioUserBatch : IVfioUserRun
 {
     /// <summary>The most accesses in one batch.</summary>
     public const int MaxAccesses = 512;
@@ -88,7 +89,7 @@ public sealed class VfioUserBatch
         if (!_channel.TryBegin(_call, VfioUserCommand.REGION_READ, _accesses.Count, out fault))
             return false;
         for (var i = 0; i < _accesses.Count; i++)
-            BinaryPrimitives.WriteUInt16LittleEndian(_requests.AsSpan(_accesses[i].At), (ushort)(_call.FirstId + i));
+            VfioUserMessage.WriteId(_requests.AsSpan(_accesses[i].At), (ushort)(_call.FirstId + i));
         // A send that fails closes the channel, which the wait notices.
         _channel.TrySend(_requests.AsSpan(0, _requestBytes), default);
         return _channel.TryWait(_call, out fault);
@@ -105,11 +106,11 @@ public sealed class VfioUserBatch
     /// <returns>None when it went well.</returns>
     public Errno ErrorOf(int index) => _errors[index];
 
-    internal VfioUserCommand CommandOf(int index) => _accesses[index].Command;
+    VfioUserCommand IVfioUserRun.CommandOf(int index) => _accesses[index].Command;
 
-    internal void Fail(int index, Errno error) => _errors[index] = error;
+    void IVfioUserRun.Fail(int index, Errno error) => _errors[index] = error;
 
-    internal bool TryStore(int index, ReadOnlySpan<byte> payload)
+    bool IVfioUserRun.TryStore(int index, ReadOnlySpan<byte> payload)
     {
         var access = _accesses[index];
         if (access.Command != VfioUserCommand.REGION_READ)
@@ -144,12 +145,8 @@ public sealed class VfioUserBatch
         return _accesses.Count - 1;
     }
 
-    internal static void WriteAccess(Span<byte> payload, uint region, ulong offset, int count)
-    {
-        BinaryPrimitives.WriteUInt64LittleEndian(payload, offset);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[8..], region);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[12..], (uint)count);
-    }
+    internal static void WriteAccess(Span<byte> payload, uint region, ulong offset, int count) =>
+        MemoryMarshal.Write(payload, new VfioUserRegionAccess { Offset = offset, Region = region, Count = (uint)count });
 
     private readonly record struct Access(VfioUserCommand Command, int At, int Size, int DataAt);
 }

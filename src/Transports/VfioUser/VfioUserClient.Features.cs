@@ -1,9 +1,9 @@
-using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
-using static Virtbus.Transports.VfioUser.VfioUserProtocol;
+using Virtbus.Wire.VfioUser;
+using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
 namespace Virtbus.Transports.VfioUser;
 
@@ -35,10 +35,10 @@ public sealed partial class VfioUserClient
     /// <param name="fault">EINVAL: not possible from where it is; else as for <see cref="TryGetMigrationFlags"/>.</param>
     public bool TrySetMigrationState(VfioMigrationState state, out Fault fault)
     {
-        Span<byte> request = stackalloc byte[FeatureSize + sizeof(ulong)];
-        WriteFeature(request, request.Length, FeatureSet | FeatureMigDeviceState);
-        BinaryPrimitives.WriteUInt64LittleEndian(request[FeatureSize..], (uint)state);
-        return TryAsk(VfioUserCommand.DEVICE_FEATURE, request, default, out fault);
+        Span<byte> request = stackalloc byte[FeatureStateSize];
+        var head = Head(FeatureStateSize, FeatureSet | FeatureMigDeviceState);
+        MemoryMarshal.Write(request, new VfioUserFeatureState { Head = head, State = (uint)state });
+        return TryAsk(VfioUserCommand.DEVICE_FEATURE, request, out fault);
     }
 
     /// <summary>Bytes that a stop-and-copy would take now.</summary>
@@ -58,17 +58,16 @@ public sealed partial class VfioUserClient
             var size = Math.Min(destination.Length, _maxTransfer);
             var call = _channel.Rent();
             var request = call.Request(HeaderSize + MigrationDataSize);
-            BinaryPrimitives.WriteUInt32LittleEndian(request[HeaderSize..], (uint)(MigrationDataSize + size));
-            BinaryPrimitives.WriteUInt32LittleEndian(request[(HeaderSize + 4)..], (uint)size);
+            MemoryMarshal.Write(request[HeaderSize..], new VfioUserMigrationData { ArgSize = (uint)(MigrationDataSize + size), Size = (uint)size });
             var done = TryCall(call, VfioUserCommand.MIG_DATA_READ, request, default, out fault);
             var got = 0;
             // libvfio-user answers with all that was asked for; how much of it counts is in the answer.
-            if (done && (call.Reply.Length < MigrationDataSize || BinaryPrimitives.ReadUInt32LittleEndian(call.Reply[4..]) is var said &&
+            if (done && (call.Reply.Length < MigrationDataSize || call.Read<VfioUserMigrationData>().Size is var said &&
                 (said > (uint)size || call.Reply.Length < MigrationDataSize + (int)said)))
                 done = Refuse(Errno.EPROTO, "the answer has another size than it says", out fault);
             if (done)
             {
-                got = (int)BinaryPrimitives.ReadUInt32LittleEndian(call.Reply[4..]);
+                got = (int)call.Read<VfioUserMigrationData>().Size;
                 call.Reply.Slice(MigrationDataSize, got).CopyTo(destination);
             }
 
@@ -95,8 +94,7 @@ public sealed partial class VfioUserClient
             var size = Math.Min(source.Length, _maxTransfer);
             var call = _channel.Rent();
             var request = call.Request(HeaderSize + MigrationDataSize + size);
-            BinaryPrimitives.WriteUInt32LittleEndian(request[HeaderSize..], (uint)(MigrationDataSize + size));
-            BinaryPrimitives.WriteUInt32LittleEndian(request[(HeaderSize + 4)..], (uint)size);
+            MemoryMarshal.Write(request[HeaderSize..], new VfioUserMigrationData { ArgSize = (uint)(MigrationDataSize + size), Size = (uint)size });
             source[..size].CopyTo(request[(HeaderSize + MigrationDataSize)..]);
             var done = TryCall(call, VfioUserCommand.MIG_DATA_WRITE, request, default, out fault);
             _channel.Return(call);
@@ -114,24 +112,22 @@ public sealed partial class VfioUserClient
     /// <param name="fault">EINVAL, E2BIG, EOVERFLOW; ENOTTY: it keeps no log; else as for <see cref="TryRead"/>.</param>
     public bool TryStartDmaLogging(ref ulong pageSize, ReadOnlySpan<IovaRange> ranges, out Fault fault)
     {
-        const int Head = FeatureSize + LoggingStartSize;
-        var size = Head + (ranges.Length * 16);
+        var size = LoggingStartSize + (ranges.Length * LoggingRangeSize);
         var call = _channel.Rent();
         var request = call.Request(HeaderSize + size);
         var payload = request[HeaderSize..];
-        WriteFeature(payload, size, FeatureSet | FeatureLoggingStart);
-        BinaryPrimitives.WriteUInt64LittleEndian(payload[FeatureSize..], pageSize);
-        BinaryPrimitives.WriteUInt64LittleEndian(payload[(FeatureSize + 8)..], (uint)ranges.Length);
+        var head = Head(size, FeatureSet | FeatureLoggingStart);
+        MemoryMarshal.Write(payload, new VfioUserLoggingStart { Head = head, PageSize = pageSize, Count = (uint)ranges.Length });
         for (var i = 0; i < ranges.Length; i++)
         {
-            BinaryPrimitives.WriteUInt64LittleEndian(payload[(Head + (i * 16))..], ranges[i].Start.Value);
-            BinaryPrimitives.WriteUInt64LittleEndian(payload[(Head + (i * 16) + 8)..], ranges[i].Size);
+            var range = new VfioUserLoggingRange { Address = ranges[i].Start.Value, Size = ranges[i].Size };
+            MemoryMarshal.Write(payload[(LoggingStartSize + (i * LoggingRangeSize))..], in range);
         }
 
         var done = TryCall(call, VfioUserCommand.DEVICE_FEATURE, request, default, out fault) &&
-            (call.Reply.Length >= Head || Refuse(Errno.EPROTO, "the answer is shorter than what was asked for", out fault));
+            (call.Reply.Length >= LoggingStartSize || Refuse(Errno.EPROTO, "the answer is shorter than what was asked for", out fault));
         if (done)
-            pageSize = BinaryPrimitives.ReadUInt64LittleEndian(call.Reply[FeatureSize..]);
+            pageSize = call.Read<VfioUserLoggingStart>().PageSize;
         _channel.Return(call);
         return done;
     }
@@ -141,8 +137,8 @@ public sealed partial class VfioUserClient
     public bool TryStopDmaLogging(out Fault fault)
     {
         Span<byte> request = stackalloc byte[FeatureSize];
-        WriteFeature(request, FeatureSize, FeatureSet | FeatureLoggingStop);
-        return TryAsk(VfioUserCommand.DEVICE_FEATURE, request, default, out fault);
+        MemoryMarshal.Write(request, Head(FeatureSize, FeatureSet | FeatureLoggingStop));
+        return TryAsk(VfioUserCommand.DEVICE_FEATURE, request, out fault);
     }
 
     /// <summary>Asks which pages the device wrote to since that was asked last.</summary>
@@ -152,25 +148,26 @@ public sealed partial class VfioUserClient
     /// <param name="fault">EINVAL: page size, alignment, or the log does not run; else as for <see cref="TryStopDmaLogging"/>.</param>
     public bool TryReportDmaLogging(IovaRange range, ulong pageSize, Span<ulong> bitmap, out Fault fault)
     {
-        const int Head = FeatureSize + LoggingReportSize;
         ArgumentOutOfRangeException.ThrowIfLessThan((ulong)bitmap.Length * sizeof(ulong), BitmapSize(range.Size, pageSize), nameof(bitmap));
         // In pieces whose bitmap fits into an answer, each of whole words.
-        var step = (ulong)((_maxTransfer - Head) / sizeof(ulong)) * 64 * pageSize;
+        var step = (ulong)((_maxTransfer - LoggingReportSize) / sizeof(ulong)) * 64 * pageSize;
         for (var at = 0UL; at < range.Size; at += step)
         {
             var size = Math.Min(step, range.Size - at);
             var bytes = (int)BitmapSize(size, pageSize);
             var call = _channel.Rent();
-            var request = call.Request(HeaderSize + Head);
-            var payload = request[HeaderSize..];
-            WriteFeature(payload, Head + bytes, FeatureGet | FeatureLoggingReport);
-            BinaryPrimitives.WriteUInt64LittleEndian(payload[FeatureSize..], range.Start.Value + at);
-            BinaryPrimitives.WriteUInt64LittleEndian(payload[(FeatureSize + 8)..], size);
-            BinaryPrimitives.WriteUInt64LittleEndian(payload[(FeatureSize + 16)..], pageSize);
+            var request = call.Request(HeaderSize + LoggingReportSize);
+            MemoryMarshal.Write(request[HeaderSize..], new VfioUserLoggingReport
+            {
+                Head = Head(LoggingReportSize + bytes, FeatureGet | FeatureLoggingReport),
+                Address = range.Start.Value + at,
+                Size = size,
+                PageSize = pageSize,
+            });
             var done = TryCall(call, VfioUserCommand.DEVICE_FEATURE, request, default, out fault) &&
-                (call.Reply.Length >= Head + bytes || Refuse(Errno.EPROTO, "the answer has no bitmap of that size", out fault));
+                (call.Reply.Length >= LoggingReportSize + bytes || Refuse(Errno.EPROTO, "the answer has no bitmap of that size", out fault));
             if (done)
-                Merge(call.Reply.Slice(Head, bytes), bitmap[(int)(at / pageSize / 64)..]);
+                Merge(call.Reply.Slice(LoggingReportSize, bytes), bitmap[(int)(at / pageSize / 64)..]);
             _channel.Return(call);
             if (!done)
                 return false;
@@ -182,19 +179,14 @@ public sealed partial class VfioUserClient
         return true;
     }
 
-    private static void WriteFeature(Span<byte> payload, int argsz, uint flags)
-    {
-        BinaryPrimitives.WriteUInt32LittleEndian(payload, (uint)argsz);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[4..], flags);
-    }
+    private static VfioUserFeature Head(int argsz, uint flags) => new() { ArgSize = (uint)argsz, Flags = flags };
 
     private bool TryGetFeature(uint feature, out ulong value, out Fault fault)
     {
         Span<byte> request = stackalloc byte[FeatureSize];
-        Span<byte> reply = stackalloc byte[FeatureSize + sizeof(ulong)];
-        WriteFeature(request, reply.Length, FeatureGet | feature);
-        var done = TryAsk(VfioUserCommand.DEVICE_FEATURE, request, reply, out fault);
-        value = done ? BinaryPrimitives.ReadUInt64LittleEndian(reply[FeatureSize..]) : 0;
+        MemoryMarshal.Write(request, Head(FeatureNumberSize, FeatureGet | feature));
+        var done = TryAsk(VfioUserCommand.DEVICE_FEATURE, request, out VfioUserFeatureNumber answer, out fault);
+        value = answer.Value;
         return done;
     }
 }

@@ -3,7 +3,8 @@ using System.Runtime.InteropServices;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
-using static Virtbus.Transports.VfioUser.VfioUserProtocol;
+using Virtbus.Wire.VfioUser;
+using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
 namespace Virtbus.Transports.VfioUser;
 
@@ -65,7 +66,7 @@ public sealed partial class VfioUserClient
         foreach (var inside in MapsInside(range))
         {
             WriteUnmap(request, DmaUnmapSize, 0, inside);
-            if (!TryAsk(VfioUserCommand.DMA_UNMAP, request, default, out fault) || !TryForget(inside, out fault))
+            if (!TryAsk(VfioUserCommand.DMA_UNMAP, request, out fault) || !TryForget(inside, out fault))
                 return false;
         }
 
@@ -85,8 +86,7 @@ public sealed partial class VfioUserClient
         var call = _channel.Rent();
         var request = call.Request(HeaderSize + Head);
         WriteUnmap(request[HeaderSize..], Head + bytes, UnmapDirtyBitmapFlag, range);
-        BinaryPrimitives.WriteUInt64LittleEndian(request[(HeaderSize + DmaUnmapSize)..], pageSize);
-        BinaryPrimitives.WriteUInt64LittleEndian(request[(HeaderSize + DmaUnmapSize + 8)..], (ulong)bytes);
+        MemoryMarshal.Write(request[(HeaderSize + DmaUnmapSize)..], new VfioUserDirtyBitmap { PageSize = pageSize, Size = (ulong)bytes });
         var done = TryCall(call, VfioUserCommand.DMA_UNMAP, request, default, out fault) &&
             (call.Reply.Length >= Head + bytes || Refuse(Errno.EPROTO, "the answer has no bitmap of that size", out fault));
         if (done)
@@ -95,13 +95,8 @@ public sealed partial class VfioUserClient
         return done && TryForget(range, out fault);
     }
 
-    private static void WriteUnmap(Span<byte> payload, int argsz, uint flags, IovaRange range)
-    {
-        BinaryPrimitives.WriteUInt32LittleEndian(payload, (uint)argsz);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[4..], flags);
-        BinaryPrimitives.WriteUInt64LittleEndian(payload[8..], range.Start.Value);
-        BinaryPrimitives.WriteUInt64LittleEndian(payload[16..], range.Size);
-    }
+    private static void WriteUnmap(Span<byte> payload, int argsz, uint flags, IovaRange range) =>
+        MemoryMarshal.Write(payload, new VfioUserDmaUnmap { ArgSize = (uint)argsz, Flags = flags, Address = range.Start.Value, Size = range.Size });
 
     private static void Merge(ReadOnlySpan<byte> reply, Span<ulong> bitmap)
     {
@@ -113,12 +108,15 @@ public sealed partial class VfioUserClient
     {
         var call = _channel.Rent();
         var request = call.Request(HeaderSize + DmaMapSize);
-        var payload = request[HeaderSize..];
-        BinaryPrimitives.WriteUInt32LittleEndian(payload, DmaMapSize);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[4..], (uint)access);
-        BinaryPrimitives.WriteUInt64LittleEndian(payload[8..], file is null ? 0 : fileOffset);
-        BinaryPrimitives.WriteUInt64LittleEndian(payload[16..], range.Start.Value);
-        BinaryPrimitives.WriteUInt64LittleEndian(payload[24..], range.Size);
+        MemoryMarshal.Write(request[HeaderSize..], new VfioUserDmaMap
+        {
+            ArgSize = DmaMapSize,
+            // The flags have the bits of DmaAccess.
+            Flags = (uint)access,
+            Offset = file is null ? 0 : fileOffset,
+            Address = range.Start.Value,
+            Size = range.Size,
+        });
         var done = file is null
             ? TryCall(call, VfioUserCommand.DMA_MAP, request, default, out fault)
             : TryCall(call, VfioUserCommand.DMA_MAP, request, [file], out fault);

@@ -1,9 +1,10 @@
-using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
-using static Virtbus.Transports.VfioUser.VfioUserProtocol;
+using Virtbus.Wire.VfioUser;
+using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
 namespace Virtbus.Transports.VfioUser;
 
@@ -224,18 +225,18 @@ public sealed partial class VfioUserClient : IDisposable
     {
         if (!_server.WriteMultiple)
             return Refuse(Errno.EOPNOTSUPP, "the server takes no message with several writes", out fault);
-        var size = WriteMultiHeaderSize + (writes.Length * WriteMultiEntrySize);
+        var size = WriteMultiSize + (writes.Length * WriteEntrySize);
         if (size > _maxTransfer)
             return Refuse(Errno.E2BIG, "the writes do not fit into a message", out fault);
         var call = _channel.Rent();
         var request = call.Request(HeaderSize + size);
-        BinaryPrimitives.WriteUInt64LittleEndian(request[HeaderSize..], (ulong)writes.Length);
-        var at = HeaderSize + WriteMultiHeaderSize;
+        MemoryMarshal.Write(request[HeaderSize..], new VfioUserWriteMulti { Count = (ulong)writes.Length });
+        var at = HeaderSize + WriteMultiSize;
         foreach (var write in writes)
         {
             VfioUserBatch.WriteAccess(request[at..], write.Region, write.Offset, write.Size);
-            BinaryPrimitives.WriteUInt64LittleEndian(request[(at + 16)..], write.Value);
-            at += WriteMultiEntrySize;
+            MemoryMarshal.Write(request[(at + WriteMultiDataAt)..], write.Value);
+            at += WriteEntrySize;
         }
 
         bool done;
@@ -282,21 +283,19 @@ public sealed partial class VfioUserClient : IDisposable
             for (var tries = 0; tries < 2; tries++)
             {
                 var request = call.Request(HeaderSize + RegionInfoSize);
-                request.Clear();
-                BinaryPrimitives.WriteUInt32LittleEndian(request[HeaderSize..], size);
-                BinaryPrimitives.WriteUInt32LittleEndian(request[(HeaderSize + 8)..], index);
+                MemoryMarshal.Write(request[HeaderSize..], new VfioUserRegionInfo { ArgSize = size, Index = index });
                 if (!TryCall(call, VfioUserCommand.DEVICE_GET_REGION_INFO, request, default, out fault))
                     return false;
                 if (call.Reply.Length < RegionInfoSize)
                     return Refuse(Errno.EPROTO, "the answer is shorter than a region's info", out fault);
-                var needed = BinaryPrimitives.ReadUInt32LittleEndian(call.Reply);
+                var needed = call.Read<VfioUserRegionInfo>().ArgSize;
                 if (needed <= size || needed > MaxMessage - HeaderSize)
                     break;
                 size = needed;
                 VfioUserInbox.CloseAll(call.Descriptors);
             }
 
-            if (!VfioUserRegionReader.TryRead(call.Reply, call.Descriptors, out info, out fault))
+            if (!VfioUserRegionReply.TryRead(call.Reply, call.Descriptors, out info, out fault))
                 return false;
             lock (_lock)
             {
@@ -323,15 +322,11 @@ public sealed partial class VfioUserClient : IDisposable
     public bool TryGetIrqInfo(uint index, out VfioIrqInfo info, out Fault fault)
     {
         info = default;
-        Span<byte> reply = stackalloc byte[IrqInfoSize];
         Span<byte> request = stackalloc byte[IrqInfoSize];
-        request.Clear();
-        BinaryPrimitives.WriteUInt32LittleEndian(request, IrqInfoSize);
-        BinaryPrimitives.WriteUInt32LittleEndian(request[8..], index);
-        if (!TryAsk(VfioUserCommand.DEVICE_GET_IRQ_INFO, request, reply, out fault))
+        MemoryMarshal.Write(request, new VfioUserIrqInfo { ArgSize = IrqInfoSize, Index = index });
+        if (!TryAsk(VfioUserCommand.DEVICE_GET_IRQ_INFO, request, out VfioUserIrqInfo answer, out fault))
             return false;
-        info = new VfioIrqInfo(
-            (VfioIrqFlags)BinaryPrimitives.ReadUInt32LittleEndian(reply[4..]), BinaryPrimitives.ReadUInt32LittleEndian(reply[12..]));
+        info = new VfioIrqInfo((VfioIrqFlags)answer.Flags, answer.Count);
         return true;
     }
 
@@ -352,18 +347,16 @@ public sealed partial class VfioUserClient : IDisposable
         var call = _channel.Rent();
         try
         {
-            var size = (uint)(IoFdsSize + (16 * WideIoFdEntrySize));
+            var size = (uint)(IoFdsSize + (16 * WideIoFdSize));
             for (var tries = 0; tries < 2; tries++)
             {
                 var request = call.Request(HeaderSize + IoFdsSize);
-                request.Clear();
-                BinaryPrimitives.WriteUInt32LittleEndian(request[HeaderSize..], size);
-                BinaryPrimitives.WriteUInt32LittleEndian(request[(HeaderSize + 8)..], region);
+                MemoryMarshal.Write(request[HeaderSize..], new VfioUserIoFds { ArgSize = size, Index = region });
                 if (!TryCall(call, VfioUserCommand.DEVICE_GET_REGION_IO_FDS, request, default, out fault))
                     return false;
                 if (call.Reply.Length < IoFdsSize)
                     return Refuse(Errno.EPROTO, "the answer is shorter than the head of a list of descriptors", out fault);
-                var needed = BinaryPrimitives.ReadUInt32LittleEndian(call.Reply);
+                var needed = call.Read<VfioUserIoFds>().ArgSize;
                 if (needed <= size || needed > MaxMessage - HeaderSize)
                     break;
                 size = needed;
@@ -417,7 +410,7 @@ public sealed partial class VfioUserClient : IDisposable
 
     /// <summary>Resets the device.</summary>
     /// <param name="fault">EOPNOTSUPP: it cannot be reset; else as for <see cref="TryRead"/>.</param>
-    public bool TryReset(out Fault fault) => TryAsk(VfioUserCommand.DEVICE_RESET, default, default, out fault);
+    public bool TryReset(out Fault fault) => TryAsk(VfioUserCommand.DEVICE_RESET, default, out fault);
 
     private VfioUserMemoryServer NewMemoryServer() => new(_options.ServeMemory ? _access : null, _options.MaxDataTransfer);
 
@@ -427,11 +420,14 @@ public sealed partial class VfioUserClient : IDisposable
         var call = _channel.Rent();
         var request = call.Request(HeaderSize + IrqSetSize + bools.Length);
         var payload = request[HeaderSize..];
-        BinaryPrimitives.WriteUInt32LittleEndian(payload, (uint)payload.Length);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[4..], (uint)flags);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[8..], index);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[12..], start);
-        BinaryPrimitives.WriteUInt32LittleEndian(payload[16..], count);
+        MemoryMarshal.Write(payload, new VfioUserIrqSet
+        {
+            ArgSize = (uint)payload.Length,
+            Flags = (uint)flags,
+            Index = index,
+            Start = start,
+            Count = count,
+        });
         bools.CopyTo(payload[IrqSetSize..]);
         var descriptors = new FileDescriptor[signals.Length];
         for (var i = 0; i < signals.Length; i++)
@@ -455,16 +451,13 @@ public sealed partial class VfioUserClient : IDisposable
         try
         {
             var request = call.Request(HeaderSize + VersionSize + text.Length);
-            BinaryPrimitives.WriteUInt16LittleEndian(request[HeaderSize..], Major);
-            BinaryPrimitives.WriteUInt16LittleEndian(request[(HeaderSize + 2)..], Minor);
+            MemoryMarshal.Write(request[HeaderSize..], new VfioUserVersion { Major = Major, Minor = Minor });
             text.CopyTo(request[(HeaderSize + VersionSize)..]);
             if (!TryCall(call, VfioUserCommand.VERSION, request, default, out fault))
                 return false;
-            var reply = call.Reply;
-            if (reply.Length < VersionSize || BinaryPrimitives.ReadUInt16LittleEndian(reply) != Major ||
-                BinaryPrimitives.ReadUInt16LittleEndian(reply[2..]) > Minor)
+            if (call.Reply.Length < VersionSize || call.Read<VfioUserVersion>() is not { Major: Major, Minor: <= Minor })
                 return Refuse(Errno.EPROTO, "the server speaks another version", out fault);
-            if (!VfioUserCapabilities.TryParse(reply[VersionSize..], out _server, out fault))
+            if (!VfioUserCapabilities.TryParse(call.Reply[VersionSize..], out _server, out fault))
                 return false;
             _maxTransfer = (int)Math.Min(_server.MaxDataTransfer, (ulong)VfioUserProtocol.MaxDataTransfer);
             if (!_server.TwinSocket)
@@ -489,31 +482,38 @@ public sealed partial class VfioUserClient : IDisposable
     private bool TryGetInfo(out Fault fault)
     {
         Span<byte> request = stackalloc byte[DeviceInfoSize];
-        Span<byte> reply = stackalloc byte[DeviceInfoSize];
-        request.Clear();
-        BinaryPrimitives.WriteUInt32LittleEndian(request, DeviceInfoSize);
-        if (!TryAsk(VfioUserCommand.DEVICE_GET_INFO, request, reply, out fault))
+        MemoryMarshal.Write(request, new VfioUserDeviceInfo { ArgSize = DeviceInfoSize });
+        if (!TryAsk(VfioUserCommand.DEVICE_GET_INFO, request, out VfioUserDeviceInfo info, out fault))
             return false;
-        uint regions = BinaryPrimitives.ReadUInt32LittleEndian(reply[8..]), interrupts = BinaryPrimitives.ReadUInt32LittleEndian(reply[12..]);
-        if (regions > ushort.MaxValue || interrupts > ushort.MaxValue)
+        if (info.Regions > ushort.MaxValue || info.Interrupts > ushort.MaxValue)
             return Refuse(Errno.EPROTO, "the server's device has more regions or interrupts than can be", out fault);
-        var flags = BinaryPrimitives.ReadUInt32LittleEndian(reply[4..]);
-        Info = new VfioDeviceInfo((flags & 1) != 0, (flags & 2) != 0, (int)regions, (int)interrupts);
+        Info = new VfioDeviceInfo((info.Flags & DeviceResetFlag) != 0, (info.Flags & DevicePciFlag) != 0, (int)info.Regions, (int)info.Interrupts);
         // With the twin socket the server asks there; without, its requests come between its answers, and somebody has to look for them.
         _epoll.Add(_channel.Descriptor, SocketToken, edge: false, onlyHangUp: _twin is not null || !_options.ServeMemory);
         return true;
     }
 
-    /// <summary>Asks for something whose answer has at least the size of <paramref name="reply"/>.</summary>
-    private bool TryAsk(VfioUserCommand command, ReadOnlySpan<byte> payload, Span<byte> reply, out Fault fault)
+    /// <summary>Asks for something whose answer begins with a struct.</summary>
+    private bool TryAsk<T>(VfioUserCommand command, ReadOnlySpan<byte> payload, out T answer, out Fault fault)
+        where T : unmanaged
     {
+        answer = default;
         var call = _channel.Rent();
         var request = call.Request(HeaderSize + payload.Length);
         payload.CopyTo(request[HeaderSize..]);
         var done = TryCall(call, command, request, default, out fault) &&
-            (call.Reply.Length >= reply.Length || Refuse(Errno.EPROTO, "the answer is shorter than what was asked for", out fault));
-        if (done)
-            call.Reply[..reply.Length].CopyTo(reply);
+            (MemoryMarshal.TryRead(call.Reply, out answer) || Refuse(Errno.EPROTO, "the answer is shorter than what was asked for", out fault));
+        _channel.Return(call);
+        return done;
+    }
+
+    /// <summary>Asks for something whose answer says no more than that it is done.</summary>
+    private bool TryAsk(VfioUserCommand command, ReadOnlySpan<byte> payload, out Fault fault)
+    {
+        var call = _channel.Rent();
+        var request = call.Request(HeaderSize + payload.Length);
+        payload.CopyTo(request[HeaderSize..]);
+        var done = TryCall(call, command, request, default, out fault);
         _channel.Return(call);
         return done;
     }

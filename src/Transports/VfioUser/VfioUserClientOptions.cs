@@ -1,3 +1,5 @@
+using Virtbus.Wire.VfioUser;
+
 namespace Virtbus.Transports.VfioUser;
 
 /// <summary>What a vfio-user client tells the server of itself, and how long it waits for it.</summary>

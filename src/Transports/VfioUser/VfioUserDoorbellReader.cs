@@ -1,7 +1,7 @@
-using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Virtbus.Platform;
-using Virtbus.Subsystems.Vfio;
-using static Virtbus.Transports.VfioUser.VfioUserProtocol;
+using Virtbus.Wire.VfioUser;
+using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
 namespace Virtbus.Transports.VfioUser;
 
@@ -20,26 +20,25 @@ internal static class VfioUserDoorbellReader
     internal static List<VfioUserDoorbell> Read(ReadOnlySpan<byte> reply, List<FileDescriptor> descriptors)
     {
         var list = new List<VfioUserDoorbell>();
-        var count = BinaryPrimitives.ReadUInt32LittleEndian(reply[12..]);
-        var bytes = Math.Min((uint)reply.Length, BinaryPrimitives.ReadUInt32LittleEndian(reply)) - IoFdsSize;
-        if (count is 0 or > MaxEntries || count > bytes / IoFdEntrySize)
+        var head = MemoryMarshal.Read<VfioUserIoFds>(reply);
+        var bytes = Math.Min((uint)reply.Length, head.ArgSize) - IoFdsSize;
+        if (head.Count is 0 or > MaxEntries || head.Count > bytes / IoFdSize)
             return list;
         // One descriptor may stand for several registers, which share its eventfd.
         var signals = new EventFd?[descriptors.Count];
-        var wide = bytes == count * WideIoFdEntrySize;
-        var size = wide ? WideIoFdEntrySize : IoFdEntrySize;
-        for (var i = 0; i < (int)count; i++)
+        var wide = bytes == head.Count * WideIoFdSize;
+        var size = wide ? WideIoFdSize : IoFdSize;
+        for (var i = 0; i < (int)head.Count; i++)
         {
-            var entry = reply.Slice(IoFdsSize + (i * size), size);
-            var width = BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]);
-            var index = BinaryPrimitives.ReadUInt32LittleEndian(entry[16..]);
-            if (BinaryPrimitives.ReadUInt32LittleEndian(entry[20..]) != IoFdTypeEventFd || width > 8 || index >= (uint)descriptors.Count)
+            var bare = reply.Slice(IoFdsSize + (i * size), size);
+            // Both begin alike.
+            var entry = MemoryMarshal.Read<VfioUserIoFd>(bare);
+            if (entry.Type != IoFdTypeEventFd || entry.Size > 8 || entry.DescriptorIndex >= (uint)descriptors.Count)
                 continue;
-            if ((signals[index] ??= TryAdopt(descriptors[(int)index])) is not { } signal)
+            if ((signals[entry.DescriptorIndex] ??= TryAdopt(descriptors[(int)entry.DescriptorIndex])) is not { } signal)
                 continue;
-            var matches = (BinaryPrimitives.ReadUInt32LittleEndian(entry[24..]) & IoEventFdDataMatch) != 0;
-            var value = BinaryPrimitives.ReadUInt64LittleEndian(entry[(wide ? 40 : 32)..]);
-            var register = new VfioDoorbell(BinaryPrimitives.ReadUInt64LittleEndian(entry), (int)width, matches ? value : null);
+            var value = wide ? MemoryMarshal.Read<VfioUserWideIoFd>(bare).DataMatch : entry.DataMatch;
+            var register = new VfioDoorbell(entry.Offset, (int)entry.Size, (entry.Flags & IoEventFdDataMatch) != 0 ? value : null);
             list.Add(new VfioUserDoorbell(register, signal));
         }
 

@@ -2,6 +2,7 @@ using Virtbus.Memory;
 using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
+using Virtbus.Wire.VfioUser;
 
 namespace Virtbus.Transports.VfioUser;
 

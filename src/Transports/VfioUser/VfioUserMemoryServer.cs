@@ -1,8 +1,9 @@
-using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
-using static Virtbus.Transports.VfioUser.VfioUserProtocol;
+using Virtbus.Wire.VfioUser;
+using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
 namespace Virtbus.Transports.VfioUser;
 
@@ -38,8 +39,9 @@ internal sealed class VfioUserMemoryServer(IoAccess? memory, int maxTransfer)
         size = Head;
         if (message.Command is not (VfioUserCommand.DMA_READ or VfioUserCommand.DMA_WRITE) || message.Payload.Length < DmaAccessSize)
             return Errno.EINVAL;
-        var address = new Iova(message.Long(0));
-        var count = message.Long(8);
+        var access = message.Read<VfioUserDmaAccess>();
+        var address = new Iova(access.Address);
+        var count = access.Count;
         if (count > (ulong)maxTransfer)
             return Errno.E2BIG;
         if (memory is null)
@@ -51,8 +53,7 @@ internal sealed class VfioUserMemoryServer(IoAccess? memory, int maxTransfer)
             size += (int)count;
         if (_reply.Length < size)
             _reply = new byte[size];
-        BinaryPrimitives.WriteUInt64LittleEndian(_reply.AsSpan(HeaderSize), address.Value);
-        BinaryPrimitives.WriteUInt64LittleEndian(_reply.AsSpan(HeaderSize + 8), count);
+        MemoryMarshal.Write(_reply.AsSpan(HeaderSize), in access);
         var done = isRead
             ? memory.TryRead(address, _reply.AsSpan(Head, (int)count), out var fault)
             : memory.TryWrite(address, message.Payload[DmaAccessSize..], out fault);

@@ -3,6 +3,7 @@ using Virtbus.Platform;
 using Virtbus.Subsystems;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VhostUser;
+using Virtbus.Wire.VfioUser;
 
 namespace Virtbus.Transports.VfioUser;
 

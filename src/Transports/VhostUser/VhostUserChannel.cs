@@ -1,5 +1,7 @@
-using System.Buffers.Binary;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Virtbus.Platform;
+using Virtbus.Wire.VhostUser;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -30,10 +32,9 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
         CloseDescriptors();
         if (!TryFill(_header, atStart: true, out fault))
             return false;
-        var request = BinaryPrimitives.ReadUInt32LittleEndian(_header);
-        var flags = BinaryPrimitives.ReadUInt32LittleEndian(_header.AsSpan(4));
-        var size = BinaryPrimitives.ReadUInt32LittleEndian(_header.AsSpan(8));
-        message = new VhostUserMessage(_header, default, _descriptors);
+        var header = MemoryMarshal.Read<VhostUserHeader>(_header);
+        var (request, flags, size) = (header.Request, header.Flags, header.Size);
+        message = new VhostUserMessage(header, default, _descriptors);
         fault = (flags, size) switch
         {
             _ when (flags & VhostUserProtocol.VersionMask) != VhostUserProtocol.Version =>
@@ -49,7 +50,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
         var payload = _payload.AsSpan(0, (int)size);
         if (!TryFill(payload, atStart: false, out fault))
             return false;
-        message = new VhostUserMessage(_header, payload, _descriptors);
+        message = new VhostUserMessage(header, payload, _descriptors);
         return true;
     }
 
@@ -57,9 +58,8 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
     /// <returns>False when the front end is gone, or makes no room for the reply.</returns>
     internal bool TryReply(VhostUserRequest request, int size)
     {
-        BinaryPrimitives.WriteUInt32LittleEndian(_reply, (uint)request);
-        BinaryPrimitives.WriteUInt32LittleEndian(_reply.AsSpan(4), VhostUserProtocol.Version | VhostUserProtocol.ReplyFlag);
-        BinaryPrimitives.WriteUInt32LittleEndian(_reply.AsSpan(8), (uint)size);
+        var flags = VhostUserProtocol.Version | VhostUserProtocol.ReplyFlag;
+        MemoryMarshal.Write(_reply, new VhostUserHeader { Request = request, Flags = flags, Size = (uint)size });
         var rest = _reply.AsSpan(0, VhostUserProtocol.HeaderSize + size);
         var since = 0L;
         while (!rest.IsEmpty)
@@ -85,12 +85,16 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
         return true;
     }
 
-    /// <summary>Sends a reply whose payload is one number.</summary>
-    internal bool TryReply(VhostUserRequest request, ulong value)
+    /// <summary>Sends a reply whose payload is a struct.</summary>
+    internal bool TryReply<T>(VhostUserRequest request, in T value)
+        where T : unmanaged
     {
-        BinaryPrimitives.WriteUInt64LittleEndian(ReplyPayload, value);
-        return TryReply(request, sizeof(ulong));
+        MemoryMarshal.Write(ReplyPayload, in value);
+        return TryReply(request, Unsafe.SizeOf<T>());
     }
+
+    /// <summary>Sends a reply whose payload is one number.</summary>
+    internal bool TryReply(VhostUserRequest request, ulong value) => TryReply<ulong>(request, in value);
 
     public void Dispose()
     {

@@ -4,6 +4,7 @@ using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Subsystems;
 using Virtbus.Virtio.Rings;
+using Virtbus.Wire.VhostUser;
 
 namespace Virtbus.Transports.VhostUser;
 

@@ -1,10 +1,11 @@
-using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
+using Virtbus.Wire.VhostUser;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -162,7 +163,7 @@ internal sealed class VhostUserSession : IDisposable
                 Reset();
                 return true;
             case VhostUserRequest.SET_CONFIG:
-                return _device.TrySetConfig((int)Math.Min(message.Word(0), int.MaxValue), message.Payload[VhostUserProtocol.ConfigHeaderSize..], out fault);
+                return TrySetConfig(message, out fault);
             case VhostUserRequest.SET_BACKEND_REQ_FD:
                 SetBackend(UnixStream.Adopt(message.TakeDescriptor()));
                 return true;
@@ -188,8 +189,9 @@ internal sealed class VhostUserSession : IDisposable
 
     private void GetConfig(in VhostUserMessage message)
     {
-        var size = (int)message.Word(4);
-        var offset = (int)Math.Min(message.Word(0), int.MaxValue);
+        var asked = message.Read<VhostUserConfig>();
+        var size = (int)asked.Size;
+        var offset = (int)Math.Min(asked.Offset, int.MaxValue);
         var reply = _channel.ReplyPayload;
         message.Payload[..VhostUserProtocol.ConfigHeaderSize].CopyTo(reply);
         // A reply without payload says that it went wrong.
@@ -197,6 +199,12 @@ internal sealed class VhostUserSession : IDisposable
         if (!read)
             _server.LogBadMessage(_number, message.Request, fault, "answered with an error");
         _channel.TryReply(message.Request, read ? VhostUserProtocol.ConfigHeaderSize + size : 0);
+    }
+
+    private bool TrySetConfig(in VhostUserMessage message, out Fault fault)
+    {
+        var offset = (int)Math.Min(message.Read<VhostUserConfig>().Offset, int.MaxValue);
+        return _device.TrySetConfig(offset, message.Payload[VhostUserProtocol.ConfigHeaderSize..], out fault);
     }
 
     private bool TrySetFeatures(ulong features, out Fault fault)
@@ -313,11 +321,14 @@ internal sealed class VhostUserSession : IDisposable
             VhostUserLog.Unsealed(_logger, _server.Path, _number);
     }
 
+    private static GuestRegion RegionOf(in VhostUserRegion region) =>
+        new(new GuestAddress(region.GuestAddress), region.Size, new UserAddress(region.UserAddress), region.FileOffset);
+
     private bool TrySetMemory(in VhostUserMessage message, out Fault fault)
     {
-        var regions = new GuestRegion[message.Word(0)];
+        var regions = new GuestRegion[message.Read<VhostUserMemoryTable>().Count];
         for (var i = 0; i < regions.Length; i++)
-            regions[i] = message.Region(8 + (i * VhostUserProtocol.RegionSize));
+            regions[i] = RegionOf(message.Read<VhostUserRegion>(VhostUserProtocol.MemoryTableSize + (i * VhostUserProtocol.RegionSize)));
         return _memory.TryReplace(regions, message.Descriptors, out fault);
     }
 
@@ -329,8 +340,8 @@ internal sealed class VhostUserSession : IDisposable
         var changed = message.Request switch
         {
             VhostUserRequest.SET_MEM_TABLE => TrySetMemory(message, out fault),
-            VhostUserRequest.ADD_MEM_REG => _memory.TryAdd(message.Region(8), message.Descriptors[0], out fault),
-            _ => _memory.TryRemove(message.Region(8), out fault),
+            VhostUserRequest.ADD_MEM_REG => _memory.TryAdd(RegionOf(message.Read<VhostUserSingleRegion>().Region), message.Descriptors[0], out fault),
+            _ => _memory.TryRemove(RegionOf(message.Read<VhostUserSingleRegion>().Region), out fault),
         };
         _peer.Maps = _memory.Regions.Count;
         _device.SetAddressSpace(_memory.AddressSpace);
@@ -356,7 +367,8 @@ internal sealed class VhostUserSession : IDisposable
 
     private bool TrySetRing(in VhostUserMessage message, out Fault fault)
     {
-        var (index, value) = message.State;
+        var state = message.Read<VhostUserRingState>();
+        var (index, value) = (state.Index, state.Value);
         if (!TryFindRing(index, out var ring, out fault))
             return false;
         switch (message.Request)
@@ -373,10 +385,10 @@ internal sealed class VhostUserSession : IDisposable
                 TryRun((int)index, out _);
                 return false;
             case VhostUserRequest.SET_VRING_BASE:
-                if (!QueueState.TryDecode(value, isPacked: false, out var state, out fault))
+                if (!QueueState.TryDecode(value, isPacked: false, out var begin, out fault))
                     return false;
                 StopRing((int)index);
-                ring.SetBase(state);
+                ring.SetBase(begin);
                 break;
             default:
                 if (value > 1)
@@ -392,14 +404,14 @@ internal sealed class VhostUserSession : IDisposable
 
     private bool TrySetAddress(in VhostUserMessage message, out Fault fault)
     {
-        var index = message.Word(0);
+        var asked = message.Read<VhostUserRingAddress>();
+        var index = asked.Index;
         if (!TryFindRing(index, out var ring, out fault))
             return false;
         // Bit 0 asks for a dirty log of the used ring, which comes with a feature that is not offered.
-        if (message.Word(4) != 0)
+        if (asked.Flags != 0)
             return Refuse(Errno.EINVAL, "a ring flag was set that comes with no feature offered", out fault);
-        // The order on the wire is descriptors, used, available.
-        var addresses = (new UserAddress(message.Long(8)), new UserAddress(message.Long(24)), new UserAddress(message.Long(16)));
+        var addresses = (new UserAddress(asked.Descriptors), new UserAddress(asked.Available), new UserAddress(asked.Used));
         if (!TryLocate(addresses, out _))
         {
             // QEMU whose guest memory is its own has no region to send, and says nothing of it.
@@ -422,7 +434,7 @@ internal sealed class VhostUserSession : IDisposable
     private bool TryGetBase(in VhostUserMessage message, out Fault fault)
     {
         // The number besides the index is a left-over in what DPDK sends.
-        var (index, _) = message.State;
+        var index = message.Read<VhostUserRingState>().Index;
         if (!TryFindRing(index, out var ring, out fault))
             return false;
         StopRing((int)index);
@@ -430,9 +442,7 @@ internal sealed class VhostUserSession : IDisposable
         ring.Kick?.Dispose();
         ring.Kick = null;
         ring.IsStarted = false;
-        BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload, index);
-        BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload[4..], ring.Next.Encode());
-        _channel.TryReply(message.Request, 8);
+        _channel.TryReply(message.Request, new VhostUserRingState { Index = index, Value = ring.Next.Encode() });
         return true;
     }
 
@@ -541,9 +551,7 @@ internal sealed class VhostUserSession : IDisposable
     private void AnnounceConfigChange()
     {
         Span<byte> message = stackalloc byte[VhostUserProtocol.HeaderSize];
-        BinaryPrimitives.WriteUInt32LittleEndian(message, VhostUserProtocol.BACKEND_CONFIG_CHANGE);
-        BinaryPrimitives.WriteUInt32LittleEndian(message[4..], VhostUserProtocol.Version);
-        message[8..].Clear();
+        MemoryMarshal.Write(message, new VhostUserHeader { Request = VhostUserProtocol.BACKEND_CONFIG_CHANGE, Flags = VhostUserProtocol.Version });
         // Never waits: a front end that does not read its channel misses the news and not more.
         lock (_backendLock)
             _backend?.Send(message, [], out _);

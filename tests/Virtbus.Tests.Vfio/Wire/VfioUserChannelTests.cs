@@ -2,6 +2,7 @@ using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Transports.VfioUser;
+using Virtbus.Wire.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
 
 namespace Virtbus.Tests.Vfio.Wire;

@@ -11,6 +11,7 @@ public sealed class LayeringTests
     {
         ["Platform"] = [],
         ["Memory"] = ["Platform"],
+        ["Wire"] = ["Platform"],
         ["Core"] = ["Platform"],
         ["Vm"] = ["Platform"],
         ["Virtio"] = ["Memory"],
@@ -22,7 +23,7 @@ public sealed class LayeringTests
         ["Buses"] = ["Core", "Pci", "Virtio"],
         ["Subsystems"] = ["Buses", "Ethernet"],
         ["Drivers"] = ["Subsystems", "Models"],
-        ["Transports"] = ["Subsystems"],
+        ["Transports"] = ["Subsystems", "Wire"],
         // It puts hardware, drivers and transports together; nobody below sees hardware: a driver sees registers, memory and interrupts.
         ["Daemon"] = ["Transports", "Hardware"],
         ["Cli"] = ["Daemon", "Drivers", "Vm"],
@@ -77,6 +78,9 @@ public sealed class LayeringTests
     [InlineData("Models", "Pci", false)]
     [InlineData("Buses", "Models", false)]
     [InlineData("Drivers", "Models", true)]
+    [InlineData("Transports", "Wire", true)]
+    [InlineData("Subsystems", "Wire", false)]
+    [InlineData("Wire", "Memory", false)]
     public void Rules_say_no_where_they_must(string from, string to, bool allowed) => Assert.Equal(allowed, Allowed(from, to));
 
     private static bool Allowed(string from, string to) => Floors[from].Any(f => f == to || Allowed(f, to));

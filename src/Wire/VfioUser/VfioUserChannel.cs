@@ -1,7 +1,6 @@
-using System.Diagnostics;
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>
 /// One socket on which both sides may send requests. Whoever waits for something reads for all: its own reply may come behind requests of
@@ -12,22 +11,20 @@ namespace Virtbus.Transports.VfioUser;
 /// Requests of the peer are taken in two ways. A client gives a handler, which is called by whoever reads. A server takes them one by one
 /// with <see cref="TryTake"/> on its own thread; whoever else reads meanwhile leaves them where they are, in their order.
 /// As long as only one thread uses the channel (<see cref="Share"/> was not called) nothing is locked but the sending.
-/// The file is long: who reads, who waits and who gives up go by one gate, and are understood together only.
+/// Who reads, who waits and who gives up go by one gate, and are understood together only; which reply belongs to which call, and how a message goes
+/// out, are objects of their own.
 /// </remarks>
 internal sealed class VfioUserChannel : IDisposable
 {
-    /// <summary>The most requests under way at once.</summary>
-    internal const int MaxCalls = 1024;
-
     // Who waits for a reader looks again after that: other things wait for it too.
     private const int PollMilliseconds = 1000;
 
     private readonly object _gate = new();
-    private readonly Lock _sendLock = new();
     private readonly UnixStream _stream;
     private readonly VfioUserInbox _inbox;
     private readonly List<FileDescriptor> _received = [];
-    private readonly VfioUserCall?[] _calls = new VfioUserCall?[MaxCalls];
+    private readonly VfioUserCalls _calls = new();
+    private readonly VfioUserSender _sender;
     private readonly Stack<VfioUserCall> _spare = new();
     private readonly VfioUserCommandHandler? _handler;
     private readonly int _timeout;
@@ -37,10 +34,7 @@ internal sealed class VfioUserChannel : IDisposable
     private volatile bool _closed;
     private bool _reading;
     private int _sleepers;
-    private int _callCount;
-    private int _givenUp;
     private VfioUserPace _pace = new(TimeProvider.System);
-    private ushort _nextId;
     private long _answerBy;
     private Fault _end = new(Errno.ECONNRESET, "the connection is closed");
 
@@ -55,6 +49,7 @@ internal sealed class VfioUserChannel : IDisposable
         _stream.TryMakeBlocking();
         _inbox = new VfioUserInbox(headerByHeader);
         _timeout = (int)Math.Min(timeout.TotalMilliseconds, int.MaxValue);
+        _sender = new VfioUserSender(this, stream, _timeout);
         _handler = handler;
         _shared = handler is not null;
     }
@@ -95,12 +90,13 @@ internal sealed class VfioUserChannel : IDisposable
     /// <param name="bytes">One message, or several without descriptors.</param>
     /// <param name="descriptors">The descriptors of the only message.</param>
     /// <returns>False when the connection is over.</returns>
-    internal bool TrySend(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors) => TrySend(bytes, descriptors, long.MaxValue);
+    internal bool TrySend(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors) =>
+        _sender.TrySend(bytes, descriptors, long.MaxValue, _shared);
 
     /// <summary>For the handler: sends an answer, waiting for room no longer than whoever reads may still wait for something else.</summary>
     /// <param name="bytes">One message.</param>
     /// <returns>False when the connection is over.</returns>
-    internal bool TryAnswer(ReadOnlySpan<byte> bytes) => TrySend(bytes, default, _answerBy);
+    internal bool TryAnswer(ReadOnlySpan<byte> bytes) => _sender.TrySend(bytes, default, _answerBy, _shared);
 
     /// <summary>Takes the peer's next request; waits for it. Only on a channel without handler, by one thread.</summary>
     /// <param name="outbox">Replies that are not sent yet; they are before anything is waited for.</param>
@@ -211,21 +207,8 @@ internal sealed class VfioUserChannel : IDisposable
                 return false;
             }
 
-            if (_callCount + count > MaxCalls || !TryFindIds(count, out var first))
-                return VfioUserProtocol.Refuse(Errno.ENOBUFS, "too many requests are under way", out fault);
-            call.FirstId = first;
-            call.Count = call.Outstanding = count;
-            call.Command = command;
-            call.Fault = Fault.None;
-            call.Since = Environment.TickCount64;
-            for (var i = 0; i < count; i++)
-                _calls[(first + i) % MaxCalls] = call;
-            _callCount += count;
-            _nextId = (ushort)(first + count);
+            return _calls.TryAdd(call, command, count, out fault);
         }
-
-        fault = Fault.None;
-        return true;
     }
 
     /// <summary>
@@ -256,7 +239,7 @@ internal sealed class VfioUserChannel : IDisposable
                 if (left == 0)
                 {
                     var late = new Fault(Errno.ETIMEDOUT, "the peer does not answer");
-                    GiveUp(call, late);
+                    _calls.GiveUp(call, late);
                     if (isWatched)
                         Close(late);
                 }
@@ -273,7 +256,7 @@ internal sealed class VfioUserChannel : IDisposable
             if (broken != Fault.None)
                 Close(broken);
             if (call.Outstanding > 0)
-                GiveUp(call, _end);
+                _calls.GiveUp(call, _end);
             // Who waits for something else reads on.
             Wake();
             fault = call.Fault;
@@ -315,14 +298,8 @@ internal sealed class VfioUserChannel : IDisposable
     {
         lock (_gate)
         {
-            if (_callCount == 0)
+            if (!_calls.GiveUp(start, last, reason))
                 return;
-            foreach (var call in _calls)
-            {
-                if (call is { Length: > 0, Outstanding: > 0 } && call.Address <= last && start <= call.Address + (call.Length - 1))
-                    GiveUp(call, reason);
-            }
-
             Wake();
             if (_reading)
                 _wake?.Signal();
@@ -332,19 +309,8 @@ internal sealed class VfioUserChannel : IDisposable
     /// <summary>The time at which the oldest request under way was sent; <see cref="long.MaxValue"/> when none is.</summary>
     internal long OldestCall()
     {
-        var oldest = long.MaxValue;
         lock (_gate)
-        {
-            if (_callCount == 0)
-                return oldest;
-            foreach (var call in _calls)
-            {
-                if (call is { Outstanding: > 0 })
-                    oldest = Math.Min(oldest, call.Since);
-            }
-        }
-
-        return oldest;
+            return _calls.Oldest();
     }
 
     /// <summary>Ends the connection: whoever waits on it goes on, and every call fails. The first reason counts. Safe from any thread.</summary>
@@ -377,54 +343,8 @@ internal sealed class VfioUserChannel : IDisposable
             VfioUserInbox.CloseAll(_received);
         }
 
-        lock (_sendLock)
-            _stream.Dispose();
+        _sender.Dispose();
         _wake?.Dispose();
-    }
-
-    private bool TrySend(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, long deadline)
-    {
-        if (!_shared)
-            return TrySendAlone(bytes, descriptors, deadline);
-        lock (_sendLock)
-            return TrySendAlone(bytes, descriptors, deadline);
-    }
-
-    private bool TrySendAlone(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, long deadline)
-    {
-        var since = 0L;
-        // Once it is closed the socket may be gone too.
-        while (!_closed)
-        {
-            var sent = _stream.Send(bytes, descriptors, wait: false, out var error);
-            if (sent == bytes.Length)
-                return true;
-            if (sent < 0 && error != Errno.EAGAIN)
-            {
-                Close(error == Errno.EBADF ? new Fault(error, "what was to be passed to the peer is gone") : new Fault(Errno.ECONNRESET, "the peer is gone"));
-                break;
-            }
-
-            if (sent > 0)
-            {
-                bytes = bytes[sent..];
-                descriptors = default;
-            }
-
-            var now = Environment.TickCount64;
-            since = since == 0 ? now : since;
-            var left = Math.Min(deadline, since + _timeout) - now;
-            if (left <= 0)
-            {
-                Close(new Fault(Errno.ETIMEDOUT, "the peer does not take what is sent to it"));
-                break;
-            }
-
-            // A shutdown from another thread ends it.
-            Polling.Wait(_stream.Descriptor, forWriting: true, cancel: null, (int)left);
-        }
-
-        return false;
     }
 
     private bool Enter()
@@ -464,7 +384,7 @@ internal sealed class VfioUserChannel : IDisposable
                 return true;
             if (wasScanned)
                 continue;
-            if (!TryDeliver(message, out fault))
+            if (!_calls.TryDeliver(message, out fault))
                 break;
             Wake();
         }
@@ -531,7 +451,7 @@ internal sealed class VfioUserChannel : IDisposable
         {
             while (_inbox.TryScan(out var seen, out fault))
             {
-                if (seen.IsReply && !TryDeliver(seen, out fault))
+                if (seen.IsReply && !_calls.TryDeliver(seen, out fault))
                     return false;
             }
 
@@ -544,7 +464,7 @@ internal sealed class VfioUserChannel : IDisposable
         {
             if (message.IsReply)
             {
-                if (!TryDeliver(message, out fault))
+                if (!_calls.TryDeliver(message, out fault))
                     return false;
                 continue;
             }
@@ -575,92 +495,5 @@ internal sealed class VfioUserChannel : IDisposable
 
         _inbox.Release();
         return fault == Fault.None;
-    }
-
-    // With the gate, or without sharing.
-    private bool TryDeliver(in VfioUserMessage message, out Fault fault)
-    {
-        fault = Fault.None;
-        var call = _calls[message.Id % MaxCalls];
-        var index = call is null ? -1 : (ushort)(message.Id - call.FirstId);
-        if (call is null || index >= call.Count)
-        {
-            // The reply to what was given up comes late, and is passed over.
-            if (_givenUp > 0)
-            {
-                _givenUp--;
-                return true;
-            }
-
-            return VfioUserProtocol.Refuse(Errno.EPROTO, "a reply came to nothing that was asked", out fault);
-        }
-
-        if (message.Command != (call.Batch?.CommandOf(index) ?? call.Command))
-            return VfioUserProtocol.Refuse(Errno.EPROTO, "a reply has another command than its request", out fault);
-        if (message.IsError)
-        {
-            var error = (Errno)message.ErrorNumber;
-            if (call.Fault == Fault.None)
-                call.Fault = new Fault(error == Errno.None ? Errno.EIO : error, "the peer refused the request");
-            call.Batch?.Fail(index, error == Errno.None ? Errno.EIO : error);
-        }
-        else if (call.Batch is { } batch)
-        {
-            if (!batch.TryStore(index, message.Payload) && call.Fault == Fault.None)
-                call.Fault = new Fault(Errno.EPROTO, "a reply is shorter than what was asked for");
-        }
-        else
-        {
-            call.Store(message.Payload);
-            message.TakeDescriptors(call.Descriptors);
-        }
-
-        _calls[message.Id % MaxCalls] = null;
-        _callCount--;
-        call.Outstanding--;
-        return true;
-    }
-
-    // With the gate.
-    private void GiveUp(VfioUserCall call, Fault reason)
-    {
-        for (var i = 0; i < call.Count; i++)
-        {
-            ref var slot = ref _calls[(call.FirstId + i) % MaxCalls];
-            if (slot != call)
-                continue;
-            slot = null;
-            _callCount--;
-            _givenUp++;
-        }
-
-        call.Outstanding = 0;
-        if (call.Fault == Fault.None)
-            call.Fault = reason;
-    }
-
-    // With the gate. Ids follow each other, so that what is still under way from a full turn before is passed over.
-    private bool TryFindIds(int count, out ushort first)
-    {
-        Debug.Assert(count <= MaxCalls);
-        var at = _nextId;
-        if (count == 1 && _calls[at % MaxCalls] is null)
-        {
-            first = at;
-            return true;
-        }
-
-        var run = 0;
-        for (var tries = 0; tries < 2 * MaxCalls; tries++)
-        {
-            run = _calls[(ushort)(at + tries) % MaxCalls] is null ? run + 1 : 0;
-            if (run < count)
-                continue;
-            first = (ushort)(at + tries - (count - 1));
-            return true;
-        }
-
-        first = 0;
-        return false;
     }
 }

@@ -1,4 +1,4 @@
-namespace Virtbus.Subsystems.Vfio;
+namespace Virtbus.Platform;
 
 /// <summary>States of a migrating device; values as in Linux's vfio.h (enum vfio_device_mig_state).</summary>
 public enum VfioMigrationState : uint

@@ -1,6 +1,4 @@
-using Virtbus.Platform;
-
-namespace Virtbus.Subsystems.Vfio;
+namespace Virtbus.Platform;
 
 /// <summary>Flags of VFIO_DEVICE_SET_IRQS: one kind of data and one action; values as in Linux's vfio.h.</summary>
 [Flags]

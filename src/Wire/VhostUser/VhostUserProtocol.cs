@@ -1,9 +1,16 @@
-namespace Virtbus.Transports.VhostUser;
+namespace Virtbus.Wire.VhostUser;
 
 /// <summary>Numbers of the vhost-user specification that are no requests.</summary>
 internal static class VhostUserProtocol
 {
+    // Sizes of what VhostUserLayouts has; a test compares them.
     internal const int HeaderSize = 12;
+    internal const int RingStateSize = 8;
+    internal const int RingAddressSize = 40;
+    internal const int MemoryTableSize = 8;
+    internal const int RegionSize = 32;
+    internal const int SingleRegionSize = 40;
+    internal const int ConfigHeaderSize = 12;
 
     /// <summary>The largest payload taken; the largest that the specification has for a request of ours is below 300 bytes.</summary>
     internal const int MaxPayload = 4096;
@@ -17,14 +24,11 @@ internal static class VhostUserProtocol
     /// <summary>In the payload of SET_VRING_KICK, CALL and ERR: no descriptor comes with it.</summary>
     internal const ulong NoDescriptorFlag = 0x100;
 
-    internal const int RegionSize = 32;
-    internal const int ConfigHeaderSize = 12;
-
     /// <summary>The largest piece of configuration space in one message.</summary>
     internal const int MaxConfig = 256;
 
     /// <summary>VHOST_USER_BACKEND_CONFIG_CHANGE_MSG on the back-end channel.</summary>
-    internal const uint BACKEND_CONFIG_CHANGE = 2;
+    internal const VhostUserRequest BACKEND_CONFIG_CHANGE = (VhostUserRequest)2;
 
     /// <summary>The virtio feature bit that offers protocol features; the guest never sees it.</summary>
     internal const ulong VHOST_USER_F_PROTOCOL_FEATURES = 1UL << 30;

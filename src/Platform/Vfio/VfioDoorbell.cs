@@ -1,4 +1,4 @@
-namespace Virtbus.Subsystems.Vfio;
+namespace Virtbus.Platform;
 
 /// <summary>A register whose only meaning is that it was written.</summary>
 /// <param name="Offset">Byte offset in its region.</param>

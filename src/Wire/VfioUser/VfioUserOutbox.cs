@@ -1,7 +1,7 @@
 using System.Numerics;
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>
 /// Messages that are sent together: replies gather here as long as requests are at hand, and go out in one call. Used by one thread.

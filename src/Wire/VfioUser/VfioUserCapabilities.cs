@@ -2,7 +2,7 @@ using System.Buffers;
 using System.Text.Json;
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>What one side says of itself in VERSION: JSON behind the version numbers. What is left out has the protocol's default.</summary>
 internal sealed record VfioUserCapabilities

@@ -1,7 +1,7 @@
-using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>
 /// One message of the peer, with the descriptors that came with it. It lies in the buffer that it was received in and is valid until the
@@ -14,12 +14,11 @@ internal readonly ref struct VfioUserMessage
 
     internal VfioUserMessage(ReadOnlySpan<byte> bytes, List<FileDescriptor>? descriptors)
     {
-        var first = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
-        var second = BinaryPrimitives.ReadUInt64LittleEndian(bytes[8..]);
-        Id = (ushort)first;
-        Command = (VfioUserCommand)(ushort)(first >> 16);
-        Flags = (uint)second;
-        ErrorNumber = (uint)(second >> 32);
+        var header = MemoryMarshal.Read<VfioUserHeader>(bytes);
+        Id = header.Id;
+        Command = header.Command;
+        Flags = header.Flags;
+        ErrorNumber = header.Error;
         _payload = bytes[VfioUserProtocol.HeaderSize..];
         _descriptors = descriptors;
     }
@@ -44,9 +43,12 @@ internal readonly ref struct VfioUserMessage
 
     internal int DescriptorCount => _descriptors?.Count ?? 0;
 
-    internal uint Word(int offset) => BinaryPrimitives.ReadUInt32LittleEndian(_payload[offset..]);
+    /// <summary>The first number of the payload: of many commands, how many bytes the peer takes (argsz).</summary>
+    internal uint ArgSize => MemoryMarshal.Read<uint>(_payload);
 
-    internal ulong Long(int offset) => BinaryPrimitives.ReadUInt64LittleEndian(_payload[offset..]);
+    /// <summary>What the payload begins with, or what lies further on in it. There must be as much: sizes are checked before.</summary>
+    internal T Read<T>(int at = 0)
+        where T : unmanaged => MemoryMarshal.Read<T>(_payload[at..]);
 
     internal FileDescriptor Descriptor(int index) => _descriptors![index];
 
@@ -67,10 +69,13 @@ internal readonly ref struct VfioUserMessage
         _descriptors.Clear();
     }
 
+    /// <summary>Gives a message that is there already another id.</summary>
+    internal static void WriteId(Span<byte> destination, ushort id) => MemoryMarshal.Write(destination, in id);
+
     /// <summary>Puts a header where a message begins.</summary>
     internal static void WriteHeader(Span<byte> destination, ushort id, VfioUserCommand command, int size, uint flags, Errno error = Errno.None)
     {
-        BinaryPrimitives.WriteUInt64LittleEndian(destination, id | ((ulong)command << 16) | ((ulong)(uint)size << 32));
-        BinaryPrimitives.WriteUInt64LittleEndian(destination[8..], flags | ((ulong)error << 32));
+        var header = new VfioUserHeader { Id = id, Command = command, Size = (uint)size, Flags = flags, Error = (uint)error };
+        MemoryMarshal.Write(destination, in header);
     }
 }

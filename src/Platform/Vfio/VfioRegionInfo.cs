@@ -1,6 +1,4 @@
-using Virtbus.Platform;
-
-namespace Virtbus.Subsystems.Vfio;
+namespace Virtbus.Platform;
 
 /// <summary>A part of a region that a user may map.</summary>
 /// <param name="Offset">Byte offset in the region. Whole pages, unless another process says otherwise of its own device.</param>

@@ -1,4 +1,4 @@
-namespace Virtbus.Subsystems.Vfio;
+namespace Virtbus.Platform;
 
 /// <summary>What a device is (VFIO_DEVICE_GET_INFO).</summary>
 /// <param name="CanReset">VFIO_DEVICE_FLAGS_RESET.</param>

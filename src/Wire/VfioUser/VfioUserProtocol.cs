@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>Numbers of the vfio-user protocol that are no commands.</summary>
 internal static class VfioUserProtocol
@@ -10,6 +10,7 @@ internal static class VfioUserProtocol
     /// <summary>The highest minor version spoken; the one used is the lower of both sides'.</summary>
     internal const ushort Minor = 2;
 
+    // Sizes of what VfioUserLayouts has; a test compares them.
     internal const int HeaderSize = 16;
     internal const int VersionSize = 4;
     internal const int DmaMapSize = 32;
@@ -19,25 +20,28 @@ internal static class VfioUserProtocol
     internal const int DeviceInfoSize = 16;
     internal const int RegionInfoSize = 32;
     internal const int CapabilityHeaderSize = 8;
-    internal const int SparseHeaderSize = 16;
+    internal const int SparseAreasSize = 16;
     internal const int SparseAreaSize = 16;
-    internal const int TypeCapabilitySize = 16;
+    internal const int RegionTypeSize = 16;
     internal const int IoFdsSize = 16;
-    internal const int IoFdEntrySize = 40;
-
-    /// <summary>The entry of libvfio-user, which differs from the specification's: a shadow's descriptor and offset come before the value.</summary>
-    internal const int WideIoFdEntrySize = 48;
-
+    internal const int IoFdSize = 40;
+    internal const int WideIoFdSize = 48;
     internal const int IrqInfoSize = 16;
     internal const int IrqSetSize = 20;
     internal const int RegionAccessSize = 16;
-    internal const int WriteMultiHeaderSize = 8;
-    internal const int WriteMultiEntrySize = 24;
-    internal const int WriteMultiData = 8;
+    internal const int WriteMultiSize = 8;
+    internal const int WriteEntrySize = 24;
     internal const int FeatureSize = 8;
-    internal const int LoggingStartSize = 16;
-    internal const int LoggingReportSize = 24;
+    internal const int FeatureNumberSize = 16;
+    internal const int FeatureStateSize = 16;
+    internal const int LoggingStartSize = 24;
+    internal const int LoggingRangeSize = 16;
+    internal const int LoggingReportSize = 32;
     internal const int MigrationDataSize = 8;
+
+    /// <summary>The most data in an entry of a message with several writes, and where it begins there.</summary>
+    internal const int WriteMultiData = 8;
+    internal const int WriteMultiDataAt = RegionAccessSize;
 
     /// <summary>The most data in one message, and what a peer that names nothing else takes.</summary>
     internal const int MaxDataTransfer = 1 << 20;
@@ -51,6 +55,10 @@ internal static class VfioUserProtocol
     internal const int MaxDmaMaps = 65535;
     internal const ulong PageSize = 4096;
     internal const ulong MaxBitmapSize = 256UL << 20;
+
+    // DEVICE_GET_INFO.
+    internal const uint DeviceResetFlag = 1;
+    internal const uint DevicePciFlag = 2;
 
     // Flags of the header.
     internal const uint TypeMask = 0xf;

@@ -1,8 +1,8 @@
-using System.Buffers.Binary;
 using System.Numerics;
+using System.Runtime.InteropServices;
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>
 /// What was received and is not taken yet: a stream of bytes cut into messages, and the descriptors that came with it. It takes as many
@@ -190,7 +190,7 @@ internal sealed class VfioUserInbox(bool headerByHeader) : IDisposable
     // Pinned from the start: a receive may wait in the kernel for long, and must not keep the collector from moving what lies around it.
     private static byte[] Allocate(int size) => GC.AllocateUninitializedArray<byte>(size, pinned: true);
 
-    private uint SizeAt(int at) => BinaryPrimitives.ReadUInt32LittleEndian(_buffer.AsSpan(at + 4));
+    private uint SizeAt(int at) => MemoryMarshal.Read<VfioUserHeader>(_buffer.AsSpan(at)).Size;
 
     private bool TryMessage(int at, out int size, out Fault fault)
     {

@@ -1,6 +1,7 @@
+using System.Runtime.InteropServices;
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>
 /// Requests of this side whose replies are awaited: one, or a run of them with ids that follow each other. Made once and used again; its
@@ -30,7 +31,7 @@ internal sealed class VfioUserCall
     internal Fault Fault { get; set; }
 
     /// <summary>Where each reply of a run goes; null for the only reply of a single request.</summary>
-    internal VfioUserBatch? Batch { get; set; }
+    internal IVfioUserRun? Batch { get; set; }
 
     /// <summary>Where the addresses begin that a request for memory names, so that it can be given up when they are unmapped.</summary>
     internal ulong Address { get; set; }
@@ -40,6 +41,10 @@ internal sealed class VfioUserCall
 
     /// <summary>The payload of the reply.</summary>
     internal ReadOnlySpan<byte> Reply => _reply.AsSpan(0, ReplyLength);
+
+    /// <summary>What the payload of the reply begins with, or what lies further on in it. There must be as much.</summary>
+    internal T Read<T>(int at = 0)
+        where T : unmanaged => MemoryMarshal.Read<T>(Reply[at..]);
 
     /// <summary>Descriptors that came with it; the caller takes them.</summary>
     internal List<FileDescriptor> Descriptors { get; } = [];

@@ -1,4 +1,4 @@
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>
 /// When to let a peer go on that sends run after run of requests. Where both share a processor, the first request of a run wakes this side

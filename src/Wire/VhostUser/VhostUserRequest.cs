@@ -1,4 +1,4 @@
-namespace Virtbus.Transports.VhostUser;
+namespace Virtbus.Wire.VhostUser;
 
 /// <summary>Requests of a front end, numbers and names of the vhost-user specification (VHOST_USER_*).</summary>
 internal enum VhostUserRequest : uint

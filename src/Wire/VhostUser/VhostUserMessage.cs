@@ -1,18 +1,18 @@
-using System.Buffers.Binary;
-using Virtbus.Memory;
+using System.Runtime.InteropServices;
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VhostUser;
+namespace Virtbus.Wire.VhostUser;
 
 /// <summary>One message of the front end, with the descriptors that came with it. Fields are in host byte order, which is little-endian.</summary>
 internal readonly ref struct VhostUserMessage
 {
+    private const int MostRegions = 64;
     private readonly List<FileDescriptor> _descriptors;
 
-    internal VhostUserMessage(ReadOnlySpan<byte> header, ReadOnlySpan<byte> payload, List<FileDescriptor> descriptors)
+    internal VhostUserMessage(VhostUserHeader header, ReadOnlySpan<byte> payload, List<FileDescriptor> descriptors)
     {
-        Request = (VhostUserRequest)BinaryPrimitives.ReadUInt32LittleEndian(header);
-        Flags = BinaryPrimitives.ReadUInt32LittleEndian(header[4..]);
+        Request = header.Request;
+        Flags = header.Flags;
         Payload = payload;
         _descriptors = descriptors;
     }
@@ -33,18 +33,11 @@ internal readonly ref struct VhostUserMessage
     internal IReadOnlyList<FileDescriptor> Descriptors => _descriptors;
 
     /// <summary>The payload as one number.</summary>
-    internal ulong Number => BinaryPrimitives.ReadUInt64LittleEndian(Payload);
+    internal ulong Number => Read<ulong>();
 
-    /// <summary>The first and second half of a vring state; the first is the ring's index.</summary>
-    internal (uint Index, uint Value) State => (Word(0), Word(4));
-
-    internal uint Word(int offset) => BinaryPrimitives.ReadUInt32LittleEndian(Payload[offset..]);
-
-    internal ulong Long(int offset) => BinaryPrimitives.ReadUInt64LittleEndian(Payload[offset..]);
-
-    /// <summary>A memory region, wherever in the payload it stands.</summary>
-    internal GuestRegion Region(int offset) =>
-        new(new GuestAddress(Long(offset)), Long(offset + 8), new UserAddress(Long(offset + 16)), Long(offset + 24));
+    /// <summary>What the payload begins with, or what lies further on in it. There must be as much: the shape is checked before.</summary>
+    internal T Read<T>(int at = 0)
+        where T : unmanaged => MemoryMarshal.Read<T>(Payload[at..]);
 
     /// <summary>Takes the only descriptor, so that it is not closed with the message.</summary>
     internal FileDescriptor TakeDescriptor()
@@ -73,14 +66,13 @@ internal readonly ref struct VhostUserMessage
                 VhostUserRequest.SET_VRING_ENABLE => (size == 8, 0),
             VhostUserRequest.SET_VRING_KICK or VhostUserRequest.SET_VRING_CALL or VhostUserRequest.SET_VRING_ERR =>
                 (size == 8, size == 8 && (Number & VhostUserProtocol.NoDescriptorFlag) != 0 ? 0 : 1),
-            VhostUserRequest.SET_VRING_ADDR => (size == 40, 0),
+            VhostUserRequest.SET_VRING_ADDR => (size == VhostUserProtocol.RingAddressSize, 0),
             VhostUserRequest.SET_MEM_TABLE =>
-                (size >= 8 && (ulong)size == 8 + ((ulong)Word(0) * VhostUserProtocol.RegionSize), size >= 8 ? (int)Math.Min(Word(0), 64) : 0),
-            VhostUserRequest.ADD_MEM_REG or VhostUserRequest.REM_MEM_REG => (size == 8 + VhostUserProtocol.RegionSize, 1),
+                (IsTable(size), size >= VhostUserProtocol.MemoryTableSize ? (int)Math.Min(Read<VhostUserMemoryTable>().Count, MostRegions) : 0),
+            VhostUserRequest.ADD_MEM_REG or VhostUserRequest.REM_MEM_REG => (size == VhostUserProtocol.SingleRegionSize, 1),
             VhostUserRequest.SET_BACKEND_REQ_FD => (size == 0, 1),
             VhostUserRequest.GET_CONFIG or VhostUserRequest.SET_CONFIG =>
-                (size >= VhostUserProtocol.ConfigHeaderSize && Word(4) <= VhostUserProtocol.MaxConfig &&
-                    size == VhostUserProtocol.ConfigHeaderSize + (int)Word(4), 0),
+                (IsConfig(size), 0),
             _ => (true, int.MaxValue),
         };
         // What is removed may be named by its descriptor too; it is closed with the message.
@@ -96,4 +88,10 @@ internal readonly ref struct VhostUserMessage
         };
         return fault == Fault.None;
     }
+
+    private bool IsTable(int size) => size >= VhostUserProtocol.MemoryTableSize &&
+        (ulong)size == VhostUserProtocol.MemoryTableSize + ((ulong)Read<VhostUserMemoryTable>().Count * VhostUserProtocol.RegionSize);
+
+    private bool IsConfig(int size) => size >= VhostUserProtocol.ConfigHeaderSize && Read<VhostUserConfig>().Size is <= VhostUserProtocol.MaxConfig and var bytes &&
+        size == VhostUserProtocol.ConfigHeaderSize + (int)bytes;
 }

@@ -1,4 +1,4 @@
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>Commands of the vfio-user protocol, numbers and names of its specification (VFIO_USER_*).</summary>
 internal enum VfioUserCommand : ushort

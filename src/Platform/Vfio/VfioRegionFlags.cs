@@ -1,4 +1,4 @@
-namespace Virtbus.Subsystems.Vfio;
+namespace Virtbus.Platform;
 
 /// <summary>What can be done with a region; values as in Linux's vfio.h.</summary>
 [Flags]

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Wire.VfioUser;
 
 /// <summary>Answers a request of the peer.</summary>
 /// <param name="message">The request, valid during the call.</param>

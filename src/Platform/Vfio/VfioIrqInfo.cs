@@ -1,4 +1,4 @@
-namespace Virtbus.Subsystems.Vfio;
+namespace Virtbus.Platform;
 
 /// <summary>Properties of an interrupt index; values as in Linux's vfio.h.</summary>
 [Flags]
