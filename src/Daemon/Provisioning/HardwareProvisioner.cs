@@ -8,9 +8,10 @@ using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.HostVfio;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Subsystems.Vhost;
-using Virtbus.Transports.HostVfio;
 using Virtbus.Transports.VfioUser;
 using Virtbus.Transports.VhostUser;
 

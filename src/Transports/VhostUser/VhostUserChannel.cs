@@ -42,7 +42,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
             _ when (flags & ~VhostUserProtocol.KnownFlags) != 0 => new Fault(Errno.EPROTO, "the header has unknown flags"),
             _ when (flags & VhostUserProtocol.ReplyFlag) != 0 => new Fault(Errno.EPROTO, "a reply came where a request was due"),
             _ when size > VhostUserProtocol.MaxPayload => new Fault(Errno.EMSGSIZE, "the payload is larger than 4096 bytes"),
-            _ when request == 0 => new Fault(Errno.EPROTO, "the header has no request"),
+            _ when request == default => new Fault(Errno.EPROTO, "the header has no request"),
             _ => Fault.None,
         };
         if (fault != Fault.None)

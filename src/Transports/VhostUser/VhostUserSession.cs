@@ -321,7 +321,7 @@ internal sealed class VhostUserSession : IDisposable
             VhostUserLog.Unsealed(_logger, _server.Path, _number);
     }
 
-    private static GuestRegion RegionOf(in VhostUserRegion region) =>
+    private static GuestRegion RegionOf(VhostUserRegion region) =>
         new(new GuestAddress(region.GuestAddress), region.Size, new UserAddress(region.UserAddress), region.FileOffset);
 
     private bool TrySetMemory(in VhostUserMessage message, out Fault fault)

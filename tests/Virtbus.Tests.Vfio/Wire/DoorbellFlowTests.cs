@@ -1,4 +1,5 @@
 using Virtbus.Pci;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Tests.Vfio.Pci;
 using Virtbus.Transports.VfioUser;
 

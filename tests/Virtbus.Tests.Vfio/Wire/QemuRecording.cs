@@ -1,4 +1,3 @@
-using Virtbus.Transports.VfioUser;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
 using static Virtbus.Wire.VfioUser.VfioUserCommand;

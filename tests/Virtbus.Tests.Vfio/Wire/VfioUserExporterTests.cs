@@ -1,5 +1,6 @@
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
 

@@ -1,5 +1,4 @@
 using Virtbus.Platform;
-using Virtbus.Transports.VfioUser;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
 using static Virtbus.Wire.VfioUser.VfioUserCommand;

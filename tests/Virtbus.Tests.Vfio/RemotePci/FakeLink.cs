@@ -3,20 +3,26 @@ using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
-using Virtbus.Subsystems.Vfio;
-using Virtbus.Transports.HostVfio;
+using Virtbus.Remote.Pci;
 
-namespace Virtbus.Tests.Vfio.HostVfio;
+namespace Virtbus.Tests.Vfio.RemotePci;
 
-/// <summary>A device as the kernel's VFIO shows it: the registers of a simulated function, interrupts that are eventfds, memory by mappings.</summary>
-internal sealed class FakeLink : IVfioLink
+/// <summary>
+/// A function as VFIO shows it, of another process or of the host: the registers of a simulated function, interrupts that are eventfds, memory by
+/// mappings. It can die, and it can answer late.
+/// </summary>
+internal sealed class FakeLink(bool isPeer = false) : IRemoteLink
 {
     private readonly Registers _function = new();
     private readonly Lock _lock = new();
+    private readonly ManualResetEventSlim _answers = new(initialState: true);
     private readonly Dictionary<(uint Index, int Vector), EventFd> _signals = [];
-    private readonly SortedDictionary<ulong, (ulong Size, nint Address, DmaAccess Access)> _maps = [];
+    private readonly SortedDictionary<ulong, RemoteMap> _maps = [];
+    private Action? _lost;
     private bool _isLineMasked;
     private volatile bool _isLineUp;
+    private volatile bool _isDead;
+    private int _waiting;
 
     public List<string> Calls { get; } = [];
 
@@ -26,6 +32,18 @@ internal sealed class FakeLink : IVfioLink
         set => _isLineUp = value;
     }
 
+    public string Name => "0000:03:00.0";
+
+    public bool IsPeer => isPeer;
+
+    public ulong LargestMap { get; init; } = 1UL << 30;
+
+    /// <summary>A part of the first BAR that may be mapped.</summary>
+    public VfioRegionArea? Area { get; init; }
+
+    /// <summary>How many reads of registers wait for their answer.</summary>
+    public int Waiting => Volatile.Read(ref _waiting);
+
     public bool CanReset => true;
 
     public string[] Maps
@@ -33,7 +51,17 @@ internal sealed class FakeLink : IVfioLink
         get
         {
             lock (_lock)
-                return [.. _maps.Select(m => $"{m.Key:x}+{m.Value.Size:x} {m.Value.Access}")];
+                return [.. _maps.Select(m => $"{m.Key:x}+{m.Value.Range.Size:x} {m.Value.Access}")];
+        }
+    }
+
+    /// <summary>How many of the mappings came with a file.</summary>
+    public int Files
+    {
+        get
+        {
+            lock (_lock)
+                return _maps.Values.Count(m => m.File is not null);
         }
     }
 
@@ -47,12 +75,19 @@ internal sealed class FakeLink : IVfioLink
         }
     }
 
-    public bool TryGetRegion(uint index, out VfioRegionInfo info)
+    public void SetLostCallback(Action lost) => _lost = lost;
+
+    public VirtbusException Refuse(Fault fault) => new(fault.Errno, fault.Message);
+
+    public bool TryGetRegion(uint index, out VfioRegionInfo info, out Fault fault)
     {
         var size = index == 7 ? (ulong)_function.ConfigSize : index < 7 ? _function.GetBar((int)index).Size : 0;
-        info = new VfioRegionInfo(VfioRegionFlags.Read | VfioRegionFlags.Write, size);
-        return size > 0;
+        info = new VfioRegionInfo(VfioRegionFlags.Read | VfioRegionFlags.Write, size) { Areas = index == 0 && Area is not null ? [Area] : [] };
+        fault = Fault.None;
+        return true;
     }
+
+    public IReadOnlyList<(VfioDoorbell Register, EventFd Signal)> GetDoorbells(uint region) => [];
 
     public uint GetVectors(uint index) => index switch
     {
@@ -63,17 +98,21 @@ internal sealed class FakeLink : IVfioLink
         _ => 0,
     };
 
-    public bool TryRead(uint region, ulong offset, Span<byte> destination)
+    public bool TryRead(uint region, ulong offset, Span<byte> destination, out Fault fault)
     {
-        if (region == 7)
-            _function.ReadConfig((int)offset, destination);
-        else
-            _function.ReadBar((int)region, offset, destination);
+        Interlocked.Increment(ref _waiting);
+        _answers.Wait();
+        Interlocked.Decrement(ref _waiting);
+        if (!TryReach(out fault))
+            return false;
+        Read(region, offset, destination);
         return true;
     }
 
-    public bool TryWrite(uint region, ulong offset, ReadOnlySpan<byte> source)
+    public bool TryWrite(uint region, ulong offset, ReadOnlySpan<byte> source, out Fault fault)
     {
+        if (!TryReach(out fault))
+            return false;
         if (region == 7)
             _function.WriteConfig((int)offset, source);
         else
@@ -86,7 +125,8 @@ internal sealed class FakeLink : IVfioLink
 
     public bool TrySetIrqs(in VfioIrqSet set, out Fault fault)
     {
-        fault = Fault.None;
+        if (!TryReach(out fault))
+            return false;
         var fires = false;
         lock (_lock)
         {
@@ -118,32 +158,61 @@ internal sealed class FakeLink : IVfioLink
 
     public bool TryReset(out Fault fault)
     {
+        if (!TryReach(out fault))
+            return false;
         _function.Reset();
-        fault = Fault.None;
         return true;
     }
 
-    public bool TryMap(IovaRange range, nint address, DmaAccess access, out Fault fault)
+    public bool TryMap(in RemoteMap map, out Fault fault)
     {
-        fault = Fault.None;
+        if (!TryReach(out fault))
+            return false;
         lock (_lock)
-            _maps.Add(range.Start.Value, (range.Size, address, access));
+            _maps.Add(map.Range.Start.Value, map);
         return true;
     }
 
     public bool TryUnmap(IovaRange range, out Fault fault)
     {
-        fault = Fault.None;
+        if (!TryReach(out fault))
+            return false;
         lock (_lock)
-            return _maps.Remove(range.Start.Value);
+            return _maps.Remove(range.Start.Value, out var map) && map.Range == range;
     }
+
+    public void Close(Fault reason) => Die();
 
     public void Dispose()
     {
+        _isDead = true;
+        _answers.Set();
         _function.Dispose();
         foreach (var signal in _signals.Values)
             signal.Dispose();
     }
+
+    /// <summary>Reads registers past the function that is tested.</summary>
+    public void Read(uint region, ulong offset, Span<byte> destination)
+    {
+        if (region == 7)
+            _function.ReadConfig((int)offset, destination);
+        else
+            _function.ReadBar((int)region, offset, destination);
+    }
+
+    /// <summary>The other end goes.</summary>
+    public void Die()
+    {
+        _isDead = true;
+        _answers.Set();
+        Interlocked.Exchange(ref _lost, null)?.Invoke();
+    }
+
+    /// <summary>Reads of registers wait from here on until <see cref="Answer"/>.</summary>
+    public void AnswerLate() => _answers.Reset();
+
+    public void Answer() => _answers.Set();
 
     public void Fire(uint index, int vector)
     {
@@ -170,17 +239,27 @@ internal sealed class FakeLink : IVfioLink
     /// <summary>DMA of the device, through the IOMMU.</summary>
     public bool Write(ulong iova, int value)
     {
-        lock (_lock)
-        {
-            foreach (var (start, (size, address, access)) in _maps)
-            {
-                if (!IsBusMaster || iova < start || iova - start + 4 > size || !access.HasFlag(DmaAccess.Write))
-                    continue;
-                Marshal.WriteInt32(address + (nint)(iova - start), value);
-                return true;
-            }
+        if (!IsBusMaster || !TryFind(iova, DmaAccess.Write, out var map))
             return false;
-        }
+        Marshal.WriteInt32(map.Address + (nint)(iova - map.Range.Start.Value), value);
+        return true;
+    }
+
+    /// <summary>DMA of the device by messages.</summary>
+    public bool WriteByMessage(ulong iova, int value) =>
+        IsBusMaster && TryFind(iova, DmaAccess.Write, out var map) && map.Messages.TryWrite(new Iova(iova), BitConverter.GetBytes(value), out _);
+
+    private bool TryFind(ulong iova, DmaAccess access, out RemoteMap found)
+    {
+        lock (_lock)
+            found = _maps.Values.FirstOrDefault(m => iova >= m.Range.Start.Value && iova - m.Range.Start.Value + 4 <= m.Range.Size && m.Access.HasFlag(access));
+        return found.Range.Size > 0;
+    }
+
+    private bool TryReach(out Fault fault)
+    {
+        fault = _isDead ? new Fault(Errno.ECONNRESET, "it is dead") : Fault.None;
+        return !_isDead;
     }
 
     private sealed class Registers() : PciFunction(ConfigSpaceBuilder.Function(0x1AF4, 0x10F5)

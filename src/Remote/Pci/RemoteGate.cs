@@ -1,23 +1,13 @@
 using Virtbus.Pci;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci;
 
-/// <summary>A served function's slot: who uses it counts, so that an unplug waits until nobody does. Not from one who does.</summary>
-internal sealed class VfioUserFunctionGate
+/// <summary>A function's slot: who uses it counts, so that an unplug waits until nobody does. Not from one who does.</summary>
+internal sealed class RemoteGate
 {
     private readonly object _lock = new();
     private IPciPort? _port;
     private int _users;
-
-    /// <summary>Whether there is a slot.</summary>
-    internal bool IsOpen
-    {
-        get
-        {
-            lock (_lock)
-                return _port is not null;
-        }
-    }
 
     internal void Open(IPciPort port)
     {

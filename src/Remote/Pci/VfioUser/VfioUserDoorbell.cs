@@ -1,7 +1,6 @@
 using Virtbus.Platform;
-using Virtbus.Subsystems.Vfio;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>A register of a server's device that an eventfd stands for.</summary>
 /// <param name="Register">Where it is, and what must be written.</param>

@@ -6,7 +6,7 @@ using Virtbus.Platform;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>The memory that the device reaches.</summary>
 public sealed partial class VfioUserClient

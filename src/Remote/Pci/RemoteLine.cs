@@ -1,4 +1,4 @@
-namespace Virtbus.Transports;
+namespace Virtbus.Remote.Pci;
 
 /// <summary>
 /// The interrupt line of a function that is elsewhere, at its slot here. Who has the function masks the line when it fires, and says no more until it is

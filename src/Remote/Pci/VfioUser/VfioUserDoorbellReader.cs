@@ -3,7 +3,7 @@ using Virtbus.Platform;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>Reads a server's answer to DEVICE_GET_REGION_IO_FDS.</summary>
 internal static class VfioUserDoorbellReader

@@ -1,4 +1,4 @@
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>One of several register writes that go in one message (REGION_WRITE_MULTI).</summary>
 /// <param name="Region">Region index.</param>

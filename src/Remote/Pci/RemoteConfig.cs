@@ -2,13 +2,13 @@ using System.Buffers.Binary;
 using System.Numerics;
 using Virtbus.Pci;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci;
 
 /// <summary>
-/// Which bytes of a served function's config space are kept here: base address registers, as a server need not size them, and the interrupt
-/// capabilities, as interrupts are set up by messages of their own. The rest is the server's. Used under the function's lock.
+/// Which bytes of config space are kept here of a function that is elsewhere: base address registers, as a server need not size them, and the
+/// interrupt capabilities, as interrupts are set up by calls of their own. The rest is the other end's. Used under the function's lock.
 /// </summary>
-internal sealed class VfioUserFunctionConfig
+internal sealed class RemoteConfig
 {
     private const int MaxCapabilities = 48;
     private const int MsiBytes = 24;
@@ -20,9 +20,9 @@ internal sealed class VfioUserFunctionConfig
     private readonly bool[] _isToldToo;
 
     /// <summary>Looks at a config space.</summary>
-    /// <param name="bytes">All of it, as it was read from the server.</param>
+    /// <param name="bytes">All of it, as it was read from the other end.</param>
     /// <param name="barSizes">Bytes of the regions 0 to 6.</param>
-    internal VfioUserFunctionConfig(byte[] bytes, ulong[] barSizes)
+    internal RemoteConfig(byte[] bytes, ulong[] barSizes)
     {
         _first = bytes;
         _shadow = [.. bytes];
@@ -62,10 +62,10 @@ internal sealed class VfioUserFunctionConfig
     /// <summary>Whether any byte of a range is kept here.</summary>
     internal bool Touches(int offset, int length) => _isKept.AsSpan(offset, length).Contains(true);
 
-    /// <summary>Whether all bytes of a range are kept here, so that the server need not be asked.</summary>
+    /// <summary>Whether all bytes of a range are kept here, so that the other end need not be asked.</summary>
     internal bool Covers(int offset, int length) => !_isKept.AsSpan(offset, length).Contains(false);
 
-    /// <summary>Puts the bytes that are kept here over what the server answered.</summary>
+    /// <summary>Puts the bytes that are kept here over what the other end answered.</summary>
     internal void Overlay(int offset, Span<byte> bytes)
     {
         for (var i = 0; i < bytes.Length; i++)
@@ -97,7 +97,7 @@ internal sealed class VfioUserFunctionConfig
             _shadow.AsSpan(Msi + PciMsi.PCI_MSI_FLAGS), (ushort)((flags & ~PciMsi.PCI_MSI_FLAGS_QSIZE) | (given << PciMsi.PCI_MSI_FLAGS_QSIZE_SHIFT)));
     }
 
-    /// <summary>The next run of bytes that the server is told of; false when there is none.</summary>
+    /// <summary>The next run of bytes that the other end is told of; false when there is none.</summary>
     internal bool TryGetTold(int offset, int length, ref int at, out int count)
     {
         while (at < length && _isKept[offset + at] && !_isToldToo[offset + at])

@@ -2,7 +2,7 @@ using System.Globalization;
 using Virtbus.Pci;
 using Virtbus.Platform;
 
-namespace Virtbus.Transports.HostVfio;
+namespace Virtbus.Remote.Pci.HostVfio;
 
 /// <summary>The functions of this host that Linux hands to user space: those that are bound to vfio-pci.</summary>
 public sealed class HostFunctionProvider : IPciFunctionProvider
@@ -62,16 +62,8 @@ public sealed class HostFunctionProvider : IPciFunctionProvider
             throw new VirtbusException(Errno.ENODEV, $"Function {name} of this host has no IOMMU group, so its DMA can't be contained. Turn the IOMMU on in firmware and kernel.");
         if (!Directory.Exists(_devices))
             throw new VirtbusException(Errno.ENOENT, $"This host has no VFIO ({_devices} is missing). Load vfio-pci, and give a container the folder.");
-        var link = new HostVfioLink(HostVfioDevice.Open(_devices, group, name));
-        try
-        {
-            return ValueTask.FromResult<IPciFunction>(new VfioFunction(name, link, _log));
-        }
-        catch
-        {
-            link.Dispose();
-            throw;
-        }
+        var link = new HostVfioLink(name, HostVfioDevice.Open(_devices, group, name));
+        return ValueTask.FromResult<IPciFunction>(new RemoteFunction(link, _log));
     }
 
     private VirtbusException NoPci() => new(Errno.ENODEV, $"This host shows no PCI functions ({_functions} is missing). Use one with PCI, or simulated hardware.");

@@ -5,7 +5,7 @@ using Virtbus.Platform;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>The client's answers to DMA_READ and DMA_WRITE on one socket, out of what is mapped. Used by whoever reads that socket.</summary>
 /// <param name="memory">What is mapped; null when nothing is served.</param>

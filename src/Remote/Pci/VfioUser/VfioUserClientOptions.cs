@@ -1,6 +1,6 @@
 using Virtbus.Wire.VfioUser;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>What a vfio-user client tells the server of itself, and how long it waits for it.</summary>
 public sealed record VfioUserClientOptions

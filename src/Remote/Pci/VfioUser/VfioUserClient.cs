@@ -2,11 +2,10 @@ using System.Runtime.InteropServices;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
-using Virtbus.Subsystems.Vfio;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>
 /// A device that a vfio-user server offers, as a driver in user space has it: registers, memory for its DMA, interrupts by eventfds, reset,
@@ -18,11 +17,6 @@ namespace Virtbus.Transports.VfioUser;
 /// </remarks>
 public sealed partial class VfioUserClient : IDisposable
 {
-    private const ulong SocketToken = 1;
-    private const ulong TwinToken = 2;
-    private const ulong WakeToken = 3;
-    private const int TickMilliseconds = 1000;
-
     private readonly VfioUserClientOptions _options;
     private readonly VfioUserChannel _channel;
     private readonly IoAddressSpace _space = new();
@@ -31,9 +25,7 @@ public sealed partial class VfioUserClient : IDisposable
     private readonly SortedList<ulong, ulong> _maps = [];
     private readonly Dictionary<uint, VfioRegionInfo> _regions = [];
     private readonly Dictionary<uint, IReadOnlyList<VfioUserDoorbell>> _doorbells = [];
-    private readonly EventFd _wake = new();
-    private readonly Epoll _epoll = new();
-    private readonly ManualResetEventSlim _watchEnded = new(initialState: false);
+    private readonly VfioUserWatch _watch;
     private VfioUserChannel? _twin;
     private VfioUserCapabilities _server = new();
     private int _maxTransfer;
@@ -46,6 +38,7 @@ public sealed partial class VfioUserClient : IDisposable
         var memory = NewMemoryServer();
         _channel = new VfioUserChannel(stream, headerByHeader: false, options.Timeout, memory.TryHandle);
         memory.Channel = _channel;
+        _watch = new VfioUserWatch(_channel, options.Timeout, options.Lost);
     }
 
     /// <summary>What the device is.</summary>
@@ -84,11 +77,10 @@ public sealed partial class VfioUserClient : IDisposable
         var client = new VfioUserClient(stream, options);
         try
         {
-            client.Watch();
+            client._watch.Start();
         }
         catch
         {
-            client._watchEnded.Set();
             client.Dispose();
             throw;
         }
@@ -115,13 +107,10 @@ public sealed partial class VfioUserClient : IDisposable
         }
 
         Close(new Fault(Errno.ECONNRESET, "the client was disposed"));
-        _wake.Signal();
-        _watchEnded.Wait();
+        _watch.Stop();
         _channel.Dispose();
         _twin?.Dispose();
-        _epoll.Dispose();
-        _wake.Dispose();
-        _watchEnded.Dispose();
+        _watch.Dispose();
         _access.Dispose();
         _space.Dispose();
         foreach (var region in _regions.Values)
@@ -258,130 +247,7 @@ public sealed partial class VfioUserClient : IDisposable
     /// <summary>A batch of accesses that go to the server together.</summary>
     public VfioUserBatch CreateBatch() => new(_channel, _maxTransfer);
 
-    // What the device has.
-
-    /// <summary>What a region is. Asked once; the files of its areas belong to the client.</summary>
-    /// <param name="index">Region index.</param>
-    /// <param name="info">What it is.</param>
-    /// <param name="fault">EINVAL: no such region; else as for <see cref="TryRead"/>.</param>
-    public bool TryGetRegionInfo(uint index, out VfioRegionInfo? info, out Fault fault)
-    {
-        lock (_lock)
-        {
-            if (_regions.TryGetValue(index, out info))
-            {
-                fault = Fault.None;
-                return true;
-            }
-        }
-
-        var call = _channel.Rent();
-        try
-        {
-            var size = (uint)RegionInfoSize;
-            // What does not fit is told by its size; the second time all of it comes.
-            for (var tries = 0; tries < 2; tries++)
-            {
-                var request = call.Request(HeaderSize + RegionInfoSize);
-                MemoryMarshal.Write(request[HeaderSize..], new VfioUserRegionInfo { ArgSize = size, Index = index });
-                if (!TryCall(call, VfioUserCommand.DEVICE_GET_REGION_INFO, request, default, out fault))
-                    return false;
-                if (call.Reply.Length < RegionInfoSize)
-                    return Refuse(Errno.EPROTO, "the answer is shorter than a region's info", out fault);
-                var needed = call.Read<VfioUserRegionInfo>().ArgSize;
-                if (needed <= size || needed > MaxMessage - HeaderSize)
-                    break;
-                size = needed;
-                VfioUserInbox.CloseAll(call.Descriptors);
-            }
-
-            if (!VfioUserRegionReply.TryRead(call.Reply, call.Descriptors, out info, out fault))
-                return false;
-            lock (_lock)
-            {
-                if (_disposed || !_regions.TryAdd(index, info!))
-                {
-                    foreach (var area in info!.Areas)
-                        area.File.Dispose();
-                    return _regions.TryGetValue(index, out info) || Refuse(Errno.ECONNRESET, "the client was disposed", out fault);
-                }
-            }
-
-            return true;
-        }
-        finally
-        {
-            _channel.Return(call);
-        }
-    }
-
-    /// <summary>What an interrupt index is.</summary>
-    /// <param name="index">Interrupt index.</param>
-    /// <param name="info">What it is.</param>
-    /// <param name="fault">EINVAL: no such index; else as for <see cref="TryRead"/>.</param>
-    public bool TryGetIrqInfo(uint index, out VfioIrqInfo info, out Fault fault)
-    {
-        info = default;
-        Span<byte> request = stackalloc byte[IrqInfoSize];
-        MemoryMarshal.Write(request, new VfioUserIrqInfo { ArgSize = IrqInfoSize, Index = index });
-        if (!TryAsk(VfioUserCommand.DEVICE_GET_IRQ_INFO, request, out VfioUserIrqInfo answer, out fault))
-            return false;
-        info = new VfioIrqInfo((VfioIrqFlags)answer.Flags, answer.Count);
-        return true;
-    }
-
-    /// <summary>The doorbells of a region that eventfds stand for. Asked once.</summary>
-    /// <param name="region">Region index.</param>
-    /// <param name="doorbells">The doorbells; none when the server has none, or knows no such request.</param>
-    /// <param name="fault">As for <see cref="TryRead"/>.</param>
-    public bool TryGetDoorbells(uint region, out IReadOnlyList<VfioUserDoorbell> doorbells, out Fault fault)
-    {
-        lock (_lock)
-        {
-            fault = Fault.None;
-            if (_doorbells.TryGetValue(region, out doorbells!))
-                return true;
-        }
-
-        doorbells = [];
-        var call = _channel.Rent();
-        try
-        {
-            var size = (uint)(IoFdsSize + (16 * WideIoFdSize));
-            for (var tries = 0; tries < 2; tries++)
-            {
-                var request = call.Request(HeaderSize + IoFdsSize);
-                MemoryMarshal.Write(request[HeaderSize..], new VfioUserIoFds { ArgSize = size, Index = region });
-                if (!TryCall(call, VfioUserCommand.DEVICE_GET_REGION_IO_FDS, request, default, out fault))
-                    return false;
-                if (call.Reply.Length < IoFdsSize)
-                    return Refuse(Errno.EPROTO, "the answer is shorter than the head of a list of descriptors", out fault);
-                var needed = call.Read<VfioUserIoFds>().ArgSize;
-                if (needed <= size || needed > MaxMessage - HeaderSize)
-                    break;
-                size = needed;
-                VfioUserInbox.CloseAll(call.Descriptors);
-            }
-
-            var list = VfioUserDoorbellReader.Read(call.Reply, call.Descriptors);
-            lock (_lock)
-            {
-                if (!_disposed && _doorbells.TryAdd(region, list))
-                {
-                    doorbells = list;
-                    return true;
-                }
-
-                foreach (var doorbell in list)
-                    doorbell.Signal.Dispose();
-                return _doorbells.TryGetValue(region, out doorbells!) || Refuse(Errno.ECONNRESET, "the client was disposed", out fault);
-            }
-        }
-        finally
-        {
-            _channel.Return(call);
-        }
-    }
+    // What the device does.
 
     /// <summary>Sets interrupts up, in as many messages as the server's limit of descriptors asks for.</summary>
     /// <param name="set">What is asked; with eventfds that are null the vectors of those are taken away.</param>
@@ -470,7 +336,7 @@ public sealed partial class VfioUserClient : IDisposable
             var twin = new VfioUserChannel(UnixStream.Adopt(descriptor), headerByHeader: false, _options.Timeout, memory.TryHandle);
             memory.Channel = twin;
             Volatile.Write(ref _twin, twin);
-            _epoll.Add(twin.Descriptor, TwinToken, edge: false);
+            _watch.AddTwin(twin);
             return true;
         }
         finally
@@ -489,7 +355,7 @@ public sealed partial class VfioUserClient : IDisposable
             return Refuse(Errno.EPROTO, "the server's device has more regions or interrupts than can be", out fault);
         Info = new VfioDeviceInfo((info.Flags & DeviceResetFlag) != 0, (info.Flags & DevicePciFlag) != 0, (int)info.Regions, (int)info.Interrupts);
         // With the twin socket the server asks there; without, its requests come between its answers, and somebody has to look for them.
-        _epoll.Add(_channel.Descriptor, SocketToken, edge: false, onlyHangUp: _twin is not null || !_options.ServeMemory);
+        _watch.AddSocket(hasRequests: _twin is null && _options.ServeMemory);
         return true;
     }
 
@@ -527,57 +393,5 @@ public sealed partial class VfioUserClient : IDisposable
         // A send that fails closes the channel, which the wait notices.
         _channel.TrySend(request, descriptors);
         return _channel.TryWait(call, out fault);
-    }
-
-    private void Watch()
-    {
-        _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
-        ServiceThread.Start("vfio-user client", WatchOver, 256 << 10);
-    }
-
-    private void WatchOver()
-    {
-        try
-        {
-            WatchUntilClosed();
-        }
-        catch (Exception e)
-        {
-            // Without a watch nobody would answer the server or notice that it is gone.
-            Close(new Fault(Errno.EIO, e.Message));
-            throw;
-        }
-        finally
-        {
-            _twin?.Close(_channel.End);
-            if (!_disposed && _options.Lost is { } lost)
-                ServiceThread.Guard("vfio-user client", lost);
-            _watchEnded.Set();
-        }
-    }
-
-    private void WatchUntilClosed()
-    {
-        Span<ulong> tokens = stackalloc ulong[4];
-        var patience = (long)_options.Timeout.TotalMilliseconds;
-        while (!_disposed && !_channel.IsClosed)
-        {
-            var count = _epoll.Wait(tokens, TickMilliseconds);
-            foreach (var token in tokens[..count])
-            {
-                // What the server asks for is answered here, and it may leave no room for the answers: not beyond the end of a call's time.
-                var deadline = Math.Min(Environment.TickCount64, _channel.OldestCall()) + patience;
-                if (token == SocketToken)
-                    _channel.Poll(deadline);
-                else if (token == TwinToken)
-                    _twin!.Poll(deadline);
-            }
-
-            // Without the second socket the device cannot reach memory any more.
-            if (_twin is { IsClosed: true } twin)
-                _channel.Close(twin.End);
-            if (Environment.TickCount64 - _channel.OldestCall() > patience)
-                _channel.Close(new Fault(Errno.ETIMEDOUT, "the server does not answer"));
-        }
     }
 }

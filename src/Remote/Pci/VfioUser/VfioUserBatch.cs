@@ -3,7 +3,7 @@ using Virtbus.Platform;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>
 /// Register accesses that go to the server in one piece and whose answers come back together. Put together once, it can be run again and

@@ -1,28 +1,27 @@
+using Microsoft.Extensions.Logging;
 using Virtbus.Pci;
 using Virtbus.Platform;
-using Virtbus.Subsystems.Vfio;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci;
 
 /// <summary>
-/// A served function's interrupts: its server signals eventfds, one thread takes them up and sends messages or raises the line. Masks, messages
-/// and pending bits are kept here. Changed under the function's lock.
+/// The interrupts of a function that is elsewhere: VFIO gives them as eventfds; here they become messages to the addresses that the system wrote, or
+/// the line. Masks, messages and pending bits are kept here. Changed under the function's lock.
 /// </summary>
-internal sealed class VfioUserFunctionInterrupts : IDisposable
+internal sealed class RemoteInterrupts : IDisposable
 {
     private const uint LineIndex = 0;
     private const uint MsiIndex = 1;
     private const uint MsixIndex = 2;
     private const uint RequestIndex = 4;
-    private const ulong WakeToken = ulong.MaxValue;
     private const ulong DoorbellToken = 1UL << 32;
 
-    private readonly VfioUserClient _client;
-    private readonly VfioUserFunctionGate _gate;
+    private readonly IRemoteLink _link;
+    private readonly RemoteGate _gate;
+    private readonly ILogger _log;
     private readonly Action _requested;
-    private readonly Epoll _epoll = new();
-    private readonly EventFd _wake = new();
-    private readonly ManualResetEventSlim _ended = new(initialState: false);
+    private readonly RemoteSignals _interrupts;
+    private readonly RemoteSignals _notices;
     private readonly Dictionary<ulong, EventFd> _signals = [];
     private readonly Dictionary<ulong, (EventFd From, EventFd To)> _doorbells = [];
     private readonly Lock _signalsLock = new();
@@ -32,39 +31,40 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
     private readonly uint _msixCount;
     private PciInterruptMode? _mode;
     private volatile bool _isByLine;
-    private volatile bool _stopping;
 
-    /// <param name="client">The connection.</param>
+    /// <summary>Finds out what there is, and listens to the other end's request for its function.</summary>
+    /// <param name="link">The way to the function.</param>
     /// <param name="gate">The way to the slot's port.</param>
     /// <param name="config">What the function is made of.</param>
+    /// <param name="log">Where it logs.</param>
+    /// <param name="requested">Called on a poll thread when the other end wants its function back; it must not block.</param>
     /// <exception cref="VirtbusException">The host has no descriptor or no thread left.</exception>
-    /// <param name="requested">Called on a thread of this object when the server wants its function back; it must not block.</param>
-    internal VfioUserFunctionInterrupts(VfioUserClient client, VfioUserFunctionGate gate, VfioUserFunctionConfig config, Action requested)
+    internal RemoteInterrupts(IRemoteLink link, RemoteGate gate, RemoteConfig config, ILogger log, Action requested)
     {
-        _client = client;
+        _link = link;
         _gate = gate;
+        _log = log;
         _requested = requested;
-        _line = new RemoteLine(
-            SetLine,
-            () => client.TrySetIrqs(
-                new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _));
-        _hasLine = config.HasPin && Count(LineIndex) > 0;
-        _msiCount = config.Msi == 0 ? 0 : Math.Min(Count(MsiIndex), (uint)config.MsiVectors);
-        _msixCount = config.Msix == 0 ? 0 : Math.Min(Count(MsixIndex), (uint)config.MsixVectors);
+        _line = new RemoteLine(SetLine, Unmask);
+        _hasLine = config.HasPin && link.GetVectors(LineIndex) > 0;
+        _msiCount = config.Msi == 0 ? 0 : Math.Min(link.GetVectors(MsiIndex), (uint)config.MsiVectors);
+        _msixCount = config.Msix == 0 ? 0 : Math.Min(link.GetVectors(MsixIndex), (uint)config.MsixVectors);
         if (config.Msix != 0)
             Msix = new MsixTable(config.MsixVectors, Send);
         if (config.Msi != 0)
             Msi = new MsiState(config.MsiVectors, config.HasMsiMasks, Send, config.HasMsiMasks ? config.SetMsiPending : null);
+        // A handler looks at the function's registers, and the line is unmasked by a call: where a peer answers those, a thread of its own waits for it.
+        // The peer may be a queue of this process, which must not stand behind that on a poll thread.
+        _interrupts = new RemoteSignals(link.Name + " interrupts", link.IsPeer, Take);
         try
         {
-            _epoll.Add(_wake.Descriptor, WakeToken, edge: true);
-            if (Count(RequestIndex) > 0)
+            // Doorbells and the request for the function wait for nobody.
+            _notices = new RemoteSignals(link.Name + " notices", mayWait: false, TakeNotice);
+            if (link.GetVectors(RequestIndex) > 0)
                 Listen(RequestIndex, 1);
-            ServiceThread.Start("vfio-user function", Run, 256 << 10);
         }
         catch
         {
-            _ended.Set();
             Dispose();
             throw;
         }
@@ -74,7 +74,7 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
 
     internal MsiState? Msi { get; }
 
-    /// <summary>Has the server signal what the registers ask for: MSI-X, MSI, or the line; nothing without a slot.</summary>
+    /// <summary>Has the function signal what the registers ask for: MSI-X, MSI, or the line; nothing without a slot.</summary>
     internal void SetMode(PciInterruptMode? mode)
     {
         if (_mode == mode)
@@ -84,14 +84,14 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         _isByLine = mode == PciInterruptMode.Line;
         // One kind at a time: a device need not have more.
         if (old is { } before && CountOf(before) > 0)
-            _client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionTrigger, Index = IndexOf(before), Start = 0, Count = 0 }, out _);
+            _link.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionTrigger, Index = IndexOf(before), Start = 0, Count = 0 }, out _);
         if (old == PciInterruptMode.Line)
             _line.Lower();
         if (mode is { } now && CountOf(now) > 0)
             Listen(IndexOf(now), CountOf(now));
     }
 
-    /// <summary>Somebody looked at the device: what the line said is dealt with.</summary>
+    /// <summary>Somebody looked at the function: what the line said is dealt with.</summary>
     internal void Accessed() => _line.Accessed();
 
     /// <summary>Lets signals of one eventfd be signals of another.</summary>
@@ -102,7 +102,7 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         {
             if (_doorbells.Remove(token, out var old))
             {
-                _epoll.Remove(old.From.Descriptor);
+                _notices.Remove(old.From);
                 old.From.Dispose();
             }
 
@@ -110,18 +110,14 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
                 return;
             var copy = from.Duplicate();
             _doorbells.Add(token, (copy, to));
-            _epoll.Add(copy.Descriptor, token, edge: true);
+            _notices.Add(copy, token);
         }
     }
 
     public void Dispose()
     {
-        _stopping = true;
-        _wake.Signal();
-        _ended.Wait();
-        _ended.Dispose();
-        _epoll.Dispose();
-        _wake.Dispose();
+        _interrupts.Dispose();
+        _notices?.Dispose();
         foreach (var signal in _signals.Values)
             signal.Dispose();
         foreach (var (from, _) in _doorbells.Values)
@@ -142,16 +138,24 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         _ => _hasLine ? 1u : 0,
     };
 
-    private uint Count(uint index) => _client.TryGetIrqInfo(index, out var info, out _) ? info.Count : 0;
+    private void Unmask() => _link.TrySetIrqs(
+        new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _);
 
     private void Listen(uint index, uint count)
     {
         var signals = new EventFd?[count];
         for (var i = 0u; i < signals.Length; i++)
             signals[i] = SignalOf(index, i);
-        _client.TrySetIrqs(
-            new VfioIrqSet { Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger, Index = index, Start = 0, Count = count, EventFds = signals },
-            out _);
+        var set = new VfioIrqSet
+        {
+            Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger,
+            Index = index,
+            Start = 0,
+            Count = count,
+            EventFds = signals,
+        };
+        if (!_link.TrySetIrqs(set, out var fault))
+            RemoteLog.NoInterrupts(_log, _link.Name, fault.Errno);
     }
 
     private EventFd SignalOf(uint index, uint vector)
@@ -163,8 +167,7 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
                 return signal;
             signal = new EventFd();
             _signals.Add(token, signal);
-            // Each signal is told once, so that nothing has to be read.
-            _epoll.Add(signal.Descriptor, token, edge: true);
+            (index == RequestIndex ? _notices : _interrupts).Add(signal, token);
             return signal;
         }
     }
@@ -185,39 +188,8 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
         _gate.Leave();
     }
 
-    private void Run()
-    {
-        Span<ulong> tokens = stackalloc ulong[8];
-        try
-        {
-            while (!_stopping)
-            {
-                var count = _epoll.Wait(tokens, Timeout.Infinite);
-                foreach (var token in tokens[..count])
-                    Take(token);
-            }
-        }
-        finally
-        {
-            _ended.Set();
-        }
-    }
-
     private void Take(ulong token)
     {
-        if (token == WakeToken)
-            return;
-        if ((token & DoorbellToken) != 0)
-        {
-            lock (_signalsLock)
-            {
-                if (_doorbells.TryGetValue(token, out var pair))
-                    pair.To.Signal();
-            }
-
-            return;
-        }
-
         var vector = (int)(token & 0xffff);
         switch ((uint)(token >> 16))
         {
@@ -227,15 +199,26 @@ internal sealed class VfioUserFunctionInterrupts : IDisposable
             case MsiIndex:
                 Msi!.Raise(vector);
                 break;
-            case RequestIndex:
-                _requested();
-                break;
             default:
                 // A signal that came before another mode was set is nobody's any more.
-                if (!_isByLine)
-                    break;
-                _line.Raise();
+                if (_isByLine)
+                    _line.Raise();
                 break;
+        }
+    }
+
+    private void TakeNotice(ulong token)
+    {
+        if ((token & DoorbellToken) == 0)
+        {
+            _requested();
+            return;
+        }
+
+        lock (_signalsLock)
+        {
+            if (_doorbells.TryGetValue(token, out var pair))
+                pair.To.Signal();
         }
     }
 }

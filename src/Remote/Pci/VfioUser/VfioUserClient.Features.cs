@@ -1,11 +1,10 @@
 using System.Runtime.InteropServices;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
-using Virtbus.Subsystems.Vfio;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
-namespace Virtbus.Transports.VfioUser;
+namespace Virtbus.Remote.Pci.VfioUser;
 
 /// <summary>The device's features: its migration and its log of written pages.</summary>
 public sealed partial class VfioUserClient
