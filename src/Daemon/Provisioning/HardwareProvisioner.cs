@@ -12,6 +12,7 @@ using Virtbus.Remote.Pci.HostVfio;
 using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Subsystems.Vhost;
+using Virtbus.Transports;
 using Virtbus.Transports.VfioUser;
 using Virtbus.Transports.VhostUser;
 
@@ -27,10 +28,10 @@ internal sealed partial class HardwareProvisioner : IProvisioner
     private readonly ProvisioningContext _context;
     private readonly VdpaBus _vdpa;
     private readonly VhostSubsystem _vhost;
-    private readonly VhostUserExporter _vhostExporter;
+    private readonly SocketExporter _vhostExporter;
     private readonly PciBus _pci;
     private readonly VfioSubsystem _vfio;
-    private readonly VfioUserExporter _vfioExporter;
+    private readonly SocketExporter _vfioExporter;
     private readonly ConcurrentDictionary<string, Adapter> _adapters = new();
     private readonly ConcurrentDictionary<string, SerialDevice> _serials = new();
     private readonly Stack<IAsyncDisposable> _order = new();
@@ -44,10 +45,10 @@ internal sealed partial class HardwareProvisioner : IProvisioner
         _context = context;
         _vdpa = context.Fabric.RegisterBus(new VdpaBus());
         _vhost = VhostSubsystem.Of(context.Fabric);
-        _vhostExporter = new VhostUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VhostUser"), context.Fabric.Time);
+        _vhostExporter = VhostUserServer.MakeExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VhostUser"), context.Fabric.Time);
         _pci = context.Fabric.GetBus<PciBus>();
         _vfio = VfioSubsystem.Of(context.Fabric);
-        _vfioExporter = new VfioUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
+        _vfioExporter = VfioUserServer.MakeExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
         _vdpa.AddManagementListener(OnManagement);
         _pci.AddProvider(new SimulatedFunctionProvider());
         _pci.AddProvider(new VfioUserFunctionProvider());

@@ -12,7 +12,7 @@ namespace Virtbus.Transports.VfioUser;
 /// features. Used by one thread of its own; only the device's DMA to memory without a descriptor, and the news that the device is taken away, come
 /// from other threads.
 /// </summary>
-internal sealed class VfioUserSession : IDisposable
+internal sealed class VfioUserSession : IPeerSession
 {
     private readonly VfioUserServer _server;
     private readonly VfioDevice _device;
@@ -54,16 +54,13 @@ internal sealed class VfioUserSession : IDisposable
     /// <summary>The open device; there is one once the client has said who it is.</summary>
     internal VfioHandle Handle { get; private set; } = null!;
 
-    /// <summary>Ends the connection from outside. Safe from any thread.</summary>
-    internal void Close(Fault reason)
+    public void Close(Fault reason)
     {
         Channel.Close(reason);
         Volatile.Read(ref _twin)?.Close(reason);
     }
 
-    /// <summary>Answers requests until the client goes, sends what is no message, or <see cref="Close"/> is called.</summary>
-    /// <returns>Why it ended, in words.</returns>
-    internal string Run()
+    public string Run()
     {
         VfioUserMessage message;
         // Who connects and says nothing, or not all of it, keeps others waiting.

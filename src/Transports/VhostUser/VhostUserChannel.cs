@@ -6,7 +6,7 @@ using Virtbus.Wire.VhostUser;
 namespace Virtbus.Transports.VhostUser;
 
 /// <summary>Messages on a socket: a header read on its own, so that its descriptors are known to be its own, then exactly its payload.</summary>
-internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDisposable
+internal sealed class VhostUserChannel(UnixStream stream) : IDisposable
 {
     // How long a front end may leave no room for a reply that it asked for.
     private const int ReplyMilliseconds = 10_000;
@@ -25,7 +25,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
     /// <summary>
     /// Waits for a message. It is valid until the next call, which closes the descriptors that nobody took.
     /// </summary>
-    /// <returns>False at the end of the stream or on cancel (no fault), and for what is no message (fault).</returns>
+    /// <returns>False at the end of the stream, or after <see cref="Shutdown"/> (no fault), and for what is no message (fault).</returns>
     internal bool TryReceive(out VhostUserMessage message, out Fault fault)
     {
         message = default;
@@ -75,7 +75,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
                 return false;
             var now = Environment.TickCount64;
             since = since == 0 ? now : since;
-            if (Polling.Wait(stream.Descriptor, forWriting: true, cancel, (int)Math.Max(0, since + ReplyMilliseconds - now)))
+            if (Polling.Wait(stream.Descriptor, forWriting: true, cancel: null, (int)Math.Max(0, since + ReplyMilliseconds - now)))
                 continue;
             // A part of it may be gone: nothing sensible can follow, and the next receive ends the session.
             stream.Shutdown();
@@ -141,7 +141,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
                 return false;
             }
 
-            if (!Polling.Wait(stream.Descriptor, forWriting: false, cancel))
+            if (!Polling.Wait(stream.Descriptor, forWriting: false, cancel: null))
                 return false;
         }
 

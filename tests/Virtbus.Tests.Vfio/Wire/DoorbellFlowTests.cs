@@ -28,7 +28,7 @@ public sealed class DoorbellFlowTests
             Assert.Equal((0, 0x100UL, 4), function.Written);
             // One direction and one thread: the answer went out after the register was written.
             // The tool box between handle and bus passes the call on as its last step, so the stack does not show it.
-            Hops.AreInOrder(function.Hops, "VfioUserServer", "VfioUserSession", "VfioHandle", "PciRegion", "PciFunction", "WatchedFunction");
+            Hops.AreInOrder(function.Hops, "SocketServer", "VfioUserSession", "VfioUserRegisters", "VfioHandle", "PciRegion", "PciFunction", "WatchedFunction");
             Assert.Equal("vfio-user", function.Thread);
             Assert.True(client.TryRead(0, 0x100, new byte[4], out fault), fault.Message);
             // Range and decode are the bus's: with memory space off nothing reaches the function.
