@@ -9,6 +9,7 @@ using Virtbus.Daemon.Manifest;
 using Virtbus.Daemon.Provisioning;
 using Virtbus.Memory;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Subsystems;
 
 namespace Virtbus.Daemon;
@@ -316,6 +317,7 @@ internal sealed partial class FabricDaemon
         var manifest = _options.Manifest;
         var adapters = new Dictionary<string, Device>();
         await _provisioner.StartAsync();
+        ProvisioningEngine.Of(Fabric).Restore(new DefinitionFolder(_options.Runtime.StateFolder));
         _provisioner.OpenMedia(manifest);
         foreach (var adapter in manifest.Adapters)
         {

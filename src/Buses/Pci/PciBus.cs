@@ -511,8 +511,6 @@ public sealed partial class PciBus : Bus
                 var function = new PciDevice(device, i, PciAddress.FromRoutingId(host.Domain, ids[i]), there[i]);
                 functions.Add(function);
                 function.Enter();
-                if (sriov.Overrides?[i] is { } driver)
-                    fabric.SetDriverOverride(function, driver);
                 if (prepare is not null)
                     await prepare(function);
             }

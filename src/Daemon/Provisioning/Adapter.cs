@@ -7,6 +7,7 @@ using Virtbus.Daemon.Manifest;
 using Virtbus.Ethernet;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Transports.Tap;
 
 namespace Virtbus.Daemon.Provisioning;
@@ -61,25 +62,21 @@ internal sealed class Adapter : IAsyncDisposable
 
     /// <summary>Configures and enables the virtual functions that a manifest asks for. The core driver has to be bound.</summary>
     /// <exception cref="VirtbusException">ENODEV: it is not; else what the adapter answers.</exception>
-    public async ValueTask EnableVirtualFunctionsAsync(AdapterManifest manifest)
+    public async ValueTask EnableVirtualFunctionsAsync(AdapterManifest manifest, ProvisioningEngine engine, CancellationToken cancellationToken)
     {
         if (Device.Driver is null)
             throw new VirtbusException(Errno.ENODEV, $"Adapter {manifest.Name} has no driver, which virtual functions need. Add the module of its core to the modules folder.");
-        // By the attributes that a person would use, so there is one way in which it is done.
-        var tree = Device.Fabric!.Tree;
-        foreach (var profile in manifest.Profiles.Select(p => p.Value))
+        var profiles = manifest.Profiles.ToDictionary(static p => p.Value.Number.Value, static p => p.Value);
+        var names = new List<string>();
+        for (var i = 0; i < manifest.VirtualFunctions.Value; i++)
         {
-            var words = new List<string>();
-            if (profile.Mac is { } mac)
-                words.Add("mac " + string.Join(':', mac.Value.GetAddressBytes().Select(b => b.ToString("x2"))));
-            if (profile.Queues is { } queues)
-                words.Add($"queues {queues.Value}");
-            if (profile.Driver is { } driver)
-                words.Add($"driver {driver.Value}");
-            if (words.Count > 0)
-                await tree.WriteAsync($"{Device.DevPath}/vf_profiles/{profile.Number.Value}", string.Join(' ', words));
+            var values = new List<KeyValuePair<string, string>> { new("index", $"{i}") };
+            if (profiles.GetValueOrDefault(i) is { } profile)
+                values.AddRange(profile.Values);
+            names.Add(engine.Define($"{manifest.Name}v{i}", "vf", manifest.Name, values).Name);
         }
-        await tree.WriteAsync(Device.DevPath + "/sriov_numvfs", $"{manifest.VirtualFunctions.Value}");
+
+        await engine.ActivateAsync(names, cancellationToken);
     }
 
     /// <summary>Whether a vDPA part is one of the adapter's, whichever device stands for the hardware now.</summary>

@@ -8,6 +8,7 @@ using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Remote.Pci.HostVfio;
 using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
@@ -30,6 +31,7 @@ internal sealed partial class HardwareProvisioner : IProvisioner
     private readonly VhostSubsystem _vhost;
     private readonly SocketExporter _vhostExporter;
     private readonly PciBus _pci;
+    private readonly ProvisioningEngine _engine;
     private readonly VfioSubsystem _vfio;
     private readonly SocketExporter _vfioExporter;
     private readonly ConcurrentDictionary<string, Adapter> _adapters = new();
@@ -49,6 +51,9 @@ internal sealed partial class HardwareProvisioner : IProvisioner
         _pci = context.Fabric.GetBus<PciBus>();
         _vfio = VfioSubsystem.Of(context.Fabric);
         _vfioExporter = VfioUserServer.MakeExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
+        _engine = ProvisioningEngine.Of(context.Fabric);
+        _engine.Modules = context.Modules;
+        _engine.WhyNotBound = device => _vfioExporter.ErrorOf(device.Name) ?? _vhostExporter.ErrorOf(device.Name);
         _vdpa.AddManagementListener(OnManagement);
         _pci.AddProvider(new SimulatedFunctionProvider());
         _pci.AddProvider(new VfioUserFunctionProvider());
@@ -86,8 +91,8 @@ internal sealed partial class HardwareProvisioner : IProvisioner
             {
                 var medium = Open(disk);
                 _media.Add(disk.Name, medium);
-                if (medium is FileBackend { WhyNoUring: { } why })
-                    WithoutUring(_context.LoggerFactory.CreateLogger<HardwareProvisioner>(), disk.Name, why);
+                if (medium is FileBackend file)
+                    Watch(file, disk.Name);
             }
             catch (VirtbusException e)
             {
@@ -107,9 +112,7 @@ internal sealed partial class HardwareProvisioner : IProvisioner
         {
             // The core driver is loaded by its alias, beside us.
             await _context.Fabric.SettleAsync(cancellationToken);
-            foreach (var driver in adapter.Profiles.Select(p => p.Value.Driver).OfType<ManifestValue<string>>())
-                await LoadDriverAsync(driver);
-            await made.EnableVirtualFunctionsAsync(adapter);
+            await made.EnableVirtualFunctionsAsync(adapter, _engine, cancellationToken);
         }
         return made.Device;
     }
@@ -252,6 +255,18 @@ internal sealed partial class HardwareProvisioner : IProvisioner
         _ => throw new VirtbusException(Errno.EINVAL, $"Disk {disk.Name} has no medium. Give it file, memory or null."),
     };
 
+    private void Watch(FileBackend file, string disk)
+    {
+        var logger = _context.LoggerFactory.CreateLogger<HardwareProvisioner>();
+        if (file.WhyNoUring is { } why)
+            WithoutUring(logger, disk, why);
+        file.FlushFailed += (_, _) => WritesLost(logger, disk, file.Description, file.FailedFlush);
+    }
+
     [LoggerMessage(630, LogLevel.Warning, "Disk {Disk} does without io_uring, by threads that wait, which is slower. {Reason}")]
     private static partial void WithoutUring(ILogger logger, string disk, string reason);
+
+    [LoggerMessage(631, LogLevel.Error, "Disk {Disk}: the host could not write what was in the page cache of {File}: {Error}. Some of what was written since the last "
+        + "flush is lost, and each flush fails from now on. Mend the host's storage, take the fabric down and up, and have the guest check its file system")]
+    private static partial void WritesLost(ILogger logger, string disk, string file, Errno error);
 }

@@ -26,6 +26,12 @@ internal sealed class VdpaSimBlkOps : IVdpaManagementOps
 
         if (profile.Capacity <= 0)
             throw new VirtbusException(Errno.EINVAL, $"vDPA device '{profile.Name}' has no capacity. Give it one, a multiple of 512 bytes.");
+        if (profile.Capacity % 512 != 0)
+        {
+            throw new VirtbusException(
+                Errno.EINVAL, $"vDPA device '{profile.Name}' cannot have {profile.Capacity} bytes. Give it a multiple of 512.");
+        }
+
         var medium = new MemoryBackend(profile.Capacity);
         try
         {

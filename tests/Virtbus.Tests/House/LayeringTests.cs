@@ -20,7 +20,8 @@ public sealed class LayeringTests
         ["Pci"] = ["Memory"],
         ["Models"] = ["Virtio", "Block"],
         ["Hardware"] = ["Pci", "Ethernet", "Models"],
-        ["Buses"] = ["Core", "Pci", "Virtio"],
+        ["Provisioning"] = ["Core"],
+        ["Buses"] = ["Provisioning", "Pci", "Virtio"],
         ["Subsystems"] = ["Buses", "Ethernet"],
         ["Drivers"] = ["Subsystems", "Models"],
         ["Remote.Pci"] = ["Pci", "Wire"],
@@ -79,6 +80,9 @@ public sealed class LayeringTests
     [InlineData("Models", "Pci", false)]
     [InlineData("Buses", "Models", false)]
     [InlineData("Drivers", "Models", true)]
+    [InlineData("Provisioning", "Pci", false)]
+    [InlineData("Core", "Provisioning", false)]
+    [InlineData("Drivers", "Provisioning", true)]
     [InlineData("Transports", "Wire", true)]
     [InlineData("Subsystems", "Wire", false)]
     [InlineData("Wire", "Memory", false)]

@@ -61,6 +61,17 @@ public sealed class SimulatedDiskTests
         await Deadline.Refused(Errno.ENODEV, () => fabric.Tree.WriteAsync(Files + "delete_device", "disk1"));
     }
 
+    [Theory]
+    [InlineData("disk1 0")]
+    [InlineData("disk1 1000")]
+    [InlineData("disk1 1MiB 257")]
+    public async Task Refusal_names_the_disk_that_was_asked_for(string written)
+    {
+        var (fabric, _, _) = await LoadAsync();
+        var refusal = await Assert.ThrowsAsync<VirtbusException>(async () => await fabric.Tree.WriteAsync(Files + "new_device", written));
+        Assert.Contains("'disk1'", refusal.Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task Profile_that_names_a_medium_is_refused()
     {
