@@ -84,7 +84,7 @@ internal sealed class RemoteInterrupts : IDisposable
         _isByLine = mode == PciInterruptMode.Line;
         // One kind at a time: a device need not have more.
         if (old is { } before && CountOf(before) > 0)
-            _link.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionTrigger, Index = IndexOf(before), Start = 0, Count = 0 }, out _);
+            _link.TrySetIrqs(Ask(VfioIrqSetFlags.ActionTrigger, IndexOf(before), 0), out _);
         if (old == PciInterruptMode.Line)
             _line.Lower();
         if (mode is { } now && CountOf(now) > 0)
@@ -138,8 +138,10 @@ internal sealed class RemoteInterrupts : IDisposable
         _ => _hasLine ? 1u : 0,
     };
 
-    private void Unmask() => _link.TrySetIrqs(
-        new VfioIrqSet { Flags = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask, Index = LineIndex, Start = 0, Count = 1 }, out _);
+    private static VfioIrqSet Ask(VfioIrqSetFlags action, uint index, uint count) =>
+        new() { Flags = VfioIrqSetFlags.DataNone | action, Index = index, Start = 0, Count = count };
+
+    private void Unmask() => _link.TrySetIrqs(Ask(VfioIrqSetFlags.ActionUnmask, LineIndex, 1), out _);
 
     private void Listen(uint index, uint count)
     {

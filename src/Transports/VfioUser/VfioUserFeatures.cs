@@ -8,7 +8,10 @@ using static Virtbus.Wire.VfioUser.VfioUserProtocol;
 
 namespace Virtbus.Transports.VfioUser;
 
-/// <summary>The device's features as a client uses them: its log of written pages, and its migration with the state that is read or written. Used by the session's thread.</summary>
+/// <summary>
+/// The device's features as a client uses them: its log of written pages, and its migration with the state that is read or written. Used by the
+/// session's thread.
+/// </summary>
 /// <param name="answers">Where the answers go.</param>
 /// <param name="handle">The device.</param>
 /// <param name="most">The most bytes of data in one message.</param>

@@ -114,7 +114,8 @@ internal sealed class VfioUserRemoteMemory(VfioUserChannel channel, int maxTrans
         var reply = call.Reply;
         // A reply to a write may leave out the upper half of its count, as the specification's table has it.
         var least = destination.IsEmpty ? VfioUserProtocol.DmaAccessSize - 4 : VfioUserProtocol.DmaAccessSize + destination.Length;
-        if (reply.Length < least || MemoryMarshal.Read<VfioUserShortDmaAccess>(reply) is var said && (said.Address != address.Value || said.Count != (uint)count))
+        if (reply.Length < least || MemoryMarshal.Read<VfioUserShortDmaAccess>(reply) is var said &&
+            (said.Address != address.Value || said.Count != (uint)count))
             return VfioUserProtocol.Refuse(Errno.EPROTO, "the client's answer is not to what was asked", out fault);
         reply.Slice(VfioUserProtocol.DmaAccessSize - (destination.IsEmpty ? 4 : 0), destination.Length).CopyTo(destination);
         return true;

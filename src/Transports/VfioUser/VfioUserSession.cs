@@ -131,7 +131,9 @@ internal sealed class VfioUserSession : IPeerSession
         Close(new Fault(Errno.ECONNRESET, "its memory is gone"));
     }
 
-    /// <summary>The way to memory that cannot be mapped. From here on other threads may wait for replies, and the answers to requests go out one by one.</summary>
+    /// <summary>
+    /// The way to memory that cannot be mapped. From here on other threads may wait for replies, and the answers to requests go out one by one.
+    /// </summary>
     internal VfioUserRemoteMemory MakeRemoteMemory()
     {
         Channel.Share();

@@ -41,7 +41,9 @@ internal sealed class VfioUserSender(VfioUserChannel channel, UnixStream stream,
                 return true;
             if (sent < 0 && error != Errno.EAGAIN)
             {
-                channel.Close(error == Errno.EBADF ? new Fault(error, "what was to be passed to the peer is gone") : new Fault(Errno.ECONNRESET, "the peer is gone"));
+                channel.Close(error == Errno.EBADF
+                    ? new Fault(error, "what was to be passed to the peer is gone")
+                    : new Fault(Errno.ECONNRESET, "the peer is gone"));
                 break;
             }
 

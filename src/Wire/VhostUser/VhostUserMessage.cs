@@ -92,6 +92,6 @@ internal readonly ref struct VhostUserMessage
     private bool IsTable(int size) => size >= VhostUserProtocol.MemoryTableSize &&
         (ulong)size == VhostUserProtocol.MemoryTableSize + ((ulong)Read<VhostUserMemoryTable>().Count * VhostUserProtocol.RegionSize);
 
-    private bool IsConfig(int size) => size >= VhostUserProtocol.ConfigHeaderSize && Read<VhostUserConfig>().Size is <= VhostUserProtocol.MaxConfig and var bytes &&
-        size == VhostUserProtocol.ConfigHeaderSize + (int)bytes;
+    private bool IsConfig(int size) => size >= VhostUserProtocol.ConfigHeaderSize &&
+        Read<VhostUserConfig>().Size is <= VhostUserProtocol.MaxConfig and var bytes && size == VhostUserProtocol.ConfigHeaderSize + (int)bytes;
 }

@@ -25,7 +25,8 @@ internal sealed class HostVfioLink(string name, HostVfioDevice device) : IRemote
     {
     }
 
-    public VirtbusException Refuse(Fault fault) => new(fault.Errno, $"Function {name} of this host cannot be used: {fault.Errno}, {fault.Message}. Look at it with 'lspci -vvs {name}'.");
+    public VirtbusException Refuse(Fault fault) => new(fault.Errno,
+        $"Function {name} of this host cannot be used: {fault.Errno}, {fault.Message}. Look at it with 'lspci -vvs {name}'.");
 
     public bool TryGetRegion(uint index, out VfioRegionInfo info, out Fault fault)
     {
@@ -39,10 +40,10 @@ internal sealed class HostVfioLink(string name, HostVfioDevice device) : IRemote
     public uint GetVectors(uint index) => device.GetVectors(index);
 
     public bool TryRead(uint region, ulong offset, Span<byte> destination, out Fault fault) =>
-        Answer(TryFind(region, out _, out var start) && device.Read(start + offset, destination) ? Errno.None : Errno.EIO, "the host refused the read", out fault);
+        Answer(TryFind(region, out _, out var start) && device.Read(start + offset, destination), "the host refused the read", out fault);
 
     public bool TryWrite(uint region, ulong offset, ReadOnlySpan<byte> source, out Fault fault) =>
-        Answer(TryFind(region, out _, out var start) && device.Write(start + offset, source) ? Errno.None : Errno.EIO, "the host refused the write", out fault);
+        Answer(TryFind(region, out _, out var start) && device.Write(start + offset, source), "the host refused the write", out fault);
 
     public bool TrySetIrqs(in VfioIrqSet set, out Fault fault) =>
         Answer(device.SetIrqs((uint)set.Flags, set.Index, set.Start, set.Count, set.EventFds), "the host refused the interrupts", out fault);
@@ -53,7 +54,8 @@ internal sealed class HostVfioLink(string name, HostVfioDevice device) : IRemote
         ? Answer(Errno.EFAULT, "the memory does not lie in one piece in this process", out fault)
         : Answer(device.Map(map.Address, map.Range.Start.Value, map.Range.Size, (uint)map.Access), "the host refused to map the memory", out fault);
 
-    public bool TryUnmap(IovaRange range, out Fault fault) => Answer(device.Unmap(range.Start.Value, range.Size), "the host refused to unmap the memory", out fault);
+    public bool TryUnmap(IovaRange range, out Fault fault) =>
+        Answer(device.Unmap(range.Start.Value, range.Size), "the host refused to unmap the memory", out fault);
 
     public void Close(Fault reason)
     {
@@ -83,6 +85,8 @@ internal sealed class HostVfioLink(string name, HostVfioDevice device) : IRemote
         _regions[index] = (info, offset);
         return true;
     }
+
+    private static bool Answer(bool done, string what, out Fault fault) => Answer(done ? Errno.None : Errno.EIO, what, out fault);
 
     private static bool Answer(Errno error, string what, out Fault fault)
     {
