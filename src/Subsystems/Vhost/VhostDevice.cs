@@ -5,7 +5,7 @@ using Virtbus.Platform;
 namespace Virtbus.Subsystems.Vhost;
 
 /// <summary>A device that a user outside the fabric can open and drive through virtqueues (Linux: <c>/dev/vhost-vdpa-N</c>).</summary>
-public sealed class VhostDevice : Device
+public sealed class VhostDevice : Device, IOfferedDevice
 {
     private IDeviceEndpoint? _endpoint;
 

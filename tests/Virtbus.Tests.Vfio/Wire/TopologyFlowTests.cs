@@ -24,7 +24,7 @@ public sealed class TopologyFlowTests
         bus.AddProvider(provider);
         using var loader = new ModuleLoader(fabric, AppContext.BaseDirectory, watch: false);
         VfioSuggestion.ShowOnDevices(fabric, loader);
-        var exporter = new VfioUserExporter(folder.FullName, lines.CreateLogger("test"), TimeProvider.System);
+        var exporter = VfioUserServer.MakeExporter(folder.FullName, lines.CreateLogger("test"), TimeProvider.System);
         var observer = new Observer(exporter);
         await fabric.AddClassObserverAsync(VfioSubsystem.Of(fabric).Class, observer);
 
