@@ -5,7 +5,7 @@ namespace Virtbus.Block;
 
 /// <summary>
 /// A disk in a regular file, moved straight between the file and guest memory. The file is locked as long as the disk is open: one writer,
-/// or any number of readers.
+/// or any number of readers, this program's disks and QEMU's.
 /// </summary>
 /// <remarks>
 /// What the page cache has is read on the queue's thread. The rest goes by io_uring, many requests by one call, or by a few threads of the disk
@@ -22,6 +22,7 @@ public sealed class FileBackend : IBlockBackend
     private readonly FileDescriptor _file;
     private readonly FileDescriptor? _direct;
     private BlockInfo _info;
+    private int _lost;
 
     private FileBackend(string path, FileDescriptor file, FileDescriptor? direct, BlockInfo info)
     {
@@ -31,11 +32,17 @@ public sealed class FileBackend : IBlockBackend
         _info = info;
         IsInMemory = file.IsOnMemoryFileSystem();
         Workers = new FileWorkers(System.IO.Path.GetFileName(path));
-        DirectMemoryAlignment = direct is not null && direct.TryGetDirectAlignment(out var memory, out _) ? memory : UnknownAlignment;
+        (DirectMemoryAlignment, DirectLengthAlignment) =
+            direct is not null && direct.TryGetDirectAlignment(out var memory, out var unit) ? (memory, unit) : (UnknownAlignment, UnknownAlignment);
     }
 
     /// <inheritdoc/>
     public event EventHandler? InfoChanged;
+
+    /// <summary>
+    /// Raised once, when <see cref="FailedFlush"/> is no longer None. On the thread that found it; the listener must not block.
+    /// </summary>
+    public event EventHandler? FlushFailed;
 
     /// <inheritdoc/>
     public string Description { get; }
@@ -49,11 +56,21 @@ public sealed class FileBackend : IBlockBackend
     /// <summary>Why this host's disks do without io_uring, as a sentence; null when they have it, or when the file needs none.</summary>
     public string? WhyNoUring => (!IsInMemory || IsDirect) && s_uring.Value is var error and not Errno.None ? IoRing.Explain(error) : null;
 
+    /// <summary>
+    /// How a flush of the page cache has failed; None while none has. The kernel then takes what it could not write for written, and tells of it
+    /// once: no later flush can promise anything, so each of any channel ends with this error until the disk is opened again. Direct
+    /// transfers leave nothing in the page cache, and their flush may be tried again.
+    /// </summary>
+    public Errno FailedFlush => (Errno)Volatile.Read(ref _lost);
+
     /// <summary>Whether no transfer waits for a device, since the file system is memory.</summary>
     internal bool IsInMemory { get; }
 
-    /// <summary>What addresses and lengths of runs have to be multiples of for a direct transfer.</summary>
-    internal int DirectMemoryAlignment { get; }
+    /// <summary>What addresses of runs have to be multiples of for a direct transfer; a test may claim another.</summary>
+    internal int DirectMemoryAlignment { get; set; }
+
+    /// <summary>What lengths of runs have to be multiples of for a direct transfer: often more than their addresses.</summary>
+    internal int DirectLengthAlignment { get; }
 
     internal FileWorkers Workers { get; }
 
@@ -84,7 +101,7 @@ public sealed class FileBackend : IBlockBackend
         var file = OpenChecked(path, readOnly, blockSize, raw, out var status);
         try
         {
-            if (!file.TryLock(exclusive: !readOnly))
+            if (!file.TryLock(exclusive: !readOnly) || !ImageLocks.TryTake(file, writer: !readOnly))
             {
                 throw new VirtbusException(
                     Errno.EBUSY, $"Disk file '{path}' is in use by another disk or process. Close that one first, or open both read-only.");
@@ -171,8 +188,25 @@ public sealed class FileBackend : IBlockBackend
         Workers.Dispose();
         _direct?.Dispose();
         if (!_file.IsClosed)
+        {
+            ImageLocks.Release(_file);
             _file.Unlock();
+        }
+
         _file.Dispose();
+    }
+
+    /// <summary>A request has ended; what it is answered with. From any channel's thread.</summary>
+    internal Errno End(BlockRequest request, Errno result)
+    {
+        // The kernel tells a durable write too, in place of a flush, of what it could not write; a full file system is told before that.
+        var tells = request.Operation == BlockOperation.Flush || (request.IsDurable && request.Operation == BlockOperation.Write && result == Errno.EIO);
+        if (!tells || IsDirect || result == Errno.ECANCELED)
+            return result;
+        if (result != Errno.None && Interlocked.CompareExchange(ref _lost, (int)result, (int)Errno.None) == (int)Errno.None)
+            FlushFailed?.Invoke(this, EventArgs.Empty);
+        // One that another channel's flush was told of.
+        return result != Errno.None ? result : FailedFlush;
     }
 
     private static Errno TryUring()

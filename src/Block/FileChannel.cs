@@ -81,6 +81,9 @@ internal sealed class FileChannel : IBlockChannel
             case BlockOperation.GetId:
                 request.AnswerIdentity(_backend.Info.Serial);
                 return DoneInPlace();
+            case BlockOperation.Flush when _backend.FailedFlush is var failed and not Errno.None:
+                request.Result = failed;
+                return DoneInPlace();
             case BlockOperation.Discard or BlockOperation.WriteZeroes when request.Length == 0:
             case BlockOperation.Read or BlockOperation.Write when cursor.IsAtEnd:
                 return DoneInPlace();
@@ -101,7 +104,7 @@ internal sealed class FileChannel : IBlockChannel
         transfer.Begin(request, cursor, offset, _direct is not null && NeedsBounce(request));
         if (IsInPlace || (_writesInPlace && request.Operation == BlockOperation.Write))
         {
-            request.Result = transfer.Do(_file);
+            request.Result = _backend.End(request, transfer.Do(_file));
             Release(transfer);
             return DoneInPlace();
         }
@@ -215,7 +218,7 @@ internal sealed class FileChannel : IBlockChannel
     /// <summary>Does a transfer on a worker's thread, which may wait.</summary>
     internal void Work(FileTransfer transfer)
     {
-        transfer.Request.Result = _cancelled ? Errno.ECANCELED : transfer.Do(Target);
+        transfer.Request.Result = _cancelled ? Errno.ECANCELED : _backend.End(transfer.Request, transfer.Do(Target));
         // Once it is in the list its owner may close the channel, who therefore waits for the signal below.
         _signalling.TryEnter();
         FileTransfer? head;
@@ -314,10 +317,12 @@ internal sealed class FileChannel : IBlockChannel
 
     private bool NeedsBounce(BlockRequest request)
     {
-        var mask = (nuint)(_backend.DirectMemoryAlignment - 1);
+        // A disk may take addresses in units of 4 and lengths in units of its sectors.
+        var addresses = (nuint)(_backend.DirectMemoryAlignment - 1);
+        var lengths = (nuint)(_backend.DirectLengthAlignment - 1);
         foreach (var run in request.Runs)
         {
-            if ((((nuint)run.Address | run.Length) & mask) != 0)
+            if (((nuint)run.Address & addresses) != 0 || (run.Length & lengths) != 0)
                 return true;
         }
 
@@ -357,7 +362,7 @@ internal sealed class FileChannel : IBlockChannel
 
         if (completion.Result < 0 || !moves)
         {
-            request.Result = completion.Error;
+            request.Result = _backend.End(request, completion.Error);
             return false;
         }
 
@@ -383,7 +388,7 @@ internal sealed class FileChannel : IBlockChannel
             return false;
         }
 
-        transfer.Request.Result = transfer.Do(Target);
+        transfer.Request.Result = _backend.End(transfer.Request, transfer.Do(Target));
         return true;
     }
 

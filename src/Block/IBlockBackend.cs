@@ -18,7 +18,7 @@ namespace Virtbus.Block;
 /// Requests in flight together have no order among each other. A write that ended with an error may have changed any part of its range, and
 /// after a lost host one that was not durable may be there in any of its blocks; a block of <see cref="BlockInfo.BlockSize"/> is never half old
 /// and half new where the host does not tear it. A flush that failed promises nothing of the writes before it, and no later one does
-/// either for those. Back ends in memory promise nothing beyond the process, and answer a flush at once.
+/// either for those: where the host has lost them, as the page cache has, every later flush fails. Back ends in memory promise nothing beyond the process, and answer a flush at once.
 /// </para>
 /// </remarks>
 public interface IBlockBackend : IDisposable

@@ -26,6 +26,9 @@ internal sealed class RuntimeFolder
     /// <summary>Where a detached daemon logs.</summary>
     public string LogFile => System.IO.Path.Combine(Path, "daemon.log");
 
+    /// <summary>Where the definitions of functions last, over the end of the daemon.</summary>
+    public string StateFolder => System.IO.Path.Combine(Path, "state");
+
     /// <summary>The folder that the environment names: VIRTBUS_RUNTIME, else one of the user's own. Nothing is made or checked.</summary>
     public static RuntimeFolder FromEnvironment()
     {

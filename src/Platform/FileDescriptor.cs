@@ -67,6 +67,20 @@ public sealed class FileDescriptor : SafeHandle
     /// <returns>None, or the errno.</returns>
     public static Errno Unlink(string path) => Libc.unlink(path) == 0 ? Errno.None : Libc.LastError;
 
+    /// <summary>Makes the names in a folder durable.</summary>
+    /// <param name="folder">Path of the folder.</param>
+    /// <param name="sync">What makes a folder durable; fdatasync when left out.</param>
+    /// <returns>None, or the errno.</returns>
+    public static Errno SyncFolder(string folder, Func<FileDescriptor, Errno>? sync = null)
+    {
+        using var opened = TryOpen(folder, writable: false, out var error);
+        if (opened is null)
+            return error;
+        error = sync is null ? opened.SyncData() : sync(opened);
+        // A file system that has nothing to write back for a folder answers that.
+        return error == Errno.EINVAL ? Errno.None : error;
+    }
+
     /// <summary>Makes a second descriptor of the same open file, closed on exec.</summary>
     /// <returns>The new descriptor, owned by the caller.</returns>
     /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
@@ -162,6 +176,38 @@ public sealed class FileDescriptor : SafeHandle
     /// down may for a while.
     /// </summary>
     public void Unlock() => _ = Libc.flock(this, Libc.LOCK_UN);
+
+    /// <summary>
+    /// Takes, shares with whoever has it too, the advisory lock of bytes of the file without waiting (F_OFD_SETLK). It is the open file's, and bytes
+    /// beyond the end have one too.
+    /// </summary>
+    /// <param name="offset">The first byte.</param>
+    /// <param name="length">How many.</param>
+    /// <returns>None; EAGAIN when another open file has one of them alone; what else the file system answers, ENOLCK where it has no such locks.</returns>
+    public Errno ShareLock(long offset, long length) => SetRangeLock(Libc.F_RDLCK, offset, length);
+
+    /// <summary>Gives the advisory locks of bytes back.</summary>
+    /// <param name="offset">The first byte.</param>
+    /// <param name="length">How many.</param>
+    public void UnlockRange(long offset, long length) => _ = SetRangeLock(Libc.F_UNLCK, offset, length);
+
+    /// <summary>Whether another open file has the advisory lock of one of some bytes, alone or shared (F_OFD_GETLK).</summary>
+    /// <param name="offset">The first byte.</param>
+    /// <param name="length">How many.</param>
+    /// <returns>False also where the file system has no such locks.</returns>
+    public unsafe bool IsRangeLocked(long offset, long length)
+    {
+        var range = new FileRangeLock { Kind = Libc.F_WRLCK, Start = offset, Length = length };
+        // SAFETY: the structure is a local that outlives the call, which writes into it.
+        return Libc.fcntl(this, Libc.F_OFD_GETLK, (nint)(&range)) == 0 && range.Kind != Libc.F_UNLCK;
+    }
+
+    private unsafe Errno SetRangeLock(short kind, long offset, long length)
+    {
+        var range = new FileRangeLock { Kind = kind, Start = offset, Length = length };
+        // SAFETY: the structure is a local that outlives the call.
+        return Libc.fcntl(this, Libc.F_OFD_SETLK, (nint)(&range)) == 0 ? Errno.None : Libc.LastError;
+    }
 
     /// <summary>Reads bytes of the file (pread).</summary>
     /// <param name="destination">Where to.</param>
@@ -266,8 +312,8 @@ public sealed class FileDescriptor : SafeHandle
     }
 
     /// <summary>What direct transfers of the file have to be multiples of (STATX_DIOALIGN).</summary>
-    /// <param name="memory">Alignment in bytes of addresses and lengths of runs.</param>
-    /// <param name="offset">Alignment in bytes of offset and length in the file.</param>
+    /// <param name="memory">Alignment in bytes of the addresses of runs.</param>
+    /// <param name="offset">Alignment in bytes of the offset in the file and of the length of each run.</param>
     /// <returns>False when the kernel does not say, or the file has no direct transfers.</returns>
     public unsafe bool TryGetDirectAlignment(out int memory, out int offset)
     {

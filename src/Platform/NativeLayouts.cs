@@ -50,6 +50,17 @@ internal struct UnixAddress
     }
 }
 
+/// <summary><c>struct flock</c> (fcntl.h) of 64-bit hosts; the process id stays 0 for the locks of an open file.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct FileRangeLock
+{
+    internal short Kind;
+    internal short Whence;
+    internal long Start;
+    internal long Length;
+    internal int Process;
+}
+
 /// <summary><c>struct sigaction</c> (signal.h).</summary>
 [StructLayout(LayoutKind.Explicit, Size = 152)]
 internal struct SignalAction

@@ -46,12 +46,12 @@ public sealed class FunctionVerbTests
         await fabric.UpAsync(Manifest);
         Assert.Equal("0000:01:00.0: 0 virtual functions\n", await fabric.OkAsync("vf", "disable", "adapter0"));
         Assert.Matches("^mac 06:00:00:00:bb:03 queues 3 driver vfio-pci\n$", await fabric.OkAsync("vf", "set", "adapter0", "2", "--mac", "06:00:00:00:bb:03", "--queues", "3", "--driver", "vfio-pci"));
-        Assert.Contains("is no profile", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--mac", "nonsense"), StringComparison.Ordinal);
+        Assert.Contains("mac 'nonsense' is not right. Write a unicast station address", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--mac", "nonsense"), StringComparison.Ordinal);
         Assert.Equal("0000:01:00.0: 3 virtual functions\n", await fabric.OkAsync("vf", "enable", "adapter0", "3"));
         Assert.Matches(@"2 +0000:01:00\.3 +mac 06:00:00:00:bb:03 queues 3 driver vfio-pci +bound +vfio-pci\n", await fabric.OkAsync("vf", "list", "adapter0"));
         Assert.Contains("Write 0 before 1", await fabric.RefusedAsync("vf", "enable", "adapter0", "1"), StringComparison.Ordinal);
-        Assert.Contains("Virtual function 2 of 0000:01:00.0 is enabled, so it can't be configured.", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--queues", "4"), StringComparison.Ordinal);
-        Assert.Matches("can't have address (..:){5}.. and 17 queue sets. Give it .* 1 to 16", await fabric.RefusedAsync("vf", "set", "adapter0", "3", "--queues", "17"));
+        Assert.Contains("Function 'adapter0v2' is active, and its queues can change only before that.", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--queues", "4"), StringComparison.Ordinal);
+        Assert.Contains("queues '17' is not right. Write a number of queue sets from 1 to 16.", await fabric.RefusedAsync("vf", "set", "adapter0", "3", "--queues", "17"), StringComparison.Ordinal);
         await SeeUsageAsync("'third' is no number. Write for example 2.", "third", "--queues", "1");
         await SeeUsageAsync("'many' is no number. Write for example 2.", "2", "--queues", "many");
         await SeeUsageAsync("Required argument missing for option: '--mac'.", "2", "--mac");
@@ -187,7 +187,7 @@ public sealed class FunctionVerbTests
         var plug = fabric.Start("function", "plug", "remote0", "--vfio-user", path);
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
         using var connection = await silent.AcceptAsync(deadline.Token);
-        Assert.Equal($"vfio-user {path} label remote0\n", await fabric.OkAsync("attr", "get", "/bus/pci/plug"));
+        Assert.Matches($@"remote0 +pci +configured *\n", await fabric.OkAsync("function", "list"));
         Assert.Contains("There is no device 'remote1'", await fabric.RefusedAsync("function", "unplug", "remote1"), StringComparison.Ordinal);
         if (isKilled)
         {
@@ -214,17 +214,16 @@ public sealed class FunctionVerbTests
     {
         await using var fabric = new TestFabric();
         await fabric.UpAsync(Manifest + "\nfunctions:\n  - { name: probe0, simulated: scratch, driver: scratch-vfio-pci }\n");
-        Assert.Matches("PROVIDER +FUNCTIONS\nhost +.+\nsimulated +scratch\nvfio-user +any that you name\n", await fabric.OkAsync("function", "list"));
-        Assert.StartsWith("""[{"provider":"host","functions":[""", await fabric.OkAsync("function", "list", "-j"), StringComparison.Ordinal);
+        Assert.Matches("PROVIDER +FUNCTIONS\nhost +.+\nsimulated +scratch\nvfio-user +any that you name\n", await fabric.OkAsync("function", "sources"));
+        Assert.StartsWith("""[{"provider":"host","functions":[""", await fabric.OkAsync("function", "sources", "-j"), StringComparison.Ordinal);
         Assert.Matches("driver +scratch-vfio-pci\n", await fabric.OkAsync("device", "show", "probe0"));
         Assert.Equal("0000:07:00.0: unbound\n", await fabric.OkAsync("function", "plug", "probe1", "--simulated", "scratch"));
-        Assert.Contains("is called 'probe1' already", await fabric.RefusedAsync("function", "plug", "probe1", "--simulated", "scratch"), StringComparison.Ordinal);
+        Assert.Contains("A function 'probe1' is defined already", await fabric.RefusedAsync("function", "plug", "probe1", "--simulated", "scratch"), StringComparison.Ordinal);
         Assert.Contains("'other' is no kind", await fabric.RefusedAsync("function", "plug", "probe2", "--simulated", "other"), StringComparison.Ordinal);
         Assert.Contains("This host", await fabric.RefusedAsync("function", "plug", "probe2", "--host", "ffff:ff:1f.7"), StringComparison.Ordinal);
         Assert.Contains("Nobody can be reached", await fabric.RefusedAsync("function", "plug", "probe2", "--vfio-user", "no.sock"), StringComparison.Ordinal);
         Assert.Contains("is a virtual function", await fabric.RefusedAsync("function", "unplug", "adapter0v0"), StringComparison.Ordinal);
         Assert.Contains("is no PCI function", await fabric.RefusedAsync("function", "unplug", "merlin_core.net.0"), StringComparison.Ordinal);
-        Assert.Contains("names no function", await fabric.RefusedAsync("attr", "set", "/bus/pci/plug", "simulated scratch label"), StringComparison.Ordinal);
         Assert.Equal("0000:07:00.0: unplugged\n", await fabric.OkAsync("function", "unplug", "probe1", "--surprise"));
         Assert.Contains("There is no device 'probe1'", await fabric.RefusedAsync("device", "show", "probe1"), StringComparison.Ordinal);
         // Its user is asked first.

@@ -24,7 +24,7 @@ public sealed class OutputTests(OutputTests.RunningFabric running) : IClassFixtu
     public static TheoryData<string> Telling { get; } =
     [
         "tree", "device list", "device show demo.part.0 -j", "driver list -jp", "bus list", "module list", "attr get /bus", "monitor --history",
-        "completion bash", "completion fish -j", "function list", "--help", "device --help", "--version", "[suggest:1] virtbus",
+        "completion bash", "completion fish -j", "function sources", "--help", "device --help", "--version", "[suggest:1] virtbus",
     ];
 
     [Theory]

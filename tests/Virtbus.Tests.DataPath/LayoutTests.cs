@@ -25,7 +25,7 @@ public class LayoutTests
         #define SIZE(t) printf("%s %zu\n", #t, sizeof(t))
         #define FIELD(t, f) printf("%s.%s %zu\n", #t, #f, offsetof(t, f))
         typedef struct iovec iovec; typedef struct pollfd pollfd; typedef struct msghdr msghdr; typedef struct cmsghdr cmsghdr;
-        typedef struct sigaction sigaction_t;
+        typedef struct sigaction sigaction_t; typedef struct flock flock_t;
         typedef struct sockaddr_un sockaddr_un; typedef struct statx statx_t; typedef struct epoll_event epoll_event;
         typedef struct iocb iocb;
         typedef struct io_uring_params io_uring_params; typedef struct io_sqring_offsets io_sqring_offsets;
@@ -39,6 +39,7 @@ public class LayoutTests
           FIELD(msghdr, msg_control); FIELD(msghdr, msg_controllen); FIELD(msghdr, msg_flags);
           SIZE(cmsghdr); FIELD(cmsghdr, cmsg_len); FIELD(cmsghdr, cmsg_level); FIELD(cmsghdr, cmsg_type);
           printf("cmsg_data %zu\n", CMSG_LEN(0));
+          SIZE(flock_t); FIELD(flock_t, l_type); FIELD(flock_t, l_whence); FIELD(flock_t, l_start); FIELD(flock_t, l_len); FIELD(flock_t, l_pid);
           SIZE(sigaction_t); FIELD(sigaction_t, sa_sigaction); FIELD(sigaction_t, sa_flags);
           SIZE(sockaddr_un); FIELD(sockaddr_un, sun_family); FIELD(sockaddr_un, sun_path);
           SIZE(statx_t); FIELD(statx_t, stx_mask); FIELD(statx_t, stx_blksize); FIELD(statx_t, stx_uid); FIELD(statx_t, stx_gid); FIELD(statx_t, stx_mode);
@@ -104,6 +105,12 @@ public class LayoutTests
         yield return ("cmsghdr.cmsg_level", Offset<ControlHeader>(nameof(ControlHeader.Level)));
         yield return ("cmsghdr.cmsg_type", Offset<ControlHeader>(nameof(ControlHeader.Type)));
         yield return ("cmsg_data", 16);
+        yield return ("flock_t", Unsafe.SizeOf<FileRangeLock>());
+        yield return ("flock_t.l_type", Offset<FileRangeLock>(nameof(FileRangeLock.Kind)));
+        yield return ("flock_t.l_whence", Offset<FileRangeLock>(nameof(FileRangeLock.Whence)));
+        yield return ("flock_t.l_start", Offset<FileRangeLock>(nameof(FileRangeLock.Start)));
+        yield return ("flock_t.l_len", Offset<FileRangeLock>(nameof(FileRangeLock.Length)));
+        yield return ("flock_t.l_pid", Offset<FileRangeLock>(nameof(FileRangeLock.Process)));
         yield return ("sigaction_t", Unsafe.SizeOf<SignalAction>());
         yield return ("sigaction_t.sa_sigaction", Offset<SignalAction>(nameof(SignalAction.Handler)));
         yield return ("sigaction_t.sa_flags", Offset<SignalAction>(nameof(SignalAction.Flags)));

@@ -88,7 +88,7 @@ public sealed class PciBus : Bus
     public ValueTask<PciDevice> PlugAsync(IPciFunction function, string? label = null, Func<PciDevice, ValueTask>? prepare = null) =>
         _hotplug.PlugAsync(function, label, prepare, isOwned: false);
 
-    /// <summary>Adds a provider: its functions can be plugged in by name, also by the attribute <c>plug</c> of the bus.</summary>
+    /// <summary>Adds a provider: its functions can be plugged in by name, also as functions of kind pci that the provisioning engine activates.</summary>
     /// <param name="provider">The provider.</param>
     /// <exception cref="VirtbusException">EEXIST: there is one of that name.</exception>
     public void AddProvider(IPciFunctionProvider provider) => _openings.Add(provider);
@@ -101,17 +101,12 @@ public sealed class PciBus : Bus
     /// <param name="name">The provider's name for the function.</param>
     /// <param name="label">What people call it, see <see cref="PciDevice.Label"/>.</param>
     /// <param name="driver">The only driver that may take it; null for any.</param>
-    /// <param name="cancellationToken">Ends the wait for the provider; <see cref="CancelPlug"/> does so too.</param>
+    /// <param name="cancellationToken">Ends the wait for the provider.</param>
     /// <exception cref="VirtbusException">
-    /// ENOENT: there is no such provider; ECANCELED: somebody cancelled it; what the provider answers; else as the other one.
+    /// ENOENT: there is no such provider; what the provider answers; else as the other one.
     /// </exception>
     public ValueTask<PciDevice> PlugAsync(string provider, string name, string? label = null, string? driver = null, CancellationToken cancellationToken = default) =>
         _openings.PlugAsync(provider, name, label, driver, cancellationToken);
-
-    /// <summary>Ends a plug that waits for its provider still: whoever asked for it gets ECANCELED.</summary>
-    /// <param name="name">The label that the function is to have, or the provider's name for it.</param>
-    /// <exception cref="VirtbusException">ENOENT: no such plug is under way.</exception>
-    public void CancelPlug(string name) => _openings.Cancel(name);
 
     /// <summary>Unplugs all functions that the bus opened itself at providers; for the end of a fabric.</summary>
     /// <exception cref="VirtbusException">As <see cref="RemoveAsync"/>.</exception>
@@ -288,9 +283,6 @@ public sealed class PciBus : Bus
     internal uint AllocateIrq() => FirstIrq + _irqs.Allocate();
 
     internal void FreeIrq(int irq) => _irqs.Free((uint)(irq - FirstIrq));
-
-    /// <summary>The plugs that wait for their providers, as they were asked for.</summary>
-    internal IReadOnlyList<string> Openings => _openings.Waiting;
 
     internal PciSlots Slots => _slots;
 

@@ -290,24 +290,6 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <exception cref="VirtbusException">As the other one; or what <paramref name="prepare"/> throws: none is enabled then.</exception>
     public ValueTask SetVirtualFunctionsAsync(int count, Func<PciDevice, ValueTask>? prepare) => PciBus.VirtualFunctions.SetAsync(this, count, prepare);
 
-    /// <summary>The driver_override that a virtual function of this one gets when it is enabled; null for none.</summary>
-    /// <param name="index">Its number, from 0.</param>
-    public string? GetVirtualFunctionOverride(int index) => Sriov?.Overrides?[index];
-
-    /// <summary>
-    /// Says which driver alone may take a virtual function, before it is enabled: no other one ever sees it (PV-02). One that is enabled keeps
-    /// its override.
-    /// </summary>
-    /// <param name="index">Its number, from 0.</param>
-    /// <param name="driverName">The driver; null for any.</param>
-    /// <exception cref="VirtbusException">ENOENT: there is no such virtual function.</exception>
-    public void SetVirtualFunctionOverride(int index, string? driverName)
-    {
-        if (Sriov is not { } sriov || (uint)index >= (uint)sriov.Total)
-            throw new VirtbusException(Errno.ENOENT, $"Device {Name} has no virtual function {index}; it can have {TotalVirtualFunctions}.");
-        sriov.SetOverride(index, driverName);
-    }
-
     /// <summary>
     /// For the driver of a physical function after a reset: makes the hardware of its virtual functions anew, while their devices, with their
     /// drivers and users, stay. What they are is said in between, when the hardware takes it.

@@ -77,8 +77,6 @@ internal sealed class PciVirtualFunctions(PciBus bus, PciSlots slots)
                 var function = new PciDevice(device, i, PciAddress.FromRoutingId(device.Segment.Host.Domain, ids[i]), there[i]);
                 functions.Add(function);
                 function.Enter();
-                if (sriov.Overrides?[i] is { } driver)
-                    fabric.SetDriverOverride(function, driver);
                 if (prepare is not null)
                     await prepare(function);
             }

@@ -23,11 +23,6 @@ internal sealed class SriovState(int capability, int total, ushort deviceId)
     /// <summary>Whether a driver gets the virtual functions without being asked for by name.</summary>
     public bool DriversAutoprobe { get; set; } = true;
 
-    /// <summary>The driver_override that each virtual function gets when it is enabled.</summary>
-    public string?[]? Overrides { get; private set; }
-
-    public void SetOverride(int index, string? driver) => (Overrides ??= new string?[Total])[index] = driver;
-
     /// <summary>Whether the virtual functions decode their BARs.</summary>
     public bool IsMemoryEnabled
     {

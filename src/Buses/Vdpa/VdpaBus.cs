@@ -49,6 +49,7 @@ public sealed class VdpaBus : Bus
         }
         foreach (var listener in listeners)
             listener(management);
+        management.Offer();
         return management;
     }
 

@@ -1,5 +1,6 @@
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 
 namespace Virtbus.Buses.Vdpa;
 
@@ -10,6 +11,8 @@ public sealed class VdpaManagement
     private readonly IVdpaManagementOps _ops;
     private readonly SemaphoreSlim _turn = new(1, 1);
     private readonly List<VdpaDevice> _devices = [];
+    private readonly ProvisioningEngine? _engine;
+    private readonly VdpaFunctions? _functions;
     private bool _closed;
 
     internal VdpaManagement(VdpaBus bus, Device device, IVdpaManagementOps ops)
@@ -17,6 +20,11 @@ public sealed class VdpaManagement
         _bus = bus;
         _ops = ops;
         Device = device;
+        Fields = [VdpaFields.Type, .. ops.Fields, VdpaFields.Driver];
+        if (bus.Fabric is not { } fabric)
+            return;
+        _engine = ProvisioningEngine.Of(fabric);
+        _functions = new VdpaFunctions(this, _engine);
     }
 
     /// <summary>The device that serves what is made.</summary>
@@ -31,22 +39,28 @@ public sealed class VdpaManagement
     /// <summary>The virtio types that can be made.</summary>
     public IReadOnlyList<uint> SupportedTypes => _ops.SupportedTypes;
 
-    /// <summary>The most virtqueues that a device can have.</summary>
-    public int MaxQueues => _ops.MaxQueues;
+    /// <summary>What a profile may say, in the order in which it is shown.</summary>
+    public IReadOnlyList<ProfileField> Fields { get; }
+
+    /// <summary>Makes a profile for <see cref="AddAsync"/>.</summary>
+    /// <param name="name">The device's name on the bus.</param>
+    /// <param name="values">Values of <see cref="Fields"/>, as text.</param>
+    /// <exception cref="VirtbusException">EOPNOTSUPP: an attribute that the provider has not; EINVAL: a value.</exception>
+    public FunctionProfile Profile(string name, params IEnumerable<KeyValuePair<string, string>> values) =>
+        FunctionProfile.Parse(VdpaFunctions.KindName, name, Fields, values);
 
     /// <summary>Makes a device as a profile says, and adds it.</summary>
-    /// <param name="profile">The whole configuration.</param>
+    /// <param name="profile">The whole configuration, see <see cref="Profile"/>.</param>
     /// <exception cref="VirtbusException">
-    /// EOPNOTSUPP: the type; EINVAL: the number of queues; EEXIST: the name is taken; ENODEV: the provider is going; else what it answers.
+    /// EOPNOTSUPP: the type; EINVAL: something that has to be set is not; EEXIST: the name is taken; ENODEV: the provider is going; else what it answers.
     /// Nothing is left behind.
     /// </exception>
-    public async ValueTask<VdpaDevice> AddAsync(VdpaProfile profile)
+    public async ValueTask<VdpaDevice> AddAsync(FunctionProfile profile)
     {
         ArgumentNullException.ThrowIfNull(profile);
-        if (!SupportedTypes.Contains(profile.VirtioType))
-            throw new VirtbusException(Errno.EOPNOTSUPP, $"{Name} can't make vDPA device '{profile.Name}' of virtio type {profile.VirtioType}. It makes {string.Join(", ", SupportedTypes)}.");
-        if (profile.Queues < 1 || profile.Queues > MaxQueues)
-            throw new VirtbusException(Errno.EINVAL, $"vDPA device '{profile.Name}': {profile.Queues} queues are not possible on {Name}. Choose 1 to {MaxQueues}.");
+        Check(profile);
+        if (Fields.FirstOrDefault(f => f.IsRequired && !profile.IsSet(f)) is { } missing)
+            throw new VirtbusException(Errno.EINVAL, $"vDPA device '{profile.Name}' has no {missing.Name}. Give it one: {missing.Description}.");
         await _turn.WaitAsync();
         try
         {
@@ -55,7 +69,11 @@ public sealed class VdpaManagement
             var ops = _ops.Create(profile);
             try
             {
-                var device = await _bus.Fabric!.RegisterAsync(new VdpaDevice(_bus, profile.Name, Device, ops));
+                var made = new VdpaDevice(_bus, profile.Name, Device, ops);
+                // Before it is visible, so that no other driver has it first.
+                if (profile.TryGet(VdpaFields.Driver, out var driver))
+                    _bus.Fabric!.SetDriverOverride(made, driver);
+                var device = await _bus.Fabric!.RegisterAsync(made);
                 _devices.Add(device);
                 return device;
             }
@@ -90,8 +108,23 @@ public sealed class VdpaManagement
         }
     }
 
+    /// <summary>Offers it to whoever defines functions; once, when it is registered.</summary>
+    internal void Offer()
+    {
+        if (_functions is not null)
+            _engine!.AddProvider(_functions);
+    }
+
+    internal void Check(FunctionProfile profile)
+    {
+        if (!SupportedTypes.Contains((uint)profile.Get(VdpaFields.Type)))
+            throw new VirtbusException(Errno.EOPNOTSUPP, $"{Name} can't make vDPA device '{profile.Name}' of virtio type {profile.Get(VdpaFields.Type)}. It makes {string.Join(", ", SupportedTypes)}.");
+    }
+
     internal async ValueTask CloseAsync()
     {
+        if (_functions is not null)
+            _engine!.RemoveProvider(_functions);
         await _turn.WaitAsync();
         try
         {

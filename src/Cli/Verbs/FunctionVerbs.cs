@@ -2,24 +2,225 @@ using System.CommandLine;
 using Virtbus.Cli.Text;
 using Virtbus.Daemon.Api;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 
 namespace Virtbus.Cli.Verbs;
 
-/// <summary>PCI functions that are plugged in and out while the fabric runs. All of it is attributes of the bus and its devices.</summary>
+/// <summary>
+/// Functions of all kinds: defined, configured, activated, and back; and PCI functions that are plugged in and out at once. All of it is attributes of
+/// the tree.
+/// </summary>
 internal static class FunctionVerbs
 {
     private const string Bus = "pci";
     private const string ProviderFolder = "/bus/pci/providers";
+    private const string Config = "/kernel/config";
 
     public static Command Make() => CommandLine.Group(
         "function",
-        "Plug PCI functions in and out: simulated ones, those of other processes, those of the host.",
+        "Define, configure and activate functions: virtual functions, vDPA devices, disks, PCI functions; plug PCI functions in and out.",
         List(),
+        Show(),
+        Kinds(),
+        DefineVerb(),
+        SetVerb(),
+        Activate(),
+        Deactivate(),
+        Undefine(),
+        Sources(),
         Plug(),
         Unplug());
 
+    internal static IReadOnlyList<FunctionAnswer> All(ControlClient client) =>
+        client.Ask("GET", "/v1/functions", ApiJson.Default.IReadOnlyListFunctionAnswer);
+
+    internal static FunctionAnswer Find(ControlClient client, string name) =>
+        client.Ask("GET", ControlClient.Query("/v1/function", ("name", name)), ApiJson.Default.FunctionAnswer);
+
+    internal static void Define(ControlClient client, string name, string kind, string? parent, IEnumerable<string> pairs, bool isKept)
+    {
+        List<string> words = [name, "kind=" + kind];
+        if (parent is not null)
+            words.Add("parent=" + parent);
+        if (!isKept)
+            words.Add("kept=0");
+        client.Write(Config + "/define", Join([.. words, .. pairs]));
+    }
+
+    internal static void Set(ControlClient client, string name, IEnumerable<string> pairs) =>
+        client.Write($"{Config}/functions/{Find(client, name).Name}/set", Join(pairs));
+
+    private static string Join(IEnumerable<string> words) => string.Join(' ', words.Select(ProfileText.Quote));
+
     private static Command List() => CommandLine.Asking(
         "list",
+        "List the functions that are defined, with how far each is.",
+        static (_, client, output) =>
+        {
+            var all = All(client);
+            output.Print(all, ApiJson.Default.IReadOnlyListFunctionAnswer, writer =>
+            {
+                var table = new Table("FUNCTION", "KIND", "PARENT", "STATE", "DEVICE");
+                foreach (var function in all)
+                    table.Add(function.Name, function.Kind, function.Parent ?? "", function.State, function.Device ?? "");
+                table.WriteTo(writer);
+            });
+            return ExitCode.Done;
+        });
+
+    private static Command Show()
+    {
+        var name = Names.Function();
+        return CommandLine.Asking(
+            "show",
+            "Show a function: how far it is, and what each of its attributes is.",
+            (result, client, output) =>
+            {
+                Print(output, Find(client, result.GetRequiredValue(name)));
+                return ExitCode.Done;
+            },
+            name);
+    }
+
+    private static Command Kinds() => CommandLine.Asking(
+        "kinds",
+        "List the kinds of function that can be defined now, at what, and with which attributes.",
+        static (_, client, output) =>
+        {
+            var all = client.Ask("GET", "/v1/kinds", ApiJson.Default.IReadOnlyListKindAnswer);
+            output.Print(all, ApiJson.Default.IReadOnlyListKindAnswer, writer =>
+            {
+                foreach (var kind in all)
+                {
+                    writer.WriteLine(kind.Parent is null ? kind.Kind : $"{kind.Kind} at {kind.Parent}");
+                    foreach (var (field, description) in kind.Fields)
+                        writer.WriteLine($"  {field}: {description}");
+                }
+            });
+            return ExitCode.Done;
+        });
+
+    private static Command DefineVerb()
+    {
+        var name = new Argument<string>("NAME") { Description = "What the function is to be called." };
+        var kind = new Option<string>("--kind") { Description = "Its kind, as 'virtbus function kinds' lists them.", Required = true };
+        var parent = new Option<string>("--parent") { Description = "What it hangs at; needed where several make the kind." };
+        var passing = new Option<bool>("--transient") { Description = "Forget it when the daemon ends; else it is there again with the next one." };
+        var pairs = Pairs("Attributes, for example queues=4.");
+        var command = CommandLine.Asking(
+            "define",
+            "Define a function. Nothing of it is visible before it is activated.",
+            (result, client, output) =>
+            {
+                var label = result.GetRequiredValue(name);
+                Define(client, label, result.GetRequiredValue(kind), result.GetValue(parent), result.GetValue(pairs) ?? [], !result.GetValue(passing));
+                PrintState(client, output, [label]);
+                return ExitCode.Done;
+            },
+            name,
+            pairs);
+        command.Options.Add(kind);
+        command.Options.Add(parent);
+        command.Options.Add(passing);
+        return command;
+    }
+
+    private static Command SetVerb()
+    {
+        var name = Names.Function();
+        var pairs = Pairs("Attributes, for example queues=4; queues= takes a value away. All are changed, or none.");
+        return CommandLine.Asking(
+            "set",
+            "Configure a function.",
+            (result, client, output) =>
+            {
+                Set(client, result.GetRequiredValue(name), result.GetValue(pairs) ?? []);
+                PrintState(client, output, [result.GetRequiredValue(name)]);
+                return ExitCode.Done;
+            },
+            name,
+            pairs);
+    }
+
+    private static Command Activate()
+    {
+        var names = Names.Functions();
+        return CommandLine.Asking(
+            "activate",
+            "Make functions, all that are named or none. They appear finished, and their drivers have them.",
+            (result, client, output) =>
+            {
+                client.Write(Config + "/activate", Join(result.GetRequiredValue(names)));
+                PrintState(client, output, result.GetRequiredValue(names));
+                return ExitCode.Done;
+            },
+            names);
+    }
+
+    private static Command Deactivate()
+    {
+        var names = Names.Functions();
+        var force = DriverVerbs.Force();
+        var command = CommandLine.Asking(
+            "deactivate",
+            "Take functions away. Their definitions stay. Waits while a virtual machine has one open.",
+            (result, client, output) =>
+            {
+                var wanted = result.GetRequiredValue(names);
+                foreach (var function in wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null))
+                    DeviceUsers.AskToLeave(client, DeviceVerbs.Find(client, function.Device!), result.GetValue(force), "taken away");
+                client.Write(Config + "/deactivate", Join(wanted));
+                PrintState(client, output, wanted);
+                return ExitCode.Done;
+            },
+            names);
+        command.Options.Add(force);
+        return command;
+    }
+
+    private static Command Undefine()
+    {
+        var names = Names.Functions();
+        return CommandLine.Asking(
+            "undefine",
+            "Forget functions that are not active.",
+            (result, client, output) =>
+            {
+                FunctionAnswer[] functions = [.. result.GetRequiredValue(names).Select(n => Find(client, n))];
+                client.Write(Config + "/undefine", Join(functions.Select(static f => f.Name)));
+                output.Print(functions, ApiJson.Default.IReadOnlyListFunctionAnswer, writer =>
+                {
+                    foreach (var function in functions)
+                        writer.WriteLine($"{function.Name}: undefined");
+                });
+                return ExitCode.Done;
+            },
+            names);
+    }
+
+    private static Argument<string[]> Pairs(string description) => new("KEY=VALUE") { Description = description, Arity = ArgumentArity.ZeroOrMore };
+
+    private static void PrintState(ControlClient client, Output output, IEnumerable<string> names)
+    {
+        FunctionAnswer[] functions = [.. names.Select(n => Find(client, n))];
+        output.Print(functions, ApiJson.Default.IReadOnlyListFunctionAnswer, writer =>
+        {
+            foreach (var function in functions)
+                writer.WriteLine($"{function.Name}: {function.State}{(function.Device is { } device && device != function.Name ? $" as {device}" : "")}");
+        });
+    }
+
+    private static void Print(Output output, FunctionAnswer function) => output.Print(function, ApiJson.Default.FunctionAnswer, writer =>
+    {
+        writer.WriteLine($"{function.Name}: {function.Kind}{(function.Parent is { } parent ? " at " + parent : "")}, {function.State}{(function.Device is { } device ? " as " + device : "")}");
+        if (function.Problem is { } problem)
+            writer.WriteLine($"  {problem}");
+        foreach (var (field, value) in function.Profile)
+            writer.WriteLine($"  {field}={ProfileText.Quote(value)}{(function.Set.Contains(field) ? "" : " (not set)")}");
+    });
+
+    private static Command Sources() => CommandLine.Asking(
+        "sources",
         "List what can be plugged in, by provider.",
         static (_, client, output) =>
         {
@@ -56,15 +257,14 @@ internal static class FunctionVerbs
                 var function = result.GetRequiredValue(provider);
                 if (provider.Name == "--vfio-user")
                     function = Path.GetFullPath(function);
-                var wish = $"{provider.Name.TrimStart('-')} {function} label {label}";
+                List<string> words = [label, "kind=pci", "live=1", $"{provider.Name.TrimStart('-')}={function}"];
                 if (result.GetValue(driver) is { } wanted)
                 {
                     DriverVerbs.LoadDriver(client, Bus, wanted);
-                    wish += $" driver {wanted}";
+                    words.Add("driver=" + wanted);
                 }
-                client.Write("/bus/pci/plug", wish);
+                client.Write(Config + "/define", Join(words));
                 var device = DeviceVerbs.Find(client, label);
-                DriverVerbs.RequireWanted(client, device.Path);
                 DeviceVerbs.PrintAgain(client, output, device);
                 return ExitCode.Done;
             },
@@ -90,24 +290,29 @@ internal static class FunctionVerbs
             "Take a function out of its slot, with all that is behind it. Waits while a virtual machine has it open. Cancels a plug that is under way.",
             (result, client, output) =>
             {
-                if (FindOrCancel(client, result.GetRequiredValue(toUnplug)) is not { } device)
+                var name = result.GetRequiredValue(toUnplug);
+                var function = All(client).FirstOrDefault(f => f.Kind == "pci" && (f.Name == name || f.Device == name));
+                if (function is { Device: null, State: not "gone" })
                 {
-                    var cancelled = new CancelledPlug(result.GetRequiredValue(toUnplug));
+                    // It is being plugged in, or is not plugged in at all.
+                    client.Write(Config + "/deactivate", ProfileText.Quote(function.Name));
+                    var cancelled = new CancelledPlug(function.Name);
                     output.Print(cancelled, CliJson.Default.CancelledPlug, writer => writer.WriteLine($"{cancelled.Cancelled}: plug cancelled"));
                     return ExitCode.Done;
                 }
+                var device = DeviceVerbs.Find(client, name);
                 if (device.Bus != Bus)
                     throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is no PCI function, so it is in no slot. 'virtbus device list' shows which devices are on the bus {Bus}.");
                 var pulls = result.GetValue(surprise);
                 if (!pulls)
                     DeviceUsers.AskToLeave(client, device, result.GetValue(force), "unplugged");
-                try
+                if (function is null || pulls)
+                    Unplug(client, device, pulls);
+                if (function is not null)
                 {
-                    client.Write(device.Path + "/unplug", pulls ? "surprise" : "1");
-                }
-                catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
-                {
-                    throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function, which has no slot of its own. 'virtbus vf disable' takes it away.", e);
+                    client.Write(Config + "/deactivate", ProfileText.Quote(function.Name));
+                    if (!function.Kept)
+                        client.Write(Config + "/undefine", ProfileText.Quote(function.Name));
                 }
                 output.Print(device, ApiJson.Default.DeviceAnswer, writer => writer.WriteLine($"{device.Name}: unplugged"));
                 return ExitCode.Done;
@@ -118,25 +323,15 @@ internal static class FunctionVerbs
         return command;
     }
 
-    // A function that is being plugged in has no device yet.
-    private static DeviceAnswer? FindOrCancel(ControlClient client, string name)
+    private static void Unplug(ControlClient client, DeviceAnswer device, bool pulls)
     {
         try
         {
-            return DeviceVerbs.Find(client, name);
+            client.Write(device.Path + "/unplug", pulls ? "surprise" : "1");
         }
-        catch (VirtbusException missing) when (missing.Errno is Errno.ENOENT or Errno.ENODEV)
+        catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
         {
-            try
-            {
-                client.Write("/bus/pci/unplug", name);
-                return null;
-            }
-            catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
-            {
-                // Nor is it being plugged in: what was said first tells the person more.
-                throw missing;
-            }
+            throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function, which has no slot of its own. 'virtbus vf disable' takes it away.", e);
         }
     }
 

@@ -12,6 +12,14 @@ internal static class Names
         new Argument<string>("DEVICE") { Description = "A device's name or label; bus:name when several buses have it, or its path below /devices." },
         client => client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).SelectMany(d => d.Label is { } label ? [d.Name, label] : new[] { d.Name }));
 
+    public static Argument<string> Function() => Completed(
+        new Argument<string>("FUNCTION") { Description = "A function that is defined." },
+        client => FunctionVerbs.All(client).Select(f => f.Name));
+
+    public static Argument<string[]> Functions() => Completed(
+        new Argument<string[]>("FUNCTION") { Description = "Functions that are defined.", Arity = ArgumentArity.OneOrMore },
+        client => FunctionVerbs.All(client).Select(f => f.Name));
+
     public static Argument<string[]> Sockets() => Completed(
         new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.ZeroOrMore },
         client => Verbs.Sockets.All(client).Where(Verbs.Sockets.IsForGuests).Select(s => s.Device));

@@ -11,7 +11,6 @@ namespace Virtbus.Cli.Verbs;
 internal static class VfVerbs
 {
     private const string NumberAttribute = "sriov_numvfs";
-    private const string ProfileFolder = "vf_profiles";
 
     public static Command Make() => CommandLine.Group(
         "vf",
@@ -34,9 +33,10 @@ internal static class VfVerbs
                 DeviceAnswer[] functions = [.. Links(client, device).Select(path => all.First(d => d.Path == path))];
                 output.Print(functions, ApiJson.Default.IReadOnlyListDeviceAnswer, writer =>
                 {
+                        var defined = FunctionVerbs.All(client);
                     var table = new Table("VF", "DEVICE", "PROFILE", "STATE", "DRIVER");
                     for (var i = 0; i < functions.Length; i++)
-                        table.Add($"{i}", functions[i].Name, Read(client, $"{device.Path}/{ProfileFolder}/{i}"), DeviceTree.State(functions[i]), functions[i].Driver);
+                        table.Add($"{i}", functions[i].Name, Profile(defined.FirstOrDefault(f => f.Device == functions[i].Name)), DeviceTree.State(functions[i]), functions[i].Driver);
                     table.WriteTo(writer);
                 });
                 return ExitCode.Done;
@@ -57,21 +57,27 @@ internal static class VfVerbs
             (result, client, output) =>
             {
                 var device = Adapter(client, result.GetRequiredValue(adapter));
-                var path = $"{device.Path}/{ProfileFolder}/{result.GetRequiredValue(number)}";
+                var index = result.GetRequiredValue(number).ToString(CultureInfo.InvariantCulture);
                 var words = new List<string>();
                 if (result.GetValue(mac) is { } address)
-                    words.Add("mac " + address);
+                    words.Add("mac=" + address);
                 if (result.GetValue(queues) is { } count)
-                    words.Add("queues " + count.ToString(CultureInfo.InvariantCulture));
+                    words.Add("queues=" + count.ToString(CultureInfo.InvariantCulture));
                 if (result.GetValue(driver) is { } name)
                 {
                     if (name != "any")
                         DriverVerbs.LoadDriver(client, device.Bus!, name);
-                    words.Add("driver " + name);
+                    words.Add("driver=" + (name == "any" ? "" : name));
                 }
-                client.Write(path, string.Join(' ', words));
-                var value = Read(client, path);
-                output.Print(new NodeAnswer(path, "file", null, value, null), ApiJson.Default.NodeAnswer, writer => writer.WriteLine(value));
+                var parent = device.Label ?? device.Name;
+                var there = FunctionVerbs.All(client).FirstOrDefault(f => f.Kind == "vf" && (f.Parent == device.Label || f.Parent == device.Name) && f.Profile.GetValueOrDefault("index") == index);
+                var function = there?.Name ?? $"{parent}v{index}";
+                if (there is null)
+                    FunctionVerbs.Define(client, function, "vf", parent, [$"index={index}", .. words], isKept: false);
+                else
+                    FunctionVerbs.Set(client, function, words);
+                var answer = FunctionVerbs.Find(client, function);
+                output.Print(answer, ApiJson.Default.FunctionAnswer, writer => writer.WriteLine(Profile(answer)));
                 return ExitCode.Done;
             },
             adapter,
@@ -147,10 +153,13 @@ internal static class VfVerbs
         var entries = Entries(client, device.Path);
         if (entries.All(e => e.Name != NumberAttribute))
             throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} has no virtual functions. Name an adapter's physical function.");
-        if (entries.All(e => e.Name != ProfileFolder))
+        if (client.Ask("GET", "/v1/kinds", ApiJson.Default.IReadOnlyListKindAnswer).All(k => k.Kind != "vf" || (k.Parent != device.Label && k.Parent != device.Name)))
             throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} has no driver that configures virtual functions. Bind one with 'virtbus driver bind'.");
         return device;
     }
+
+    private static string Profile(FunctionAnswer? function) =>
+        function is null ? "" : string.Join(' ', function.Profile.Where(static p => p.Key != "index").Select(static p => $"{p.Key} {p.Value}"));
 
     // In order of their numbers.
     internal static IEnumerable<string> Links(ControlClient client, DeviceAnswer device) =>

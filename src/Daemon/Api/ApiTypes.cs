@@ -63,6 +63,30 @@ internal sealed record DeviceAnswer(
     IReadOnlyList<DeviceAnswer>? Children,
     IReadOnlyList<SocketAnswer>? Sockets = null);
 
+/// <summary>
+/// A function that is defined. State: defined, configured, active, in use, draining or gone. Profile: its attributes with what they are, also those that
+/// nobody set. Set: the names of those that somebody set. Kept: whether it lasts over the end of the daemon. Problem: why its definition is none.
+/// </summary>
+internal sealed record FunctionAnswer(
+    string Name,
+    string Kind,
+    string? Parent,
+    string State,
+    string? Device,
+    bool Kept,
+    IReadOnlyDictionary<string, string> Profile,
+    IReadOnlyList<string> Set,
+    string? Problem);
+
+/// <summary>A kind of function that can be made at a parent, with the attributes that it may have.</summary>
+internal sealed record KindAnswer(string Kind, string? Parent, IReadOnlyDictionary<string, string> Fields);
+
+/// <summary>The fabric as a manifest.</summary>
+internal sealed record ManifestAnswer(string Manifest);
+
+/// <summary>What brings the fabric to a manifest: a line a change, which begins with +, - or ~; and whether it was done.</summary>
+internal sealed record ApplyAnswer(IReadOnlyList<string> Changes, bool Applied);
+
 /// <summary>A driver.</summary>
 internal sealed record DriverAnswer(string Bus, string Name, string Path, string? Module, IReadOnlyList<string> Devices);
 
@@ -117,6 +141,11 @@ internal sealed record ErrorAnswer(string Errno, string Message);
 [JsonSerializable(typeof(IReadOnlyList<SocketAnswer>))]
 [JsonSerializable(typeof(DeviceAnswer))]
 [JsonSerializable(typeof(IReadOnlyList<DeviceAnswer>))]
+[JsonSerializable(typeof(IReadOnlyList<FunctionAnswer>))]
+[JsonSerializable(typeof(FunctionAnswer))]
+[JsonSerializable(typeof(ApplyAnswer))]
+[JsonSerializable(typeof(ManifestAnswer))]
+[JsonSerializable(typeof(IReadOnlyList<KindAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<DriverAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<BusAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<ModuleAnswer>))]

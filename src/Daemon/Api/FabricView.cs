@@ -1,6 +1,7 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Daemon.Api;
@@ -8,11 +9,20 @@ namespace Virtbus.Daemon.Api;
 /// <summary>What the control interface says of a fabric's objects at one moment. Reads only, and waits for nothing.</summary>
 internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
 {
+    private readonly ProvisioningEngine _engine = ProvisioningEngine.Of(fabric);
+
     public IReadOnlyList<DeviceAnswer> Tree() => [.. fabric.RootDevices.Select(d => Describe(d, withChildren: true))];
 
     public IReadOnlyList<DeviceAnswer> Devices() => [.. fabric.AllDevices.Select(d => Describe(d))];
 
     public IReadOnlyList<BusAnswer> Buses() => [.. fabric.Buses.Select(b => new BusAnswer(b.Name, b.DeviceCount, b.Drivers.Count, b.DriversAutoprobe))];
+
+    public IReadOnlyList<FunctionAnswer> Functions() => [.. _engine.Functions.Select(Describe)];
+
+    public FunctionAnswer Function(string name) => Describe(_engine.Get(name));
+
+    public IReadOnlyList<KindAnswer> Kinds() =>
+        [.. _engine.Providers.Select(static p => new KindAnswer(p.Kind, p.Parents.Count > 0 ? p.Parents[0] : null, p.Fields.ToDictionary(static f => f.Name, static f => f.Describe())))];
 
     public IReadOnlyList<DriverAnswer> Drivers() =>
         [.. fabric.Buses.SelectMany(b => b.Drivers).Select(d => new DriverAnswer(d.Bus.Name, d.Name, $"/bus/{d.Bus.Name}/drivers/{d.Name}", d.Module, [.. d.Devices.Select(v => v.Name)]))];
@@ -34,6 +44,17 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
 
     public static ModuleAnswer Describe(LoadedModule module) =>
         new(module.Info.Name, "loaded", module.Info.Description, module.Info.Aliases, module.Drivers, module.Holders, module.BoundDevices, module.Info.Path, null);
+
+    private static FunctionAnswer Describe(ProvisionedFunction function) => new(
+        function.Name,
+        function.Kind,
+        function.Parent,
+        function.StateName,
+        function.Device?.Name,
+        function.IsKept,
+        function.Describe().ToDictionary(),
+        [.. (function.Profile?.Values ?? []).Select(static v => v.Key)],
+        function.Problem);
 
     public static DeviceAnswer Describe(Device device, bool withChildren = false)
     {

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Net.NetworkInformation;
 
 namespace Virtbus.Daemon.Manifest;
@@ -7,4 +8,19 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Mac">Its station address; derived from the adapter's when null.</param>
 /// <param name="Queues">How many queue sets it can make; what the adapter says when null.</param>
 /// <param name="Driver">The only driver that may take it; what the bus chooses when null.</param>
-internal sealed record VirtualFunctionManifest(ManifestValue<int> Number, ManifestValue<PhysicalAddress>? Mac, ManifestValue<int>? Queues, ManifestValue<string>? Driver);
+internal sealed record VirtualFunctionManifest(ManifestValue<int> Number, ManifestValue<PhysicalAddress>? Mac, ManifestValue<int>? Queues, ManifestValue<string>? Driver)
+{
+    /// <summary>What is said of it, as attributes of its profile.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Values
+    {
+        get
+        {
+            if (Mac is { } mac)
+                yield return new("mac", string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture))));
+            if (Queues is { } queues)
+                yield return new("queues", queues.Value.ToString(CultureInfo.InvariantCulture));
+            if (Driver is { } driver)
+                yield return new("driver", driver.Value);
+        }
+    }
+}

@@ -49,7 +49,7 @@ internal sealed class CacheModeFile : ICacheModeStore
             return error;
         using (file)
             error = _sync(file);
-        return error == Errno.None ? SyncFolder() : error;
+        return error == Errno.None ? FileDescriptor.SyncFolder(_folder, _sync) : error;
     }
 
     private Errno Remove()
@@ -57,20 +57,10 @@ internal sealed class CacheModeFile : ICacheModeStore
         var error = FileDescriptor.Unlink(_path);
         if (error is not (Errno.None or Errno.ENOENT))
             return error;
-        error = SyncFolder();
+        error = FileDescriptor.SyncFolder(_folder, _sync);
         // Refused, so the driver goes on relying on write-through: the next daemon has to find that.
         if (error != Errno.None)
             _ = Make();
         return error;
-    }
-
-    private Errno SyncFolder()
-    {
-        using var folder = FileDescriptor.TryOpen(_folder, writable: false, out var error);
-        if (folder is null)
-            return error;
-        error = _sync(folder);
-        // A file system that has nothing to write back for a folder answers that.
-        return error == Errno.EINVAL ? Errno.None : error;
     }
 }

@@ -19,7 +19,6 @@ namespace Virtbus.Drivers.Nic;
 public sealed partial class NicCore : INicCore, IDisposable
 {
     private const int MaxVectors = 512;
-    private const string AnyDriver = "any";
     private const int ParametersSize = 256;
     private const int TextSize = 96;
     private const int SerialSize = 20;
@@ -33,7 +32,7 @@ public sealed partial class NicCore : INicCore, IDisposable
     private readonly NicChannel _channel;
     private NicQueues[] _queues = [];
     private NicVirtioFunction[] _functions = [];
-    private NicVfProfile[] _profiles = [];
+    private NicVfSettings[] _settings = [];
     private Action<NicEvent>[] _handlers = [];
     private volatile bool _linkUp = true;
 
@@ -72,7 +71,6 @@ public sealed partial class NicCore : INicCore, IDisposable
                 return default;
             }),
             new ObjectAttribute<Device>("model", d => Of(d).Identify().Make)),
-        AttributeGroup.Dynamic<Device>("vf_profiles", d => Enumerable.Range(0, (d as PciDevice)?.TotalVirtualFunctions ?? 0).Select(ProfileAttribute)),
     ];
 
     /// <summary>Enables a function and its command queue.</summary>
@@ -193,41 +191,26 @@ public sealed partial class NicCore : INicCore, IDisposable
         return new Subscription(this, handler);
     }
 
+    /// <summary>Its virtual functions, for a physical function whose probe has ended.</summary>
+    internal NicVirtualFunctions? VirtualFunctions { get; set; }
+
     /// <summary>Sets the link; the parts of all functions are told by then, those of virtual functions soon.</summary>
     /// <param name="up">Whether it carries.</param>
     /// <exception cref="VirtbusException">EPERM: a virtual function; ENODEV, EIO.</exception>
     public void SetLink(bool up) => Execute(NicOpcode.SetLink, 0, [up ? 1u : 0]);
 
     /// <summary>What a virtual function is, or is to be.</summary>
-    /// <param name="vf">Its number, from 0.</param>
     /// <exception cref="VirtbusException">EPERM: this is a virtual function; ENOENT: it can have no such one; ENODEV, EIO.</exception>
-    public NicVfProfile GetVirtualFunctionProfile(int vf)
+    internal NicVfSettings GetVirtualFunction(int vf)
     {
         var answer = Execute(NicOpcode.QueryVirtualFunction, (uint)vf, []);
-        return new NicVfProfile(answer.First, (int)(answer.Second & 0xFFFF));
+        return new NicVfSettings(answer.First, (int)(answer.Second & 0xFFFF));
     }
 
     /// <summary>Says what a virtual function is to be, before it is enabled (PV-01).</summary>
-    /// <param name="vf">Its number, from 0.</param>
-    /// <param name="profile">What it is to be.</param>
-    /// <exception cref="VirtbusException">EBUSY: it is enabled; EINVAL: address or queue sets; else as <see cref="GetVirtualFunctionProfile"/>.</exception>
-    public void SetVirtualFunctionProfile(int vf, NicVfProfile profile)
-    {
-        ArgumentNullException.ThrowIfNull(profile);
-        try
-        {
-            Execute(NicOpcode.SetVirtualFunction, (uint)vf, [profile.MacAddress, (ulong)profile.QueueSets]);
-        }
-        catch (VirtbusException e) when (e.Errno is Errno.EBUSY or Errno.EINVAL)
-        {
-            throw new VirtbusException(
-                e.Errno,
-                e.Errno == Errno.EBUSY
-                    ? $"Virtual function {vf} of {_device.Name} is enabled, so it can't be configured. Disable the virtual functions first: write 0 to sriov_numvfs."
-                    : $"Virtual function {vf} of {_device.Name} can't have address {Subsystems.Net.NetDevice.FormatAddress(profile.MacAddress)} and {profile.QueueSets} queue sets. Give it a unicast address and 1 to 16 queue sets.",
-                e);
-        }
-    }
+    /// <exception cref="VirtbusException">EBUSY: it is enabled; EINVAL: address or queue sets; else as <see cref="GetVirtualFunction"/>.</exception>
+    internal void SetVirtualFunction(int vf, NicVfSettings settings) =>
+        Execute(NicOpcode.SetVirtualFunction, (uint)vf, [settings.MacAddress, (ulong)settings.QueueSets]);
 
     /// <summary>
     /// Creates one virtual-bus device for each part that the function is capable of (MS-01).
@@ -255,7 +238,7 @@ public sealed partial class NicCore : INicCore, IDisposable
     /// </summary>
     public async ValueTask PrepareResetAsync()
     {
-        _profiles = ReadProfiles();
+        _settings = ReadSettings();
         await DestroyPartsAsync(static part => !IsChannel(part));
     }
 
@@ -265,8 +248,8 @@ public sealed partial class NicCore : INicCore, IDisposable
     {
         _device.SetMaster(true);
         _channel.Start();
-        var (before, now) = (_profiles, ReadProfiles());
-        _profiles = [];
+        var (before, now) = (_settings, ReadSettings());
+        _settings = [];
         if (before.Length != now.Length || before.SequenceEqual(now))
             return;
         _device.RenewVirtualFunctions(() =>
@@ -274,7 +257,7 @@ public sealed partial class NicCore : INicCore, IDisposable
             for (var vf = 0; vf < now.Length; vf++)
             {
                 if (before[vf] != now[vf])
-                    SetVirtualFunctionProfile(vf, before[vf]);
+                    SetVirtualFunction(vf, before[vf]);
             }
         });
     }
@@ -322,11 +305,11 @@ public sealed partial class NicCore : INicCore, IDisposable
     }
 
     // None when the function does not answer, which may be why it is reset.
-    private NicVfProfile[] ReadProfiles()
+    private NicVfSettings[] ReadSettings()
     {
         try
         {
-            return [.. Enumerable.Range(0, _device.TotalVirtualFunctions).Select(GetVirtualFunctionProfile)];
+            return [.. Enumerable.Range(0, _device.TotalVirtualFunctions).Select(GetVirtualFunction)];
         }
         catch (VirtbusException)
         {
@@ -336,43 +319,6 @@ public sealed partial class NicCore : INicCore, IDisposable
 
     private static NicCore Of(Device device) =>
         device.GetDriverData<NicCore>() ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {device.Name} lost its driver meanwhile.");
-
-    // Reads and takes pairs of words: mac 06:00:00:00:00:10 queues 8 driver vfio-pci. The driver is the bus's matter, the rest the hardware's.
-    private static ObjectAttribute<Device> ProfileAttribute(int vf) => new(
-        $"{vf}",
-        d =>
-        {
-            var profile = Of(d).GetVirtualFunctionProfile(vf);
-            var driver = ((PciDevice)d).GetVirtualFunctionOverride(vf) is { } name ? " driver " + name : "";
-            return $"mac {Subsystems.Net.NetDevice.FormatAddress(profile.MacAddress)} queues {profile.QueueSets}{driver}";
-        },
-        (d, value, _) =>
-        {
-            var core = Of(d);
-            var driver = ((PciDevice)d).GetVirtualFunctionOverride(vf);
-            var profile = ParseProfile($"{d.DevPath}/vf_profiles/{vf}", value, core.GetVirtualFunctionProfile(vf), ref driver);
-            core.SetVirtualFunctionProfile(vf, profile);
-            ((PciDevice)d).SetVirtualFunctionOverride(vf, driver);
-            return default;
-        });
-
-    private static NicVfProfile ParseProfile(string path, string value, NicVfProfile profile, ref string? driver)
-    {
-        var words = value.Split(' ', StringSplitOptions.RemoveEmptyEntries);
-        for (var i = 0; i < words.Length; i += 2)
-        {
-            var next = i + 1 < words.Length ? words[i + 1] : "";
-            if (words[i] == "mac" && next.Length == 17 && PhysicalAddress.TryParse(next, out var mac))
-                profile = profile with { MacAddress = mac.GetAddressBytes().Aggregate(0UL, (all, b) => (all << 8) | b) };
-            else if (words[i] == "queues" && int.TryParse(next, NumberStyles.None, CultureInfo.InvariantCulture, out var queues))
-                profile = profile with { QueueSets = queues };
-            else if (words[i] == "driver" && next.Length > 0)
-                driver = next == AnyDriver ? null : next;
-            else
-                throw new VirtbusException(Errno.EINVAL, $"{path}: '{value}' is no profile. Write for example: mac 06:00:00:00:00:10 queues 8 driver vfio-pci; 'driver any' lets the bus choose.");
-        }
-        return profile;
-    }
 
     private NicNotice Execute(NicOpcode opcode, uint index, ReadOnlySpan<ulong> arguments) =>
         _channel.TryExecute(opcode, index, arguments, out var answer, out var fault)

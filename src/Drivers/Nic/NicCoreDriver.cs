@@ -14,7 +14,8 @@ public abstract class NicCoreDriver(PciBus bus, string name) : PciDriver(bus, na
     private readonly NicPartIds _ids = new();
 
     /// <inheritdoc/>
-    public sealed override Func<PciDevice, int, ValueTask>? ConfigureVirtualFunctions => static (device, count) => device.SetVirtualFunctionsAsync(count);
+    public sealed override Func<PciDevice, int, ValueTask>? ConfigureVirtualFunctions => static (device, count) =>
+        device.GetDriverData<NicCore>()?.VirtualFunctions is { } functions ? functions.SetNumberAsync(count) : device.SetVirtualFunctionsAsync(count);
 
     /// <inheritdoc/>
     protected sealed override IReadOnlyList<AttributeGroup> DeviceAttributeGroups => NicCore.DeviceAttributeGroups;
@@ -29,6 +30,9 @@ public abstract class NicCoreDriver(PciBus bus, string name) : PciDriver(bus, na
         // Virtual functions go first: their drivers may use the parts.
         device.Resources.AddAction(() => RemoveVirtualFunctionsAsync(device));
         await core.CreatePartsAsync(Name, _ids);
+        if (device.TotalVirtualFunctions == 0)
+            return;
+        core.VirtualFunctions = device.Resources.Add(new NicVirtualFunctions(core, device));
     }
 
     /// <summary>A reset takes all away that the parts have in the hardware, so they go before it. The virtual functions stay, and are reset with it.</summary>

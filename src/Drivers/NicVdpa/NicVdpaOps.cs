@@ -1,5 +1,6 @@
 using Virtbus.Buses.Vdpa;
 using Virtbus.Drivers.Nic;
+using Virtbus.Provisioning;
 using Virtbus.Virtio;
 
 namespace Virtbus.Drivers.NicVdpa;
@@ -7,12 +8,15 @@ namespace Virtbus.Drivers.NicVdpa;
 /// <summary>Makes vDPA devices from the virtio functions of an adapter.</summary>
 internal sealed class NicVdpaOps(INicCore core) : IVdpaManagementOps
 {
+    private static readonly ProfileField<int> Queues = VdpaFields.Queues(256);
+    private static readonly ProfileField[] All = [VdpaFields.Medium, VdpaFields.Serial, Queues];
+
     public IReadOnlyList<uint> SupportedTypes => [VirtioDeviceId.VIRTIO_ID_BLOCK];
 
-    public int MaxQueues => 256;
+    public IReadOnlyList<ProfileField> Fields => All;
 
-    public IVdpaOps Create(VdpaProfile profile) =>
-        new VirtioFunctionOps(core.CreateBlockFunction(profile.Name, profile.Medium, profile.Serial, profile.Queues));
+    public IVdpaOps Create(FunctionProfile profile) => new VirtioFunctionOps(core.CreateBlockFunction(
+        profile.Name, profile.Get(VdpaFields.Medium), VdpaFields.SerialOf(profile), profile.Get(Queues)));
 
     public void Destroy(IVdpaOps ops) => ((VirtioFunctionOps)ops).Dispose();
 }

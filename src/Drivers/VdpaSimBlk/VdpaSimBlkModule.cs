@@ -9,7 +9,7 @@ namespace Virtbus.Drivers.VdpaSimBlk;
 /// <summary>Registers a management device that makes simulated disks. It has no alias: it is loaded by name.</summary>
 public sealed class VdpaSimBlkModule : IFabricModule
 {
-    private VdpaSimBlkDevice? _device;
+    private Device? _device;
     private VdpaManagement? _management;
 
     /// <inheritdoc/>
@@ -17,7 +17,7 @@ public sealed class VdpaSimBlkModule : IFabricModule
     {
         ArgumentNullException.ThrowIfNull(context);
         var bus = context.Fabric.GetBus<VdpaBus>();
-        _device = await context.Fabric.RegisterAsync(new VdpaSimBlkDevice(bus));
+        _device = await context.Fabric.RegisterAsync(new Device("vdpasim_blk"));
         _management = bus.RegisterManagement(_device, new VdpaSimBlkOps());
     }
 

@@ -3,6 +3,7 @@ using Virtbus.Block;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Virtio;
 
 namespace Virtbus.Drivers.VdpaSimBlk;
@@ -10,26 +11,21 @@ namespace Virtbus.Drivers.VdpaSimBlk;
 /// <summary>Makes disks in memory of the size that the profile says.</summary>
 internal sealed class VdpaSimBlkOps : IVdpaManagementOps
 {
+    private static readonly ProfileField<int> Queues = VdpaFields.Queues(256);
+    private static readonly ProfileField[] All = [VdpaFields.Capacity, VdpaFields.Serial, Queues];
+
     private readonly ConcurrentDictionary<IVdpaOps, MemoryBackend> _media = new();
 
     public IReadOnlyList<uint> SupportedTypes => [VirtioDeviceId.VIRTIO_ID_BLOCK];
 
-    public int MaxQueues => 256;
+    public IReadOnlyList<ProfileField> Fields => All;
 
-    public IVdpaOps Create(VdpaProfile profile)
+    public IVdpaOps Create(FunctionProfile profile)
     {
-        if (profile.Medium.Length > 0)
-        {
-            throw new VirtbusException(
-                Errno.EOPNOTSUPP, $"vDPA device '{profile.Name}': a simulated disk has no medium '{profile.Medium}'. Give it a capacity instead.");
-        }
-
-        if (profile.Capacity <= 0)
-            throw new VirtbusException(Errno.EINVAL, $"vDPA device '{profile.Name}' has no capacity. Give it one, a multiple of 512 bytes.");
-        var medium = new MemoryBackend(profile.Capacity);
+        var medium = new MemoryBackend(profile.Get(VdpaFields.Capacity));
         try
         {
-            var ops = new VirtioDeviceOps(new VirtioBlkDevice(profile.Name, medium, profile.Serial, profile.Queues));
+            var ops = new VirtioDeviceOps(new VirtioBlkDevice(profile.Name, medium, VdpaFields.SerialOf(profile), profile.Get(Queues)));
             _media[ops] = medium;
             return ops;
         }

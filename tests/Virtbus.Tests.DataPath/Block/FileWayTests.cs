@@ -105,6 +105,32 @@ public sealed class FileWayTests : IDisposable
     }
 
     [Theory]
+    [InlineData("direct")]
+    [InlineData("direct-worker")]
+    public void Direct_runs_need_lengths_of_whole_sectors_also_where_addresses_need_less(string kind)
+    {
+        // What an NVMe says, statx(2): addresses in units of 4. Windows gives pieces like these.
+        var disk = _disks.OpenFile(kind);
+        disk.DirectMemoryAlignment = 4;
+        using var channel = disk.OpenChannel(4);
+        using var buffer = new BlockBuffer(3 * 4096);
+        var first = buffer.Request(BlockOperation.Write, 0, 3 * 4096).Runs[0].Address;
+        var runs = GC.AllocateArray<IoVector>(2, pinned: true);
+        (runs[0], runs[1]) = (new IoVector(first, 3952), new IoVector(first + 4096, 2704));
+        var request = new BlockRequest { Operation = BlockOperation.Write, Offset = 512, Length = 6656 };
+        request.SetRuns(runs);
+        buffer.Bytes.Fill(0x3c);
+        Assert.Equal(Errno.None, channel.Do(request));
+        Assert.Equal(-1, _disks.Content(kind).AsSpan(512, 6656).IndexOfAnyExcept((byte)0x3c));
+        buffer.Bytes.Clear();
+        request.Operation = BlockOperation.Read;
+        Assert.Equal(Errno.None, channel.Do(request));
+        Assert.Equal(-1, buffer.Bytes[..3952].IndexOfAnyExcept((byte)0x3c));
+        Assert.Equal(-1, buffer.Bytes.Slice(4096, 2704).IndexOfAnyExcept((byte)0x3c));
+        Assert.Equal(-1, buffer.Bytes[3952..4096].IndexOfAnyExcept((byte)0));
+    }
+
+    [Theory]
     [InlineData("tmpfs", true, 3, 0, 0)]
     [InlineData("cached", true, 2, 1, 0)]
     [InlineData("cached", false, 1, 2, 0)]

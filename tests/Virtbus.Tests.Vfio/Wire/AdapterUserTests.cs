@@ -304,7 +304,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
             await sink.Done.WaitAsync(Long);
             Net(to).RemoveReceiver(sink);
         }
-        Assert.Contains("queues 8", _fabric.Tree.Read(_adapter.DevPath + "/vf_profiles/0"), StringComparison.Ordinal);
+        Assert.Equal("8\n", _fabric.Tree.Read("/kernel/config/functions/adapter0v0/profile/queues"));
         foreach (var up in new[] { "0", "1" })
         {
             await _fabric.Tree.WriteAsync(_adapter.DevPath + "/link", up);

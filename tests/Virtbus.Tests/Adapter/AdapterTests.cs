@@ -3,6 +3,7 @@ using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Subsystems.Net;
 using Virtbus.Subsystems.Vhost;
 using Xunit;
@@ -152,7 +153,7 @@ public sealed class AdapterTests
         using var memory = new MemoryBackend(1 << 20);
         adapter.Hardware.Engine.AttachMedium("disk0", memory);
 
-        var device = await fixture.Vdpa.Managements.Single().AddAsync(new VdpaProfile("disk0", 2, "disk0", "SERIAL"));
+        var device = await fixture.Vdpa.Managements.Single().AddDiskAsync("disk0", "disk0", "SERIAL");
 
         Assert.Equal("vhost-vdpa", device.Driver?.Name);
         Assert.Equal("disk0\n", fixture.Fabric.Tree.Read("/class/vhost-vdpa/vhost-vdpa-0/label"));
@@ -166,13 +167,15 @@ public sealed class AdapterTests
         await fixture.AddMerlinAsync("adapter0", nets: 0, vdpas: 1);
         var management = fixture.Vdpa.Managements.Single();
 
-        Assert.Equal(Errno.EOPNOTSUPP, (await Refused(new VdpaProfile("d", 1, "m", "s"))).Errno);
-        Assert.Equal(Errno.EINVAL, (await Refused(new VdpaProfile("d", 2, "m", "s", Queues: 0))).Errno);
-        Assert.Contains("no medium 'm'", (await Refused(new VdpaProfile("d", 2, "m", "s"))).Message);
+        Assert.Equal(Errno.EOPNOTSUPP, (await Refused("medium=m type=1")).Errno);
+        Assert.Equal(Errno.EOPNOTSUPP, (await Refused("medium=m capacity=1MiB")).Errno);
+        Assert.Equal(Errno.EINVAL, (await Refused("medium=m queues=0")).Errno);
+        Assert.Equal(Errno.EINVAL, (await Refused("queues=1")).Errno);
+        Assert.Contains("no medium 'm'", (await Refused("medium=m")).Message, StringComparison.Ordinal);
         Assert.Empty(fixture.Vdpa.Devices);
 
-        async Task<VirtbusException> Refused(VdpaProfile profile) =>
-            await Assert.ThrowsAsync<VirtbusException>(async () => await management.AddAsync(profile));
+        async Task<VirtbusException> Refused(string profile) => await Assert.ThrowsAsync<VirtbusException>(
+            async () => await management.AddAsync(management.Profile("d", ProfileText.ParsePairs(ProfileText.Split(profile)))));
     }
 
     [Fact]
@@ -182,7 +185,7 @@ public sealed class AdapterTests
         var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 1);
         using var memory = new MemoryBackend(1 << 20);
         adapter.Hardware.Engine.AttachMedium("disk0", memory);
-        await fixture.Vdpa.Managements.Single().AddAsync(new VdpaProfile("disk0", 2, "disk0", "S"));
+        await fixture.Vdpa.Managements.Single().AddDiskAsync("disk0", "disk0", "S");
 
         await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/unbind", adapter.Device.Name);
 

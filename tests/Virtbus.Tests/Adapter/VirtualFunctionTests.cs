@@ -5,6 +5,7 @@ using Virtbus.Core;
 using Virtbus.Drivers.Nic;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Subsystems.Net;
 using Xunit;
 
@@ -43,7 +44,7 @@ public sealed class VirtualFunctionTests
         using var memory = new MemoryBackend(1 << 20);
         adapter.Hardware.Engine.AttachMedium("disk0", memory);
         var management = fixture.Vdpa.Managements.Single(m => m.Device.Parent == adapter.Device.VirtualFunctions[1]);
-        var disk = await management.AddAsync(new VdpaProfile("disk0", 2, "disk0", "SERIAL"));
+        var disk = await management.AddDiskAsync("disk0", "disk0", "SERIAL");
         Assert.Equal("vhost-vdpa", disk.Driver?.Name);
     }
 
@@ -103,17 +104,24 @@ public sealed class VirtualFunctionTests
     {
         await using var fixture = await AdapterFixture.StartAsync();
         var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0, vfs: 2);
-        var path = adapter.Device.DevPath + "/vf_profiles/1";
-        await fixture.Fabric.Tree.WriteAsync(path, "mac 02:00:00:00:00:77 queues 2");
+        const string Folder = "/kernel/config/functions/one/";
+        await fixture.Fabric.Tree.WriteAsync("/kernel/config/define", "one kind=vf parent=adapter0 index=1 mac=02:00:00:00:00:77 queues=2");
         await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "2");
         Assert.Equal("02:00:00:00:00:77\n", fixture.Fabric.Tree.Read("/class/net/adapter0v1np0/address"));
-        Assert.Equal("mac 02:00:00:00:00:77 queues 2\n", fixture.Fabric.Tree.Read(path));
-        Assert.Equal(Errno.EBUSY, (await Refused(path, "queues 3")).Errno);
-        Assert.Equal(Errno.EINVAL, (await Refused(path, "colour red")).Errno);
-        Assert.Equal(Errno.EINVAL, (await Refused(path, "mac 02:00")).Errno);
+        Assert.Equal("active\n", fixture.Fabric.Tree.Read(Folder + "state"));
+        // The other one is shown too, as the hardware has made it.
+        Assert.Equal("8\n", fixture.Fabric.Tree.Read("/kernel/config/functions/adapter0v0/profile/queues"));
+        Assert.Equal(fixture.Fabric.Tree.Read("/class/net/adapter0v0np0/address"), fixture.Fabric.Tree.Read("/kernel/config/functions/adapter0v0/profile/mac"));
+        Assert.Equal(Errno.EBUSY, (await Refused(Folder + "set", "queues=3")).Errno);
+        Assert.Equal(Errno.EOPNOTSUPP, (await Refused(Folder + "set", "colour=red")).Errno);
+        Assert.Equal(Errno.EINVAL, (await Refused(Folder + "set", "mac=02:00")).Errno);
         await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "0");
-        Assert.Equal(Errno.EINVAL, (await Refused(path, "queues 17")).Errno);
-        Assert.Equal(Errno.EINVAL, (await Refused(path, "mac 01:00:00:00:00:77")).Errno);
+        Assert.Equal("configured\n", fixture.Fabric.Tree.Read(Folder + "state"));
+        Assert.Equal(["one"], ProvisioningEngine.Of(fixture.Fabric).Functions.Select(f => f.Name));
+        Assert.Equal(Errno.EINVAL, (await Refused(Folder + "set", "queues=17")).Errno);
+        Assert.Equal(Errno.EINVAL, (await Refused(Folder + "set", "mac=01:00:00:00:00:77")).Errno);
+        Assert.Equal(Errno.EINVAL, (await Refused("/kernel/config/define", "two kind=vf index=2")).Errno);
+        Assert.Equal(Errno.EEXIST, (await Refused("/kernel/config/define", "two kind=vf index=1")).Errno);
 
         // A virtual function has two queue sets and not one more.
         await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "2");
@@ -124,6 +132,66 @@ public sealed class VirtualFunctionTests
 
         async Task<VirtbusException> Refused(string at, string value) =>
             await Assert.ThrowsAsync<VirtbusException>(async () => await fixture.Fabric.Tree.WriteAsync(at, value));
+    }
+
+    [Fact]
+    public async Task Defined_functions_are_activated_as_the_set_that_they_are()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0, vfs: 4);
+        var engine = ProvisioningEngine.Of(fixture.Fabric);
+        foreach (var index in Enumerable.Range(0, 3))
+            engine.Define($"web{index}", "vf", "adapter0", [new("index", $"{index}"), new("queues", $"{index + 1}")]);
+        engine.Define("none", "vf", "adapter0", [new("queues", "2")]);
+        await Refused(Errno.EINVAL, "index (a number of the virtual function", () => engine.ActivateAsync(["none"]));
+        await Refused(Errno.EINVAL, "Virtual function 2 ('web2') of 0000:01:00.0 can't come without virtual function 1", () => engine.ActivateAsync(["web0", "web2"]));
+        Assert.Empty(adapter.Device.VirtualFunctions);
+
+        await engine.ActivateAsync(["web1", "web0"]);
+        Assert.Equal("2\n", fixture.Fabric.Tree.Read(adapter.Device.DevPath + "/sriov_numvfs"));
+        Assert.Equal([adapter.Device.VirtualFunctions[0], adapter.Device.VirtualFunctions[1]], [engine.Get("web0").Device!, engine.Get("web1").Device!]);
+        Assert.Equal("2\n", fixture.Fabric.Tree.Read("/kernel/config/functions/web1/profile/queues"));
+        await Refused(Errno.EBUSY, "has 2 virtual functions, and PCI enables all at once", () => engine.ActivateAsync(["web2"]));
+        await Refused(Errno.EBUSY, "go together, and adapter0v1 would stay", () => engine.DeactivateAsync(["web0"]));
+        Assert.Equal(2, adapter.Device.VirtualFunctions.Count);
+        Assert.Equal(FunctionState.Active, engine.Get("web0").State);
+        await engine.DeactivateAsync(["web0", "web1"]);
+        Assert.Empty(adapter.Device.VirtualFunctions);
+
+        // A number that is written is another way to the same.
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "4");
+        Assert.Equal(
+            [("web0", FunctionState.Active), ("web1", FunctionState.Active), ("web2", FunctionState.Active), ("none", FunctionState.Defined), ("adapter0v3", FunctionState.Active)],
+            engine.Functions.Select(f => (f.Name, f.State)));
+        await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/unbind", adapter.Device.Name);
+        Assert.Equal(
+            [("web0", FunctionState.Gone), ("web1", FunctionState.Gone), ("web2", FunctionState.Gone), ("none", FunctionState.Defined)],
+            engine.Functions.Select(f => (f.Name, f.State)));
+        await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/bind", adapter.Device.Name);
+        await engine.ActivateAsync(["web0", "web1", "web2"]);
+        Assert.Equal(3, adapter.Device.VirtualFunctions.Count);
+    }
+
+    [Fact]
+    public async Task Function_whose_driver_does_not_take_it_is_not_activated()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0, vfs: 2);
+        var engine = ProvisioningEngine.Of(fixture.Fabric);
+        engine.Define("web0", "vf", "adapter0", [new("index", "0"), new("driver", "nobody")]);
+        await Refused(Errno.ENODEV, "Function 'web0': driver nobody did not take", () => engine.ActivateAsync(["web0"]));
+        Assert.Empty(adapter.Device.VirtualFunctions);
+        Assert.Equal(FunctionState.Configured, engine.Get("web0").State);
+        await engine.SetAsync("web0", [new("driver", "merlin_core")]);
+        await engine.ActivateAsync(["web0"]);
+        Assert.Equal("merlin_core", Assert.Single(adapter.Device.VirtualFunctions).DriverOverride);
+    }
+
+    private static async Task Refused(Errno errno, string message, Func<ValueTask> act)
+    {
+        var error = await Assert.ThrowsAsync<VirtbusException>(async () => await act());
+        Assert.Equal(errno, error.Errno);
+        Assert.Contains(message, error.Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -167,8 +235,7 @@ public sealed class VirtualFunctionTests
             ? await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 1, vfs: 4)
             : await fixture.AddHarrierAsync("adapter0", nets: 1, vdpas: 1, vfs: 4);
         var tree = fixture.Fabric.Tree;
-        await tree.WriteAsync(adapter.Device.DevPath + "/vf_profiles/1", "mac 02:00:00:00:00:77 queues 4");
-        await tree.WriteAsync(adapter.Device.DevPath + "/vf_profiles/3", "mac 02:00:00:00:00:99 queues 5");
+        await tree.WriteAsync("/kernel/config/define", "one kind=vf parent=adapter0 index=1 mac=02:00:00:00:00:77 queues=4");
         await tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "2");
         var functions = adapter.Device.VirtualFunctions.ToArray();
         var channel = fixture.Auxiliary.Devices.Single(d => d.Name.Contains(".vfmig.", StringComparison.Ordinal));
@@ -181,8 +248,6 @@ public sealed class VirtualFunctionTests
         Assert.NotSame(hardware, functions[1].Function);
         Assert.All(functions, f => Assert.True(f.Function.IsPresent));
         Assert.Equal("02:00:00:00:00:77\n", tree.Read("/class/net/adapter0v1np0/address"));
-        Assert.Equal("mac 02:00:00:00:00:77 queues 4\n", tree.Read(adapter.Device.DevPath + "/vf_profiles/1"));
-        Assert.Equal("mac 02:00:00:00:00:99 queues 5\n", tree.Read(adapter.Device.DevPath + "/vf_profiles/3"));
         // Who holds a virtual function by the channel keeps it.
         Assert.Same(channel, fixture.Auxiliary.Devices.Single(d => d.Name.Contains(".vfmig.", StringComparison.Ordinal)));
         var sink = new FrameSink(1);

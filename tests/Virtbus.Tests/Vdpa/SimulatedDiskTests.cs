@@ -13,7 +13,7 @@ namespace Virtbus.Tests.Vdpa;
 /// <summary>The second provider of vDPA devices: disks with no adapter below.</summary>
 public sealed class SimulatedDiskTests
 {
-    private const string Files = "/devices/vdpasim_blk/";
+    private const string Config = "/kernel/config/";
 
     [Fact]
     public async Task Disk_is_made_and_removed_by_writes_to_the_tree_and_a_user_can_open_it()
@@ -21,8 +21,9 @@ public sealed class SimulatedDiskTests
         var (fabric, bus, module) = await LoadAsync();
         var management = Assert.Single(bus.Managements);
         Assert.Equal("vdpasim_blk", management.Name);
-        await fabric.Tree.WriteAsync(Files + "new_device", "disk1 1MiB 2");
-        await fabric.SettleAsync();
+        await fabric.Tree.WriteAsync(Config + "define", "disk1 kind=vdpa parent=vdpasim_blk capacity=1MiB queues=2");
+        Assert.Empty(bus.Devices);
+        await fabric.Tree.WriteAsync(Config + "functions/disk1/live", "1");
         var disk = Assert.Single(bus.Devices.OfType<VdpaDevice>());
         Assert.Equal(("disk1", 2u, 2), (disk.Name, disk.VirtioType, disk.Ops.QueueCount));
         var capacity = new byte[8];
@@ -31,44 +32,45 @@ public sealed class SimulatedDiskTests
         Assert.Equal("disk1", Assert.Single(VhostSubsystem.Of(fabric).Class.Devices.OfType<VhostDevice>()).Label);
         Assert.Equal("2\n", fabric.Tree.Read("/bus/vdpa/devices/disk1/max_vqs"));
 
-        await fabric.Tree.WriteAsync(Files + "delete_device", "disk1");
+        await fabric.Tree.WriteAsync(Config + "functions/disk1/live", "0");
         Assert.Empty(bus.Devices);
         Assert.Empty(VhostSubsystem.Of(fabric).Class.Devices);
-        await fabric.Tree.WriteAsync(Files + "new_device", "disk1 4096");
+        await fabric.Tree.WriteAsync(Config + "activate", "disk1");
         await module.ExitAsync();
         Assert.Empty(bus.Devices);
         Assert.Empty(bus.Managements);
+        Assert.Equal("gone\n", fabric.Tree.Read(Config + "functions/disk1/state"));
+        // As new, since it was in memory; and there, since it was.
+        await module.InitAsync(new ModuleContext(fabric, "vdpa_sim_blk"));
+        await fabric.SettleAsync();
+        Assert.Equal("active\n", fabric.Tree.Read(Config + "functions/disk1/state"));
     }
 
     [Theory]
     [InlineData("", Errno.EINVAL)]
-    [InlineData("disk1", Errno.EINVAL)]
-    [InlineData("disk1 0", Errno.EINVAL)]
-    [InlineData("disk1 1000", Errno.EINVAL)]
-    [InlineData("disk1 -1", Errno.EINVAL)]
-    [InlineData("disk1 1MB", Errno.EINVAL)]
-    [InlineData("disk1 9999999999TiB", Errno.EINVAL)]
-    [InlineData("disk1 1MiB 0", Errno.EINVAL)]
-    [InlineData("disk1 1MiB 257", Errno.EINVAL)]
-    [InlineData("disk1 1MiB 1 1", Errno.EINVAL)]
-    [InlineData("plätze 1MiB", Errno.EINVAL)]
-    [InlineData("disk0 1MiB", Errno.EEXIST)]
-    public async Task Disk_that_can_not_be_is_refused_and_nothing_is_left(string written, Errno errno)
+    [InlineData("queues=2", Errno.EINVAL)]
+    [InlineData("capacity=0", Errno.EINVAL)]
+    [InlineData("capacity=1000", Errno.EINVAL)]
+    [InlineData("capacity=-1", Errno.EINVAL)]
+    [InlineData("capacity=1MB", Errno.EINVAL)]
+    [InlineData("capacity=9999999999TiB", Errno.EINVAL)]
+    [InlineData("capacity=1MiB queues=0", Errno.EINVAL)]
+    [InlineData("capacity=1MiB queues=257", Errno.EINVAL)]
+    [InlineData("capacity=1MiB type=1", Errno.EOPNOTSUPP)]
+    [InlineData("capacity=1MiB medium=disk0", Errno.EOPNOTSUPP)]
+    [InlineData("capacity=1MiB serial=123456789012345678901", Errno.EINVAL)]
+    [InlineData("capacity=1MiB driver=nobody", Errno.ENODEV)]
+    public async Task Disk_that_can_not_be_is_refused_and_nothing_is_left(string profile, Errno errno)
     {
         var (fabric, bus, _) = await LoadAsync();
-        await fabric.Tree.WriteAsync(Files + "new_device", "disk0 1MiB");
-        await Deadline.Refused(errno, () => fabric.Tree.WriteAsync(Files + "new_device", written));
-        Assert.Single(bus.Devices);
-        await Deadline.Refused(Errno.ENODEV, () => fabric.Tree.WriteAsync(Files + "delete_device", "disk1"));
-    }
-
-    [Fact]
-    public async Task Profile_that_names_a_medium_is_refused()
-    {
-        var (_, bus, _) = await LoadAsync();
-        var profile = new VdpaProfile("disk1", 2, "medium", "serial", 1, 4096);
-        await Deadline.Refused(Errno.EOPNOTSUPP, async () => await bus.Managements[0].AddAsync(profile));
-        await Deadline.Refused(Errno.EINVAL, async () => await bus.Managements[0].AddAsync(profile with { Medium = "", Capacity = 0 }));
+        var refusal = await Assert.ThrowsAsync<VirtbusException>(async () =>
+        {
+            await fabric.Tree.WriteAsync(Config + "define", "disk1 kind=vdpa " + profile);
+            await fabric.Tree.WriteAsync(Config + "activate", "disk1");
+        });
+        Assert.Equal(errno, refusal.Errno);
+        Assert.Contains("'disk1'", refusal.Message, StringComparison.Ordinal);
+        Assert.Empty(bus.Devices);
     }
 
     [Fact]
@@ -77,7 +79,8 @@ public sealed class SimulatedDiskTests
         var (fabric, bus, _) = await LoadAsync();
         // Registered before any device comes, and still none of them has the first say for a disk.
         await fabric.Tree.WriteAsync("/bus/vdpa/drivers_autoprobe", "0");
-        await fabric.Tree.WriteAsync(Files + "new_device", "disk1 1MiB");
+        await fabric.Tree.WriteAsync(Config + "define", "disk1 kind=vdpa parent=vdpasim_blk capacity=1MiB queues=1");
+        await fabric.Tree.WriteAsync(Config + "functions/disk1/live", "1");
         var disk = Assert.Single(bus.Devices);
         await fabric.UnregisterDriverAsync(bus.Drivers[0]);
         await fabric.Tree.WriteAsync("/bus/vdpa/drivers_autoprobe", "1");

@@ -1,6 +1,6 @@
 namespace Virtbus.Drivers.Nic;
 
-/// <summary>What a virtual function is to be, said before it exists (PV-01).</summary>
+/// <summary>What the hardware makes a virtual function.</summary>
 /// <param name="MacAddress">Its Ethernet address, 48 bits, no group.</param>
 /// <param name="QueueSets">How many queue sets it can make, 1 to 16.</param>
-public sealed record NicVfProfile(ulong MacAddress, int QueueSets);
+internal readonly record struct NicVfSettings(ulong MacAddress, int QueueSets);

@@ -1,0 +1,198 @@
+using Virtbus.Core;
+using Virtbus.Platform;
+
+namespace Virtbus.Provisioning;
+
+/// <summary>
+/// A function that was defined, and how far it is. The engine changes it; reads wait for nobody and see one moment.
+/// </summary>
+public sealed class ProvisionedFunction
+{
+    private volatile Moment _now;
+
+    internal ProvisionedFunction(string name, string kind, string? parent, long order, bool isKept)
+    {
+        Name = name;
+        Kind = kind;
+        Parent = parent;
+        Order = order;
+        IsKept = isKept;
+        _now = new Moment(null, null, null, Work.None, false);
+    }
+
+    internal enum Work
+    {
+        None,
+        Activating,
+        Changing,
+        Draining,
+    }
+
+    /// <summary>The name by which people know it.</summary>
+    public string Name { get; }
+
+    /// <summary>The kind, as its provider calls it.</summary>
+    public string Kind { get; }
+
+    /// <summary>The lasting name of what it hangs at; null for nothing.</summary>
+    public string? Parent { get; }
+
+    /// <summary>Whether the definition lasts over the end of the program.</summary>
+    public bool IsKept { get; }
+
+    /// <summary>What it is to be; null while its provider is not there and never was: nobody can say then what the values mean.</summary>
+    public FunctionProfile? Profile => _now.Profile;
+
+    /// <summary>Whether its provider is there.</summary>
+    public bool HasProvider => _now.Provider is not null;
+
+    /// <summary>Why its provider refused the definition when it came; null when it did not.</summary>
+    public string? Problem { get; internal set; }
+
+    /// <summary>The device that stands for it while it is active.</summary>
+    public Device? Device => Find(_now);
+
+    /// <summary>How far it is.</summary>
+    public FunctionState State
+    {
+        get
+        {
+            var now = _now;
+            if (now.Work == Work.Draining)
+                return FunctionState.Draining;
+            if (Find(now) is { } device)
+                return IsHeld(device) ? FunctionState.InUse : FunctionState.Active;
+            if (now.IsWanted)
+                return FunctionState.Gone;
+            return now is { Profile: { } profile, Provider: var provider } && (provider is null || !provider.FindMissing(profile).Any())
+                ? FunctionState.Configured
+                : FunctionState.Defined;
+        }
+    }
+
+    /// <summary>How far it is, as people read it: "in use" for <see cref="FunctionState.InUse"/>.</summary>
+    public string StateName => State is var state && state == FunctionState.InUse ? "in use" : state.ToString().ToLowerInvariant();
+
+    /// <summary>What each of its attributes is, also those that nobody set, as text, in the order of the kind; nothing while its provider is not there.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Describe()
+    {
+        if (_now is not { Provider: { } provider, Profile: { } profile })
+            yield break;
+        foreach (var field in provider.Fields)
+        {
+            if ((profile.Text(field) ?? provider.DescribeStandard(profile, field)) is { } text)
+                yield return KeyValuePair.Create(field.Name, text);
+        }
+    }
+
+    internal long Order { get; }
+
+    /// <summary>Its state as a whole, replaced as a whole.</summary>
+    internal Moment Now
+    {
+        get => _now;
+        set => _now = value;
+    }
+
+    /// <summary>What is set but could not be understood yet.</summary>
+    internal IReadOnlyDictionary<string, string> RawValues { get; set; } = new Dictionary<string, string>();
+
+    /// <summary>Where it was when the program ended.</summary>
+    internal string? Place { get; set; }
+
+    /// <summary>Ends what is being done, when it can be ended; completes with it.</summary>
+    internal CancellationTokenSource? Cancel { get; set; }
+
+    internal TaskCompletionSource? Done { get; set; }
+
+    internal bool IsActive => Device is not null;
+
+    /// <inheritdoc/>
+    public override string ToString() => Name;
+
+    internal StoredDefinition ToStored(Moment next) =>
+        new(Name, Kind, Parent, next.Profile is { } profile ? profile.Values.ToDictionary() : RawValues, next.IsWanted, Place, Order);
+
+    internal void ThrowIfBusy()
+    {
+        var what = Now.Work switch
+        {
+            Work.Activating => "being activated",
+            Work.Changing => "being changed",
+            Work.Draining => "being deactivated, and waits for who has it",
+            _ => null,
+        };
+        if (what is not null)
+            throw new VirtbusException(Errno.EBUSY, $"Function '{Name}' is {what}. Try again when that has ended.");
+    }
+
+    /// <summary>Who makes it and what it is to be.</summary>
+    /// <exception cref="VirtbusException">EBUSY, EINVAL, ENODEV: not now.</exception>
+    internal (FunctionProvider Provider, FunctionProfile Profile) Ready()
+    {
+        ThrowIfBusy();
+        if (Problem is { } problem)
+            throw new VirtbusException(Errno.EINVAL, $"The definition of function '{Name}' is not one that its provider takes: {problem} Undefine it, and define it again.");
+        return Now is { Provider: { } provider, Profile: { } profile }
+            ? (provider, profile)
+            : throw new VirtbusException(
+                Errno.ENODEV, $"Nothing makes function '{Name}' now: {Parent ?? "what it is made by"} has no driver that makes {Kind} functions. Bind one first.");
+    }
+
+    internal void ThrowUnlessReady()
+    {
+        var (provider, profile) = Ready();
+        if (IsActive)
+            throw new VirtbusException(Errno.EBUSY, $"Function '{Name}' is active already, as {Device?.Name}.");
+        if (provider.FindMissing(profile).ToList() is { Count: > 0 } missing)
+        {
+            throw new VirtbusException(
+                Errno.EINVAL, $"Function '{Name}' can't be activated: {string.Join(" and ", missing)} has to be set first. Write: virtbus function set {Name} {missing[0].Split(' ')[0]}=…");
+        }
+    }
+
+    // What follows is called under the engine's lock.
+
+    internal void Begin(Work work)
+    {
+        Now = Now with { Work = work };
+        Done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+    }
+
+    internal void End()
+    {
+        Now = Now with { Work = Work.None };
+        Cancel = null;
+        Done?.SetResult();
+        Done = null;
+    }
+
+    /// <summary>The values are understood from now on, or it is known why not.</summary>
+    internal void Adopt(FunctionProvider provider)
+    {
+        var profile = Now.Profile;
+        Problem = null;
+        try
+        {
+            if (profile is null)
+            {
+                profile = FunctionProfile.Parse(Kind, Name, provider.Fields, RawValues);
+                provider.Check(profile);
+            }
+        }
+        catch (VirtbusException e)
+        {
+            profile = null;
+            Problem = e.Message;
+        }
+
+        Now = Now with { Provider = provider, Profile = profile, IsWanted = Now.IsWanted && profile is not null };
+    }
+
+    private static Device? Find(Moment now) =>
+        now is { Provider: not null, Profile: not null, Device: not null } ? now.Provider.Find(now.Profile, now.Device) : null;
+
+    private static bool IsHeld(Device device) => device is IUserHeld { IsHeld: true } || device.Children.Any(IsHeld);
+
+    internal sealed record Moment(FunctionProvider? Provider, FunctionProfile? Profile, Device? Device, Work Work, bool IsWanted);
+}
