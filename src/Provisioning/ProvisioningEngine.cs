@@ -385,7 +385,7 @@ public sealed class ProvisioningEngine
         ArgumentNullException.ThrowIfNull(bus);
         ArgumentNullException.ThrowIfNull(driver);
         if (Modules is not null && !bus.TryGetDriver(driver, out _))
-            await Modules.LoadAsync(driver.Replace('-', '_'));
+            await Modules.LoadAsync(ModuleName.Of(driver));
     }
 
     /// <summary>For providers: refuses a device that the driver of its profile did not take.</summary>

@@ -29,8 +29,9 @@ public sealed class TopologyFlowTests
         await fabric.AddClassObserverAsync(VfioSubsystem.Of(fabric).Class, observer);
 
         // Manifest, command line and HTTP end in such a write.
-        await fabric.Tree.WriteAsync("/bus/pci/plug", "watched flow label flow0");
-        Hops.AreInOrder(provider.Opened, "FabricTree", "TreeFile", "PciAttributes", "PciBus", "PciOpenings", "Provider");
+        await fabric.Tree.WriteAsync("/kernel/config/define", "flow0 kind=pci watched=flow");
+        await fabric.Tree.WriteAsync("/kernel/config/functions/flow0/live", "1");
+        Hops.AreInOrder(provider.Opened, "FabricTree", "TreeFile", "ProvisioningEngine", "PciFunctions", "PciBus", "PciOpenings", "Provider");
         Hops.AreInOrder(provider.Function.Plugged, "PciHotplug", "PciDevice", "PciHardware", "PciFunction", "WatchedFunction");
         var device = Assert.Single(bus.Devices.OfType<PciDevice>(), static d => d.Label == "flow0");
         // In the tree and told of, in one step; nobody serves it by itself.
@@ -59,7 +60,7 @@ public sealed class TopologyFlowTests
             Assert.Equal([0x42, 0x56, 0x79, 0x77], ids);
         }
 
-        await fabric.Tree.WriteAsync(device.DevPath + "/unplug", "1");
+        await fabric.Tree.WriteAsync("/kernel/config/functions/flow0/live", "0");
         Assert.False(File.Exists(socket));
         await loader.UnloadAllAsync();
         folder.Delete(recursive: true);
