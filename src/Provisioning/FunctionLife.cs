@@ -158,15 +158,21 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
     /// <summary>Activates those that a provider had and should have again, beside the caller.</summary>
     public void Return(FunctionProvider provider)
     {
-        // Those that are kept and were active when the program ended have no device yet, and come in any case.
-        var wanted = book.All.Where(f => f.Now.Provider == provider && f.IsMissing && (provider.Returns || f.Now.Device is null)).ToList();
-        foreach (var set in provider.ComesTogether && wanted.Count > 0 ? [wanted] : wanted.ConvertAll(static f => new List<ProvisionedFunction> { f }))
+        List<ProvisionedFunction> wanted;
+        lock (book.Lock)
         {
-            // Without those that were deactivated or undefined meanwhile, or activated by somebody.
-            fabric.StartWork(
-                $"functions of kind {provider.Kind}{ProviderTable.At(provider)}",
-                () => ActivateAsync(() => set.Where(f => f.IsMissing && f.Now.Provider == provider), default).AsTask());
+            // Those that are kept and were active when the program ended have no device yet, and come in any case.
+            wanted = [.. book.All.Where(f => f.Now.Provider == provider && (provider.Returns || f.Now.Device is null) && IsFree(f))];
         }
+
+        Start(provider, wanted);
+    }
+
+    // What is activated, changed or taken away just now is looked at again when that has ended.
+    private static bool IsFree(ProvisionedFunction function)
+    {
+        function.IsPassedOver |= function.Now.Work != Work.None;
+        return function.IsMissing;
     }
 
     private static async ValueTask TakeAwayAsync(FunctionProvider? provider, List<ProvisionedFunction> functions)
@@ -300,20 +306,31 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 
     private void End(List<ProvisionedFunction> functions)
     {
-        List<FunctionProvider> back = [];
+        List<(FunctionProvider Provider, ProvisionedFunction Function)> back = [];
         lock (book.Lock)
         {
             foreach (var function in functions)
             {
                 function.End();
-                // It came while this went on, and passed the function over.
-                if (function is { IsLost: true, IsMissing: true, Now.Provider: { } provider } && !back.Contains(provider))
-                    back.Add(provider);
+                if (function is { IsMissing: true, Now: { Provider: { } provider } now } && (function.IsLost || function.IsPassedOver) && (provider.Returns || now.Device is null))
+                    back.Add((provider, function));
             }
         }
 
-        foreach (var provider in back)
-            Return(provider);
+        // Those alone: what others failed at is not begun again by this.
+        foreach (var group in back.GroupBy(static b => b.Provider, static b => b.Function))
+            Start(group.Key, [.. group]);
+    }
+
+    private void Start(FunctionProvider provider, List<ProvisionedFunction> functions)
+    {
+        foreach (var set in provider.ComesTogether && functions.Count > 0 ? [functions] : functions.ConvertAll(static f => new List<ProvisionedFunction> { f }))
+        {
+            // Without those that were deactivated or undefined meanwhile, or activated by somebody.
+            fabric.StartWork(
+                $"functions of kind {provider.Kind}{ProviderTable.At(provider)}",
+                () => ActivateAsync(() => set.Where(f => f.Now.Provider == provider && IsFree(f)), default).AsTask());
+        }
     }
 
     private sealed record Made(ProvisionedFunction Function, FunctionProvider Provider, Device Device, Device? Before, string? Place);

@@ -109,6 +109,9 @@ public sealed class ProvisionedFunction
     /// <summary>Its provider was removed while something was done with it: what is made for it goes with the provider.</summary>
     internal bool IsLost { get; private set; }
 
+    /// <summary>It was to return while something was done with it: it does when that has ended and it is missing still.</summary>
+    internal bool IsPassedOver { get; set; }
+
     /// <summary>Nobody defines it any more.</summary>
     internal bool IsForgotten { get; set; }
 
@@ -169,7 +172,7 @@ public sealed class ProvisionedFunction
     internal void Begin(Work work)
     {
         Now = Now with { Work = work };
-        IsLost = false;
+        (IsLost, IsPassedOver) = (false, false);
         Done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
     }
 
