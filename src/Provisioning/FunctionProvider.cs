@@ -82,7 +82,10 @@ public abstract class FunctionProvider
         return field.DefaultText;
     }
 
-    /// <summary>Where a function is, so that it can come to the same place again after the program ended; null when it has no place of its own.</summary>
+    /// <summary>
+    /// Where a function is, so that it can come to the same place again after the program ended; null when it has no place of its own. Who chooses places
+    /// leaves those of functions free that are gone (<see cref="ProvisionedFunction.Place"/>).
+    /// </summary>
     /// <param name="device">Its device.</param>
     public virtual string? PlaceOf(Device device) => null;
 }

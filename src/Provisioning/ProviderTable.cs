@@ -10,7 +10,8 @@ internal sealed class ProviderTable
 
     public IReadOnlyList<FunctionProvider> All => Volatile.Read(ref _all);
 
-    public static bool IsParent(FunctionProvider provider, string? parent) => parent is null ? provider.Parents.Count == 0 : provider.Parents.Contains(parent);
+    /// <summary>Whether it makes a function that was defined, as the definition says by kind and lasting name.</summary>
+    public static bool Makes(FunctionProvider provider, ProvisionedFunction function) => provider.Kind == function.Kind && IsParent(provider, function.Parent);
 
     /// <summary>Where it makes functions, for a sentence.</summary>
     public static string At(FunctionProvider provider) => provider is { Parents: [var parent, ..] } ? " at " + parent : "";
@@ -23,6 +24,8 @@ internal sealed class ProviderTable
     }
 
     public void Remove(FunctionProvider provider) => _all = _all.Remove(provider);
+
+    public FunctionProvider? Of(ProvisionedFunction function) => _all.Find(p => Makes(p, function));
 
     /// <summary>The one of a kind at a parent; without a parent the only one of the kind.</summary>
     public FunctionProvider? Find(string kind, string? parent)
@@ -48,4 +51,6 @@ internal sealed class ProviderTable
             isOpen ? Errno.EINVAL : Errno.ENODEV,
             $"Function '{name}': {(isOpen ? "several make" : "nothing makes")} functions of kind '{kind}'{(parent is null ? "" : $" at '{parent}'")}. {remedy}");
     }
+
+    private static bool IsParent(FunctionProvider provider, string? parent) => parent is null ? provider.Parents.Count == 0 : provider.Parents.Contains(parent);
 }

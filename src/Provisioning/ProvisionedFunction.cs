@@ -17,7 +17,7 @@ public sealed class ProvisionedFunction
         Parent = parent;
         Order = order;
         IsKept = isKept;
-        _now = new Moment(null, null, null, Work.None, false);
+        _now = new Moment(null, null, null, Work.None, false, null);
     }
 
     internal enum Work
@@ -48,6 +48,12 @@ public sealed class ProvisionedFunction
 
     /// <summary>Why its provider refused the definition when it came; null when it did not.</summary>
     public string? Problem { get; internal set; }
+
+    /// <summary>
+    /// Where it is or was last, as its provider calls it; null when it has no place of its own. While it is <see cref="FunctionState.Gone"/> the place
+    /// is kept for it: a provider that chooses one for another function leaves it free.
+    /// </summary>
+    public string? Place => _now.Place;
 
     /// <summary>The device that stands for it while it is active.</summary>
     public Device? Device => Find(_now);
@@ -97,13 +103,25 @@ public sealed class ProvisionedFunction
     /// <summary>What is set but could not be understood yet.</summary>
     internal IReadOnlyDictionary<string, string> RawValues { get; set; } = new Dictionary<string, string>();
 
-    /// <summary>Where it was when the program ended.</summary>
-    internal string? Place { get; set; }
-
     /// <summary>Ends what is being done, when it can be ended; completes with it.</summary>
     internal CancellationTokenSource? Cancel { get; set; }
 
     internal TaskCompletionSource? Done { get; set; }
+
+    /// <summary>Its provider was removed while something was done with it: what is made for it goes with the provider.</summary>
+    internal bool IsLost { get; private set; }
+
+    /// <summary>It was to return while something was done with it: it does when that has ended and it is missing still.</summary>
+    internal bool IsPassedOver { get; set; }
+
+    /// <summary>Nobody defines it any more.</summary>
+    internal bool IsForgotten { get; set; }
+
+    /// <summary>The store could not take back or note what it has of it, and is told at the next occasion.</summary>
+    internal bool IsBehind { get; set; }
+
+    /// <summary>It was active and is not, and nobody does anything about that yet.</summary>
+    internal bool IsMissing => !IsForgotten && Now is { IsWanted: true, Work: Work.None } && !IsActive;
 
     internal bool IsActive => Device is not null;
 
@@ -111,7 +129,7 @@ public sealed class ProvisionedFunction
     public override string ToString() => Name;
 
     internal StoredDefinition ToStored(Moment next) =>
-        new(Name, Kind, Parent, next.Profile is { } profile ? profile.Values.ToDictionary() : RawValues, next.IsWanted, Place, Order);
+        new(Name, Kind, Parent, next.Profile is { } profile ? profile.Values.ToDictionary() : RawValues, next.IsWanted, next.Place, Order);
 
     internal void ThrowIfBusy()
     {
@@ -156,6 +174,7 @@ public sealed class ProvisionedFunction
     internal void Begin(Work work)
     {
         Now = Now with { Work = work };
+        (IsLost, IsPassedOver) = (false, false);
         Done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
     }
 
@@ -165,6 +184,13 @@ public sealed class ProvisionedFunction
         Cancel = null;
         Done?.SetResult();
         Done = null;
+    }
+
+    /// <summary>Its provider is there no more.</summary>
+    internal void Lose()
+    {
+        Now = Now with { Provider = null };
+        IsLost = Now.Work != Work.None;
     }
 
     /// <summary>The values are understood from now on, or it is known why not.</summary>
@@ -194,5 +220,5 @@ public sealed class ProvisionedFunction
 
     private static bool IsHeld(Device device) => device is IUserHeld { IsHeld: true } || device.Children.Any(IsHeld);
 
-    internal sealed record Moment(FunctionProvider? Provider, FunctionProfile? Profile, Device? Device, Work Work, bool IsWanted);
+    internal sealed record Moment(FunctionProvider? Provider, FunctionProfile? Profile, Device? Device, Work Work, bool IsWanted, string? Place);
 }

@@ -1,7 +1,5 @@
-using System.Collections.Immutable;
 using Virtbus.Core;
 using Virtbus.Platform;
-using static Virtbus.Provisioning.ProvisionedFunction;
 
 namespace Virtbus.Provisioning;
 
@@ -13,21 +11,18 @@ namespace Virtbus.Provisioning;
 /// <remarks>All members are safe to call from any thread. Readers wait for nobody. No lock is held while a provider works.</remarks>
 public sealed class ProvisioningEngine
 {
-    private readonly Lock _lock = new();
-    private readonly Fabric _fabric;
-    private ImmutableList<ProvisionedFunction> _functions = [];
+    private readonly DefinitionBook _book = new();
     private readonly ProviderTable _providers = new();
-    private IDefinitionStore? _store;
-    private long _order;
+    private readonly FunctionLife _life;
 
     private ProvisioningEngine(Fabric fabric)
     {
-        _fabric = fabric;
+        _life = new FunctionLife(fabric, _book);
         fabric.Tree.AddKernelDirectory(ProvisioningTree.Make(this));
     }
 
     /// <summary>The functions that are defined, in the order in which they were.</summary>
-    public IReadOnlyList<ProvisionedFunction> Functions => Volatile.Read(ref _functions);
+    public IReadOnlyList<ProvisionedFunction> Functions => _book.All;
 
     /// <summary>The providers that are there.</summary>
     public IReadOnlyList<FunctionProvider> Providers => _providers.All;
@@ -49,9 +44,7 @@ public sealed class ProvisioningEngine
     /// <summary>Finds a function.</summary>
     /// <param name="name">Its name.</param>
     /// <exception cref="VirtbusException">ENOENT: none has it.</exception>
-    public ProvisionedFunction Get(string name) =>
-        Functions.FirstOrDefault(f => f.Name == name)
-        ?? throw new VirtbusException(Errno.ENOENT, $"No function '{name}' is defined. 'virtbus function list' shows those that are.");
+    public ProvisionedFunction Get(string name) => _book.Get(name);
 
     /// <summary>The functions of a provider, in the order in which they were defined.</summary>
     /// <param name="provider">The provider.</param>
@@ -63,23 +56,17 @@ public sealed class ProvisioningEngine
     public void Restore(IDefinitionStore store)
     {
         ArgumentNullException.ThrowIfNull(store);
-        lock (_lock)
+        lock (_book.Lock)
         {
-            _store = store;
-            foreach (var kept in store.Load())
+            foreach (var function in _book.Load(store))
             {
-                var function = new ProvisionedFunction(kept.Name, kept.Kind, kept.Parent, kept.Order, isKept: true)
-                {
-                    RawValues = kept.Values,
-                    Place = kept.Place,
-                };
-                _order = Math.Max(_order, kept.Order + 1);
-                function.Now = function.Now with { IsWanted = kept.IsActive };
-                _functions = _functions.Add(function);
-                if (_providers.Find(kept.Kind, kept.Parent) is { } provider)
+                if (_providers.Of(function) is { } provider)
                     function.Adopt(provider);
             }
         }
+
+        foreach (var provider in _providers.All)
+            Return(provider);
     }
 
     /// <summary>Adds a provider: what waits for it gets it, and what was active comes back when the provider has it so.</summary>
@@ -88,12 +75,12 @@ public sealed class ProvisioningEngine
     public void AddProvider(FunctionProvider provider)
     {
         ArgumentNullException.ThrowIfNull(provider);
-        lock (_lock)
+        lock (_book.Lock)
         {
             _providers.Add(provider);
-            foreach (var function in _functions)
+            foreach (var function in Functions)
             {
-                if (function.Kind == provider.Kind && function.Now.Provider is null && ProviderTable.IsParent(provider, function.Parent))
+                if (function.Now.Provider is null && ProviderTable.Makes(provider, function))
                     function.Adopt(provider);
             }
         }
@@ -107,18 +94,18 @@ public sealed class ProvisioningEngine
     {
         ArgumentNullException.ThrowIfNull(provider);
         List<CancellationTokenSource> going = [];
-        lock (_lock)
+        lock (_book.Lock)
         {
             _providers.Remove(provider);
-            foreach (var function in _functions.Where(f => f.Now.Provider == provider))
+            foreach (var function in FunctionsOf(provider))
             {
-                function.Now = function.Now with { Provider = null };
+                function.Lose();
                 if (function.Cancel is { } cancel)
                     going.Add(cancel);
             }
         }
 
-        Cancel(going);
+        FunctionLife.Cancel(going);
     }
 
     /// <summary>What a provider makes its functions on is back: those that were active and are wanted still are activated, beside the caller.</summary>
@@ -126,17 +113,7 @@ public sealed class ProvisioningEngine
     public void Return(FunctionProvider provider)
     {
         ArgumentNullException.ThrowIfNull(provider);
-        // Those that are kept and were active when the program ended have no device yet, and come in any case.
-        var wanted = FunctionsOf(provider).Where(f => IsMissing(f) && (provider.Returns || f.Now.Device is null)).ToList();
-        foreach (var names in provider.ComesTogether && wanted.Count > 0 ? [wanted] : wanted.ConvertAll(static f => new List<ProvisionedFunction> { f }))
-        {
-            _fabric.StartWork($"functions of kind {provider.Kind}{ProviderTable.At(provider)}", async () =>
-            {
-                // Deactivated meanwhile, or activated by somebody.
-                if (names.TrueForAll(IsMissing))
-                    await ActivateAsync(names.ConvertAll(static f => f.Name));
-            });
-        }
+        _life.Return(provider);
     }
 
     /// <summary>Defines a function: from then on it can be configured and activated. Nothing of it is visible.</summary>
@@ -155,18 +132,14 @@ public sealed class ProvisioningEngine
         ArgumentNullException.ThrowIfNull(values);
         if (name.Length is 0 or > 63 || !char.IsAsciiLetterOrDigit(name[0]) || !name.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '.' or '-'))
             throw new VirtbusException(Errno.EINVAL, $"'{name}' is no name of a function. Write 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.");
-        lock (_lock)
+        lock (_book.Lock)
         {
-            if (_functions.Exists(f => f.Name == name))
+            if (Functions.Any(f => f.Name == name))
                 throw new VirtbusException(Errno.EEXIST, $"A function '{name}' is defined already. Choose another name, or undefine that one.");
             var provider = _providers.Find(kind, parent) ?? throw _providers.Missing(name, kind, parent);
             var profile = FunctionProfile.Parse(kind, name, provider.Fields, values);
             provider.Check(profile);
-            var function = new ProvisionedFunction(name, kind, provider.Parents.Count == 0 ? null : provider.Parents[0], _order++, isKept && _store is not null);
-            function.Now = new Moment(provider, profile, null, Work.None, false);
-            Keep(function, function.Now);
-            _functions = _functions.Add(function);
-            return function;
+            return _book.Add(name, kind, provider, profile, isKept);
         }
     }
 
@@ -177,52 +150,10 @@ public sealed class ProvisioningEngine
     /// ENOENT; EOPNOTSUPP, EINVAL: an attribute or a value; EBUSY: one that may not change while the function is active, or something is being done
     /// with the function; ENODEV: its provider is not there; or what the provider or the store answers. Nothing is changed then.
     /// </exception>
-    public async ValueTask SetAsync(string name, IReadOnlyCollection<KeyValuePair<string, string>> values)
+    public ValueTask SetAsync(string name, IReadOnlyCollection<KeyValuePair<string, string>> values)
     {
         ArgumentNullException.ThrowIfNull(values);
-        ProvisionedFunction function;
-        FunctionProfile before, after;
-        FunctionProvider provider;
-        Device? device;
-        lock (_lock)
-        {
-            function = Get(name);
-            (provider, before) = function.Ready();
-            after = before.With(values);
-            provider.Check(after);
-            device = function.Device;
-            if (device is null)
-            {
-                var next = function.Now with { Profile = after };
-                Keep(function, next);
-                function.Now = next;
-                return;
-            }
-
-            if (provider.Fields.FirstOrDefault(f => f.Change == FieldChange.BeforeActivation && before.Text(f) != after.Text(f)) is { } field)
-            {
-                throw new VirtbusException(
-                    Errno.EBUSY, $"Function '{name}' is active, and its {field.Name} can change only before that. Deactivate it first: virtbus function deactivate {name}");
-            }
-
-            function.Begin(Work.Changing);
-        }
-
-        try
-        {
-            await provider.ChangeAsync(before, after, device);
-            lock (_lock)
-            {
-                var next = function.Now with { Profile = after };
-                Keep(function, next);
-                function.Now = next;
-            }
-        }
-        finally
-        {
-            lock (_lock)
-                function.End();
-        }
+        return _life.SetAsync(name, values);
     }
 
     /// <summary>Makes functions, all or none. When it returns they are on their bus, and drivers that probed them found them finished.</summary>
@@ -232,49 +163,10 @@ public sealed class ProvisioningEngine
     /// ENOENT; EINVAL: something that has to be set is not (PV-06); EBUSY: one is active, or something is being done with it; ENODEV: its provider is
     /// not there; ECANCELED: it was deactivated meanwhile; or what the provider or the store answers. None is active then that was not before.
     /// </exception>
-    public async ValueTask ActivateAsync(IReadOnlyList<string> names, CancellationToken cancellationToken = default)
+    public ValueTask ActivateAsync(IReadOnlyList<string> names, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(names);
-        // Not disposed: whoever deactivates a function cancels it outside the lock.
-        var cancel = new CancellationTokenSource();
-        await using var given = cancellationToken.Register(cancel.Cancel);
-        List<ProvisionedFunction> functions;
-        lock (_lock)
-        {
-            functions = [.. names.Distinct().Select(Get)];
-            foreach (var function in functions)
-                function.ThrowUnlessReady();
-            foreach (var function in functions)
-            {
-                function.Begin(Work.Activating);
-                function.Cancel = cancel;
-            }
-        }
-
-        var made = new List<ProvisionedFunction>();
-        try
-        {
-            foreach (var group in functions.GroupBy(static f => f.Now.Provider))
-            {
-                await ActivateAsync(group.Key, [.. group], cancel.Token);
-                made.AddRange(group);
-            }
-        }
-        catch (Exception e)
-        {
-            await TakeBackAsync(made);
-            if (e is OperationCanceledException && !cancellationToken.IsCancellationRequested)
-                throw new VirtbusException(Errno.ECANCELED, $"The activation of {string.Join(", ", names)} was cancelled. Activate it again to have it.", e);
-            throw;
-        }
-        finally
-        {
-            lock (_lock)
-            {
-                foreach (var function in functions)
-                    function.End();
-            }
-        }
+        return _life.ActivateAsync(() => names.Distinct().Select(Get), cancellationToken);
     }
 
     /// <summary>
@@ -316,47 +208,10 @@ public sealed class ProvisioningEngine
     /// </summary>
     /// <param name="names">The functions.</param>
     /// <exception cref="VirtbusException">ENOENT; EBUSY: one is being changed or deactivated; EINVAL: one is not active; or what the provider answers.</exception>
-    public async ValueTask DeactivateAsync(IReadOnlyList<string> names)
+    public ValueTask DeactivateAsync(IReadOnlyList<string> names)
     {
         ArgumentNullException.ThrowIfNull(names);
-        List<ProvisionedFunction> functions = [.. names.Distinct().Select(Get)];
-        foreach (var function in functions)
-            await CancelAsync(function);
-        List<ProvisionedFunction> active = [];
-        lock (_lock)
-        {
-            foreach (var function in functions)
-            {
-                function.ThrowIfBusy();
-                if (!function.Now.IsWanted && !function.IsActive)
-                    throw new VirtbusException(Errno.EINVAL, $"Function '{function.Name}' is not active, so it can't be deactivated. 'virtbus function list' shows what is.");
-            }
-
-            foreach (var function in functions)
-            {
-                var next = function.Now with { IsWanted = false };
-                Keep(function, next);
-                function.Now = next;
-                if (!function.IsActive)
-                    continue;
-                function.Begin(Work.Draining);
-                active.Add(function);
-            }
-        }
-
-        try
-        {
-            foreach (var group in active.GroupBy(static f => f.Now.Provider))
-                await TakeAwayAsync(group.Key, [.. group]);
-        }
-        finally
-        {
-            lock (_lock)
-            {
-                foreach (var function in active)
-                    function.End();
-            }
-        }
+        return _life.DeactivateAsync(names);
     }
 
     /// <summary>Forgets a definition.</summary>
@@ -364,15 +219,13 @@ public sealed class ProvisioningEngine
     /// <exception cref="VirtbusException">ENOENT; EBUSY: it is active, or something is being done with it; or what the store answers.</exception>
     public void Undefine(string name)
     {
-        lock (_lock)
+        lock (_book.Lock)
         {
             var function = Get(name);
             function.ThrowIfBusy();
             if (function.IsActive)
                 throw new VirtbusException(Errno.EBUSY, $"Function '{name}' is active. Deactivate it first: virtbus function deactivate {name}");
-            if (function.IsKept)
-                _store!.Remove(name);
-            _functions = _functions.Remove(function);
+            _book.Remove(function);
         }
     }
 
@@ -411,10 +264,9 @@ public sealed class ProvisioningEngine
     {
         ArgumentNullException.ThrowIfNull(function);
         ArgumentNullException.ThrowIfNull(device);
-        lock (_lock)
+        lock (_book.Lock)
         {
-            function.Now = function.Now with { Device = device, IsWanted = true };
-            Keep(function, function.Now);
+            _book.Note(function, function.Now with { Device = device, IsWanted = true });
         }
     }
 
@@ -423,95 +275,9 @@ public sealed class ProvisioningEngine
     public void NoteInactive(ProvisionedFunction function)
     {
         ArgumentNullException.ThrowIfNull(function);
-        lock (_lock)
+        lock (_book.Lock)
         {
-            function.Now = function.Now with { Device = null, IsWanted = false };
-            Keep(function, function.Now);
+            _book.Note(function, function.Now with { Device = null, IsWanted = false });
         }
-    }
-
-    private static async ValueTask TakeAwayAsync(FunctionProvider? provider, List<ProvisionedFunction> functions)
-    {
-        // Gone with its provider meanwhile.
-        if (provider is not null)
-            await provider.DeactivateAsync([.. functions.Where(static f => f.IsActive).Select(static f => (f.Now.Profile!, f.Device!))]);
-    }
-
-    // An activation that goes on ends, one way or the other.
-    private async ValueTask CancelAsync(ProvisionedFunction function)
-    {
-        CancellationTokenSource cancel;
-        Task done;
-        lock (_lock)
-        {
-            if (function is not { Now.Work: Work.Activating, Cancel: { } going, Done: { } end })
-                return;
-            (cancel, done) = (going, end.Task);
-            // So that it may be deactivated however the activation ends.
-            function.Now = function.Now with { IsWanted = true };
-        }
-
-        Cancel([cancel]);
-        await done;
-    }
-
-    // On this thread: what waits for it goes on by the fabric's scheduler.
-    private static void Cancel(IEnumerable<CancellationTokenSource> all)
-    {
-        foreach (var one in all)
-            one.Cancel();
-    }
-
-    private static bool IsMissing(ProvisionedFunction function) => function.Now is { IsWanted: true, Work: Work.None } && !function.IsActive;
-
-    private async ValueTask ActivateAsync(FunctionProvider? provider, List<ProvisionedFunction> functions, CancellationToken cancellationToken)
-    {
-        if (provider is null)
-            throw new VirtbusException(Errno.ENODEV, $"What makes {string.Join(", ", functions)} went away meanwhile. Bind its driver again.");
-        var devices = await provider.ActivateAsync([.. functions.Select(static f => f.Now.Profile!.At(f.Place))], cancellationToken);
-        lock (_lock)
-        {
-            for (var i = 0; i < functions.Count; i++)
-            {
-                functions[i].Place = provider.PlaceOf(devices[i]);
-                functions[i].Now = functions[i].Now with { Device = devices[i], IsWanted = true };
-            }
-        }
-
-        try
-        {
-            lock (_lock)
-            {
-                foreach (var function in functions)
-                    Keep(function, function.Now);
-            }
-        }
-        catch
-        {
-            await TakeBackAsync(functions);
-            throw;
-        }
-    }
-
-    // What was made before something failed.
-    private async ValueTask TakeBackAsync(List<ProvisionedFunction> functions)
-    {
-        foreach (var group in functions.GroupBy(static f => f.Now.Provider).Reverse())
-            await TakeAwayAsync(group.Key, [.. group]);
-        lock (_lock)
-        {
-            foreach (var function in functions)
-            {
-                function.Now = function.Now with { IsWanted = false };
-                Keep(function, function.Now);
-            }
-        }
-    }
-
-    // Under the lock, before it counts.
-    private void Keep(ProvisionedFunction function, Moment next)
-    {
-        if (function.IsKept)
-            _store?.Save(function.ToStored(next));
     }
 }

@@ -28,13 +28,6 @@ internal sealed class PciOpenings(PciBus bus, PciSlots slots, PciHotplug hotplug
             if (_providers.Any(p => p.Name == provider.Name))
                 throw new VirtbusException(Errno.EEXIST, $"The PCI bus has a provider '{provider.Name}' already. Give this one another name.");
             _providers.Add(provider);
-            if (bus.Fabric is not { } fabric)
-                return;
-            var isFirst = _functions is null;
-            _functions ??= new PciFunctions(bus, ProvisioningEngine.Of(fabric));
-            _functions.Add(provider.Name);
-            if (isFirst)
-                ProvisioningEngine.Of(fabric).AddProvider(_functions);
         }
         if (bus.Fabric is not { } fabric)
             return;

@@ -1,10 +1,11 @@
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 
 namespace Virtbus.Subsystems.Vfio;
 
 /// <summary>A device that a user outside the fabric can open and drive (Linux: <c>/dev/vfio/devices/vfioN</c>). Transports watch its class.</summary>
-public sealed class VfioDevice : Device, IOfferedDevice
+public sealed class VfioDevice : Device, IOfferedDevice, IUserHeld
 {
     /// <summary>How long a user has to let go before it is asked again.</summary>
     public static readonly TimeSpan RequestInterval = TimeSpan.FromSeconds(3);
@@ -38,6 +39,8 @@ public sealed class VfioDevice : Device, IOfferedDevice
 
     /// <summary>Whether somebody has it open.</summary>
     public bool IsOpen => Volatile.Read(ref _handle) is not null;
+
+    bool IUserHeld.IsHeld => IsOpen;
 
     /// <summary>Who has it open; null when nobody has.</summary>
     public string? User => Volatile.Read(ref _handle)?.User;

@@ -3,6 +3,7 @@ using Virtbus.Core;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Subsystems.Vfio;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Transports.VfioUser;
 
 namespace Virtbus.Tests.Vfio.Wire;

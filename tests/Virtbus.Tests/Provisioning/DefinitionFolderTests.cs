@@ -117,6 +117,48 @@ public sealed class DefinitionFolderTests : IDisposable
         Assert.Equal(FunctionState.Active, one.State);
     }
 
+    [Fact]
+    public async Task Change_that_can_not_be_kept_is_changed_back()
+    {
+        var store = new FullStore { Room = 2 };
+        var (engine, _, _) = await StartAsync(store);
+        var one = engine.Define("one", "thing", null, [.. Whole, new("color", "red")], isKept: true);
+        await engine.ActivateAsync(["one"]);
+        await Assert.ThrowsAsync<VirtbusException>(async () => await engine.SetAsync("one", [new("color", "green")]));
+        Assert.Equal(("red", "red"), (one.Profile!.Get(Shelf.Color), ((Thing)one.Device!).Profile.Get(Shelf.Color)));
+    }
+
+    [Fact]
+    public async Task Deactivation_that_is_refused_leaves_what_is_there_active_also_for_the_next_start()
+    {
+        var (engine, world, shelf) = await StartAsync();
+        var (one, two) = (engine.Define("one", "thing", null, Whole, isKept: true), engine.Define("two", "thing", null, Whole, isKept: true));
+        await engine.ActivateAsync(["one", "two"]);
+        shelf.OnDeactivate = static p => p.Name == "one" ? throw new VirtbusException(Errno.EIO, "stuck") : Task.CompletedTask;
+        await Assert.ThrowsAsync<VirtbusException>(async () => await engine.DeactivateAsync(["one", "two"]));
+        Assert.Equal([FunctionState.Active, FunctionState.Configured], [one.State, two.State]);
+
+        // It is what its provider loses, too.
+        engine.RemoveProvider(shelf);
+        await world.Fabric.UnregisterAsync(shelf.Made[0]);
+        Assert.Equal(FunctionState.Gone, one.State);
+        Assert.Equal([true, false], new DefinitionFolder(_folder).Load().Select(static d => d.IsActive));
+    }
+
+    [Fact]
+    public async Task Definitions_that_come_after_their_provider_are_active_again()
+    {
+        var (engine, _, _) = await StartAsync();
+        engine.Define("one", "thing", null, Whole, isKept: true);
+        await engine.ActivateAsync(["one"]);
+        var world = await World.NewAsync();
+        var again = ProvisioningEngine.Of(world.Fabric);
+        again.AddProvider(new Shelf(world.Fabric, world.Parent));
+        again.Restore(new DefinitionFolder(_folder));
+        await world.Fabric.SettleAsync().EndsAsync("what was active");
+        Assert.Equal(FunctionState.Active, again.Get("one").State);
+    }
+
     private async Task<(ProvisioningEngine Engine, World World, Shelf Shelf)> StartAsync() => await StartAsync(new DefinitionFolder(_folder));
 
     private static async Task<(ProvisioningEngine Engine, World World, Shelf Shelf)> StartAsync(IDefinitionStore store)

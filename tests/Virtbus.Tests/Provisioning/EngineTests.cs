@@ -209,6 +209,54 @@ public sealed class EngineTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Provider_that_is_back_before_an_activation_has_ended_gets_its_functions()
+    {
+        _engine.RemoveProvider(_shelf);
+        var shelf = new Shelf(_world.Fabric, _world.Parent) { DoesReturn = true };
+        _engine.AddProvider(shelf);
+        var one = _engine.Define("one", "thing", null, Whole);
+        await _engine.ActivateAsync(["one"]);
+        await _world.Fabric.UnregisterAsync(shelf.Made[0]);
+        Assert.Equal(FunctionState.Gone, one.State);
+
+        var (begun, goesOn) = (new TaskCompletionSource(), new TaskCompletionSource());
+        shelf.OnActivate = async (_, _) =>
+        {
+            begun.SetResult();
+            await goesOn.Task;
+            throw new VirtbusException(Errno.ENODEV, "it went");
+        };
+        var activation = _engine.ActivateAsync(["one"]).AsTask();
+        await begun.Task.EndsAsync("the activation to begin");
+        _engine.RemoveProvider(shelf);
+        _engine.AddProvider(shelf);
+        shelf.OnActivate = static (_, _) => Task.CompletedTask;
+        goesOn.SetResult();
+        await Refused(Errno.ENODEV, "it went", () => new ValueTask(activation));
+        await _world.Fabric.SettleAsync().EndsAsync("the function that returns");
+        Assert.Equal(FunctionState.Active, one.State);
+    }
+
+    [Fact]
+    public async Task Refused_deactivation_of_several_cancels_and_changes_nothing()
+    {
+        _engine.Define("one", "thing", null, Whole);
+        var two = _engine.Define("two", "thing", null, Whole);
+        var (begun, goesOn) = (new TaskCompletionSource(), new TaskCompletionSource());
+        _shelf.OnActivate = async (_, cancel) =>
+        {
+            begun.SetResult();
+            await goesOn.Task.WaitAsync(cancel);
+        };
+        var activation = _engine.ActivateAsync(["two"]).AsTask();
+        await begun.Task.EndsAsync("the activation to begin");
+        await Refused(Errno.EINVAL, "'one' is not active", () => _engine.DeactivateAsync(["two", "one"]));
+        goesOn.SetResult();
+        await activation.EndsAsync("the activation");
+        Assert.Equal(FunctionState.Active, two.State);
+    }
+
+    [Fact]
     public async Task Names_kinds_and_parents_are_told_when_they_are_wrong()
     {
         var second = new Device("second");
