@@ -121,6 +121,8 @@ public sealed class ProvisionedFunction
     internal bool IsBehind { get; set; }
 
     /// <summary>It was active and is not, and nobody does anything about that yet.</summary>
+    internal bool IsBusy => Now.Work != Work.None;
+
     internal bool IsMissing => !IsForgotten && Now is { IsWanted: true, Work: Work.None } && !IsActive;
 
     internal bool IsActive => Device is not null;

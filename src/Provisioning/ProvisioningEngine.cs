@@ -182,9 +182,9 @@ public sealed class ProvisioningEngine
         string name, string kind, string? parent, IEnumerable<KeyValuePair<string, string>> values, CancellationToken cancellationToken = default)
     {
         ProvisionedFunction function;
-        lock (_lock)
+        lock (_book.Lock)
         {
-            if (_functions.Find(f => f.Name == name) is { IsKept: false, IsActive: false, Now.Work: Work.None })
+            if (Functions.FirstOrDefault(f => f.Name == name) is { IsKept: false, IsActive: false, IsBusy: false })
                 Undefine(name);
             function = Define(name, kind, parent, values);
         }
@@ -196,8 +196,13 @@ public sealed class ProvisioningEngine
         }
         catch
         {
-            lock (_lock)
-                _functions = _functions.Remove(function);
+            lock (_book.Lock)
+            {
+                // Unless who deactivated it has undefined it too.
+                if (!function.IsForgotten)
+                    _book.Remove(function);
+            }
+
             throw;
         }
     }

@@ -46,10 +46,10 @@ public sealed partial class OnceTests
     private static partial Regex WordsAbove();
 
     // Length against what is left behind the offset.
-    [GeneratedRegex(@"(length|Length)\)? (<=|>) .*[Ss]ize - offset", RegexOptions.None, matchTimeoutMilliseconds: 1000)]
+    [GeneratedRegex(@"(length|Length)\)? (<=|>) .*[Ss]ize - offset", RegexOptions.ExplicitCapture, matchTimeoutMilliseconds: 1000)]
     private static partial Regex RangeChecked();
 
     // The override of a device held against a driver's name.
-    [GeneratedRegex(@"DriverOverride\s*(==|!=)|(==|!=)\s*\w*\.DriverOverride|DriverOverride is \{ \} ", RegexOptions.None, matchTimeoutMilliseconds: 1000)]
+    [GeneratedRegex(@"DriverOverride\s*(==|!=)|(==|!=)\s*\w*\.DriverOverride|DriverOverride is \{ \} ", RegexOptions.ExplicitCapture, matchTimeoutMilliseconds: 1000)]
     private static partial Regex OverrideCompared();
 }
