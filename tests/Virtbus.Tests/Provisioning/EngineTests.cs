@@ -164,6 +164,37 @@ public sealed class EngineTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Function_that_is_added_is_active_or_is_not_at_all()
+    {
+        var one = await _engine.AddAsync("one", "thing", null, Whole);
+        Assert.Equal(FunctionState.Active, one.State);
+        await Refused(Errno.EEXIST, "'one' is defined already", () => new ValueTask(_engine.AddAsync("one", "thing", null, Whole).AsTask()));
+        _shelf.OnActivate = static (_, _) => throw new VirtbusException(Errno.ENOSPC, "no hook left");
+        await Refused(Errno.ENOSPC, "no hook left", () => new ValueTask(_engine.AddAsync("two", "thing", null, Whole).AsTask()));
+        Assert.Equal([one], _engine.Functions);
+
+        // One that went by itself makes room.
+        _shelf.OnActivate = static (_, _) => Task.CompletedTask;
+        await _world.Fabric.UnregisterAsync(one.Device!);
+        Assert.NotSame(one, await _engine.AddAsync("one", "thing", null, Whole));
+        await _engine.DeactivateAsync(["one"]);
+        _engine.Undefine("one");
+
+        // Whoever cancels it by its deactivation is done when it is forgotten.
+        var begun = new TaskCompletionSource();
+        _shelf.OnActivate = async (_, cancel) =>
+        {
+            begun.SetResult();
+            await Task.Delay(Timeout.Infinite, cancel);
+        };
+        var adding = _engine.AddAsync("three", "thing", null, Whole).AsTask();
+        await begun.Task.EndsAsync("the activation to begin");
+        await _engine.DeactivateAsync(["three"]).AsTask().EndsAsync("the deactivation");
+        await Refused(Errno.ECANCELED, "was cancelled", () => new ValueTask(adding));
+        Assert.Empty(_engine.Functions);
+    }
+
+    [Fact]
     public async Task Function_drains_while_its_user_has_it()
     {
         var one = _engine.Define("one", "thing", null, Whole);
