@@ -27,7 +27,7 @@ internal sealed class FileChannel : IBlockChannel
     private bool _readsNoWait;
     private volatile bool _cancelled;
     private int _atWorkers;
-    private int _signalling;
+    private readonly UseGate _signalling = new();
     private ulong _inPlace;
     private ulong _byUring;
     private ulong _byWorker;
@@ -209,9 +209,7 @@ internal sealed class FileChannel : IBlockChannel
             }
         }
 
-        var spin = default(SpinWait);
-        while (Volatile.Read(ref _signalling) > 0)
-            spin.SpinOnce();
+        _signalling.Close();
         _signal?.Dispose();
         foreach (var transfer in _transfers)
             transfer.Free();
@@ -222,7 +220,7 @@ internal sealed class FileChannel : IBlockChannel
     {
         transfer.Request.Result = _cancelled ? Errno.ECANCELED : _backend.End(transfer.Request, transfer.Do(Target));
         // Once it is in the list its owner may close the channel, who therefore waits for the signal below.
-        Interlocked.Increment(ref _signalling);
+        _signalling.TryEnter();
         FileTransfer? head;
         do
         {
@@ -231,7 +229,7 @@ internal sealed class FileChannel : IBlockChannel
         }
         while (Interlocked.CompareExchange(ref _done, transfer, head) != head);
         _signal!.Signal();
-        Interlocked.Decrement(ref _signalling);
+        _signalling.Leave();
     }
 
     private bool DoneInPlace()

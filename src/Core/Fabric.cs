@@ -9,13 +9,14 @@ namespace Virtbus.Core;
 /// One device tree with its buses and classes: the driver core. Transitions (add, bind, unbind, delete, suspend) are asynchronous, one
 /// at a time per device, parents before children, siblings side by side. Readers take no part in them and never wait for one.
 /// </summary>
-/// <remarks>All members are safe to call from any thread.</remarks>
+/// <remarks>
+/// All members are safe to call from any thread. The file is long by the words of its calls; what they do is done by the types behind it.
+/// </remarks>
 public sealed class Fabric
 {
     private readonly ConcurrentDictionary<string, Bus> _buses = new();
     private readonly ConcurrentDictionary<string, Class> _classes = new();
     private readonly Dictionary<Type, object> _subsystems = [];
-    private readonly DriverRegistry _drivers;
     private readonly WorkBeside _work;
 
     /// <summary>Makes an empty fabric.</summary>
@@ -31,7 +32,7 @@ public sealed class Fabric
         Transitions = new Transitions(this);
         Binder = new Binder(this);
         PowerTransitions = new PowerTransitions(this);
-        _drivers = new DriverRegistry(this);
+        Drivers = new DriverRegistry(this);
         _work = new WorkBeside(this);
         Life = new DeviceLife(this);
         LinkTable = new LinkTable(this);
@@ -64,7 +65,7 @@ public sealed class Fabric
     public IReadOnlyList<Device> RootDevices => Roots.Snapshot();
 
     /// <summary>The devices whose probe waits for something, with <see cref="Device.DeferredReason"/>.</summary>
-    public IReadOnlyList<Device> DeferredDevices => Binder.Deferred;
+    public IReadOnlyList<Device> DeferredDevices => Binder.Deferred.Snapshot();
 
     /// <summary>Every device, parents before children, in creation order, at this moment.</summary>
     public IEnumerable<Device> AllDevices
@@ -89,6 +90,8 @@ public sealed class Fabric
     internal ILogger Log { get; }
 
     internal Transitions Transitions { get; }
+
+    internal DriverRegistry Drivers { get; }
 
     internal Binder Binder { get; }
 
@@ -289,13 +292,13 @@ public sealed class Fabric
     /// <param name="driver">The driver.</param>
     /// <exception cref="VirtbusException">EBUSY: a driver of that name is on the bus; EINVAL: its bus is not registered here.</exception>
     public ValueTask RegisterDriverAsync(Driver driver) =>
-        _drivers.RegisterAsync(driver);
+        Drivers.RegisterAsync(driver);
 
     /// <summary>Unbinds every device of a driver, newest first, and takes the driver out.</summary>
     /// <param name="driver">The driver.</param>
     /// <exception cref="VirtbusException">ENODEV: the driver is not registered; EDEADLK: called from a callback that an unbind would wait for. The driver stays then.</exception>
     public ValueTask UnregisterDriverAsync(Driver driver) =>
-        _drivers.UnregisterAsync(driver);
+        Drivers.UnregisterAsync(driver);
 
     /// <summary>
     /// Changes a driver's id table and binds devices that it serves now. Buses use it for dynamic ids.
@@ -303,21 +306,21 @@ public sealed class Fabric
     /// <param name="driver">A registered driver.</param>
     /// <param name="change">Changes the table; runs under a lock, so it must be short and must not call the fabric.</param>
     public ValueTask ChangeIdsAsync(Driver driver, Action change) =>
-        _drivers.ChangeIdsAsync(driver, change);
+        Drivers.ChangeIdsAsync(driver, change);
 
     /// <summary>Binds a device to a driver, as a write to the driver's <c>bind</c> does.</summary>
     /// <param name="driver">The driver.</param>
     /// <param name="deviceName">The device's name on the driver's bus.</param>
     /// <exception cref="VirtbusException">ENODEV: no such device, or the driver does not serve it; EBUSY: it is bound; EAGAIN: the probe was deferred; else the probe's error.</exception>
     public ValueTask BindAsync(Driver driver, string deviceName) =>
-        _drivers.BindAsync(driver, deviceName);
+        Drivers.BindAsync(driver, deviceName);
 
     /// <summary>Unbinds a device from a driver, as a write to the driver's <c>unbind</c> does.</summary>
     /// <param name="driver">The driver.</param>
     /// <param name="deviceName">The device's name on the driver's bus.</param>
     /// <exception cref="VirtbusException">ENODEV: no such device, or it is not bound to this driver.</exception>
     public ValueTask UnbindAsync(Driver driver, string deviceName) =>
-        _drivers.UnbindAsync(driver, deviceName);
+        Drivers.UnbindAsync(driver, deviceName);
 
     /// <summary>Looks for a driver for a device as when it was plugged in, as a write to the bus's <c>drivers_probe</c> does.</summary>
     /// <param name="bus">The bus.</param>
@@ -327,7 +330,7 @@ public sealed class Fabric
     /// was deferred, is no error of the look.
     /// </exception>
     public ValueTask ProbeAsync(Bus bus, string deviceName) =>
-        _drivers.ProbeAsync(bus, deviceName);
+        Drivers.ProbeAsync(bus, deviceName);
 
     /// <summary>Sets or clears the only driver name that may bind a device. Takes effect at the next bind; nothing is unbound.</summary>
     /// <param name="device">A device on a bus that has overrides.</param>
@@ -336,12 +339,21 @@ public sealed class Fabric
     public void SetDriverOverride(Device device, string? driverName)
     {
         ArgumentNullException.ThrowIfNull(device);
-        if (device.Bus is not { HasDriverOverride: true })
-            throw new VirtbusException(Errno.EOPNOTSUPP, $"Device {device.Name} is on {(device.Bus is null ? "no bus" : "bus " + device.Bus.Name)}, which has no driver_override.");
-        if (driverName?.Length > ObjectAttribute.MaxStoreBytes - 2)
-            throw new VirtbusException(Errno.EINVAL, $"driver_override of {device.Name}: the name has {driverName.Length} characters, which no driver's name has.");
-        device.DriverOverride = string.IsNullOrEmpty(driverName) ? null : driverName;
+        OverrideRule.Set(device, driverName);
     }
+
+    /// <summary>
+    /// Leaves a device to a driver of the caller's choice and binds it to that one, as one request: <see cref="SetDriverOverride"/>, an unbind from
+    /// another driver and the bind are one transition of the device, in which nobody else comes in between. A driver that is not there is
+    /// brought by its module. What can't be is refused before anything changes; a probe that fails leaves the device to that driver, unbound.
+    /// </summary>
+    /// <param name="device">A device on a bus that has overrides.</param>
+    /// <param name="driverName">The driver; null or empty to clear the override, after which the bus chooses anew.</param>
+    /// <exception cref="VirtbusException">
+    /// ENOENT: no such driver, and no module that brings it; EOPNOTSUPP, EINVAL: as <see cref="SetDriverOverride"/>; EDEADLK: called from a callback
+    /// of the device; ENODEV: the device is gone; else what the module or the probe answers.
+    /// </exception>
+    public ValueTask OverrideDriverAsync(Device device, string? driverName) => Drivers.OverrideAsync(device, driverName);
 
     /// <summary>
     /// Runs work with the device's transition held (Linux: device_lock): no probe, unbind or removal of it is under way meanwhile. What the

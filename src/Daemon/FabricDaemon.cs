@@ -5,12 +5,14 @@ using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Daemon.Api;
+using Virtbus.Daemon.Apply;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Daemon.Provisioning;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
 using Virtbus.Subsystems;
+using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Daemon;
 
@@ -23,7 +25,7 @@ internal sealed partial class FabricDaemon
     private readonly RuntimeLock _lock;
     private readonly LockHolder _holder;
     private readonly ModuleLoader _loader;
-    private readonly IProvisioner _provisioner;
+    private readonly FabricHardware _hardware;
     private readonly DeviceGroups _groups;
     private readonly CancellationTokenSource _stop = new();
     private readonly TaskCompletionSource _stopRequested = new(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -39,6 +41,9 @@ internal sealed partial class FabricDaemon
         Budget.Threads,
     ];
     private readonly long _start;
+    private readonly ProvisioningEngine _engine;
+    private readonly SemaphoreSlim _applying = new(1, 1);
+    private FabricManifest _manifest;
     private ControlServer? _server;
 
     private FabricDaemon(FabricDaemonOptions options, LockHolder holder, RuntimeLock held)
@@ -59,8 +64,10 @@ internal sealed partial class FabricDaemon
             _lock.Dispose();
             throw;
         }
-        _provisioner = options.Provisioner(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));
+        _hardware = new FabricHardware(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));
         _groups = new DeviceGroups(Fabric, auxiliary);
+        _engine = ProvisioningEngine.Of(Fabric);
+        _manifest = options.Manifest;
         View = new FabricView(Fabric, _loader);
         AddToTree();
     }
@@ -174,13 +181,13 @@ internal sealed partial class FabricDaemon
         {
             // First, since an unbind may be waiting for one of them, and all that follows for that unbind.
             Step("users let go");
-            _provisioner.RevokeAll();
+            _hardware.RevokeAll();
             Step("drivers shut down");
             _loader.Dispose();
             await Fabric.ShutdownAsync();
             Step("devices removed");
             await _groups.DisposeAsync();
-            await _provisioner.DisposeAsync();
+            await _hardware.DisposeAsync();
             foreach (var device in Fabric.RootDevices.Reverse())
                 await Fabric.DeleteAsync(device);
             Step("modules unloaded");
@@ -200,13 +207,60 @@ internal sealed partial class FabricDaemon
     public async Task<ModuleAnswer> LoadModuleAsync(string name)
     {
         await _loader.LoadAsync(name);
-        return View.Modules().First(m => m.Name == name || m.Name == name.Replace('-', '_'));
+        return View.Modules().First(m => m.Name == name || m.Name == ModuleName.Of(name));
     }
 
     /// <summary>Unloads a module by name.</summary>
     /// <param name="name">The module.</param>
     /// <param name="force">Whether devices are unbound for it.</param>
     public async Task<UnloadAnswer> UnloadModuleAsync(string name, bool force) => new(name, await _loader.UnloadAsync(name, force));
+
+    /// <summary>Brings the fabric to a manifest, or only says what that would take.</summary>
+    /// <param name="path">The manifest.</param>
+    /// <param name="isDry">Whether nothing is done.</param>
+    /// <param name="cancellationToken">Ends the work between two steps, and the wait of a step.</param>
+    /// <exception cref="VirtbusException">
+    /// EBUSY: another one is being applied; the manifest is wrong, or asks for what can't change while the fabric runs: nothing is done then. What a
+    /// step answers, with what was done before it: applying it again goes on from there.
+    /// </exception>
+    public async Task<ApplyAnswer> ApplyAsync(string path, bool isDry, CancellationToken cancellationToken)
+    {
+        if (State != DaemonState.Ready)
+            throw new VirtbusException(Errno.EBUSY, "The fabric is coming up or going down. Apply a manifest when it is up.");
+        var manifest = ManifestReader.ReadFile(path);
+        if (!await _applying.WaitAsync(0, cancellationToken))
+            throw new VirtbusException(Errno.EBUSY, "Another manifest is being applied. Try again when that has ended.");
+        try
+        {
+            var plan = new FabricPlanner(Fabric, _engine, _hardware, _groups).Plan(_manifest, manifest);
+            var done = 0;
+            foreach (var step in isDry ? [] : plan.Steps)
+            {
+                try
+                {
+                    await step.Act(cancellationToken);
+                    done++;
+                }
+                catch (VirtbusException e)
+                {
+                    throw new VirtbusException(e.Errno, $"{step.Title}: {e.Message} {done} steps were done before it; apply the manifest again to go on.", e);
+                }
+            }
+            if (!isDry)
+            {
+                await Fabric.SettleAsync(cancellationToken);
+                _manifest = manifest;
+            }
+            return new ApplyAnswer(plan.Changes, !isDry);
+        }
+        finally
+        {
+            _applying.Release();
+        }
+    }
+
+    /// <summary>The fabric as a manifest.</summary>
+    public string Export() => ManifestExport.Write(_hardware.Adapters, _engine, _groups, _manifest.Modules?.Value);
 
     /// <summary>The daemon as a whole.</summary>
     public StatusAnswer Describe()
@@ -239,7 +293,7 @@ internal sealed partial class FabricDaemon
     /// <exception cref="VirtbusException">ENODEV: there is no such device; EINVAL: there are several.</exception>
     public IReadOnlyList<SocketAnswer> DescribeSockets(string? device)
     {
-        var all = _provisioner.Sockets;
+        var all = _hardware.Sockets;
         if (device is null)
             return [.. all.Select(Describe)];
         // A socket has the name that its user knows. A device of that name may be another one, with the socket below it.
@@ -257,7 +311,7 @@ internal sealed partial class FabricDaemon
         return FabricView.Describe(device) with { Sockets = sockets.Length > 0 ? sockets : null };
     }
 
-    private IEnumerable<DeviceSocket> SocketsOf(Device device) => _provisioner.Sockets.Where(s => s.Device == device || s.ClassDevice == device);
+    private IEnumerable<DeviceSocket> SocketsOf(Device device) => _hardware.Sockets.Where(s => s.Device == device || s.ClassDevice == device);
 
     private SocketAnswer Describe(DeviceSocket socket)
     {
@@ -295,17 +349,29 @@ internal sealed partial class FabricDaemon
             ("uptime", () => $"{(long)Uptime.TotalSeconds}"),
             ("version", () => Version),
         ];
-        Add("fabric", facts);
+        VfioSuggestion.ShowOnDevices(Fabric, _loader);
+        Add("fabric", facts, new ObjectAttribute<Fabric>("shutdown", null, ShutDownAsync));
         Add("budgets", [.. _budgets.Select(b => (b.Name.Replace(' ', '_'), (Func<string>)(() => $"{b.Used?.ToString() ?? "unknown"} {b.Limit?.ToString() ?? "max"}")))]);
 
         // A device of a class has its own directory, to which the socket's name leads.
-        Fabric.Tree.AddKernelDirectory(new TreeDirectory("sockets", () => _provisioner.Sockets.Select(s => Path.GetFileName(s.Endpoint.Path) is var file && s.ClassDevice is { } device
+        Fabric.Tree.AddKernelDirectory(new TreeDirectory("sockets", () => _hardware.Sockets.Select(s => Path.GetFileName(s.Endpoint.Path) is var file && s.ClassDevice is { } device
             ? (TreeNode)new TreeLink(file, device.DevPath)
             : new TreeDirectory(file, () => EndpointAttributes.Of<IDeviceEndpoint>(e => e).Select(a => new TreeFile($"/kernel/sockets/{file}/{a.Name}", s.Endpoint, a))))));
 
-        void Add(string folder, (string Name, Func<string> Show)[] files) => Fabric.Tree.AddKernelDirectory(new TreeDirectory(
+        void Add(string folder, (string Name, Func<string> Show)[] files, params ObjectAttribute<Fabric>[] more) => Fabric.Tree.AddKernelDirectory(new TreeDirectory(
             folder,
-            () => files.Select(f => new TreeFile($"/kernel/{folder}/{f.Name}", Fabric, new ObjectAttribute<Fabric>(f.Name, _ => f.Show())))));
+            () => files.Select(f => new ObjectAttribute<Fabric>(f.Name, _ => f.Show())).Concat(more).Select(a => new TreeFile($"/kernel/{folder}/{a.Name}", Fabric, a))));
+    }
+
+    // Answered when the fabric is down, as 'virtbus down' is; the process ends after that.
+    private async ValueTask ShutDownAsync(Fabric fabric, string value, CancellationToken cancellationToken)
+    {
+        const string path = "/kernel/fabric/shutdown";
+        if (AttributeValue.ParseUnsigned(path, value) != 1)
+            throw new VirtbusException(Errno.EINVAL, $"{path}: '{value}' is not 1. Write 1 to take the fabric down.");
+        RequestShutdown();
+        if (!(await TakenDown.WaitAsync(cancellationToken)).Clean)
+            throw new VirtbusException(Errno.ETIMEDOUT, "The fabric ended before all of it was taken down in order. The daemon's log says where it hung.");
     }
 
     private TimeSpan Uptime => _options.Time.GetElapsedTime(_start);
@@ -315,38 +381,56 @@ internal sealed partial class FabricDaemon
     private async Task ApplyAsync(CancellationToken cancellationToken)
     {
         var manifest = _options.Manifest;
-        var adapters = new Dictionary<string, Device>();
-        await _provisioner.StartAsync();
-        ProvisioningEngine.Of(Fabric).Restore(new DefinitionFolder(_options.Runtime.StateFolder));
-        _provisioner.OpenMedia(manifest);
+        await _hardware.StartAsync();
+        _engine.Restore(new DefinitionFolder(_options.Runtime.StateFolder));
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");
-            adapters.Add(adapter.Name, await At(adapter.Name, _provisioner.ProvisionAdapterAsync(adapter, cancellationToken)));
+            await At(adapter.Name, _hardware.AddAdapterAsync(adapter));
         }
-        foreach (var disk in manifest.Disks)
-        {
-            _options.Progress($"disk {disk.Name} on {disk.Adapter}");
-            await At(disk.Name, _provisioner.ProvisionDiskAsync(disk, cancellationToken));
-        }
-        foreach (var serial in manifest.Serials)
-        {
-            _options.Progress($"serial port {serial.Name}");
-            await At(serial.Name, _provisioner.ProvisionSerialAsync(serial, cancellationToken));
-        }
-        foreach (var function in manifest.Functions)
-        {
-            _options.Progress($"function {function.Name} ({function.Provider} {function.Function.Value})");
-            await At(function.Name, _provisioner.ProvisionFunctionAsync(function, cancellationToken));
-        }
+        await AddFunctionsAsync(manifest, cancellationToken);
         foreach (var group in manifest.Devices)
         {
-            _options.Progress($"{group.Count} devices {group.Module}.{group.Name}");
-            await At(group.Name, _groups.AddAsync(group, group.Parent is { } parent ? adapters[parent] : null, _options.Progress, cancellationToken));
+            _options.Progress($"{group.Count} devices {DeviceGroups.KeyOf(group)}");
+            await At(group.Name, _groups.AddAsync(group, group.Parent is { } parent ? _hardware.DeviceOf(parent) : null, _options.Progress, cancellationToken));
         }
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
-        _provisioner.CheckOffered();
+        _hardware.CheckOffered();
+        _manifest = manifest;
+    }
+
+    // All are defined, and media opened, before the first is made: what is wrong with any is told at once.
+    private async ValueTask AddFunctionsAsync(FabricManifest manifest, CancellationToken cancellationToken)
+    {
+        var functions = manifest.AllFunctions().ToList();
+        if (functions.Count == 0)
+            return;
+        // The drivers of adapters are loaded by their aliases, beside us.
+        await Fabric.SettleAsync(cancellationToken);
+        var errors = new List<ManifestError>();
+        foreach (var function in functions)
+        {
+            try
+            {
+                var defined = _engine.Define(function.Name, function.Kind, function.Parent, function.Values);
+                if (function.Kind == DiskFunctions.KindName)
+                    _hardware.OpenMedium(defined);
+            }
+            catch (VirtbusException e)
+            {
+                errors.Add(new ManifestError(function.At, function.Path, e.Message));
+            }
+        }
+        if (errors.Count > 0)
+            throw new ManifestException(manifest.File, errors);
+        // Virtual functions of an adapter come together, the others one by one.
+        foreach (var set in functions.GroupBy(static f => f.Kind == "vf" ? f.Parent! : f.Name))
+        {
+            var first = set.First();
+            _options.Progress(first.Title);
+            await At(first.Name, _engine.ActivateAsync([.. set.Select(static f => f.Name.Value)], cancellationToken));
+        }
     }
 
     // What the manifest asks for and the host refuses is an error at the manifest's line too.

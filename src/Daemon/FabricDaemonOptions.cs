@@ -1,6 +1,5 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Daemon.Manifest;
-using Virtbus.Daemon.Provisioning;
 
 namespace Virtbus.Daemon;
 
@@ -24,9 +23,6 @@ internal sealed class FabricDaemonOptions
 
     /// <summary>The clock.</summary>
     public TimeProvider Time { get; init; } = TimeProvider.System;
-
-    /// <summary>Makes what makes the hardware.</summary>
-    public Func<ProvisioningContext, IProvisioner> Provisioner { get; init; } = context => new HardwareProvisioner(context);
 
     /// <summary>Told each step of going up and down, in a few words.</summary>
     public Action<string> Progress { get; init; } = _ => { };

@@ -40,13 +40,13 @@ public interface IPciFunction : IDisposable
     /// <param name="bar">0 to 5, or <see cref="PciBar.Rom"/>.</param>
     IReadOnlyList<PciBarArea> GetBarAreas(int bar);
 
-    /// <summary>Reads registers. The bus has checked that decoding is enabled.</summary>
+    /// <summary>Reads registers. The bus has checked that the function has the BAR, that it decodes it, and that the range lies inside.</summary>
     /// <param name="bar">0 to 5, or <see cref="PciBar.Rom"/>.</param>
     /// <param name="offset">First byte in the BAR.</param>
     /// <param name="destination">Where to: 1, 2, 4 or 8 bytes for one register, other lengths for a copy.</param>
     void ReadBar(int bar, ulong offset, Span<byte> destination);
 
-    /// <summary>Writes registers. The bus has checked that decoding is enabled.</summary>
+    /// <summary>Writes registers. The bus has checked what it checks for <see cref="ReadBar"/>. What is written to the ROM is lost.</summary>
     /// <param name="bar">0 to 5, or <see cref="PciBar.Rom"/>.</param>
     /// <param name="offset">First byte in the BAR.</param>
     /// <param name="source">Where from.</param>

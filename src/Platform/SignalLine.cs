@@ -14,7 +14,6 @@ namespace Virtbus.Platform;
 /// </param>
 public sealed class SignalLine(bool isShared = true)
 {
-    private const int Spins = 100;
     // In milliseconds.
     private const int StuckInterval = 100;
     private readonly Lock _control = new();
@@ -35,11 +34,8 @@ public sealed class SignalLine(bool isShared = true)
         while (true)
         {
             var slot = _slot;
-            // A full fence: who closes the slot sees that somebody is in it, or is seen to have closed it.
-            Interlocked.Increment(ref slot.Inside);
-            if (!slot.IsClosed)
+            if (slot.Gate.TryEnter())
                 return new SignalUse(this, slot);
-            slot.Leave();
         }
     }
 
@@ -82,7 +78,7 @@ public sealed class SignalLine(bool isShared = true)
     public void Drain()
     {
         Interlocked.MemoryBarrier();
-        if (Volatile.Read(ref _slot.Inside) == 0)
+        if (_slot.Gate.Users == 0)
             return;
         lock (_control)
             Replace(new Slot(_slot.Call, _slot.IsMuted));
@@ -105,12 +101,9 @@ public sealed class SignalLine(bool isShared = true)
     {
         var old = _slot;
         _slot = next;
-        old.IsClosed = true;
-        Interlocked.MemoryBarrier();
-        for (var spins = 0; spins < Spins && Volatile.Read(ref old.Inside) != 0; spins++)
-            Thread.SpinWait(8);
+        old.Gate.Shut();
         // The user may have filled the eventfd that it shares, and made it blocking. If it was only slow, what was taken is given back.
-        while (!old.WaitUntilEmpty(StuckInterval))
+        while (!old.Gate.TryWait(StuckInterval))
         {
             if (old.Call is { } call && call.TryRead(out _))
                 call.Signal();
@@ -122,22 +115,6 @@ public sealed class SignalLine(bool isShared = true)
     {
         public readonly EventFd? Call = call;
         public readonly bool IsMuted = isMuted;
-        public int Inside;
-        public volatile bool IsClosed;
-        private readonly object _empty = new();
-
-        public void Leave()
-        {
-            if (Interlocked.Decrement(ref Inside) != 0 || !IsClosed)
-                return;
-            lock (_empty)
-                Monitor.PulseAll(_empty);
-        }
-
-        public bool WaitUntilEmpty(int milliseconds)
-        {
-            lock (_empty)
-                return Volatile.Read(ref Inside) == 0 || Monitor.Wait(_empty, milliseconds) && Volatile.Read(ref Inside) == 0;
-        }
+        public readonly UseGate Gate = new();
     }
 }

@@ -16,5 +16,5 @@ public readonly ref struct SignalUse
     public void Signal() => _line.Signal(_slot);
 
     /// <summary>Leaves the line.</summary>
-    public void Dispose() => _slot.Leave();
+    public void Dispose() => _slot.Gate.Leave();
 }

@@ -80,8 +80,8 @@ public sealed class FunctionProfile
         return _values.ContainsKey(field.Name);
     }
 
-    /// <summary>What has to be set and is not.</summary>
-    internal IEnumerable<ProfileField> Missing => _fields.Where(f => f.IsRequired && !_values.ContainsKey(f.Name));
+    /// <summary>Whether all that has to be set is, as far as it can be told without the provider.</summary>
+    internal bool IsWhole => _fields.All(f => !f.IsRequired || _values.ContainsKey(f.Name));
 
     internal string? Text(ProfileField field) => _values.TryGetValue(field.Name, out var value) ? field.Format(value) : null;
 

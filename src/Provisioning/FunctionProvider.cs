@@ -36,6 +36,15 @@ public abstract class FunctionProvider
     {
     }
 
+    /// <summary>What has to be set before a profile can be activated and is not, each in words.</summary>
+    /// <param name="profile">The profile.</param>
+    /// <returns>Names with what to write, for a sentence; the required attributes of <see cref="Fields"/> when it is left as it is.</returns>
+    public virtual IEnumerable<string> FindMissing(FunctionProfile profile)
+    {
+        ArgumentNullException.ThrowIfNull(profile);
+        return Fields.Where(f => f.IsRequired && !profile.IsSet(f)).Select(static f => $"{f.Name} ({f.Description})");
+    }
+
     /// <summary>Makes functions as their profiles say, all or none; they are visible when it returns, and their drivers' probes found them finished (PV-02).</summary>
     /// <param name="profiles">Whole profiles, in the order asked for.</param>
     /// <param name="cancellationToken">Cancelled when somebody deactivates one meanwhile.</param>

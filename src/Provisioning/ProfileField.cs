@@ -30,6 +30,9 @@ public abstract class ProfileField
     /// <summary>What stands for its absence, as text; null when nothing does.</summary>
     public abstract string? DefaultText { get; }
 
+    /// <inheritdoc/>
+    public sealed override string ToString() => Name;
+
     /// <summary>All that a person has to know of it, in one sentence.</summary>
     public string Describe() =>
         Description

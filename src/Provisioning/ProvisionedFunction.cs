@@ -70,7 +70,9 @@ public sealed class ProvisionedFunction
                 return IsHeld(device) ? FunctionState.InUse : FunctionState.Active;
             if (now.IsWanted)
                 return FunctionState.Gone;
-            return now.Profile?.Missing.Any() == false ? FunctionState.Configured : FunctionState.Defined;
+            return now is { Profile: { } profile, Provider: var provider } && (provider is null ? profile.IsWhole : !provider.FindMissing(profile).Any())
+                ? FunctionState.Configured
+                : FunctionState.Defined;
         }
     }
 
@@ -118,8 +120,11 @@ public sealed class ProvisionedFunction
     /// <summary>The store could not take back or note what it has of it, and is told at the next occasion.</summary>
     internal bool IsBehind { get; set; }
 
+    /// <summary>Nothing is being done with it.</summary>
+    internal bool IsIdle => Now.Work == Work.None;
+
     /// <summary>It was active and is not, and nobody does anything about that yet.</summary>
-    internal bool IsMissing => !IsForgotten && Now is { IsWanted: true, Work: Work.None } && !IsActive;
+    internal bool IsMissing => !IsForgotten && IsIdle && Now.IsWanted && !IsActive;
 
     internal bool IsActive => Device is not null;
 
@@ -157,14 +162,14 @@ public sealed class ProvisionedFunction
 
     internal void ThrowUnlessReady()
     {
-        var (_, profile) = Ready();
+        var (provider, profile) = Ready();
         if (IsActive)
             throw new VirtbusException(Errno.EBUSY, $"Function '{Name}' is active already, as {Device?.Name}.");
-        if (profile.Missing.ToList() is not { Count: > 0 } missing)
-            return;
-        throw new VirtbusException(
-            Errno.EINVAL,
-            $"Function '{Name}' can't be activated: {string.Join(" and ", missing.Select(static f => $"{f.Name} ({f.Description})"))} has to be set first. Write: virtbus function set {Name} {missing[0].Name}=…");
+        if (provider.FindMissing(profile).ToList() is { Count: > 0 } missing)
+        {
+            throw new VirtbusException(
+                Errno.EINVAL, $"Function '{Name}' can't be activated: {string.Join(" and ", missing)} has to be set first. Write: virtbus function set {Name} {missing[0].Split(' ')[0]}=…");
+        }
     }
 
     // What follows is called under the engine's lock.

@@ -170,6 +170,44 @@ public sealed class ProvisioningEngine
     }
 
     /// <summary>
+    /// Defines a function that does not last and activates it, both or nothing. One of that name that does not last and is not active makes room.
+    /// </summary>
+    /// <param name="name">Its name.</param>
+    /// <param name="kind">Its kind.</param>
+    /// <param name="parent">What it hangs at; null when there is only one provider of the kind.</param>
+    /// <param name="values">Values of its attributes, as text.</param>
+    /// <param name="cancellationToken">Ends the wait for what the provider waits for.</param>
+    /// <exception cref="VirtbusException">As <see cref="Define"/> and <see cref="ActivateAsync(IReadOnlyList{string}, CancellationToken)"/>.</exception>
+    public async ValueTask<ProvisionedFunction> AddAsync(
+        string name, string kind, string? parent, IEnumerable<KeyValuePair<string, string>> values, CancellationToken cancellationToken = default)
+    {
+        ProvisionedFunction function;
+        lock (_book.Lock)
+        {
+            if (Functions.FirstOrDefault(f => f.Name == name) is { IsKept: false, IsActive: false, IsIdle: true })
+                Undefine(name);
+            function = Define(name, kind, parent, values);
+        }
+
+        try
+        {
+            await ActivateAsync([name], cancellationToken);
+            return function;
+        }
+        catch
+        {
+            lock (_book.Lock)
+            {
+                // One that could not be taken back is there: who can name it can deactivate it.
+                if (function is { IsForgotten: false, IsActive: false, IsIdle: true })
+                    _book.Remove(function);
+            }
+
+            throw;
+        }
+    }
+
+    /// <summary>
     /// Takes functions away; waits for who has one open, and cancels an activation that goes on. The definitions stay. Functions that are not there,
     /// and would come back with what they hang at, do not any more.
     /// </summary>
@@ -205,7 +243,7 @@ public sealed class ProvisioningEngine
         ArgumentNullException.ThrowIfNull(bus);
         ArgumentNullException.ThrowIfNull(driver);
         if (Modules is not null && !bus.TryGetDriver(driver, out _))
-            await Modules.LoadAsync(driver.Replace('-', '_'));
+            await Modules.LoadAsync(ModuleName.Of(driver));
     }
 
     /// <summary>For providers: refuses a device that the driver of its profile did not take.</summary>

@@ -15,7 +15,7 @@ internal static class ProvisioningTree
     [
         new("activate", null, static (e, value, cancel) => e.ActivateAsync(Names("activate", value), cancel), isString: true),
         new("deactivate", null, static (e, value, _) => e.DeactivateAsync(Names("deactivate", value)), isString: true),
-        new("define", null, static (e, value, _) => Define(e, value), isString: true),
+        new("define", null, DefineAsync, isString: true),
         new(
             "undefine",
             null,
@@ -85,21 +85,21 @@ internal static class ProvisioningTree
         ]);
     }
 
-    private static ValueTask Define(ProvisioningEngine engine, string value)
+    // live=1: one that does not last, defined and activated in one.
+    private static async ValueTask DefineAsync(ProvisioningEngine engine, string value, CancellationToken cancellationToken)
     {
         var words = ProfileText.Split(value);
         var pairs = words.Count > 1 && !words[0].Contains('=', StringComparison.Ordinal) ? ProfileText.ParsePairs(words.Skip(1)) : [];
-        var kind = pairs.FirstOrDefault(static p => p.Key == "kind").Value
+        var kind = Find("kind")
             ?? throw new VirtbusException(
                 Errno.EINVAL, $"{Place}/define: '{value}' defines no function. Write NAME kind=KIND [parent=PARENT] [key=value …], for example: disk1 kind=vdpa parent=vdpasim_blk capacity=64MiB");
-        var (parent, kept) = (pairs.FirstOrDefault(static p => p.Key == "parent").Value, pairs.FirstOrDefault(static p => p.Key == "kept").Value);
-        engine.Define(
-            words[0],
-            kind,
-            parent,
-            pairs.Where(static p => p.Key is not ("kind" or "parent" or "kept")),
-            isKept: kept is null || AttributeValue.ParseBoolean(Place + "/define: kept", kept));
-        return default;
+        var values = pairs.Where(static p => p.Key is not ("kind" or "parent" or "kept" or "live"));
+        if (Find("live") is { } live && AttributeValue.ParseBoolean(Place + "/define: live", live))
+            await engine.AddAsync(words[0], kind, Find("parent"), values, cancellationToken);
+        else
+            engine.Define(words[0], kind, Find("parent"), values, isKept: Find("kept") is not { } kept || AttributeValue.ParseBoolean(Place + "/define: kept", kept));
+
+        string? Find(string key) => pairs.FirstOrDefault(p => p.Key == key).Value;
     }
 
     private static IReadOnlyList<string> Names(string file, string value) => ProfileText.Split(value) is { Count: > 0 } names

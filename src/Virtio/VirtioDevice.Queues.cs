@@ -164,8 +164,8 @@ public abstract partial class VirtioDevice
 
     private bool TryRun(QueueRunner queue, out Fault fault)
     {
-        // A function goes while its driver writes a register.
-        if (_disposed || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
+        // A function goes while its driver writes a register. One that stands still starts what was asked for when it goes on.
+        if (_disposed || _isPaused || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
             return Done(out fault);
         if (_dma is null)
             return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);

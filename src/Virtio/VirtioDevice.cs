@@ -10,7 +10,7 @@ namespace Virtbus.Virtio;
 /// member by member. Calls may come from any thread; one is let through at a time. A device model derives from it and brings its
 /// configuration layout and what its queues do.
 /// </summary>
-public abstract partial class VirtioDevice : IDisposable
+public abstract partial class VirtioDevice : IMovableState, IDisposable
 {
     private readonly Lock _lock = new();
     private readonly QueueRunner[] _queues;

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Xunit;
 
 namespace Virtbus.Tests;
 
@@ -13,6 +14,9 @@ internal static class Hops
         {
             if (frame.GetMethod()?.DeclaringType is not { Namespace: { } space } type || !space.StartsWith("Virtbus.", StringComparison.Ordinal))
                 continue;
+            // What the compiler makes of an asynchronous method, or of a lambda, is the type's that has it.
+            while (type.Name.StartsWith('<') && type.DeclaringType is { } outer)
+                type = outer;
             if (hops.Count == 0 || hops[^1] != type.Name)
                 hops.Add(type.Name);
         }

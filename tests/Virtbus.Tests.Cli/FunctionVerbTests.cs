@@ -74,6 +74,7 @@ public sealed class FunctionVerbTests
         Assert.True(File.Exists(socket));
         Assert.Equal("0000:01:00.1: bound to merlin_core\n", await fabric.OkAsync("driver", "override", "adapter0v0", "--clear"));
         Assert.False(File.Exists(socket));
+        Assert.Matches("merlin-vfio-pci merlin_vfio_pci is made for this device: .*\nvfio-pci vfio_pci takes any PCI device", await fabric.OkAsync("attr", "get", "/bus/pci/devices/0000:01:00.1/vfio_drivers"));
         Assert.Matches("merlin-vfio-pci +merlin_vfio_pci is made for this device: .*\nvfio-pci +vfio_pci takes any PCI device", await fabric.OkAsync("driver", "suggest", "adapter0v0"));
         Assert.Equal("0000:01:00.1: bound to merlin-vfio-pci\n", await fabric.OkAsync("driver", "override", "adapter0v0", "merlin-vfio-pci"));
         Assert.True(File.Exists(socket));
@@ -186,7 +187,7 @@ public sealed class FunctionVerbTests
         var plug = fabric.Start("function", "plug", "remote0", "--vfio-user", path);
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
         using var connection = await silent.AcceptAsync(deadline.Token);
-        Assert.Equal($"vfio-user {path} label remote0\n", await fabric.OkAsync("attr", "get", "/bus/pci/plug"));
+        Assert.Matches($@"remote0 +pci +configured *\n", await fabric.OkAsync("function", "list"));
         Assert.Contains("There is no device 'remote1'", await fabric.RefusedAsync("function", "unplug", "remote1"), StringComparison.Ordinal);
         if (isKilled)
         {
@@ -217,13 +218,12 @@ public sealed class FunctionVerbTests
         Assert.StartsWith("""[{"provider":"host","functions":[""", await fabric.OkAsync("function", "sources", "-j"), StringComparison.Ordinal);
         Assert.Matches("driver +scratch-vfio-pci\n", await fabric.OkAsync("device", "show", "probe0"));
         Assert.Equal("0000:07:00.0: unbound\n", await fabric.OkAsync("function", "plug", "probe1", "--simulated", "scratch"));
-        Assert.Contains("is called 'probe1' already", await fabric.RefusedAsync("function", "plug", "probe1", "--simulated", "scratch"), StringComparison.Ordinal);
+        Assert.Contains("A function 'probe1' is defined already", await fabric.RefusedAsync("function", "plug", "probe1", "--simulated", "scratch"), StringComparison.Ordinal);
         Assert.Contains("'other' is no kind", await fabric.RefusedAsync("function", "plug", "probe2", "--simulated", "other"), StringComparison.Ordinal);
         Assert.Contains("This host", await fabric.RefusedAsync("function", "plug", "probe2", "--host", "ffff:ff:1f.7"), StringComparison.Ordinal);
         Assert.Contains("Nobody can be reached", await fabric.RefusedAsync("function", "plug", "probe2", "--vfio-user", "no.sock"), StringComparison.Ordinal);
         Assert.Contains("is a virtual function", await fabric.RefusedAsync("function", "unplug", "adapter0v0"), StringComparison.Ordinal);
         Assert.Contains("is no PCI function", await fabric.RefusedAsync("function", "unplug", "merlin_core.net.0"), StringComparison.Ordinal);
-        Assert.Contains("names no function", await fabric.RefusedAsync("attr", "set", "/bus/pci/plug", "simulated scratch label"), StringComparison.Ordinal);
         Assert.Equal("0000:07:00.0: unplugged\n", await fabric.OkAsync("function", "unplug", "probe1", "--surprise"));
         Assert.Contains("There is no device 'probe1'", await fabric.RefusedAsync("device", "show", "probe1"), StringComparison.Ordinal);
         // Its user is asked first.

@@ -23,6 +23,20 @@ public sealed class UpAndDownTests
         Assert.Equal(0, new FileInfo(Path.Combine(fabric.Runtime, "lock")).Length);
     }
 
+    [Fact]
+    public async Task A_write_to_the_tree_takes_a_fabric_down_as_down_does()
+    {
+        await using var fabric = new TestFabric();
+        var up = await fabric.StartUpAsync(TestFabric.DemoManifest);
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        const string shutdown = "/kernel/fabric/shutdown";
+        Assert.Contains("'0' is not 1. Write 1 to take the fabric down.", await fabric.RefusedAsync("attr", "set", shutdown, "0"), StringComparison.Ordinal);
+        await fabric.OkAsync("attr", "set", shutdown, "1");
+        await up.WaitForExitAsync(deadline.Token);
+        Assert.Equal(0, up.ExitCode);
+        Assert.Equal(["lock"], Directory.GetFileSystemEntries(fabric.Runtime).Select(Path.GetFileName));
+    }
+
     [Theory]
     [InlineData("INT")]
     [InlineData("TERM")]

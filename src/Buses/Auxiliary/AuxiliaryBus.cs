@@ -81,9 +81,12 @@ public sealed class AuxiliaryBus : Bus
             if (id.Name == identity.MatchName)
                 return id;
         }
-        // An override binds whatever the table says; probe still gets an entry.
-        return identity.DriverOverride == driver.Name ? new AuxiliaryDeviceId(identity.MatchName) : null;
+        return null;
     }
+
+    /// <inheritdoc/>
+    protected override DeviceId? MatchOverride(IDeviceIdentity device, Driver driver) =>
+        Match(device, driver) ?? (device is IAuxiliaryIdentity identity && driver is IAuxiliaryDriver ? new AuxiliaryDeviceId(identity.MatchName) : null);
 
     /// <inheritdoc/>
     protected override string? MatchKey(IDeviceIdentity device) => (device as IAuxiliaryIdentity)?.MatchName;

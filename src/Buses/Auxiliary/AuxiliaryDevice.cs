@@ -10,7 +10,8 @@ namespace Virtbus.Buses.Auxiliary;
 /// <remarks>
 /// Three steps: the creator makes its object (its fields), this constructor initializes it (nothing to undo when it throws), and
 /// <see cref="AuxiliaryBus.AddAsync"/> adds it; after a failed add the creator drops its reference. The payload stays valid until the
-/// device is deleted (VB-07): the creator deletes the device before its own data goes.
+/// device is deleted (VB-07): the creator deletes the device before its own data goes. What a type gives out by <see cref="Device.Shared"/>
+/// is refused after that.
 /// </remarks>
 public class AuxiliaryDevice : Device, IAuxiliaryIdentity
 {

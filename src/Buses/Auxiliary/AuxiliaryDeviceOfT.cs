@@ -14,6 +14,9 @@ public sealed class AuxiliaryDevice<TPayload>(AuxiliaryBus bus, string module, s
     : AuxiliaryDevice(bus, module, name, id, parent)
     where TPayload : class
 {
+    private readonly TPayload _payload = payload ?? throw new ArgumentNullException(nameof(payload));
+
     /// <summary>What creator and consumer share.</summary>
-    public TPayload Payload { get; } = payload ?? throw new ArgumentNullException(nameof(payload));
+    /// <exception cref="ObjectDisposedException">The device was deleted, see <see cref="Device.Shared"/>.</exception>
+    public TPayload Payload => Shared(_payload);
 }

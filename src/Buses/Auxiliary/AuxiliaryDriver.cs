@@ -44,6 +44,16 @@ public abstract class AuxiliaryDriver<TDevice> : TypedDriver<TDevice, AuxiliaryD
 
     AuxiliaryDeviceId[] IAuxiliaryDriver.IdTable => Volatile.Read(ref _all);
 
+    /// <summary>
+    /// Narrows what the table serves, see <see cref="Driver.Accepts(IDeviceIdentity)"/>: for a driver that wants those devices of a name only
+    /// whose typed attributes it can serve. A creator tells of these by an interface of its own that extends <see cref="IAuxiliaryIdentity"/>.
+    /// </summary>
+    /// <param name="device">What the bus matches by.</param>
+    protected virtual bool Accepts(IAuxiliaryIdentity device) => true;
+
+    /// <inheritdoc/>
+    protected sealed override bool Accepts(IDeviceIdentity device) => device is IAuxiliaryIdentity identity && Accepts(identity);
+
     /// <summary>Adds an id while the driver runs, and binds devices that it serves.</summary>
     /// <param name="id">The entry.</param>
     /// <exception cref="VirtbusException">EINVAL: no name; EEXIST: the table has it.</exception>

@@ -23,13 +23,7 @@ internal static class PciAttributes
     public static readonly AttributeGroup[] OfBus =
     [
         new(
-            new ObjectAttribute<PciBus>("rescan", null, static (b, value, _) => IsSet("/bus/pci/rescan", value) ? b.RescanAsync() : default),
-            new ObjectAttribute<PciBus>("plug", static b => string.Join('\n', b.Openings), PlugAsync),
-            new ObjectAttribute<PciBus>("unplug", null, static (b, value, _) =>
-            {
-                b.CancelPlug(value.Trim());
-                return default;
-            })),
+            new ObjectAttribute<PciBus>("rescan", null, static (b, value, _) => IsSet("/bus/pci/rescan", value) ? b.RescanAsync() : default)),
         AttributeGroup.Dynamic<PciBus>("providers", static b => b.Providers.Select(static p => new ObjectAttribute<PciBus>(p.Name, _ => string.Join('\n', p.List())))),
     ];
 
@@ -49,7 +43,6 @@ internal static class PciAttributes
             new ObjectAttribute<PciDevice>("subsystem_device", static d => $"0x{d.SubsystemId:x4}"),
             new ObjectAttribute<PciDevice>("revision", static d => $"0x{d.Revision:x2}"),
             new ObjectAttribute<PciDevice>("class", static d => $"0x{d.ClassCode:x6}"),
-            new ObjectAttribute<PciDevice>("label", static d => d.Label ?? "", null, static d => d.Label is not null),
             new ObjectAttribute<PciDevice>("faults", static d => $"{d.FaultCount}", null, static d => d.FaultCount > 0),
             new ObjectAttribute<PciDevice>("irq", static d => $"{(d.Vectors is [{ Kind: PciInterruptKinds.Msi or PciInterruptKinds.INTx } first, ..] ? first.Irq : 0)}"),
             new ObjectAttribute<PciDevice>("resource", Resource),
@@ -194,26 +187,6 @@ internal static class PciAttributes
         foreach (var (offset, bytes) in writes)
             device.WriteConfig(offset, bytes);
         return default;
-    }
-
-    // PROVIDER FUNCTION, then pairs of a word and its value.
-    private static async ValueTask PlugAsync(PciBus bus, string value, CancellationToken cancellationToken)
-    {
-        var words = value.Split(' ', StringSplitOptions.RemoveEmptyEntries);
-        string? label = null, driver = null;
-        var isRight = words.Length is 2 or 4 or 6;
-        for (var i = 2; isRight && i < words.Length; i += 2)
-        {
-            if (words[i] == "label" && label is null)
-                label = words[i + 1];
-            else if (words[i] == "driver" && driver is null)
-                driver = words[i + 1];
-            else
-                isRight = false;
-        }
-        if (!isRight)
-            throw new VirtbusException(Errno.EINVAL, $"/bus/pci/plug: '{value}' names no function. Write PROVIDER FUNCTION [label NAME] [driver DRIVER] without other spaces, for example: simulated scratch label scratch0");
-        await bus.PlugAsync(words[0], words[1], label, driver, cancellationToken);
     }
 
     private static ValueTask UnplugAsync(PciDevice device, string value) => value switch

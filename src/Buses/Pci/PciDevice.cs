@@ -3,7 +3,6 @@ using Virtbus.Core;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
-using static Virtbus.Pci.PciBridgeControl;
 using static Virtbus.Pci.PciCommand;
 using static Virtbus.Pci.PciHeader;
 using static Virtbus.Pci.PciSriov;
@@ -12,8 +11,8 @@ namespace Virtbus.Buses.Pci;
 
 /// <summary>A PCI function on the bus, as its driver sees it: config space, regions, interrupts, DMA, virtual functions, reset.</summary>
 /// <remarks>
-/// Made by the bus. All members may be called from any thread; what the function behind does not answer reads as all ones. The file is long
-/// by its documentation: it is all that a driver may ask of a function.
+/// Made by the bus. All members may be called from any thread; what the function behind does not answer reads as all ones. The function itself
+/// (<see cref="PciHardware"/>) nobody but the bus reaches.
 /// </remarks>
 public sealed class PciDevice : Device, IPciIdentity
 {
@@ -21,33 +20,22 @@ public sealed class PciDevice : Device, IPciIdentity
     private const byte SubsystemIdsCapability = 0x0D;
 
     private readonly Lock _lock = new();
-    private readonly PciPort _port;
+    private readonly PciHardware _hardware;
     private readonly PciGroup _group;
     private PciResource[] _resources = [];
     private PciRegion?[]? _regions;
     private PciInterrupts? _interrupts;
-    private DmaPort? _dma;
-    private FaultSource? _faults;
-    private IDisposable? _observation;
-    private volatile int _command;
-    private long _commandReads;
-    private long _commandSeen;
     private int _enables;
-    private int _isOut;
-    private volatile bool _isPlugged;
-    private volatile bool _isLost;
-    private volatile bool _isRomEnabled;
 
     internal PciDevice(PciBus bus, PciAddress address, Device parent, IPciFunction function, PciSegment segment, PciGroup group)
         : base(address.ToString(), parent, bus)
     {
         PciBus = bus;
         Address = address;
-        Function = function;
         Segment = segment;
         VirtualFunctionIndex = -1;
-        _port = new PciPort(this);
         _group = group;
+        _hardware = new PciHardware(this, function, group);
     }
 
     internal PciDevice(PciDevice physicalFunction, int index, PciAddress address, IPciFunction function)
@@ -64,10 +52,7 @@ public sealed class PciDevice : Device, IPciIdentity
     /// What people call the hardware (Linux: the label that firmware gives to a slot or an onboard device); a virtual function's is that of its
     /// physical function with v and its number. Null when there is none.
     /// </summary>
-    public string? Label => Slot?.Label ?? (PhysicalFunction?.Label is { } label ? $"{label}v{VirtualFunctionIndex}" : null);
-
-    /// <summary>The hardware behind. For the tool boxes that stand on PCI; drivers use the members of this class.</summary>
-    public IPciFunction Function { get; private set; }
+    public override string? Label => Slot?.Label ?? (PhysicalFunction?.Label is { } label ? $"{label}v{VirtualFunctionIndex}" : null);
 
     /// <summary>Vendor id (of the physical function for a virtual one).</summary>
     public ushort VendorId { get; private set; }
@@ -99,7 +84,7 @@ public sealed class PciDevice : Device, IPciIdentity
     public IommuGroup IommuGroup => Dma.Group;
 
     /// <summary>The function's way to memory.</summary>
-    public DmaPort Dma => Volatile.Read(ref _dma) ?? MakeDma();
+    public DmaPort Dma => _hardware.Dma;
 
     /// <summary>The physical function that this is a virtual function of, or null.</summary>
     public PciDevice? PhysicalFunction { get; }
@@ -125,48 +110,20 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <param name="destination">Where to; what lies behind the end reads as all ones.</param>
     public void ReadConfig(int offset, Span<byte> destination)
     {
-        ArgumentOutOfRangeException.ThrowIfNegative(offset);
-        var there = Math.Clamp(ConfigSize - offset, 0, destination.Length);
-        destination[there..].Fill(0xFF);
-        destination = destination[..there];
-        if (!IsReachable)
-        {
-            destination.Fill(0xFF);
-            return;
-        }
-        if (there == 0)
-            return;
-        Function.ReadConfig(offset, destination);
-        if (PhysicalFunction is not null && offset < 4)
+        _hardware.ReadConfig(offset, destination);
+        if (PhysicalFunction is not null && offset < 4 && IsReachable)
         {
             Span<byte> ids = stackalloc byte[4];
             BinaryPrimitives.WriteUInt32LittleEndian(ids, ((uint)DeviceId << 16) | VendorId);
             ids = ids[offset..];
-            ids[..Math.Min(ids.Length, there)].CopyTo(destination);
+            ids[..Math.Min(ids.Length, destination.Length)].CopyTo(destination);
         }
     }
 
     /// <summary>Writes config space.</summary>
     /// <param name="offset">First byte.</param>
     /// <param name="source">Where from; what lies behind the end is lost.</param>
-    public void WriteConfig(int offset, ReadOnlySpan<byte> source)
-    {
-        ArgumentOutOfRangeException.ThrowIfNegative(offset);
-        source = source[..Math.Clamp(ConfigSize - offset, 0, source.Length)];
-        if (!IsReachable || source.IsEmpty)
-            return;
-        var resetsBus = IsBridge && Overlaps(offset, source.Length, PCI_BRIDGE_CONTROL, 1) && IsBusReset;
-        Function.WriteConfig(offset, source);
-        // What is in the header beside the command register changes nothing of what the bus follows; anything else may be a reset.
-        if (offset < PCI_REVISION_ID || offset + source.Length > 0x40)
-            RefreshCommand();
-        if (Overlaps(offset, source.Length, PCI_ROM_ADDRESS, 4) && !IsBridge)
-            _isRomEnabled = (ReadConfig8(PCI_ROM_ADDRESS) & 1) != 0;
-        if (Sriov is { } sriov && offset + source.Length > 0x40)
-            sriov.IsMemoryEnabled = (ReadConfig16(sriov.Capability + PCI_SRIOV_CTRL) & 0x9) == 0x9;
-        if (IsBridge && !resetsBus && Overlaps(offset, source.Length, PCI_BRIDGE_CONTROL, 1) && IsBusReset)
-            PciBus.ResetBehind(this);
-    }
+    public void WriteConfig(int offset, ReadOnlySpan<byte> source) => _hardware.WriteConfig(offset, source);
 
     /// <summary>Reads an 8-bit register of config space.</summary>
     /// <param name="offset">Byte offset.</param>
@@ -265,6 +222,15 @@ public sealed class PciDevice : Device, IPciIdentity
         return LazyInitializer.EnsureInitialized(ref regions[bar], () => new PciRegion(this, bar))!;
     }
 
+    /// <summary>The doorbells that an eventfd can stand for.</summary>
+    public IReadOnlyList<PciDoorbell> Doorbells => Function.Doorbells;
+
+    /// <summary>Lets signals of an eventfd stand for writes to a doorbell. Any thread.</summary>
+    /// <param name="doorbell">One of <see cref="Doorbells"/>.</param>
+    /// <param name="signal">The function takes a duplicate; null detaches.</param>
+    /// <param name="fault">ENOENT: no such doorbell; EOPNOTSUPP.</param>
+    public bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => Function.TryAttachDoorbell(doorbell, signal, out fault);
+
     /// <summary>Turns decoding on. Counts: as many <see cref="Disable"/> turn it off. Linux: pci_enable_device.</summary>
     /// <remarks>A virtual function decodes memory when its physical function says so; there is nothing to turn on.</remarks>
     /// <exception cref="VirtbusException">EINVAL: a BAR has no address, because the window that it belongs into is full.</exception>
@@ -322,7 +288,7 @@ public sealed class PciDevice : Device, IPciIdentity
     /// <param name="count">How many.</param>
     /// <param name="prepare">Called for each, in order, before any is added to the tree; for example to set its driver_override.</param>
     /// <exception cref="VirtbusException">As the other one; or what <paramref name="prepare"/> throws: none is enabled then.</exception>
-    public ValueTask SetVirtualFunctionsAsync(int count, Func<PciDevice, ValueTask>? prepare) => PciBus.SetVirtualFunctionsAsync(this, count, prepare);
+    public ValueTask SetVirtualFunctionsAsync(int count, Func<PciDevice, ValueTask>? prepare) => PciBus.VirtualFunctions.SetAsync(this, count, prepare);
 
     /// <summary>
     /// For the driver of a physical function after a reset: makes the hardware of its virtual functions anew, while their devices, with their
@@ -366,7 +332,7 @@ public sealed class PciDevice : Device, IPciIdentity
     protected override void OnGone() => MarkLost();
 
     /// <inheritdoc/>
-    protected override ValueTask OnLeavingAsync() => VirtualFunctions.Count > 0 ? PciBus.RemoveVirtualFunctionsAsync(this) : default;
+    protected override ValueTask OnLeavingAsync() => VirtualFunctions.Count > 0 ? PciBus.VirtualFunctions.RemoveAsync(this) : default;
 
     /// <inheritdoc/>
     protected override void OnRelease()
@@ -386,25 +352,23 @@ public sealed class PciDevice : Device, IPciIdentity
 
     internal PciGroup Group => _group;
 
-    /// <summary>The port, when something has asked for it.</summary>
-    internal DmaPort? DmaOrNull => Volatile.Read(ref _dma);
+    internal PciHardware Hardware => _hardware;
 
-    /// <summary>Bugs of this program that showed in the function's model.</summary>
-    internal FaultSource Faults => Volatile.Read(ref _faults) ?? LazyInitializer.EnsureInitialized(ref _faults, () => PciBus.Faults.Open(Name));
+    internal IPciFunction Function => _hardware.Function;
 
-    /// <summary>How many there were, without a source being made.</summary>
-    internal long FaultCount => Volatile.Read(ref _faults)?.Count ?? 0;
+    internal DmaPort? DmaOrNull => _hardware.DmaOrNull;
+
+    internal long FaultCount => _hardware.FaultCount;
 
     internal PciInterrupts Interrupts => Volatile.Read(ref _interrupts) ?? LazyInitializer.EnsureInitialized(ref _interrupts, () => new PciInterrupts(this));
 
+    internal PciInterrupts? InterruptsOrNull => Volatile.Read(ref _interrupts);
+
     internal int Enables => Volatile.Read(ref _enables);
 
-    /// <summary>The command register as the function has it.</summary>
-    internal int Command => _command;
+    internal bool IsReachable => _hardware.IsReachable;
 
-    internal bool IsReachable => _isPlugged && !_isLost && !IsGone;
-
-    internal bool IsLost => _isLost;
+    internal bool IsLost => _hardware.IsLost;
 
     internal PciResource[] Bars
     {
@@ -429,27 +393,11 @@ public sealed class PciDevice : Device, IPciIdentity
         return first.IsAssigned ? first with { Start = first.Start + (first.Size * (ulong)VirtualFunctionIndex) } : first;
     }
 
-    internal bool IsDecoding(PciBarKind kind)
-    {
-        if (!IsReachable)
-            return false;
-        if (PhysicalFunction is { } physical)
-            return kind is PciBarKind.Memory32 or PciBarKind.Memory64 && physical.Sriov!.IsMemoryEnabled && physical.IsReachable;
-        return kind switch
-        {
-            PciBarKind.None => false,
-            PciBarKind.Io => (_command & PCI_COMMAND_IO) != 0,
-            PciBarKind.Rom => (_command & PCI_COMMAND_MEMORY) != 0 && _isRomEnabled,
-            _ => (_command & PCI_COMMAND_MEMORY) != 0,
-        };
-    }
-
     /// <summary>Puts the function in and reads who it is.</summary>
     /// <returns>False when nothing answers.</returns>
     internal bool Enter()
     {
-        Function.Plug(_port);
-        _isPlugged = true;
+        _hardware.Plug();
         Span<byte> header = stackalloc byte[0x40];
         Function.ReadConfig(0, header);
         var word = BinaryPrimitives.ReadUInt16LittleEndian(header[PCI_SUBSYSTEM_VENDOR_ID..]);
@@ -465,7 +413,7 @@ public sealed class PciDevice : Device, IPciIdentity
                 (SubsystemVendorId, SubsystemId) = (physical.SubsystemVendorId, physical.SubsystemId);
             if (ClassCode is 0 or 0xFFFFFF)
                 (ClassCode, Revision) = (physical.ClassCode, physical.Revision);
-            RefreshCommand();
+            _hardware.RefreshCommand();
             return Function.IsPresent;
         }
         VendorId = BinaryPrimitives.ReadUInt16LittleEndian(header);
@@ -478,79 +426,42 @@ public sealed class PciDevice : Device, IPciIdentity
             var ids = FindCapability(SubsystemIdsCapability);
             (SubsystemVendorId, SubsystemId) = ids == 0 ? default : (ReadConfig16(ids + 4), ReadConfig16(ids + 6));
         }
-        RefreshCommand();
+        _hardware.RefreshCommand();
         return true;
     }
 
     /// <summary>Takes the function out, with everything that the bus holds for it. Once; later calls do nothing.</summary>
     internal void Leave()
     {
-        if (Interlocked.Exchange(ref _isOut, 1) != 0)
-            return;
-        FreeVectors();
-        if (_isPlugged)
-        {
-            // Hardware that stays in the slot may still be pulled out of it.
-            Function.SetLostCallback(Slot is { } slot ? () => PciBus.EmptyLost(slot) : null);
-            Function.Unplug();
-        }
-        _isPlugged = false;
-        // Whoever still owns the group reaches nothing by a function that is out.
-        DmaOrNull?.LeaveGroup();
-        Interlocked.Exchange(ref _observation, null)?.Dispose();
-        PciBus.Forget(this);
+        if (_hardware.TryLeave(FreeVectors))
+            PciBus.Slots.Forget(this);
     }
 
     /// <summary>From now on nothing answers.</summary>
     internal void MarkLost()
     {
-        _isLost = true;
+        _hardware.IsLost = true;
         foreach (var function in VirtualFunctions)
-            function._isLost = true;
+            function._hardware.IsLost = true;
     }
 
     /// <summary>A reset of the physical function may have made its virtual functions anew.</summary>
     internal void Replace(IPciFunction function)
     {
-        if (function == Function)
-            return;
-        Function.Unplug();
-        Function = function;
-        function.Plug(_port);
-        RefreshCommand();
         // Vectors belong to the system: whoever holds some finds them as they were.
-        RestoreInterrupts();
-    }
-
-    internal void RefreshCommand()
-    {
-        // Numbered before the register is read, so that of two refreshes the one that read later counts.
-        var number = Interlocked.Increment(ref _commandReads);
-        var command = ReadConfig16(PCI_COMMAND);
-        if (command == 0xFFFF)
-            command = 0;
-        lock (_port)
-        {
-            if (number <= _commandSeen)
-                return;
-            _commandSeen = number;
-            _command = command;
-        }
-        SyncMaster();
-        Volatile.Read(ref _interrupts)?.LineChanged();
+        if (_hardware.TryReplace(function))
+            RestoreInterrupts();
     }
 
     /// <summary>Sets or clears Interrupt Disable: the upper byte of the register, so that it does not meet with those who turn decoding on and off.</summary>
     internal void SetInterruptDisable(bool disabled)
     {
         const byte bit = PCI_COMMAND_INTX_DISABLE >> 8;
-        var now = (byte)(_command >> 8);
+        var now = (byte)(_hardware.Command >> 8);
         WriteConfig8(PCI_COMMAND + 1, (byte)(disabled ? now | bit : now & ~bit));
     }
 
     internal void RestoreInterrupts() => Volatile.Read(ref _interrupts)?.Restore();
-
-    private bool IsBusReset => (ReadConfig16(PCI_BRIDGE_CONTROL) & PCI_BRIDGE_CTL_BUS_RESET) != 0;
 
     private byte DecodeBits()
     {
@@ -568,34 +479,4 @@ public sealed class PciDevice : Device, IPciIdentity
         }
         return (byte)(IsBridge ? PCI_COMMAND_IO | PCI_COMMAND_MEMORY : bits);
     }
-
-    private DmaPort MakeDma()
-    {
-        lock (_port)
-        {
-            if (_dma is { } there)
-                return there;
-            var dma = new DmaPort(Name, _group.Iommu);
-            _observation = dma.Group.Observe(new DmaFaultEvents(this, dma).Add, null);
-            Volatile.Write(ref _dma, dma);
-        }
-        SyncMaster();
-        return _dma;
-    }
-
-    // The port may wait for accesses and call handlers, so no lock is held; who finds that the register changed meanwhile sets it again.
-    private void SyncMaster()
-    {
-        if (Volatile.Read(ref _dma) is not { } dma)
-            return;
-        bool isMaster;
-        do
-        {
-            isMaster = (_command & PCI_COMMAND_MASTER) != 0;
-            dma.IsBusMaster = isMaster;
-        }
-        while (isMaster != ((_command & PCI_COMMAND_MASTER) != 0));
-    }
-
-    private static bool Overlaps(int offset, int length, int at, int size) => offset < at + size && at < offset + length;
 }

@@ -64,6 +64,13 @@ public abstract class PciDriver : TypedDriver<PciDevice, PciDeviceId>
     /// <param name="device">The device.</param>
     protected internal virtual ValueTask ResetDoneAsync(PciDevice device) => default;
 
+    /// <summary>Narrows what the table serves, see <see cref="Driver.Accepts(IDeviceIdentity)"/>; for example by class or by subsystem id.</summary>
+    /// <param name="device">What the bus matches by.</param>
+    protected virtual bool Accepts(IPciIdentity device) => true;
+
+    /// <inheritdoc/>
+    protected sealed override bool Accepts(IDeviceIdentity device) => device is IPciIdentity identity && Accepts(identity);
+
     /// <summary>Adds an id while the driver runs, and binds devices that it serves.</summary>
     /// <param name="id">The entry.</param>
     /// <exception cref="VirtbusException">EEXIST: the driver serves that id already; EINVAL: its table is not empty and has no entry with that driver data.</exception>
@@ -111,12 +118,14 @@ public abstract class PciDriver : TypedDriver<PciDevice, PciDeviceId>
             throw new VirtbusException(Errno.ENODEV, $"remove_id of {Name}: it has no dynamic id {id.Vendor:x4} {id.Device:x4}. Only ids added by new_id can be removed.");
     }
 
-    /// <summary>The entry that serves a device: dynamic ids first, then the table; an override that names this driver stands for any id.</summary>
-    internal PciDeviceId? Match(IPciIdentity device)
+    /// <summary>The entry that serves a device: dynamic ids first, then the table.</summary>
+    internal PciDeviceId? Match(IPciIdentity device) => Find(device, isOverride: false);
+
+    /// <summary>The entry for a user who named this driver: those count too that are for that only, and any id will do.</summary>
+    internal PciDeviceId MatchOverride(IPciIdentity device) => Find(device, isOverride: true) ?? new PciDeviceId();
+
+    private PciDeviceId? Find(IPciIdentity device, bool isOverride)
     {
-        var wanted = device.DriverOverride;
-        if (wanted is not null && wanted != Name)
-            return null;
         foreach (var id in Volatile.Read(ref _dynamic))
         {
             if (id.Covers(device))
@@ -124,10 +133,10 @@ public abstract class PciDriver : TypedDriver<PciDevice, PciDeviceId>
         }
         foreach (var id in _static)
         {
-            if ((wanted is not null || !id.IsOverrideOnly) && id.Covers(device))
+            if ((isOverride || !id.IsOverrideOnly) && id.Covers(device))
                 return id;
         }
-        return wanted is null ? null : new PciDeviceId();
+        return null;
     }
 
     /// <summary>The vendor and device ids that it is indexed under; null when an entry leaves one of them open.</summary>

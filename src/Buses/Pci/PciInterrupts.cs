@@ -39,12 +39,12 @@ internal sealed class PciInterrupts(PciDevice device)
     public ulong MessageAddress => MessageBase | ((ulong)Device.Address.RoutingId << 4);
 
     /// <summary>Whether the line's level reaches the handler.</summary>
-    public bool IsLineDelivered => _isLineAsserted && (Device.Command & PCI_COMMAND_INTX_DISABLE) == 0;
+    public bool IsLineDelivered => _isLineAsserted && (Device.Hardware.Command & PCI_COMMAND_INTX_DISABLE) == 0;
 
     public void Message(ulong address, uint data)
     {
         // A message is a write to memory: only a bus master makes it.
-        if ((Device.Command & PCI_COMMAND_MASTER) == 0)
+        if (!Device.Hardware.IsMaster)
             return;
         var messages = Volatile.Read(ref _messages);
         if (address == MessageAddress && data < (uint)messages.Length)
@@ -173,16 +173,14 @@ internal sealed class PciInterrupts(PciDevice device)
 
     private bool TryAllocateMsiX(int min, int max, PciInterruptKinds kinds)
     {
-        if (!kinds.HasFlag(PciInterruptKinds.MsiX) || Device.FindCapability(PCI_CAP_ID_MSIX) is not (> 0 and var capability))
+        if (!kinds.HasFlag(PciInterruptKinds.MsiX) || PciMsixPlace.Find(Device) is not { } place)
             return false;
-        var size = (Device.ReadConfig16(capability + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_QSIZE) + 1;
+        var size = place.Vectors;
         if (size < min)
             return false;
-        _capability = capability;
-        var table = Device.ReadConfig32(capability + PCI_MSIX_TABLE);
-        // What is gone reads as all ones; its accesses are lost whatever the BAR.
-        _table = Device.GetRegion(Math.Min((int)(table & PCI_MSIX_BIR), 5));
-        _tableOffset = table & ~(uint)PCI_MSIX_BIR;
+        _capability = place.Capability;
+        _table = Device.GetRegion(place.Bar);
+        _tableOffset = place.Offset;
         if (!_table.IsEnabled)
             throw new VirtbusException(Errno.EIO, $"Device {Device.Name} does not decode BAR {_table.Index}, where its MSI-X table is. Enable the device first.");
         var vectors = Make(PciInterruptKinds.MsiX, Math.Min(size, max));

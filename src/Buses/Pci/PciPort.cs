@@ -9,7 +9,7 @@ internal sealed class PciPort(PciDevice device) : IPciPort
 {
     public DmaPort Dma => device.Dma;
 
-    public FaultSource Faults => device.Faults;
+    public FaultSource Faults => device.Hardware.Faults;
 
     public void SendMessage(ulong address, uint data) => device.Interrupts.Message(address, data);
 

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Virtbus.Pci;
+using Virtbus.Platform;
 
 namespace Virtbus.Buses.Pci;
 
@@ -10,8 +11,6 @@ namespace Virtbus.Buses.Pci;
 /// </remarks>
 public sealed class PciRegion
 {
-    private readonly ulong _size;
-
     internal PciRegion(PciDevice device, int index)
     {
         Device = device;
@@ -19,7 +18,6 @@ public sealed class PciRegion
         var resource = device.GetResource(index);
         Bar = new PciBar(resource.Kind, resource.Size, resource.IsPrefetchable);
         Start = resource.Start;
-        _size = resource.Size;
     }
 
     /// <summary>Whose it is.</summary>
@@ -35,33 +33,78 @@ public sealed class PciRegion
     public ulong Start { get; }
 
     /// <summary>Whether the function decodes it now.</summary>
-    public bool IsEnabled => Device.IsDecoding(Bar.Kind);
+    public bool IsEnabled => Device.Hardware.IsDecoding(Bar.Kind);
+
+    /// <summary>The parts of it that may be mapped; none for most.</summary>
+    public IReadOnlyList<PciBarArea> Areas => Device.Function.GetBarAreas(Index);
 
     /// <summary>Reads registers.</summary>
     /// <param name="offset">First byte.</param>
     /// <param name="destination">Where to.</param>
     /// <returns>False when the function does not decode or the range leaves the BAR; all ones are read then.</returns>
-    public bool Read(ulong offset, Span<byte> destination)
-    {
-        if (!IsEnabled || offset > _size || (ulong)destination.Length > _size - offset)
-        {
-            destination.Fill(0xFF);
-            return false;
-        }
-        Device.Function.ReadBar(Index, offset, destination);
-        return true;
-    }
+    public bool Read(ulong offset, Span<byte> destination) => TryRead(offset, destination, out _);
 
     /// <summary>Writes registers.</summary>
     /// <param name="offset">First byte.</param>
     /// <param name="source">Where from.</param>
     /// <returns>False when the function does not decode or the range leaves the BAR; nothing is written then.</returns>
-    public bool Write(ulong offset, ReadOnlySpan<byte> source)
+    public bool Write(ulong offset, ReadOnlySpan<byte> source) => TryWrite(offset, source, out _);
+
+    /// <summary>Reads registers, and says why not.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to; all ones when the answer is false.</param>
+    /// <param name="fault">EINVAL: the access leaves the BAR; EIO: the function does not decode it now, or is gone.</param>
+    public bool TryRead(ulong offset, Span<byte> destination, out Fault fault) => Device.Hardware.TryReadBar(this, offset, destination, out fault);
+
+    /// <summary>Writes registers, and says why not.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from; nothing of it is written when the answer is false.</param>
+    /// <param name="fault">As for <see cref="TryRead"/>.</param>
+    public bool TryWrite(ulong offset, ReadOnlySpan<byte> source, out Fault fault) => Device.Hardware.TryWriteBar(this, offset, source, out fault);
+
+    /// <summary>Whether an access would lie inside; for who answers a part of it by itself.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="fault">EINVAL: it would not.</param>
+    public bool Holds(ulong offset, int length, out Fault fault) => PciHardware.IsInside(this, offset, length, out fault);
+
+    /// <summary>
+    /// As <see cref="TryRead"/>, as one processor after the other would: one register at a time, each naturally aligned. For accesses that
+    /// somebody else asked for.
+    /// </summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to; any length.</param>
+    /// <param name="fault">As for <see cref="TryRead"/>.</param>
+    public bool TryReadRegisters(ulong offset, Span<byte> destination, out Fault fault) => Device.Hardware.TryReadRegisters(this, offset, destination, out fault);
+
+    /// <summary>As <see cref="TryWrite"/>, register by register as <see cref="TryReadRegisters"/>.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from; any length.</param>
+    /// <param name="fault">As for <see cref="TryRead"/>.</param>
+    public bool TryWriteRegisters(ulong offset, ReadOnlySpan<byte> source, out Fault fault) => Device.Hardware.TryWriteRegisters(this, offset, source, out fault);
+
+    /// <summary>The length of the naturally aligned register at an offset.</summary>
+    /// <param name="offset">Byte offset.</param>
+    /// <param name="left">Bytes that are left of the access.</param>
+    public static int RegisterAt(ulong offset, int left)
     {
-        if (!IsEnabled || offset > _size || (ulong)source.Length > _size - offset)
-            return false;
-        Device.Function.WriteBar(Index, offset, source);
-        return true;
+        var length = 8;
+        while (length > left || (offset & (ulong)(length - 1)) != 0)
+            length >>= 1;
+        return length;
+    }
+
+    /// <summary>Reads the ROM, whatever its enable bit says (Linux: pci_map_rom, which sets it for as long). Only of <see cref="PciBar.Rom"/>.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to; all ones when the function is gone.</param>
+    /// <param name="fault">EINVAL: it is not the ROM, or the access leaves it.</param>
+    public bool TryReadRom(ulong offset, Span<byte> destination, out Fault fault)
+    {
+        if (Index == PciBar.Rom)
+            return Device.Hardware.TryReadRom(this, offset, destination, out fault);
+        destination.Fill(0xFF);
+        fault = new Fault(Errno.EINVAL, "the BAR is not the ROM");
+        return false;
     }
 
     /// <summary>Reads a 32-bit register.</summary>

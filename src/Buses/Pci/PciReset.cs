@@ -30,7 +30,7 @@ internal static class PciReset
         }
         if (device.FindCapability(AdvancedFeaturesCapability) is > 0 and var advanced && (device.ReadConfig8(advanced + 3) & 2) != 0)
             methods.Add(Advanced);
-        if (device.PciBus.IsAloneOnBus(device))
+        if (device.PciBus.Slots.IsAloneOnBus(device))
             methods.Add(Bus);
         return methods;
     }
@@ -105,7 +105,7 @@ internal static class PciReset
         finally
         {
             device.WriteConfig16(control, enabled);
-            PciBus.ReattachVirtualFunctions(device);
+            PciVirtualFunctions.Reattach(device);
         }
     }
 
@@ -212,7 +212,7 @@ internal static class PciReset
                     break;
             }
         }
-        PciBus.ReattachVirtualFunctions(device);
+        PciVirtualFunctions.Reattach(device);
         device.RestoreInterrupts();
     }
 

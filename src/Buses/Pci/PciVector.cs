@@ -128,7 +128,7 @@ public sealed class PciVector : IPciMessageTarget
         using (var use = line.Use())
         {
             // Looked at from inside of the line: who changes one of them drains it afterwards.
-            if (slot.IsClosed || _isBlocked || !route.IsDirect)
+            if (slot.Gate.IsClosed || _isBlocked || !route.IsDirect)
                 return false;
             use.Signal();
         }
@@ -228,17 +228,13 @@ public sealed class PciVector : IPciMessageTarget
             if (slot.Line is { } line)
             {
                 using var use = line.Use();
-                if (slot.IsClosed)
+                if (slot.Gate.IsClosed)
                     continue;
                 use.Signal();
                 return;
             }
-            Interlocked.Increment(ref slot.Running);
-            if (slot.IsClosed)
-            {
-                Interlocked.Decrement(ref slot.Running);
+            if (!slot.Gate.TryEnter())
                 continue;
-            }
             var running = s_running ??= [];
             running.Add(slot);
             try
@@ -252,7 +248,7 @@ public sealed class PciVector : IPciMessageTarget
             finally
             {
                 running.RemoveAt(running.Count - 1);
-                Interlocked.Decrement(ref slot.Running);
+                slot.Gate.Leave();
             }
             return;
         }
@@ -260,8 +256,7 @@ public sealed class PciVector : IPciMessageTarget
 
     private static void WaitUntilOver(Slot slot)
     {
-        slot.IsClosed = true;
-        Interlocked.MemoryBarrier();
+        slot.Gate.Shut();
         if (slot.Line is { } line)
         {
             line.Drain();
@@ -273,9 +268,7 @@ public sealed class PciVector : IPciMessageTarget
             if (running == slot)
                 mine++;
         }
-        var spin = default(SpinWait);
-        while (Volatile.Read(ref slot.Running) > mine)
-            spin.SpinOnce();
+        slot.Gate.TryWait(Timeout.Infinite, own: mine);
     }
 
     // A handler, or a line.
@@ -283,7 +276,6 @@ public sealed class PciVector : IPciMessageTarget
     {
         public readonly Action? Handler = handler;
         public readonly SignalLine? Line = line;
-        public int Running;
-        public volatile bool IsClosed;
+        public readonly UseGate Gate = new();
     }
 }

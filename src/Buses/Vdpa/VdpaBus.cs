@@ -83,8 +83,10 @@ public sealed class VdpaBus : Bus
     {
         if (device is not IVdpaIdentity identity || driver is not VdpaDriver vdpa)
             return null;
-        if (identity.DriverOverride is { } wanted)
-            return wanted == driver.Name ? new VdpaDeviceId(identity.VirtioType) : null;
         return vdpa.VirtioTypes?.Contains(identity.VirtioType) == false ? null : new VdpaDeviceId(identity.VirtioType);
     }
+
+    /// <inheritdoc/>
+    protected override DeviceId? MatchOverride(IDeviceIdentity device, Driver driver) =>
+        device is IVdpaIdentity identity && driver is VdpaDriver ? new VdpaDeviceId(identity.VirtioType) : null;
 }

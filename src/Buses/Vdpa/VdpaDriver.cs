@@ -20,4 +20,11 @@ public abstract class VdpaDriver : TypedDriver<VdpaDevice, VdpaDeviceId>
 
     /// <summary>The virtio types that the driver serves; every type when null.</summary>
     public virtual IReadOnlyCollection<uint>? VirtioTypes => null;
+
+    /// <summary>Narrows that further, see <see cref="Driver.Accepts(IDeviceIdentity)"/>.</summary>
+    /// <param name="device">What the bus matches by.</param>
+    protected virtual bool Accepts(IVdpaIdentity device) => true;
+
+    /// <inheritdoc/>
+    protected sealed override bool Accepts(IDeviceIdentity device) => device is IVdpaIdentity identity && Accepts(identity);
 }

@@ -14,13 +14,16 @@ internal static class DeviceUsers
     /// <param name="device">The device.</param>
     /// <param name="force">Whether to take it away.</param>
     /// <param name="what">What is to be done to the device, in the words of a message.</param>
-    public static void AskToLeave(ControlClient client, DeviceAnswer device, bool force, string what)
+    /// <param name="beforehand">Called once before the first of them, if there are any; what it throws keeps them from being asked.</param>
+    public static void AskToLeave(ControlClient client, DeviceAnswer device, bool force, string what, Action? beforehand = null)
     {
         string[] below = [device.Path + "/", .. VfVerbs.Links(client, device).Select(path => path + "/")];
         foreach (var (vfio, user) in All(client))
         {
             if (!below.Any(folder => vfio.Path.StartsWith(folder, StringComparison.Ordinal)))
                 continue;
+            beforehand?.Invoke();
+            beforehand = null;
             if (force)
             {
                 client.Write(vfio.Path + "/revoke", "1");

@@ -64,13 +64,16 @@ internal static class DriverVerbs
             {
                 var device = OnBus(client, result.GetRequiredValue(toOverride), "bound");
                 var wanted = result.GetValue(driver);
-                if (wanted is not null)
-                    LoadDriver(client, device.Bus!, wanted);
-                client.Write(device.Path + "/driver_override", wanted ?? "\n");
                 if (device.Driver is { } current && current != wanted)
-                    Unbind(client, device, current, result.GetValue(force));
-                if (device.Driver is null || device.Driver != wanted)
-                    Probe(client, device, wanted);
+                {
+                    // Nobody is sent away for a driver that can't be had.
+                    DeviceUsers.AskToLeave(client, device, result.GetValue(force), "unbound", beforehand: () =>
+                    {
+                        if (wanted is not null)
+                            LoadDriver(client, device.Bus!, wanted);
+                    });
+                }
+                OverrideAndBind(client, device, wanted);
                 DeviceVerbs.PrintAgain(client, output, device);
                 return ExitCode.Done;
             },
@@ -122,7 +125,7 @@ internal static class DriverVerbs
     {
         if (client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer).Any(d => d.Bus == bus && d.Name == driver))
             return;
-        var module = driver.Replace('-', '_');
+        var module = ModuleName.Of(driver);
         if (client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).All(m => m.Name != module))
             throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}', and there is no module '{module}' that could bring it. 'virtbus driver list' and 'virtbus module list' show what there is.");
         var brought = client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)), ApiJson.Default.ModuleAnswer).Drivers ?? [];
@@ -130,24 +133,16 @@ internal static class DriverVerbs
             throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}'; that is the name of a module{(brought.Count > 0 ? $", whose driver is {string.Join(", ", brought)}" : "")}. Name a driver.");
     }
 
-    private static void Probe(ControlClient client, DeviceAnswer device, string? driver)
+    // One request: it is done as a whole, or refused.
+    private static void OverrideAndBind(ControlClient client, DeviceAnswer device, string? wanted)
     {
         try
         {
-            // A driver that was asked for by name says why it does not take the device; the bus only looks around.
-            client.Write(driver is null ? $"/bus/{device.Bus}/drivers_probe" : $"/bus/{device.Bus}/drivers/{driver}/bind", device.Name);
+            client.Write(device.Path + "/driver_override_bind", wanted ?? "\n");
         }
-        catch (VirtbusException e) when (e.Errno == Errno.EINVAL && driver is null)
+        catch (VirtbusException e) when (wanted is not null && ReadOverride(client, device.Path) == wanted)
         {
-            // It waits for another device, which the state that is printed tells.
-        }
-        catch (VirtbusException e) when (e.Errno == Errno.EBUSY && DeviceVerbs.Find(client, device.Path).Driver == driver)
-        {
-            // The bus was faster.
-        }
-        catch (VirtbusException e) when (driver is not null)
-        {
-            throw new VirtbusException(e.Errno, $"{e.Message}\nIt is left to {driver} alone; 'virtbus driver override {device.Name} --clear' lets the bus choose again.", e);
+            throw new VirtbusException(e.Errno, $"{e.Message}\nIt is left to {wanted} alone; 'virtbus driver override {device.Name} --clear' lets the bus choose again.", e);
         }
     }
 

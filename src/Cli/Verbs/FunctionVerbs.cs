@@ -257,15 +257,14 @@ internal static class FunctionVerbs
                 var function = result.GetRequiredValue(provider);
                 if (provider.Name == "--vfio-user")
                     function = Path.GetFullPath(function);
-                var wish = $"{provider.Name.TrimStart('-')} {function} label {label}";
+                List<string> words = [label, "kind=pci", "live=1", $"{provider.Name.TrimStart('-')}={function}"];
                 if (result.GetValue(driver) is { } wanted)
                 {
                     DriverVerbs.LoadDriver(client, Bus, wanted);
-                    wish += $" driver {wanted}";
+                    words.Add("driver=" + wanted);
                 }
-                client.Write("/bus/pci/plug", wish);
+                client.Write(Config + "/define", Join(words));
                 var device = DeviceVerbs.Find(client, label);
-                DriverVerbs.RequireWanted(client, device.Path);
                 DeviceVerbs.PrintAgain(client, output, device);
                 return ExitCode.Done;
             },
@@ -291,24 +290,29 @@ internal static class FunctionVerbs
             "Take a function out of its slot, with all that is behind it. Waits while a virtual machine has it open. Cancels a plug that is under way.",
             (result, client, output) =>
             {
-                if (FindOrCancel(client, result.GetRequiredValue(toUnplug)) is not { } device)
+                var name = result.GetRequiredValue(toUnplug);
+                var function = All(client).FirstOrDefault(f => f.Kind == "pci" && (f.Name == name || f.Device == name));
+                if (function is { Device: null, State: not "gone" })
                 {
-                    var cancelled = new CancelledPlug(result.GetRequiredValue(toUnplug));
+                    // It is being plugged in, or is not plugged in at all.
+                    client.Write(Config + "/deactivate", ProfileText.Quote(function.Name));
+                    var cancelled = new CancelledPlug(function.Name);
                     output.Print(cancelled, CliJson.Default.CancelledPlug, writer => writer.WriteLine($"{cancelled.Cancelled}: plug cancelled"));
                     return ExitCode.Done;
                 }
+                var device = DeviceVerbs.Find(client, name);
                 if (device.Bus != Bus)
                     throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is no PCI function, so it is in no slot. 'virtbus device list' shows which devices are on the bus {Bus}.");
                 var pulls = result.GetValue(surprise);
                 if (!pulls)
                     DeviceUsers.AskToLeave(client, device, result.GetValue(force), "unplugged");
-                try
+                if (function is null || pulls)
+                    Unplug(client, device, pulls);
+                if (function is not null)
                 {
-                    client.Write(device.Path + "/unplug", pulls ? "surprise" : "1");
-                }
-                catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
-                {
-                    throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function, which has no slot of its own. 'virtbus vf disable' takes it away.", e);
+                    client.Write(Config + "/deactivate", ProfileText.Quote(function.Name));
+                    if (!function.Kept)
+                        client.Write(Config + "/undefine", ProfileText.Quote(function.Name));
                 }
                 output.Print(device, ApiJson.Default.DeviceAnswer, writer => writer.WriteLine($"{device.Name}: unplugged"));
                 return ExitCode.Done;
@@ -319,25 +323,15 @@ internal static class FunctionVerbs
         return command;
     }
 
-    // A function that is being plugged in has no device yet.
-    private static DeviceAnswer? FindOrCancel(ControlClient client, string name)
+    private static void Unplug(ControlClient client, DeviceAnswer device, bool pulls)
     {
         try
         {
-            return DeviceVerbs.Find(client, name);
+            client.Write(device.Path + "/unplug", pulls ? "surprise" : "1");
         }
-        catch (VirtbusException missing) when (missing.Errno is Errno.ENOENT or Errno.ENODEV)
+        catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
         {
-            try
-            {
-                client.Write("/bus/pci/unplug", name);
-                return null;
-            }
-            catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
-            {
-                // Nor is it being plugged in: what was said first tells the person more.
-                throw missing;
-            }
+            throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function, which has no slot of its own. 'virtbus vf disable' takes it away.", e);
         }
     }
 

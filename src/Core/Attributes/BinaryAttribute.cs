@@ -1,7 +1,7 @@
 namespace Virtbus.Core;
 
 /// <summary>
-/// An attribute whose value is bytes (Linux: bin_attribute), for example a PCI function's config space. Who reads it as text gets what
+/// An attribute whose value is bytes (Linux: bin_attribute), for example a function's config space. Who reads it as text gets what
 /// <c>show</c> makes of it.
 /// </summary>
 /// <typeparam name="T">The object's type.</typeparam>

@@ -13,6 +13,7 @@ public sealed class FabricTree
     private readonly Fabric _fabric;
     private TreeDirectory[] _extra = [];
     private TreeDirectory[] _kernel = [];
+    private AttributeGroup[] _deviceGroups = [];
 
     internal FabricTree(Fabric fabric)
     {
@@ -53,6 +54,24 @@ public sealed class FabricTree
         ArgumentNullException.ThrowIfNull(directory);
         lock (_fabric.Gate)
             _kernel = [.. _kernel, directory];
+    }
+
+    /// <summary>
+    /// Adds attributes to devices of whatever kind, for what a subsystem has to say of them that its bus does not know. Each attribute's own
+    /// visibility says which devices have it. They stay as long as the fabric.
+    /// </summary>
+    /// <param name="group">The attributes, of <see cref="Device"/>.</param>
+    public void AddDeviceGroup(AttributeGroup group)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        lock (_fabric.Gate)
+            _deviceGroups = [.. _deviceGroups, group];
+    }
+
+    internal void RemoveKernelDirectory(TreeDirectory directory)
+    {
+        lock (_fabric.Gate)
+            _kernel = [.. _kernel.Where(d => d != directory)];
     }
 
     internal void AddTop(TreeDirectory directory)
@@ -179,11 +198,16 @@ public sealed class FabricTree
             if (device.Driver is { } driver)
                 yield return new TreeLink("driver", Fabric.DriverPath(driver));
             if (bus.HasDriverOverride)
+            {
                 yield return new TreeFile(path + "/driver_override", device, DriverOverride);
+                yield return new TreeFile(path + "/driver_override_bind", device, DriverOverrideBind);
+            }
             if (device.Modalias is not null)
                 yield return new TreeFile(path + "/modalias", device, Modalias);
             yield return new TreeFile(path + "/waiting_for_supplier", device, WaitingForSupplier);
         }
+        if (device.Label is not null)
+            yield return new TreeFile(path + "/label", device, DeviceLabel);
         foreach (var link in device.TreeLinks)
             yield return link;
         foreach (var link in device.Links?.Suppliers ?? [])
@@ -195,7 +219,8 @@ public sealed class FabricTree
             .. device.Class?.DeviceAttributeGroups ?? [],
             .. device.Bus?.DeviceAttributeGroups ?? [],
             .. device.AttributeGroups,
-            .. device.Driver?.DeviceAttributeGroups ?? []]))
+            .. device.Driver?.DeviceAttributeGroups ?? [],
+            .. _deviceGroups]))
         {
             yield return node;
         }
@@ -325,6 +350,15 @@ public sealed class FabricTree
             return default;
         },
         isString: true);
+
+    // The kernel has no such file: there, three writes of a tool (driverctl) do it, and what comes between them may spoil it.
+    private static readonly ObjectAttribute<Device> DriverOverrideBind = new(
+        "driver_override_bind",
+        null,
+        (d, value, _) => d.Fabric!.OverrideDriverAsync(d, value),
+        isString: true);
+
+    private static readonly ObjectAttribute<Device> DeviceLabel = new("label", d => d.Label ?? "");
 
     private static readonly ObjectAttribute<Device> Modalias = new("modalias", d => d.Modalias ?? "");
 

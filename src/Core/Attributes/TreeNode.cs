@@ -123,7 +123,16 @@ public sealed class TreeFile : TreeNode
     {
         if (!_attribute.CanRead)
             throw new VirtbusException(Errno.EACCES, $"{_path} is write-only. Write to it with 'attr set'.");
-        var value = _attribute.Show(_owner);
+        string value;
+        try
+        {
+            value = _attribute.Show(_owner);
+        }
+        catch (ObjectDisposedException e)
+        {
+            // Found while it was there, read when it was not.
+            throw new VirtbusException(Errno.ENODEV, $"{_path}: {e.Message}", e);
+        }
         return value.Length == 0 || value.EndsWith('\n') ? value : value + "\n";
     }
 

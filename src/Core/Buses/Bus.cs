@@ -62,6 +62,15 @@ public abstract class Bus
     /// <returns>The entry, handed to the driver's probe; null when the driver does not serve the device.</returns>
     public abstract DeviceId? Match(IDeviceIdentity device, Driver driver);
 
+    /// <summary>
+    /// The entry for a driver that the device's <c>driver_override</c> names, which gets the device whatever its table says. Pure, as
+    /// <see cref="Match"/> is. A bus whose table entries carry nothing that a driver needs makes one up.
+    /// </summary>
+    /// <param name="device">The device's identity.</param>
+    /// <param name="driver">The driver that the user named.</param>
+    /// <returns>The entry; null when the driver can't serve such a device at all.</returns>
+    protected internal virtual DeviceId? MatchOverride(IDeviceIdentity device, Driver driver) => Match(device, driver);
+
     /// <summary>The one key under which drivers that can serve this device are indexed; null to look at every driver.</summary>
     /// <param name="device">The device's identity.</param>
     protected internal virtual string? MatchKey(IDeviceIdentity device) => null;
@@ -101,7 +110,7 @@ public abstract class Bus
     /// <summary>Attributes of the bus's own directory.</summary>
     protected internal virtual IReadOnlyList<AttributeGroup> AttributeGroups => [];
 
-    /// <summary>What the bus adds to <c>/kernel</c> (PCI: <c>iommu_groups</c>), at the moment that someone looks.</summary>
+    /// <summary>What the bus adds to <c>/kernel</c>, at the moment that someone looks.</summary>
     protected internal virtual IEnumerable<TreeNode> KernelNodes => [];
 
     /// <summary>Attributes of every device on the bus.</summary>
@@ -152,11 +161,9 @@ public abstract class Bus
             return driver.Bound.ToArray();
     }
 
-    /// <summary>The drivers that may serve a device, in registration order. Takes no lock.</summary>
+    /// <summary>The drivers that may serve a device by their tables, in registration order. Takes no lock.</summary>
     internal Driver[] Candidates(IDeviceIdentity device)
     {
-        if (device.DriverOverride is { } wanted)
-            return _drivers.TryGetValue(wanted, out var driver) ? [driver] : [];
         if (MatchKey(device) is not { } key)
             return [.. Drivers];
         var keyed = _byKey.TryGetValue(key, out var found) ? found : [];

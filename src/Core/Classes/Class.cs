@@ -3,7 +3,7 @@ using System.Diagnostics.CodeAnalysis;
 namespace Virtbus.Core;
 
 /// <summary>
-/// Devices seen by what they do, whatever bus they hang on: <c>net</c>, <c>block</c>, <c>vhost</c>. A subsystem creates a class; its
+/// Devices seen by what they do, whatever bus they hang on: <c>net</c>, <c>block</c>, <c>input</c>. A subsystem creates a class; its
 /// register function makes class devices.
 /// </summary>
 public sealed class Class

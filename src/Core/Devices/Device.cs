@@ -18,6 +18,7 @@ public class Device : IDeviceIdentity
 
     private int _references = 1;
     private object? _driverData;
+    private volatile bool _isReleasing;
 
     /// <summary>Initializes a device; the caller holds its first reference.</summary>
     /// <param name="name">Unique under its parent and on its bus or class; 1 to 255 bytes without '/' and control characters.</param>
@@ -39,6 +40,12 @@ public class Device : IDeviceIdentity
 
     /// <summary>The device's one name.</summary>
     public string Name { get; }
+
+    /// <summary>
+    /// What people call the device, when its name is its place or a number; shown as the attribute <c>label</c> (Linux: what firmware calls a
+    /// slot or an onboard device). Null when they have no other word for it.
+    /// </summary>
+    public virtual string? Label => null;
 
     /// <summary>The device that this one was cut from.</summary>
     public Device? Parent { get; }
@@ -133,6 +140,7 @@ public class Device : IDeviceIdentity
         if (seen > 1)
             return;
         State = DeviceState.Released;
+        _isReleasing = true;
         try
         {
             OnRelease();
@@ -140,6 +148,7 @@ public class Device : IDeviceIdentity
         }
         finally
         {
+            _isReleasing = false;
             if (AddedOnce)
                 Parent?.Put();
         }
@@ -147,6 +156,28 @@ public class Device : IDeviceIdentity
 
     /// <summary>Takes a reference that is given up by disposing it.</summary>
     public DeviceReference Hold() => new(this);
+
+    /// <summary>
+    /// Hands out what the device's creator shares with its driver, and detects a use after the delete: what is shared is valid from before the
+    /// add until the device is out of the tree, its driver unbound and its resources released, and again in <see cref="Release"/>, where its
+    /// creator ends it. A device type gives its payload by it: <c>public ICore Core => Shared(_core);</c>. In debug and release builds alike.
+    /// </summary>
+    /// <param name="payload">What is shared.</param>
+    /// <param name="member">The member that gives it.</param>
+    /// <typeparam name="T">The payload's type.</typeparam>
+    /// <returns>The payload.</returns>
+    /// <exception cref="ObjectDisposedException">The device was deleted: a bug of who kept it past the unbind of its driver.</exception>
+    protected T Shared<T>(T payload, [System.Runtime.CompilerServices.CallerMemberName] string member = "")
+    {
+        ThrowIfOut(member);
+        return payload;
+    }
+
+    internal void ThrowIfOut(string member)
+    {
+        if (IsOut && !_isReleasing)
+            throw new ObjectDisposedException(Name, $"Device {Name} was deleted, so its {member} is not valid any more. Who uses it has kept it past the unbind of its driver: let go of it in RemoveAsync.");
+    }
 
     /// <summary>Called when the last reference is gone, before <see cref="Release"/>.</summary>
     protected virtual void OnRelease()
@@ -171,7 +202,7 @@ public class Device : IDeviceIdentity
     protected internal virtual IEnumerable<TreeLink> TreeLinks => [];
 
     /// <summary>
-    /// Devices that have to go before this one though they do not hang below it (a PCI function's virtual ones). What this kind of device does
+    /// Devices that have to go before this one though they do not hang below it (Linux: virtual functions). What this kind of device does
     /// not take out when it leaves stays; the core only refuses callbacks of theirs that would wait for themselves.
     /// </summary>
     protected internal virtual IReadOnlyList<Device> Dependents => [];
@@ -239,7 +270,7 @@ public class Device : IDeviceIdentity
     internal CancellationTokenSource? ProbeCancellation;
     internal HashSet<Device>? PendingDescendants;
     internal int Deletes;
-    internal bool IsOut;
+    internal volatile bool IsOut;
     internal bool IsDeferred;
     internal bool IsRetryQueued;
 

@@ -8,7 +8,7 @@ internal sealed class DeviceLife
 {
     // What the directory of every device has; a child of such a name could not be told from it.
     private static readonly FrozenSet<string> OwnFiles = FrozenSet.Create(
-        StringComparer.Ordinal, "device", "driver", "driver_override", "modalias", "power", "subsystem", "uevent", "waiting_for_supplier");
+        StringComparer.Ordinal, "device", "driver", "driver_override", "driver_override_bind", "label", "modalias", "power", "subsystem", "uevent", "waiting_for_supplier");
 
     private readonly Fabric _fabric;
     private Action<string>[] _modaliasListeners = [];

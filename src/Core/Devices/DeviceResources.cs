@@ -21,9 +21,11 @@ public sealed class DeviceResources
     /// <param name="resource">Disposed on release.</param>
     /// <typeparam name="T">The resource's type.</typeparam>
     /// <returns>The resource.</returns>
+    /// <exception cref="ObjectDisposedException">The device was deleted; nothing would release it any more.</exception>
     public T Add<T>(T resource)
         where T : IDisposable
     {
+        _device.ThrowIfOut("list of resources");
         _releases.Push(() =>
         {
             resource.Dispose();
@@ -36,16 +38,23 @@ public sealed class DeviceResources
     /// <param name="resource">Disposed on release.</param>
     /// <typeparam name="T">The resource's type.</typeparam>
     /// <returns>The resource.</returns>
+    /// <exception cref="ObjectDisposedException">As for <see cref="Add{T}"/>.</exception>
     public T AddAsync<T>(T resource)
         where T : IAsyncDisposable
     {
+        _device.ThrowIfOut("list of resources");
         _releases.Push(resource.DisposeAsync);
         return resource;
     }
 
     /// <summary>Keeps an action to run on release.</summary>
     /// <param name="release">Runs on release; an error in it is logged and the next release goes on.</param>
-    public void AddAction(Func<ValueTask> release) => _releases.Push(release);
+    /// <exception cref="ObjectDisposedException">As for <see cref="Add{T}"/>.</exception>
+    public void AddAction(Func<ValueTask> release)
+    {
+        _device.ThrowIfOut("list of resources");
+        _releases.Push(release);
+    }
 
     internal async ValueTask ReleaseAllAsync(ILogger log)
     {

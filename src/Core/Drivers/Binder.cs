@@ -2,49 +2,15 @@ using Virtbus.Platform;
 
 namespace Virtbus.Core;
 
-/// <summary>How an attempt to attach a device ended.</summary>
-internal enum AttachResult
-{
-    /// <summary>No driver serves the device.</summary>
-    NoDriver,
-    /// <summary>The device is bound now.</summary>
-    Bound,
-    /// <summary>The device was bound before.</summary>
-    AlreadyBound,
-    /// <summary>The device waits for a supplier, or a probe asked to be tried again.</summary>
-    Deferred,
-    /// <summary>The attempt is made when a device above has finished its own probe or sleep.</summary>
-    Parked,
-    /// <summary>The attempt was started beside the caller.</summary>
-    Started,
-    /// <summary>Drivers matched, and every probe failed.</summary>
-    Failed,
-    /// <summary>The device is gone.</summary>
-    Gone,
-}
-
-/// <summary>What came of an attach, with the error of the last failed probe.</summary>
-internal readonly record struct AttachOutcome(AttachResult Result, Exception? Error = null);
-
 /// <summary>Binds devices to drivers and lets them go. Everything runs in the device's transition; nothing of a driver runs under a lock.</summary>
 internal sealed class Binder(Fabric fabric)
 {
-    // Guarded by the fabric's gate.
-    private readonly LinkedList<Device> _deferred = new();
-    private readonly Queue<Device> _retry = new();
-    private readonly HashSet<Device> _parked = [];
-    private long _deferredTrigger;
-    private bool _retrying;
+    private readonly ProbeSteps _steps = new(fabric);
 
-    /// <summary>The devices that wait, with the reason, in the order in which they began to wait.</summary>
-    public IReadOnlyList<Device> Deferred
-    {
-        get
-        {
-            lock (fabric.Gate)
-                return [.. _deferred];
-        }
-    }
+    // Guarded by the fabric's gate.
+    private readonly HashSet<Device> _parked = [];
+
+    internal DeferredProbes Deferred { get; } = new(fabric);
 
     /// <summary>The devices whose probe waits for the end of a sleep.</summary>
     public int ParkedCount
@@ -183,7 +149,7 @@ internal sealed class Binder(Fabric fabric)
             }
         }
         await fabric.Scheduler.InterleaveAsync();
-        await RemoveAndLetGoAsync(device, driver);
+        await _steps.RemoveAsync(device, driver);
         lock (fabric.Gate)
         {
             SetUnbound(device);
@@ -193,24 +159,55 @@ internal sealed class Binder(Fabric fabric)
         return true;
     }
 
+    /// <summary>
+    /// Leaves a device to one driver (or to any), unbinds it from another and binds it, in one transition: nobody comes in between. A probe that
+    /// fails leaves the device to that driver all the same, without one.
+    /// </summary>
+    /// <returns><see cref="AttachResult.AlreadyBound"/> when the driver had it before.</returns>
+    /// <exception cref="VirtbusException">EDEADLK: the caller is a callback that the unbind would wait for; nothing has changed then.</exception>
+    public async ValueTask<AttachOutcome> OverrideAsync(Device device, Driver? driver)
+    {
+        lock (fabric.Gate)
+            fabric.ThrowIfCallerDependsOn(device);
+        try
+        {
+            return await fabric.Transitions.RunAsync(device, (this, driver), static (d, a) => a.Item1.OverrideInTransitionAsync(d, a.driver));
+        }
+        finally
+        {
+            await AttachPendingAsync(device);
+        }
+    }
+
+    private async ValueTask<AttachOutcome> OverrideInTransitionAsync(Device device, Driver? driver)
+    {
+        lock (fabric.Gate)
+        {
+            if (device.State != DeviceState.Added || device.IsGone)
+                return new(AttachResult.Gone);
+        }
+        OverrideRule.Set(device, driver?.Name);
+        if (device.Driver is { } bound && bound != driver)
+            await UnbindInTransitionAsync(device, null);
+        return await AttachInTransitionAsync(device, driver, mayStart: false, fromOrder: 0);
+    }
+
     /// <summary>Releases what was put into the resources of a device that has no driver.</summary>
-    public ValueTask ReleaseLeftoversAsync(Device device) => ReleaseResourcesAsync(device);
+    public ValueTask ReleaseLeftoversAsync(Device device) => _steps.ReleaseResourcesAsync(device);
 
     /// <summary>Forgets a device that leaves the tree.</summary>
     public void ForgetInGate(Device device)
     {
-        RemoveDeferred(device);
+        Deferred.RemoveInGate(device);
         _parked.Remove(device);
     }
 
-    /// <summary>The entry of a driver's table that serves a device, an override considered; null when the driver does not serve it.</summary>
+    /// <summary>The entry of a driver's table that serves a device, what its user asked for considered; null when the driver does not serve it.</summary>
     public DeviceId? Match(Device device, Driver driver)
     {
-        if (device.DriverOverride is { } wanted && wanted != driver.Name)
-            return null;
         try
         {
-            return driver.Bus.Match(device, driver);
+            return OverrideRule.Match(device, driver);
         }
         catch (Exception e)
         {
@@ -257,7 +254,7 @@ internal sealed class Binder(Fabric fabric)
         {
             // Every driver had its turn and none waits for anything.
             lock (fabric.Gate)
-                RemoveDeferred(device);
+                Deferred.RemoveInGate(device);
         }
         return outcome;
     }
@@ -294,7 +291,7 @@ internal sealed class Binder(Fabric fabric)
     {
         try
         {
-            return bus.Candidates(device);
+            return OverrideRule.Candidates(bus, device);
         }
         catch (Exception e)
         {
@@ -335,10 +332,10 @@ internal sealed class Binder(Fabric fabric)
                 return new(AttachResult.NoDriver);
             if (MissingSupplier(device) is { } supplier)
             {
-                AddDeferred(device, $"supplier {supplier.Name} not ready");
+                Deferred.AddInGate(device, $"supplier {supplier.Name} not ready");
                 return new(AttachResult.Deferred);
             }
-            trigger = _deferredTrigger;
+            trigger = Deferred.TriggersInGate;
             device.Binding = driver.ProbingBinding;
             DeviceList.Remove(device);
             driver.Bound.Add(device);
@@ -348,7 +345,7 @@ internal sealed class Binder(Fabric fabric)
         Exception? error = null;
         try
         {
-            await ConfigureAndProbeAsync(bus, device, driver, id, cancellation.Token);
+            await _steps.ProbeAsync(device, driver, id, cancellation.Token);
         }
         catch (Exception e)
         {
@@ -366,12 +363,12 @@ internal sealed class Binder(Fabric fabric)
             if (!vanished)
             {
                 bus.Busy.Remove(device);
-                RemoveDeferred(device);
+                Deferred.RemoveInGate(device);
             }
         }
         if (vanished)
         {
-            await RemoveAndLetGoAsync(device, driver);
+            await _steps.RemoveAsync(device, driver);
             lock (fabric.Gate)
                 SetUnbound(device);
             return new(AttachResult.Gone);
@@ -379,86 +376,8 @@ internal sealed class Binder(Fabric fabric)
         // Told before those that waited for it may go on.
         fabric.EmitFor(device, UeventAction.Bind);
         lock (fabric.Gate)
-            TriggerDeferredInGate(device);
+            Deferred.TriggerInGate(device);
         return new(AttachResult.Bound);
-    }
-
-    private async ValueTask ConfigureAndProbeAsync(Bus bus, Device device, Driver driver, DeviceId id, CancellationToken token)
-    {
-        var configured = false;
-        IPowerDomain? domain = null;
-        try
-        {
-            await bus.ConfigureAsync(device, driver);
-            configured = true;
-            if (bus.GetPowerDomain(device) is { } attach)
-            {
-                await attach.AttachAsync(device);
-                domain = attach;
-            }
-            await driver.ProbeAsync(device, id, token);
-        }
-        catch
-        {
-            await LetGoAsync(device, driver, domain, configured);
-            throw;
-        }
-    }
-
-    private async ValueTask RemoveAndLetGoAsync(Device device, Driver driver)
-    {
-        if (device.PowerState is { } power)
-            await power.HoldForRemoveAsync();
-        try
-        {
-            await driver.RemoveAsync(device);
-        }
-        catch (Exception e)
-        {
-            FabricLog.RemoveFailed(fabric.Log, device.Name, driver.Name, e);
-        }
-        IPowerDomain? domain = null;
-        try
-        {
-            domain = device.Bus!.GetPowerDomain(device);
-        }
-        catch (Exception e)
-        {
-            FabricLog.ReleaseFailed(fabric.Log, device.Name, e);
-        }
-        await LetGoAsync(device, driver, domain, configured: true);
-    }
-
-    private async ValueTask ReleaseResourcesAsync(Device device)
-    {
-        if (device.ResourcesOrNull is { } resources)
-            await resources.ReleaseAllAsync(fabric.Log);
-    }
-
-    // What the probe acquired goes before what it stood on. Each step is taken whatever became of the one before.
-    private async ValueTask LetGoAsync(Device device, Driver driver, IPowerDomain? domain, bool configured)
-    {
-        await ReleaseResourcesAsync(device);
-        if (device.PowerState is { } power)
-            await power.DisableRuntimeAsync();
-        try
-        {
-            if (domain is not null)
-                await domain.DetachAsync(device);
-        }
-        catch (Exception e)
-        {
-            FabricLog.ReleaseFailed(fabric.Log, device.Name, e);
-        }
-        try
-        {
-            if (configured)
-                await device.Bus!.UnconfigureAsync(device, driver);
-        }
-        catch (Exception e)
-        {
-            FabricLog.ReleaseFailed(fabric.Log, device.Name, e);
-        }
     }
 
     private AttachOutcome FinishFailed(Device device, Driver driver, Exception error, long trigger)
@@ -476,10 +395,10 @@ internal sealed class Binder(Fabric fabric)
                 return new(AttachResult.Gone, error);
             if (error is ProbeDeferException)
             {
-                AddDeferred(device, error.Message);
+                Deferred.AddInGate(device, error.Message);
                 // Something was bound while this probe ran: what it missed may be there now.
-                if (trigger != _deferredTrigger)
-                    RetryInGate();
+                if (trigger != Deferred.TriggersInGate)
+                    Deferred.RetryInGate();
             }
         }
         switch (error)
@@ -550,80 +469,6 @@ internal sealed class Binder(Fabric fabric)
         {
             if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoremoveSupplier))
                 fabric.LinkTable.EndManagedInGate(link);
-        }
-    }
-
-    private void AddDeferred(Device device, string reason)
-    {
-        device.DeferredReason = reason;
-        if (device.IsDeferred)
-            return;
-        device.IsDeferred = true;
-        _deferred.AddLast(device);
-    }
-
-    private void RemoveDeferred(Device device)
-    {
-        device.DeferredReason = null;
-        if (!device.IsDeferred)
-            return;
-        device.IsDeferred = false;
-        _deferred.Remove(device);
-    }
-
-    private void TriggerDeferredInGate(Device bound)
-    {
-        _deferredTrigger++;
-        foreach (var link in bound.Links?.Consumers ?? [])
-        {
-            if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoprobeConsumer) && link.Consumer is { State: DeviceState.Added, Bus: not null, Binding.State: BindingState.Unbound })
-                AddDeferred(link.Consumer, $"supplier {bound.Name} was just bound");
-        }
-        RetryInGate();
-    }
-
-    /// <summary>Tries the deferred devices again, beside the caller.</summary>
-    public void RetryInGate()
-    {
-        foreach (var device in _deferred)
-        {
-            if (device.IsRetryQueued)
-                continue;
-            device.IsRetryQueued = true;
-            _retry.Enqueue(device);
-        }
-        if (_retrying || _retry.Count == 0)
-            return;
-        _retrying = true;
-        fabric.StartWork("deferred probes", RetryAsync);
-    }
-
-    private async Task RetryAsync()
-    {
-        while (true)
-        {
-            Device? device;
-            lock (fabric.Gate)
-            {
-                if (!_retry.TryDequeue(out device))
-                {
-                    _retrying = false;
-                    return;
-                }
-                device.IsRetryQueued = false;
-                // Turned off, probes are made when asked for only; the device keeps its place and its reason.
-                if (device is not { IsDeferred: true, Bus.DriversAutoprobe: true })
-                    continue;
-            }
-            try
-            {
-                await AttachAsync(device);
-            }
-            catch (Exception e)
-            {
-                // One device's trouble must not end the retries of the others.
-                FabricLog.RetryFailed(fabric.Log, device.Name, e);
-            }
         }
     }
 }

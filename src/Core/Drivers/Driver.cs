@@ -43,6 +43,14 @@ public abstract class Driver
     /// <summary>The devices that are bound to the driver, in creation order, at this moment.</summary>
     public IReadOnlyList<Device> Devices => Bus.DevicesOf(this);
 
+    /// <summary>
+    /// Narrows what the driver's table serves: asked when an entry matches and no <c>driver_override</c> names the driver. Pure, as
+    /// <see cref="Bus.Match"/> is: same answer for the same identity, no effect. A bus's driver base gives it the bus's identity type.
+    /// </summary>
+    /// <param name="device">The device's identity, which is all that it may look at.</param>
+    /// <returns>False when the driver does not serve this device after all; another driver is looked for then.</returns>
+    protected internal virtual bool Accepts(IDeviceIdentity device) => true;
+
     /// <summary>Attributes of the driver's own directory.</summary>
     protected internal virtual IReadOnlyList<AttributeGroup> AttributeGroups => [];
 

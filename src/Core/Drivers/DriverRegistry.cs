@@ -7,6 +7,7 @@ internal sealed class DriverRegistry
 {
     private readonly Fabric _fabric;
     private long _order;
+    private Func<Bus, string, ValueTask>? _bring;
 
     internal DriverRegistry(Fabric fabric) => _fabric = fabric;
 
@@ -115,6 +116,30 @@ internal sealed class DriverRegistry
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is not probed yet: {device.DeferredReason ?? "it is tried again"}. It is tried again when that is there.");
     }
 
+    /// <summary>Who brings a driver that is asked for by name and is not there: the loader of modules.</summary>
+    internal void SetSource(Func<Bus, string, ValueTask>? bring) => Volatile.Write(ref _bring, bring);
+
+    internal async ValueTask OverrideAsync(Device device, string? driverName)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        // All that can be refused is refused before anything is changed.
+        OverrideRule.Check(device, driverName);
+        Driver? driver = null;
+        if (!string.IsNullOrEmpty(driverName))
+        {
+            var bus = device.Bus!;
+            if (!bus.TryGetDriver(driverName, out driver) && Volatile.Read(ref _bring) is { } bring)
+                await bring(bus, driverName);
+            if (driver is null && !bus.TryGetDriver(driverName, out driver))
+                throw new VirtbusException(Errno.ENOENT, $"Bus {bus.Name} has no driver '{driverName}'. '/bus/{bus.Name}/drivers' lists those there are.");
+        }
+        var outcome = await _fabric.Binder.OverrideAsync(device, driver);
+        if (driver is not null && outcome.Result != AttachResult.AlreadyBound)
+            ThrowIfNotBound(device, driver, outcome);
+        else if (outcome.Result == AttachResult.Gone)
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} was removed meanwhile.");
+    }
+
     private static Device FindOnBus(Bus bus, string deviceName) =>
         bus.TryGetDevice(deviceName, out var device)
             ? device
@@ -126,7 +151,7 @@ internal sealed class DriverRegistry
         new(Errno.EBUSY, $"Device {device.Name} is bound to {driver.Name}. Unbind it first.");
 
     private static string DoesNotServe(Driver driver, Device device) =>
-        device.DriverOverride is { } wanted && wanted != driver.Name
+        OverrideRule.WantedInsteadOf(device, driver) is { } wanted
             ? $"Driver {driver.Name} can't bind {device.Name}: its driver_override is '{wanted}'. Clear or change driver_override first."
             : $"Driver {driver.Name} does not serve {device.Name}{(device.Modalias is { } m ? $" ({m})" : "")}: no entry of its id table matches.";
 

@@ -152,6 +152,6 @@ internal sealed class LinkTable
     private void RetryConsumerInGate(DeviceLink link)
     {
         if (link.Consumer.IsDeferred)
-            _fabric.Binder.RetryInGate();
+            _fabric.Binder.Deferred.RetryInGate();
     }
 }

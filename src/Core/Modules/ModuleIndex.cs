@@ -1,3 +1,5 @@
+using Virtbus.Platform;
+
 namespace Virtbus.Core;
 
 /// <summary>Which module serves which alias: an immutable index of modules folders, as depmod makes. Making it runs no module's code.</summary>
@@ -56,12 +58,8 @@ public sealed class ModuleIndex
     }
 
     /// <summary>Finds a module by name.</summary>
-    /// <param name="name">The module's name; '-' and '_' are the same, as for modprobe.</param>
-    public ModuleInfo? Find(string name)
-    {
-        ArgumentNullException.ThrowIfNull(name);
-        return _byName.GetValueOrDefault(name) ?? _byName.GetValueOrDefault(name.Replace('-', '_'));
-    }
+    /// <param name="name">The module's name; see <see cref="ModuleName"/>.</param>
+    public ModuleInfo? Find(string name) => ModuleName.Find(_byName, name);
 
     /// <summary>The modules that serve a device's alias.</summary>
     /// <param name="modalias">The device's alias, without wildcards.</param>
@@ -71,29 +69,6 @@ public sealed class ModuleIndex
         return _patterns.Count == 0
             ? found
             : found.Concat(_patterns.Where(p => AliasPattern.IsMatch(p.Pattern, modalias)).Select(p => p.Module)).Distinct();
-    }
-
-    /// <summary>
-    /// The drivers by which a PCI device can be handed to a user over VFIO, best first: a variant made for the device, then the generic one.
-    /// They never bind by themselves; a tool loads the module, sets driver_override to its driver's name, unbinds and binds (VP-05).
-    /// </summary>
-    /// <param name="modalias">The device's alias; other than of PCI, there is none.</param>
-    public IReadOnlyList<VfioSuggestion> SuggestVfio(string modalias)
-    {
-        ArgumentNullException.ThrowIfNull(modalias);
-        if (!modalias.StartsWith(VfioSuggestion.DevicePrefix, StringComparison.Ordinal))
-            return [];
-        var wanted = VfioSuggestion.DriverPrefix + modalias[VfioSuggestion.DevicePrefix.Length..];
-        return
-        [
-            .. _byName.Values
-                .Select(m => m.Aliases.Where(a => AliasPattern.IsMatch(a, wanted)).OrderByDescending(VfioSuggestion.FixedFields).FirstOrDefault() is { } alias
-                    ? new VfioSuggestion(m, alias)
-                    : null)
-                .OfType<VfioSuggestion>()
-                .OrderByDescending(s => VfioSuggestion.FixedFields(s.Alias))
-                .ThenBy(s => s.Module.Name, StringComparer.Ordinal),
-        ];
     }
 
     private readonly Dictionary<string, (DateTime Written, long Length)> _stamps = [];

@@ -22,7 +22,7 @@ public sealed class ModuleLoader : IDisposable
     private readonly HashSet<string> _requested = [];
     private readonly HashSet<SkippedModule> _reported = [];
     private readonly List<FileSystemWatcher> _watchers = [];
-    private readonly TreeDirectory _tree;
+    private readonly ModuleTree _tree;
     private ModuleIndex _index;
 
     /// <summary>Makes a loader and its index; from now on devices that appear get their module.</summary>
@@ -55,8 +55,8 @@ public sealed class ModuleLoader : IDisposable
         _index = ModuleIndex.Read(Folders);
         ReportSkipped();
         fabric.Life.AddModaliasListener(OnModalias);
-        _tree = new TreeDirectory("module", ListTree);
-        fabric.Tree.AddTop(_tree);
+        fabric.Drivers.SetSource(BringAsync);
+        _tree = new ModuleTree(fabric, this);
         foreach (var folder in watch ? Folders.Where(Directory.Exists) : [])
         {
             var watcher = new FileSystemWatcher(folder, "*.dll") { NotifyFilter = NotifyFilters.FileName | NotifyFilters.LastWrite | NotifyFilters.Size };
@@ -182,7 +182,27 @@ public sealed class ModuleLoader : IDisposable
         foreach (var watcher in _watchers)
             watcher.Dispose();
         _fabric.Life.RemoveModaliasListener(OnModalias);
-        _fabric.Tree.RemoveTop(_tree);
+        _fabric.Drivers.SetSource(null);
+        _tree.Dispose();
+    }
+
+    // A driver that serves nothing of its own accord is not loaded by any device that appears; by custom it is called as its module.
+    private async ValueTask BringAsync(Bus bus, string driver)
+    {
+        var module = ModuleName.Of(driver);
+        if (Index.Find(module) is null)
+            await RescanAsync();
+        if (Index.Find(module) is null)
+        {
+            throw new VirtbusException(
+                Errno.ENOENT, $"Bus {bus.Name} has no driver '{driver}', and there is no module '{module}' that could bring it. 'virtbus driver list' and 'virtbus module list' show what there is.");
+        }
+        await LoadAsync(module);
+        if (bus.TryGetDriver(driver, out _))
+            return;
+        var brought = Loaded.FirstOrDefault(m => m.Info.Name == module)?.Drivers ?? [];
+        var instead = brought.Count > 0 ? $", whose driver is {string.Join(", ", brought)}" : "";
+        throw new VirtbusException(Errno.ENOENT, $"Bus {bus.Name} has no driver '{driver}'; that is the name of a module{instead}. Name a driver.");
     }
 
     private static LoadedModule Describe(Entry entry) => new(
@@ -297,8 +317,8 @@ public sealed class ModuleLoader : IDisposable
 
     private VirtbusException NotUsable(string name)
     {
-        var file = name.Replace('-', '_');
-        return _index.Skipped.FirstOrDefault(s => Path.GetFileNameWithoutExtension(s.Path).Replace('-', '_') == file && s.Path.EndsWith(".dll", StringComparison.Ordinal)) is { } skipped
+        var file = ModuleName.Of(name);
+        return _index.Skipped.FirstOrDefault(s => ModuleName.Of(Path.GetFileNameWithoutExtension(s.Path)) == file && s.Path.EndsWith(".dll", StringComparison.Ordinal)) is { } skipped
             ? new VirtbusException(Errno.EINVAL, $"Module '{name}' can't be used, {skipped.Path}: {skipped.Reason}")
             : new VirtbusException(Errno.ENOENT, $"There is no module '{name}' in {string.Join(" or ", Folders)}. 'module list' names those there are.");
     }
@@ -332,7 +352,7 @@ public sealed class ModuleLoader : IDisposable
     {
         Entry? entry;
         lock (_loaded)
-            entry = _loaded.GetValueOrDefault(name) ?? _loaded.GetValueOrDefault(name.Replace('-', '_'));
+            entry = ModuleName.Find(_loaded, name);
         if (entry is null)
             throw new VirtbusException(Errno.ENOENT, $"Module {name} is not loaded. 'module list' names the loaded ones.");
         name = entry.Info.Name;
@@ -366,30 +386,6 @@ public sealed class ModuleLoader : IDisposable
         _fabric.Uevents.Emit(UeventAction.Remove, "/module", entry.Info.Name, "module");
         entry.Close();
     }
-
-    private IEnumerable<TreeNode> ListTree()
-    {
-        foreach (var module in Loaded)
-        {
-            var path = "/module/" + module.Info.Name;
-            yield return new TreeDirectory(module.Info.Name, () =>
-            [
-                .. ModuleFiles.Select(a => new TreeFile($"{path}/{a.Name}", module, a)),
-                new TreeDirectory("holders", () => module.Holders.Select(h => new TreeLink(h, "/module/" + h))),
-                new TreeDirectory("drivers", () => _fabric.Buses.SelectMany(b => b.Drivers).Where(d => d.Module == module.Info.Name)
-                    .Select(d => new TreeLink($"{d.Bus.Name}:{d.Name}", Fabric.DriverPath(d)))),
-            ]);
-        }
-    }
-
-    private static readonly ObjectAttribute<LoadedModule>[] ModuleFiles =
-    [
-        new("alias", m => string.Join('\n', m.Info.Aliases)),
-        new("description", m => m.Info.Description),
-        new("filename", m => m.Info.Path),
-        new("initstate", _ => "live"),
-        new("refcnt", m => $"{m.BoundDevices + m.Holders.Count}"),
-    ];
 
     private sealed class Entry(ModuleInfo info, Context context, Assembly assembly, IFabricModule module, ModuleContext moduleContext, IReadOnlyList<string> needs)
     {

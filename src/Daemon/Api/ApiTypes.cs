@@ -81,6 +81,12 @@ internal sealed record FunctionAnswer(
 /// <summary>A kind of function that can be made at a parent, with the attributes that it may have.</summary>
 internal sealed record KindAnswer(string Kind, string? Parent, IReadOnlyDictionary<string, string> Fields);
 
+/// <summary>The fabric as a manifest.</summary>
+internal sealed record ManifestAnswer(string Manifest);
+
+/// <summary>What brings the fabric to a manifest: a line a change, which begins with +, - or ~; and whether it was done.</summary>
+internal sealed record ApplyAnswer(IReadOnlyList<string> Changes, bool Applied);
+
 /// <summary>A driver.</summary>
 internal sealed record DriverAnswer(string Bus, string Name, string Path, string? Module, IReadOnlyList<string> Devices);
 
@@ -137,6 +143,8 @@ internal sealed record ErrorAnswer(string Errno, string Message);
 [JsonSerializable(typeof(IReadOnlyList<DeviceAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<FunctionAnswer>))]
 [JsonSerializable(typeof(FunctionAnswer))]
+[JsonSerializable(typeof(ApplyAnswer))]
+[JsonSerializable(typeof(ManifestAnswer))]
 [JsonSerializable(typeof(IReadOnlyList<KindAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<DriverAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<BusAnswer>))]

@@ -99,6 +99,9 @@ internal sealed partial class ControlServer : IAsyncDisposable
         Get("/v1/functions", c => AnswerAsync(c, view.Functions(), ApiJson.Default.IReadOnlyListFunctionAnswer));
         Get("/v1/function", c => AnswerAsync(c, view.Function(Argument(c, "name")), ApiJson.Default.FunctionAnswer));
         Get("/v1/kinds", c => AnswerAsync(c, view.Kinds(), ApiJson.Default.IReadOnlyListKindAnswer));
+        Get("/v1/manifest", c => AnswerAsync(c, new ManifestAnswer(_daemon.Export()), ApiJson.Default.ManifestAnswer));
+        Get("/v1/diff", async c => await AnswerAsync(c, await _daemon.ApplyAsync(Argument(c, "file"), isDry: true, c.RequestAborted), ApiJson.Default.ApplyAnswer));
+        Post("/v1/apply", async c => await AnswerAsync(c, await _daemon.ApplyAsync(Argument(c, "file"), isDry: false, c.RequestAborted), ApiJson.Default.ApplyAnswer));
         Get("/v1/drivers", c => AnswerAsync(c, view.Drivers(), ApiJson.Default.IReadOnlyListDriverAnswer));
         Get("/v1/buses", c => AnswerAsync(c, view.Buses(), ApiJson.Default.IReadOnlyListBusAnswer));
         Get("/v1/modules", c => AnswerAsync(c, view.Modules(), ApiJson.Default.IReadOnlyListModuleAnswer));

@@ -2,6 +2,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
+using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Daemon.Api;
 
@@ -77,9 +78,12 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             device.Modalias,
             deferred,
             device.IsSuspended ? "suspended" : "on",
-            (device as PciDevice)?.Label,
+            LabelOf(device),
             withChildren ? [.. device.Children.Select(c => Describe(c, withChildren: true))] : null);
     }
+
+    // What a class shows of a device has a word of its own for the same thing, which is no second name for it.
+    private static string? LabelOf(Device device) => device.Class is null ? device.Label : null;
 
     /// <summary>Finds the one device that a person means: a name, <c>bus:name</c>, <c>class:name</c>, or a path below <c>/devices</c>.</summary>
     /// <exception cref="VirtbusException">ENODEV: there is none; EINVAL: there are several.</exception>
@@ -112,17 +116,13 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         var device = FindDevice(name);
         SuggestionAnswer[] all =
         [
-            .. (device.Modalias is { } modalias ? loader.Index.SuggestVfio(modalias) : [])
-                .Select(s => new SuggestionAnswer(DriverOf(device, s.Module.Name), s.Module.Name, s.Alias, s.IsGeneric, s.Reason)),
+            .. (device.Modalias is { } modalias ? VfioSuggestion.For(loader.Index, modalias) : [])
+                .Select(s => new SuggestionAnswer(s.DriverOn(device.Bus!), s.Module.Name, s.Alias, s.IsGeneric, s.Reason)),
         ];
         return all.Length > 0
             ? all
             : throw new VirtbusException(Errno.EOPNOTSUPP, $"No module can hand device {device.Name} to users: {(device.Bus is { Name: "pci" } ? "vfio_pci is not in the modules folder" : "only PCI functions can be")}.");
     }
-
-    // A module's drivers are known once it is loaded; before that, by the custom of Linux that they are called as the module.
-    private string DriverOf(Device device, string module) =>
-        device.Bus?.Drivers.FirstOrDefault(d => d.Module == module)?.Name ?? module.Replace('_', '-');
 
     private IReadOnlyList<Device> FindByName(string name)
     {
@@ -141,6 +141,6 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             return found;
         // Hardware on PCI is named by its place; people call it by its label. Devices on no bus and of no class are in no directory but that
         // of their parent.
-        return [.. fabric.AllDevices.Where(d => d is PciDevice pci ? pci.Label == name : d.Name == name && d.Subsystem is null)];
+        return [.. fabric.AllDevices.Where(d => LabelOf(d) == name || (d.Name == name && d.Subsystem is null))];
     }
 }

@@ -1,3 +1,5 @@
+using System.Globalization;
+
 namespace Virtbus.Daemon.Manifest;
 
 /// <summary>A virtio-blk disk on the vdpa part of an adapter.</summary>
@@ -13,4 +15,33 @@ internal sealed record DiskManifest(
     ManifestValue<DiskBacking> Backing,
     ManifestValue<bool> ReadOnly,
     ManifestValue<int> Queues,
-    ManifestValue<string> Serial);
+    ManifestValue<string> Serial)
+{
+    /// <summary>What is said of it, as attributes of its profile.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Values
+    {
+        get
+        {
+            switch (Backing.Value)
+            {
+                case DiskBacking.File file:
+                    yield return new("file", file.Path);
+                    if (file.IsRaw)
+                        yield return new("format", "raw");
+                    if (file.IsDirect)
+                        yield return new("direct", "true");
+                    break;
+                case DiskBacking.Memory memory:
+                    yield return new("memory", memory.Bytes.ToString(CultureInfo.InvariantCulture));
+                    break;
+                case DiskBacking.Null nothing:
+                    yield return new("null", nothing.Bytes.ToString(CultureInfo.InvariantCulture));
+                    break;
+            }
+            if (ReadOnly)
+                yield return new("readonly", "true");
+            yield return new("queues", Queues.Value.ToString(CultureInfo.InvariantCulture));
+            yield return new("serial", Serial);
+        }
+    }
+}

@@ -1,3 +1,5 @@
+using System.Globalization;
+
 namespace Virtbus.Daemon.Manifest;
 
 /// <summary>What a fabric is made of.</summary>
@@ -15,4 +17,34 @@ internal sealed record FabricManifest(
     IReadOnlyList<SerialManifest> Serials,
     IReadOnlyList<FunctionManifest> Functions,
     IReadOnlyList<DeviceManifest> Devices,
-    ManifestValue<string>? Modules);
+    ManifestValue<string>? Modules)
+{
+    /// <summary>Virtual functions, disks, serial ports and PCI functions as functions of the provisioning engine, in the order in which they are made.</summary>
+    public IEnumerable<ManifestFunction> AllFunctions() =>
+    [
+        .. Adapters.SelectMany(VirtualFunctionsOf),
+        .. Disks.Select(static d => new ManifestFunction(d.Name, "disk", d.Adapter, [.. d.Values], d.Backing.At, d.Backing.Path, $"disk {d.Name} on {d.Adapter}")),
+        .. Serials.Select(static s => new ManifestFunction(s.Name, "serial", null, [new("driver", s.Driver)], s.Name.At, s.Name.Path, $"serial port {s.Name}")),
+        .. Functions.Select(static f => new ManifestFunction(
+            f.Name, "pci", null, [.. f.Values], f.Function.At, f.Function.Path, $"function {f.Name} ({f.Provider} {f.Function.Value})")),
+    ];
+
+    private static IEnumerable<ManifestFunction> VirtualFunctionsOf(AdapterManifest adapter)
+    {
+        var profiles = adapter.Profiles.ToDictionary(static p => p.Value.Number.Value, static p => p.Value);
+        for (var i = 0; i < adapter.VirtualFunctions.Value; i++)
+        {
+            var profile = profiles.GetValueOrDefault(i);
+            var place = profile?.Number ?? adapter.VirtualFunctions;
+            var name = adapter.Name with { Value = $"{adapter.Name}v{i}" };
+            yield return new ManifestFunction(
+                name,
+                "vf",
+                adapter.Name,
+                [new("index", i.ToString(CultureInfo.InvariantCulture)), .. profile?.Values ?? []],
+                place.At,
+                place.Path,
+                $"virtual functions of {adapter.Name}");
+        }
+    }
+}

@@ -5,4 +5,9 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Provider">The provider's name.</param>
 /// <param name="Function">The provider's name for the function; for a socket an absolute path.</param>
 /// <param name="Driver">The only driver that may take it; null for any.</param>
-internal sealed record FunctionManifest(ManifestValue<string> Name, string Provider, ManifestValue<string> Function, ManifestValue<string>? Driver);
+internal sealed record FunctionManifest(ManifestValue<string> Name, string Provider, ManifestValue<string> Function, ManifestValue<string>? Driver)
+{
+    /// <summary>What is said of it, as attributes of its profile.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Values =>
+        Driver is { } driver ? [new(Provider, Function), new("driver", driver)] : [new(Provider, Function)];
+}

@@ -7,20 +7,19 @@ using Virtbus.Daemon.Manifest;
 using Virtbus.Ethernet;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Platform;
-using Virtbus.Provisioning;
 using Virtbus.Transports.Tap;
 
 namespace Virtbus.Daemon.Provisioning;
 
-/// <summary>A simulated adapter: its hardware, the wire to the host, the media that were put in, and its device.</summary>
+/// <summary>A simulated adapter: its hardware, the wire to the host, and its device.</summary>
 internal sealed class Adapter : IAsyncDisposable
 {
-    private readonly Stack<IDisposable> _media = new();
     private readonly AdapterFunction _hardware;
     private readonly Wire? _wire;
 
-    private Adapter(AdapterFunction hardware, Wire? wire, PciDevice device)
+    private Adapter(AdapterManifest manifest, AdapterFunction hardware, Wire? wire, PciDevice device)
     {
+        Manifest = manifest;
         _hardware = hardware;
         _wire = wire;
         Device = device;
@@ -29,8 +28,14 @@ internal sealed class Adapter : IAsyncDisposable
     /// <summary>The device that the hardware was given first.</summary>
     public PciDevice Device { get; }
 
-    /// <summary>The disks that the adapter is to have, by name, whenever its vdpa part is bound.</summary>
-    public Dictionary<string, VdpaProfile> Disks { get; } = [];
+    /// <summary>What it was made from.</summary>
+    public AdapterManifest Manifest { get; }
+
+    /// <summary>The name that the manifest gives it.</summary>
+    public string Name => Manifest.Name;
+
+    /// <summary>What media are put into.</summary>
+    public AdapterEngine Engine => _hardware.Engine;
 
     /// <summary>Makes the hardware and plugs it in. The manifest's name is the device's label.</summary>
     /// <exception cref="VirtbusException">What the host answers to the TAP device, and the bus to the hardware. Nothing is left behind.</exception>
@@ -50,7 +55,7 @@ internal sealed class Adapter : IAsyncDisposable
         {
             if (manifest.Tap is { } name)
                 wire = new Wire(engine, name);
-            return new Adapter(hardware, wire, await fabric.GetBus<PciBus>().PlugAsync(hardware, label: manifest.Name));
+            return new Adapter(manifest, hardware, wire, await fabric.GetBus<PciBus>().PlugAsync(hardware, label: manifest.Name));
         }
         catch
         {
@@ -60,34 +65,8 @@ internal sealed class Adapter : IAsyncDisposable
         }
     }
 
-    /// <summary>Configures and enables the virtual functions that a manifest asks for. The core driver has to be bound.</summary>
-    /// <exception cref="VirtbusException">ENODEV: it is not; else what the adapter answers.</exception>
-    public async ValueTask EnableVirtualFunctionsAsync(AdapterManifest manifest, ProvisioningEngine engine, CancellationToken cancellationToken)
-    {
-        if (Device.Driver is null)
-            throw new VirtbusException(Errno.ENODEV, $"Adapter {manifest.Name} has no driver, which virtual functions need. Add the module of its core to the modules folder.");
-        var profiles = manifest.Profiles.ToDictionary(static p => p.Value.Number.Value, static p => p.Value);
-        var names = new List<string>();
-        for (var i = 0; i < manifest.VirtualFunctions.Value; i++)
-        {
-            var values = new List<KeyValuePair<string, string>> { new("index", $"{i}") };
-            if (profiles.GetValueOrDefault(i) is { } profile)
-                values.AddRange(profile.Values);
-            names.Add(engine.Define($"{manifest.Name}v{i}", "vf", manifest.Name, values).Name);
-        }
-
-        await engine.ActivateAsync(names, cancellationToken);
-    }
-
     /// <summary>Whether a vDPA part is one of the adapter's, whichever device stands for the hardware now.</summary>
     public bool IsAbove(VdpaManagement part) => part.Device.Parent is PciDevice device && device.Address == Device.Address;
-
-    /// <summary>Puts a medium in; it is closed with the adapter.</summary>
-    public void Attach(string name, IBlockBackend medium, ICacheModeStore cacheMode)
-    {
-        _media.Push(medium);
-        _hardware.Engine.AttachMedium(name, medium, cacheMode);
-    }
 
     public async ValueTask DisposeAsync()
     {
@@ -95,8 +74,6 @@ internal sealed class Adapter : IAsyncDisposable
         await Device.Fabric!.GetBus<PciBus>().UnplugAsync(_hardware);
         _wire?.Dispose();
         _hardware.Dispose();
-        while (_media.TryPop(out var medium))
-            medium.Dispose();
     }
 
     private static ulong ToNumber(PhysicalAddress address) => address.GetAddressBytes().Aggregate(0UL, (all, b) => (all << 8) | b);

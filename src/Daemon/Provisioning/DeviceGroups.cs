@@ -9,7 +9,13 @@ internal sealed class DeviceGroups(Fabric fabric, AuxiliaryBus bus) : IAsyncDisp
 {
     private const uint DevicesAStep = 10_000;
     private readonly Dictionary<string, Device> _roots = [];
-    private readonly Stack<Device> _made = new();
+    private readonly List<(DeviceManifest Group, List<Device> Devices)> _groups = [];
+
+    /// <summary>The groups that there are, by <see cref="KeyOf"/>, in the order in which they were made.</summary>
+    public IReadOnlyList<(string Key, DeviceManifest Group)> All => [.. _groups.Select(static g => (KeyOf(g.Group), g.Group))];
+
+    /// <summary>What the names of a group's devices begin with.</summary>
+    public static string KeyOf(DeviceManifest group) => $"{group.Module}.{group.Name}";
 
     /// <summary>Makes the devices of a group.</summary>
     /// <param name="group">The group.</param>
@@ -19,35 +25,46 @@ internal sealed class DeviceGroups(Fabric fabric, AuxiliaryBus bus) : IAsyncDisp
     public async ValueTask AddAsync(DeviceManifest group, Device? parent, Action<string> progress, CancellationToken cancellationToken)
     {
         parent ??= await RootAsync(group.Module);
+        List<Device> devices = [];
+        _groups.Add((group, devices));
         for (var id = 0u; id < group.Count; id++)
         {
             cancellationToken.ThrowIfCancellationRequested();
             if (id > 0 && id % DevicesAStep == 0)
-                progress($"{id} of {group.Count} devices {group.Module}.{group.Name}");
-            await AddAsync(new AuxiliaryDevice(bus, group.Module, group.Name, id, parent));
+                progress($"{id} of {group.Count} devices {KeyOf(group)}");
+            var device = new AuxiliaryDevice(bus, group.Module, group.Name, id, parent);
+            await fabric.RegisterAsync<Device>(device);
+            devices.Add(device);
         }
+    }
+
+    /// <summary>Takes a group away.</summary>
+    /// <param name="key">As <see cref="KeyOf"/>.</param>
+    public async ValueTask RemoveAsync(string key)
+    {
+        var at = _groups.FindIndex(g => KeyOf(g.Group) == key);
+        var (group, devices) = _groups[at];
+        foreach (var device in Enumerable.Reverse(devices))
+            await fabric.UnregisterAsync(device);
+        _groups.RemoveAt(at);
+        if (group.Parent is not null || _groups.Exists(g => g.Group.Parent is null && g.Group.Module.Value == group.Module.Value))
+            return;
+        if (_roots.Remove(group.Module, out var root))
+            await fabric.UnregisterAsync(root);
     }
 
     public async ValueTask DisposeAsync()
     {
-        while (_made.TryPop(out var device))
-            await fabric.UnregisterAsync(device);
-        _roots.Clear();
+        foreach (var (key, _) in All.Reverse())
+            await RemoveAsync(key);
     }
 
     private async ValueTask<Device> RootAsync(string name)
     {
         if (_roots.TryGetValue(name, out var root))
             return root;
-        root = new Device(name);
-        await AddAsync(root);
+        root = await fabric.RegisterAsync(new Device(name));
         _roots.Add(name, root);
         return root;
-    }
-
-    private async ValueTask AddAsync(Device device)
-    {
-        await fabric.RegisterAsync(device);
-        _made.Push(device);
     }
 }

@@ -9,6 +9,9 @@ internal sealed class SerialDevice(string name, SerialFunction function, SerialC
     /// <summary>The name that the manifest gives it.</summary>
     public string Name => name;
 
+    /// <summary>The hardware.</summary>
+    public SerialFunction Function => function;
+
     /// <summary>The socket of its line.</summary>
     public SerialConsole Console => console;
 

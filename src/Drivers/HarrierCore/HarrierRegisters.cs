@@ -1,5 +1,5 @@
 using Virtbus.Buses.Pci;
-using Virtbus.Drivers.Nic;
+using Virtbus.Drivers.NicRings;
 
 namespace Virtbus.Drivers.HarrierCore;
 

@@ -14,12 +14,8 @@ internal sealed class MerlinChannelDriver(AuxiliaryBus bus, MerlinPairs pairs)
     : AuxiliaryDriver<NicPart>(bus, "merlin_vfio_pci", null, new AuxiliaryDeviceId("merlin_core.vfmig"))
 {
     /// <inheritdoc/>
-    protected override ValueTask ProbeAsync(NicPart device, AuxiliaryDeviceId id, CancellationToken cancellationToken)
-    {
-        if (device.VfMigration is not { } channel)
-            throw new VirtbusException(Errno.ENODEV, $"Part {device.Name} offers no migration.");
-        return pairs.AddAsync(PhysicalFunctionOf(device), channel);
-    }
+    protected override ValueTask ProbeAsync(NicPart device, AuxiliaryDeviceId id, CancellationToken cancellationToken) =>
+        pairs.AddAsync(PhysicalFunctionOf(device), device.Require<INicMigration>());
 
     /// <inheritdoc/>
     protected override ValueTask RemoveAsync(NicPart device) => pairs.RemoveAsync(PhysicalFunctionOf(device), device.IsGone);

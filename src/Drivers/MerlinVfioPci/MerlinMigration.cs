@@ -8,7 +8,8 @@ using static Virtbus.Subsystems.Vfio.VfioMigrationState;
 namespace Virtbus.Drivers.MerlinVfioPci;
 
 /// <summary>
-/// The migration of one virtual function. Its stream: an identity, images of the state (the last one counts), an end. While pre-copying, the
+/// The migration of one virtual function. Its stream: an identity, images of the state (each in sections, as the adapter gives it; the last one
+/// counts), an end. While pre-copying, the
 /// identity goes over, so that a target which does not fit says so early, and images where the adapter gives any of a running function.
 /// </summary>
 internal sealed class MerlinMigration : IVfioMigrationArcs
@@ -16,12 +17,13 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
     private const uint IdentityTag = 1;
     private const uint ImageTag = 2;
     private const uint EndTag = 3;
-    private const uint StreamVersion = 1;
+    // 2: images are states in sections. Those of version 1 were not, and no adapter reads them any more.
+    private const uint StreamVersion = 2;
     private const int IdentitySize = 12;
     private const int MaxImage = 1 << 20;
 
-    private readonly INicVfMigration _channel;
-    private readonly int _function;
+    private readonly INicMigration _channel;
+    private readonly uint _function;
     private readonly byte[] _identity;
     private readonly VfioRecordWriter _writer = new();
     private readonly VfioRecordReader _reader = new(MaxImage);
@@ -34,10 +36,11 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
     private bool _hasEnd;
     private bool _hasImage;
 
-    private MerlinMigration(PciDevice device, INicVfMigration channel)
+    private MerlinMigration(PciDevice device, INicMigration channel)
     {
         _channel = channel;
-        _function = device.VirtualFunctionIndex;
+        if (!channel.TryGetFunctionId(device, out _function))
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} is no function of the adapter that is to move it.");
         _identity = new byte[IdentitySize];
         BinaryPrimitives.WriteUInt32LittleEndian(_identity, StreamVersion);
         BinaryPrimitives.WriteUInt16LittleEndian(_identity.AsSpan(4), device.VendorId);
@@ -52,7 +55,7 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
     /// <inheritdoc/>
     public ulong DataSize => (3 * VfioRecordWriter.HeaderSize) + IdentitySize + _imageSize;
 
-    public static VfioMigration Create(PciDevice device, INicVfMigration channel)
+    public static VfioMigration Create(PciDevice device, INicMigration channel)
     {
         var arcs = new MerlinMigration(device, channel);
         return arcs._migration = new VfioMigration(arcs);
@@ -190,8 +193,10 @@ internal sealed class MerlinMigration : IVfioMigrationArcs
         switch (tag)
         {
             case IdentityTag:
+                if (payload.Length >= sizeof(uint) && BinaryPrimitives.ReadUInt32LittleEndian(payload) is var version && version != StreamVersion)
+                    return Refuse($"the migration data is of version {version}; version {StreamVersion} is read", out fault);
                 _hasIdentity = payload.AsSpan().SequenceEqual(_identity);
-                return _hasIdentity || Refuse("the migration data is of another kind of function, or of another version", out fault);
+                return _hasIdentity || Refuse("the migration data is of another kind of function", out fault);
             case ImageTag when _hasIdentity:
                 _loaded = payload;
                 return true;

@@ -12,7 +12,7 @@ namespace Virtbus.Drivers.MerlinVfioPci;
 internal sealed class MerlinPairs(ILogger log)
 {
     private readonly Lock _lock = new();
-    private readonly Dictionary<PciDevice, INicVfMigration> _channels = [];
+    private readonly Dictionary<PciDevice, INicMigration> _channels = [];
     private readonly List<MerlinVfioFunction> _functions = [];
 
     /// <summary>A virtual function was bound.</summary>
@@ -40,7 +40,7 @@ internal sealed class MerlinPairs(ILogger log)
     }
 
     /// <summary>A channel was bound: functions that waited for it appear.</summary>
-    public async ValueTask AddAsync(PciDevice physicalFunction, INicVfMigration channel)
+    public async ValueTask AddAsync(PciDevice physicalFunction, INicMigration channel)
     {
         foreach (var function in Change(physicalFunction, channel))
         {
@@ -66,7 +66,7 @@ internal sealed class MerlinPairs(ILogger log)
         await Task.WhenAll(functions.Select(f => f.SettleAsync().AsTask()));
     }
 
-    private List<MerlinVfioFunction> Change(PciDevice physicalFunction, INicVfMigration? channel)
+    private List<MerlinVfioFunction> Change(PciDevice physicalFunction, INicMigration? channel)
     {
         lock (_lock)
         {

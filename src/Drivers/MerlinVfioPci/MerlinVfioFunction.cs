@@ -13,8 +13,8 @@ internal sealed class MerlinVfioFunction : VfioPciFunction
 {
     private readonly SemaphoreSlim _turn = new(1, 1);
     private readonly VfioDmaLogging _logging;
-    private INicVfMigration? _channel;
-    private INicVfMigration? _paired;
+    private INicMigration? _channel;
+    private INicMigration? _paired;
     private VfioMigration? _migration;
 
     public MerlinVfioFunction(PciDevice device)
@@ -27,7 +27,7 @@ internal sealed class MerlinVfioFunction : VfioPciFunction
     public PciDevice PhysicalFunction { get; }
 
     /// <summary>The channel that is bound now; null while there is none, or the function is being unbound.</summary>
-    public INicVfMigration? Channel
+    public INicMigration? Channel
     {
         get => Volatile.Read(ref _channel);
         set => Volatile.Write(ref _channel, value);

@@ -1,12 +1,14 @@
 namespace Virtbus.Drivers.Nic;
 
-/// <summary>What a part of an adapter is for; the middle of its name.</summary>
-public enum NicPartKind
+/// <summary>What parts of adapters are for; the middle of their names. A make may have parts of other kinds, for drivers that know them.</summary>
+public static class NicPartKind
 {
-    /// <summary>A network interface: <c>net</c>.</summary>
-    Net,
-    /// <summary>vDPA devices: <c>vdpa</c>.</summary>
-    Vdpa,
-    /// <summary>Migration of the virtual functions: <c>vfmig</c>. Only physical functions that can have some have the part.</summary>
-    VfMigration,
+    /// <summary>A network interface; its core has <see cref="INicLink"/> and <see cref="INicQueueSets"/>.</summary>
+    public const string Net = "net";
+
+    /// <summary>vDPA devices; its core has <see cref="INicVirtio"/>.</summary>
+    public const string Vdpa = "vdpa";
+
+    /// <summary>Migration of the functions that a physical one has beside itself; its core has <see cref="INicMigration"/>.</summary>
+    public const string Migration = "vfmig";
 }

@@ -15,12 +15,13 @@ internal sealed class NicNetDriver(AuxiliaryBus bus, string module) : AuxiliaryD
     protected override async ValueTask ProbeAsync(NicPart device, AuxiliaryDeviceId id, CancellationToken cancellationToken)
     {
         var core = device.Core;
-        var address = core.Identify().MacAddress + (ulong)device.Port;
+        var link = device.Require<INicLink>();
+        var address = link.ReadAddress(device.Port);
         var subsystem = NetSubsystem.Of(device.Fabric!);
-        var options = new NetDeviceOptions(address, $"p{device.Port}") { Carrier = core.IsLinkUp };
-        var interfaceDevice = await subsystem.RegisterAsync(core.Device, new NicNetOps(core), options);
+        var options = new NetDeviceOptions(address, $"p{device.Port}") { Carrier = link.IsLinkUp };
+        var interfaceDevice = await subsystem.RegisterAsync(core.Device, new NicNetOps(device.Require<INicQueueSets>()), options);
         device.Resources.AddAction(() => subsystem.UnregisterAsync(interfaceDevice));
-        device.Resources.Add(core.Subscribe(e => interfaceDevice.SetCarrier(e == NicEvent.LinkUp)));
+        device.Resources.Add(link.Subscribe(e => interfaceDevice.SetCarrier(e == NicEvent.LinkUp)));
         device.SetDriverData(interfaceDevice);
         await interfaceDevice.SetUpAsync(true);
     }

@@ -5,14 +5,14 @@ using Virtbus.Subsystems.Net;
 namespace Virtbus.Drivers.NicNet;
 
 /// <summary>The net subsystem's operations on a queue set of an adapter.</summary>
-internal sealed class NicNetOps(INicCore core) : INetOps
+internal sealed class NicNetOps(INicQueueSets sets) : INetOps
 {
     private const int Depth = 256;
-    private NicQueues? _queues;
+    private INicQueueSet? _queues;
 
     public ValueTask OpenAsync(NetDevice device)
     {
-        var queues = core.AllocateQueues(Depth);
+        var queues = sets.Allocate(device.Name, Depth);
         queues.StartReceive(device.Receive);
         Volatile.Write(ref _queues, queues);
         return default;

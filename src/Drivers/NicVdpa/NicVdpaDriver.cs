@@ -12,7 +12,7 @@ internal sealed class NicVdpaDriver(AuxiliaryBus bus, string module) : Auxiliary
     protected override ValueTask ProbeAsync(NicPart device, AuxiliaryDeviceId id, CancellationToken cancellationToken)
     {
         var vdpa = device.Fabric!.GetBus<VdpaBus>();
-        var management = vdpa.RegisterManagement(device, new NicVdpaOps(device.Core));
+        var management = vdpa.RegisterManagement(device, new NicVdpaOps(device.Require<INicVirtio>()));
         device.Resources.AddAction(() => vdpa.UnregisterManagementAsync(management));
         return default;
     }

@@ -6,7 +6,7 @@ using Virtbus.Virtio;
 namespace Virtbus.Drivers.NicVdpa;
 
 /// <summary>Makes vDPA devices from the virtio functions of an adapter.</summary>
-internal sealed class NicVdpaOps(INicCore core) : IVdpaManagementOps
+internal sealed class NicVdpaOps(INicVirtio virtio) : IVdpaManagementOps
 {
     private static readonly ProfileField<int> Queues = VdpaFields.Queues(256);
     private static readonly ProfileField[] All = [VdpaFields.Medium, VdpaFields.Serial, Queues];
@@ -15,7 +15,7 @@ internal sealed class NicVdpaOps(INicCore core) : IVdpaManagementOps
 
     public IReadOnlyList<ProfileField> Fields => All;
 
-    public IVdpaOps Create(FunctionProfile profile) => new VirtioFunctionOps(core.CreateBlockFunction(
+    public IVdpaOps Create(FunctionProfile profile) => new VirtioFunctionOps(virtio.CreateBlockFunction(
         profile.Name, profile.Get(VdpaFields.Medium), VdpaFields.SerialOf(profile), profile.Get(Queues)));
 
     public void Destroy(IVdpaOps ops) => ((VirtioFunctionOps)ops).Dispose();

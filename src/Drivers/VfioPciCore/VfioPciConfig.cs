@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Numerics;
 using Virtbus.Buses.Pci;
 using Virtbus.Pci;
+using Virtbus.Platform;
 using static Virtbus.Pci.PciCapabilityId;
 using static Virtbus.Pci.PciCommand;
 using static Virtbus.Pci.PciExpress;
@@ -54,6 +55,30 @@ public sealed class VfioPciConfig
     public bool IsIoEnabled => (Command & PCI_COMMAND_IO) != 0 && IsAwake;
 
     private bool IsAwake => _image.Power == 0 || (_image.Read16(_image.Power + PCI_PM_CTRL) & PCI_PM_CTRL_STATE_MASK) == 0;
+
+    /// <summary>Reads config space for its user.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to.</param>
+    /// <param name="fault">EINVAL: the range leaves it.</param>
+    public bool TryRead(ulong offset, Span<byte> destination, out Fault fault)
+    {
+        if (!Holds(offset, destination.Length, out fault))
+            return false;
+        Read((int)offset, destination);
+        return true;
+    }
+
+    /// <summary>Writes config space for its user.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from; bits that the user may not write keep their value.</param>
+    /// <param name="fault">As for <see cref="TryRead"/>.</param>
+    public bool TryWrite(ulong offset, ReadOnlySpan<byte> source, out Fault fault)
+    {
+        if (!Holds(offset, source.Length, out fault))
+            return false;
+        Write((int)offset, source);
+        return true;
+    }
 
     /// <summary>Reads config space.</summary>
     /// <param name="offset">First byte.</param>
@@ -141,6 +166,13 @@ public sealed class VfioPciConfig
         DecodeScope.WriteCommand(_device, _command);
         foreach (var (offset, value) in _saved)
             _device.WriteConfig(offset, [value]);
+    }
+
+    private bool Holds(ulong offset, int length, out Fault fault)
+    {
+        var fits = offset <= (ulong)Size && (ulong)length <= (ulong)Size - offset;
+        fault = fits ? Fault.None : new Fault(Errno.EINVAL, "the access leaves config space");
+        return fits;
     }
 
     private void WriteBytes(int offset, ReadOnlySpan<byte> source)

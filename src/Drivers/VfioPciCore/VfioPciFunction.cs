@@ -24,7 +24,7 @@ public class VfioPciFunction : IVfioDeviceOps
     private readonly Lock _doorbellLock = new();
     private readonly Dictionary<PciDoorbell, EventFd> _attached = [];
     private readonly int _pasid;
-    private readonly (int Bar, ulong Offset, ulong Size)? _msixTable;
+    private readonly PciMsixPlace? _msixTable;
     private PciRegion[] _bars = [];
     private VfioPciConfig? _config;
     private VfioOwner? _user;
@@ -45,7 +45,7 @@ public class VfioPciFunction : IVfioDeviceOps
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a bridge, which no user can have. Hand out the functions behind it.");
         Device = device;
         _interrupts = new VfioPciInterrupts(device);
-        _msixTable = FindMsixTable(device);
+        _msixTable = PciMsixPlace.Find(device);
         _pasid = (device.PhysicalFunction ?? device).FindExtendedCapability(PciExtendedCapabilityId.PCI_EXT_CAP_ID_PASID);
     }
 
@@ -60,6 +60,9 @@ public class VfioPciFunction : IVfioDeviceOps
 
     /// <inheritdoc/>
     public virtual VfioDeviceInfo Info => new(_canReset, IsPci: true, VFIO_PCI_NUM_REGIONS, VfioPciIrq.VFIO_PCI_NUM_IRQS);
+
+    /// <summary>True: the bus checks the range of accesses to BARs. An override that answers for a register by itself gets any range too.</summary>
+    public virtual bool ChecksRange => true;
 
     /// <inheritdoc/>
     public virtual IVfioMigrationOps? Migration => null;
@@ -115,7 +118,7 @@ public class VfioPciFunction : IVfioDeviceOps
         {
             foreach (var (doorbell, signal) in _attached)
             {
-                Device.Function.TryAttachDoorbell(doorbell, null, out _);
+                Device.TryAttachDoorbell(doorbell, null, out _);
                 signal.Dispose();
             }
             _attached.Clear();
@@ -159,20 +162,24 @@ public class VfioPciFunction : IVfioDeviceOps
         if (region == VFIO_PCI_CONFIG_REGION_INDEX && _config is { } config)
         {
             NoteReset(config);
-            config.Read((int)offset, destination);
-            fault = Fault.None;
-            return true;
+            return config.TryRead(offset, destination, out fault);
         }
         if (!IsAccessible(region, testMemory: true, out fault))
             return false;
-        // One register at a time, each naturally aligned, as a processor would.
+        // The ROM's own enable bit is the user's note; the tool box reads past it, as it may.
+        if (region == VFIO_PCI_ROM_REGION_INDEX)
+            return _bars[region].TryReadRom(offset, destination, out fault);
+        if (!MeetsMsixTable(region, offset, destination.Length))
+            return _bars[region].TryReadRegisters(offset, destination, out fault);
+        if (!_bars[region].Holds(offset, destination.Length, out fault))
+            return false;
         for (var done = 0; done < destination.Length;)
         {
             var at = offset + (ulong)done;
-            var piece = destination.Slice(done, PieceOf(at, destination.Length - done));
+            var piece = destination.Slice(done, PciRegion.RegisterAt(at, destination.Length - done));
             if (IsInMsixTable(region, at, out var entry))
                 _interrupts.ReadTable(entry, piece);
-            else if (!ReadPiece(region, at, piece, out fault))
+            else if (!_bars[region].TryRead(at, piece, out fault))
                 return false;
             done += piece.Length;
         }
@@ -185,21 +192,23 @@ public class VfioPciFunction : IVfioDeviceOps
         if (region == VFIO_PCI_CONFIG_REGION_INDEX && _config is { } config)
         {
             NoteReset(config);
-            config.Write((int)offset, source);
-            fault = Fault.None;
-            return true;
+            return config.TryWrite(offset, source, out fault);
         }
         if (!IsAccessible(region, testMemory: true, out fault))
+            return false;
+        if (!MeetsMsixTable(region, offset, source.Length))
+            return _bars[region].TryWriteRegisters(offset, source, out fault);
+        if (!_bars[region].Holds(offset, source.Length, out fault))
             return false;
         for (var done = 0; done < source.Length;)
         {
             var at = offset + (ulong)done;
-            var piece = source.Slice(done, PieceOf(at, source.Length - done));
+            var piece = source.Slice(done, PciRegion.RegisterAt(at, source.Length - done));
             // Messages of the function are the system's: SET_IRQS sets them up. The user has a table of its own, whose masks count.
             if (IsInMsixTable(region, at, out var entry))
                 _interrupts.WriteTable(entry, piece);
-            else if (!_bars[region].Write(at, piece))
-                return Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
+            else if (!_bars[region].TryWrite(at, piece, out fault))
+                return false;
             done += piece.Length;
         }
         return true;
@@ -245,7 +254,7 @@ public class VfioPciFunction : IVfioDeviceOps
 
     /// <inheritdoc/>
     public virtual IReadOnlyList<VfioDoorbell> GetDoorbells(uint region) =>
-        [.. Device.Function.Doorbells.Where(d => d.Bar == region).Select(d => new VfioDoorbell(d.Offset, d.Size, d.Match))];
+        [.. Device.Doorbells.Where(d => d.Bar == region).Select(d => new VfioDoorbell(d.Offset, d.Size, d.Match))];
 
     /// <inheritdoc/>
     public virtual bool TryAttachDoorbell(uint region, VfioDoorbell doorbell, EventFd? signal, out Fault fault)
@@ -253,10 +262,10 @@ public class VfioPciFunction : IVfioDeviceOps
         var at = new PciDoorbell((int)region, doorbell.Offset, doorbell.Size, doorbell.Match);
         lock (_doorbellLock)
         {
-            if (!Device.Function.Doorbells.Contains(at))
+            if (!Device.Doorbells.Contains(at))
                 return Refuse(Errno.ENOENT, "the function has no such doorbell", out fault);
             var copy = signal?.Duplicate();
-            if (!Device.Function.TryAttachDoorbell(at, signal, out fault))
+            if (!Device.TryAttachDoorbell(at, signal, out fault))
             {
                 copy?.Dispose();
                 return false;
@@ -299,7 +308,7 @@ public class VfioPciFunction : IVfioDeviceOps
         {
             // A virtual function is another one after a reset of its physical function.
             foreach (var (doorbell, signal) in _attached)
-                Device.Function.TryAttachDoorbell(doorbell, signal, out _);
+                Device.TryAttachDoorbell(doorbell, signal, out _);
         }
         OnReset();
     }
@@ -332,8 +341,8 @@ public class VfioPciFunction : IVfioDeviceOps
         Span<byte> bytes = stackalloc byte[value.GetByteCount()];
         if (!IsRegister(bar, offset, bytes.Length, testMemory, out fault))
             return false;
-        if (!_bars[bar].Read(offset, bytes))
-            return Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
+        if (!_bars[bar].TryRead(offset, bytes, out fault))
+            return false;
         value = T.ReadLittleEndian(bytes, isUnsigned: true);
         return true;
     }
@@ -352,7 +361,7 @@ public class VfioPciFunction : IVfioDeviceOps
         value.WriteLittleEndian(bytes);
         if (!IsRegister(bar, offset, bytes.Length, testMemory, out fault))
             return false;
-        return _bars[bar].Write(offset, bytes) || Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
+        return _bars[bar].TryWrite(offset, bytes, out fault);
     }
 
     /// <summary>
@@ -398,28 +407,14 @@ public class VfioPciFunction : IVfioDeviceOps
             return Refuse(Errno.EINVAL, "there is no such region", out fault);
         if (!IsAccessible((uint)bar, testMemory, out fault))
             return false;
-        var length = _bars[bar].Bar.Size;
-        return ((offset & (ulong)(size - 1)) == 0 && offset <= length && (ulong)size <= length - offset)
-            || Refuse(Errno.EINVAL, "the register is not aligned, or leaves the BAR", out fault);
-    }
-
-    private bool ReadPiece(uint region, ulong offset, Span<byte> piece, out Fault fault)
-    {
-        fault = Fault.None;
-        // The ROM's own enable bit is the user's note; the tool box reads past it, as it may.
-        if (region == VFIO_PCI_ROM_REGION_INDEX)
-        {
-            Device.Function.ReadBar(PciBar.Rom, offset, piece);
-            return true;
-        }
-        return _bars[region].Read(offset, piece) || Refuse(Errno.EIO, "the function does not decode the BAR", out fault);
+        return (offset & (ulong)(size - 1)) == 0 || Refuse(Errno.EINVAL, "the register is not aligned", out fault);
     }
 
     private List<VfioRegionArea> GetAreas(int bar, ulong size)
     {
         var areas = new List<VfioRegionArea>();
         var table = _msixTable;
-        foreach (var area in Device.Function.GetBarAreas(bar))
+        foreach (var area in Device.GetRegion(bar).Areas)
         {
             if (area.Size == 0 || area.Offset > size || area.Size > size - area.Offset)
                 continue;
@@ -447,15 +442,8 @@ public class VfioPciFunction : IVfioDeviceOps
         return areas;
     }
 
-    private static (int Bar, ulong Offset, ulong Size)? FindMsixTable(PciDevice device)
-    {
-        var at = device.FindCapability(PciCapabilityId.PCI_CAP_ID_MSIX);
-        if (at == 0)
-            return null;
-        var place = device.ReadConfig32(at + PciMsix.PCI_MSIX_TABLE);
-        var count = (device.ReadConfig16(at + PciMsix.PCI_MSIX_FLAGS) & PciMsix.PCI_MSIX_FLAGS_QSIZE) + 1;
-        return ((int)(place & PciMsix.PCI_MSIX_BIR), place & ~(uint)PciMsix.PCI_MSIX_BIR, (ulong)(count * PciMsix.PCI_MSIX_ENTRY_SIZE));
-    }
+    private bool MeetsMsixTable(uint region, ulong offset, int length) =>
+        _msixTable is { } table && table.Bar == region && offset < table.Offset + table.Size && offset + (ulong)length > table.Offset;
 
     // A register lies in the table with all its bytes, or with none: both are aligned.
     private bool IsInMsixTable(uint region, ulong offset, out int entry)
@@ -476,14 +464,6 @@ public class VfioPciFunction : IVfioDeviceOps
         var wanted = (ushort)(enabled ? control | 1 : control & ~1);
         if (wanted != control)
             Device.WriteConfig16(_pasid + PasidControl, wanted);
-    }
-
-    private static int PieceOf(ulong offset, int left)
-    {
-        var piece = 8;
-        while (piece > left || (offset & (ulong)(piece - 1)) != 0)
-            piece >>= 1;
-        return piece;
     }
 
     private static bool Refuse(Errno errno, string why, out Fault fault)

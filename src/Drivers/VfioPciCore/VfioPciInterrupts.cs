@@ -179,10 +179,7 @@ internal sealed class VfioPciInterrupts(PciDevice device)
             ? 1u << Math.Min((device.ReadConfig16(at + PciMsi.PCI_MSI_FLAGS) & PciMsi.PCI_MSI_FLAGS_QMASK) >> 1, 5)
             : 0;
 
-    private uint MsixVectors =>
-        device.FindCapability(PciCapabilityId.PCI_CAP_ID_MSIX) is > 0 and var at
-            ? (uint)(device.ReadConfig16(at + PciMsix.PCI_MSIX_FLAGS) & PciMsix.PCI_MSIX_FLAGS_QSIZE) + 1
-            : 0;
+    private uint MsixVectors => (uint)(PciMsixPlace.Find(device)?.Vectors ?? 0);
 
     private bool TrySetLine(in VfioIrqSet set, out Fault fault)
     {

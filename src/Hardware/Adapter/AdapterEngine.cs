@@ -67,6 +67,10 @@ public sealed class AdapterEngine : IDisposable
             throw new VirtbusException(Errno.EEXIST, $"Adapter {Name} has a medium '{name}' already. Choose another name.");
     }
 
+    /// <summary>Takes a medium out. Functions that use it must be gone; the medium stays its owner's to close.</summary>
+    /// <param name="name">The medium's name; one that is not there is no error.</param>
+    public void DetachMedium(string name) => _media.TryRemove(name, out _);
+
     /// <summary>Plugs a wire in: one more port of the switch.</summary>
     /// <param name="send">Takes a frame to the outside, on the common lane's thread; it must not block. The frame is valid during the call only.</param>
     public AdapterWire ConnectWire(FrameHandler send)

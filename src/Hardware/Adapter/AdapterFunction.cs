@@ -8,7 +8,7 @@ namespace Virtbus.Hardware.Adapter;
 /// The physical function of a simulated adapter, which is the adapter as a PCI device. Registers and queues are described in
 /// docs/adapter-registers.md. A pair of makes does the same behind different registers.
 /// </summary>
-public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
+public sealed class AdapterFunction : PciPhysicalFunction, IFunctionPort
 {
     /// <summary>The vendor id of both makes.</summary>
     public const ushort VendorId = 0x5642;
@@ -16,7 +16,7 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     /// <summary>The most virtual functions that an adapter can have.</summary>
     public const int MaxVirtualFunctions = 256;
 
-    private const int QueueSets = 64;
+    private const int QueueSets = 512;
     private const int Vectors = 512;
     private const int Windows = 248;
     private const uint ClassCode = 0x020000;
@@ -25,7 +25,6 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     private const uint PendingOffset = 0x2000;
     private readonly AdapterLayout _layout;
     private readonly ConfigLayout? _virtualConfig;
-    private readonly VirtualFunctionTable _table;
     private readonly FunctionUnit _unit;
 
     private AdapterFunction(AdapterLayout layout, AdapterEngine engine, int virtualFunctions, ConfigLayout config)
@@ -34,16 +33,18 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
         Engine = engine;
         _layout = layout;
         _virtualConfig = virtualFunctions == 0 ? null : BuildVirtual(config);
-        _table = new VirtualFunctionTable(engine, virtualFunctions);
+        Functions = new FunctionTable(engine);
+        for (var i = 0; i < virtualFunctions; i++)
+            Functions.Declare(FunctionIdentity.OfVirtual(i), new FunctionSettings(DeriveAddress(engine.MacAddress, i), FunctionTable.DefaultQueueSets));
         var limits = new FunctionLimits(engine.NetworkParts, engine.VdpaParts, QueueSets, Vectors, Windows, virtualFunctions);
-        _unit = new FunctionUnit(engine, layout, this, limits, -1, engine.MacAddress, _table);
+        _unit = new FunctionUnit(engine, layout, this, limits, engine.MacAddress, Functions);
     }
 
     /// <summary>The inside of the adapter, for who puts media in and plugs the wire.</summary>
     public AdapterEngine Engine { get; }
 
     /// <inheritdoc/>
-    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
+    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells.All;
 
     /// <summary>Makes an adapter of the first make, merlin.</summary>
     /// <param name="engine">The inside; disposed with the adapter.</param>
@@ -56,52 +57,53 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     public static AdapterFunction CreateHarrier(AdapterEngine engine, int virtualFunctions = 0) => Create(AdapterLayout.Harrier, engine, virtualFunctions);
 
     /// <inheritdoc/>
-    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
+    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.Doorbells.TryAttach(doorbell, signal, out fault);
 
-    PciPortUse IFunctionSlot.UseDma() => UsePort();
+    FunctionIdentity IFunctionPort.Identity => new(FunctionIdentity.Physical, _layout.DeviceId);
 
-    DmaPort? IFunctionSlot.PortOf(uint pasid)
+    FunctionRegisterPlace IFunctionPort.Registers => default;
+
+    int IFunctionPort.Vectors => Vectors;
+
+    FunctionDma IFunctionPort.UseDma()
+    {
+        var use = UsePort();
+        return new FunctionDma(use, use.Dma);
+    }
+
+    DmaPort? IFunctionPort.PortOf(uint pasid)
     {
         using var use = UsePort();
         return use.Dma?.ForPasid(pasid);
     }
 
-    FaultSource? IFunctionSlot.Faults => Faults;
+    FaultSource? IFunctionPort.Faults => Faults;
 
-    void IFunctionSlot.RaiseVector(int vector) => RaiseMsix(vector);
+    void IFunctionPort.RaiseVector(int vector) => RaiseMsix(vector);
 
     internal FunctionUnit Unit => _unit;
 
-    internal FunctionUnit CreateUnit(AdapterVirtualFunction function) => _table.Create(function.Index, _layout, function);
+    /// <summary>The functions that this one commands.</summary>
+    internal FunctionTable Functions { get; }
 
-    internal void RemoveUnit(AdapterVirtualFunction function) => _table.Remove(function.Index);
+    internal FunctionUnit CreateUnit(IFunctionPort port) => Functions.Create(_layout, port);
+
+    internal ushort VirtualDeviceId => _layout.VirtualDeviceId;
 
     /// <inheritdoc/>
     protected override PciVirtualFunction CreateVirtualFunction(int index) => new AdapterVirtualFunction(this, index, _virtualConfig!);
 
     /// <inheritdoc/>
-    protected override void ReadRegister(int bar, ulong offset, Span<byte> destination)
-    {
-        if (bar == 0)
-            _unit.ReadRegisters(offset, destination);
-        else
-            destination.Clear();
-    }
+    protected override void ReadRegister(int bar, ulong offset, Span<byte> destination) => _unit.ReadBar(bar, offset, destination);
 
     /// <inheritdoc/>
-    protected override void WriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source)
-    {
-        if (bar == 0)
-            _unit.WriteRegisters(offset, source);
-        else if (bar == FunctionUnit.DoorbellBar)
-            _unit.WriteDoorbells(offset, source);
-    }
+    protected override void WriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source) => _unit.WriteBar(bar, offset, source);
 
     /// <inheritdoc/>
     protected override void OnReset(PciResetKind kind)
     {
         _unit.Reset();
-        _table.Forget();
+        Functions.Forget();
     }
 
     /// <inheritdoc/>
@@ -111,7 +113,7 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     protected override void OnUnplugged()
     {
         _unit.Unplugged();
-        _table.Forget();
+        Functions.Forget();
     }
 
     /// <inheritdoc/>
@@ -134,8 +136,8 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     {
         var builder = ConfigSpaceBuilder.Function(VendorId, layout.DeviceId)
             .Class(ClassCode, revision: 1)
-            .MemoryBar64(0, RegisterBytes)
-            .MemoryBar64(FunctionUnit.DoorbellBar, RegisterBytes)
+            .MemoryBar64(FunctionRegisterPlace.RegisterBar, RegisterBytes)
+            .MemoryBar64(FunctionRegisterPlace.DoorbellBar, RegisterBytes)
             .MemoryBar64(4, 2 * PendingOffset)
             .PowerManagement()
             .Msix(Vectors, 4, 0, 4, PendingOffset)
@@ -158,5 +160,9 @@ public sealed class AdapterFunction : PciPhysicalFunction, IFunctionSlot
     }
 
     private static ConfigLayout BuildVirtual(ConfigLayout physical) =>
-        ConfigSpaceBuilder.VirtualFunction(physical).Msix(VirtualFunctionTable.Vectors, 4, 0, 4, 0x800).Ari().Build();
+        ConfigSpaceBuilder.VirtualFunction(physical).Msix(AdapterVirtualFunction.VectorCount, 4, 0, 4, 0x800).Ari().Build();
+
+    // 06, the function's number, and the last four bytes of the physical function; 0A when that one has 06 itself.
+    private static ulong DeriveAddress(ulong physical, int index) =>
+        ((physical >> 40 == 6 ? 0x0AUL : 0x06UL) << 40) | ((ulong)index << 32) | (physical & 0xFFFFFFFF);
 }

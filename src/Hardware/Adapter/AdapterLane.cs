@@ -13,6 +13,9 @@ namespace Virtbus.Hardware.Adapter;
 /// <remarks>A lane never waits for another one, nor for the gate of a function that another one works for.</remarks>
 internal sealed class AdapterLane : IPollWork, IDisposable
 {
+    /// <summary>Bytes of <see cref="Scratch"/>.</summary>
+    public const int ScratchSize = 0x10000;
+
     private const int WorkPerTurn = 64;
     private readonly string _name;
     private readonly Lock _lock = new();
@@ -33,7 +36,7 @@ internal sealed class AdapterLane : IPollWork, IDisposable
     }
 
     /// <summary>Memory for a frame or a copy, for the work that is being done; on the lane's thread.</summary>
-    internal byte[] Scratch => _scratch ??= new byte[FunctionUnit.MaxCopy];
+    internal byte[] Scratch => _scratch ??= new byte[ScratchSize];
 
     /// <summary>The ports of the switch that it works for.</summary>
     internal SwitchLane Switching { get; }

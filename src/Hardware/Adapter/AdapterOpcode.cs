@@ -15,19 +15,19 @@ internal enum AdapterOpcode : ushort
     DestroyQueueSet = 4,
     /// <summary>Argument 0: 1 up, 0 down. Physical function only.</summary>
     SetLink = 5,
-    /// <summary>Index: a virtual function. Result 0: its address; 1: its queue sets and state. Physical function only.</summary>
-    QueryVirtualFunction = 16,
-    /// <summary>Index: a virtual function that is not enabled. Argument 0: its address; 1: its queue sets. Physical function only.</summary>
-    SetVirtualFunction = 17,
-    /// <summary>Index: a virtual function. Argument 0: 1 stops only what reaches other functions. Physical function only.</summary>
-    SuspendVirtualFunction = 18,
-    /// <summary>Index: a virtual function. Physical function only.</summary>
-    ResumeVirtualFunction = 19,
-    /// <summary>Index: a suspended virtual function. Argument 0: where to; 1: bytes there. Result 0: bytes written. Physical function only.</summary>
-    SaveVirtualFunction = 20,
-    /// <summary>Index: a suspended virtual function. Argument 0: where from; 1: bytes. Physical function only.</summary>
-    LoadVirtualFunction = 21,
-    /// <summary>Index: a virtual function. Result 0: a number that changes with its state. Physical function only.</summary>
+    /// <summary>Index: the id of a function. Result 0: its address; 1: its queue sets and state. Physical function only.</summary>
+    QueryFunction = 16,
+    /// <summary>Index: the id of a function that is not there. Argument 0: its address; 1: its queue sets. Physical function only.</summary>
+    SetFunction = 17,
+    /// <summary>Index: the id of a function. Argument 0: 1 stops only what reaches other functions. Physical function only.</summary>
+    SuspendFunction = 18,
+    /// <summary>Index: the id of a function. Physical function only.</summary>
+    ResumeFunction = 19,
+    /// <summary>Index: the id of a suspended function. Argument 0: where to; 1: bytes there. Result 0: bytes written. Physical function only.</summary>
+    SaveFunction = 20,
+    /// <summary>Index: the id of a suspended function. Argument 0: where from; 1: bytes; 2: where to say why not; 3: room there. Result 0: bytes said. Physical function only.</summary>
+    LoadFunction = 21,
+    /// <summary>Index: the id of a function. Result 0: a number that changes with its state. Physical function only.</summary>
     QueryGeneration = 22,
     /// <summary>Argument 0: where the parameters of a virtio block function are. Result 0: its window.</summary>
     CreateVirtioBlock = 32,

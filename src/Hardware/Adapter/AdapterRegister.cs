@@ -17,7 +17,7 @@ internal enum AdapterRegister
     Parts,
     /// <summary>Queue sets that can be made in bits 0 to 15, log2 of the largest ring in bits 16 to 23, MSI-X vectors in bits 32 to 47. Read-only.</summary>
     Queues,
-    /// <summary>Virtio windows in bits 0 to 15; virtual functions that can be enabled in bits 16 to 31; own number + 1 as a virtual function in bits 32 to 47. Read-only.</summary>
+    /// <summary>Virtio windows in bits 0 to 15; virtual functions that can be enabled in bits 16 to 31; the function's own id in bits 32 to 47. Read-only.</summary>
     Windows,
     /// <summary>The first Ethernet address, 48 bits. Read-only.</summary>
     MacAddress,

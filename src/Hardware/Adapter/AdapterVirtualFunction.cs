@@ -5,8 +5,11 @@ using Virtbus.Platform;
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>A virtual function of an adapter: the same registers and queues as its physical function, fewer of them.</summary>
-internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionSlot
+internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionPort
 {
+    /// <summary>MSI-X vectors of a virtual function.</summary>
+    public const int VectorCount = 32;
+
     private readonly AdapterFunction _physical;
     private readonly FunctionUnit _unit;
 
@@ -17,11 +20,21 @@ internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionSlot
         _unit = physical.CreateUnit(this);
     }
 
-    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
+    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells.All;
 
-    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
+    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.Doorbells.TryAttach(doorbell, signal, out fault);
 
-    public PciPortUse UseDma() => UsePort();
+    public FunctionIdentity Identity => new(FunctionIdentity.OfVirtual(Index), _physical.VirtualDeviceId);
+
+    public FunctionRegisterPlace Registers => default;
+
+    public int Vectors => VectorCount;
+
+    public FunctionDma UseDma()
+    {
+        var use = UsePort();
+        return new FunctionDma(use, use.Dma);
+    }
 
     public DmaPort? PortOf(uint pasid)
     {
@@ -29,25 +42,13 @@ internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionSlot
         return use.Dma?.ForPasid(pasid);
     }
 
-    FaultSource? IFunctionSlot.Faults => Faults;
+    FaultSource? IFunctionPort.Faults => Faults;
 
     public void RaiseVector(int vector) => RaiseMsix(vector);
 
-    protected override void ReadRegister(int bar, ulong offset, Span<byte> destination)
-    {
-        if (bar == 0)
-            _unit.ReadRegisters(offset, destination);
-        else
-            destination.Clear();
-    }
+    protected override void ReadRegister(int bar, ulong offset, Span<byte> destination) => _unit.ReadBar(bar, offset, destination);
 
-    protected override void WriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source)
-    {
-        if (bar == 0)
-            _unit.WriteRegisters(offset, source);
-        else if (bar == FunctionUnit.DoorbellBar)
-            _unit.WriteDoorbells(offset, source);
-    }
+    protected override void WriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source) => _unit.WriteBar(bar, offset, source);
 
     protected override void OnReset(PciResetKind kind) => _unit.Reset();
 
@@ -59,6 +60,6 @@ internal sealed class AdapterVirtualFunction : PciVirtualFunction, IFunctionSlot
     {
         base.Dispose(disposing);
         _unit.Dispose();
-        _physical.RemoveUnit(this);
+        _physical.Functions.Remove(Identity.Id);
     }
 }

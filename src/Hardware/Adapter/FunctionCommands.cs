@@ -1,4 +1,3 @@
-using System.Collections.Concurrent;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -7,52 +6,35 @@ namespace Virtbus.Hardware.Adapter;
 
 /// <summary>Executes a function's commands, on its lane's thread under its gate. A command that is wrong gets an error number.</summary>
 /// <param name="unit">The function.</param>
-/// <param name="virtualFunctions">What the physical function commands; null for a virtual one.</param>
-internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? virtualFunctions)
+/// <param name="commanded">The functions that it commands; null for one that commands none, as all but the physical one.</param>
+internal sealed class FunctionCommands(FunctionUnit unit, FunctionTable? commanded)
 {
     // A station address: not all zeros, no group.
     private const ulong GroupBit = 1UL << 40;
 
-    // Those that virtual functions have done; null for one of them, which has none.
-    private readonly ConcurrentQueue<VirtualCommand>? _done = virtualFunctions is null ? null : new();
-
     /// <summary>Executes a command.</summary>
-    /// <returns>False when a virtual function has to do it: then <see cref="TryTakeDone"/> has it when it is done.</returns>
-    internal bool TryExecute(in AdapterCommand command, DmaPort dma, out Errno status, out ulong first, out ulong second)
+    /// <returns>False when another function has to do it, as <paramref name="deferred"/>.</returns>
+    internal bool TryExecute(
+        in AdapterCommand command, DmaPort dma, out Errno status, out ulong first, out ulong second, out DeferredCommand? deferred)
     {
         first = second = 0;
+        deferred = null;
         if (!IsDeferred(command, out var function))
         {
             status = Execute(command, dma, out first, out second);
             return true;
         }
-        status = VirtualCommand.TryMake(command, dma, unit, function, out var deferred);
-        if (status != Errno.None)
-            return true;
-        unit.Defer(deferred!);
-        return false;
+        status = DeferredCommand.TryMake(command, dma, unit, function, out deferred);
+        return status != Errno.None;
     }
 
-    /// <summary>A virtual function did a command. On its lane's thread.</summary>
-    internal void Done(VirtualCommand command)
-    {
-        _done!.Enqueue(command);
-        unit.Schedule();
-    }
-
-    internal bool TryTakeDone(out VirtualCommand command)
-    {
-        command = null!;
-        return _done?.TryDequeue(out command!) == true;
-    }
-
-    // Those that need the virtual function to stand still for a moment, which it does between two pieces of its own work.
+    // Those that need the other function to stand still for a moment, which it does between two pieces of its own work.
     private bool IsDeferred(in AdapterCommand command, out FunctionUnit function)
     {
         function = null!;
-        return virtualFunctions is not null && !command.HasReservedBits
-            && command.Opcode is >= AdapterOpcode.SuspendVirtualFunction and <= AdapterOpcode.LoadVirtualFunction
-            && virtualFunctions.TryGet(command.Index, out function);
+        return commanded is not null && !command.HasReservedBits
+            && command.Opcode is >= AdapterOpcode.SuspendFunction and <= AdapterOpcode.LoadFunction
+            && commanded.TryGet(command.Index, out function);
     }
 
     private Errno Execute(in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
@@ -73,44 +55,44 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
             case AdapterOpcode.CreateQueueSet:
                 return CreateQueueSet(command, out first);
             case AdapterOpcode.DestroyQueueSet:
-                return unit.DestroyQueueSet(command.Index);
+                return unit.Sets.Destroy(command.Index);
             case AdapterOpcode.CreateVirtioBlock:
                 return CreateVirtioBlock(command, dma, out first);
             case AdapterOpcode.DestroyVirtio:
-                return unit.RemoveWindow(command.Index);
+                return unit.Windows.Remove(command.Index);
             default:
-                return virtualFunctions is null ? NotPhysical(command.Opcode) : Execute(virtualFunctions, command, dma, out first, out second);
+                return commanded is null ? NotPhysical(command.Opcode) : Execute(commanded, command, dma, out first, out second);
         }
     }
 
     private static Errno NotPhysical(AdapterOpcode opcode) => IsPhysical(opcode) ? Errno.EPERM : Errno.EOPNOTSUPP;
 
     private static bool IsPhysical(AdapterOpcode opcode) =>
-        opcode is AdapterOpcode.SetLink or (>= AdapterOpcode.QueryVirtualFunction and <= AdapterOpcode.QueryGeneration);
+        opcode is AdapterOpcode.SetLink or (>= AdapterOpcode.QueryFunction and <= AdapterOpcode.QueryGeneration);
 
-    private Errno Execute(VirtualFunctionTable table, in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
+    private Errno Execute(FunctionTable table, in AdapterCommand command, DmaPort dma, out ulong first, out ulong second)
     {
         first = second = 0;
         if (!IsPhysical(command.Opcode))
             return Errno.EOPNOTSUPP;
         if (command.Opcode == AdapterOpcode.SetLink)
             return SetLink(command);
-        if (!table.TryGetProfile(command.Index, out var profile))
+        if (!table.TryGetSettings(command.Index, out var settings))
             return Errno.ENOENT;
         var exists = table.TryGet(command.Index, out var function);
         switch (command.Opcode)
         {
-            case AdapterOpcode.QueryVirtualFunction:
-                first = exists ? function.MacAddress : profile.MacAddress;
-                second = (uint)profile.QueueSets | (exists ? 1u << 16 : 0) | (exists ? (uint)function.Suspend << 24 : 0);
+            case AdapterOpcode.QueryFunction:
+                first = exists ? function.Registers.MacAddress : settings.MacAddress;
+                second = (uint)settings.QueueSets | (exists ? 1u << 16 : 0) | (exists ? (uint)function.Registers.Suspend << 24 : 0);
                 return Errno.None;
-            case AdapterOpcode.SetVirtualFunction:
-                return SetProfile(table, command);
+            case AdapterOpcode.SetFunction:
+                return SetSettings(table, command);
         }
         // What else there is was deferred if the function was there.
         if (!exists || command.Opcode != AdapterOpcode.QueryGeneration)
             return Errno.ENODEV;
-        first = function.Generation;
+        first = function.Registers.Generation;
         return Errno.None;
     }
 
@@ -118,7 +100,7 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
     private Errno Copy(in AdapterCommand command, DmaPort dma, out ulong copied)
     {
         copied = 0;
-        if (command[2] is 0 or > FunctionUnit.MaxCopy)
+        if (command[2] is 0 or > AdapterLane.ScratchSize)
             return Errno.EINVAL;
         var bytes = unit.Lane.Scratch.AsSpan(0, (int)command[2]);
         if (!dma.TryRead(new Iova(command[0]), bytes) || !dma.TryWrite(new Iova(command[1]), bytes))
@@ -136,7 +118,9 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
             return Errno.EINVAL;
         var wanted = new QueueSetState(
             0, (ushort)(sizes >> 16), (byte)sizes, (byte)(sizes >> 8), new Iova(command[0]), new Iova(command[1]), new Iova(command[2]));
-        var status = unit.CreateQueueSet(wanted, out var id);
+        if (unit.FreeQueueSets == 0)
+            return Errno.ENOSPC;
+        var status = unit.Sets.Create(wanted, out var id);
         result = id;
         return status;
     }
@@ -149,14 +133,14 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
             return Errno.EFAULT;
         if (!VirtioBlockParameters.TryRead(bytes, out var parameters))
             return Errno.EINVAL;
-        // A queue without a vector of its own is of no use, so there are no more; that bounds what a guest can take of the host.
-        if (parameters.Queues > unit.Limits.Vectors - unit.WindowQueues)
+        // Each is a queue set of the function's, and has a vector; that bounds what a guest can take of the host.
+        if (parameters.Queues > unit.FreeQueueSets || parameters.Queues > unit.Limits.Vectors - unit.Windows.Queues)
             return Errno.ENOSPC;
         var status = unit.Engine.CreateBlockFunction(parameters, out var device);
         if (status != Errno.None)
             return status;
         var index = 0;
-        status = unit.Slot.PortOf(parameters.Pasid) is { } port ? unit.AddWindow(device!, port, out index) : Errno.ENODEV;
+        status = unit.Port.PortOf(parameters.Pasid) is { } port ? unit.Windows.Add(device!, port, out index) : Errno.ENODEV;
         if (status == Errno.None)
             result = (ulong)index;
         else
@@ -173,10 +157,10 @@ internal sealed class FunctionCommands(FunctionUnit unit, VirtualFunctionTable? 
         return Errno.None;
     }
 
-    private static Errno SetProfile(VirtualFunctionTable table, in AdapterCommand command)
+    private static Errno SetSettings(FunctionTable table, in AdapterCommand command)
     {
-        if (command[0] == 0 || command[0] >> 48 != 0 || (command[0] & GroupBit) != 0 || command[1] is 0 or > VirtualFunctionTable.MaxQueueSets)
+        if (command[0] == 0 || command[0] >> 48 != 0 || (command[0] & GroupBit) != 0 || command[1] is 0 or > FunctionTable.MaxQueueSets)
             return Errno.EINVAL;
-        return table.TrySetProfile(command.Index, new VirtualFunctionProfile(command[0], (int)command[1])) ? Errno.None : Errno.EBUSY;
+        return table.TrySetSettings(command.Index, new FunctionSettings(command[0], (int)command[1])) ? Errno.None : Errno.EBUSY;
     }
 }

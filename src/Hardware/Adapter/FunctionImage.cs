@@ -1,37 +1,94 @@
 using System.Buffers.Binary;
 using Virtbus.Memory;
+using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// The state of a virtual function as it goes from one machine to another: a header, the registers, and an entry for each queue set.
-/// Little endian; docs/adapter-registers.md has the table. What comes from a peer is read whole and checked before any of it is used.
+/// The state of a function as it goes from one machine to another, in sections (<see cref="StateWriter"/>): which kind of function it is, its
+/// registers, and an entry for each queue set. docs/adapter-registers.md has the tables. What comes from a peer is read whole and checked before
+/// any of it is used.
 /// </summary>
 internal sealed record FunctionImage(
     ushort DeviceId, ulong MacAddress, FunctionRegisters Registers, IReadOnlyList<(QueueSetState State, bool IsErrorUntold)> QueueSets)
 {
-    public const uint Magic = 0x53465656;
-    public const ushort Version = 1;
-    public const int HeaderSize = 16;
-    public const int RegistersSize = 96;
-    public const int QueueSetSize = 48;
-    public const int MaxSize = HeaderSize + RegistersSize + (VirtualFunctionTable.MaxQueueSets * QueueSetSize);
+    public const string IdentitySection = "adapter";
+    public const string RegistersSection = "adapter-registers";
+    public const string QueueSetsSection = "adapter-queue-sets";
 
+    /// <summary>The most bytes that a state can have, what a later version may add included.</summary>
+    public const int MaxSize = 2048;
+
+    private const ushort Version = 1;
+    private const int IdentitySize = 4;
+    private const int RegistersSize = 96;
+    private const int QueueSetSize = 48;
+    // "VVFS": what this program wrote before there were sections.
+    private const uint OldMagic = 0x53465656;
     private const ushort Enabled = 1;
     private const ushort LinkUntold = 2;
     private const ushort ErrorUntold = 1;
 
-    public int Size => HeaderSize + RegistersSize + (QueueSets.Count * QueueSetSize);
-
-    public void Write(Span<byte> to)
+    public void Write(StateWriter writer)
     {
-        to.Clear();
-        BinaryPrimitives.WriteUInt32LittleEndian(to, Magic);
-        BinaryPrimitives.WriteUInt16LittleEndian(to[4..], Version);
-        BinaryPrimitives.WriteUInt16LittleEndian(to[6..], DeviceId);
-        BinaryPrimitives.WriteUInt32LittleEndian(to[8..], (uint)Size);
-        BinaryPrimitives.WriteUInt32LittleEndian(to[12..], (uint)QueueSets.Count);
-        var r = to[HeaderSize..];
+        Span<byte> identity = stackalloc byte[IdentitySize];
+        identity.Clear();
+        BinaryPrimitives.WriteUInt16LittleEndian(identity, DeviceId);
+        writer.Add(IdentitySection, Version, identity);
+        Span<byte> r = stackalloc byte[RegistersSize];
+        WriteRegisters(r);
+        writer.Add(RegistersSection, Version, r);
+        var sets = new byte[QueueSets.Count * QueueSetSize];
+        WriteQueueSets(sets);
+        writer.Add(QueueSetsSection, Version, sets);
+    }
+
+    /// <summary>Finds the sections of a state in bytes from a peer.</summary>
+    /// <param name="bytes">The bytes, already copied out of memory that others write.</param>
+    /// <param name="reader">The sections.</param>
+    /// <param name="fault">EINVAL: it is no state.</param>
+    public static bool TryOpen(ReadOnlyMemory<byte> bytes, out StateReader reader, out Fault fault)
+    {
+        if (bytes.Length < 4 || BinaryPrimitives.ReadUInt32LittleEndian(bytes.Span) != OldMagic)
+            return StateReader.TryRead(bytes, MaxSize, out reader, out fault);
+        reader = null!;
+        return Refuse("the state is of the form without sections, which older versions wrote and this one does not read", out fault);
+    }
+
+    /// <summary>Reads a state for a function of a make within its limits.</summary>
+    /// <returns>False when it is not one of this make, or asks for what the function has not.</returns>
+    public static bool TryRead(StateReader reader, ushort deviceId, in FunctionLimits limits, out FunctionImage image, out Fault fault)
+    {
+        image = null!;
+        if (!reader.TryTake(IdentitySection, Version, IdentitySize, IdentitySize, out var identity, out fault)
+            || !reader.TryTake(RegistersSection, Version, RegistersSize, RegistersSize, out var registersSection, out fault)
+            || !reader.TryTake(QueueSetsSection, Version, 0, limits.QueueSets * QueueSetSize, out var setsSection, out fault)
+            || !reader.TryFinish(out fault))
+            return false;
+        var kind = BinaryPrimitives.ReadUInt32LittleEndian(identity.Content.Span);
+        if (kind != deviceId)
+            return Refuse($"section '{IdentitySection}' says that the state is of a function {kind:x4}; this one is {deviceId:x4}", out fault);
+        if (!TryReadRegisters(registersSection.Content.Span, out var registers, out var mac))
+            return Refuse($"section '{RegistersSection}', version {registersSection.Version}, has a value that such a function never has", out fault);
+        var sets = new List<(QueueSetState, bool)>();
+        var last = -1;
+        for (var r = setsSection.Content.Span; !r.IsEmpty; r = r[QueueSetSize..])
+        {
+            var state = r.Length < QueueSetSize ? default : ReadQueueSet(r);
+            var flags = r.Length < QueueSetSize ? (ushort)0 : BinaryPrimitives.ReadUInt16LittleEndian(r[6..]);
+            // In rising order, so none comes twice. Queue sets live only while the function is enabled.
+            if (r.Length < QueueSetSize || state.Id <= last || !state.IsValid(limits) || flags > ErrorUntold || !registers.IsEnabled)
+                return Refuse($"section '{QueueSetsSection}', version {setsSection.Version}, has a queue set that this function can't have", out fault);
+            last = state.Id;
+            sets.Add((state, flags == ErrorUntold));
+        }
+        image = new FunctionImage(deviceId, mac, registers, sets);
+        return true;
+    }
+
+    private void WriteRegisters(Span<byte> r)
+    {
+        r.Clear();
         BinaryPrimitives.WriteUInt64LittleEndian(r, MacAddress);
         BinaryPrimitives.WriteUInt64LittleEndian(r[8..], Registers.CommandBase);
         BinaryPrimitives.WriteUInt64LittleEndian(r[16..], Registers.EventBase);
@@ -49,7 +106,10 @@ internal sealed record FunctionImage(
         BinaryPrimitives.WriteUInt32LittleEndian(r[72..], Registers.CommandConsumer);
         BinaryPrimitives.WriteUInt32LittleEndian(r[76..], Registers.EventProducer);
         BinaryPrimitives.WriteUInt32LittleEndian(r[80..], Registers.EventConsumer);
-        r = r[RegistersSize..];
+    }
+
+    private void WriteQueueSets(Span<byte> r)
+    {
         foreach (var (state, untold) in QueueSets)
         {
             BinaryPrimitives.WriteUInt16LittleEndian(r, state.Id);
@@ -66,38 +126,6 @@ internal sealed record FunctionImage(
             BinaryPrimitives.WriteUInt32LittleEndian(r[44..], (uint)state.Error);
             r = r[QueueSetSize..];
         }
-    }
-
-    /// <summary>Reads a state for a function of a make within its limits.</summary>
-    /// <returns>False when it is not one, or not one of this make and version, or asks for what the function has not.</returns>
-    public static bool TryRead(ReadOnlySpan<byte> from, ushort deviceId, in FunctionLimits limits, out FunctionImage image)
-    {
-        image = null!;
-        if (from.Length < HeaderSize + RegistersSize
-            || BinaryPrimitives.ReadUInt32LittleEndian(from) != Magic
-            || BinaryPrimitives.ReadUInt16LittleEndian(from[4..]) != Version
-            || BinaryPrimitives.ReadUInt16LittleEndian(from[6..]) != deviceId
-            || BinaryPrimitives.ReadUInt32LittleEndian(from[8..]) != (uint)from.Length)
-            return false;
-        var count = BinaryPrimitives.ReadUInt32LittleEndian(from[12..]);
-        if (count > (uint)limits.QueueSets || from.Length != HeaderSize + RegistersSize + ((int)count * QueueSetSize))
-            return false;
-        if (!TryReadRegisters(from[HeaderSize..], out var registers, out var mac))
-            return false;
-        var sets = new List<(QueueSetState, bool)>();
-        var last = -1;
-        for (var r = from[(HeaderSize + RegistersSize)..]; !r.IsEmpty; r = r[QueueSetSize..])
-        {
-            var state = ReadQueueSet(r);
-            var flags = BinaryPrimitives.ReadUInt16LittleEndian(r[6..]);
-            // In rising order, so none comes twice. Queue sets live only while the function is enabled.
-            if (state.Id <= last || !state.IsValid(limits) || flags > ErrorUntold || !registers.IsEnabled)
-                return false;
-            last = state.Id;
-            sets.Add((state, flags == ErrorUntold));
-        }
-        image = new FunctionImage(deviceId, mac, registers, sets);
-        return true;
     }
 
     private static bool TryReadRegisters(ReadOnlySpan<byte> r, out FunctionRegisters registers, out ulong mac)
@@ -125,7 +153,7 @@ internal sealed record FunctionImage(
         var events = (Base: BinaryPrimitives.ReadUInt64LittleEndian(r[56..]), Log: BinaryPrimitives.ReadUInt32LittleEndian(r[68..]));
         // A function that was never enabled has no rings; the default says so.
         var hasRings = FunctionRing.TryMake(commands.Base, commands.Log, AdapterCommand.Size, out registers.Commands)
-            & FunctionRing.TryMake(events.Base, events.Log, FunctionUnit.EventSize, out registers.Events);
+            & FunctionRing.TryMake(events.Base, events.Log, FunctionEvents.EventSize, out registers.Events);
         return mac >> 48 == 0 && (flags & ~(Enabled | LinkUntold)) == 0 && error <= AdapterError.Internal
             && (registers.Control & ~(AdapterControl.Enable | AdapterControl.Reset)) == 0
             && (hasRings || !registers.IsEnabled)
@@ -146,4 +174,10 @@ internal sealed record FunctionImage(
         Dropped = BinaryPrimitives.ReadUInt32LittleEndian(r[40..]),
         Error = (AdapterError)BinaryPrimitives.ReadUInt32LittleEndian(r[44..]),
     };
+
+    private static bool Refuse(string why, out Fault fault)
+    {
+        fault = new Fault(Errno.EINVAL, why);
+        return false;
+    }
 }

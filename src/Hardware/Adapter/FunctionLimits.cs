@@ -16,6 +16,6 @@ internal readonly record struct FunctionLimits(int NetworkParts, int VdpaParts, 
     public ulong QueuesWord => (uint)QueueSets | ((ulong)QueueSetState.MaxLog << 16) | ((ulong)(uint)Vectors << 32);
 
     /// <summary>As the register <see cref="AdapterRegister.Windows"/> says it.</summary>
-    /// <param name="virtualIndex">The virtual function's number; -1 for the physical one.</param>
-    public ulong WindowsWord(int virtualIndex) => (uint)Windows | ((ulong)(uint)VirtualFunctions << 16) | ((ulong)(uint)(virtualIndex + 1) << 32);
+    /// <param name="id">The function's id.</param>
+    public ulong WindowsWord(uint id) => (uint)Windows | ((ulong)(uint)VirtualFunctions << 16) | ((ulong)(ushort)id << 32);
 }

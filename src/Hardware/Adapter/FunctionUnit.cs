@@ -1,64 +1,39 @@
-using System.Buffers.Binary;
-using Virtbus.Memory;
 using Virtbus.Memory.Dma;
-using Virtbus.Pci;
 using Virtbus.Platform;
-using Virtbus.Virtio;
 
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>
-/// The inside of one function, physical or virtual: registers, command queue, events, queue sets. Register accesses come from any thread,
-/// take a short lock, and leave all work to the function's lane.
+/// The inside of one function, whatever port it has to the world: what puts its rooms together and works through them. <see cref="Registers"/> and
+/// <see cref="Doorbells"/> are what its driver sees, the command and event queue what it talks by, <see cref="Sets"/> and <see cref="Windows"/>
+/// what it has made, <see cref="Placement"/> whose thread does the work. Register accesses come from any thread and leave all work to that.
 /// </summary>
-/// <remarks>
-/// Two locks. The latch guards what accesses write; nothing is called under it. The gate is held by the lane's thread while it does DMA and
-/// raises interrupts for the function, and by who resets the function: once they have it, none of that is under way. A lane takes the gates
-/// of its own functions only, so one that waits for a user holds up nobody else; only a lane holds two gates at a time.
-/// The file is long: what the latch guards is written by accesses and read by the lane, and both stand here.
-/// </remarks>
-internal sealed class FunctionUnit : AdapterWork, IDisposable
+internal sealed class FunctionUnit : AdapterWork, IFunctionChanges, IMovableState, IDisposable
 {
-    public const int EventSize = 32;
-    public const int MaxCopy = 0x10000;
-    public const int DoorbellBar = 2;
-    private const int NotifyStride = 4;
-    private const int EventPhaseOffset = 28;
-    private const int CommandsPerTurn = 16;
     private const int EventVector = 0;
-    private const int GatePatience = 10;
 
-    private readonly Lock _latch = new();
-    private readonly FunctionCommands _commands;
+    private readonly FunctionEvents _events;
+    private readonly FunctionCommandQueue _commands;
     private readonly ulong _ownAddress;
-    private AdapterLane _lane;
-    private DmaPort? _dma;
-    private IDisposable? _watch;
-    private FunctionRegisters _registers;
-    private Dictionary<int, TransmitSignal>? _signals;
-    private QueueSet?[]? _sets;
-    private VirtioWindow?[]? _windows;
-    private bool _interruptWanted;
     private bool _isReminding;
-    private bool _hasUser;
-    private long _generation;
-    // Commands that virtual functions are at, of the enabling that the epoch counts.
-    private uint _deferred;
-    private uint _epoch;
-    // What the physical function wants of a virtual one, in its order. Under the latch.
-    private Queue<VirtualCommand>? _asked;
+    // What the physical function wants of this one, in its order. Under its own lock, which an idle function does not have.
+    private Queue<DeferredCommand>? _asked;
 
     internal FunctionUnit(
-        AdapterEngine engine, AdapterLayout layout, IFunctionSlot slot, in FunctionLimits limits, int virtualIndex, ulong macAddress, VirtualFunctionTable? virtualFunctions)
+        AdapterEngine engine, AdapterLayout layout, IFunctionPort port, in FunctionLimits limits, ulong macAddress, FunctionTable? commanded)
     {
         Engine = engine;
-        _lane = engine.Common;
         Layout = layout;
-        Slot = slot;
+        Port = port;
         Limits = limits;
-        VirtualIndex = virtualIndex;
-        _ownAddress = MacAddress = macAddress;
-        _commands = new FunctionCommands(this, virtualFunctions);
+        _ownAddress = macAddress;
+        Registers = new FunctionRegisterFile(layout, limits, limits.WindowsWord(port.Identity.Id), macAddress, () => engine.IsLinkUp);
+        Placement = new FunctionPlacement(engine, ResetHeld, () => Doorbells!.DetachAll());
+        Sets = new FunctionQueueSets(this, Placement, port, Registers, engine.Switch, limits);
+        Windows = new FunctionWindows(this, port, limits);
+        Doorbells = new FunctionDoorbells(this, layout, Placement, Registers, Sets, Windows, limits.QueueSets, port.Registers.Doorbells);
+        _events = new FunctionEvents(Registers);
+        _commands = new FunctionCommandQueue(Registers, _events, new FunctionCommands(this, commanded), this);
         engine.Add(this);
     }
 
@@ -66,233 +41,105 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
 
     internal AdapterLayout Layout { get; }
 
-    internal IFunctionSlot Slot { get; }
+    internal IFunctionPort Port { get; }
 
     internal FunctionLimits Limits { get; }
 
-    /// <summary>The virtual function's number; -1 for the physical one.</summary>
-    internal int VirtualIndex { get; }
+    internal FunctionRegisterFile Registers { get; }
 
-    internal ulong MacAddress { get; private set; }
+    internal FunctionDoorbells Doorbells { get; }
 
-    internal Lock Gate { get; } = new();
+    internal FunctionQueueSets Sets { get; }
 
-    internal override AdapterLane Lane => Volatile.Read(ref _lane);
+    internal FunctionWindows Windows { get; }
 
-    internal override FaultSource? Faults => Slot.Faults;
+    internal FunctionPlacement Placement { get; }
+
+    internal override AdapterLane Lane => Placement.Lane;
+
+    internal override FaultSource? Faults => Port.Faults;
 
     /// <summary>Whether it was disposed. Under the gate.</summary>
     internal bool IsGone { get; private set; }
 
-    internal SuspendLevel Suspend { get; private set; }
-
-    /// <summary>Changes with the function's state.</summary>
-    internal ulong Generation => (ulong)Interlocked.Read(ref _generation);
-
-    internal void NoteChange() => Interlocked.Increment(ref _generation);
-
-    internal void ReadRegisters(ulong offset, Span<byte> destination)
+    /// <summary>A read within its part of the BARs by which it is reached.</summary>
+    internal void ReadBar(int bar, ulong offset, Span<byte> destination)
     {
-        if (offset >= AdapterLayout.WindowBase)
-        {
+        offset -= Port.Registers.Registers;
+        if (bar != FunctionRegisterPlace.RegisterBar)
             destination.Clear();
-            if (TryGetWindow(offset, out var window, out var within))
-                window.Read(within, destination);
-            return;
-        }
-        // Any length: whole words are put together and cut.
-        Span<byte> word = stackalloc byte[4];
-        while (!destination.IsEmpty)
-        {
-            var (register, high) = Layout.At(offset / 4);
-            var value = Read(register);
-            BinaryPrimitives.WriteUInt32LittleEndian(word, (uint)(high ? value >> 32 : value));
-            var part = word[(int)(offset % 4)..];
-            part = part[..Math.Min(part.Length, destination.Length)];
-            part.CopyTo(destination);
-            destination = destination[part.Length..];
-            offset += (ulong)part.Length;
-        }
+        else if (offset >= AdapterLayout.WindowBase)
+            Windows.Read(offset, destination);
+        else
+            Registers.Read(offset, destination);
     }
 
-    internal void WriteRegisters(ulong offset, ReadOnlySpan<byte> source)
+    /// <summary>A write within its part of the BARs by which it is reached.</summary>
+    internal void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> source)
+    {
+        if (bar == FunctionRegisterPlace.DoorbellBar)
+            Doorbells.Write(offset, source);
+        else if (bar == FunctionRegisterPlace.RegisterBar)
+            WriteRegisters(offset - Port.Registers.Registers, source);
+    }
+
+    private void WriteRegisters(ulong offset, ReadOnlySpan<byte> source)
     {
         if (offset >= AdapterLayout.WindowBase)
-        {
-            if (TryGetWindow(offset, out var window, out var within))
-                window.Write(within, source);
-            return;
-        }
-        // Registers are written in whole aligned words; anything else is lost.
-        if (offset % 4 != 0)
-            return;
-        for (; source.Length >= 4; source = source[4..], offset += 4)
-        {
-            var (register, high) = Layout.At(offset / 4);
-            Write(register, high, BinaryPrimitives.ReadUInt32LittleEndian(source));
-        }
+            Windows.Write(offset, source);
+        else if (Registers.Write(offset, source))
+            Schedule();
     }
 
-    internal void WriteDoorbells(ulong offset, ReadOnlySpan<byte> source)
-    {
-        if (offset >= AdapterLayout.WindowBase)
-        {
-            if (TryGetWindow(offset, out var window, out var within) && within % NotifyStride == 0)
-                window.Notify(within / NotifyStride);
-            return;
-        }
-        if (source.Length is not (4 or 8))
-            return;
-        var value = BinaryPrimitives.ReadUInt32LittleEndian(source);
-        if (offset == (ulong)Layout.CommandDoorbell)
-            Ring(ref _registers.CommandProducer, value);
-        else if (offset == (ulong)Layout.EventDoorbell)
-            Ring(ref _registers.EventConsumerRung, value);
-        else if (TryGetTransmitDoorbell(offset, out var set))
-            RingTransmit(set);
-    }
+    /// <summary>The function is in a port.</summary>
+    internal void Plugged(DmaPort dma) => Placement.Plugged(dma);
 
-    /// <summary>The doorbells that an eventfd can stand for: those whose value says nothing.</summary>
-    internal IReadOnlyList<PciDoorbell> Doorbells
-    {
-        get
-        {
-            var doorbells = new List<PciDoorbell>();
-            for (var i = 0; i < Limits.QueueSets; i++)
-                doorbells.Add(new PciDoorbell(DoorbellBar, (ulong)(Layout.TransmitDoorbell + (i * Layout.TransmitStride)), 4));
-            foreach (var window in Windows)
-            {
-                for (var i = 0; i < window.QueueCount; i++)
-                    doorbells.Add(new PciDoorbell(DoorbellBar, (ulong)(AdapterLayout.WindowBase + (window.Index * AdapterLayout.WindowSize) + (i * NotifyStride)), 4));
-            }
-            return doorbells;
-        }
-    }
-
-    /// <summary>Lets signals of an eventfd stand for writes to a doorbell.</summary>
-    internal bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault)
-    {
-        fault = Fault.None;
-        if (doorbell is { Bar: DoorbellBar, Match: null })
-        {
-            if (doorbell.Offset < AdapterLayout.WindowBase && TryGetTransmitDoorbell(doorbell.Offset, out var set))
-            {
-                AttachTransmit(set, signal);
-                return true;
-            }
-            if (TryGetWindow(doorbell.Offset, out var window, out var within) && within % NotifyStride == 0 && within / NotifyStride < window.QueueCount)
-            {
-                window.AttachNotify(within / NotifyStride, signal);
-                return true;
-            }
-        }
-        fault = new Fault(Errno.ENOENT, "the adapter has no doorbell of that place whose value says nothing");
-        return false;
-    }
-
-    private bool TryGetTransmitDoorbell(ulong offset, out int set)
-    {
-        var distance = offset - (ulong)Layout.TransmitDoorbell;
-        set = (int)(distance / (ulong)Layout.TransmitStride);
-        return distance < (ulong)(Limits.QueueSets * Layout.TransmitStride) && distance % (ulong)Layout.TransmitStride == 0;
-    }
-
-    private void AttachTransmit(int set, EventFd? signal)
-    {
-        TransmitSignal? old;
-        lock (_latch)
-        {
-            _signals ??= [];
-            _signals.Remove(set, out old);
-            if (signal is not null)
-                _signals[set] = new TransmitSignal(this, set, signal.Duplicate());
-        }
-        old?.Dispose();
-    }
-
-    /// <summary>Takes all eventfds off.</summary>
-    internal void DetachAll()
-    {
-        Dictionary<int, TransmitSignal>? all;
-        lock (_latch)
-        {
-            all = _signals;
-            _signals = null;
-        }
-        foreach (var signal in all?.Values ?? Enumerable.Empty<TransmitSignal>())
-            signal.Dispose();
-    }
-
-    /// <summary>The function is in a slot: who owns its DMA decides from now on which lane works for it.</summary>
-    internal void Plugged(DmaPort dma)
-    {
-        lock (Gate)
-            _dma = dma;
-        _watch = dma.Group.Observe(null, ChooseLane);
-        ChooseLane();
-    }
-
-    /// <summary>The function is out of its slot.</summary>
+    /// <summary>The function is out of its port.</summary>
     internal void Unplugged()
     {
-        _watch?.Dispose();
-        lock (Gate)
-        {
-            _dma = null;
-            ResetHeld();
-        }
-        ChooseLane();
-        DetachAll();
-    }
-
-    /// <summary>Takes the gate for a lane; never waits while another lane has it.</summary>
-    /// <returns>False when another lane works for the function by now.</returns>
-    internal bool TryEnter(AdapterLane lane)
-    {
-        while (Lane == lane)
-        {
-            // Else it is one who resets the function, and perhaps gives it to a lane that holds the gate for long.
-            if (!Gate.TryEnter(GatePatience))
-                continue;
-            if (Lane == lane)
-                return true;
-            Gate.Exit();
-        }
-        return false;
+        Placement.Unplugged();
+        Doorbells.DetachAll();
     }
 
     /// <summary>All is as after power-on. When the call returns, no DMA and no interrupt is under way.</summary>
     internal void Reset()
     {
-        lock (Gate)
-            ResetHeld();
+        lock (Placement.Gate)
+            ResetHeld(userGone: false);
     }
 
-    /// <summary>The physical function wants something of this virtual one. Any thread.</summary>
-    internal void Ask(VirtualCommand command)
+    /// <summary>The physical function wants something of this one. Any thread.</summary>
+    internal void Ask(DeferredCommand command)
     {
-        lock (_latch)
-            (_asked ??= new Queue<VirtualCommand>()).Enqueue(command);
+        var asked = Volatile.Read(ref _asked);
+        if (asked is null)
+        {
+            var made = new Queue<DeferredCommand>();
+            asked = Interlocked.CompareExchange(ref _asked, made, null) ?? made;
+        }
+        lock (asked)
+            asked.Enqueue(command);
         Schedule();
     }
 
-    /// <summary>A virtual function has done a command. Any thread.</summary>
-    internal void Done(VirtualCommand command) => _commands.Done(command);
-
-    /// <summary>Tells the driver what happened in a virtio window. Any thread.</summary>
-    internal void TellVirtio() => Schedule();
+    /// <summary>Another function has done a command. Any thread.</summary>
+    internal void Done(DeferredCommand command)
+    {
+        _commands.Done(command);
+        Schedule();
+    }
 
     /// <summary>Tells the driver that the link changed.</summary>
     internal void TellLink()
     {
-        Volatile.Write(ref _registers.IsLinkUntold, true);
+        Registers.NoteLink();
         Schedule();
     }
 
     public void Dispose()
     {
         Engine.Remove(this);
-        lock (Gate)
+        lock (Placement.Gate)
             IsGone = true;
         Unplugged();
     }
@@ -303,7 +150,7 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         if (Volatile.Read(ref _asked) is { Count: > 0 })
             lane.Switching.TakeInbound();
         // It goes to the lane whose it is now.
-        if (!TryEnter(lane))
+        if (!Placement.TryEnter(lane))
             return true;
         try
         {
@@ -313,502 +160,165 @@ internal sealed class FunctionUnit : AdapterWork, IDisposable
         }
         finally
         {
-            Gate.Exit();
+            Placement.Gate.Exit();
         }
     }
 
     /// <summary>Stops the function; it says so in its registers and by its interrupt.</summary>
     internal override void Break(AdapterLane lane)
     {
-        if (!TryEnter(lane))
+        if (!Placement.TryEnter(lane))
             return;
         try
         {
-            _registers.Error = AdapterError.Internal;
-            NoteChange();
-            Slot.RaiseVector(EventVector);
+            Registers.Values.Error = AdapterError.Internal;
+            Registers.NoteChange();
+            Port.RaiseVector(EventVector);
         }
         finally
         {
-            Gate.Exit();
+            Placement.Gate.Exit();
         }
     }
 
     // What follows is called on the lane's thread, under the gate.
 
-    /// <summary>Has a virtual function do a command; the answer comes when it has.</summary>
-    internal void Defer(VirtualCommand command)
-    {
-        _deferred++;
-        command.Begin(_epoch);
-    }
-
-    internal Errno CreateQueueSet(in QueueSetState wanted, out ushort id)
-    {
-        id = 0;
-        _sets ??= new QueueSet?[Limits.QueueSets];
-        var free = Array.IndexOf(_sets, null);
-        if (free < 0)
-            return Errno.ENOSPC;
-        id = (ushort)free;
-        var state = wanted with { Id = id };
-        if (!state.IsValid(Limits))
-            return Errno.EINVAL;
-        AddQueueSet(state);
-        return Errno.None;
-    }
-
-    internal Errno DestroyQueueSet(uint id)
-    {
-        if (_sets is null || id >= (uint)_sets.Length || _sets[id] is not { } set)
-            return Errno.ENOENT;
-        // What it did so far is shown before it goes.
-        set.Flush();
-        Engine.Switch.Leave(set.Port);
-        _sets[id] = null;
-        return Errno.None;
-    }
-
-    /// <summary>How many virtqueues its windows have.</summary>
-    internal int WindowQueues => Windows.Sum(w => w.QueueCount);
-
-    /// <summary>Gives a virtio device a window.</summary>
-    internal Errno AddWindow(VirtioDevice device, DmaPort dma, out int index)
-    {
-        _windows ??= new VirtioWindow?[Limits.Windows];
-        index = Array.IndexOf(_windows, null);
-        if (index < 0)
-            return Errno.ENOSPC;
-        // Two with one PASID would be told of each other's memory.
-        if (Windows.Any(w => w.Pasid == dma.Pasid))
-            return Errno.EBUSY;
-        Volatile.Write(ref _windows[index], new VirtioWindow(this, index, device, dma));
-        return Errno.None;
-    }
-
-    /// <summary>Takes a virtio device out that its driver has reset.</summary>
-    internal Errno RemoveWindow(uint index)
-    {
-        if (_windows is null || index >= (uint)_windows.Length || _windows[index] is not { } window)
-            return Errno.ENOENT;
-        // Its queues would have to be waited for, and with them all functions.
-        if (window.IsInUse)
-            return Errno.EBUSY;
-        Volatile.Write(ref _windows[index], null);
-        window.Dispose();
-        return Errno.None;
-    }
-
-    /// <summary>Whether there is a virtio device in it; its state is none that could be moved.</summary>
-    internal bool HasWindows => Windows.Any();
+    /// <summary>How many queue sets are left; those for frames and the virtqueues of windows come out of one number.</summary>
+    internal int FreeQueueSets => Limits.QueueSets - Sets.Count - Windows.Queues;
 
     internal void SetSuspend(SuspendLevel level)
     {
         if (level == SuspendLevel.Stopped)
-        {
-            foreach (var set in Sets)
-                set.Flush();
-        }
-        var wakes = level < Suspend;
-        Suspend = level;
-        NoteChange();
+            Sets.Flush();
+        var wakes = level < Registers.Suspend;
+        Registers.Suspend = level;
         if (!wakes)
             return;
         Schedule();
-        foreach (var set in Sets)
-        {
-            if (_isReminding)
-                set.Remind();
-            else
-                set.Schedule();
-        }
-        if (_isReminding && _registers.IsEnabled)
-            Slot.RaiseVector(EventVector);
+        Sets.Wake(_isReminding);
+        if (_isReminding && Registers.Values.IsEnabled)
+            Port.RaiseVector(EventVector);
         _isReminding = false;
     }
 
-    /// <summary>The whole state of a function that stands still.</summary>
-    internal FunctionImage Capture()
+    /// <inheritdoc/>
+    public bool TryPause(out Fault fault)
     {
-        lock (_latch)
-            return new FunctionImage(Layout.VirtualDeviceId, MacAddress, _registers, [.. Sets.Select(s => (s.State, s.IsErrorUntold))]);
+        SetSuspend(SuspendLevel.Stopped);
+        return Done(out fault);
     }
 
-    /// <summary>Takes a state over; the function stands still until it is resumed.</summary>
-    internal void Restore(FunctionImage image)
+    /// <inheritdoc/>
+    public void Resume() => SetSuspend(SuspendLevel.None);
+
+    /// <inheritdoc/>
+    public bool TrySave(StateWriter writer, out Fault fault)
     {
-        ResetHeld();
-        Suspend = SuspendLevel.Stopped;
-        MacAddress = image.MacAddress;
-        lock (_latch)
-            _registers = image.Registers;
+        if (Registers.Suspend != SuspendLevel.Stopped)
+            return RefuseRunning(out fault);
+        if (!Windows.IsEmpty)
+        {
+            fault = new Fault(Errno.EOPNOTSUPP, "the function has virtio functions, whose state does not move with it");
+            return false;
+        }
+        new FunctionImage(Port.Identity.DeviceId, Registers.MacAddress, Registers.Capture(), [.. Sets.States]).Write(writer);
+        return Done(out fault);
+    }
+
+    /// <inheritdoc/>
+    public bool TryRestore(StateReader reader, out Fault fault)
+    {
+        if (Registers.Suspend != SuspendLevel.Stopped)
+            return RefuseRunning(out fault);
+        if (!FunctionImage.TryRead(reader, Port.Identity.DeviceId, Limits, out var image, out fault))
+            return false;
+        ResetHeld(userGone: false);
+        Registers.Suspend = SuspendLevel.Stopped;
+        Registers.MacAddress = image.MacAddress;
+        Registers.Replace(image.Registers);
         foreach (var (state, untold) in image.QueueSets)
-            AddQueueSet(state).IsErrorUntold = untold;
+            Sets.Add(state).IsErrorUntold = untold;
+        // An interrupt may have been lost on the way from another machine.
         _isReminding = true;
+        return Done(out fault);
     }
 
-    private IEnumerable<VirtioWindow> Windows => Volatile.Read(ref _windows)?.OfType<VirtioWindow>() ?? [];
-
-    private bool TryGetWindow(ulong offset, out VirtioWindow window, out int within)
+    private static bool RefuseRunning(out Fault fault)
     {
-        var at = offset - AdapterLayout.WindowBase;
-        within = (int)(at % AdapterLayout.WindowSize);
-        var windows = Volatile.Read(ref _windows);
-        window = (windows is not null && at / AdapterLayout.WindowSize < (ulong)windows.Length ? Volatile.Read(ref windows[at / AdapterLayout.WindowSize]) : null)!;
-        return window is not null;
+        fault = new Fault(Errno.EBUSY, "the function does not stand still");
+        return false;
     }
 
-    private IEnumerable<QueueSet> Sets => _sets?.OfType<QueueSet>() ?? [];
-
-    private ulong Read(AdapterRegister register)
+    private static bool Done(out Fault fault)
     {
-        lock (_latch)
+        fault = Fault.None;
+        return true;
+    }
+
+    bool IFunctionChanges.TryTell(DmaPort dma, uint kept)
+    {
+        ref var values = ref Registers.Values;
+        if (values.IsLinkUntold && _events.Room > kept)
         {
-            return register switch
-            {
-                AdapterRegister.Identity => Layout.Identity,
-                AdapterRegister.Control => _registers.Control,
-                AdapterRegister.Status => Status,
-                AdapterRegister.Error => (ulong)_registers.Error,
-                AdapterRegister.Parts => Limits.PartsWord,
-                AdapterRegister.Queues => Limits.QueuesWord,
-                AdapterRegister.Windows => Limits.WindowsWord(VirtualIndex),
-                AdapterRegister.MacAddress => MacAddress,
-                AdapterRegister.CommandBase => _registers.CommandBase,
-                AdapterRegister.CommandSize => _registers.CommandSize,
-                AdapterRegister.CommandProducer => _registers.CommandProducer,
-                AdapterRegister.CommandConsumer => _registers.CommandConsumer,
-                AdapterRegister.EventBase => _registers.EventBase,
-                AdapterRegister.EventSize => _registers.EventSize,
-                AdapterRegister.EventProducer => _registers.EventProducer,
-                AdapterRegister.EventConsumer => _registers.EventConsumerRung,
-                _ => 0,
-            };
+            Volatile.Write(ref values.IsLinkUntold, false);
+            if (!_events.TryPost(dma, AdapterEventType.Link, Errno.None, 0, Engine.IsLinkUp ? 1u : 0, 0))
+                return false;
         }
+        return Sets.TryTell(_events, dma, kept) && Windows.TryTell(_events, dma, kept);
     }
 
-    private uint Status =>
-        (_registers.IsEnabled ? AdapterStatus.Enabled : 0)
-        | (Engine.IsLinkUp ? AdapterStatus.LinkUp : 0)
-        | (_registers.Error != AdapterError.None ? AdapterStatus.Error : 0)
-        | (Suspend != SuspendLevel.None ? AdapterStatus.Suspended : 0);
-
-    private void Write(AdapterRegister register, bool high, uint value)
-    {
-        lock (_latch)
-        {
-            // A reset is under way: what is written meanwhile would be lost by it or not, so it always is.
-            if ((_registers.Control & AdapterControl.Reset) != 0)
-                return;
-            switch (register)
-            {
-                case AdapterRegister.CommandBase:
-                    Merge(ref _registers.CommandBase, high, value);
-                    break;
-                case AdapterRegister.EventBase:
-                    Merge(ref _registers.EventBase, high, value);
-                    break;
-                case AdapterRegister.CommandSize when !high:
-                    _registers.CommandSize = value;
-                    break;
-                case AdapterRegister.EventSize when !high:
-                    _registers.EventSize = value;
-                    break;
-                case AdapterRegister.Control when !high:
-                    WriteControl(value & (AdapterControl.Enable | AdapterControl.Reset));
-                    break;
-                default:
-                    return;
-            }
-        }
-        NoteChange();
-        if (register == AdapterRegister.Control)
-            Schedule();
-    }
-
-    private void WriteControl(uint value)
-    {
-        // What is rung from here on counts for the rings that are enabled now.
-        if ((value & ~_registers.Control & AdapterControl.Enable) != 0)
-            _registers.CommandProducer = _registers.EventConsumerRung = 0;
-        _registers.Control = value;
-    }
-
-    private static void Merge(ref ulong register, bool high, uint value) =>
-        register = high ? (register & uint.MaxValue) | ((ulong)value << 32) : (register & ~(ulong)uint.MaxValue) | value;
-
-    private void Ring(ref uint doorbell, uint value)
-    {
-        Volatile.Write(ref doorbell, value);
-        NoteChange();
-        Schedule();
-    }
-
-    private void RingTransmit(int index) => Volatile.Read(ref _sets)?[index]?.Schedule();
-
-    private QueueSet AddQueueSet(in QueueSetState state)
-    {
-        _sets ??= new QueueSet?[Limits.QueueSets];
-        var set = new QueueSet(this, state);
-        Volatile.Write(ref _sets[state.Id], set);
-        Lane.Switching.Join(set.Port);
-        return set;
-    }
-
-    private bool TryTakeAsked(out VirtualCommand command)
+    private bool TryTakeAsked(out DeferredCommand command)
     {
         command = null!;
-        lock (_latch)
-            return _asked?.TryDequeue(out command!) == true;
+        if (Volatile.Read(ref _asked) is not { } asked)
+            return false;
+        lock (asked)
+            return asked.TryDequeue(out command!);
     }
 
     private bool RunHeld()
     {
-        if (Suspend == SuspendLevel.Stopped)
+        if (Registers.Suspend == SuspendLevel.Stopped)
             return false;
         ApplyControl();
         // What is no bus master stands still until the next doorbell.
-        using var use = Slot.UseDma();
-        if (!_registers.IsEnabled || _registers.Error != AdapterError.None || use.Dma is not { } dma)
+        using var use = Port.UseDma();
+        if (!Registers.Values.IsEnabled || Registers.Values.Error != AdapterError.None || use.Dma is not { } dma)
             return false;
-        NoteChange();
-        var more = AcceptEventConsumer() && AnswerDeferred(dma) && TellChanges(dma, _deferred) && RunCommands(dma);
+        Registers.NoteChange();
+        var more = _events.AcceptConsumer() && _commands.AnswerDeferred(dma) && ((IFunctionChanges)this).TryTell(dma, _commands.Deferred) && _commands.Run(dma);
         // Last, because the handler may change everything.
-        if (_interruptWanted)
-        {
-            _interruptWanted = false;
-            Slot.RaiseVector(EventVector);
-        }
+        if (_events.TakeInterrupt())
+            Port.RaiseVector(EventVector);
         return more;
-    }
-
-    // What a user set up ends with its ownership, and nothing of it is done by the lane that was its own, nor by the one that all share.
-    private void ChooseLane()
-    {
-        AdapterLane old;
-        lock (Gate)
-        {
-            old = Lane;
-            var user = _dma is { Group.OwnerKind: DmaOwnerKind.User } ? _dma : null;
-            if (user is not null == _hasUser)
-                return;
-            _hasUser = user is not null;
-            ResetHeld();
-            // One that came with the state of a user elsewhere goes with that user.
-            MacAddress = _ownAddress;
-            var next = user is null ? Engine.Common : Engine.OpenLane(user.Name);
-            lock (_latch)
-                Volatile.Write(ref _lane, next);
-        }
-        DetachAll();
-        Engine.CloseLane(old);
-    }
-
-    private void ResetHeld()
-    {
-        RemoveQueueSets();
-        VirtioWindow[] windows = [.. Windows];
-        Volatile.Write(ref _windows, null);
-        foreach (var window in windows)
-            window.Dispose();
-        Suspend = SuspendLevel.None;
-        _interruptWanted = false;
-        _isReminding = false;
-        ForgetDeferred();
-        lock (_latch)
-            _registers = default;
-        NoteChange();
-    }
-
-    // Their answers are of before, and passed over.
-    private void ForgetDeferred()
-    {
-        _epoch++;
-        _deferred = 0;
-    }
-
-    private void RemoveQueueSets()
-    {
-        foreach (var set in Sets)
-            Engine.Switch.Leave(set.Port);
-        _sets = null;
     }
 
     private void ApplyControl()
     {
-        var control = Volatile.Read(ref _registers.Control);
-        if ((control & AdapterControl.Reset) != 0)
+        if (!Registers.TryTakeControl(out var reset, out var enable))
+            return;
+        if (reset)
         {
-            ResetHeld();
+            ResetHeld(userGone: false);
             return;
         }
-        var enable = (control & AdapterControl.Enable) != 0;
-        if (enable == (_registers.IsEnabled || _registers.Error == AdapterError.BadRing))
-            return;
-        lock (_latch)
-        {
-            _registers.Error = AdapterError.None;
-            _registers.CommandConsumer = _registers.EventProducer = _registers.EventConsumer = 0;
-            _registers.IsLinkUntold = false;
-            _registers.IsEnabled = enable
-                && FunctionRing.TryMake(_registers.CommandBase, _registers.CommandSize, AdapterCommand.Size, out _registers.Commands)
-                && FunctionRing.TryMake(_registers.EventBase, _registers.EventSize, EventSize, out _registers.Events);
-            if (enable && !_registers.IsEnabled)
-                _registers.Error = AdapterError.BadRing;
-        }
-        ForgetDeferred();
+        Registers.Enable(enable);
+        _commands.Forget();
         if (!enable)
-            RemoveQueueSets();
-        NoteChange();
+            Sets.Clear();
     }
 
-    private bool AcceptEventConsumer()
+    private void ResetHeld(bool userGone)
     {
-        var rung = Volatile.Read(ref _registers.EventConsumerRung);
-        if (rung - _registers.EventConsumer > _registers.EventProducer - _registers.EventConsumer)
-            return FailHeld(AdapterError.BadIndex);
-        _registers.EventConsumer = rung;
-        return true;
-    }
-
-    private uint EventRoom => _registers.Events.Count - (_registers.EventProducer - _registers.EventConsumer);
-
-    // What has no room now, or only that which is kept for an answer, is told when the driver has taken events.
-    private bool TellChanges(DmaPort dma, uint kept)
-    {
-        if (_registers.IsLinkUntold && EventRoom > kept)
-        {
-            Volatile.Write(ref _registers.IsLinkUntold, false);
-            if (!TryPost(dma, AdapterEventType.Link, Errno.None, 0, Engine.IsLinkUp ? 1u : 0, 0))
-                return false;
-        }
-        foreach (var set in _sets ?? [])
-        {
-            if (set is not { IsErrorUntold: true } || EventRoom <= kept)
-                continue;
-            set.IsErrorUntold = false;
-            if (!TryPost(dma, AdapterEventType.QueueError, Errno.None, set.State.Id, (ulong)set.Error, 0))
-                return false;
-        }
-        return _windows is null || TellWindows(dma, _windows, kept);
-    }
-
-    private bool TellWindows(DmaPort dma, VirtioWindow?[] windows, uint kept)
-    {
-        foreach (var window in windows)
-        {
-            if (window is null)
-                continue;
-            while (EventRoom > kept && window.TryTakeFault(out var queue, out var errno))
-            {
-                if (!TryPost(dma, AdapterEventType.VirtioError, errno, (uint)window.Index, (ulong)queue, 0))
-                    return false;
-            }
-            if (EventRoom > kept && window.TakeConfigChange() && !TryPost(dma, AdapterEventType.VirtioConfig, Errno.None, (uint)window.Index, 0, 0))
-                return false;
-        }
-        return true;
-    }
-
-    private bool AnswerDeferred(DmaPort dma)
-    {
-        while (_commands.TryTakeDone(out var command))
-        {
-            if (command.Epoch != _epoch)
-                continue;
-            _deferred--;
-            var status = command.Finish(dma, out var first);
-            if (!TryPost(dma, AdapterEventType.CommandDone, status, command.Tag, first, 0))
-                return false;
-        }
-        return true;
-    }
-
-    private bool RunCommands(DmaPort dma)
-    {
-        Span<byte> bytes = stackalloc byte[AdapterCommand.Size];
-        for (var n = 0; n < CommandsPerTurn; n++)
-        {
-            var waiting = Volatile.Read(ref _registers.CommandProducer) - _registers.CommandConsumer;
-            // A command is taken only when its answer has room, beside those of the deferred ones; the driver's event doorbell goes on here.
-            if (waiting == 0 || EventRoom <= _deferred)
-                return false;
-            if (waiting > _registers.Commands.Count)
-                return FailHeld(AdapterError.BadIndex);
-            if (!dma.TryRead(_registers.Commands.At(_registers.CommandConsumer, AdapterCommand.Size), bytes))
-                return FailHeld(AdapterError.DmaFault);
-            _registers.CommandConsumer++;
-            var command = new AdapterCommand(bytes);
-            var isDone = _commands.TryExecute(command, dma, out var status, out var first, out var second);
-            // What the command caused is told before its answer.
-            if (!TellChanges(dma, isDone ? _deferred + 1 : _deferred))
-                return false;
-            if (isDone && !TryPost(dma, AdapterEventType.CommandDone, status, command.Tag, first, second))
-                return false;
-        }
-        return true;
-    }
-
-    private bool TryPost(DmaPort dma, AdapterEventType type, Errno status, uint tag, ulong first, ulong second)
-    {
-        Span<byte> entry = stackalloc byte[EventSize];
-        entry.Clear();
-        BinaryPrimitives.WriteUInt16LittleEndian(entry, (ushort)type);
-        BinaryPrimitives.WriteUInt16LittleEndian(entry[2..], (ushort)status);
-        BinaryPrimitives.WriteUInt32LittleEndian(entry[4..], tag);
-        BinaryPrimitives.WriteUInt64LittleEndian(entry[8..], first);
-        BinaryPrimitives.WriteUInt64LittleEndian(entry[16..], second);
-        // 1 in the first pass over the ring, 0 in the second, and so on.
-        BinaryPrimitives.WriteUInt32LittleEndian(entry[EventPhaseOffset..], ~(_registers.EventProducer >> _registers.Events.Log) & 1);
-        var at = _registers.Events.At(_registers.EventProducer, EventSize);
-        if (!dma.TryWrite(at, entry[..EventPhaseOffset]))
-            return FailHeld(AdapterError.DmaFault);
-        // The phase comes last: a driver that sees it sees the rest.
-        Thread.MemoryBarrier();
-        if (!dma.TryWrite(new Iova(at.Value + EventPhaseOffset), entry[EventPhaseOffset..]))
-            return FailHeld(AdapterError.DmaFault);
-        _registers.EventProducer++;
-        _interruptWanted = true;
-        return true;
-    }
-
-    private bool FailHeld(AdapterError error)
-    {
-        _registers.Error = error;
-        _interruptWanted = true;
-        return false;
-    }
-
-    /// <summary>An eventfd whose signals stand for writes to a queue set's doorbell.</summary>
-    private sealed class TransmitSignal : AdapterWork, IDisposable
-    {
-        private readonly FunctionUnit _unit;
-        private readonly AdapterLane _lane;
-        private readonly int _set;
-        private readonly EventFd _signal;
-        private readonly PollClient? _listener;
-
-        internal TransmitSignal(FunctionUnit unit, int set, EventFd signal)
-        {
-            _unit = unit;
-            _set = set;
-            _signal = signal;
-            _lane = unit.Lane;
-            _listener = _lane.Listen(signal, this);
-        }
-
-        internal override AdapterLane Lane => _lane;
-
-        internal override bool Run(AdapterLane lane)
-        {
-            _unit.RingTransmit(_set);
-            return false;
-        }
-
-        public void Dispose()
-        {
-            AdapterLane.Unlisten(_listener);
-            _signal.Dispose();
-        }
+        Sets.Clear();
+        Windows.Clear();
+        Registers.Suspend = SuspendLevel.None;
+        _events.TakeInterrupt();
+        _isReminding = false;
+        _commands.Forget();
+        Registers.Replace(default);
+        // One that came with the state of a user elsewhere goes with that user.
+        if (userGone)
+            Registers.MacAddress = _ownAddress;
     }
 }

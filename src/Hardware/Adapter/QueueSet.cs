@@ -26,7 +26,10 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
     private const int FramesPerTurn = 64;
     private const int DescriptorsPerRead = 16;
 
-    private readonly FunctionUnit _function;
+    private readonly AdapterWork _owner;
+    private readonly FunctionPlacement _placement;
+    private readonly IFunctionPort _functionPort;
+    private readonly FunctionRegisterFile _registers;
     private readonly byte[] _received = new byte[DescriptorsPerRead * DescriptorSize];
     private uint _receiveProducer;
     private uint _cachedFrom;
@@ -35,11 +38,20 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
     private bool _indexesChanged;
     private int _missed;
 
-    internal QueueSet(FunctionUnit function, in QueueSetState state)
+    /// <summary>Makes one; its port is not on the switch yet.</summary>
+    /// <param name="owner">The function, which tells its driver of an error.</param>
+    /// <param name="placement">Where that one is worked for.</param>
+    /// <param name="port">Its way to memory and interrupts.</param>
+    /// <param name="registers">Whether it stands still.</param>
+    /// <param name="state">Where the rings are, and how far the adapter is in them.</param>
+    internal QueueSet(AdapterWork owner, FunctionPlacement placement, IFunctionPort port, FunctionRegisterFile registers, in QueueSetState state)
     {
-        Lane = function.Lane;
+        Lane = placement.Lane;
         Port = new SwitchPort(Lane.Switching, this);
-        _function = function;
+        _owner = owner;
+        _placement = placement;
+        _functionPort = port;
+        _registers = registers;
         State = state;
         // Not read before the driver is told of a frame: the set is made before the driver fills its half of the index block.
         _receiveProducer = state.ReceiveConsumer;
@@ -48,7 +60,7 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
     /// <summary>The lane that it was made on; the same one as long as it lives.</summary>
     internal override AdapterLane Lane { get; }
 
-    internal override FaultSource? Faults => _function.Faults;
+    internal override FaultSource? Faults => _owner.Faults;
 
     /// <summary>Its place on the switch.</summary>
     internal SwitchPort Port { get; }
@@ -63,37 +75,37 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
 
     internal override bool Run(AdapterLane lane)
     {
-        if (!_function.TryEnter(Lane))
+        if (!_placement.TryEnter(Lane))
             return false;
         try
         {
-            if (Port.IsGone || Error != AdapterError.None || _function.Suspend != SuspendLevel.None)
+            if (Port.IsGone || Error != AdapterError.None || _registers.Suspend != SuspendLevel.None)
                 return false;
             CountMissed();
-            using var use = _function.Slot.UseDma();
+            using var use = _functionPort.UseDma();
             return use.Dma is { } dma && Transmit(dma);
         }
         finally
         {
-            _function.Gate.Exit();
+            _placement.Gate.Exit();
         }
     }
 
     public void Deliver(in EthernetFrame frame)
     {
-        if (!_function.TryEnter(Lane))
+        if (!_placement.TryEnter(Lane))
             return;
         try
         {
-            if (Port.IsGone || Error != AdapterError.None || _function.Suspend == SuspendLevel.Stopped)
+            if (Port.IsGone || Error != AdapterError.None || _registers.Suspend == SuspendLevel.Stopped)
                 return;
-            using var use = _function.Slot.UseDma();
+            using var use = _functionPort.UseDma();
             if (use.Dma is { } dma)
                 Receive(dma, frame.Bytes);
         }
         finally
         {
-            _function.Gate.Exit();
+            _placement.Gate.Exit();
         }
     }
 
@@ -105,39 +117,39 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
 
     public void Flush()
     {
-        if (!_function.TryEnter(Lane))
+        if (!_placement.TryEnter(Lane))
             return;
         try
         {
-            if (Port.IsGone || _function.Suspend == SuspendLevel.Stopped)
+            if (Port.IsGone || _registers.Suspend == SuspendLevel.Stopped)
                 return;
-            using var use = _function.Slot.UseDma();
+            using var use = _functionPort.UseDma();
             if (use.Dma is not { } dma)
                 return;
             if (_indexesChanged)
             {
                 _indexesChanged = false;
                 WriteIndexes(dma);
-                _function.NoteChange();
+                _registers.NoteChange();
             }
             if (_interruptWanted)
             {
                 _interruptWanted = false;
-                _function.Slot.RaiseVector(State.Vector);
+                _functionPort.RaiseVector(State.Vector);
             }
         }
         finally
         {
-            _function.Gate.Exit();
+            _placement.Gate.Exit();
         }
     }
 
     internal override void Break(AdapterLane lane)
     {
-        if (!_function.TryEnter(Lane))
+        if (!_placement.TryEnter(Lane))
             return;
         Fail(AdapterError.Internal);
-        _function.Gate.Exit();
+        _placement.Gate.Exit();
     }
 
     /// <summary>Raises the interrupt although nothing is known to have happened: one may have been lost on the way from another machine.</summary>
@@ -311,7 +323,7 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
         IsErrorUntold = true;
         _indexesChanged = true;
         Lane.Switching.Touch(Port);
-        _function.Schedule();
+        _owner.Schedule();
         return false;
     }
 }

@@ -21,7 +21,9 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
     public const int NextUser = 0xE0;
 
     private readonly Lock _access = new();
-    private readonly FunctionUnit _unit;
+    private readonly AdapterWork _owner;
+    private readonly IFunctionPort _port;
+    private readonly int _vectors;
     private readonly VirtioDevice _device;
     private readonly DmaPort _dma;
     private readonly VirtioConfigRegisters _registers;
@@ -30,9 +32,11 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
     private Errno _configError;
     private bool _disposed;
 
-    internal VirtioWindow(FunctionUnit unit, int index, VirtioDevice device, DmaPort dma)
+    internal VirtioWindow(AdapterWork owner, IFunctionPort port, int vectors, int index, VirtioDevice device, DmaPort dma)
     {
-        _unit = unit;
+        _owner = owner;
+        _port = port;
+        _vectors = vectors;
         Index = index;
         _device = device;
         _dma = dma;
@@ -40,7 +44,7 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
         _polls = new bool[device.QueueCount];
         for (var i = 0; i < _kicks.Length; i++)
             device.SetQueueKick(i, null, polls: false);
-        device.Faults = unit.Faults;
+        device.Faults = port.Faults;
         _registers = new VirtioConfigRegisters(device, this);
         device.SetDma(dma);
     }
@@ -57,11 +61,11 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
     /// <summary>Whether a driver has begun to use it.</summary>
     internal bool IsInUse => _device.Status != 0;
 
-    int IVirtioRegisterHost.VectorLimit => _unit.Limits.Vectors;
+    int IVirtioRegisterHost.VectorLimit => _vectors;
 
-    void IVirtioRegisterHost.Raise(ushort vector) => _unit.Slot.RaiseVector(vector);
+    void IVirtioRegisterHost.Raise(ushort vector) => _port.RaiseVector(vector);
 
-    void IVirtioRegisterHost.Tell() => _unit.TellVirtio();
+    void IVirtioRegisterHost.Tell() => _owner.Schedule();
 
     internal void Read(int offset, Span<byte> destination)
     {

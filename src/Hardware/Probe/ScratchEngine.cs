@@ -6,23 +6,11 @@ using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Probe;
 
-/// <summary>What a scratch function's engine asks of its PCI side.</summary>
-internal interface IScratchHost
-{
-    PciPortUse UsePort();
-
-    bool RaiseMessage(int vector);
-
-    void StageInterrupt(bool asserted);
-
-    void ShowInterrupt();
-}
-
 /// <summary>
 /// Registers, memory and the DMA thread of a scratch function, physical or virtual. The thread, its eventfd and the memory of BAR 2 come with
 /// their first use, so that an idle function costs next to nothing.
 /// </summary>
-internal sealed class ScratchEngine(IScratchHost host, string name, int index, bool hasPasid) : IDisposable
+internal sealed partial class ScratchEngine(IScratchHost host, string name, int index, bool hasPasid) : IDisposable
 {
     internal const int RegisterBar = 0;
     internal const int PortBar = 1;
@@ -44,8 +32,8 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
     private readonly byte[] _plain = new byte[EndOfMemory - ScratchRegister.Memory];
     private IDisposable? _watch;
     private bool _hadUser;
-    private HostMemory? _memory;
-    private PciBarArea[] _areas = [];
+    private readonly ScratchMemory _memory = new(name);
+    private volatile bool _isPaused;
     private EventFd? _wake;
     private EventFd? _signal;
     private ServiceThread? _thread;
@@ -68,14 +56,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
 
     internal static PciDoorbell[] Doorbells { get; } = [new(RegisterBar, ScratchRegister.Doorbell, sizeof(uint))];
 
-    internal IReadOnlyList<PciBarArea> Areas
-    {
-        get
-        {
-            using var memory = Borrow();
-            return _areas;
-        }
-    }
+    internal IReadOnlyList<PciBarArea> Areas => _memory.Areas;
 
     public void Dispose()
     {
@@ -90,8 +71,8 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
             _signal?.Dispose();
             _signal = null;
             _wake?.Dispose();
-            DropMemory();
         }
+        _memory.End();
     }
 
     /// <summary>The function is in a slot: when its DMA changes hands there, so does its memory.</summary>
@@ -108,7 +89,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
     {
         if (bar == MemoryBar)
         {
-            using var memory = Borrow();
+            using var memory = _memory.Borrow();
             if (memory is null)
                 destination.Fill(0xFF);
             else
@@ -139,7 +120,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
     {
         if (bar == MemoryBar)
         {
-            using var memory = Borrow();
+            using var memory = _memory.Borrow();
             memory?.Write(offset, source);
             return;
         }
@@ -219,7 +200,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
             _plain.AsSpan().Clear();
             _isCancelled = false;
         }
-        using var memory = Borrow(onlyIfThere: true);
+        using var memory = _memory.Borrow(onlyIfThere: true);
         Span<byte> zeros = stackalloc byte[ChunkSize];
         zeros.Clear();
         for (ulong at = 0; memory is not null && at < MemorySize; at += ChunkSize)
@@ -234,18 +215,8 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
             if (_hadUser == hasUser)
                 return;
             _hadUser = hasUser;
-            DropMemory();
         }
-    }
-
-    // Under the lock.
-    private void DropMemory()
-    {
-        foreach (var area in _areas)
-            area.File.Dispose();
-        _areas = [];
-        _memory?.Dispose();
-        _memory = null;
+        _memory.Drop();
     }
 
     private static bool IsTransfer(uint length, uint offset) => length is > 0 and <= MemorySize && offset <= MemorySize - length;
@@ -353,28 +324,6 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
         Occur(CauseDma);
     }
 
-    // A reference of the caller's own, so that an end of the function in the middle of an access takes nothing away. Null when the function ends
-    // or the host has no memory left.
-    private HostMemory? Borrow(bool onlyIfThere = false)
-    {
-        lock (_lock)
-        {
-            if (_memory is null && !onlyIfThere && !_isEnding)
-            {
-                try
-                {
-                    _memory = HostMemory.Allocate($"{name}-bar2", MemorySize, out var file);
-                    _areas = [new PciBarArea(0, MemorySize, file, 0)];
-                }
-                catch (VirtbusException)
-                {
-                    return null;
-                }
-            }
-            return _memory?.Acquire();
-        }
-    }
-
     // Under the lock. False when the function ends or the host has no descriptor or thread left.
     private bool TryStart()
     {
@@ -401,9 +350,10 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
             Transfer? transfer;
             lock (_lock)
             {
-                signal = _signal;
-                transfer = _transfer;
-                _transfer = null;
+                // While it stands still, what was asked for waits.
+                signal = _isPaused ? null : _signal;
+                transfer = _isPaused ? null : _transfer;
+                _transfer = _isPaused ? _transfer : null;
                 _isBusy = transfer is not null;
             }
             if (transfer is { } work)
@@ -457,7 +407,7 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
 
     private bool Move(in Transfer transfer, byte[] buffer)
     {
-        using var memory = Borrow();
+        using var memory = _memory.Borrow();
         for (var moved = 0; moved < transfer.Length; moved += ChunkSize)
         {
             using var use = host.UsePort();
@@ -490,6 +440,11 @@ internal sealed class ScratchEngine(IScratchHost host, string name, int index, b
             _isCancelled = true;
             _transfer = null;
         }
+        WaitUntilIdle();
+    }
+
+    private void WaitUntilIdle()
+    {
         lock (_idle)
         {
             while (_isBusy && _thread is not { IsCurrent: true })

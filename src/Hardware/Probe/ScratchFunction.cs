@@ -17,7 +17,7 @@ namespace Virtbus.Hardware.Probe;
 /// <para>A virtual function, 5642:00ee, has BAR 0 and BAR 2 (both in 64 bits) and MSI-X. D3hot to D0 resets the physical function and leaves a
 /// virtual one as it was.</para>
 /// </remarks>
-public sealed class ScratchFunction : PciPhysicalFunction, IScratchHost
+public sealed class ScratchFunction : PciPhysicalFunction, IScratchHost, IMovableState
 {
     /// <summary>Vendor id of functions that are Virtbus's own.</summary>
     public const ushort VendorId = 0x5642;
@@ -28,6 +28,7 @@ public sealed class ScratchFunction : PciPhysicalFunction, IScratchHost
     /// <summary>Device id of the virtual functions.</summary>
     public const ushort VirtualDeviceId = 0x00EE;
 
+    private const string PortsSection = "scratch-ports";
     private const int RomSize = 4096;
     private const int PlainPorts = 16, DoorbellPort = 16, CountPort = 20;
     private static readonly byte[] _rom = MakeRom();
@@ -68,6 +69,40 @@ public sealed class ScratchFunction : PciPhysicalFunction, IScratchHost
 
     /// <summary>Makes the function fail for good, as hardware does that breaks or is pulled out: it reads as all ones from now on.</summary>
     public void Break() => Lose();
+
+    /// <inheritdoc/>
+    /// <remarks>From any thread. The user's accesses go on; who pauses sees to it that there are none. A transfer that is asked for waits.</remarks>
+    public bool TryPause(out Fault fault)
+    {
+        _engine.Pause();
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public void Resume() => _engine.Resume();
+
+    /// <inheritdoc/>
+    /// <remarks>Config space belongs to who has the function, and moves with that.</remarks>
+    public bool TrySave(StateWriter writer, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(writer);
+        if (!_engine.TrySave(writer, out fault))
+            return false;
+        writer.Add(PortsSection, 1, _ports);
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public bool TryRestore(StateReader reader, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(reader);
+        if (!_engine.TryRead(reader, out var image, out fault) || !reader.TryTake(PortsSection, 1, PlainPorts, PlainPorts, out var ports, out fault)
+            || !reader.TryFinish(out fault) || !_engine.TryApply(image, out fault))
+            return false;
+        ports.Content.Span.CopyTo(_ports);
+        return true;
+    }
 
     PciPortUse IScratchHost.UsePort() => UsePort();
 

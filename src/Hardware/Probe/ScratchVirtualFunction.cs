@@ -5,7 +5,7 @@ using Virtbus.Platform;
 namespace Virtbus.Hardware.Probe;
 
 /// <summary>A virtual function of a <see cref="ScratchFunction"/>: its registers, memory and DMA engine over again.</summary>
-internal sealed class ScratchVirtualFunction : PciVirtualFunction, IScratchHost
+internal sealed class ScratchVirtualFunction : PciVirtualFunction, IScratchHost, IMovableState
 {
     private readonly ScratchEngine _engine;
 
@@ -20,6 +20,20 @@ internal sealed class ScratchVirtualFunction : PciVirtualFunction, IScratchHost
 
     /// <inheritdoc/>
     public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _engine.TryAttach(doorbell, signal, out fault);
+
+    public bool TryPause(out Fault fault)
+    {
+        _engine.Pause();
+        fault = Fault.None;
+        return true;
+    }
+
+    public void Resume() => _engine.Resume();
+
+    public bool TrySave(StateWriter writer, out Fault fault) => _engine.TrySave(writer, out fault);
+
+    public bool TryRestore(StateReader reader, out Fault fault) =>
+        _engine.TryRead(reader, out var image, out fault) && reader.TryFinish(out fault) && _engine.TryApply(image, out fault);
 
     PciPortUse IScratchHost.UsePort() => UsePort();
 

@@ -1,4 +1,5 @@
 using Virtbus.Pci;
+using Virtbus.Platform;
 
 namespace Virtbus.Hardware.Serial;
 
@@ -6,7 +7,7 @@ namespace Virtbus.Hardware.Serial;
 /// A PCI serial port with a 16550A, as QEMU's pci-serial (1b36:0002, subsystem 1af4:1100): eight I/O ports behind BAR 0 and INTA. Every Linux has
 /// the driver (8250_pci). The interrupt is not gated by OUT2, as that is a matter of the PC's board and not of PCI cards.
 /// </summary>
-public sealed class SerialFunction : PciFunction
+public sealed class SerialFunction : PciFunction, IMovableState
 {
     private const int Ports = 8;
 
@@ -30,6 +31,45 @@ public sealed class SerialFunction : PciFunction
 
     /// <summary>The other end of the line.</summary>
     public SerialPort Port { get; }
+
+    /// <inheritdoc/>
+    /// <remarks>From any thread that is not the peer's. The guest's accesses go on; who pauses sees to it that there are none.</remarks>
+    public bool TryPause(out Fault fault)
+    {
+        _uart.Pause();
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public void Resume() => _uart.Continue();
+
+    /// <inheritdoc/>
+    /// <remarks>Config space belongs to who has the function and moves with that; who is at the other end of the line does not move.</remarks>
+    public bool TrySave(StateWriter writer, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(writer);
+        if (!_uart.TryCapture(out var state))
+            return RefuseRunning(out fault);
+        state.Write(writer);
+        fault = Fault.None;
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public bool TryRestore(StateReader reader, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(reader);
+        if (!UartState.TryRead(reader, out var state, out fault) || !reader.TryFinish(out fault))
+            return false;
+        return _uart.TryReplace(state) || RefuseRunning(out fault);
+    }
+
+    private static bool RefuseRunning(out Fault fault)
+    {
+        fault = new Fault(Errno.EBUSY, "the port does not stand still");
+        return false;
+    }
 
     /// <inheritdoc/>
     protected override void ReadRegister(int bar, ulong offset, Span<byte> destination)

@@ -6,9 +6,9 @@ namespace Virtbus.Hardware.Serial;
 /// The registers of a 16550A: two FIFOs of 16 bytes, loopback, and interrupts as its data sheet says. The line is as fast as its peer takes and
 /// gives bytes; the baud rate only decides when the character timeout comes. Safe from any thread.
 /// </summary>
-internal sealed class Uart16550 : IDisposable
+internal sealed partial class Uart16550 : IDisposable
 {
-    private const int FifoSize = 16;
+    private const int FifoSize = UartState.FifoSize;
     private const int BaudBase = 115200;
     private const int TimeoutCharacters = 4;
     private const ushort DivisorOf9600 = 12;
@@ -23,7 +23,7 @@ internal sealed class Uart16550 : IDisposable
     private readonly byte[] _toSend = new byte[FifoSize];
     private ISerialPeer? _peer;
     private int _receivedHead, _receivedCount, _toSendCount, _sendEpoch, _resets;
-    private bool _isSending, _isResumed, _wantsRoom;
+    private bool _isSending, _isResumed, _wantsRoom, _isPaused;
     private bool _hasFifo, _isOverrun, _isEmptyPending, _isTimeout, _isTimerSet;
     private long _timeoutAt;
     private int _trigger = 1;
@@ -187,7 +187,7 @@ internal sealed class Uart16550 : IDisposable
             if (resets is { } count && count != _resets)
                 return bytes.Length;
             // In loopback the receiver hears the transmitter only.
-            taken = IsLoop ? 0 : Math.Min(bytes.Length, Capacity - _receivedCount);
+            taken = IsLoop || _isPaused ? 0 : Math.Min(bytes.Length, Capacity - _receivedCount);
             foreach (var value in bytes[..taken])
                 Put(value, 0);
             _wantsRoom = taken < bytes.Length;
@@ -201,7 +201,7 @@ internal sealed class Uart16550 : IDisposable
     {
         lock (_lock)
         {
-            if (!IsLoop && _receivedCount < Capacity)
+            if (!IsLoop && !_isPaused && _receivedCount < Capacity)
                 Put(0, LSR_BI);
             Stage();
         }
@@ -236,7 +236,8 @@ internal sealed class Uart16550 : IDisposable
                 count = _toSendCount;
                 epoch = _sendEpoch;
                 peer = _peer;
-                if (count == 0)
+                // While the port stands still, what is to go out waits in it.
+                if (count == 0 || _isPaused)
                 {
                     _isSending = false;
                     Stage();
@@ -407,7 +408,7 @@ internal sealed class Uart16550 : IDisposable
     // Who waits for room is woken when the receiver is empty: a guest reads until then, so it gets its bytes in batches.
     private ISerialPeer? PeerToWake()
     {
-        if (!_wantsRoom || IsLoop || _receivedCount > 0)
+        if (!_wantsRoom || IsLoop || _isPaused || _receivedCount > 0)
             return null;
         _wantsRoom = false;
         return _peer;

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Text;
 using Virtbus.Block;
 using Virtbus.Platform;
@@ -15,6 +16,14 @@ public class VirtioBlkDevice : VirtioDevice
     private static readonly VirtioFeatures Offered = VirtioFeatures.Of(
         VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_MQ,
         VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1);
+
+    private const string StateSectionName = "virtio-blk";
+    private const ushort StateVersion = 1;
+    // Capacity 8, flags 1.
+    private const int StateSize = 9;
+    private const byte WritebackFlag = 1;
+    private const byte ModeKnownFlag = 2;
+    private const byte HasRunFlag = 4;
 
     private readonly byte[] _config;
     private readonly IBlockBackend _backend;
@@ -104,6 +113,39 @@ public class VirtioBlkDevice : VirtioDevice
         _writeback = _cacheMode.IsWriteback;
         _isModeKnown = false;
         _hasRun = false;
+    }
+
+    /// <inheritdoc/>
+    protected override bool TrySaveModel(StateWriter writer, out Fault fault)
+    {
+        Span<byte> content = stackalloc byte[StateSize];
+        BinaryPrimitives.WriteInt64LittleEndian(content, _backend.Info.Capacity);
+        content[8] = (byte)((_writeback ? WritebackFlag : 0) | (_isModeKnown ? ModeKnownFlag : 0) | (_hasRun ? HasRunFlag : 0));
+        writer.Add(StateSectionName, StateVersion, content);
+        return Done(out fault);
+    }
+
+    /// <inheritdoc/>
+    protected override bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(reader);
+        apply = static () => { };
+        if (!reader.TryTake(StateSectionName, StateVersion, StateSize, StateSize, out var section, out fault))
+            return false;
+        var capacity = BinaryPrimitives.ReadInt64LittleEndian(section.Content.Span);
+        var flags = section.Content.Span[8];
+        // One that grew is told of by its configuration; blocks that a driver knows must be there.
+        if (capacity > _backend.Info.Capacity || capacity < 0)
+            return Refuse(Errno.EINVAL, $"section '{section.Name}', version {section.Version}, is of a disk of {capacity} bytes; this one has {_backend.Info.Capacity}", out fault);
+        if (flags > (WritebackFlag | ModeKnownFlag | HasRunFlag))
+            return Refuse(Errno.EINVAL, $"section '{section.Name}', version {section.Version}, has flags 0x{flags:x} that there are not", out fault);
+        apply = () =>
+        {
+            _writeback = (flags & WritebackFlag) != 0;
+            _isModeKnown = (flags & ModeKnownFlag) != 0;
+            _hasRun = (flags & HasRunFlag) != 0;
+        };
+        return true;
     }
 
     /// <inheritdoc/>

@@ -18,7 +18,7 @@ public abstract partial class PciFunction : IPciFunction
 
     // Orders what is computed from config space; taken before the locks of config space, MSI and MSI-X, and never while the port is called.
     private readonly Lock _sync = new();
-    private readonly PortGate _gate = new();
+    private readonly UseGate _gate = new(isOpen: false);
     private readonly MsiCapability? _msiCapability;
     private readonly MsixCapability? _msixCapability;
     private readonly int _powerOffset;
@@ -163,16 +163,10 @@ public abstract partial class PciFunction : IPciFunction
     /// <inheritdoc/>
     public void ReadBar(int bar, ulong offset, Span<byte> destination)
     {
-        var size = (uint)bar < PciBar.Count ? GetBar(bar).Size : 0;
-        if (_isLost || !_isAwake || _isFailed || offset >= size)
+        if (_isLost || !_isAwake || _isFailed)
         {
             destination.Fill(0xFF);
             return;
-        }
-        if ((ulong)destination.Length > size - offset)
-        {
-            destination[(int)(size - offset)..].Fill(0xFF);
-            destination = destination[..(int)(size - offset)];
         }
         while (destination.Length > 0)
         {
@@ -192,11 +186,8 @@ public abstract partial class PciFunction : IPciFunction
     /// <inheritdoc/>
     public void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> source)
     {
-        var size = (uint)bar < PciBar.Rom ? GetBar(bar).Size : 0;
-        if (_isLost || !_isAwake || _isFailed || offset >= size)
+        if (_isLost || !_isAwake || _isFailed || bar == PciBar.Rom)
             return;
-        if ((ulong)source.Length > size - offset)
-            source = source[..(int)(size - offset)];
         while (source.Length > 0)
         {
             var part = Part(bar, offset, source.Length, out var start, out var length);

@@ -1,13 +1,14 @@
 using Virtbus.Memory.Dma;
+using Virtbus.Platform;
 
 namespace Virtbus.Pci;
 
 /// <summary>The right to do DMA for a while, as <see cref="PciFunction.UsePort"/> gives it: an unplug waits until it is disposed.</summary>
 public readonly ref struct PciPortUse
 {
-    private readonly PortGate? _gate;
+    private readonly UseGate? _gate;
 
-    internal PciPortUse(PortGate gate, DmaPort dma)
+    internal PciPortUse(UseGate gate, DmaPort dma)
     {
         _gate = gate;
         Dma = dma;

@@ -30,16 +30,22 @@ public interface IVfioDeviceOps
     /// <param name="index">Below <see cref="VfioDeviceInfo.Interrupts"/>.</param>
     VfioIrqInfo GetIrqInfo(uint index);
 
+    /// <summary>
+    /// Whether the device checks the range of an access itself, because what lies behind it does (a bus, for a function on it). Where it does
+    /// not, the core has checked it before a read or a write comes here.
+    /// </summary>
+    bool ChecksRange => false;
+
     /// <summary>Reads a region.</summary>
     /// <param name="region">Region index.</param>
-    /// <param name="offset">First byte; the range lies inside the region.</param>
+    /// <param name="offset">First byte; the range lies inside the region, unless <see cref="ChecksRange"/>.</param>
     /// <param name="destination">Where to.</param>
     /// <param name="fault">EIO: the memory is disabled, or the device is gone; EINVAL.</param>
     bool TryRead(uint region, ulong offset, Span<byte> destination, out Fault fault);
 
     /// <summary>Writes a region.</summary>
     /// <param name="region">Region index.</param>
-    /// <param name="offset">First byte; the range lies inside the region.</param>
+    /// <param name="offset">First byte; as for <see cref="TryRead"/>.</param>
     /// <param name="source">Where from.</param>
     /// <param name="fault">As <see cref="TryRead"/>.</param>
     bool TryWrite(uint region, ulong offset, ReadOnlySpan<byte> source, out Fault fault);

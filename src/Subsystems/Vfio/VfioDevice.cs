@@ -35,7 +35,7 @@ public sealed class VfioDevice : Device, IUserHeld
     }
 
     /// <summary>The name that users know: that of the device it stands on, for example 0000:01:00.1.</summary>
-    public string Label { get; }
+    public override string Label { get; }
 
     /// <summary>Whether somebody has it open.</summary>
     public bool IsOpen => Volatile.Read(ref _handle) is not null;
@@ -170,7 +170,6 @@ public sealed class VfioDevice : Device, IUserHeld
     [
         new(EndpointAttributes.Of<VfioDevice>(d => d.Endpoint)),
         new(
-            new ObjectAttribute<VfioDevice>("label", d => d.Label),
             new ObjectAttribute<VfioDevice>("migration_state", d => NameOf(d.Ops.Migration?.State), visible: d => d.Ops.Migration is not null),
             new ObjectAttribute<VfioDevice>("revoke", null, static (d, value, _) =>
             {

@@ -1,6 +1,4 @@
-using System.Numerics;
 using Virtbus.Memory;
-using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Subsystems.Vfio;
@@ -114,7 +112,7 @@ public sealed class VfioHandle : IDisposable
             return false;
         try
         {
-            if (!IsAccessible(region, offset, destination.Length, VfioRegionFlags.Read, out fault))
+            if (!IsAccessible(region, offset, destination.Length, VfioRegionFlags.Read, isRangeChecked: !_ops.ChecksRange, out fault))
                 return false;
             return destination.IsEmpty || _ops.TryRead(region, offset, destination, out fault);
         }
@@ -135,7 +133,7 @@ public sealed class VfioHandle : IDisposable
             return false;
         try
         {
-            if (!IsAccessible(region, offset, source.Length, VfioRegionFlags.Write, out fault))
+            if (!IsAccessible(region, offset, source.Length, VfioRegionFlags.Write, isRangeChecked: !_ops.ChecksRange, out fault))
                 return false;
             return source.IsEmpty || _ops.TryWrite(region, offset, source, out fault);
         }
@@ -156,7 +154,8 @@ public sealed class VfioHandle : IDisposable
             return false;
         try
         {
-            return IsAccessible(region, offset, length, VfioRegionFlags.Write, out fault);
+            // A question, and no access: nobody behind is asked.
+            return IsAccessible(region, offset, length, VfioRegionFlags.Write, isRangeChecked: true, out fault);
         }
         finally
         {
@@ -173,7 +172,9 @@ public sealed class VfioHandle : IDisposable
             return false;
         try
         {
-            return IsValid(set, out fault) && _ops.TrySetIrqs(set, out fault);
+            return set.Index < (uint)_irqs.Length
+                ? VfioIrqRules.IsValid(set, IrqInGate(set.Index), out fault) && _ops.TrySetIrqs(set, out fault)
+                : Refuse(Errno.EINVAL, "there is no interrupt index of that number", out fault);
         }
         finally
         {
@@ -391,7 +392,7 @@ public sealed class VfioHandle : IDisposable
             Device.Closed();
     }
 
-    private bool TryEnter(out Fault fault)
+    internal bool TryEnter(out Fault fault)
     {
         _gate.Enter();
         if (_isDead)
@@ -404,7 +405,7 @@ public sealed class VfioHandle : IDisposable
         return true;
     }
 
-    private void Leave()
+    internal void Leave()
     {
         try
         {
@@ -421,202 +422,22 @@ public sealed class VfioHandle : IDisposable
 
     private VfioIrqInfo IrqInGate(uint index) => _irqs[index] ??= _ops.GetIrqInfo(index);
 
-    private bool IsAccessible(uint region, ulong offset, int length, VfioRegionFlags wanted, out Fault fault)
+    private bool IsAccessible(uint region, ulong offset, int length, VfioRegionFlags wanted, bool isRangeChecked, out Fault fault)
     {
         if (region >= (uint)_regions.Length)
             return Refuse(Errno.EINVAL, "there is no region of that index", out fault);
         var info = RegionInGate(region);
         if ((info.Flags & wanted) == VfioRegionFlags.None)
             return Refuse(Errno.EINVAL, "the region does not allow that access", out fault);
-        if (offset > info.Size || (ulong)length > info.Size - offset)
+        if (isRangeChecked && (offset > info.Size || (ulong)length > info.Size - offset))
             return Refuse(Errno.EINVAL, "the access leaves the region", out fault);
         fault = Fault.None;
         return true;
     }
 
-    private bool IsValid(in VfioIrqSet set, out Fault fault)
-    {
-        const VfioIrqSetFlags Data = VfioIrqSetFlags.DataNone | VfioIrqSetFlags.DataBool | VfioIrqSetFlags.DataEventFd;
-        const VfioIrqSetFlags Action = VfioIrqSetFlags.ActionMask | VfioIrqSetFlags.ActionUnmask | VfioIrqSetFlags.ActionTrigger;
-        var data = set.Flags & Data;
-        var action = set.Flags & Action;
-        if ((set.Flags & ~(Data | Action)) != default(VfioIrqSetFlags) || BitOperations.PopCount((uint)data) != 1 || BitOperations.PopCount((uint)action) != 1)
-            return Refuse(Errno.EINVAL, "interrupts are set with exactly one kind of data and one action", out fault);
-        if (set.Index >= (uint)_irqs.Length)
-            return Refuse(Errno.EINVAL, "there is no interrupt index of that number", out fault);
-        var info = IrqInGate(set.Index);
-        if (set.Start >= info.Count || set.Count > info.Count - set.Start)
-            return Refuse(Errno.EINVAL, "the vectors are not all there", out fault);
-        if (set.Count == 0 && (data != VfioIrqSetFlags.DataNone || action != VfioIrqSetFlags.ActionTrigger || set.Start != 0))
-            return Refuse(Errno.EINVAL, "no vector is meant only to disable an index", out fault);
-        if (data == VfioIrqSetFlags.DataBool && (uint)set.Bools.Length != set.Count)
-            return Refuse(Errno.EINVAL, "there is not one truth value a vector", out fault);
-        if (data == VfioIrqSetFlags.DataEventFd && set.EventFds.Length != 0 && (uint)set.EventFds.Length != set.Count)
-            return Refuse(Errno.EINVAL, "there is not one eventfd a vector", out fault);
-        if (data == VfioIrqSetFlags.DataEventFd && (info.Flags & VfioIrqFlags.EventFd) == VfioIrqFlags.None)
-            return Refuse(Errno.EINVAL, "the interrupt index signals no eventfds", out fault);
-        if (action != VfioIrqSetFlags.ActionTrigger && (info.Flags & VfioIrqFlags.Maskable) == VfioIrqFlags.None)
-            return Refuse(Errno.EINVAL, "the interrupt index cannot be masked", out fault);
-        fault = Fault.None;
-        return true;
-    }
-
-    private static bool Refuse(Errno errno, string why, out Fault fault)
+    internal static bool Refuse(Errno errno, string why, out Fault fault)
     {
         fault = new Fault(errno, why);
         return false;
-    }
-
-    // The driver's migration, called as the device is: one call at a time, none once the device is closed.
-    private sealed class GuardedMigration(VfioHandle handle, IVfioMigrationOps ops) : IVfioMigrationOps
-    {
-        public VfioMigrationFlags Flags { get; } = ops.Flags;
-
-        public VfioMigrationState State => handle._isDead ? VfioMigrationState.Error : ops.State;
-
-        public ulong DataSize
-        {
-            get
-            {
-                if (!handle.TryEnter(out _))
-                    return 0;
-                try
-                {
-                    return ops.DataSize;
-                }
-                finally
-                {
-                    handle.Leave();
-                }
-            }
-        }
-
-        public bool TrySetState(VfioMigrationState state, out VfioMigrationStream? stream, out Fault fault)
-        {
-            stream = null;
-            if (!handle.TryEnter(out fault))
-                return false;
-            try
-            {
-                if (!ops.TrySetState(state, out var opened, out fault))
-                    return false;
-                stream = opened is null ? null : new GuardedStream(handle, opened);
-                return true;
-            }
-            finally
-            {
-                handle.Leave();
-            }
-        }
-    }
-
-    private sealed class GuardedStream(VfioHandle handle, VfioMigrationStream stream) : VfioMigrationStream
-    {
-        public override bool TryRead(Span<byte> destination, out int count, out Fault fault)
-        {
-            count = 0;
-            if (!handle.TryEnter(out fault))
-                return false;
-            try
-            {
-                return stream.TryRead(destination, out count, out fault);
-            }
-            finally
-            {
-                handle.Leave();
-            }
-        }
-
-        public override bool TryWrite(ReadOnlySpan<byte> source, out Fault fault)
-        {
-            if (!handle.TryEnter(out fault))
-                return false;
-            try
-            {
-                return stream.TryWrite(source, out fault);
-            }
-            finally
-            {
-                handle.Leave();
-            }
-        }
-
-        public override bool TryGetPreCopyInfo(out ulong initialBytes, out ulong dirtyBytes, out Fault fault)
-        {
-            initialBytes = dirtyBytes = 0;
-            if (!handle.TryEnter(out fault))
-                return false;
-            try
-            {
-                return stream.TryGetPreCopyInfo(out initialBytes, out dirtyBytes, out fault);
-            }
-            finally
-            {
-                handle.Leave();
-            }
-        }
-
-        protected override void Dispose(bool disposing) => stream.Dispose();
-    }
-
-    private sealed class GuardedDmaLogging(VfioHandle handle, IVfioDmaLoggingOps ops) : IVfioDmaLoggingOps
-    {
-        public bool TryStart(ref ulong pageSize, ReadOnlySpan<IovaRange> ranges, out Fault fault)
-        {
-            if (!handle.TryEnter(out fault))
-                return false;
-            try
-            {
-                return ranges.IsEmpty
-                    ? Refuse(Errno.EINVAL, "no range is named whose pages are to be logged", out fault)
-                    : ops.TryStart(ref pageSize, ranges, out fault);
-            }
-            finally
-            {
-                handle.Leave();
-            }
-        }
-
-        public void Stop()
-        {
-            if (!handle.TryEnter(out _))
-                return;
-            try
-            {
-                ops.Stop();
-            }
-            finally
-            {
-                handle.Leave();
-            }
-        }
-
-        public bool CanReport(IovaRange range, ulong pageSize, out Fault fault)
-        {
-            if (!handle.TryEnter(out fault))
-                return false;
-            try
-            {
-                return ops.CanReport(range, pageSize, out fault);
-            }
-            finally
-            {
-                handle.Leave();
-            }
-        }
-
-        public bool TryReport(IovaRange range, ulong pageSize, Span<ulong> bitmap, out Fault fault)
-        {
-            if (!handle.TryEnter(out fault))
-                return false;
-            try
-            {
-                return ops.TryReport(range, pageSize, bitmap, out fault);
-            }
-            finally
-            {
-                handle.Leave();
-            }
-        }
     }
 }

@@ -18,7 +18,7 @@ public sealed class VhostDevice : Device
     }
 
     /// <summary>The name that users know: that of the vDPA device.</summary>
-    public string Label { get; }
+    public override string Label { get; }
 
     /// <summary>The operations by which a transport drives it.</summary>
     public IVdpaOps Ops { get; }
@@ -35,6 +35,6 @@ public sealed class VhostDevice : Device
 
     internal static readonly AttributeGroup[] Groups =
     [
-        new([.. EndpointAttributes.Of<VhostDevice>(d => d.Endpoint), new ObjectAttribute<VhostDevice>("label", d => d.Label)]),
+        new([.. EndpointAttributes.Of<VhostDevice>(d => d.Endpoint)]),
     ];
 }

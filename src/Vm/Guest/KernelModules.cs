@@ -113,7 +113,7 @@ internal sealed class KernelModules
     {
         string name = Path.GetFileName(file);
         int extension = name.IndexOf(".ko", StringComparison.Ordinal);
-        return (extension < 0 ? name : name[..extension]).Replace('-', '_');
+        return ModuleName.Of(extension < 0 ? name : name[..extension]);
     }
 
     private static async Task<byte[]> ReadAsync(string file, CancellationToken cancellation)

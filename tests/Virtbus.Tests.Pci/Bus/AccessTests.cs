@@ -45,6 +45,40 @@ public sealed class AccessTests
     }
 
     [Fact]
+    public async Task Range_and_decode_are_checked_by_the_bus_once_and_the_function_sees_what_passed_only()
+    {
+        var world = await PciWorld.NewAsync();
+        var (card, device) = await world.PlugAsync();
+        var region = device.GetRegion(0);
+        var size = region.Bar.Size;
+        Fault fault;
+        // Whatever the way: nothing is decoded yet.
+        Assert.False(region.TryWrite(0, [1, 2, 3, 4], out fault));
+        Assert.Equal(Errno.EIO, fault.Errno);
+        Assert.False(region.TryWriteRegisters(0, new byte[24], out fault));
+        device.Enable();
+        foreach (var (offset, length) in new[] { (size, 1), (size - 4, 8), (size - 1, 4), (ulong.MaxValue, 4), (ulong.MaxValue - 2, 4) })
+        {
+            var bytes = new byte[length];
+            Assert.False(region.TryRead(offset, bytes, out fault));
+            Assert.Equal(Errno.EINVAL, fault.Errno);
+            Assert.All(bytes, static b => Assert.Equal(0xFF, b));
+            Assert.False(region.TryReadRegisters(offset, bytes, out fault));
+            Assert.False(region.TryWrite(offset, bytes, out fault));
+            Assert.Equal(Errno.EINVAL, fault.Errno);
+            Assert.False(region.TryWriteRegisters(offset, bytes, out fault));
+            Assert.False(region.Holds(offset, length, out fault));
+        }
+        // A BAR that is not there, and the ROM by way of another BAR.
+        Assert.False(device.GetRegion(5).TryRead(0, new byte[4], out fault));
+        Assert.False(region.TryReadRom(0, new byte[4], out fault));
+        Assert.Empty(card.Accesses);
+        Assert.True(region.TryWriteRegisters(2, new byte[15], out fault), fault.Message);
+        // Registers as a processor would reach them.
+        Assert.Equal(["write 2 2", "write 4 4", "write 8 8", "write 10 1"], card.Accesses);
+    }
+
+    [Fact]
     public async Task Enable_counts_and_the_last_disable_ends_mastering_too()
     {
         var world = await PciWorld.NewAsync();

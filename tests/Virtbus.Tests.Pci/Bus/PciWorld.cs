@@ -204,10 +204,20 @@ internal sealed class Card(CardOptions options) : PciPhysicalFunction(MakeLayout
         return use.Dma?.TryWrite(new Iova(iova), BitConverter.GetBytes(value)) == true;
     }
 
-    protected override void ReadRegister(int bar, ulong offset, Span<byte> destination) => _registers.Read(bar, offset, destination);
+    /// <summary>What reached registers that mean nothing: the way, the offset and the length.</summary>
+    public IReadOnlyList<string> Accesses => _accesses;
+
+    private readonly List<string> _accesses = [];
+
+    protected override void ReadRegister(int bar, ulong offset, Span<byte> destination)
+    {
+        Note("read", offset, destination.Length);
+        _registers.Read(bar, offset, destination);
+    }
 
     protected override void WriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source)
     {
+        Note("write", offset, source.Length);
         _registers.Write(bar, offset, source);
         if (bar == 0 && offset == Message)
             RaiseMessage(source[0]);
@@ -226,6 +236,16 @@ internal sealed class Card(CardOptions options) : PciPhysicalFunction(MakeLayout
         base.Dispose(disposing);
         OnEnd?.Invoke();
         OnEnd = null;
+    }
+
+    // A few are enough for every test that looks.
+    private void Note(string way, ulong offset, int length)
+    {
+        lock (_accesses)
+        {
+            if (_accesses.Count < 32)
+                _accesses.Add($"{way} {offset:x} {length}");
+        }
     }
 
     protected override PciVirtualFunction CreateVirtualFunction(int index) => new CardPart(this, index, _virtualLayout ??= VirtualLayout());

@@ -254,12 +254,14 @@ internal sealed class Churn : IAsyncDisposable
                     break;
                 case 2:
                     var label = $"extra{step}";
-                    await DemandAsync("/bus/pci/plug", $"simulated scratch label {label} driver vfio-pci");
+                    await DemandAsync("/kernel/config/define", $"{label} kind=pci simulated=scratch driver=vfio-pci live=1");
                     var path = (await _daemon.ListAsync("/bus/pci/devices")).Keys.OrderBy(static k => k, StringComparer.Ordinal).Last();
                     await DemandAsync($"/bus/pci/devices/{path}/unplug", random.Next(2) == 0 ? "1" : "surprise");
+                    await DemandAsync("/kernel/config/deactivate", label);
+                    await DemandAsync("/kernel/config/undefine", label);
                     break;
                 case 3:
-                    await _daemon.TrySetAsync("/bus/pci/plug", $"vfio-user {_server!.Path} label hostile{step}");
+                    await _daemon.TrySetAsync("/kernel/config/define", $"hostile{step} kind=pci vfio-user={_server!.Path} live=1");
                     break;
                 default:
                     var adapter = Adapters[random.Next(Adapters.Length)];

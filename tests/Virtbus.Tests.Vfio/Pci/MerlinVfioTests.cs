@@ -1,4 +1,3 @@
-using System.Reflection;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Drivers.MerlinVfioPci;
@@ -183,17 +182,17 @@ public sealed class MerlinVfioTests
         Assert.Equal(VfioMigrationFlags.StopCopy | VfioMigrationFlags.P2P | VfioMigrationFlags.PreCopy, migration.Flags);
         (VfioMigrationState To, string Calls)[] steps =
         [
-            (VfioMigrationState.RunningP2P, "suspend 0 p2p"),
-            (VfioMigrationState.Stop, "suspend 0 all"),
-            (VfioMigrationState.RunningP2P, "suspend 0 p2p"),
-            (VfioMigrationState.Running, "resume 0"),
-            (VfioMigrationState.Stop, "suspend 0 p2p|suspend 0 all"),
-            (VfioMigrationState.Running, "suspend 0 p2p|resume 0"),
-            (VfioMigrationState.PreCopy, "save 0"),
-            (VfioMigrationState.PreCopyP2P, "suspend 0 p2p"),
-            (VfioMigrationState.PreCopy, "resume 0"),
-            (VfioMigrationState.StopCopy, "suspend 0 p2p|suspend 0 all|save 0"),
-            (VfioMigrationState.Running, "suspend 0 p2p|resume 0"),
+            (VfioMigrationState.RunningP2P, "suspend 70 p2p"),
+            (VfioMigrationState.Stop, "suspend 70 all"),
+            (VfioMigrationState.RunningP2P, "suspend 70 p2p"),
+            (VfioMigrationState.Running, "resume 70"),
+            (VfioMigrationState.Stop, "suspend 70 p2p|suspend 70 all"),
+            (VfioMigrationState.Running, "suspend 70 p2p|resume 70"),
+            (VfioMigrationState.PreCopy, "save 70"),
+            (VfioMigrationState.PreCopyP2P, "suspend 70 p2p"),
+            (VfioMigrationState.PreCopy, "resume 70"),
+            (VfioMigrationState.StopCopy, "suspend 70 p2p|suspend 70 all|save 70"),
+            (VfioMigrationState.Running, "suspend 70 p2p|resume 70"),
         ];
         foreach (var (to, calls) in steps)
         {
@@ -235,7 +234,7 @@ public sealed class MerlinVfioTests
         Assert.True(from.Handle.Migration!.TrySetState(VfioMigrationState.StopCopy, out var opened, out _));
         Assert.Equal(preCopy, opened is null);
         if (preCopy && savesRunning)
-            Assert.DoesNotContain("save 0", source.Channel.Calls);
+            Assert.DoesNotContain("save 70", source.Channel.Calls);
         Assert.Equal(Errno.None, ReadAll(stream ?? opened!, data));
 
         Assert.True(to.Handle.Migration!.TrySetState(VfioMigrationState.Resuming, out var into, out _));
@@ -243,7 +242,7 @@ public sealed class MerlinVfioTests
             Assert.True(into!.TryWrite(part, out var fault), fault.Message);
         Assert.True(to.Handle.Migration.TrySetState(VfioMigrationState.Running, out _, out _));
         Assert.Equal(source.Channel.State, target.Channel.State);
-        Assert.Equal("load 0|suspend 0 p2p|resume 0", string.Join('|', target.Channel.Calls.SkipWhile(c => c[0] != 'l')));
+        Assert.Equal("load 70|suspend 70 p2p|resume 70", string.Join('|', target.Channel.Calls.SkipWhile(c => c[0] != 'l')));
         from.Dispose();
         to.Dispose();
     }
@@ -270,7 +269,7 @@ public sealed class MerlinVfioTests
         var (other, to) = await OpenAsync();
         Assert.True(to.Handle.Migration!.TrySetState(VfioMigrationState.Resuming, out _, out _));
         Assert.True(to.Handle.Migration.TrySetState(VfioMigrationState.Running, out _, out _));
-        Assert.DoesNotContain("load 0", other.Channel.Calls);
+        Assert.DoesNotContain("load 70", other.Channel.Calls);
         to.Dispose();
     }
 
@@ -279,18 +278,18 @@ public sealed class MerlinVfioTests
     {
         var (adapter, user) = await OpenAsync();
         var migration = user.Handle.Migration!;
-        adapter.Channel.Fails = "suspend 0 all";
+        adapter.Channel.Fails = "suspend 70 all";
         Assert.False(migration.TrySetState(VfioMigrationState.Stop, out _, out var fault));
         Assert.Equal(Errno.EIO, fault.Errno);
         Assert.Equal(VfioMigrationState.RunningP2P, migration.State);
         adapter.Channel.Fails = "";
         Assert.True(migration.TrySetState(VfioMigrationState.PreCopy, out _, out _));
-        adapter.Channel.Fails = "save 0";
+        adapter.Channel.Fails = "save 70";
         adapter.Channel.Change([9]);
         Assert.False(migration.TrySetState(VfioMigrationState.StopCopy, out _, out _));
         Assert.Equal(VfioMigrationState.PreCopyP2P, migration.State);
-        Assert.Equal("suspend 0 p2p", adapter.Channel.Calls[^1]);
-        adapter.Channel.OnSave = () => adapter.Channel.Fails = "suspend 0 p2p";
+        Assert.Equal("suspend 70 p2p", adapter.Channel.Calls[^1]);
+        adapter.Channel.OnSave = () => adapter.Channel.Fails = "suspend 70 p2p";
         adapter.Channel.RefusesSave = true;
         Assert.False(migration.TrySetState(VfioMigrationState.StopCopy, out _, out _));
         Assert.Equal(VfioMigrationState.Error, migration.State);
@@ -319,6 +318,21 @@ public sealed class MerlinVfioTests
         Assert.True(next.Handle.DmaLogging!.TryStart(ref pageSize, ranges, out fault), fault.Message);
     }
 
+    [Fact]
+    public async Task Stream_of_an_older_version_is_refused_with_both_versions_named()
+    {
+        var (adapter, to) = await OpenAsync();
+        using (to)
+        {
+            var identity = new byte[VfioRecordWriter.HeaderSize + 12];
+            (identity[0], identity[12], identity[16]) = (12, 1, 1);
+            Assert.True(to.Handle.Migration!.TrySetState(VfioMigrationState.Resuming, out var into, out _));
+            Assert.False(into!.TryWrite(identity, out var fault));
+            Assert.Equal(new Fault(Errno.EINVAL, "the migration data is of version 1; version 2 is read"), fault);
+            Assert.DoesNotContain("load 70", adapter.Channel.Calls);
+        }
+    }
+
     private static async Task RefusedAsync(byte[] data)
     {
         var (adapter, to) = await OpenAsync();
@@ -327,7 +341,7 @@ public sealed class MerlinVfioTests
             Assert.True(to.Handle.Migration!.TrySetState(VfioMigrationState.Resuming, out var into, out _));
             Assert.False(into!.TryWrite(data, out var fault) && to.Handle.Migration.TrySetState(VfioMigrationState.Stop, out _, out fault));
             Assert.True(fault.Errno is Errno.EINVAL or Errno.ENOMEM, fault.ToString());
-            Assert.DoesNotContain("load 0", adapter.Channel.Calls);
+            Assert.DoesNotContain("load 70", adapter.Channel.Calls);
         }
     }
 
@@ -395,31 +409,24 @@ public sealed class MerlinVfioTests
 
         public async Task AddChannelAsync()
         {
-            Part = new NicPart(World.Auxiliary, "merlin_core", NicPartKind.VfMigration, 0, 0, CoreOf(Physical)) { VfMigration = Channel };
+            Part = new NicPart(World.Auxiliary, "merlin_core", NicPartKind.Migration, 0, 0, new FakeCore(Physical, Channel));
             await World.Fabric.AddAsync(Part);
             Assert.NotNull(Part.Driver);
         }
 
         public Task RemoveChannelAsync() => World.Fabric.UnregisterAsync(Part!).AsTask();
-
-        private static INicCore CoreOf(PciDevice device)
-        {
-            var core = DispatchProxy.Create<INicCore, CoreProxy>();
-            ((CoreProxy)(object)core).Device = device;
-            return core;
-        }
     }
 
-    /// <summary>A core driver of which the parts need its device only.</summary>
-    public class CoreProxy : DispatchProxy
+    /// <summary>A core of which parts need the device and one capability.</summary>
+    private sealed class FakeCore(PciDevice device, FakeChannel channel) : INicCore
     {
-        public Device? Device { get; set; }
+        public Device Device => device;
 
-        protected override object? Invoke(MethodInfo? targetMethod, object?[]? args) =>
-            targetMethod!.Name == "get_Device" ? Device : throw new NotSupportedException(targetMethod.Name);
+        public T? Find<T>()
+            where T : class => channel as T;
     }
 
-    private sealed class FakeChannel : INicVfMigration
+    private sealed class FakeChannel : INicMigration
     {
         private ulong _generation = 1;
         private bool _isStopped;
@@ -436,43 +443,50 @@ public sealed class MerlinVfioTests
 
         public Action? OnSave { get; set; }
 
+        public bool TryGetFunctionId(Device function, out uint id)
+        {
+            // Ids are the adapter's own, and no numbers of virtual functions.
+            id = 70 + (uint)((PciDevice)function).VirtualFunctionIndex;
+            return true;
+        }
+
         public void Change(byte[] state)
         {
             State = state;
             _generation++;
         }
 
-        public bool TrySuspend(int vf, bool p2pOnly, out Fault fault)
+        public bool TrySuspend(uint function, bool p2pOnly, out Fault fault)
         {
-            if (!Do($"suspend {vf} {(p2pOnly ? "p2p" : "all")}", out fault))
+            if (!Do($"suspend {function} {(p2pOnly ? "p2p" : "all")}", out fault))
                 return false;
             _isStopped = !p2pOnly;
             return true;
         }
 
-        public bool TryResume(int vf, out Fault fault)
+        public bool TryResume(uint function, out Fault fault)
         {
             _isStopped = false;
-            return Do($"resume {vf}", out fault);
+            return Do($"resume {function}", out fault);
         }
 
-        public bool TrySaveState(int vf, out byte[] state, out Fault fault)
+        public bool TrySaveState(uint function, out byte[] state, out Fault fault)
         {
             state = State;
-            var done = Do($"save {vf}", out fault);
+            var done = Do($"save {function}", out fault);
             OnSave?.Invoke();
             if (done && (RefusesSave || (!_isStopped && !SavesRunning)))
                 fault = new Fault(Errno.EBUSY, "it does not stand still");
             return fault == Fault.None;
         }
 
-        public bool TryLoadState(int vf, ReadOnlySpan<byte> state, out Fault fault)
+        public bool TryLoadState(uint function, ReadOnlySpan<byte> state, out Fault fault)
         {
             State = state.ToArray();
-            return Do($"load {vf}", out fault);
+            return Do($"load {function}", out fault);
         }
 
-        public ulong StateGeneration(int vf) => _generation;
+        public ulong StateGeneration(uint function) => _generation;
 
         private bool Do(string call, out Fault fault)
         {

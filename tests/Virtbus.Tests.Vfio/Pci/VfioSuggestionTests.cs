@@ -1,4 +1,5 @@
 using Virtbus.Core;
+using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Tests.Vfio.Pci;
 
@@ -10,7 +11,7 @@ public sealed class VfioSuggestionTests
     [Fact]
     public void Variant_comes_before_the_generic_driver_and_says_why()
     {
-        var suggestions = Index.SuggestVfio("pci:v00005642d00001002sv00005642sd00000001bc02sc00i00");
+        var suggestions = VfioSuggestion.For(Index, "pci:v00005642d00001002sv00005642sd00000001bc02sc00i00");
         Assert.Equal(["merlin_vfio_pci", "vfio_pci"], suggestions.Select(s => s.Module.Name));
         Assert.Equal("merlin_vfio_pci is made for this device: vendor, device match (vfio_pci:v00005642d00001002sv*sd*bc*sc*i*).", suggestions[0].Reason);
         Assert.False(suggestions[0].IsGeneric);
@@ -25,7 +26,7 @@ public sealed class VfioSuggestionTests
     [InlineData("auxiliary:merlin_core.vfmig", "")]
     [InlineData("vfio_pci:v00005642d000000EDsv*sd*bcFFsc00i00", "")]
     public void Device_gets_the_drivers_that_are_made_for_it(string modalias, string modules) =>
-        Assert.Equal(modules, string.Join(' ', Index.SuggestVfio(modalias).Select(s => s.Module.Name)));
+        Assert.Equal(modules, string.Join(' ', VfioSuggestion.For(Index, modalias).Select(s => s.Module.Name)));
 
     [Fact]
     public void Nothing_of_them_is_loaded_by_a_device_alone()

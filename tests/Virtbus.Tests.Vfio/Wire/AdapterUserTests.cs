@@ -5,6 +5,7 @@ using Virtbus.Core;
 using Virtbus.Drivers.MerlinCore;
 using Virtbus.Drivers.MerlinVfioPci;
 using Virtbus.Drivers.NicNet;
+using Virtbus.Drivers.NicRings;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -304,7 +305,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
             await sink.Done.WaitAsync(Long);
             Net(to).RemoveReceiver(sink);
         }
-        Assert.Equal("8\n", _fabric.Tree.Read("/kernel/config/functions/adapter0v0/profile/queues"));
+        Assert.Equal(8, NicCore.TryGet(_adapter)!.GetVirtualFunction(0).QueueSets);
         foreach (var up in new[] { "0", "1" })
         {
             await _fabric.Tree.WriteAsync(_adapter.DevPath + "/link", up);

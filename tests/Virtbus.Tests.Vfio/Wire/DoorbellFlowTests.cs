@@ -1,4 +1,5 @@
 using Virtbus.Pci;
+using Virtbus.Platform;
 using Virtbus.Tests.Vfio.Pci;
 using Virtbus.Transports.VfioUser;
 
@@ -27,9 +28,22 @@ public sealed class DoorbellFlowTests
             Assert.Equal((0, 0x100UL, 4), function.Written);
             // One direction and one thread: the answer went out after the register was written.
             // The tool box between handle and bus passes the call on as its last step, so the stack does not show it.
-            Hops.AreInOrder(function.Hops, "VfioUserServer", "VfioUserSession", "VfioHandle", "PciRegion", "PciFunction", "WatchedFunction");
+            Hops.AreInOrder(function.Hops, "VfioUserServer", "VfioUserSession", "VfioHandle", "PciRegion", "PciHardware", "PciFunction", "WatchedFunction");
+            // Range and decode are looked at in one place on the way: the bus.
+            Assert.Equal(1, function.Hops.Count(static h => h == nameof(Virtbus.Buses.Pci.PciHardware)));
             Assert.Equal("vfio-user", function.Thread);
             Assert.True(client.TryRead(0, 0x100, new byte[4], out fault), fault.Message);
+            function.Written = default;
+            foreach (var (offset, length) in new[] { (0x1000UL, 4), (0xFFEUL, 4), (ulong.MaxValue - 1, 4) })
+            {
+                Assert.False(client.TryWrite(0, offset, new byte[length], out fault));
+                Assert.Equal(Errno.EINVAL, fault.Errno);
+                Assert.False(client.TryRead(0, offset, new byte[length], out fault));
+                Assert.Equal(Errno.EINVAL, fault.Errno);
+            }
+
+            Assert.False(client.TryWrite(7, 0xFFE, new byte[4], out fault));
+            Assert.Equal(default, function.Written);
             // Range and decode are the bus's: with memory space off nothing reaches the function.
             Assert.True(client.TryWrite(7, 4, [4, 0], out fault), fault.Message);
             function.Written = default;

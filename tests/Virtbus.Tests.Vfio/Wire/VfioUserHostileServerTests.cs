@@ -41,15 +41,15 @@ public sealed class VfioUserHostileServerTests
         using var server = new HostileServer(floods ? s => s.Flood(takesAnswers: false) : null);
         var world = await VfioPciWorld.NewAsync();
         world.Bus.AddProvider(new VfioUserFunctionProvider());
-        var plug = world.Fabric.Tree.WriteAsync("/bus/pci/plug", $"vfio-user {server.Socket} label remote0", CancellationToken.None).AsTask();
+        var plug = world.Fabric.Tree.WriteAsync("/kernel/config/define", $"remote0 kind=pci vfio-user={server.Socket} live=1", CancellationToken.None).AsTask();
         Assert.True(server.Received.Wait(TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken));
-        Assert.Equal($"vfio-user {server.Socket} label remote0\n", world.Fabric.Tree.Read("/bus/pci/plug"));
-        var unknown = await Assert.ThrowsAsync<VirtbusException>(async () => await world.Fabric.Tree.WriteAsync("/bus/pci/unplug", "remote1"));
+        Assert.Equal($"{server.Socket}\n", world.Fabric.Tree.Read("/kernel/config/functions/remote0/profile/vfio-user"));
+        var unknown = await Assert.ThrowsAsync<VirtbusException>(async () => await world.Fabric.Tree.WriteAsync("/kernel/config/deactivate", "remote1"));
         Assert.Equal(Errno.ENOENT, unknown.Errno);
-        await world.Fabric.Tree.WriteAsync("/bus/pci/unplug", "remote0");
+        await world.Fabric.Tree.WriteAsync("/kernel/config/deactivate", "remote0");
         var error = await Assert.ThrowsAsync<VirtbusException>(() => plug.WaitAsync(TimeSpan.FromSeconds(20)));
         Assert.Equal(Errno.ECANCELED, error.Errno);
-        Assert.Equal("", world.Fabric.Tree.Read("/bus/pci/plug").Trim());
+        Assert.Throws<VirtbusException>(() => world.Fabric.Tree.Read("/kernel/config/functions/remote0/state"));
     }
 
     [Fact]
@@ -59,7 +59,7 @@ public sealed class VfioUserHostileServerTests
         using var gone = new CancellationTokenSource();
         var world = await VfioPciWorld.NewAsync();
         world.Bus.AddProvider(new VfioUserFunctionProvider());
-        var plug = world.Fabric.Tree.WriteAsync("/bus/pci/plug", $"vfio-user {server.Socket}", gone.Token).AsTask();
+        var plug = world.Fabric.Tree.WriteAsync("/kernel/config/define", $"remote0 kind=pci vfio-user={server.Socket} live=1", gone.Token).AsTask();
         Assert.True(server.Received.Wait(TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken));
         await gone.CancelAsync();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => plug.WaitAsync(TimeSpan.FromSeconds(20)));

@@ -20,7 +20,7 @@ public sealed class AdapterFunctionTests
         using var rig = new AdapterRig(function);
         Assert.Equal(merlin ? 0x1_4E4C524DUL : 0x1_52524148UL, rig.Read(AdapterRegister.Identity));
         Assert.Equal(3UL | 1 << 16, rig.Read(AdapterRegister.Parts));
-        Assert.Equal(64UL | 15 << 16 | 512UL << 32, rig.Read(AdapterRegister.Queues));
+        Assert.Equal(512UL | 15 << 16 | 512UL << 32, rig.Read(AdapterRegister.Queues));
         Assert.Equal(248UL | 7 << 16, rig.Read(AdapterRegister.Windows));
         Assert.Equal(0x020000000010UL, rig.Read(AdapterRegister.MacAddress));
         Assert.Equal((ulong)AdapterStatus.LinkUp, rig.Read(AdapterRegister.Status));
@@ -105,16 +105,18 @@ public sealed class AdapterFunctionTests
         { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterRig.Free, AdapterRig.Free, AdapterRig.Free, 0x1_00010404], Errno.EINVAL },
         { (ushort)AdapterOpcode.CreateQueueSet, 0, [ulong.MaxValue - 15, AdapterRig.Free, AdapterRig.Free, 0x00010404], Errno.EINVAL },
         { (ushort)AdapterOpcode.DestroyQueueSet, 0, [], Errno.ENOENT },
-        { (ushort)AdapterOpcode.DestroyQueueSet, 64, [], Errno.ENOENT },
+        { (ushort)AdapterOpcode.DestroyQueueSet, 512, [], Errno.ENOENT },
         { (ushort)AdapterOpcode.DestroyQueueSet, uint.MaxValue, [], Errno.ENOENT },
         { (ushort)AdapterOpcode.SetLink, 0, [2], Errno.EINVAL },
-        { (ushort)AdapterOpcode.QueryVirtualFunction, 2, [], Errno.ENOENT },
-        { (ushort)AdapterOpcode.SetVirtualFunction, 0, [0, 8], Errno.EINVAL },
-        { (ushort)AdapterOpcode.SetVirtualFunction, 0, [0x010000000001, 8], Errno.EINVAL },
-        { (ushort)AdapterOpcode.SetVirtualFunction, 0, [0x1_020000000001, 8], Errno.EINVAL },
-        { (ushort)AdapterOpcode.SetVirtualFunction, 0, [0x020000000001, 17], Errno.EINVAL },
-        { (ushort)AdapterOpcode.SuspendVirtualFunction, 0, [], Errno.ENODEV },
-        { (ushort)AdapterOpcode.SaveVirtualFunction, 1, [], Errno.ENODEV },
+        { (ushort)AdapterOpcode.QueryFunction, 3, [], Errno.ENOENT },
+        { (ushort)AdapterOpcode.QueryFunction, 0, [], Errno.ENOENT },
+        { (ushort)AdapterOpcode.SuspendFunction, 0, [], Errno.ENOENT },
+        { (ushort)AdapterOpcode.SetFunction, 1, [0, 8], Errno.EINVAL },
+        { (ushort)AdapterOpcode.SetFunction, 1, [0x010000000001, 8], Errno.EINVAL },
+        { (ushort)AdapterOpcode.SetFunction, 1, [0x1_020000000001, 8], Errno.EINVAL },
+        { (ushort)AdapterOpcode.SetFunction, 1, [0x020000000001, 17], Errno.EINVAL },
+        { (ushort)AdapterOpcode.SuspendFunction, 1, [], Errno.ENODEV },
+        { (ushort)AdapterOpcode.SaveFunction, 2, [], Errno.ENODEV },
         { (ushort)AdapterOpcode.CreateVirtioBlock, 0, [0x10], Errno.EFAULT },
         { (ushort)AdapterOpcode.CreateVirtioBlock, 0, [AdapterRig.Free], Errno.EINVAL },
         { (ushort)AdapterOpcode.DestroyVirtio, 0, [], Errno.ENOENT },
@@ -426,7 +428,7 @@ public sealed class AdapterFunctionTests
             Assert.Equal(Frame(60 + i), to.Receive().Frame);
         }
         Assert.True(function.TryAttachDoorbell(rig.TransmitDoorbell(0), null, out _));
-        Assert.False(function.TryAttachDoorbell(new Pci.PciDoorbell(2, 4096, 4), signal, out var fault));
+        Assert.False(function.TryAttachDoorbell(new Pci.PciDoorbell(2, 0x3000, 4), signal, out var fault));
         Assert.Equal(Errno.ENOENT, fault.Errno);
     }
 

@@ -50,10 +50,10 @@ public sealed class AdapterLaneTests : IDisposable
             Assert.Equal(AdapterFunctionTests.Frame(i), others.Receive().Frame);
             others.Post(1);
         }
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.QueryVirtualFunction, 0).Status);
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.QueryGeneration, 0).Status);
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0).Status);
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 1).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.QueryFunction, 1).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.QueryGeneration, 1).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendFunction, 2, 0).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeFunction, 2).Status);
         Assert.Equal(Errno.None, _other.Do(AdapterOpcode.Nop).Status);
         Free();
     }
@@ -79,9 +79,9 @@ public sealed class AdapterLaneTests : IDisposable
     public void Commands_for_a_function_that_is_busy_are_answered_when_it_is_not_and_others_before()
     {
         Stick();
-        _physical.Post(AdapterOpcode.SuspendVirtualFunction, 0, 0);
-        _physical.Post(AdapterOpcode.SaveVirtualFunction, 0, State, 4096);
-        _physical.Post(AdapterOpcode.QueryVirtualFunction, 0);
+        _physical.Post(AdapterOpcode.SuspendFunction, 1, 0);
+        _physical.Post(AdapterOpcode.SaveFunction, 1, State, 4096);
+        _physical.Post(AdapterOpcode.QueryFunction, 1);
         Assert.Equal((2u, Errno.None), Answer());
         Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.Nop).Status);
         Free();
@@ -89,7 +89,7 @@ public sealed class AdapterLaneTests : IDisposable
         var saved = _physical.TakeEvent();
         Assert.Equal((1u, Errno.None), (saved.Tag, saved.Status));
         Assert.True(saved.First > 0);
-        Assert.Equal((uint)FunctionImage.Magic, _physical.Word(State));
+        Assert.Equal(StateWriter.Magic, _physical.Word(State));
         Assert.Equal((ulong)AdapterStatus.Suspended, _slow.Read(AdapterRegister.Status) & AdapterStatus.Suspended);
     }
 
@@ -99,7 +99,7 @@ public sealed class AdapterLaneTests : IDisposable
         Stick();
         // As many as the command ring holds, and the event ring twice that.
         for (var i = 0; i < 1 << AdapterRig.CommandLog; i++)
-            _physical.Post(AdapterOpcode.ResumeVirtualFunction, 0);
+            _physical.Post(AdapterOpcode.ResumeFunction, 1);
         _physical.WaitFor(AdapterRegister.CommandConsumer, ulong.MaxValue, 1 << AdapterRig.CommandLog);
         for (var i = 0; i < 1 << AdapterRig.CommandLog; i++)
             _physical.Post(AdapterOpcode.Nop);
@@ -119,13 +119,13 @@ public sealed class AdapterLaneTests : IDisposable
     public void Answer_of_before_a_reset_is_passed_over()
     {
         Stick();
-        _physical.Post(AdapterOpcode.ResumeVirtualFunction, 0);
+        _physical.Post(AdapterOpcode.ResumeFunction, 1);
         _physical.WaitFor(AdapterRegister.CommandConsumer, ulong.MaxValue, 1);
         _physical.Disable();
         _physical.Enable();
         Free();
         // The virtual function has done it when it does the next one.
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 0).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeFunction, 1).Status);
         Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.Nop).Status);
     }
 
@@ -168,8 +168,8 @@ public sealed class AdapterLaneTests : IDisposable
             own.Send(AdapterFunctionTests.Frame(64));
             others.Send(AdapterFunctionTests.Frame(65));
             doorbell.Signal();
-            _physical.Post(AdapterOpcode.SuspendVirtualFunction, 1, round % 2);
-            _physical.Post(AdapterOpcode.ResumeVirtualFunction, 1);
+            _physical.Post(AdapterOpcode.SuspendFunction, 2, round % 2);
+            _physical.Post(AdapterOpcode.ResumeFunction, 2);
             _other.ChangeOwner();
             Assert.Equal(Errno.None, Answer().Status);
             Assert.Equal(Errno.None, Answer().Status);

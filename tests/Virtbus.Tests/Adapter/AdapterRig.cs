@@ -183,6 +183,9 @@ internal sealed class AdapterRig : IDisposable, IPciPort
     /// <summary>Lets a PASID of the function reach the rig's memory too.</summary>
     public bool AttachPasid(uint pasid) => _group.TryAttach(this, Dma.ForPasid(pasid), _space, out _);
 
+    /// <summary>Takes that back.</summary>
+    public bool DetachPasid(uint pasid) => _group.TryAttach(this, Dma.ForPasid(pasid), null, out _);
+
     /// <summary>The rig gives the DMA of the function back, and takes it again.</summary>
     public void ChangeOwner()
     {

@@ -124,7 +124,7 @@ public sealed class VirtioWindowTests : IDisposable
         Assert.Equal(Errno.None, Create().Status);
         Assert.Equal(Errno.EBUSY, Create().Status);
         Assert.Equal(Errno.None, Create(pasid: 6, queues: 256).Status);
-        // Vectors are the measure: 1 and 256 of 512 are out.
+        // Queue sets are the measure: 1 and 256 of 512 are out.
         Assert.Equal(Errno.ENOSPC, Create(pasid: 7, queues: 256).Status);
         Assert.Equal(Errno.None, Create(pasid: 7, queues: 255).Status);
         Assert.Equal(Errno.ENOSPC, Create(pasid: 8).Status);
@@ -166,8 +166,8 @@ public sealed class VirtioWindowTests : IDisposable
         virtualRig.Enable();
         WriteParameters(virtualRig, Pasid, 1, "disk0");
         Assert.Equal(Errno.None, virtualRig.Do(AdapterOpcode.CreateVirtioBlock, 0, Parameters).Status);
-        _rig.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
-        Assert.Equal(Errno.EOPNOTSUPP, _rig.Do(AdapterOpcode.SaveVirtualFunction, 0, Parameters, 4096).Status);
+        _rig.Do(AdapterOpcode.SuspendFunction, 1, 0);
+        Assert.Equal(Errno.EOPNOTSUPP, _rig.Do(AdapterOpcode.SaveFunction, 1, Parameters, 4096).Status);
     }
 
     [Theory]

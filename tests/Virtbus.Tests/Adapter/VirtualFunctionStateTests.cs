@@ -1,3 +1,4 @@
+using System.Text;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Pci;
 using Virtbus.Platform;
@@ -27,7 +28,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
     [Fact]
     public void Virtual_function_is_configured_before_it_is_there_and_not_after()
     {
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SetVirtualFunction, 1, 0x0200000000AA, 3).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SetFunction, 2, 0x0200000000AA, 3).Status);
         var functions = AdapterRig.EnableVirtual(_function, 2);
         using var first = new AdapterRig(functions[0]);
         using var second = new AdapterRig(functions[1]);
@@ -35,19 +36,19 @@ public sealed class VirtualFunctionStateTests : IDisposable
         Assert.Equal(3UL, second.Read(AdapterRegister.Queues) & 0xFFFF);
         Assert.Equal(0x060000000010UL, first.Read(AdapterRegister.MacAddress));
         Assert.Equal(1UL, first.Read(AdapterRegister.Windows) >> 32);
-        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SetVirtualFunction, 1, 0x0200000000BB, 3).Status);
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SetVirtualFunction, 2, 0x0200000000BB, 3).Status);
-        var answer = _physical.Do(AdapterOpcode.QueryVirtualFunction, 1);
+        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SetFunction, 2, 0x0200000000BB, 3).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SetFunction, 3, 0x0200000000BB, 3).Status);
+        var answer = _physical.Do(AdapterOpcode.QueryFunction, 2);
         Assert.Equal((0x0200000000AAUL, 3UL | 1 << 16), (answer.First, answer.Second));
     }
 
     [Theory]
     [InlineData(AdapterOpcode.SetLink)]
-    [InlineData(AdapterOpcode.QueryVirtualFunction)]
-    [InlineData(AdapterOpcode.SetVirtualFunction)]
-    [InlineData(AdapterOpcode.SuspendVirtualFunction)]
-    [InlineData(AdapterOpcode.SaveVirtualFunction)]
-    [InlineData(AdapterOpcode.LoadVirtualFunction)]
+    [InlineData(AdapterOpcode.QueryFunction)]
+    [InlineData(AdapterOpcode.SetFunction)]
+    [InlineData(AdapterOpcode.SuspendFunction)]
+    [InlineData(AdapterOpcode.SaveFunction)]
+    [InlineData(AdapterOpcode.LoadFunction)]
     [InlineData(AdapterOpcode.QueryGeneration)]
     public void Commands_of_the_physical_function_are_not_for_virtual_ones(object opcode)
     {
@@ -73,20 +74,20 @@ public sealed class VirtualFunctionStateTests : IDisposable
     {
         var rigs = Virtual(2);
         var (one, other) = (Ready(rigs[0]), Ready(rigs[1]));
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendFunction, 1, 0).Status);
         Assert.Equal((ulong)AdapterStatus.Suspended, rigs[0].Read(AdapterRegister.Status) & AdapterStatus.Suspended);
         rigs[0].Space.TryUnmap(new Memory.Dma.IovaRange(new Memory.Iova(AdapterRig.Base), AdapterRig.Size), out _, out _);
         one.Send(AdapterFunctionTests.Frame(64));
         rigs[0].Post(AdapterOpcode.Nop);
         other.Send(AdapterFunctionTests.Frame(65));
         // A later command of the kind is executed when all that has had its turn.
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendFunction, 1, 0).Status);
         other.Send(AdapterFunctionTests.Frame(66));
         Assert.True(SpinWait.SpinUntil(() => other.TransmitConsumer == 2, TimeSpan.FromSeconds(10)));
         Assert.Equal(0, rigs[0].Dma.Faults);
 
         Assert.True(rigs[0].Space.TryMap(new Memory.Iova(AdapterRig.Base), AdapterRig.Size, rigs[0].Memory, 0, Memory.DmaAccess.ReadWrite, out _));
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 0).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeFunction, 1).Status);
         Assert.Equal(AdapterFunctionTests.Frame(64), other.Receive().Frame);
         Assert.Equal(AdapterEventType.CommandDone, rigs[0].TakeEvent().Type);
         DisposeAll(rigs);
@@ -97,14 +98,14 @@ public sealed class VirtualFunctionStateTests : IDisposable
     {
         var rigs = Virtual(2);
         var (one, other) = (Ready(rigs[0]), Ready(rigs[1]));
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 1).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendFunction, 1, 1).Status);
         one.Send(AdapterFunctionTests.Frame(64));
         other.Send(AdapterFunctionTests.Frame(65));
         Assert.Equal(AdapterFunctionTests.Frame(65), one.Receive().Frame);
         Assert.Equal(Errno.None, rigs[0].Do(AdapterOpcode.Nop).Status);
         Assert.Equal(0u, one.TransmitConsumer);
-        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SaveVirtualFunction, 0, State, 4096).Status);
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 0).Status);
+        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SaveFunction, 1, State, 4096).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeFunction, 1).Status);
         Assert.Equal(AdapterFunctionTests.Frame(64), other.Receive().Frame);
         DisposeAll(rigs);
     }
@@ -128,7 +129,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
         var before = random.Next(5, 12);
         for (; sent < before; sent++)
             queues.Send(Numbered(sent));
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendFunction, 1, 0).Status);
         // Sent while it stands still: the destination finds them in memory.
         for (; sent < before + 4; sent++)
             queues.Send(Numbered(sent));
@@ -136,11 +137,11 @@ public sealed class VirtualFunctionStateTests : IDisposable
 
         var saved = Save(0);
         Assert.Equal(saved, Save(0));
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendFunction, 2, 0).Status);
         Load(1, saved, Errno.None);
         Assert.Equal(saved, Save(1));
         source.ResetFunction();
-        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 1).Status);
+        Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeFunction, 2).Status);
 
         for (var i = 0; i < sent; i++)
         {
@@ -160,15 +161,15 @@ public sealed class VirtualFunctionStateTests : IDisposable
         using var destination = new AdapterRig(functions[1], source.Memory);
         var (moved, own) = (source.Read(AdapterRegister.MacAddress), destination.Read(AdapterRegister.MacAddress));
         Assert.NotEqual(moved, own);
-        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
-        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0);
+        _physical.Do(AdapterOpcode.SuspendFunction, 1, 0);
+        _physical.Do(AdapterOpcode.SuspendFunction, 2, 0);
         Load(1, Save(0), Errno.None);
         Assert.Equal(moved, destination.Read(AdapterRegister.MacAddress));
         destination.ResetFunction();
         Assert.Equal(moved, destination.Read(AdapterRegister.MacAddress));
         destination.ChangeOwner();
         Assert.Equal(own, destination.Read(AdapterRegister.MacAddress));
-        Assert.Equal(own, _physical.Do(AdapterOpcode.QueryVirtualFunction, 1).First);
+        Assert.Equal(own, _physical.Do(AdapterOpcode.QueryFunction, 2).First);
     }
 
     [Fact]
@@ -176,28 +177,78 @@ public sealed class VirtualFunctionStateTests : IDisposable
     {
         var rigs = Virtual(2);
         Ready(rigs[0]);
-        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SaveVirtualFunction, 0, State, 4096).Status);
-        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
+        Assert.Equal(Errno.EBUSY, _physical.Do(AdapterOpcode.SaveFunction, 1, State, 4096).Status);
+        _physical.Do(AdapterOpcode.SuspendFunction, 1, 0);
         var saved = Save(0);
-        Assert.Equal(Errno.ENOSPC, _physical.Do(AdapterOpcode.SaveVirtualFunction, 0, State, (ulong)saved.Length - 1).Status);
-        Assert.Equal(Errno.EFAULT, _physical.Do(AdapterOpcode.SaveVirtualFunction, 0, 0x40, 4096).Status);
+        Assert.Equal(Errno.ENOSPC, _physical.Do(AdapterOpcode.SaveFunction, 1, State, (ulong)saved.Length - 1).Status);
+        Assert.Equal(Errno.EFAULT, _physical.Do(AdapterOpcode.SaveFunction, 1, 0x40, 4096).Status);
         Load(1, saved, Errno.EBUSY);
-        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0);
+        _physical.Do(AdapterOpcode.SuspendFunction, 2, 0);
         var untouched = Save(1);
         Load(1, saved[..^1], Errno.EINVAL);
         Load(1, [.. saved, 0], Errno.EINVAL);
         Load(1, [], Errno.EINVAL);
         Load(1, new byte[FunctionImage.MaxSize], Errno.EINVAL);
-        // Magic, version, make, length, number of queue sets; a queue set's number, vector and sizes; its ring's alignment.
-        foreach (var at in new[] { 0, 4, 6, 8, 12, 112, 114, 116, 117, 120 })
+        // Magic, form, number of sections, length; the make; a queue set's number, vector and sizes; its ring's alignment.
+        var kind = ContentOf(saved, FunctionImage.IdentitySection);
+        var set = ContentOf(saved, FunctionImage.QueueSetsSection);
+        foreach (var at in new[] { 0, 4, 6, 8, kind, kind + 2, set, set + 2, set + 4, set + 5, set + 8 })
         {
             var wrong = (byte[])saved.Clone();
             wrong[at] ^= 0x7F;
             Load(1, wrong, Errno.EINVAL);
         }
-        Assert.Equal(Errno.EINVAL, _physical.Do(AdapterOpcode.LoadVirtualFunction, 1, State, ulong.MaxValue).Status);
+        Assert.Equal(Errno.EINVAL, _physical.Do(AdapterOpcode.LoadFunction, 2, State, ulong.MaxValue).Status);
         Assert.Equal(untouched, Save(1));
         DisposeAll(rigs);
+    }
+
+    [Fact]
+    public void Refusal_names_the_section_and_its_version_and_nothing_changes()
+    {
+        var rigs = Virtual(2);
+        Ready(rigs[0]);
+        _physical.Do(AdapterOpcode.SuspendFunction, 1, 0);
+        _physical.Do(AdapterOpcode.SuspendFunction, 2, 0);
+        var untouched = Save(1);
+        (Action<StateWriter> Change, string Reason)[] cases =
+        [
+            (w => w.Add("weather", 3, [1]), "section 'weather', version 3, is not known here"),
+            (w => w.Add(FunctionImage.RegistersSection, 2, new byte[96]), "section 'adapter-registers' is of version 2; versions up to 1 are read"),
+            (w => w.Add(FunctionImage.RegistersSection, 1, new byte[95]), "section 'adapter-registers', version 1, has 95 bytes instead of 96"),
+            (w => w.Add(FunctionImage.QueueSetsSection, 1, new byte[47]), "section 'adapter-queue-sets', version 1, has a queue set that this function can't have"),
+            (w => w.Add(FunctionImage.IdentitySection, 1, [1, 0, 0, 0]), "section 'adapter' says that the state is of a function 0001; this one is 1002"),
+        ];
+        foreach (var (change, reason) in cases)
+        {
+            var writer = new StateWriter();
+            change(writer);
+            // What the case did not write stays as it is right.
+            foreach (var (name, content) in new[] { (FunctionImage.IdentitySection, new byte[] { 2, 0x10, 0, 0 }), (FunctionImage.RegistersSection, new byte[96]), (FunctionImage.QueueSetsSection, []) })
+            {
+                if (!Has(writer, name))
+                    writer.Add(name, 1, content);
+            }
+            Assert.Equal(reason, Refused(writer.ToArray()));
+        }
+        // One that may be left out is.
+        var optional = new StateWriter();
+        optional.Add("weather", 3, [1], isOptional: true);
+        optional.Add(FunctionImage.IdentitySection, 1, [2, 0x10, 0, 0]);
+        optional.Add(FunctionImage.QueueSetsSection, 1, []);
+        Assert.Equal("section 'adapter-registers' is missing", Refused(optional.ToArray()));
+        Assert.Equal(untouched, Save(1));
+        optional.Add(FunctionImage.RegistersSection, 1, new byte[96]);
+        Load(1, optional.ToArray(), Errno.None);
+
+        // What older versions wrote.
+        Assert.Equal(
+            "the state is of the form without sections, which older versions wrote and this one does not read",
+            Refused([(byte)'V', (byte)'V', (byte)'F', (byte)'S', .. new byte[108]]));
+        DisposeAll(rigs);
+
+        static bool Has(StateWriter writer, string name) =>
+            StateReader.TryRead(writer.ToArray(), 4096, out var reader, out _) && reader.TryTakeIfThere(name, ushort.MaxValue, 0, 4096, out var found, out _) && found is not null;
     }
 
     [Theory]
@@ -207,7 +258,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
     {
         var rigs = Virtual(2);
         Ready(rigs[0]);
-        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
+        _physical.Do(AdapterOpcode.SuspendFunction, 1, 0);
         var saved = Save(0);
         var random = new Random(seed);
         var taken = 0;
@@ -216,16 +267,16 @@ public sealed class VirtualFunctionStateTests : IDisposable
             var mutated = (byte[])saved.Clone();
             for (var n = random.Next(1, 4); n > 0; n--)
                 mutated[random.Next(mutated.Length)] = (byte)random.Next(256);
-            _physical.Do(AdapterOpcode.SuspendVirtualFunction, 1, 0);
+            _physical.Do(AdapterOpcode.SuspendFunction, 2, 0);
             _physical.WriteMemory(State, mutated);
-            var status = _physical.Do(AdapterOpcode.LoadVirtualFunction, 1, State, (ulong)mutated.Length).Status;
+            var status = _physical.Do(AdapterOpcode.LoadFunction, 2, State, (ulong)mutated.Length).Status;
             Assert.True(status is Errno.None or Errno.EINVAL);
             if (status == Errno.None)
             {
                 taken++;
                 Assert.Equal(mutated.Length, Save(1).Length);
             }
-            _physical.Do(AdapterOpcode.ResumeVirtualFunction, 1);
+            _physical.Do(AdapterOpcode.ResumeFunction, 2);
         }
         Assert.InRange(taken, 1, 1999);
         Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.Nop).Status);
@@ -257,7 +308,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
     {
         var rig = Virtual(1)[0];
         Ready(rig);
-        _physical.Do(AdapterOpcode.SuspendVirtualFunction, 0, 0);
+        _physical.Do(AdapterOpcode.SuspendFunction, 1, 0);
         rig.ResetFunction();
         rig.SetMaster(true);
         rig.EnableInterrupts();
@@ -270,7 +321,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
     [Fact]
     public void Reset_of_the_physical_function_takes_the_virtual_ones_away_and_their_profiles()
     {
-        _physical.Do(AdapterOpcode.SetVirtualFunction, 0, 0x0200000000AA, 3);
+        _physical.Do(AdapterOpcode.SetFunction, 1, 0x0200000000AA, 3);
         using var rig = Virtual(1)[0];
         Ready(rig);
         _physical.ResetFunction();
@@ -281,7 +332,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
         _physical.EnableInterrupts();
         _physical.Fill(AdapterRig.Commands, 0x2000);
         _physical.Enable();
-        Assert.Equal(0x060000000010UL, _physical.Do(AdapterOpcode.QueryVirtualFunction, 0).First);
+        Assert.Equal(0x060000000010UL, _physical.Do(AdapterOpcode.QueryFunction, 1).First);
     }
 
     [Fact]
@@ -321,8 +372,8 @@ public sealed class VirtualFunctionStateTests : IDisposable
         {
             while (!stop.IsCancellationRequested)
             {
-                Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendVirtualFunction, 2, 0).Status);
-                Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeVirtualFunction, 2).Status);
+                Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendFunction, 3, 0).Status);
+                Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeFunction, 3).Status);
             }
         });
         for (var i = 0; i < 2000; i++)
@@ -360,18 +411,30 @@ public sealed class VirtualFunctionStateTests : IDisposable
 
     private AdapterRig[] Virtual(int count) => [.. AdapterRig.EnableVirtual(_function, count).Select(f => new AdapterRig(f))];
 
-    private ulong Generation(uint vf) => _physical.Do(AdapterOpcode.QueryGeneration, vf).First;
+    private ulong Generation(int vf) => _physical.Do(AdapterOpcode.QueryGeneration, FunctionIdentity.OfVirtual(vf)).First;
 
-    private byte[] Save(uint vf)
+    private byte[] Save(int vf)
     {
-        var answer = _physical.Do(AdapterOpcode.SaveVirtualFunction, vf, State, 4096);
+        var answer = _physical.Do(AdapterOpcode.SaveFunction, FunctionIdentity.OfVirtual(vf), State, 4096);
         Assert.Equal(Errno.None, answer.Status);
         return _physical.ReadMemory(State, (int)answer.First);
     }
 
-    private void Load(uint vf, byte[] state, Errno expected)
+    // Where the content of a section begins.
+    private static int ContentOf(byte[] state, string name) => state.AsSpan().IndexOf(Encoding.ASCII.GetBytes(name)) + name.Length;
+
+    // Why the second virtual function does not take a state.
+    private string Refused(byte[] state)
     {
         _physical.WriteMemory(State, state);
-        Assert.Equal(expected, _physical.Do(AdapterOpcode.LoadVirtualFunction, vf, State, (ulong)state.Length).Status);
+        var answer = _physical.Do(AdapterOpcode.LoadFunction, 2, State, (ulong)state.Length, State + 0x2000, 256);
+        Assert.Equal(Errno.EINVAL, answer.Status);
+        return Encoding.ASCII.GetString(_physical.ReadMemory(State + 0x2000, (int)answer.First));
+    }
+
+    private void Load(int vf, byte[] state, Errno expected)
+    {
+        _physical.WriteMemory(State, state);
+        Assert.Equal(expected, _physical.Do(AdapterOpcode.LoadFunction, FunctionIdentity.OfVirtual(vf), State, (ulong)state.Length).Status);
     }
 }

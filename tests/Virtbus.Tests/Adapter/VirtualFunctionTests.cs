@@ -3,6 +3,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Drivers.Nic;
+using Virtbus.Drivers.NicRings;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
@@ -126,8 +127,8 @@ public sealed class VirtualFunctionTests
         // A virtual function has two queue sets and not one more.
         await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "2");
         var core = NicCore.TryGet(adapter.Device.VirtualFunctions[1])!;
-        using (core.AllocateQueues(16))
-            Assert.Equal(Errno.ENOSPC, Assert.Throws<VirtbusException>(() => core.AllocateQueues(16)).Errno);
+        using (core.Allocate("test", 16))
+            Assert.Equal(Errno.ENOSPC, Assert.Throws<VirtbusException>(() => core.Allocate("test", 16)).Errno);
         Assert.Equal(Errno.EPERM, Assert.Throws<VirtbusException>(() => core.SetLink(false)).Errno);
 
         async Task<VirtbusException> Refused(string at, string value) =>
@@ -265,28 +266,31 @@ public sealed class VirtualFunctionTests
         await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "2");
         var part = Assert.IsType<NicPart>(fixture.Auxiliary.Devices.Single(d => d.Name == "merlin_core.vfmig.0"));
         Assert.Same(adapter.Device, part.Parent);
-        var migration = part.VfMigration!;
+        var migration = part.Require<INicMigration>();
+        Assert.True(migration.TryGetFunctionId(adapter.Device.VirtualFunctions[1], out var second));
+        Assert.Equal(2u, second);
+        Assert.False(migration.TryGetFunctionId(adapter.Device, out _));
 
-        Assert.False(migration.TrySaveState(0, out _, out var fault));
+        Assert.False(migration.TrySaveState(1, out _, out var fault));
         Assert.Equal(Errno.EBUSY, fault.Errno);
-        Assert.False(migration.TrySuspend(2, false, out fault));
+        Assert.False(migration.TrySuspend(3, false, out fault));
         Assert.Equal(Errno.ENOENT, fault.Errno);
-        var generation = migration.StateGeneration(0);
+        var generation = migration.StateGeneration(1);
         Assert.NotEqual(0UL, generation);
-        Assert.True(migration.TrySuspend(0, true, out _));
-        Assert.True(migration.TrySuspend(0, false, out _));
-        Assert.True(migration.TrySaveState(0, out var state, out _));
+        Assert.True(migration.TrySuspend(1, true, out _));
         Assert.True(migration.TrySuspend(1, false, out _));
-        Assert.True(migration.TryLoadState(1, state, out _));
-        Assert.True(migration.TrySaveState(1, out var copy, out _));
+        Assert.True(migration.TrySaveState(1, out var state, out _));
+        Assert.True(migration.TrySuspend(2, false, out _));
+        Assert.True(migration.TryLoadState(2, state, out _));
+        Assert.True(migration.TrySaveState(2, out var copy, out _));
         Assert.Equal(state, copy);
-        Assert.False(migration.TryLoadState(1, state.AsSpan(1), out fault));
+        Assert.False(migration.TryLoadState(2, state.AsSpan(1), out fault));
         Assert.Equal(Errno.EINVAL, fault.Errno);
-        Assert.False(migration.TryLoadState(1, new byte[100_000], out fault));
+        Assert.False(migration.TryLoadState(2, new byte[100_000], out fault));
         Assert.Equal(Errno.EINVAL, fault.Errno);
-        Assert.True(migration.TryResume(0, out _));
+        Assert.True(migration.TryResume(1, out _));
         Assert.True(fixture.Net("adapter0v0np0").TryTransmit(AdapterFixture.Frame(Broadcast, 1, 1), out _));
-        Assert.True(SpinWait.SpinUntil(() => migration.StateGeneration(0) != generation, TimeSpan.FromSeconds(20)));
+        Assert.True(SpinWait.SpinUntil(() => migration.StateGeneration(1) != generation, TimeSpan.FromSeconds(20)));
     }
 
     [Fact]

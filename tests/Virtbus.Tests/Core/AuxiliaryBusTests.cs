@@ -224,4 +224,33 @@ public sealed class AuxiliaryBusTests
             }
         }
     }
+
+    [Fact]
+    public async Task Payload_is_valid_through_remove_and_release_and_a_use_after_the_delete_is_refused()
+    {
+        var world = await World.NewAsync();
+        var seen = new List<string>();
+        var driver = world.Driver("d", "a");
+        driver.OnProbe = (device, _, _) => See("probe", device);
+        driver.OnRemove = device => See("remove", device);
+        await world.Fabric.RegisterDriverAsync(driver);
+        var part = new AuxiliaryDevice<string>(world.Bus, "mod", "a", 1, world.Parent, "shared") { Release = d => seen.Add($"release {((AuxiliaryDevice<string>)d).Payload}") };
+        Assert.Equal("shared", part.Payload);
+        await world.Fabric.AddAsync(part);
+        // A second driver's list of resources, kept by somebody.
+        var resources = part.Resources;
+        await world.Fabric.DeleteAsync(part);
+        var e = Assert.Throws<ObjectDisposedException>(() => part.Payload);
+        Assert.Equal("Device mod.a.1 was deleted, so its Payload is not valid any more. Who uses it has kept it past the unbind of its driver: let go of it in RemoveAsync.", e.Message.Split('\n')[0].TrimEnd('\r'));
+        Assert.Throws<ObjectDisposedException>(() => resources.AddAction(static () => default));
+        part.Put();
+        Assert.Throws<ObjectDisposedException>(() => part.Payload);
+        Assert.Equal(["probe shared", "remove shared", "release shared"], seen);
+
+        ValueTask See(string where, AuxiliaryDevice device)
+        {
+            seen.Add($"{where} {((AuxiliaryDevice<string>)device).Payload}");
+            return default;
+        }
+    }
 }

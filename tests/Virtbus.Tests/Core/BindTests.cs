@@ -72,6 +72,76 @@ public sealed class BindTests
     }
 
     [Fact]
+    public async Task Override_with_bind_is_one_transition_that_nobody_comes_into()
+    {
+        var world = await World.NewAsync();
+        var served = await world.RegisterAsync("served", "a");
+        var wanted = await world.RegisterAsync("wanted", "b");
+        var device = await world.AddAsync("a", 1);
+        Assert.Same(served, device.Driver);
+        world.ClearCalls();
+        var before = world.Fabric.Uevents.Seqnum;
+        var inRemove = new TaskCompletionSource();
+        var go = new TaskCompletionSource();
+        served.OnRemove = async _ =>
+        {
+            inRemove.SetResult();
+            await go.Task;
+        };
+        var request = world.Fabric.Tree.WriteAsync("/bus/auxiliary/devices/mod.a.1/driver_override_bind", "test.wanted\n").AsTask();
+        await inRemove.Task.In();
+        // Between the two somebody has the bus look for a driver: that waits for the whole.
+        var thief = world.Fabric.ProbeAsync(world.Bus, device.Name).AsTask();
+        Assert.Equal((1, false), (world.Fabric.Transitions.Waiting, thief.IsCompleted));
+        go.SetResult();
+        await request.In();
+        Assert.Same(wanted, device.Driver);
+        Assert.Equal("test.wanted", device.DriverOverride);
+        await thief.In();
+        Assert.Equal(["test.served remove mod.a.1", "test.wanted probe mod.a.1 0"], world.Calls);
+        Assert.Equal(["unbind mod.a.1", "bind mod.a.1"], world.Events(before));
+
+        // An empty value lets the bus choose again.
+        served.OnRemove = null;
+        await world.Fabric.Tree.WriteAsync("/bus/auxiliary/devices/mod.a.1/driver_override_bind", "\n").In();
+        Assert.Equal((served, null), (device.Driver, device.DriverOverride));
+    }
+
+    [Fact]
+    public async Task Override_with_bind_that_can_not_be_changes_nothing_and_a_failed_probe_leaves_the_device_to_its_driver()
+    {
+        var world = await World.NewAsync();
+        var served = await world.RegisterAsync("served", "a");
+        var device = await world.AddAsync("a", 1);
+        await Deadline.Refused(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "nobody"));
+        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.OverrideDriverAsync(device, new string('x', 4096)));
+        await Deadline.Refused(Errno.EOPNOTSUPP, () => world.Fabric.OverrideDriverAsync(world.Parent, "test.served"));
+        Assert.Equal((served, null), (device.Driver, device.DriverOverride));
+        // The one that has it already keeps it.
+        await world.Fabric.OverrideDriverAsync(device, "test.served");
+        Assert.Equal((served, "test.served"), (device.Driver, device.DriverOverride));
+        (await world.RegisterAsync("broken", "b")).OnProbe = (_, _, _) => throw new VirtbusException(Errno.EIO, "No answer.");
+        var e = await Deadline.Refused(Errno.EIO, () => world.Fabric.OverrideDriverAsync(device, "test.broken"));
+        Assert.Equal("Probe of mod.a.1 by test.broken failed: No answer.", e.Message);
+        Assert.Equal((null, "test.broken"), (device.Driver, device.DriverOverride));
+        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(served, device.Name));
+        await world.Fabric.DeleteAsync(device);
+        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.OverrideDriverAsync(device, "test.served"));
+    }
+
+    [Fact]
+    public async Task Override_with_bind_from_a_callback_of_the_device_is_refused_and_changes_nothing()
+    {
+        var world = await World.NewAsync();
+        var other = await world.RegisterAsync("other", "b");
+        var driver = world.Driver("d", "a");
+        driver.OnProbe = async (device, _, _) => await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.OverrideDriverAsync(device, other.Name));
+        await world.Fabric.RegisterDriverAsync(driver);
+        var device = await world.AddAsync("a", 1);
+        Assert.Equal((driver, null), (device.Driver, device.DriverOverride));
+    }
+
+    [Fact]
     public async Task Override_binds_its_driver_whatever_the_table_says_and_keeps_every_other_away()
     {
         var world = await World.NewAsync();

@@ -180,6 +180,62 @@ public sealed class MatchTests
         Assert.Equal(["add", "remove"], fabric.Uevents.History().Where(e => e.DevPath == "/devices/f").Select(e => e.ActionName));
     }
 
+    [Fact]
+    public async Task Driver_narrows_its_match_by_typed_attributes_and_leaves_the_rest_to_others()
+    {
+        var world = await World.NewAsync();
+        var net = new NarrowDriver(world, "net", static part => part.VirtioType == 1);
+        await world.Fabric.RegisterDriverAsync(net);
+        var card = await AddAsync(1, 1);
+        var disk = await AddAsync(2, 2);
+        Assert.Same(net, card.Driver);
+        Assert.Null(disk.Driver);
+        // A bind by hand asks the same question, an override asks none.
+        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(net, disk.Name));
+        var any = await world.RegisterAsync("any", "part");
+        Assert.Same(any, disk.Driver);
+        await world.Fabric.UnbindAsync(any, disk.Name);
+        world.Fabric.SetDriverOverride(disk, net.Name);
+        await world.Fabric.ProbeAsync(world.Bus, disk.Name);
+        Assert.Same(net, disk.Driver);
+        // A part without such attributes is not what the driver wants either.
+        Assert.Same(any, (await world.AddAsync("part", 3)).Driver);
+
+        async Task<VirtioPart> AddAsync(uint id, uint type)
+        {
+            var part = new VirtioPart(world, id, type);
+            await world.Fabric.AddAsync(part);
+            return part;
+        }
+    }
+
+    [Fact]
+    public async Task Predicate_that_throws_loses_one_driver_and_not_the_add()
+    {
+        var world = await World.NewAsync();
+        await world.Fabric.RegisterDriverAsync(new NarrowDriver(world, "broken", static _ => throw new InvalidOperationException("predicate")));
+        var any = await world.RegisterAsync("any", "part");
+        var part = new VirtioPart(world, 1, 1);
+        await world.Fabric.AddAsync(part);
+        Assert.Same(any, part.Driver);
+    }
+
+    // What a creator tells of its parts beside their name.
+    private interface IVirtioPart : IAuxiliaryIdentity
+    {
+        uint VirtioType { get; }
+    }
+
+    private sealed class VirtioPart(World world, uint id, uint type) : AuxiliaryDevice(world.Bus, "mod", "part", id, world.Parent), IVirtioPart
+    {
+        public uint VirtioType => type;
+    }
+
+    private sealed class NarrowDriver(World world, string name, Func<IVirtioPart, bool> accepts) : AuxiliaryDriver<AuxiliaryDevice>(world.Bus, "test", name, new AuxiliaryDeviceId("mod.part"))
+    {
+        protected override bool Accepts(IAuxiliaryIdentity device) => device is IVirtioPart part && accepts(part);
+    }
+
     private sealed class BrokenBus() : Bus("broken")
     {
         public bool KeyThrows { get; set; }

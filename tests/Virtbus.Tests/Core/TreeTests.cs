@@ -56,6 +56,7 @@ public sealed class TreeTests
             devices/parent/mod.a.1/
             devices/parent/mod.a.1/driver -> /bus/auxiliary/drivers/test.d
             devices/parent/mod.a.1/driver_override 644
+            devices/parent/mod.a.1/driver_override_bind 200
             devices/parent/mod.a.1/irqs/
             devices/parent/mod.a.1/irqs/33 444
             devices/parent/mod.a.1/modalias 444

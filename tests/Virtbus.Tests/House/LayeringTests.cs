@@ -26,7 +26,7 @@ public sealed class LayeringTests
         ["Transports"] = ["Subsystems"],
         // It puts hardware, drivers and transports together; nobody below sees hardware: a driver sees registers, memory and interrupts.
         ["Daemon"] = ["Transports", "Hardware"],
-        ["Cli"] = ["Daemon", "Drivers", "Vm"],
+        ["Cli"] = ["Daemon", "Vm"],
     };
 
     [Fact]

@@ -69,6 +69,51 @@ public sealed class ModuleTests : IDisposable
     }
 
     [Fact]
+    public async Task Modules_are_loaded_and_unloaded_by_writes_to_the_tree()
+    {
+        const string Folder = "/kernel/modules/";
+        _folder.Sample("aux_test_contract", "aux_test_device", "aux_test_driver");
+        using (var loader = new ModuleLoader(_fabric, _folder.Path, watch: false))
+        {
+            Assert.Equal("aux_test_contract\naux_test_device\naux_test_driver\n", _fabric.Tree.Read(Folder + "available"));
+            await _fabric.Tree.WriteAsync(Folder + "load", "aux-test-device");
+            await _fabric.SettleAsync().In();
+            Assert.Equal("", _fabric.Tree.Read(Folder + "available"));
+            Assert.Equal("live\n", _fabric.Tree.Read("/module/aux_test_device/initstate"));
+            await Deadline.Refused(Errno.ENOENT, () => _fabric.Tree.WriteAsync(Folder + "load", "nothing"));
+            await Deadline.Refused(Errno.EBUSY, () => _fabric.Tree.WriteAsync(Folder + "unload", "aux_test_driver"));
+            await Deadline.Refused(Errno.EINVAL, () => _fabric.Tree.WriteAsync(Folder + "unload", "aux_test_driver please"));
+            await Deadline.Refused(Errno.EINVAL, () => _fabric.Tree.WriteAsync(Folder + "unload", ""));
+            await _fabric.Tree.WriteAsync(Folder + "unload", "aux_test_driver force");
+            Assert.Equal("aux_test_driver\n", _fabric.Tree.Read(Folder + "available"));
+            Assert.Empty(_bus.Drivers);
+            await loader.UnloadAllAsync();
+        }
+        // They go with their loader.
+        await Deadline.Refused(Errno.ENOENT, () => _fabric.Tree.WriteAsync(Folder + "load", "aux_test_device"));
+    }
+
+    [Fact]
+    public async Task Override_with_bind_brings_the_drivers_module()
+    {
+        _folder.Make("brought_driver");
+        TestDriver? brought = null;
+        var world = new World();
+        await world.Fabric.AddAsync(world.Parent);
+        ModuleHooks.On("brought_driver", context => context.RegisterDriverAsync(brought = new TestDriver(world, "x", new AuxiliaryDeviceId("mod.z"))));
+        using var loader = new ModuleLoader(world.Fabric, _folder.Path, watch: false);
+        var device = await world.AddAsync("a", 1);
+        var e = await Deadline.Refused(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "brought-driver"));
+        Assert.Equal("Bus auxiliary has no driver 'brought-driver'; that is the name of a module, whose driver is test.x. Name a driver.", e.Message);
+        e = await Deadline.Refused(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "other-driver"));
+        Assert.Contains("no module 'other_driver' that could bring it", e.Message, StringComparison.Ordinal);
+        Assert.Null(device.DriverOverride);
+        await world.Fabric.OverrideDriverAsync(device, "test.x");
+        Assert.Same(brought, device.Driver);
+        await loader.UnloadAllAsync();
+    }
+
+    [Fact]
     public async Task Tool_without_a_subsystem_reads_and_provisions_identity()
     {
         _folder.Sample("aux_test_contract", "aux_test_device", "aux_test_driver", "aux_tool");

@@ -62,7 +62,9 @@ internal sealed class SimBus(Simulation sim, string name, bool keyed) : Bus(name
     public override bool HasDriverOverride => true;
 
     public override DeviceId? Match(IDeviceIdentity device, Driver driver) =>
-        device is ISimIdentity sim && driver is SimDriver d && (d.Kinds.Contains(sim.Kind) || sim.DriverOverride == d.Name) ? new SimId(sim.Kind) : null;
+        device is ISimIdentity sim && driver is SimDriver d && d.Kinds.Contains(sim.Kind) ? new SimId(sim.Kind) : null;
+
+    protected internal override DeviceId? MatchOverride(IDeviceIdentity device, Driver driver) => device is ISimIdentity sim ? new SimId(sim.Kind) : null;
 
     protected internal override string? MatchKey(IDeviceIdentity device) => keyed ? ((ISimIdentity)device).Kind.ToString() : null;
 

@@ -5,6 +5,7 @@ using Virtbus.Drivers.VhostVdpa;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vhost;
 using Virtbus.Tests.Core;
+using Virtbus.Virtio;
 using Xunit;
 
 namespace Virtbus.Tests.Vdpa;
@@ -70,6 +71,46 @@ public sealed class SimulatedDiskTests
         Assert.Equal(errno, refusal.Errno);
         Assert.Contains("'disk1'", refusal.Message, StringComparison.Ordinal);
         Assert.Empty(bus.Devices);
+    }
+
+    [Fact]
+    public async Task Class_id_chooses_the_driver_and_an_override_goes_past_it()
+    {
+        var (fabric, bus, _) = await LoadAsync();
+        // Registered before any device comes, and still none of them has the first say for a disk.
+        await fabric.Tree.WriteAsync("/bus/vdpa/drivers_autoprobe", "0");
+        await fabric.Tree.WriteAsync("/kernel/config/define", "disk1 kind=vdpa parent=vdpasim_blk capacity=1MiB live=1");
+        var disk = Assert.Single(bus.Devices);
+        await fabric.UnregisterDriverAsync(bus.Drivers[0]);
+        await fabric.Tree.WriteAsync("/bus/vdpa/drivers_autoprobe", "1");
+        var net = new TypeDriver(bus, "for-net", [VirtioDeviceId.VIRTIO_ID_NET]);
+        await fabric.RegisterDriverAsync(net);
+        await fabric.RegisterDriverAsync(new TypeDriver(bus, "for-others", [VirtioDeviceId.VIRTIO_ID_BLOCK], "disk2"));
+        Assert.Null(disk.Driver);
+        var block = new TypeDriver(bus, "for-disks", [VirtioDeviceId.VIRTIO_ID_BLOCK]);
+        await fabric.RegisterDriverAsync(block);
+        Assert.Same(block, disk.Driver);
+        Assert.Equal(VirtioDeviceId.VIRTIO_ID_BLOCK, block.Probed);
+        await fabric.UnbindAsync(block, disk.Name);
+        await Deadline.Refused(Errno.ENODEV, () => fabric.BindAsync(net, disk.Name));
+        fabric.SetDriverOverride(disk, net.Name);
+        await fabric.BindAsync(net, disk.Name);
+        Assert.Equal(VirtioDeviceId.VIRTIO_ID_BLOCK, net.Probed);
+    }
+
+    private sealed class TypeDriver(VdpaBus bus, string name, uint[] types, string? only = null) : VdpaDriver(bus, name)
+    {
+        public uint Probed { get; private set; }
+
+        public override IReadOnlyCollection<uint> VirtioTypes => types;
+
+        protected override bool Accepts(IVdpaIdentity device) => only is null || device.Name == only;
+
+        protected override ValueTask ProbeAsync(VdpaDevice device, VdpaDeviceId id, CancellationToken cancellationToken)
+        {
+            Probed = id.VirtioType;
+            return default;
+        }
     }
 
     private static async Task<(Fabric Fabric, VdpaBus Bus, IFabricModule Module)> LoadAsync()

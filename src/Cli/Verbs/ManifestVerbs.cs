@@ -1,0 +1,60 @@
+using System.CommandLine;
+using Virtbus.Cli.Text;
+using Virtbus.Daemon.Api;
+
+namespace Virtbus.Cli.Verbs;
+
+/// <summary>A running fabric and a manifest: what differs, what brings the one to the other, and the manifest that the fabric is.</summary>
+internal static class ManifestVerbs
+{
+    public static Command Diff()
+    {
+        var file = ManifestFile();
+        return CommandLine.Asking(
+            "diff",
+            "Say what would bring the running fabric to a manifest, and do nothing. Ends with 1 when there is something to do.",
+            (result, client, output) =>
+            {
+                var answer = client.Ask("GET", ControlClient.Query("/v1/diff", ("file", Path.GetFullPath(result.GetRequiredValue(file)))), ApiJson.Default.ApplyAnswer);
+                Print(output, answer);
+                return answer.Changes.Count == 0 ? ExitCode.Done : ExitCode.Failed;
+            },
+            file);
+    }
+
+    public static Command Apply()
+    {
+        var file = ManifestFile();
+        return CommandLine.Asking(
+            "apply",
+            "Bring the running fabric to a manifest. What is not changed goes on; what is taken away waits for who has it open.",
+            (result, client, output) =>
+            {
+                var query = ("file", Path.GetFullPath(result.GetRequiredValue(file)));
+                if (!result.GetValue(CommandLine.Json))
+                    Print(output, client.Ask("GET", ControlClient.Query("/v1/diff", query), ApiJson.Default.ApplyAnswer));
+                var answer = client.Ask("POST", ControlClient.Query("/v1/apply", query), ApiJson.Default.ApplyAnswer);
+                output.Print(answer, ApiJson.Default.ApplyAnswer, writer => writer.WriteLine(answer.Changes.Count == 0 ? "Nothing to do." : $"{answer.Changes.Count} changes done."));
+                return ExitCode.Done;
+            },
+            file);
+    }
+
+    public static Command Export() => CommandLine.Asking(
+        "export",
+        "Write the running fabric as the manifest that makes it again.",
+        static (_, client, output) =>
+        {
+            var answer = client.Ask("GET", "/v1/manifest", ApiJson.Default.ManifestAnswer);
+            output.Print(answer, ApiJson.Default.ManifestAnswer, writer => writer.Write(answer.Manifest));
+            return ExitCode.Done;
+        });
+
+    private static Argument<string> ManifestFile() => new("FILE") { Description = "The manifest, a YAML file." };
+
+    private static void Print(Output output, ApplyAnswer answer) => output.Print(answer, ApiJson.Default.ApplyAnswer, writer =>
+    {
+        foreach (var change in answer.Changes)
+            writer.WriteLine(change);
+    });
+}

@@ -1,0 +1,245 @@
+using Virtbus.Core;
+using Virtbus.Daemon.Manifest;
+using Virtbus.Daemon.Provisioning;
+using Virtbus.Platform;
+using Virtbus.Provisioning;
+
+namespace Virtbus.Daemon.Apply;
+
+/// <summary>
+/// Compares a running fabric with a manifest. Functions that were defined to last are not the manifest's matter and stay. What is changed in a point that
+/// can't change while it is there is taken away and made again; the virtual functions of an adapter as the one set that they are.
+/// </summary>
+internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, FabricHardware hardware, DeviceGroups groups)
+{
+    private const string Virtual = "vf";
+    private static readonly string[] Kinds = [Virtual, DiskFunctions.KindName, SerialFunctions.KindName, "pci"];
+
+    /// <summary>Makes the plan.</summary>
+    /// <param name="before">What the fabric was made from.</param>
+    /// <param name="after">What it is to be.</param>
+    /// <exception cref="VirtbusException">EBUSY: the manifest asks for what can't change while the fabric runs; EEXIST: for a name that is taken by what lasts.</exception>
+    public FabricPlan Plan(FabricManifest before, FabricManifest after)
+    {
+        if (before.Modules?.Value != after.Modules?.Value)
+        {
+            throw new VirtbusException(
+                Errno.EBUSY, $"{after.File}: the folder of modules is {before.Modules?.Value ?? "the program's own"} while the fabric runs, not {after.Modules?.Value ?? "the program's own"}. Take the fabric down, and up with this manifest.");
+        }
+
+        var plan = new FabricPlan();
+        var renewed = PlanAdapters(plan, after);
+        PlanFunctions(plan, after, renewed);
+        PlanGroups(plan, after, renewed);
+        return plan;
+    }
+
+    // The adapters that go, or go and come: what hangs at them does too.
+    private HashSet<string> PlanAdapters(FabricPlan plan, FabricManifest after)
+    {
+        var renewed = new HashSet<string>();
+        foreach (var there in hardware.Adapters)
+        {
+            string name = there.Name;
+            var wanted = after.Adapters.FirstOrDefault(a => a.Name == name);
+            if (wanted is not null && Describe(wanted) == Describe(there))
+                continue;
+            renewed.Add(name);
+            if (wanted is null)
+                plan.Say('-', $"adapter {name}");
+            else
+                plan.Say('~', $"adapter {name}: {Describe(there)} -> {Describe(wanted)}; made again, with all that is on it");
+        }
+
+        foreach (var wanted in after.Adapters)
+        {
+            string name = wanted.Name;
+            var isThere = hardware.Adapters.Any(a => a.Name == name);
+            if (!isThere)
+                plan.Say('+', $"adapter {name}: {Describe(wanted)}");
+            if (!isThere || renewed.Contains(name))
+                plan.Make($"adapter {name}", async cancel =>
+                {
+                    await hardware.AddAdapterAsync(wanted);
+                    // Its drivers are loaded by its alias, beside us.
+                    await fabric.SettleAsync(cancel);
+                });
+        }
+
+        return renewed;
+    }
+
+    private void PlanFunctions(FabricPlan plan, FabricManifest after, HashSet<string> renewed)
+    {
+        var wanted = after.AllFunctions().ToList();
+        if (wanted.Find(w => engine.Functions.Any(f => f.IsKept && f.Name == w.Name)) is { } taken)
+        {
+            throw new VirtbusException(
+                Errno.EEXIST, new ManifestError(taken.Name.At, taken.Name.Path, $"'{taken.Name}' is a function that was defined to last. Undefine it, or choose another name.").ToString(after.File));
+        }
+
+        var there = engine.Functions.Where(static f => !f.IsKept && Kinds.Contains(f.Kind)).ToList();
+        var setsToRenew = SetsToRenew(there, wanted, renewed);
+        foreach (var function in Enumerable.Reverse(there))
+        {
+            var next = wanted.Find(w => w.Name == function.Name);
+            if (next is null)
+                plan.Say('-', Title(function));
+            if (next is null || IsRenewed(function, next, renewed, setsToRenew))
+            {
+                // A set goes by one call, made for its last function, which is the first one here.
+                if (function.Kind != Virtual)
+                    plan.TakeAway(Title(function), _ => TakeAwayAsync([function.Name]));
+                else if (there.FindLast(f => f.Kind == Virtual && f.Parent == function.Parent) == function)
+                    plan.TakeAway($"virtual functions of {function.Parent}", _ => TakeAwayAsync([.. there.Where(f => f.Kind == Virtual && f.Parent == function.Parent).Select(static f => f.Name)]));
+            }
+        }
+
+        foreach (var name in renewed)
+            plan.TakeAway($"adapter {name}", _ => hardware.RemoveAdapterAsync(name));
+        foreach (var group in wanted.GroupBy(static w => w.Kind == Virtual ? w.Parent : null))
+        {
+            if (group.Key is not null)
+                PlanSet(plan, [.. group], there, renewed, setsToRenew);
+            else
+                PlanSingles(plan, group, there, renewed, setsToRenew);
+        }
+    }
+
+    private void PlanSet(FabricPlan plan, List<ManifestFunction> set, List<ProvisionedFunction> there, HashSet<string> renewed, HashSet<string> setsToRenew)
+    {
+        var adapter = set[0].Parent!;
+        if (!setsToRenew.Contains(adapter) && !renewed.Contains(adapter) && there.Exists(f => f.Kind == Virtual && f.Parent == adapter))
+            return;
+        foreach (var function in set)
+            plan.Say(there.Exists(f => f.Name == function.Name) ? '~' : '+', Title(function));
+        plan.Make($"virtual functions of {adapter}", async cancel =>
+        {
+            foreach (var function in set)
+                engine.Define(function.Name, Virtual, adapter, function.Values);
+            await engine.ActivateAsync([.. set.Select(static f => f.Name.Value)], cancel);
+        });
+    }
+
+    private void PlanSingles(FabricPlan plan, IEnumerable<ManifestFunction> functions, List<ProvisionedFunction> there, HashSet<string> renewed, HashSet<string> setsToRenew)
+    {
+        foreach (var next in functions)
+        {
+            var now = there.Find(f => f.Name == next.Name);
+            if (now is null)
+                plan.Say('+', next.Title);
+            else if (IsRenewed(now, next, renewed, setsToRenew))
+                plan.Say('~', $"{next.Title}: {Difference(now, next)}; made again");
+            else if (now.Device is null)
+                plan.Say('+', $"{next.Title}, which is not active");
+            else if (Difference(now, next) is { Length: > 0 } difference)
+                plan.Say('~', $"{next.Title}: {difference}");
+            else
+                continue;
+            plan.Make(next.Title, cancel => MakeAsync(next, cancel));
+        }
+    }
+
+    private async ValueTask MakeAsync(ManifestFunction next, CancellationToken cancellationToken)
+    {
+        if (engine.Functions.FirstOrDefault(f => f.Name == next.Name) is not { Profile: { } profile } there)
+        {
+            engine.Define(next.Name, next.Kind, next.Parent, next.Values);
+        }
+        else
+        {
+            var wanted = next.Values.ToDictionary();
+            foreach (var (key, _) in profile.Values)
+                wanted.TryAdd(key, "");
+            await engine.SetAsync(next.Name, wanted);
+            if (there.Device is not null)
+                return;
+        }
+
+        await engine.ActivateAsync([next.Name], cancellationToken);
+    }
+
+    private async ValueTask TakeAwayAsync(IReadOnlyList<string> names)
+    {
+        string[] active = [.. names.Where(n => engine.Get(n) is { Device: not null } or { State: FunctionState.Gone })];
+        if (active.Length > 0)
+            await engine.DeactivateAsync(active);
+        // Those that nobody defined are gone with that.
+        foreach (var name in names.Where(n => engine.Functions.Any(f => f.Name == n)))
+            engine.Undefine(name);
+    }
+
+    private void PlanGroups(FabricPlan plan, FabricManifest after, HashSet<string> renewed)
+    {
+        foreach (var (key, group) in groups.All)
+        {
+            var next = after.Devices.FirstOrDefault(d => DeviceGroups.KeyOf(d) == key);
+            var isLost = group.Parent is { } parent && renewed.Contains(parent);
+            if (next is not null && next.Count.Value == group.Count.Value && next.Parent?.Value == group.Parent?.Value && !isLost)
+                continue;
+            plan.Say(next is null ? '-' : '~', $"{group.Count} devices {key}{(next is null ? "" : $" -> {next.Count}; made again")}");
+            plan.TakeAway($"devices {key}", _ => groups.RemoveAsync(key));
+        }
+
+        foreach (var next in after.Devices)
+        {
+            var key = DeviceGroups.KeyOf(next);
+            var there = groups.All.FirstOrDefault(g => g.Key == key).Group;
+            if (there is null)
+                plan.Say('+', $"{next.Count} devices {key}");
+            if (there is null || next.Count.Value != there.Count.Value || next.Parent?.Value != there.Parent?.Value || (there.Parent is { } parent && renewed.Contains(parent)))
+                plan.Make($"devices {key}", cancel => groups.AddAsync(next, next.Parent is { } above ? hardware.DeviceOf(above) : null, static _ => { }, cancel));
+        }
+    }
+
+    // Adapters whose set of virtual functions is to be another one.
+    private HashSet<string> SetsToRenew(List<ProvisionedFunction> there, List<ManifestFunction> wanted, HashSet<string> renewed) =>
+    [
+        .. there.Where(f => f.Kind == Virtual && wanted.Find(w => w.Name == f.Name) is var next && (next is null || f.Device is null || Difference(f, next).Length > 0)).Select(static f => f.Parent!),
+        .. wanted.Where(w => w.Kind == Virtual && !renewed.Contains(w.Parent!) && !there.Exists(f => f.Name == w.Name)).Select(static w => w.Parent!),
+    ];
+
+    private bool IsRenewed(ProvisionedFunction now, ManifestFunction next, HashSet<string> renewed, HashSet<string> setsToRenew)
+    {
+        if (now.Kind != next.Kind || now.Parent != next.Parent || (now.Parent is { } parent && renewed.Contains(parent)))
+            return true;
+        if (now.Kind == Virtual)
+            return setsToRenew.Contains(now.Parent!);
+        return now.Device is not null && Changed(now, next).Any(static f => f.Change == FieldChange.BeforeActivation);
+    }
+
+    private IEnumerable<ProfileField> Changed(ProvisionedFunction now, ManifestFunction next)
+    {
+        if (ProviderOf(now) is not { } provider || now.Profile is not { } profile)
+            return [];
+        var before = profile.Values.ToDictionary();
+        var after = FunctionProfile.Parse(next.Kind, next.Name, provider.Fields, next.Values).Values.ToDictionary();
+        return provider.Fields.Where(f => before.GetValueOrDefault(f.Name) != after.GetValueOrDefault(f.Name));
+    }
+
+    private string Difference(ProvisionedFunction now, ManifestFunction next)
+    {
+        if (now.Kind != next.Kind || now.Parent != next.Parent)
+            return $"{now.Kind} at {now.Parent ?? "nothing"} -> {next.Kind} at {next.Parent ?? "nothing"}";
+        var before = now.Profile?.Values.ToDictionary() ?? [];
+        var after = ProviderOf(now) is { } provider ? FunctionProfile.Parse(next.Kind, next.Name, provider.Fields, next.Values).Values.ToDictionary() : [];
+        return string.Join(", ", Changed(now, next).Select(f => $"{f.Name} {before.GetValueOrDefault(f.Name, "not set")} -> {after.GetValueOrDefault(f.Name, "not set")}"));
+    }
+
+    private FunctionProvider? ProviderOf(ProvisionedFunction function) =>
+        engine.Providers.FirstOrDefault(p => p.Kind == function.Kind && (function.Parent is null ? p.Parents.Count == 0 : p.Parents.Contains(function.Parent)));
+
+    private static string Title(ProvisionedFunction function) => function.Kind switch
+    {
+        Virtual => $"virtual function {function.Name}",
+        DiskFunctions.KindName => $"disk {function.Name} on {function.Parent}",
+        SerialFunctions.KindName => $"serial port {function.Name}",
+        _ => $"function {function.Name}",
+    };
+
+    private static string Title(ManifestFunction function) =>
+        $"virtual function {function.Name}{string.Concat(function.Values.Where(static v => v.Key != "index").Select(static v => $" {v.Key}={v.Value}"))}";
+
+    private static string Describe(AdapterManifest adapter) =>
+        $"{adapter.Model.Value.ToString().ToLowerInvariant()}, {adapter.Parts.Value.ToString().ToLowerInvariant()}, {adapter.Ports} ports{(adapter.Mac is { } mac ? $", {mac}" : "")}{(adapter.Tap is { } tap ? $", tap {tap}" : "")}";
+}

@@ -1,0 +1,88 @@
+using System.Globalization;
+using System.Text;
+using System.Text.Json;
+using Virtbus.Daemon.Manifest;
+using Virtbus.Daemon.Provisioning;
+using Virtbus.Provisioning;
+
+namespace Virtbus.Daemon.Apply;
+
+/// <summary>
+/// Writes a running fabric as the manifest that makes it again. Functions that were defined to last, and kinds that a manifest does not name, are told in
+/// comments: they are not the manifest's matter.
+/// </summary>
+internal static class ManifestExport
+{
+    private static readonly Dictionary<string, string> Keys = new() { ["vfio-user"] = "vfio_user" };
+
+    public static string Write(IEnumerable<AdapterManifest> adapters, ProvisioningEngine engine, DeviceGroups groups, string? modules)
+    {
+        var text = new StringBuilder();
+        var functions = engine.Functions;
+        var passing = functions.Where(static f => !f.IsKept && f.Device is not null).ToList();
+        Section(text, "adapters", adapters.Select(a => Adapter(a, [.. passing.Where(f => f.Kind == "vf" && f.Parent == a.Name)])));
+        Section(text, "disks", passing.Where(static f => f.Kind == DiskFunctions.KindName).Select(static f => Function(f, ("adapter", f.Parent!))));
+        Section(text, "serials", passing.Where(static f => f.Kind == SerialFunctions.KindName).Select(static f => Function(f)));
+        Section(text, "functions", passing.Where(static f => f.Kind == "pci").Select(static f => Function(f)));
+        Section(text, "devices", groups.All.Select(static g => Group(g.Group)));
+        if (modules is not null)
+            text.Append("modules: ").Append(Scalar(modules)).Append('\n');
+        foreach (var function in functions.Except(passing))
+            text.Append("# ").Append(function.Name).Append(" (").Append(function.Kind).Append(") is ").Append(function.StateName).Append(function.IsKept ? ", and lasts by itself\n" : "\n");
+        return text.ToString();
+    }
+
+    private static void Section(StringBuilder text, string key, IEnumerable<IEnumerable<(string Key, string Value)>> items)
+    {
+        var isFirst = true;
+        foreach (var item in items)
+        {
+            if (isFirst)
+                text.Append(key).Append(":\n");
+            isFirst = false;
+            text.Append("  - { ").AppendJoin(", ", item.Select(static p => $"{(p.Key == "null" ? "\"null\"" : p.Key)}: {p.Value}")).Append(" }\n");
+        }
+    }
+
+    private static IEnumerable<(string Key, string Value)> Adapter(AdapterManifest adapter, List<ProvisionedFunction> functions)
+    {
+        yield return ("name", Scalar(adapter.Name));
+        yield return ("model", adapter.Model.Value.ToString().ToLowerInvariant());
+        if (adapter.Mac is { } mac)
+            yield return ("mac", Scalar(string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture)))));
+        yield return ("parts", $"[{string.Join(", ", Enum.GetValues<AdapterParts>().Where(p => p != AdapterParts.None && adapter.Parts.Value.HasFlag(p)).Select(static p => p.ToString().ToLowerInvariant()))}]");
+        yield return ("ports", adapter.Ports.Value.ToString(CultureInfo.InvariantCulture));
+        if (adapter.Tap is { } tap)
+            yield return ("tap", Scalar(tap));
+        if (functions.Count == 0)
+            yield break;
+        yield return ("vfs", functions.Count.ToString(CultureInfo.InvariantCulture));
+        var said = functions.Where(static f => f.Profile!.Values.Count > 1).ToList();
+        if (said.Count > 0)
+            yield return ("vf_profiles", $"[ {string.Join(", ", said.Select(static f => $"{{ {string.Join(", ", f.Profile!.Values.Select(static v => $"{(v.Key == "index" ? "vf" : v.Key)}: {Scalar(v.Value)}"))} }}"))} ]");
+    }
+
+    private static IEnumerable<(string Key, string Value)> Function(ProvisionedFunction function, params IEnumerable<(string Key, string Value)> more)
+    {
+        yield return ("name", Scalar(function.Name));
+        foreach (var (key, value) in more)
+            yield return (key, Scalar(value));
+        foreach (var (key, value) in function.Profile!.Values)
+            yield return (Keys.GetValueOrDefault(key, key), Scalar(value));
+    }
+
+    private static IEnumerable<(string Key, string Value)> Group(DeviceManifest group)
+    {
+        yield return ("module", Scalar(group.Module));
+        yield return ("name", Scalar(group.Name));
+        yield return ("count", group.Count.Value.ToString(CultureInfo.InvariantCulture));
+        if (group.Parent is { } parent)
+            yield return ("parent", Scalar(parent));
+    }
+
+    // Words, numbers and truth values stand as they are; all else in quotation marks, whose escapes are those of JSON.
+    private static string Scalar(string value) =>
+        value.Length > 0 && (char.IsAsciiDigit(value[0]) ? value.All(char.IsAsciiLetterOrDigit) : value.All(static c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_'))
+            ? value
+            : JsonSerializer.Serialize(value, ExportJson.Default.String);
+}

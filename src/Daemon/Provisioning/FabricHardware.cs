@@ -1,0 +1,147 @@
+using Microsoft.Extensions.Logging;
+using Virtbus.Block;
+using Virtbus.Buses.Pci;
+using Virtbus.Buses.Vdpa;
+using Virtbus.Core;
+using Virtbus.Daemon.Manifest;
+using Virtbus.Hardware;
+using Virtbus.Hardware.Serial;
+using Virtbus.Platform;
+using Virtbus.Provisioning;
+using Virtbus.Subsystems.Vfio;
+using Virtbus.Subsystems.Vhost;
+using Virtbus.Transports.HostVfio;
+using Virtbus.Transports.VfioUser;
+using Virtbus.Transports.VhostUser;
+
+namespace Virtbus.Daemon.Provisioning;
+
+/// <summary>
+/// The simulated hardware of a fabric: its adapters, and what makes disks and serial ports; the providers of PCI functions; and the transports that offer
+/// devices on sockets.
+/// </summary>
+internal sealed class FabricHardware : IAsyncDisposable
+{
+    private readonly ProvisioningContext _context;
+    private readonly VdpaBus _vdpa;
+    private readonly VhostSubsystem _vhost;
+    private readonly VhostUserExporter _vhostExporter;
+    private readonly PciBus _pci;
+    private readonly ProvisioningEngine _engine;
+    private readonly VfioSubsystem _vfio;
+    private readonly VfioUserExporter _vfioExporter;
+    private readonly SerialFunctions _serials;
+    // In the order in which they were made; replaced as a whole.
+    private volatile (Adapter Adapter, DiskFunctions Disks)[] _adapters = [];
+    private volatile bool _closing;
+
+    public FabricHardware(ProvisioningContext context)
+    {
+        _context = context;
+        _vdpa = context.Fabric.RegisterBus(new VdpaBus());
+        _vhost = VhostSubsystem.Of(context.Fabric);
+        _vhostExporter = new VhostUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VhostUser"), context.Fabric.Time);
+        _pci = context.Fabric.GetBus<PciBus>();
+        _vfio = VfioSubsystem.Of(context.Fabric);
+        _vfioExporter = new VfioUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
+        _engine = ProvisioningEngine.Of(context.Fabric);
+        _engine.Modules = context.Modules;
+        _engine.WhyNotBound = device => _vfioExporter.ErrorOf(device.Name) ?? _vhostExporter.ErrorOf(device.Name);
+        _vdpa.AddManagementListener(OnManagement);
+        _pci.AddProvider(new SimulatedFunctionProvider());
+        _pci.AddProvider(new VfioUserFunctionProvider());
+        _pci.AddProvider(new HostFunctionProvider(context.LoggerFactory));
+        _serials = new SerialFunctions(context);
+    }
+
+    public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles];
+
+    private IEnumerable<DeviceSocket> VhostSockets =>
+        from device in _vhost.Class.Devices.OfType<VhostDevice>()
+        let endpoint = device.Endpoint
+        where endpoint is not null
+        select new DeviceSocket(device.Label, "vhost-user-blk", endpoint, device.Parent, device);
+
+    private IEnumerable<DeviceSocket> VfioSockets =>
+        from device in _vfio.Class.Devices.OfType<VfioDevice>()
+        let endpoint = device.Endpoint
+        where endpoint is not null
+        orderby device.Label
+        select new DeviceSocket((device.Parent as PciDevice)?.Label ?? device.Label, "vfio-user", endpoint, device.Parent, device, device.Label);
+
+    private IEnumerable<DeviceSocket> Consoles =>
+        from serial in _serials.Ports
+        select new DeviceSocket(serial.Name, "console", serial.Console, serial.Device, Address: serial.Device?.Name);
+
+    /// <summary>Makes ready to offer devices on sockets; called once, before anything is made.</summary>
+    public async ValueTask StartAsync()
+    {
+        await _context.Fabric.AddClassObserverAsync(_vfio.Class, _vfioExporter);
+        await _context.Fabric.AddClassObserverAsync(_vhost.Class, _vhostExporter);
+    }
+
+    /// <summary>The adapters, as they were made.</summary>
+    public IEnumerable<AdapterManifest> Adapters => _adapters.Select(static a => a.Adapter.Manifest);
+
+    /// <summary>Makes an adapter. Its drivers may still be probing when the call returns.</summary>
+    /// <returns>The adapter's device.</returns>
+    /// <exception cref="VirtbusException">The adapter can't be made.</exception>
+    public async ValueTask<Device> AddAdapterAsync(AdapterManifest adapter)
+    {
+        var made = await Adapter.CreateAsync(_context.Fabric, adapter);
+        _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _context))];
+        return made.Device;
+    }
+
+    /// <summary>Takes an adapter away with all that is on it; waits for who has some of it open.</summary>
+    public async ValueTask RemoveAdapterAsync(string name)
+    {
+        var (adapter, disks) = _adapters.First(a => a.Adapter.Name == name);
+        _adapters = [.. _adapters.Where(a => a.Adapter != adapter)];
+        await adapter.DisposeAsync();
+        disks.Dispose();
+    }
+
+    /// <summary>The device of an adapter.</summary>
+    public Device DeviceOf(string adapter) => _adapters.First(a => a.Adapter.Name == adapter).Adapter.Device;
+
+    /// <summary>Opens the medium of a disk that is defined, before it is activated.</summary>
+    /// <exception cref="VirtbusException">It can't be opened.</exception>
+    public void OpenMedium(ProvisionedFunction disk) => _adapters.First(a => a.Adapter.Name == disk.Parent).Disks.Open(disk.Profile!);
+
+    /// <summary>Refuses a fabric with a device that could not be offered on its socket, though a driver was to do so.</summary>
+    /// <exception cref="VirtbusException">As the listener says it of the socket's path.</exception>
+    public void CheckOffered()
+    {
+        foreach (var device in _pci.Devices.OfType<PciDevice>().OrderBy(d => d.Name, StringComparer.Ordinal))
+        {
+            if (_vfioExporter.ErrorOf(device.Name) is { } error)
+                throw new VirtbusException(error.Errno, $"Device {device.Name} can't be offered. {error.Message}", error);
+        }
+    }
+
+    /// <summary>Takes all devices away from the virtual machines and programs that have them open: at the end nobody waits for them.</summary>
+    public void RevokeAll()
+    {
+        foreach (var device in _vfio.Class.Devices.OfType<VfioDevice>())
+            device.Revoke();
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        _closing = true;
+        await _pci.UnplugOpenedAsync();
+        foreach (var function in _engine.Functions.Reverse().Where(static f => f.Kind == SerialFunctions.KindName && f.Device is not null).ToList())
+            await _engine.DeactivateAsync([function.Name]);
+        foreach (var (adapter, _) in _adapters.Reverse())
+            await RemoveAdapterAsync(adapter.Name);
+        await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
+        await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);
+    }
+
+    private void OnManagement(VdpaManagement management)
+    {
+        if (!_closing && _adapters.FirstOrDefault(a => a.Adapter.IsAbove(management)).Disks is { } disks)
+            _engine.Return(disks);
+    }
+}

@@ -1,0 +1,198 @@
+using Virtbus.Buses.Pci;
+using Virtbus.Core;
+using Virtbus.Platform;
+using Virtbus.Provisioning;
+
+namespace Virtbus.Drivers.NicRings;
+
+/// <summary>
+/// The virtual functions of an adapter, as functions that are defined and configured before they are there. PCI enables the first so many at once
+/// (SR-IOV 3.3.3.1, 3.3.7), so they are activated and deactivated as one set; a write to <c>sriov_numvfs</c> is another way to the same.
+/// </summary>
+internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
+{
+    private const int MaxFunctions = 256;
+    private static readonly ProfileField<int> Index = ProfileFields.Number("index", "the virtual function, counted", 0, MaxFunctions - 1, isRequired: true);
+    private static readonly ProfileField<ulong> Mac = ProfileFields.Mac("mac");
+    private static readonly ProfileField<int> Queues = ProfileFields.Number("queues", "queue sets", 1, 16);
+    private static readonly ProfileField<string> DriverName =
+        ProfileFields.Text("driver", "the name of the only driver that may take it, for example vfio-pci", static t => t.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '-' or '.'));
+
+    private static readonly ProfileField[] All = [Index, Mac, Queues, DriverName];
+
+    private readonly NicCore _core;
+    private readonly PciDevice _device;
+    private readonly ProvisioningEngine _engine;
+    // What the hardware makes them when nothing is said, as far as it was asked.
+    private readonly Dictionary<int, NicVfSettings> _defaults = [];
+    // Nobody defined them: they go with the virtual functions.
+    private readonly List<string> _passing = [];
+
+    internal NicVirtualFunctions(NicCore core, PciDevice device)
+    {
+        _core = core;
+        _device = device;
+        _engine = ProvisioningEngine.Of(device.Fabric!);
+        Parents = device.Label is { } label ? [label, device.Name] : [device.Name];
+        _engine.AddProvider(this);
+    }
+
+    public override string Kind => "vf";
+
+    public override IReadOnlyList<string> Parents { get; }
+
+    public override IReadOnlyList<ProfileField> Fields => All;
+
+    public override bool ComesTogether => true;
+
+    public override void Check(FunctionProfile profile)
+    {
+        if (!profile.TryGet(Index, out var index))
+            return;
+        if (index >= _device.TotalVirtualFunctions)
+            throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': {_device.Name} has no virtual function {index}; it can have {_device.TotalVirtualFunctions}, from 0.");
+        if (_engine.FunctionsOf(this).FirstOrDefault(f => f.Name != profile.Name && IndexOf(f) == index) is { } other)
+            throw new VirtbusException(Errno.EEXIST, $"Function '{profile.Name}': virtual function {index} of {_device.Name} is '{other.Name}' already. Choose another index.");
+    }
+
+    public override async ValueTask<IReadOnlyList<Device>> ActivateAsync(IReadOnlyList<FunctionProfile> profiles, CancellationToken cancellationToken)
+    {
+        var sorted = profiles.OrderBy(static p => p.Get(Index)).ToList();
+        foreach (var driver in sorted.Select(DriverOf).OfType<string>().Distinct())
+            await _engine.LoadDriverAsync(_device.Bus!, driver);
+        await _device.Fabric!.RunExclusiveAsync(_device, async () =>
+        {
+            if (_device.VirtualFunctions.Count is > 0 and var there)
+            {
+                throw new VirtbusException(
+                    Errno.EBUSY, $"{_device.Name} has {there} virtual functions, and PCI enables all at once. Deactivate those first, or write 0 to its sriov_numvfs; then activate all together.");
+            }
+
+            if (Enumerable.Range(0, sorted.Count).FirstOrDefault(i => sorted[i].Get(Index) != i, -1) is >= 0 and var gap)
+            {
+                throw new VirtbusException(
+                    Errno.EINVAL,
+                    $"Virtual function {sorted[gap].Get(Index)} ('{sorted[gap].Name}') of {_device.Name} can't come without virtual function {gap}: PCI enables the first so many. Define that one too, and activate both together.");
+            }
+
+            await EnableAsync(sorted.Count, i => sorted[i]);
+            try
+            {
+                foreach (var profile in sorted)
+                {
+                    if (DriverOf(profile) is { } driver)
+                        _engine.RequireDriver(profile.Name, _device.VirtualFunctions[profile.Get(Index)], driver);
+                }
+            }
+            catch
+            {
+                await _device.SetVirtualFunctionsAsync(0);
+                throw;
+            }
+        });
+        var functions = _device.VirtualFunctions;
+        return [.. profiles.Select(p => functions[p.Get(Index)])];
+    }
+
+    public override async ValueTask DeactivateAsync(IReadOnlyList<(FunctionProfile Profile, Device Device)> functions)
+    {
+        await _device.Fabric!.RunExclusiveAsync(_device, async () =>
+        {
+            var left = _device.VirtualFunctions.Except(functions.Select(static f => f.Device)).ToList();
+            if (left.Count > 0)
+            {
+                throw new VirtbusException(
+                    Errno.EBUSY,
+                    $"The virtual functions of {_device.Name} go together, and {string.Join(", ", left.Take(4).Select(static d => (d as PciDevice)?.Label ?? d.Name))}{(left.Count > 4 ? " …" : "")} would stay. Deactivate all of them in one call, or write 0 to its sriov_numvfs.");
+            }
+
+            await _device.SetVirtualFunctionsAsync(0);
+        });
+    }
+
+    public override string? DescribeStandard(FunctionProfile profile, ProfileField field)
+    {
+        if ((field != Mac && field != Queues) || !profile.TryGet(Index, out var index) || !profile.IsSet(Index))
+            return base.DescribeStandard(profile, field);
+        var standard = _defaults.TryGetValue(index, out var known) ? known : _core.GetVirtualFunction(index);
+        return field == Mac ? Subsystems.Net.NetDevice.FormatAddress(standard.MacAddress) : $"{standard.QueueSets}";
+    }
+
+    /// <summary>The driver goes: definitions stay, what was made for a number alone goes.</summary>
+    public void Dispose()
+    {
+        _engine.RemoveProvider(this);
+        Forget();
+    }
+
+    /// <summary>Somebody writes <c>sriov_numvfs</c>, in the device's transition.</summary>
+    internal async ValueTask SetNumberAsync(int count)
+    {
+        if (count == 0)
+        {
+            var active = _engine.FunctionsOf(this).Where(static f => f.Device is not null).ToList();
+            await _device.SetVirtualFunctionsAsync(0);
+            active.ForEach(_engine.NoteInactive);
+            Forget();
+            return;
+        }
+
+        var byIndex = _engine.FunctionsOf(this).Where(f => IndexOf(f) < count).ToDictionary(static f => IndexOf(f)!.Value);
+        await EnableAsync(count, i => byIndex.GetValueOrDefault(i)?.Profile);
+        foreach (var device in _device.VirtualFunctions)
+        {
+            if ((byIndex.GetValueOrDefault(device.VirtualFunctionIndex) ?? TryDefine(device)) is { } function)
+                _engine.NoteActive(function, device);
+        }
+    }
+
+    // So that all that are there are shown. A name that another function has is no reason to refuse the number.
+    private ProvisionedFunction? TryDefine(PciDevice device)
+    {
+        try
+        {
+            var function = _engine.Define(device.Label ?? device.Name, Kind, Parents[0], [KeyValuePair.Create(Index.Name, $"{device.VirtualFunctionIndex}")]);
+            _passing.Add(function.Name);
+            return function;
+        }
+        catch (VirtbusException)
+        {
+            return null;
+        }
+    }
+
+    private void Forget()
+    {
+        foreach (var function in _engine.Functions.Where(f => _passing.Contains(f.Name) && f.Device is null).ToList())
+            _engine.Undefine(function.Name);
+        _passing.Clear();
+    }
+
+    private static int? IndexOf(ProvisionedFunction function) => function.Profile is { } profile && profile.TryGet(Index, out var index) && profile.IsSet(Index) ? index : null;
+
+    private static string? DriverOf(FunctionProfile profile) => profile.TryGet(DriverName, out var driver) ? driver : null;
+
+    // The hardware knows what each is to be, and the bus by which driver alone, before anything sees one.
+    private ValueTask EnableAsync(int count, Func<int, FunctionProfile?> profileOf)
+    {
+        for (var i = 0; i < count; i++)
+            Configure(i, profileOf(i));
+        return _device.SetVirtualFunctionsAsync(count, function =>
+        {
+            if (profileOf(function.VirtualFunctionIndex) is { } profile && DriverOf(profile) is { } driver)
+                _device.Fabric!.SetDriverOverride(function, driver);
+            return default;
+        });
+    }
+
+    private void Configure(int index, FunctionProfile? profile)
+    {
+        var there = _core.GetVirtualFunction(index);
+        if (!_defaults.TryGetValue(index, out var wanted))
+            _defaults[index] = wanted = there;
+        if (profile is not null)
+            wanted = new NicVfSettings(profile.TryGet(Mac, out var mac) ? mac : wanted.MacAddress, profile.TryGet(Queues, out var queues) ? queues : wanted.QueueSets);
+        if (wanted != there)
+            _core.SetVirtualFunction(index, wanted);
+    }
+}

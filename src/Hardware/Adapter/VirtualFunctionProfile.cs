@@ -1,6 +1,0 @@
-namespace Virtbus.Hardware.Adapter;
-
-/// <summary>What a virtual function is to be.</summary>
-/// <param name="MacAddress">Its Ethernet address, 48 bits.</param>
-/// <param name="QueueSets">How many queue sets it can make.</param>
-internal readonly record struct VirtualFunctionProfile(ulong MacAddress, int QueueSets);

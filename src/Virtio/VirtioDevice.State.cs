@@ -1,0 +1,184 @@
+using System.Buffers.Binary;
+using Virtbus.Memory;
+using Virtbus.Platform;
+using Virtbus.Virtio.Rings;
+
+namespace Virtbus.Virtio;
+
+// The state that moves: what the driver set up, and where each queue goes on.
+public abstract partial class VirtioDevice
+{
+    private const string DeviceSection = "virtio";
+    private const string QueuesSection = "virtio-queues";
+    private const ushort StateVersion = 1;
+    // Type 4, number of queues 2, status 1, reserved 1, features 16, configuration generation 4.
+    private const int DeviceSectionSize = 28;
+    // Three areas 24, size 2, flags 2, place in the ring 4.
+    private const int QueueSize = 32;
+    private const ushort ReadyFlag = 1;
+    private const ushort BrokenFlag = 2;
+    private const ushort PackedFlag = 4;
+    private const byte KnownStatus = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER | VirtioStatus.DRIVER_OK | VirtioStatus.FEATURES_OK
+        | VirtioStatus.DEVICE_NEEDS_RESET | VirtioStatus.FAILED;
+
+    private bool _isPaused;
+
+    /// <inheritdoc/>
+    /// <remarks>From any thread that is no queue's. A reset by the driver ends what it set up, not the pause.</remarks>
+    public bool TryPause(out Fault fault)
+    {
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            _isPaused = true;
+            foreach (var queue in _queues)
+                queue.Stop();
+            return Done(out fault);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Resume()
+    {
+        lock (_lock)
+        {
+            _isPaused = false;
+            foreach (var queue in _queues)
+                Run(queue);
+        }
+    }
+
+    /// <inheritdoc/>
+    public bool TrySave(StateWriter writer, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(writer);
+        lock (_lock)
+        {
+            if (!_isPaused)
+                return Refuse(Errno.EBUSY, "the device does not stand still", out fault);
+            Span<byte> device = stackalloc byte[DeviceSectionSize];
+            device.Clear();
+            BinaryPrimitives.WriteUInt32LittleEndian(device, DeviceId);
+            BinaryPrimitives.WriteUInt16LittleEndian(device[4..], (ushort)_queues.Length);
+            device[6] = Status;
+            BinaryPrimitives.WriteUInt64LittleEndian(device[8..], _driverFeatures.Low);
+            BinaryPrimitives.WriteUInt64LittleEndian(device[16..], _driverFeatures.High);
+            BinaryPrimitives.WriteUInt32LittleEndian(device[24..], _configGeneration);
+            writer.Add(DeviceSection, StateVersion, device);
+            var queues = new byte[_queues.Length * QueueSize];
+            for (var i = 0; i < _queues.Length; i++)
+                Write(_queues[i], queues.AsSpan(i * QueueSize));
+            writer.Add(QueuesSection, StateVersion, queues);
+            return TrySaveModel(writer, out fault);
+        }
+    }
+
+    /// <inheritdoc/>
+    public bool TryRestore(StateReader reader, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(reader);
+        lock (_lock)
+        {
+            if (!_isPaused)
+                return Refuse(Errno.EBUSY, "the device does not stand still", out fault);
+            if (!reader.TryTake(DeviceSection, StateVersion, DeviceSectionSize, DeviceSectionSize, out var device, out fault)
+                || !reader.TryTake(QueuesSection, StateVersion, QueueSize, _queues.Length * QueueSize, out var queues, out fault)
+                || !TryReadModel(reader, out var applyModel, out fault) || !reader.TryFinish(out fault))
+                return false;
+            if (!TryCheck(device, out var features, out fault) || !TryReadQueues(queues, device.Content.Span[6], features, out var states, out fault))
+                return false;
+            for (var i = 0; i < states.Length; i++)
+                Apply(states[i], _queues[i]);
+            _driverFeatures = features;
+            Interlocked.Exchange(ref _status, device.Content.Span[6]);
+            Volatile.Write(ref _configGeneration, BinaryPrimitives.ReadUInt32LittleEndian(device.Content.Span[24..]));
+            applyModel();
+            return true;
+        }
+    }
+
+    /// <summary>Adds the sections of a model, which has its own. The queues stand still.</summary>
+    /// <param name="writer">Takes them.</param>
+    /// <param name="fault">EOPNOTSUPP: something in the model can't be moved.</param>
+    protected virtual bool TrySaveModel(StateWriter writer, out Fault fault) => Done(out fault);
+
+    /// <summary>Takes and checks the sections of a model, and changes nothing yet.</summary>
+    /// <param name="reader">The sections; not trusted.</param>
+    /// <param name="apply">Takes over what was read; called when all else of the state is found right, and not at all otherwise. It can't fail.</param>
+    /// <param name="fault">EINVAL: the section and version that do not fit, and why.</param>
+    protected virtual bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
+    {
+        apply = static () => { };
+        return Done(out fault);
+    }
+
+    private static void Write(QueueRunner queue, Span<byte> to)
+    {
+        BinaryPrimitives.WriteUInt64LittleEndian(to, queue.DescriptorArea.Value);
+        BinaryPrimitives.WriteUInt64LittleEndian(to[8..], queue.DriverArea.Value);
+        BinaryPrimitives.WriteUInt64LittleEndian(to[16..], queue.DeviceArea.Value);
+        BinaryPrimitives.WriteUInt16LittleEndian(to[24..], (ushort)queue.Size);
+        var flags = (queue.Ready ? ReadyFlag : 0) | (queue.IsBroken ? BrokenFlag : 0) | (queue.State.IsPacked ? PackedFlag : 0);
+        BinaryPrimitives.WriteUInt16LittleEndian(to[26..], (ushort)flags);
+        BinaryPrimitives.WriteUInt32LittleEndian(to[28..], queue.State.Encode());
+    }
+
+    private bool TryCheck(in StateSection section, out VirtioFeatures features, out Fault fault)
+    {
+        var from = section.Content.Span;
+        features = new VirtioFeatures(BinaryPrimitives.ReadUInt64LittleEndian(from[8..]), BinaryPrimitives.ReadUInt64LittleEndian(from[16..]));
+        var type = BinaryPrimitives.ReadUInt32LittleEndian(from);
+        var status = from[6];
+        if (type != DeviceId)
+            return Refuse(section, $"is of a device of type {type}; this one is of type {DeviceId}", out fault);
+        if (BinaryPrimitives.ReadUInt16LittleEndian(from[4..]) != _queues.Length)
+            return Refuse(section, $"is of a device with {BinaryPrimitives.ReadUInt16LittleEndian(from[4..])} queues; this one has {_queues.Length}", out fault);
+        if (!features.IsWithin(DeviceFeatures))
+            return Refuse(section, $"has features {features & ~DeviceFeatures} that this device does not offer", out fault);
+        var hasFeatures = (status & VirtioStatus.FEATURES_OK) != 0;
+        if ((status & ~KnownStatus) != 0 || from[7] != 0 || ((status & VirtioStatus.DRIVER_OK) != 0 && !hasFeatures))
+            return Refuse(section, $"has a status 0x{status:x} that no driver can set", out fault);
+        return !hasFeatures || TryAcceptFeatures(features, out fault) ? Done(out fault) : false;
+    }
+
+    private bool TryReadQueues(in StateSection section, byte status, VirtioFeatures features, out QueueSetup[] states, out Fault fault)
+    {
+        states = new QueueSetup[_queues.Length];
+        var from = section.Content.Span;
+        if (from.Length != states.Length * QueueSize)
+            return Refuse(section, $"has {from.Length} bytes for {states.Length} queues", out fault);
+        for (var i = 0; i < states.Length; i++, from = from[QueueSize..])
+        {
+            var size = BinaryPrimitives.ReadUInt16LittleEndian(from[24..]);
+            var flags = BinaryPrimitives.ReadUInt16LittleEndian(from[26..]);
+            if (size == 0 || size > MaxQueueSize || !int.IsPow2(size) || (flags & ~(ReadyFlag | BrokenFlag | PackedFlag)) != 0
+                || ((flags & ReadyFlag) != 0 && (status & VirtioStatus.FEATURES_OK) == 0)
+                || ((flags & PackedFlag) != 0 && !features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
+                || !QueueState.TryDecode(BinaryPrimitives.ReadUInt32LittleEndian(from[28..]), (flags & PackedFlag) != 0, out var state, out _))
+                return Refuse(section, $"has a queue {i} that such a device can't have", out fault);
+            states[i] = new QueueSetup(
+                new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from)),
+                new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from[8..])),
+                new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from[16..])),
+                size, (flags & ReadyFlag) != 0, (flags & BrokenFlag) != 0, state);
+        }
+        return Done(out fault);
+    }
+
+    private static void Apply(in QueueSetup setup, QueueRunner queue)
+    {
+        queue.DescriptorArea = setup.DescriptorArea;
+        queue.DriverArea = setup.DriverArea;
+        queue.DeviceArea = setup.DeviceArea;
+        queue.Size = setup.Size;
+        queue.Ready = setup.IsReady;
+        queue.IsBroken = setup.IsBroken;
+        queue.State = setup.State;
+    }
+
+    private static bool Refuse(in StateSection section, string why, out Fault fault) =>
+        Refuse(Errno.EINVAL, $"section '{section.Name}', version {section.Version}, {why}", out fault);
+
+    private readonly record struct QueueSetup(
+        Iova DescriptorArea, Iova DriverArea, Iova DeviceArea, int Size, bool IsReady, bool IsBroken, QueueState State);
+}

@@ -1,0 +1,169 @@
+using Virtbus.Transports.VfioUser;
+using Xunit;
+
+namespace Virtbus.Tests.Cli;
+
+/// <summary>A running fabric and manifests: the one that it is, what brings it to another, and what of it lasts. PV-01, PV-05.</summary>
+public sealed class ApplyTests
+{
+    private const string Rich = """
+        adapters:
+          - { name: adapter0, model: merlin, mac: "02:00:00:00:00:10", vfs: 3, vf_profiles: [ { vf: 1, mac: "02:00:00:00:01:01", queues: 4 }, { vf: 2, driver: vfio-pci } ] }
+          - { name: adapter1, model: harrier, parts: [net], ports: 2 }
+        disks:
+          - { name: disk0, adapter: adapter0, memory: 64MiB, queues: 2, serial: "S 1" }
+          - { name: disk1, adapter: adapter0, "null": 1GiB, readonly: true }
+        serials:
+          - { name: serial0 }
+        functions:
+          - { name: probe0, simulated: scratch, driver: scratch-vfio-pci }
+        devices:
+          - { module: demo, name: part, count: 3, parent: adapter1 }
+          - { module: demo, name: more }
+
+        """;
+
+    [Fact]
+    public async Task Export_is_a_manifest_that_makes_the_same_fabric()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Rich);
+        var manifest = await fabric.OkAsync("export");
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("same.yaml", manifest)));
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("rich.yaml", Rich)));
+        Assert.Equal("Nothing to do.\n", await fabric.OkAsync("apply", fabric.Write("same.yaml", manifest)));
+        await using var second = new TestFabric();
+        await second.UpAsync(manifest);
+        Assert.Equal(manifest, await second.OkAsync("export"));
+        Assert.Equal(await Functions(fabric), await Functions(second));
+    }
+
+    [Fact]
+    public async Task Apply_changes_what_differs_and_nothing_else()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Rich);
+        using var user = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:01:00.3.sock"));
+        var next = Rich
+            .Replace("  - { name: serial0 }\n", "  - { name: serial1 }\n", StringComparison.Ordinal)
+            .Replace("queues: 2, serial", "queues: 1, serial", StringComparison.Ordinal)
+            .Replace("count: 3", "count: 4", StringComparison.Ordinal)
+            .Replace("functions:\n", "functions:\n  - { name: probe1, simulated: scratch }\n", StringComparison.Ordinal);
+        var file = fabric.Write("next.yaml", next);
+        const string Changes = """
+            - serial port serial0
+            ~ disk disk0 on adapter0: queues 2 -> 1; made again
+            + serial port serial1
+            + function probe1 (simulated scratch)
+            ~ 3 devices demo.part -> 4; made again
+
+            """;
+        var diff = await fabric.RunAsync("diff", file);
+        Assert.Equal((1, Changes, ""), (diff.Code, diff.Output, diff.Errors));
+        Assert.Equal(Changes + "5 changes done.\n", await fabric.OkAsync("apply", file));
+        Assert.Equal("", await fabric.OkAsync("diff", file));
+        Assert.Equal("1\n", await fabric.OkAsync("attr", "get", "/bus/vdpa/devices/disk0/max_vqs"));
+        Assert.Matches("serial1 +serial +active", await fabric.OkAsync("function", "list"));
+        Assert.Contains("There is no device 'serial0'", await fabric.RefusedAsync("device", "show", "serial0"), StringComparison.Ordinal);
+        Assert.Contains("demo.part.3", await fabric.OkAsync("device", "list"), StringComparison.Ordinal);
+        // Who has a function that is the same keeps it.
+        Assert.True(user.TryRead(7, 0, new byte[4], out _));
+    }
+
+    [Fact]
+    public async Task Virtual_functions_are_changed_as_one_set_and_an_adapter_with_all_that_is_on_it()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Rich);
+        var file = fabric.Write("next.yaml", Rich.Replace("queues: 4 }", "queues: 5 }", StringComparison.Ordinal));
+        var diff = await fabric.RunAsync("diff", file);
+        Assert.Equal(
+            ["~ virtual function adapter0v0", "~ virtual function adapter0v1 mac=02:00:00:00:01:01 queues=5", "~ virtual function adapter0v2 driver=vfio-pci"],
+            diff.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries));
+        await fabric.OkAsync("apply", file);
+        Assert.Equal("5\n", await fabric.OkAsync("attr", "get", "/kernel/config/functions/adapter0v1/profile/queues"));
+
+        // One adapter goes, the other is of the other make now.
+        file = fabric.Write("next.yaml", "adapters: [ { name: adapter0, model: harrier } ]\ndisks: [ { name: disk0, adapter: adapter0, memory: 1MiB } ]\n");
+        await fabric.OkAsync("apply", file);
+        Assert.Equal("", await fabric.OkAsync("diff", file));
+        Assert.Matches("^FUNCTION +KIND +PARENT +STATE +DEVICE\ndisk0 +disk +adapter0 +active +disk0\n$", await fabric.OkAsync("function", "list"));
+        Assert.Matches("driver +harrier_core\n", await fabric.OkAsync("device", "show", "adapter0"));
+        await fabric.OkAsync("apply", fabric.Write("next.yaml", ""));
+        Assert.Equal("", await fabric.OkAsync("export"));
+    }
+
+    [Fact]
+    public async Task Manifest_that_can_not_be_applied_changes_nothing()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Rich);
+        var before = await fabric.OkAsync("export");
+        await RefusedAsync("the folder of modules is the program's own while the fabric runs", Rich + "modules: /\n");
+        await RefusedAsync("next.yaml:3:5: adapters[1]: 'colour' is no key of an adapter", Rich.Replace("parts: [net]", "colour: red", StringComparison.Ordinal));
+        await fabric.OkAsync("function", "define", "lasting", "--kind", "pci", "simulated=scratch");
+        await RefusedAsync("'lasting' is a function that was defined to last", "serials: [ { name: lasting } ]\n");
+        Assert.Contains("does not exist", await fabric.RefusedAsync("apply", "/no/such.yaml"), StringComparison.Ordinal);
+        Assert.Equal(before + "# lasting (pci) is configured, and lasts by itself\n", await fabric.OkAsync("export"));
+
+        // A step that fails is named, and applying again goes on.
+        var disk = Path.Combine(fabric.Runtime, "image");
+        var next = fabric.Write("next.yaml", Rich.Replace("  - { name: serial0 }", "  - { name: serial1, driver: nobody }", StringComparison.Ordinal));
+        Assert.Contains("serial port serial1: ", await fabric.RefusedAsync("apply", next, "-j"), StringComparison.Ordinal);
+        Assert.False(File.Exists(disk));
+        await fabric.OkAsync("apply", fabric.Write("next.yaml", Rich));
+        Assert.Equal(before.Split('\n').Order(), (await fabric.OkAsync("export")).Replace("# lasting (pci) is configured, and lasts by itself\n", "", StringComparison.Ordinal).Split('\n').Order());
+
+        async Task RefusedAsync(string message, string manifest)
+        {
+            var file = fabric.Write("next.yaml", manifest);
+            Assert.Contains(message, await fabric.RefusedAsync("diff", file), StringComparison.Ordinal);
+            Assert.Contains(message, await fabric.RefusedAsync("apply", file, "-j"), StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public async Task What_was_defined_is_there_again_after_a_kill_with_the_same_names_and_places()
+    {
+        await using var fabric = new TestFabric();
+        var up = await fabric.StartUpAsync(Rich);
+        await fabric.OkAsync("module", "load", "vdpa_sim_blk");
+        await fabric.OkAsync("function", "define", "first", "--kind", "pci", "simulated=scratch");
+        await fabric.OkAsync("function", "define", "second", "--kind", "pci", "simulated=scratch", "driver=scratch-vfio-pci");
+        await fabric.OkAsync("function", "define", "idle", "--kind", "vf", "--parent", "adapter1", "index=0", "queues=3");
+        await fabric.OkAsync("function", "define", "sim0", "--kind", "vdpa", "--parent", "vdpasim_blk", "capacity=1MiB");
+        await fabric.OkAsync("function", "activate", "first", "second", "idle", "sim0");
+        await fabric.OkAsync("function", "plug", "passing", "--simulated", "scratch");
+        // A place stays free.
+        await fabric.OkAsync("function", "deactivate", "first");
+        var before = await KeptAsync();
+        Assert.Contains("second", before, StringComparison.Ordinal);
+
+        up.Kill();
+        await up.WaitForExitAsync(TestContext.Current.CancellationToken);
+        up = await fabric.StartUpAsync(Rich);
+        await fabric.OkAsync("module", "load", "vdpa_sim_blk");
+        await fabric.OkAsync("attr", "get", "/kernel/fabric/state");
+        await UntilAsync(async () => await KeptAsync() == before);
+        Assert.DoesNotContain("passing", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
+
+        // Undefined, it is gone for good; and a fabric that went down in order has them again too.
+        await fabric.OkAsync("function", "deactivate", "sim0");
+        await fabric.OkAsync("function", "undefine", "sim0");
+        before = await KeptAsync();
+        await fabric.OkAsync("down");
+        await fabric.StartUpAsync(Rich);
+        await UntilAsync(async () => await KeptAsync() == before);
+
+        async Task<string> KeptAsync() =>
+            string.Join('\n', (await fabric.OkAsync("function", "list")).Split('\n').Where(static l => l.Split(' ')[0] is "first" or "second" or "idle" or "sim0").Select(static l => string.Join(' ', l.Split(' ', StringSplitOptions.RemoveEmptyEntries))));
+    }
+
+    private static async Task UntilAsync(Func<Task<bool>> holds)
+    {
+        for (var since = Environment.TickCount64; !await holds();)
+            Assert.True(Environment.TickCount64 - since < TestFabric.Deadline.TotalMilliseconds, "it did not come back");
+    }
+
+    private static async Task<string> Functions(TestFabric fabric) => await fabric.OkAsync("function", "list");
+}
