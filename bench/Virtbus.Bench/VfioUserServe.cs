@@ -4,6 +4,7 @@ using Microsoft.Extensions.Logging.Abstractions;
 using Virtbus.Core;
 using Virtbus.Memory;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
 

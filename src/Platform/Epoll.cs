@@ -18,6 +18,9 @@ public sealed class Epoll : IDisposable
         _descriptor = number >= 0 ? new FileDescriptor(number) : throw HostError.Make("an epoll set", Libc.LastError);
     }
 
+    /// <summary>The set itself, to wait on: it is readable as long as something of it is not told yet.</summary>
+    public FileDescriptor Descriptor => _descriptor;
+
     /// <summary>Adds a descriptor to wait for its becoming readable.</summary>
     /// <param name="descriptor">The descriptor; it is taken out by itself when its last duplicate is closed.</param>
     /// <param name="bit">Which bit of <see cref="Wait(int)"/>'s answer stands for it, 0 to 31.</param>

@@ -1,4 +1,4 @@
-using Virtbus.Transports.VfioUser;
+using Virtbus.Remote.Pci.VfioUser;
 using Xunit;
 
 namespace Virtbus.Tests.Cli;

@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Remote.Pci.VfioUser;
 using Xunit;
 
 namespace Virtbus.Tests.Cli;

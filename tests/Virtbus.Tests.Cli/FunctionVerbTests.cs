@@ -3,7 +3,7 @@ using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Remote.Pci.VfioUser;
 using Xunit;
 
 namespace Virtbus.Tests.Cli;

@@ -1,7 +1,7 @@
 using System.Net.Sockets;
 using System.Text.Json;
 using Virtbus.Platform;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Remote.Pci.VfioUser;
 using Xunit;
 
 namespace Virtbus.Tests.Cli;

@@ -1,8 +1,9 @@
 using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Transports.VhostUser;
+using Virtbus.Wire.VhostUser;
 using static Virtbus.Tests.DataPath.FrontEnd;
-using static Virtbus.Transports.VhostUser.VhostUserRequest;
+using static Virtbus.Wire.VhostUser.VhostUserRequest;
 
 namespace Virtbus.Tests.DataPath;
 

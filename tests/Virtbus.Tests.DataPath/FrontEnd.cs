@@ -3,6 +3,7 @@ using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Transports.VhostUser;
 using Virtbus.Virtio.Rings;
+using Virtbus.Wire.VhostUser;
 
 namespace Virtbus.Tests.DataPath;
 

@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 using Virtbus.Platform;
 using static Virtbus.Tests.DataPath.FrontEnd;
-using static Virtbus.Transports.VhostUser.VhostUserRequest;
+using static Virtbus.Wire.VhostUser.VhostUserRequest;
 
 namespace Virtbus.Tests.DataPath;
 

@@ -1,6 +1,7 @@
 using Virtbus.Transports.VhostUser;
+using Virtbus.Wire.VhostUser;
 using static Virtbus.Tests.DataPath.FrontEnd;
-using static Virtbus.Transports.VhostUser.VhostUserRequest;
+using static Virtbus.Wire.VhostUser.VhostUserRequest;
 
 namespace Virtbus.Tests.DataPath;
 

@@ -2,8 +2,9 @@ using System.Buffers.Binary;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Transports.VhostUser;
+using Virtbus.Wire.VhostUser;
 using static Virtbus.Tests.DataPath.FrontEnd;
-using static Virtbus.Transports.VhostUser.VhostUserRequest;
+using static Virtbus.Wire.VhostUser.VhostUserRequest;
 
 namespace Virtbus.Tests.DataPath;
 

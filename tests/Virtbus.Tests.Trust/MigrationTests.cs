@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
-using static Virtbus.Subsystems.Vfio.VfioMigrationState;
+using static Virtbus.Platform.VfioMigrationState;
 
 namespace Virtbus.Tests.Trust;
 

@@ -1,5 +1,6 @@
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
+using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 
 namespace Virtbus.Tests.Trust;

@@ -2,7 +2,7 @@ using System.Buffers.Binary;
 using System.Diagnostics;
 using Virtbus.Memory;
 using Virtbus.Platform;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Remote.Pci.VfioUser;
 using static Virtbus.Tests.Trust.NicRegister;
 
 namespace Virtbus.Tests.Trust;

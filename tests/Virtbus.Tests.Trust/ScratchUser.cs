@@ -1,6 +1,6 @@
 using System.Security.Cryptography;
 using Virtbus.Platform;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Remote.Pci.VfioUser;
 
 namespace Virtbus.Tests.Trust;
 

@@ -1,6 +1,6 @@
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
-using Virtbus.Transports.VfioUser;
 
 namespace Virtbus.Tests.Trust;
 

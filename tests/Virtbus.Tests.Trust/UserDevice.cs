@@ -2,8 +2,8 @@ using System.Buffers.Binary;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
-using Virtbus.Transports.VfioUser;
 
 namespace Virtbus.Tests.Trust;
 

@@ -2,8 +2,7 @@ using System.Buffers.Binary;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
-using Virtbus.Subsystems.Vfio;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Remote.Pci.VfioUser;
 
 namespace VfioUserDriver;
 

@@ -5,7 +5,7 @@ using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
-using Virtbus.Transports.VhostUser;
+using Virtbus.Transports;
 
 namespace Virtbus.Daemon.Provisioning;
 
@@ -30,14 +30,14 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
 
     private readonly Adapter _adapter;
     private readonly VdpaBus _bus;
-    private readonly VhostUserExporter _exporter;
+    private readonly SocketExporter _exporter;
     private readonly ProvisioningContext _context;
     private readonly ProvisioningEngine _engine;
     // In the adapter, or opened for it already.
     private readonly ConcurrentDictionary<string, IBlockBackend> _media = new();
     private readonly ConcurrentDictionary<string, IBlockBackend> _opened = new();
 
-    public DiskFunctions(Adapter adapter, VhostUserExporter exporter, ProvisioningContext context)
+    public DiskFunctions(Adapter adapter, SocketExporter exporter, ProvisioningContext context)
     {
         _adapter = adapter;
         _exporter = exporter;

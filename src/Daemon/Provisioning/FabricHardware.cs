@@ -8,9 +8,11 @@ using Virtbus.Hardware;
 using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
+using Virtbus.Remote.Pci.HostVfio;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Subsystems.Vhost;
-using Virtbus.Transports.HostVfio;
+using Virtbus.Transports;
 using Virtbus.Transports.VfioUser;
 using Virtbus.Transports.VhostUser;
 
@@ -25,11 +27,11 @@ internal sealed class FabricHardware : IAsyncDisposable
     private readonly ProvisioningContext _context;
     private readonly VdpaBus _vdpa;
     private readonly VhostSubsystem _vhost;
-    private readonly VhostUserExporter _vhostExporter;
+    private readonly SocketExporter _vhostExporter;
     private readonly PciBus _pci;
     private readonly ProvisioningEngine _engine;
     private readonly VfioSubsystem _vfio;
-    private readonly VfioUserExporter _vfioExporter;
+    private readonly SocketExporter _vfioExporter;
     private readonly SerialFunctions _serials;
     // In the order in which they were made; replaced as a whole.
     private volatile (Adapter Adapter, DiskFunctions Disks)[] _adapters = [];
@@ -40,10 +42,10 @@ internal sealed class FabricHardware : IAsyncDisposable
         _context = context;
         _vdpa = context.Fabric.RegisterBus(new VdpaBus());
         _vhost = VhostSubsystem.Of(context.Fabric);
-        _vhostExporter = new VhostUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VhostUser"), context.Fabric.Time);
+        _vhostExporter = VhostUserServer.MakeExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VhostUser"), context.Fabric.Time);
         _pci = context.Fabric.GetBus<PciBus>();
         _vfio = VfioSubsystem.Of(context.Fabric);
-        _vfioExporter = new VfioUserExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
+        _vfioExporter = VfioUserServer.MakeExporter(context.RuntimeFolder, context.LoggerFactory.CreateLogger("Virtbus.VfioUser"), context.Fabric.Time);
         _engine = ProvisioningEngine.Of(context.Fabric);
         _engine.Modules = context.Modules;
         _engine.WhyNotBound = device => _vfioExporter.ErrorOf(device.Name) ?? _vhostExporter.ErrorOf(device.Name);

@@ -3,7 +3,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Drivers.Nic;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
-using static Virtbus.Subsystems.Vfio.VfioMigrationState;
+using static Virtbus.Platform.VfioMigrationState;
 
 namespace Virtbus.Drivers.MerlinVfioPci;
 

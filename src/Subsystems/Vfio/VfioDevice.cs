@@ -5,7 +5,7 @@ using Virtbus.Provisioning;
 namespace Virtbus.Subsystems.Vfio;
 
 /// <summary>A device that a user outside the fabric can open and drive (Linux: <c>/dev/vfio/devices/vfioN</c>). Transports watch its class.</summary>
-public sealed class VfioDevice : Device, IUserHeld
+public sealed class VfioDevice : Device, IOfferedDevice, IUserHeld
 {
     /// <summary>How long a user has to let go before it is asked again.</summary>
     public static readonly TimeSpan RequestInterval = TimeSpan.FromSeconds(3);

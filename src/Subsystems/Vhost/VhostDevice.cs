@@ -1,11 +1,12 @@
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 
 namespace Virtbus.Subsystems.Vhost;
 
 /// <summary>A device that a user outside the fabric can open and drive through virtqueues (Linux: <c>/dev/vhost-vdpa-N</c>).</summary>
-public sealed class VhostDevice : Device
+public sealed class VhostDevice : Device, IOfferedDevice, IUserHeld
 {
     private IDeviceEndpoint? _endpoint;
 
@@ -22,6 +23,9 @@ public sealed class VhostDevice : Device
 
     /// <summary>The operations by which a transport drives it.</summary>
     public IVdpaOps Ops { get; }
+
+    /// <summary>Whether a front end is connected to where it is offered.</summary>
+    public bool IsHeld => Endpoint?.Connection is not null;
 
     /// <summary>Where a transport put it, or null. The transport sets it.</summary>
     public IDeviceEndpoint? Endpoint

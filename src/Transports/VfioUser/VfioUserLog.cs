@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Platform;
+using Virtbus.Wire.VfioUser;
 
 namespace Virtbus.Transports.VfioUser;
 

@@ -1,7 +1,8 @@
-using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
+using Virtbus.Wire.VfioUser;
 
 namespace Virtbus.Transports.VfioUser;
 
@@ -100,8 +101,7 @@ internal sealed class VfioUserRemoteMemory(VfioUserChannel channel, int maxTrans
         const int Head = VfioUserProtocol.HeaderSize + VfioUserProtocol.DmaAccessSize;
         var request = call.Request(Head + source.Length);
         VfioUserMessage.WriteHeader(request, call.FirstId, command, request.Length, VfioUserProtocol.TypeCommand);
-        BinaryPrimitives.WriteUInt64LittleEndian(request[VfioUserProtocol.HeaderSize..], call.Address);
-        BinaryPrimitives.WriteUInt64LittleEndian(request[(VfioUserProtocol.HeaderSize + 8)..], call.Length);
+        MemoryMarshal.Write(request[VfioUserProtocol.HeaderSize..], new VfioUserDmaAccess { Address = call.Address, Count = call.Length });
         source.CopyTo(request[Head..]);
         answerFirst();
         fault = channel.TrySend(request, default) ? Fault.None : channel.End;
@@ -114,8 +114,8 @@ internal sealed class VfioUserRemoteMemory(VfioUserChannel channel, int maxTrans
         var reply = call.Reply;
         // A reply to a write may leave out the upper half of its count, as the specification's table has it.
         var least = destination.IsEmpty ? VfioUserProtocol.DmaAccessSize - 4 : VfioUserProtocol.DmaAccessSize + destination.Length;
-        if (reply.Length < least || BinaryPrimitives.ReadUInt64LittleEndian(reply) != address.Value ||
-            BinaryPrimitives.ReadUInt32LittleEndian(reply[8..]) != (uint)count)
+        if (reply.Length < least || MemoryMarshal.Read<VfioUserShortDmaAccess>(reply) is var said &&
+            (said.Address != address.Value || said.Count != (uint)count))
             return VfioUserProtocol.Refuse(Errno.EPROTO, "the client's answer is not to what was asked", out fault);
         reply.Slice(VfioUserProtocol.DmaAccessSize - (destination.IsEmpty ? 4 : 0), destination.Length).CopyTo(destination);
         return true;

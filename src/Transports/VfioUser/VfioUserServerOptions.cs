@@ -1,4 +1,5 @@
 using Virtbus.Memory;
+using Virtbus.Wire.VfioUser;
 
 namespace Virtbus.Transports.VfioUser;
 

@@ -1,10 +1,12 @@
-using System.Buffers.Binary;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Virtbus.Platform;
+using Virtbus.Wire.VhostUser;
 
 namespace Virtbus.Transports.VhostUser;
 
 /// <summary>Messages on a socket: a header read on its own, so that its descriptors are known to be its own, then exactly its payload.</summary>
-internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDisposable
+internal sealed class VhostUserChannel(UnixStream stream) : IDisposable
 {
     // How long a front end may leave no room for a reply that it asked for.
     private const int ReplyMilliseconds = 10_000;
@@ -23,17 +25,16 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
     /// <summary>
     /// Waits for a message. It is valid until the next call, which closes the descriptors that nobody took.
     /// </summary>
-    /// <returns>False at the end of the stream or on cancel (no fault), and for what is no message (fault).</returns>
+    /// <returns>False at the end of the stream, or after <see cref="Shutdown"/> (no fault), and for what is no message (fault).</returns>
     internal bool TryReceive(out VhostUserMessage message, out Fault fault)
     {
         message = default;
         CloseDescriptors();
         if (!TryFill(_header, atStart: true, out fault))
             return false;
-        var request = BinaryPrimitives.ReadUInt32LittleEndian(_header);
-        var flags = BinaryPrimitives.ReadUInt32LittleEndian(_header.AsSpan(4));
-        var size = BinaryPrimitives.ReadUInt32LittleEndian(_header.AsSpan(8));
-        message = new VhostUserMessage(_header, default, _descriptors);
+        var header = MemoryMarshal.Read<VhostUserHeader>(_header);
+        var (request, flags, size) = (header.Request, header.Flags, header.Size);
+        message = new VhostUserMessage(header, default, _descriptors);
         fault = (flags, size) switch
         {
             _ when (flags & VhostUserProtocol.VersionMask) != VhostUserProtocol.Version =>
@@ -41,7 +42,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
             _ when (flags & ~VhostUserProtocol.KnownFlags) != 0 => new Fault(Errno.EPROTO, "the header has unknown flags"),
             _ when (flags & VhostUserProtocol.ReplyFlag) != 0 => new Fault(Errno.EPROTO, "a reply came where a request was due"),
             _ when size > VhostUserProtocol.MaxPayload => new Fault(Errno.EMSGSIZE, "the payload is larger than 4096 bytes"),
-            _ when request == 0 => new Fault(Errno.EPROTO, "the header has no request"),
+            _ when request == default => new Fault(Errno.EPROTO, "the header has no request"),
             _ => Fault.None,
         };
         if (fault != Fault.None)
@@ -49,7 +50,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
         var payload = _payload.AsSpan(0, (int)size);
         if (!TryFill(payload, atStart: false, out fault))
             return false;
-        message = new VhostUserMessage(_header, payload, _descriptors);
+        message = new VhostUserMessage(header, payload, _descriptors);
         return true;
     }
 
@@ -57,9 +58,8 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
     /// <returns>False when the front end is gone, or makes no room for the reply.</returns>
     internal bool TryReply(VhostUserRequest request, int size)
     {
-        BinaryPrimitives.WriteUInt32LittleEndian(_reply, (uint)request);
-        BinaryPrimitives.WriteUInt32LittleEndian(_reply.AsSpan(4), VhostUserProtocol.Version | VhostUserProtocol.ReplyFlag);
-        BinaryPrimitives.WriteUInt32LittleEndian(_reply.AsSpan(8), (uint)size);
+        var flags = VhostUserProtocol.Version | VhostUserProtocol.ReplyFlag;
+        MemoryMarshal.Write(_reply, new VhostUserHeader { Request = request, Flags = flags, Size = (uint)size });
         var rest = _reply.AsSpan(0, VhostUserProtocol.HeaderSize + size);
         var since = 0L;
         while (!rest.IsEmpty)
@@ -75,7 +75,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
                 return false;
             var now = Environment.TickCount64;
             since = since == 0 ? now : since;
-            if (Polling.Wait(stream.Descriptor, forWriting: true, cancel, (int)Math.Max(0, since + ReplyMilliseconds - now)))
+            if (Polling.Wait(stream.Descriptor, forWriting: true, cancel: null, (int)Math.Max(0, since + ReplyMilliseconds - now)))
                 continue;
             // A part of it may be gone: nothing sensible can follow, and the next receive ends the session.
             stream.Shutdown();
@@ -85,12 +85,16 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
         return true;
     }
 
-    /// <summary>Sends a reply whose payload is one number.</summary>
-    internal bool TryReply(VhostUserRequest request, ulong value)
+    /// <summary>Sends a reply whose payload is a struct.</summary>
+    internal bool TryReply<T>(VhostUserRequest request, in T value)
+        where T : unmanaged
     {
-        BinaryPrimitives.WriteUInt64LittleEndian(ReplyPayload, value);
-        return TryReply(request, sizeof(ulong));
+        MemoryMarshal.Write(ReplyPayload, in value);
+        return TryReply(request, Unsafe.SizeOf<T>());
     }
+
+    /// <summary>Sends a reply whose payload is one number.</summary>
+    internal bool TryReply(VhostUserRequest request, ulong value) => TryReply<ulong>(request, in value);
 
     public void Dispose()
     {
@@ -137,7 +141,7 @@ internal sealed class VhostUserChannel(UnixStream stream, EventFd cancel) : IDis
                 return false;
             }
 
-            if (!Polling.Wait(stream.Descriptor, forWriting: false, cancel))
+            if (!Polling.Wait(stream.Descriptor, forWriting: false, cancel: null))
                 return false;
         }
 

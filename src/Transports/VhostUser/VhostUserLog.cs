@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Platform;
+using Virtbus.Wire.VhostUser;
 
 namespace Virtbus.Transports.VhostUser;
 

@@ -2,8 +2,9 @@ using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Memory;
 using Virtbus.Platform;
-using Virtbus.Subsystems;
+using Virtbus.Subsystems.Vhost;
 using Virtbus.Virtio.Rings;
+using Virtbus.Wire.VhostUser;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -12,28 +13,9 @@ namespace Virtbus.Transports.VhostUser;
 /// all that it shared is let go of and the next is served. A thread answers the requests of a front end that is there; poll threads serve the
 /// rings. While none is there, the server costs no thread.
 /// </summary>
-public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
+public sealed class VhostUserServer : SocketServer
 {
-    private const int LinesPerSpan = 20;
-    private static readonly TimeSpan LineSpan = TimeSpan.FromSeconds(10);
-
     private readonly IVdpaOps _device;
-    private readonly ILogger _logger;
-    private readonly LogLimiter _limiter;
-    // Of their own, so that a flood of one kind of line does not hide the other.
-    private readonly LogLimiter _connectionLimiter;
-    private readonly EventFd _cancel = new();
-    private readonly Lock _lock = new();
-    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private ConnectionAcceptor? _acceptor;
-    private volatile VhostUserSession? _session;
-    private readonly TimeProvider _time;
-    private volatile ConnectedPeer? _peer;
-    private volatile string? _hint;
-    private bool _stopping;
-    private long _sessions;
-    private long _sessionsEnded;
-    private long _badMessages;
 
     /// <summary>Makes a server that does not listen yet.</summary>
     /// <param name="path">Path of the socket file, at most 107 bytes.</param>
@@ -41,198 +23,79 @@ public sealed class VhostUserServer : IDeviceEndpoint, IAsyncDisposable
     /// <param name="logger">Where events 1000 to 1099 go.</param>
     /// <param name="time">The clock for the rate of log lines; the system's when left out.</param>
     public VhostUserServer(string path, IVdpaOps device, ILogger logger, TimeProvider? time = null)
-    {
-        Path = path;
-        _device = device;
-        _logger = logger;
-        _time = time ?? TimeProvider.System;
-        _limiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
-        _connectionLimiter = new LogLimiter(_time, LinesPerSpan, LineSpan);
-    }
-
-    /// <summary>Path of the socket file.</summary>
-    public string Path { get; }
-
-    /// <summary>Whether a front end is connected.</summary>
-    public bool IsConnected => _session is not null;
+        : base("vhost-user", path, logger, time) => _device = device;
 
     /// <summary>Virtio features that the connected front end took; 0 without one.</summary>
-    public ulong PeerFeatures => _session?.Features ?? 0;
+    public ulong PeerFeatures => (Session as VhostUserSession)?.Features ?? 0;
 
     /// <summary>Protocol features (VHOST_USER_PROTOCOL_F_*) that the connected front end took; 0 without one.</summary>
-    public ulong PeerProtocolFeatures => _session?.ProtocolFeatures ?? 0;
-
-    /// <summary>How many front ends have connected so far.</summary>
-    public long Connections => Interlocked.Read(ref _sessions);
-
-    /// <summary>How many messages were refused so far, those included that the log left out.</summary>
-    public long BadMessages => Interlocked.Read(ref _badMessages);
-
-    /// <inheritdoc/>
-    public EndpointConnection? Connection => _peer?.Describe();
-
-    /// <inheritdoc/>
-    public string? Hint => _hint;
+    public ulong PeerProtocolFeatures => (Session as VhostUserSession)?.ProtocolFeatures ?? 0;
 
     /// <summary>How many queues the device has.</summary>
     public int QueueCount => _device.QueueCount;
+
+    /// <summary>What pays for the mappings of front ends' memory.</summary>
+    internal MappingBudget Mappings { get; init; } = MappingBudget.Process;
+
+    /// <summary>Makes what offers every vhost device of a fabric on a vhost-user socket of its name.</summary>
+    /// <param name="folder">The folder of the sockets; it exists.</param>
+    /// <param name="log">Where the servers log.</param>
+    /// <param name="time">The clock for the rate of log lines.</param>
+    public static SocketExporter MakeExporter(string folder, ILogger log, TimeProvider time) => new(
+        folder,
+        (device, path) => new VhostUserServer(path, ((VhostDevice)device).Ops, log, time),
+        (label, reason) => VhostUserLog.NotOffered(log, label, reason));
 
     /// <summary>Reads a queue's counters.</summary>
     /// <param name="queue">Queue number, below <see cref="QueueCount"/>.</param>
     /// <returns>The counters since the device was made.</returns>
     public QueueCounters GetQueueCounters(int queue) => _device.GetQueueCounters(queue);
 
-    /// <summary>Makes the socket file, for its owner only, and begins to serve. Once in the server's life.</summary>
-    /// <exception cref="VirtbusException">
-    /// EADDRINUSE when a live process listens there; EEXIST when the path is no socket; ENAMETOOLONG, ENOENT, EACCES.
-    /// </exception>
-    public void Start()
-    {
-        lock (_lock)
-        {
-            if (_acceptor is not null || _stopping)
-                throw new InvalidOperationException("A server starts once.");
-            var listener = UnixListener.Listen(Path);
-            var acceptor = new ConnectionAcceptor(listener, "vhost-user", _time, Serve, AcceptFailed);
-            _device.SetQueueFaultCallback(LogQueueFault);
-            try
-            {
-                acceptor.Start();
-            }
-            catch
-            {
-                _device.SetQueueFaultCallback(null);
-                listener.Dispose();
-                throw;
-            }
-
-            _acceptor = acceptor;
-        }
-
-        VhostUserLog.Listening(_logger, Path);
-    }
-
-    /// <summary>Drops the front end, stops the device's queues, lets go of all memory and removes the socket file.</summary>
-    /// <returns>A task that ends when all of it is done. Further calls end with the first.</returns>
-    public async Task StopAsync()
-    {
-        bool isFirst;
-        lock (_lock)
-        {
-            isFirst = !_stopping;
-            _stopping = true;
-        }
-
-        if (isFirst)
-            await EndAsync();
-        await _ended.Task;
-    }
-
-    /// <summary>Same as <see cref="StopAsync"/>.</summary>
-    /// <returns>A task that ends when the server has stopped.</returns>
-    public async ValueTask DisposeAsync() => await StopAsync();
-
-    /// <summary>What pays for the mappings of front ends' memory.</summary>
-    internal MappingBudget Mappings { get; init; } = MappingBudget.Process;
-
     internal void LogTurnedAway(long session, Fault fault)
     {
-        if (_limiter.TryTake(out var suppressed))
-            VhostUserLog.TurnedAway(_logger, Path, session, fault.Errno, fault.Message, suppressed);
+        if (MayLogMessage(out var suppressed))
+            VhostUserLog.TurnedAway(Logger, Path, session, fault.Errno, fault.Message, suppressed);
     }
-    /// <summary>How many front ends are gone again, with all that they left behind.</summary>
-    internal long SessionsEnded => Interlocked.Read(ref _sessionsEnded);
 
     internal void LogBadMessage(long session, VhostUserRequest request, Fault fault, string answer)
     {
-        Interlocked.Increment(ref _badMessages);
-        _peer?.CountBadMessage();
-        if (_limiter.TryTake(out var suppressed))
-            VhostUserLog.BadMessage(_logger, Path, session, request, fault.Errno, fault.Message, answer, suppressed);
+        CountBadMessage();
+        if (MayLogMessage(out var suppressed))
+            VhostUserLog.BadMessage(Logger, Path, session, request, fault.Errno, fault.Message, answer, suppressed);
     }
 
     /// <summary>The front end set a ring up, but let nobody reach its memory.</summary>
     internal void SayUnshared(long session)
     {
-        _hint = $"The front end shares no memory, which the device needs: {ConnectedPeer.ShareMemory}";
-        if (_limiter.TryTake(out var suppressed))
-            VhostUserLog.Unshared(_logger, Path, session, suppressed);
+        SetHint($"The front end shares no memory, which the device needs: {ConnectedPeer.ShareMemory}");
+        if (MayLogMessage(out var suppressed))
+            VhostUserLog.Unshared(Logger, Path, session, suppressed);
     }
+
+    private protected override IPeerSession Open(UnixStream stream, long number, ConnectedPeer peer) =>
+        new VhostUserSession(this, _device, stream, Logger, number, peer);
+
+    private protected override void Begin() => _device.SetQueueFaultCallback(LogQueueFault);
+
+    private protected override void End() => _device.SetQueueFaultCallback(null);
+
+    private protected override void SayListening() => VhostUserLog.Listening(Logger, Path);
+
+    private protected override void SayStopped() => VhostUserLog.Stopped(Logger, Path);
+
+    private protected override void SayLeftOut(long suppressed) => VhostUserLog.LeftOut(Logger, Path, suppressed);
+
+    private protected override void SayAcceptFailed(Errno error) => VhostUserLog.AcceptFailed(Logger, Path, error);
+
+    private protected override void SayConnected(long session) => VhostUserLog.Connected(Logger, Path, session);
+
+    private protected override void SayDisconnected(long session, string reason) => VhostUserLog.Disconnected(Logger, Path, session, reason);
+
+    private protected override void SaySessionFailed(long session, Exception exception) => VhostUserLog.SessionFailed(Logger, exception, Path, session);
 
     private void LogQueueFault(int queue, Fault fault)
     {
-        if (_limiter.TryTake(out var suppressed))
-            VhostUserLog.QueueBroken(_logger, Path, queue, fault.Errno, fault.Message, suppressed);
-    }
-
-    /// <summary>Whether a line about a connection may be written: a peer that comes and goes gets no more of them than one that sends nonsense.</summary>
-    internal bool MayLog(bool isDue = false)
-    {
-        if (!_connectionLimiter.TryTake(out var suppressed, isDue))
-            return false;
-        if (suppressed > 0)
-            VhostUserLog.LeftOut(_logger, Path, suppressed);
-        return true;
-    }
-
-    private async Task EndAsync()
-    {
-        try
-        {
-            _cancel.Signal();
-            if (_acceptor is not null)
-            {
-                await _acceptor.StopAsync();
-                _device.SetQueueFaultCallback(null);
-                VhostUserLog.Stopped(_logger, Path);
-            }
-
-            _cancel.Dispose();
-        }
-        finally
-        {
-            _ended.SetResult();
-        }
-    }
-
-    private void AcceptFailed(Errno error)
-    {
-        if (MayLog())
-            VhostUserLog.AcceptFailed(_logger, Path, error);
-    }
-
-    private void Serve(UnixStream stream)
-    {
-        var number = Interlocked.Increment(ref _sessions);
-        var isTold = MayLog();
-        if (isTold)
-            VhostUserLog.Connected(_logger, Path, number);
-        var reason = "failure of this side";
-        try
-        {
-            var peer = new ConnectedPeer(stream, _time);
-            using var session = new VhostUserSession(this, _device, stream, _cancel, _logger, number, peer);
-            _hint = null;
-            _peer = peer;
-            _session = session;
-            reason = session.Run();
-        }
-        catch (Exception exception)
-        {
-            // Host errors (no descriptor, no memory) and our own bugs: this front end loses, the next is served.
-            if (MayLog())
-                VhostUserLog.SessionFailed(_logger, exception, Path, number);
-        }
-        finally
-        {
-            _session = null;
-            _peer = null;
-            stream.Dispose();
-        }
-
-        // Told of when its coming was, so that no line speaks of a front end that seems to be there still.
-        if (MayLog(isTold))
-            VhostUserLog.Disconnected(_logger, Path, number, reason);
-        Interlocked.Increment(ref _sessionsEnded);
+        if (MayLogMessage(out var suppressed))
+            VhostUserLog.QueueBroken(Logger, Path, queue, fault.Errno, fault.Message, suppressed);
     }
 }

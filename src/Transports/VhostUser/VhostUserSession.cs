@@ -1,10 +1,11 @@
-using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
+using Virtbus.Wire.VhostUser;
 
 namespace Virtbus.Transports.VhostUser;
 
@@ -12,12 +13,11 @@ namespace Virtbus.Transports.VhostUser;
 /// One front end, from its connect to its going: its memory, its rings, and the requests that set them up. Used by the server's thread;
 /// only the device's callbacks come from other threads.
 /// </summary>
-/// <remarks>The file is long: one short method for each request of the protocol, and what they share.</remarks>
-internal sealed class VhostUserSession : IDisposable
+internal sealed class VhostUserSession : IPeerSession
 {
     // Front ends send no status, or one of their own; the device is brought up by the order that it wants.
     private const byte StatusDriver = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER;
-    private const byte StatusSettled = StatusDriver | VirtioStatus.FEATURES_OK;
+    internal const byte StatusSettled = StatusDriver | VirtioStatus.FEATURES_OK;
 
     private readonly VhostUserServer _server;
     private readonly IVdpaOps _device;
@@ -26,26 +26,24 @@ internal sealed class VhostUserSession : IDisposable
     private readonly long _number;
     private readonly ConnectedPeer _peer;
     private readonly GuestMemory _memory;
-    private readonly VhostUserRing[] _rings;
+    private readonly VhostUserRings _rings;
     private readonly Lock _backendLock = new();
     private UnixStream? _backend;
-    private bool _featuresSet;
     private bool _unsealedWarned;
     private byte _status;
     private bool _memoryLost;
+    private bool _isClosed;
 
-    internal VhostUserSession(VhostUserServer server, IVdpaOps device, UnixStream stream, EventFd cancel, ILogger logger, long number, ConnectedPeer peer)
+    internal VhostUserSession(VhostUserServer server, IVdpaOps device, UnixStream stream, ILogger logger, long number, ConnectedPeer peer)
     {
         _server = server;
         _device = device;
-        _channel = new VhostUserChannel(stream, cancel);
+        _channel = new VhostUserChannel(stream);
         _logger = logger;
         _number = number;
         _peer = peer;
         _memory = new GuestMemory(LoseMemory, server.Mappings);
-        _rings = new VhostUserRing[device.QueueCount];
-        for (var i = 0; i < _rings.Length; i++)
-            _rings[i] = new VhostUserRing();
+        _rings = new VhostUserRings(this, device, _memory);
         device.BeginUse();
         device.SetConfigCallback(AnnounceConfigChange);
     }
@@ -53,12 +51,19 @@ internal sealed class VhostUserSession : IDisposable
     /// <summary>Virtio features that the front end took; 0 before it did.</summary>
     internal ulong Features { get; private set; }
 
+    /// <summary>Whether it took features.</summary>
+    internal bool HasFeatures { get; private set; }
+
     /// <summary>Protocol features that the front end took.</summary>
     internal ulong ProtocolFeatures { get; private set; }
 
-    /// <summary>Answers requests until the front end goes, misbehaves or the server stops.</summary>
-    /// <returns>Why it ended, in words.</returns>
-    internal string Run()
+    public void Close(Fault reason)
+    {
+        Volatile.Write(ref _isClosed, true);
+        _channel.Shutdown();
+    }
+
+    public string Run()
     {
         // There is no message yet that could be refused: the connection is.
         if (!_memory.TryReserve(out var fault))
@@ -71,7 +76,8 @@ internal sealed class VhostUserSession : IDisposable
         {
             if (!_channel.TryReceive(out var message, out fault))
             {
-                if (fault == Fault.None)
+                // What was cut off by this side is nobody's mistake.
+                if (fault == Fault.None || Volatile.Read(ref _isClosed))
                     return Volatile.Read(ref _memoryLost) ? "its memory is gone" : "end of stream";
                 _server.LogBadMessage(_number, message.Request, fault, "connection closed");
                 return "it sent what is no message";
@@ -103,14 +109,7 @@ internal sealed class VhostUserSession : IDisposable
     {
         _device.SetConfigCallback(null);
         _device.Reset();
-        for (var i = 0; i < _rings.Length; i++)
-        {
-            _device.SetQueueKick(i, null);
-            _device.SetQueueCall(i, null);
-            _device.SetQueueError(i, null);
-            _rings[i].Dispose();
-        }
-
+        _rings.Dispose();
         _device.SetAddressSpace(null);
         _memory.Dispose();
         lock (_backendLock)
@@ -118,7 +117,7 @@ internal sealed class VhostUserSession : IDisposable
         _channel.Dispose();
     }
 
-    private static bool Refuse(Errno errno, string message, out Fault fault)
+    internal static bool Refuse(Errno errno, string message, out Fault fault)
     {
         fault = new Fault(errno, message);
         return false;
@@ -137,7 +136,7 @@ internal sealed class VhostUserSession : IDisposable
             case VhostUserRequest.GET_PROTOCOL_FEATURES:
                 return Reply(message, VhostUserProtocol.ProtocolFeatures);
             case VhostUserRequest.GET_QUEUE_NUM:
-                return Reply(message, (ulong)_rings.Length);
+                return Reply(message, (ulong)_rings.Count);
             case VhostUserRequest.GET_MAX_MEM_SLOTS:
                 return Reply(message, GuestMemory.MaxRegions);
             case VhostUserRequest.GET_STATUS:
@@ -156,24 +155,24 @@ internal sealed class VhostUserSession : IDisposable
             case VhostUserRequest.SET_STATUS:
                 return TrySetStatus(message.Number, out fault);
             case VhostUserRequest.RESET_OWNER:
-                DisableRings();
+                _rings.Disable();
                 return true;
             case VhostUserRequest.RESET_DEVICE:
                 Reset();
                 return true;
             case VhostUserRequest.SET_CONFIG:
-                return _device.TrySetConfig((int)Math.Min(message.Word(0), int.MaxValue), message.Payload[VhostUserProtocol.ConfigHeaderSize..], out fault);
+                return TrySetConfig(message, out fault);
             case VhostUserRequest.SET_BACKEND_REQ_FD:
                 SetBackend(UnixStream.Adopt(message.TakeDescriptor()));
                 return true;
             case VhostUserRequest.SET_MEM_TABLE or VhostUserRequest.ADD_MEM_REG or VhostUserRequest.REM_MEM_REG:
                 return TryChangeMemory(message, out fault);
             case VhostUserRequest.SET_VRING_KICK or VhostUserRequest.SET_VRING_CALL or VhostUserRequest.SET_VRING_ERR:
-                return TrySetEventFd(message, out fault);
+                return _rings.TrySetEventFd(message, out fault);
             case VhostUserRequest.SET_VRING_NUM or VhostUserRequest.SET_VRING_BASE or VhostUserRequest.SET_VRING_ENABLE:
-                return TrySetRing(message, out fault);
+                return _rings.TrySet(message, out fault);
             case VhostUserRequest.SET_VRING_ADDR:
-                return TrySetAddress(message, out fault);
+                return _rings.TrySetAddress(message, out fault);
             default:
                 return Refuse(Errno.EOPNOTSUPP, "the request is not known", out fault);
         }
@@ -188,8 +187,9 @@ internal sealed class VhostUserSession : IDisposable
 
     private void GetConfig(in VhostUserMessage message)
     {
-        var size = (int)message.Word(4);
-        var offset = (int)Math.Min(message.Word(0), int.MaxValue);
+        var asked = message.Read<VhostUserConfig>();
+        var size = (int)asked.Size;
+        var offset = (int)Math.Min(asked.Offset, int.MaxValue);
         var reply = _channel.ReplyPayload;
         message.Payload[..VhostUserProtocol.ConfigHeaderSize].CopyTo(reply);
         // A reply without payload says that it went wrong.
@@ -199,15 +199,22 @@ internal sealed class VhostUserSession : IDisposable
         _channel.TryReply(message.Request, read ? VhostUserProtocol.ConfigHeaderSize + size : 0);
     }
 
-    private bool TrySetFeatures(ulong features, out Fault fault)
+    private bool TrySetConfig(in VhostUserMessage message, out Fault fault)
+    {
+        var offset = (int)Math.Min(message.Read<VhostUserConfig>().Offset, int.MaxValue);
+        return _device.TrySetConfig(offset, message.Payload[VhostUserProtocol.ConfigHeaderSize..], out fault);
+    }
+
+    /// <summary>Takes features; what is taken the second time changes nothing.</summary>
+    internal bool TrySetFeatures(ulong features, out Fault fault)
     {
         var wanted = features & ~VhostUserProtocol.VHOST_USER_F_PROTOCOL_FEATURES;
         if ((wanted & ~_device.DeviceFeatures) != 0)
             return Refuse(Errno.EINVAL, "a feature was taken that was not offered", out fault);
         // Sent twice by QEMU at each start: the second time nothing changes.
-        if (!_featuresSet || Features != wanted)
+        if (!HasFeatures || Features != wanted)
         {
-            StopRings();
+            _rings.Stop();
             _device.Reset();
             SetFeatures(wanted, true);
             if (!_device.TrySetStatus(StatusDriver, out fault) || !_device.TrySetDriverFeatures(wanted, out fault) ||
@@ -220,18 +227,14 @@ internal sealed class VhostUserSession : IDisposable
 
         // Without the bit there is no SET_VRING_ENABLE: rings are enabled from the start.
         if ((features & VhostUserProtocol.VHOST_USER_F_PROTOCOL_FEATURES) == 0)
-        {
-            foreach (var ring in _rings)
-                ring.IsEnabled = true;
-        }
-
-        return TryRunAll(out fault);
+            _rings.Enable();
+        return _rings.TryRunAll(out fault);
     }
 
     private void SetFeatures(ulong features, bool set)
     {
         Features = features;
-        _featuresSet = set;
+        HasFeatures = set;
     }
 
     private bool TrySetProtocolFeatures(ulong features, out Fault fault)
@@ -258,25 +261,21 @@ internal sealed class VhostUserSession : IDisposable
     private void Reset()
     {
         // The device forgets where its queues are; the front end may ask for that afterwards.
-        StopRings();
+        _rings.Stop();
         _device.Reset();
-        foreach (var ring in _rings)
-            ring.Reset();
+        _rings.Reset();
         SetFeatures(0, false);
         _status = 0;
     }
 
-    private void DisableRings()
-    {
-        StopRings();
-        foreach (var ring in _rings)
-            ring.IsEnabled = false;
-    }
+    /// <summary>The front end set a ring up, but let nobody reach its memory.</summary>
+    internal void SayUnshared() => _server.SayUnshared(_number);
 
-    private void StopRings()
+    /// <summary>A ring waits for memory that is not there any more.</summary>
+    internal void SayWaits(int ring)
     {
-        for (var i = 0; i < _rings.Length; i++)
-            StopRing(i);
+        if (_server.MayLog())
+            VhostUserLog.QueueWaits(_logger, _server.Path, ring);
     }
 
     private void SetBackend(UnixStream stream)
@@ -313,11 +312,14 @@ internal sealed class VhostUserSession : IDisposable
             VhostUserLog.Unsealed(_logger, _server.Path, _number);
     }
 
+    private static GuestRegion RegionOf(VhostUserRegion region) =>
+        new(new GuestAddress(region.GuestAddress), region.Size, new UserAddress(region.UserAddress), region.FileOffset);
+
     private bool TrySetMemory(in VhostUserMessage message, out Fault fault)
     {
-        var regions = new GuestRegion[message.Word(0)];
+        var regions = new GuestRegion[message.Read<VhostUserMemoryTable>().Count];
         for (var i = 0; i < regions.Length; i++)
-            regions[i] = message.Region(8 + (i * VhostUserProtocol.RegionSize));
+            regions[i] = RegionOf(message.Read<VhostUserRegion>(VhostUserProtocol.MemoryTableSize + (i * VhostUserProtocol.RegionSize)));
         return _memory.TryReplace(regions, message.Descriptors, out fault);
     }
 
@@ -329,221 +331,29 @@ internal sealed class VhostUserSession : IDisposable
         var changed = message.Request switch
         {
             VhostUserRequest.SET_MEM_TABLE => TrySetMemory(message, out fault),
-            VhostUserRequest.ADD_MEM_REG => _memory.TryAdd(message.Region(8), message.Descriptors[0], out fault),
-            _ => _memory.TryRemove(message.Region(8), out fault),
+            VhostUserRequest.ADD_MEM_REG => _memory.TryAdd(RegionOf(message.Read<VhostUserSingleRegion>().Region), message.Descriptors[0], out fault),
+            _ => _memory.TryRemove(RegionOf(message.Read<VhostUserSingleRegion>().Region), out fault),
         };
         _peer.Maps = _memory.Regions.Count;
         _device.SetAddressSpace(_memory.AddressSpace);
-        for (var i = 0; i < _rings.Length; i++)
-        {
-            var ring = _rings[i];
-            if (ring.Applied is not null && (!TryLocate(ring.Addresses, out var place) || place != ring.Applied))
-                StopRing(i);
-            if (!TryRun(i, out _) && _server.MayLog())
-                VhostUserLog.QueueWaits(_logger, _server.Path, i);
-        }
-
+        _rings.Follow();
         return changed;
-    }
-
-    private bool TryFindRing(ulong index, out VhostUserRing ring, out Fault fault)
-    {
-        var known = index < (ulong)_rings.Length;
-        ring = known ? _rings[index] : null!;
-        fault = known ? Fault.None : new Fault(Errno.EINVAL, "the ring index is not below the number of queues");
-        return known;
-    }
-
-    private bool TrySetRing(in VhostUserMessage message, out Fault fault)
-    {
-        var (index, value) = message.State;
-        if (!TryFindRing(index, out var ring, out fault))
-            return false;
-        switch (message.Request)
-        {
-            case VhostUserRequest.SET_VRING_NUM:
-                if (value == 0 || value > (uint)_device.MaxQueueSize || !uint.IsPow2(value))
-                    return Refuse(Errno.EINVAL, "the ring size is no power of two within the device's limit", out fault);
-                StopRing((int)index);
-                var before = ring.Size;
-                ring.Size = (int)value;
-                if (TryRun((int)index, out fault))
-                    return true;
-                ring.Size = before;
-                TryRun((int)index, out _);
-                return false;
-            case VhostUserRequest.SET_VRING_BASE:
-                if (!QueueState.TryDecode(value, isPacked: false, out var state, out fault))
-                    return false;
-                StopRing((int)index);
-                ring.SetBase(state);
-                break;
-            default:
-                if (value > 1)
-                    return Refuse(Errno.EINVAL, "a ring is enabled by 1 and disabled by 0", out fault);
-                ring.IsEnabled = value == 1;
-                if (!ring.IsEnabled)
-                    StopRing((int)index);
-                break;
-        }
-
-        return TryRun((int)index, out fault);
-    }
-
-    private bool TrySetAddress(in VhostUserMessage message, out Fault fault)
-    {
-        var index = message.Word(0);
-        if (!TryFindRing(index, out var ring, out fault))
-            return false;
-        // Bit 0 asks for a dirty log of the used ring, which comes with a feature that is not offered.
-        if (message.Word(4) != 0)
-            return Refuse(Errno.EINVAL, "a ring flag was set that comes with no feature offered", out fault);
-        // The order on the wire is descriptors, used, available.
-        var addresses = (new UserAddress(message.Long(8)), new UserAddress(message.Long(24)), new UserAddress(message.Long(16)));
-        if (!TryLocate(addresses, out _))
-        {
-            // QEMU whose guest memory is its own has no region to send, and says nothing of it.
-            if (_memory.Regions.Count == 0)
-                _server.SayUnshared(_number);
-            return Refuse(Errno.EFAULT, "a ring address lies in no shared region", out fault);
-        }
-
-        StopRing((int)index);
-        var before = ring.Addresses;
-        ring.Addresses = addresses;
-        if (TryRun((int)index, out fault))
-            return true;
-        // The device may refuse a place that lies in a region. Nothing changes then: the ring goes on where it was.
-        ring.Addresses = before;
-        TryRun((int)index, out _);
-        return false;
     }
 
     private bool TryGetBase(in VhostUserMessage message, out Fault fault)
     {
         // The number besides the index is a left-over in what DPDK sends.
-        var (index, _) = message.State;
-        if (!TryFindRing(index, out var ring, out fault))
+        var index = message.Read<VhostUserRingState>().Index;
+        if (!_rings.TryEnd(index, out var next, out fault))
             return false;
-        StopRing((int)index);
-        _device.SetQueueKick((int)index, null);
-        ring.Kick?.Dispose();
-        ring.Kick = null;
-        ring.IsStarted = false;
-        BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload, index);
-        BinaryPrimitives.WriteUInt32LittleEndian(_channel.ReplyPayload[4..], ring.Next.Encode());
-        _channel.TryReply(message.Request, 8);
-        return true;
-    }
-
-    private bool TrySetEventFd(in VhostUserMessage message, out Fault fault)
-    {
-        var index = message.Number & 0xff;
-        if ((message.Number & ~(VhostUserProtocol.NoDescriptorFlag | 0xff)) != 0)
-            return Refuse(Errno.EINVAL, "unknown bits beside the ring index", out fault);
-        if (!TryFindRing(index, out var ring, out fault))
-            return false;
-        EventFd? eventFd = null;
-        if (message.Descriptors.Count != 0)
-        {
-            var descriptor = message.TakeDescriptor();
-            if (!EventFd.TryAdopt(descriptor, out eventFd, out fault))
-            {
-                message.ReturnDescriptor(descriptor);
-                return false;
-            }
-        }
-
-        EventFd? old;
-        switch (message.Request)
-        {
-            case VhostUserRequest.SET_VRING_KICK:
-                old = ring.Kick;
-                ring.Kick = eventFd;
-                ring.IsStarted = true;
-                _device.SetQueueKick((int)index, eventFd);
-                break;
-            case VhostUserRequest.SET_VRING_CALL:
-                old = ring.Call;
-                ring.Call = eventFd;
-                _device.SetQueueCall((int)index, eventFd);
-                // A notification may have been lost with the old one; a spurious one is harmless.
-                eventFd?.Signal();
-                break;
-            default:
-                old = ring.Error;
-                ring.Error = eventFd;
-                _device.SetQueueError((int)index, eventFd);
-                break;
-        }
-
-        old?.Dispose();
-        return TryRun((int)index, out fault);
-    }
-
-    private bool TryRunAll(out Fault fault)
-    {
-        for (var i = 0; i < _rings.Length; i++)
-        {
-            if (!TryRun(i, out fault))
-                return false;
-        }
-
-        fault = Fault.None;
-        return true;
-    }
-
-    /// <summary>Lets the device run a ring once all that it needs is known; before that it is no error.</summary>
-    private bool TryRun(int index, out Fault fault)
-    {
-        var ring = _rings[index];
-        fault = Fault.None;
-        if (ring.Applied is not null || !ring.IsRunnable)
-            return true;
-        if (!TryLocate(ring.Addresses, out var place))
-            return Refuse(Errno.EFAULT, "a ring address lies in no shared region", out fault);
-        // A front end need not send SET_FEATURES before its rings; it then has none.
-        if (!_featuresSet && !TrySetFeatures(VhostUserProtocol.VHOST_USER_F_PROTOCOL_FEATURES, out fault))
-            return false;
-        if (ring.Applied is not null)
-            return true;
-        var started = _device.TrySetQueueSize(index, ring.Size, out fault) &&
-            _device.TrySetQueueAddress(index, place.Descriptors, place.Available, place.Used, out fault) &&
-            _device.TrySetQueueState(index, ring.Begin, out fault) &&
-            _device.TrySetStatus(StatusSettled | VirtioStatus.DRIVER_OK, out fault) &&
-            _device.TrySetQueueReady(index, true, out fault);
-        if (started)
-            ring.Applied = place;
-        return started;
-    }
-
-    private void StopRing(int index)
-    {
-        var ring = _rings[index];
-        if (ring.Applied is null)
-            return;
-        _device.TrySetQueueReady(index, false, out _);
-        ring.SetBase(_device.GetQueueState(index));
-        ring.Applied = null;
-    }
-
-    private bool TryLocate(
-        (UserAddress Descriptors, UserAddress Available, UserAddress Used)? asked, out (Iova Descriptors, Iova Available, Iova Used) place)
-    {
-        place = default;
-        if (asked is not { } addresses || !_memory.TryToGuest(addresses.Descriptors, out var descriptors) ||
-            !_memory.TryToGuest(addresses.Available, out var available) || !_memory.TryToGuest(addresses.Used, out var used))
-            return false;
-        place = (new Iova(descriptors.Value), new Iova(available.Value), new Iova(used.Value));
+        _channel.TryReply(message.Request, new VhostUserRingState { Index = index, Value = next.Encode() });
         return true;
     }
 
     private void AnnounceConfigChange()
     {
         Span<byte> message = stackalloc byte[VhostUserProtocol.HeaderSize];
-        BinaryPrimitives.WriteUInt32LittleEndian(message, VhostUserProtocol.BACKEND_CONFIG_CHANGE);
-        BinaryPrimitives.WriteUInt32LittleEndian(message[4..], VhostUserProtocol.Version);
-        message[8..].Clear();
+        MemoryMarshal.Write(message, new VhostUserHeader { Request = VhostUserProtocol.BACKEND_CONFIG_CHANGE, Flags = VhostUserProtocol.Version });
         // Never waits: a front end that does not read its channel misses the news and not more.
         lock (_backendLock)
             _backend?.Send(message, [], out _);

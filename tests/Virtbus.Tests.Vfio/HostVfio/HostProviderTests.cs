@@ -2,7 +2,7 @@ using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Virtbus.Platform;
-using Virtbus.Transports.HostVfio;
+using Virtbus.Remote.Pci.HostVfio;
 
 namespace Virtbus.Tests.Vfio.HostVfio;
 

@@ -14,7 +14,7 @@ using Virtbus.Subsystems.Vfio;
 using Virtbus.Tests.Vfio.Pci;
 using Virtbus.Transports.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
-using static Virtbus.Transports.VfioUser.VfioUserCommand;
+using static Virtbus.Wire.VfioUser.VfioUserCommand;
 
 namespace Virtbus.Tests.Vfio.Wire;
 

@@ -1,5 +1,6 @@
 using Virtbus.Pci;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Tests.Vfio.Pci;
 using Virtbus.Transports.VfioUser;
 
@@ -28,7 +29,7 @@ public sealed class DoorbellFlowTests
             Assert.Equal((0, 0x100UL, 4), function.Written);
             // One direction and one thread: the answer went out after the register was written.
             // The tool box between handle and bus passes the call on as its last step, so the stack does not show it.
-            Hops.AreInOrder(function.Hops, "VfioUserServer", "VfioUserSession", "VfioHandle", "PciRegion", "PciHardware", "PciFunction", "WatchedFunction");
+            Hops.AreInOrder(function.Hops, "SocketServer", "VfioUserSession", "VfioUserRegisters", "VfioHandle", "PciRegion", "PciHardware", "PciFunction", "WatchedFunction");
             // Range and decode are looked at in one place on the way: the bus.
             Assert.Equal(1, function.Hops.Count(static h => h == nameof(Virtbus.Buses.Pci.PciHardware)));
             Assert.Equal("vfio-user", function.Thread);

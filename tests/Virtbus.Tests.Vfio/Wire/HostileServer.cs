@@ -1,6 +1,6 @@
 using System.Buffers.Binary;
 using Virtbus.Platform;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Wire.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
 
 namespace Virtbus.Tests.Vfio.Wire;

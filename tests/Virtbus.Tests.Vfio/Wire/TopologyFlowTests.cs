@@ -3,6 +3,7 @@ using Virtbus.Core;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Subsystems.Vfio;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Transports.VfioUser;
 
 namespace Virtbus.Tests.Vfio.Wire;
@@ -24,13 +25,14 @@ public sealed class TopologyFlowTests
         bus.AddProvider(provider);
         using var loader = new ModuleLoader(fabric, AppContext.BaseDirectory, watch: false);
         VfioSuggestion.ShowOnDevices(fabric, loader);
-        var exporter = new VfioUserExporter(folder.FullName, lines.CreateLogger("test"), TimeProvider.System);
+        var exporter = VfioUserServer.MakeExporter(folder.FullName, lines.CreateLogger("test"), TimeProvider.System);
         var observer = new Observer(exporter);
         await fabric.AddClassObserverAsync(VfioSubsystem.Of(fabric).Class, observer);
 
         // Manifest, command line and HTTP end in such a write.
-        await fabric.Tree.WriteAsync("/bus/pci/plug", "watched flow label flow0");
-        Hops.AreInOrder(provider.Opened, "FabricTree", "TreeFile", "PciAttributes", "PciBus", "PciOpenings", "Provider");
+        await fabric.Tree.WriteAsync("/kernel/config/define", "flow0 kind=pci watched=flow");
+        await fabric.Tree.WriteAsync("/kernel/config/functions/flow0/live", "1");
+        Hops.AreInOrder(provider.Opened, "FabricTree", "TreeFile", "ProvisioningEngine", "PciFunctions", "PciBus", "PciOpenings", "Provider");
         Hops.AreInOrder(provider.Function.Plugged, "PciHotplug", "PciDevice", "PciHardware", "PciFunction", "WatchedFunction");
         var device = Assert.Single(bus.Devices.OfType<PciDevice>(), static d => d.Label == "flow0");
         // In the tree and told of, in one step; nobody serves it by itself.
@@ -59,7 +61,7 @@ public sealed class TopologyFlowTests
             Assert.Equal([0x42, 0x56, 0x79, 0x77], ids);
         }
 
-        await fabric.Tree.WriteAsync(device.DevPath + "/unplug", "1");
+        await fabric.Tree.WriteAsync("/kernel/config/functions/flow0/live", "0");
         Assert.False(File.Exists(socket));
         await loader.UnloadAllAsync();
         folder.Delete(recursive: true);

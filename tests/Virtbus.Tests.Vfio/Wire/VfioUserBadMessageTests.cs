@@ -2,8 +2,9 @@ using System.Buffers.Binary;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
+using Virtbus.Wire.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
-using static Virtbus.Transports.VfioUser.VfioUserCommand;
+using static Virtbus.Wire.VfioUser.VfioUserCommand;
 
 namespace Virtbus.Tests.Vfio.Wire;
 

@@ -1,7 +1,8 @@
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Remote.Pci.VfioUser;
+using Virtbus.Wire.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
 
 namespace Virtbus.Tests.Vfio.Wire;

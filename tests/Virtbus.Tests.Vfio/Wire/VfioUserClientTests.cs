@@ -1,6 +1,7 @@
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
 

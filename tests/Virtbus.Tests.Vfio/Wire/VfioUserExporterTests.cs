@@ -1,6 +1,8 @@
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
+using Virtbus.Transports;
 using Virtbus.Transports.VfioUser;
 
 namespace Virtbus.Tests.Vfio.Wire;
@@ -11,14 +13,14 @@ public sealed class VfioUserExporterTests : IAsyncDisposable
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
     private readonly TestLog _log = new();
     private readonly Fabric _fabric;
-    private readonly VfioUserExporter _exporter;
+    private readonly SocketExporter _exporter;
     private readonly List<WireDevice> _devices = [];
     private readonly Device _parent = new("parent");
 
     public VfioUserExporterTests()
     {
         _fabric = new Fabric(new FabricOptions { LoggerFactory = _log });
-        _exporter = new VfioUserExporter(_folder.FullName, _log, TimeProvider.System);
+        _exporter = VfioUserServer.MakeExporter(_folder.FullName, _log, TimeProvider.System);
     }
 
     public ValueTask DisposeAsync()

@@ -5,6 +5,8 @@ using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Tests.Vfio.Core;
 using Virtbus.Tests.Vfio.Pci;
@@ -27,7 +29,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
     private readonly HostDriver _driver;
     private VfioDevice _served = null!;
     private VfioUserServer _server = null!;
-    private VfioUserFunction _function = null!;
+    private RemoteFunction _function = null!;
     private PciDevice _device = null!;
 
     public VfioUserFunctionTests()
@@ -45,7 +47,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
         _server.Start();
         await _bus.AddHostBridgeAsync();
         await _fabric.RegisterDriverAsync(_driver);
-        _function = VfioUserFunction.Connect(_server.Path);
+        _function = VfioUserFunctionProvider.Connect(_server.Path);
         _device = await _bus.PlugAsync(_function);
     }
 
@@ -240,7 +242,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
         Until(() => !_server.IsConnected, "the end of the session");
         Until(() => !_served.IsOpen, "the close of the device");
         // And it can be had again.
-        using var again = VfioUserFunction.Connect(_server.Path);
+        using var again = VfioUserFunctionProvider.Connect(_server.Path);
         Assert.Equal(ScratchFunction.DeviceId, (await _bus.PlugAsync(again)).DeviceId);
     }
 
@@ -263,7 +265,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
         var world = await VfioWorld.NewAsync();
         await using var server = new VfioUserServer(Path.Combine(_folder.FullName, "other"), world.Device, _log);
         server.Start();
-        var error = Assert.Throws<VirtbusException>(() => VfioUserFunction.Connect(server.Path));
+        var error = Assert.Throws<VirtbusException>(() => VfioUserFunctionProvider.Connect(server.Path));
         Assert.Equal(Errno.ENODEV, error.Errno);
         Assert.Contains("no PCI function", error.Message, StringComparison.Ordinal);
     }
@@ -273,7 +275,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
     {
         Assert.SkipUnless(Mapping.IsGuardSupported, "no guard on this architecture: shrinking ends the process");
         using var fixture = new WireFixture();
-        using var function = VfioUserFunction.Connect(fixture.Socket);
+        using var function = VfioUserFunctionProvider.Connect(fixture.Socket);
         var seen = new byte[4];
         function.WriteBar(5, 0x100, [1, 2, 3, 4]);
         function.ReadBar(5, 0x100, seen);
@@ -292,7 +294,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
         Assert.SkipWhen(file is null, "the folder of the tests is in memory");
         fixture.Device.Backing = file;
         fixture.Device.Pages.Write(0x3000, [1, 2, 3, 4]);
-        using var function = VfioUserFunction.Connect(fixture.Socket);
+        using var function = VfioUserFunctionProvider.Connect(fixture.Socket);
         Assert.Empty(function.GetBarAreas(2));
         // The bytes of the file are other ones than those that the server answers.
         var seen = new byte[4];
@@ -315,7 +317,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
         };
         byte[] ids = [0x42, 0x56, 0xed, 0x00];
         ids.CopyTo(fixture.Device.Config, 0);
-        using var function = VfioUserFunction.Connect(fixture.Socket);
+        using var function = VfioUserFunctionProvider.Connect(fixture.Socket);
         Assert.Equal(areas, function.GetBarAreas(2).Select(area => (area.Offset, area.Size)));
 
         var world = await VfioPciWorld.NewAsync();

@@ -1,6 +1,6 @@
 using Virtbus.Transports.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
-using static Virtbus.Transports.VfioUser.VfioUserCommand;
+using static Virtbus.Wire.VfioUser.VfioUserCommand;
 
 namespace Virtbus.Tests.Vfio.Wire;
 

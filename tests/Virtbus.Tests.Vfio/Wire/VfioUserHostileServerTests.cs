@@ -2,8 +2,8 @@ using System.Diagnostics;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Tests.Vfio.Pci;
-using Virtbus.Transports.VfioUser;
 
 namespace Virtbus.Tests.Vfio.Wire;
 

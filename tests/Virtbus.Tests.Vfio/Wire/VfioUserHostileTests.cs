@@ -2,9 +2,11 @@ using System.Buffers.Binary;
 using System.Diagnostics;
 using Microsoft.Win32.SafeHandles;
 using Virtbus.Platform;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Transports.VfioUser;
+using Virtbus.Wire.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
-using static Virtbus.Transports.VfioUser.VfioUserCommand;
+using static Virtbus.Wire.VfioUser.VfioUserCommand;
 
 namespace Virtbus.Tests.Vfio.Wire;
 
@@ -131,7 +133,7 @@ public sealed class VfioUserHostileTests : IDisposable
 
         using var file = MemoryFile.Create("virtbus-test", 4096);
         var before = Kernel.Descriptors;
-        Assert.Equal(isTaken, VfioUserRegionReader.TryRead(reply, [file], out var info, out var fault));
+        Assert.Equal(isTaken, VfioUserRegionReply.TryRead(reply, [file], out var info, out var fault));
         Assert.Equal(isTaken ? Errno.None : Errno.E2BIG, fault.Errno);
         Assert.Equal(isTaken ? before + 1 : before, Kernel.Descriptors);
         Assert.Equal(isTaken ? count : 0, info?.Areas.Count ?? 0);

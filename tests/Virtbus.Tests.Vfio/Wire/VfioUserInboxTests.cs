@@ -1,7 +1,7 @@
 using Virtbus.Platform;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Wire.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
-using static Virtbus.Transports.VfioUser.VfioUserCommand;
+using static Virtbus.Wire.VfioUser.VfioUserCommand;
 
 namespace Virtbus.Tests.Vfio.Wire;
 
@@ -166,7 +166,7 @@ public sealed class VfioUserInboxTests : IDisposable
         for (var i = 0; i < 3000; i++)
             Fill(Write);
         Fill(Message(REGION_WRITE, Access(0, 0, 1 << 20, new byte[1 << 20])));
-        Assert.Equal(0x1122334455667788u, held.Long(16));
+        Assert.Equal(0x1122334455667788u, held.Read<ulong>(16));
         var count = 0;
         while (_inbox.TryTake(out var message, out var scanned, out _))
         {

@@ -1,4 +1,4 @@
-using Virtbus.Transports.VfioUser;
+using Virtbus.Wire.VfioUser;
 
 namespace Virtbus.Tests.Vfio.Wire;
 

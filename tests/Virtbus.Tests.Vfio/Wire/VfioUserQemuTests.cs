@@ -1,7 +1,7 @@
 using Virtbus.Platform;
 using Virtbus.Transports.VfioUser;
 using static Virtbus.Tests.Vfio.Wire.WireClient;
-using static Virtbus.Transports.VfioUser.VfioUserCommand;
+using static Virtbus.Wire.VfioUser.VfioUserCommand;
 
 namespace Virtbus.Tests.Vfio.Wire;
 

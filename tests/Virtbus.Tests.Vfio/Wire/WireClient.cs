@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using Virtbus.Memory;
 using Virtbus.Platform;
-using Virtbus.Transports.VfioUser;
+using Virtbus.Wire.VfioUser;
 
 namespace Virtbus.Tests.Vfio.Wire;
 

@@ -1,6 +1,7 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Core;
 using Virtbus.Memory.Dma;
+using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
 

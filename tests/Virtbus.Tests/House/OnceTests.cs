@@ -13,9 +13,7 @@ public sealed partial class OnceTests
     [Fact]
     public void Rule_of_module_names_stands_once() =>
         Assert.Equal(["Platform/ModuleName.cs"], Lines("").Where(static l => l.Text.Contains("Replace('-', '_')", StringComparison.Ordinal) || l.Text.Contains("Replace('_', '-')", StringComparison.Ordinal))
-            .Select(static l => l.File)
-            // The provisioners are being replaced as a whole.
-            .Where(static f => !f.StartsWith("Daemon/Provisioning/", StringComparison.Ordinal)).Distinct());
+            .Select(static l => l.File).Distinct());
 
     [Fact]
     public void Rule_of_overrides_stands_once() =>

@@ -79,7 +79,8 @@ public sealed class SimulatedDiskTests
         var (fabric, bus, _) = await LoadAsync();
         // Registered before any device comes, and still none of them has the first say for a disk.
         await fabric.Tree.WriteAsync("/bus/vdpa/drivers_autoprobe", "0");
-        await fabric.Tree.WriteAsync("/kernel/config/define", "disk1 kind=vdpa parent=vdpasim_blk capacity=1MiB live=1");
+        await fabric.Tree.WriteAsync(Config + "define", "disk1 kind=vdpa parent=vdpasim_blk capacity=1MiB queues=1");
+        await fabric.Tree.WriteAsync(Config + "functions/disk1/live", "1");
         var disk = Assert.Single(bus.Devices);
         await fabric.UnregisterDriverAsync(bus.Drivers[0]);
         await fabric.Tree.WriteAsync("/bus/vdpa/drivers_autoprobe", "1");
