@@ -190,7 +190,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         active = [];
         lock (book.Lock)
         {
-            // One that was not to last is forgotten with its activation.
+            // One that was only being made may be forgotten with the activation that was cancelled.
             List<ProvisionedFunction> functions = [.. names.Distinct().Where(n => !cancelled.Any(c => c.IsForgotten && c.Name == n)).Select(book.Get)];
             foreach (var function in functions.Where(static f => f.Now.Work != Work.Activating))
             {

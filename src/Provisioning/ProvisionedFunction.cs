@@ -120,10 +120,11 @@ public sealed class ProvisionedFunction
     /// <summary>The store could not take back or note what it has of it, and is told at the next occasion.</summary>
     internal bool IsBehind { get; set; }
 
-    /// <summary>It was active and is not, and nobody does anything about that yet.</summary>
-    internal bool IsBusy => Now.Work != Work.None;
+    /// <summary>Nothing is being done with it.</summary>
+    internal bool IsIdle => Now.Work == Work.None;
 
-    internal bool IsMissing => !IsForgotten && Now is { IsWanted: true, Work: Work.None } && !IsActive;
+    /// <summary>It was active and is not, and nobody does anything about that yet.</summary>
+    internal bool IsMissing => !IsForgotten && IsIdle && Now.IsWanted && !IsActive;
 
     internal bool IsActive => Device is not null;
 

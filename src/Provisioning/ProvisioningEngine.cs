@@ -184,7 +184,7 @@ public sealed class ProvisioningEngine
         ProvisionedFunction function;
         lock (_book.Lock)
         {
-            if (Functions.FirstOrDefault(f => f.Name == name) is { IsKept: false, IsActive: false, IsBusy: false })
+            if (Functions.FirstOrDefault(f => f.Name == name) is { IsKept: false, IsActive: false, IsIdle: true })
                 Undefine(name);
             function = Define(name, kind, parent, values);
         }
@@ -198,8 +198,8 @@ public sealed class ProvisioningEngine
         {
             lock (_book.Lock)
             {
-                // Unless who deactivated it has undefined it too.
-                if (!function.IsForgotten)
+                // One that could not be taken back is there: who can name it can deactivate it.
+                if (function is { IsForgotten: false, IsActive: false, IsIdle: true })
                     _book.Remove(function);
             }
 

@@ -269,6 +269,22 @@ public sealed class EngineTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task What_is_only_being_added_is_deactivated_and_forgotten()
+    {
+        var begun = new TaskCompletionSource();
+        _shelf.OnActivate = async (_, cancel) =>
+        {
+            begun.SetResult();
+            await Task.Delay(Timeout.Infinite, cancel);
+        };
+        var adding = _engine.AddAsync("one", "thing", null, Whole).AsTask();
+        await begun.Task.EndsAsync("the activation to begin");
+        await _engine.DeactivateAsync(["one"]).AsTask().EndsAsync("the deactivation");
+        await Refused(Errno.ECANCELED, "was cancelled", async () => await adding);
+        Assert.Empty(_engine.Functions);
+    }
+
+    [Fact]
     public async Task Refused_deactivation_of_several_cancels_and_changes_nothing()
     {
         _engine.Define("one", "thing", null, Whole);
