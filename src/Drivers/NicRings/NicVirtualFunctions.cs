@@ -27,6 +27,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
     private readonly Dictionary<int, NicVfSettings> _defaults = [];
     // Nobody defined them: they go with the virtual functions.
     private readonly List<string> _passing = [];
+    private volatile bool _isOver;
 
     internal NicVirtualFunctions(NicCore core, PciDevice device)
     {
@@ -62,6 +63,9 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
             await _engine.LoadDriverAsync(_device.Bus!, driver);
         await _device.Fabric!.RunExclusiveAsync(_device, async () =>
         {
+            // Unbound while this waited for its turn: the core is another one's now, or nobody's.
+            if (_isOver)
+                throw new VirtbusException(Errno.ENODEV, $"{_device.Name} lost its driver meanwhile, so its virtual functions were not made. Bind it again.");
             if (_device.VirtualFunctions.Count is > 0 and var there)
             {
                 throw new VirtbusException(
@@ -121,6 +125,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
     /// <summary>The driver goes: definitions stay, what was made for a number alone goes.</summary>
     public void Dispose()
     {
+        _isOver = true;
         _engine.RemoveProvider(this);
         Forget();
     }
