@@ -382,7 +382,7 @@ internal sealed partial class FabricDaemon
     {
         var manifest = _options.Manifest;
         await _hardware.StartAsync();
-        _engine.Restore(new DefinitionFolder(_options.Runtime.StateFolder));
+        _engine.Restore(new DefinitionFolder(_options.Runtime.StateFolder), waits: true);
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");
@@ -394,6 +394,8 @@ internal sealed partial class FabricDaemon
             _options.Progress($"{group.Count} devices {DeviceGroups.KeyOf(group)}");
             await At(group.Name, _groups.AddAsync(group, group.Parent is { } parent ? _hardware.DeviceOf(parent) : null, _options.Progress, cancellationToken));
         }
+        // Behind the manifest's, whose places are the same at each start.
+        _engine.ReturnAll();
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
         _hardware.CheckOffered();

@@ -325,13 +325,22 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 
     private void Start(FunctionProvider provider, List<ProvisionedFunction> functions)
     {
-        foreach (var set in provider.ComesTogether && functions.Count > 0 ? [functions] : functions.ConvertAll(static f => new List<ProvisionedFunction> { f }))
+        if (functions.Count == 0)
+            return;
+        // One after the other, so that places and numbers are given in the order of the definitions.
+        List<ProvisionedFunction> set = provider.ComesTogether ? functions : [functions[0]];
+        fabric.StartWork($"functions of kind {provider.Kind}{ProviderTable.At(provider)}", async () =>
         {
-            // Without those that were deactivated or undefined meanwhile, or activated by somebody.
-            fabric.StartWork(
-                $"functions of kind {provider.Kind}{ProviderTable.At(provider)}",
-                () => ActivateAsync(() => set.Where(f => f.Now.Provider == provider && IsFree(f)), default).AsTask());
-        }
+            try
+            {
+                // Without those that were deactivated or undefined meanwhile, or activated by somebody.
+                await ActivateAsync(() => set.Where(f => f.Now.Provider == provider && IsFree(f)), default);
+            }
+            finally
+            {
+                Start(provider, functions[set.Count..]);
+            }
+        });
     }
 
     private sealed record Made(ProvisionedFunction Function, FunctionProvider Provider, Device Device, Device? Before, string? Place);

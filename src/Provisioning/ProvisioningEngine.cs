@@ -15,6 +15,8 @@ public sealed class ProvisioningEngine
     private readonly ProviderTable _providers = new();
     private readonly FunctionLife _life;
 
+    private volatile bool _waits;
+
     private ProvisioningEngine(Fabric fabric)
     {
         _life = new FunctionLife(fabric, _book);
@@ -52,10 +54,12 @@ public sealed class ProvisioningEngine
 
     /// <summary>Takes up what lasts, and keeps from now on what is defined to last. Once, before anything is defined.</summary>
     /// <param name="store">Where definitions last.</param>
+    /// <param name="waits">Whether what was active stays away until <see cref="ReturnAll"/>, so that others have their places first.</param>
     /// <exception cref="VirtbusException">As <see cref="IDefinitionStore.Load"/>.</exception>
-    public void Restore(IDefinitionStore store)
+    public void Restore(IDefinitionStore store, bool waits = false)
     {
         ArgumentNullException.ThrowIfNull(store);
+        _waits = waits;
         lock (_book.Lock)
         {
             foreach (var function in _book.Load(store))
@@ -65,6 +69,14 @@ public sealed class ProvisioningEngine
             }
         }
 
+        if (!waits)
+            ReturnAll();
+    }
+
+    /// <summary>Has what was active come back, beside the caller, from every provider that is there; and from now on from those that come.</summary>
+    public void ReturnAll()
+    {
+        _waits = false;
         foreach (var provider in _providers.All)
             Return(provider);
     }
@@ -113,7 +125,8 @@ public sealed class ProvisioningEngine
     public void Return(FunctionProvider provider)
     {
         ArgumentNullException.ThrowIfNull(provider);
-        _life.Return(provider);
+        if (!_waits)
+            _life.Return(provider);
     }
 
     /// <summary>Defines a function: from then on it can be configured and activated. Nothing of it is visible.</summary>
@@ -134,8 +147,8 @@ public sealed class ProvisioningEngine
             throw new VirtbusException(Errno.EINVAL, $"'{name}' is no name of a function. Write 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.");
         lock (_book.Lock)
         {
-            if (Functions.Any(f => f.Name == name))
-                throw new VirtbusException(Errno.EEXIST, $"A function '{name}' is defined already. Choose another name, or undefine that one.");
+            if (Functions.FirstOrDefault(f => f.Name == name) is { } other)
+                throw new VirtbusException(Errno.EEXIST, $"A function '{name}' is defined already{(other.IsKept ? ", to last over the end of the program" : "")}. Choose another name, or undefine that one.");
             var provider = _providers.Find(kind, parent) ?? throw _providers.Missing(name, kind, parent);
             var profile = FunctionProfile.Parse(kind, name, provider.Fields, values);
             provider.Check(profile);

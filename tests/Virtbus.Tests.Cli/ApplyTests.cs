@@ -100,7 +100,7 @@ public sealed class ApplyTests
         await fabric.UpAsync(Rich);
         var before = await fabric.OkAsync("export");
         await RefusedAsync("the folder of modules is the program's own while the fabric runs", Rich + "modules: /\n");
-        await RefusedAsync("next.yaml:3:5: adapters[1]: 'colour' is no key of an adapter", Rich.Replace("parts: [net]", "colour: red", StringComparison.Ordinal));
+        await RefusedAsync("next.yaml:3:39: adapters[1]: 'colour' is no key of an adapter", Rich.Replace("parts: [net]", "colour: red", StringComparison.Ordinal));
         await fabric.OkAsync("function", "define", "lasting", "--kind", "pci", "simulated=scratch");
         await RefusedAsync("'lasting' is a function that was defined to last", "serials: [ { name: lasting } ]\n");
         Assert.Contains("does not exist", await fabric.RefusedAsync("apply", "/no/such.yaml"), StringComparison.Ordinal);

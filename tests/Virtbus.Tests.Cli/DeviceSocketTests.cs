@@ -89,7 +89,9 @@ public sealed class DeviceSocketTests
         var path = Obstruct(fabric, address + ".sock", "file");
         Assert.Contains($"'{path}' exists and is no socket.", await fabric.RefusedAsync(plug), StringComparison.Ordinal);
         Remove(path);
-        Assert.Contains("bound to scratch-vfio-pci", await fabric.OkAsync("driver", "bind", "p", "scratch-vfio-pci"), StringComparison.Ordinal);
+        // Nothing is left of it, so it can be plugged in again.
+        Assert.Contains("There is no device 'p'", await fabric.RefusedAsync("device", "show", "p"), StringComparison.Ordinal);
+        Assert.Equal($"{address}: bound to scratch-vfio-pci\n", await fabric.OkAsync(plug));
 
         await fabric.OkAsync("vf", "set", "a", "0", "--driver", "vfio-pci");
         path = Obstruct(fabric, Function + ".sock", "file");
