@@ -181,7 +181,10 @@ internal sealed partial class FabricDaemon
         {
             // First, since an unbind may be waiting for one of them, and all that follows for that unbind.
             Step("users let go");
+            _engine.Close();
             _hardware.RevokeAll();
+            // A manifest that is being applied ends with its step.
+            await _applying.WaitAsync();
             Step("drivers shut down");
             _loader.Dispose();
             await Fabric.ShutdownAsync();
@@ -228,17 +231,22 @@ internal sealed partial class FabricDaemon
         if (State != DaemonState.Ready)
             throw new VirtbusException(Errno.EBUSY, "The fabric is coming up or going down. Apply a manifest when it is up.");
         var manifest = ManifestReader.ReadFile(path);
+        if (isDry)
+            return new ApplyAnswer(new FabricPlanner(Fabric, _engine, _hardware, _groups).Plan(_manifest, manifest).Changes, Applied: false);
+        using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, _stop.Token);
         if (!await _applying.WaitAsync(0, cancellationToken))
             throw new VirtbusException(Errno.EBUSY, "Another manifest is being applied. Try again when that has ended.");
         try
         {
             var plan = new FabricPlanner(Fabric, _engine, _hardware, _groups).Plan(_manifest, manifest);
             var done = 0;
-            foreach (var step in isDry ? [] : plan.Steps)
+            foreach (var step in plan.Steps)
             {
+                // Between two steps: what waited for a user goes on to nothing else when nobody wants it any more.
+                end.Token.ThrowIfCancellationRequested();
                 try
                 {
-                    await step.Act(cancellationToken);
+                    await step.Act(end.Token);
                     done++;
                 }
                 catch (VirtbusException e)
@@ -246,12 +254,9 @@ internal sealed partial class FabricDaemon
                     throw new VirtbusException(e.Errno, $"{step.Title}: {e.Message} {done} steps were done before it; apply the manifest again to go on.", e);
                 }
             }
-            if (!isDry)
-            {
-                await Fabric.SettleAsync(cancellationToken);
-                _manifest = manifest;
-            }
-            return new ApplyAnswer(plan.Changes, !isDry);
+            await Fabric.SettleAsync(end.Token);
+            _manifest = manifest;
+            return new ApplyAnswer(plan.Changes, Applied: true);
         }
         finally
         {
@@ -421,7 +426,8 @@ internal sealed partial class FabricDaemon
             }
             catch (VirtbusException e)
             {
-                errors.Add(new ManifestError(function.At, function.Path, e.Message));
+                var kept = e.Errno == Errno.EEXIST && _engine.Functions.Any(f => f.IsKept && f.Name == function.Name);
+                errors.Add(new ManifestError(function.At, function.Path, kept ? $"{e.Message} While no fabric runs, remove {Path.Combine(_options.Runtime.StateFolder, function.Name + ".json")}." : e.Message));
             }
         }
         if (errors.Count > 0)

@@ -10,7 +10,7 @@ namespace Virtbus.Provisioning;
 public sealed class DefinitionFolder : IDefinitionStore
 {
     private const string Suffix = ".json";
-    private const string Unfinished = ".new";
+    private const string Unfinished = ".json.new";
     private const int MaxBytes = 1 << 20;
     private readonly string _folder;
 
@@ -26,6 +26,8 @@ public sealed class DefinitionFolder : IDefinitionStore
     public IReadOnlyList<StoredDefinition> Load()
     {
         var all = new List<StoredDefinition>();
+        if (File.Exists(_folder))
+            throw new VirtbusException(Errno.ENOTDIR, $"State folder {_folder} is a file. Remove it, or put it elsewhere.");
         if (!Directory.Exists(_folder))
             return all;
         foreach (var path in Directory.EnumerateFiles(_folder))
@@ -48,13 +50,13 @@ public sealed class DefinitionFolder : IDefinitionStore
         Change(definition.Name, path, () =>
         {
             Directory.CreateDirectory(_folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
-            using (var file = File.Create(path + Unfinished))
+            using (var file = File.Create(PathOf(definition.Name, Unfinished)))
             {
                 JsonSerializer.Serialize(file, definition, StoredJson.Default.StoredDefinition);
                 file.Flush(flushToDisk: true);
             }
 
-            File.Move(path + Unfinished, path, overwrite: true);
+            File.Move(PathOf(definition.Name, Unfinished), path, overwrite: true);
         });
     }
 
@@ -88,10 +90,15 @@ public sealed class DefinitionFolder : IDefinitionStore
     {
         try
         {
+            // A pipe would make who opens it wait for a writer.
+            if (!FilePermissions.TryGet(path, follow: false, out var found, out _) || found.Kind != FileKind.Regular)
+                throw new JsonException("it is no regular file.");
             if (new FileInfo(path).Length > MaxBytes)
                 throw new JsonException($"it has more than {MaxBytes} bytes.");
             return JsonSerializer.Deserialize(File.ReadAllBytes(path), StoredJson.Default.StoredDefinition) is { Name: not null, Kind: not null, Values: not null } kept
                 && Path.GetFileNameWithoutExtension(path) == kept.Name
+                && ProvisioningEngine.IsName(kept.Name)
+                && kept.Values.Values.All(static v => v is not null)
                 ? kept
                 : throw new JsonException("it does not say name, kind and values as the file's name does.");
         }
@@ -101,5 +108,5 @@ public sealed class DefinitionFolder : IDefinitionStore
         }
     }
 
-    private string PathOf(string name) => Path.Combine(_folder, name + Suffix);
+    private string PathOf(string name, string suffix = Suffix) => Path.Combine(_folder, name + suffix);
 }

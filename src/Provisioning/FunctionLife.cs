@@ -10,6 +10,8 @@ namespace Virtbus.Provisioning;
 /// </summary>
 internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 {
+    private volatile bool _isClosed;
+
     /// <summary>On this thread: what waits for it goes on by the fabric's scheduler.</summary>
     public static void Cancel(IEnumerable<CancellationTokenSource> all)
     {
@@ -108,17 +110,29 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         }
     }
 
+    /// <summary>The fabric goes down: what is being activated is cancelled, and nothing comes back any more.</summary>
+    public void Close()
+    {
+        _isClosed = true;
+        List<CancellationTokenSource> going;
+        lock (book.Lock)
+            going = [.. book.All.Select(static f => f.Cancel).OfType<CancellationTokenSource>()];
+        Cancel(going);
+    }
+
     public async ValueTask DeactivateAsync(IReadOnlyList<string> names)
     {
-        List<ProvisionedFunction> active;
+        List<ProvisionedFunction> active, forgotten;
         // Whatever became of the activation that was cancelled, it is deactivated.
         HashSet<ProvisionedFunction> cancelled = [];
-        while (TryBeginDraining(names, cancelled, out active) is { } going)
+        while (TryBeginDraining(names, cancelled, out active, out forgotten) is { } going)
         {
             Cancel([going.Cancel]);
             await going.Done;
         }
 
+        foreach (var function in forgotten)
+            function.Now.Provider?.Forget(function.Name);
         VirtbusException? error = null;
         try
         {
@@ -185,9 +199,10 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 
     // Null when all that is to be deactivated is marked so; else an activation that has to end first.
     private (CancellationTokenSource Cancel, Task Done)? TryBeginDraining(
-        IReadOnlyList<string> names, HashSet<ProvisionedFunction> cancelled, out List<ProvisionedFunction> active)
+        IReadOnlyList<string> names, HashSet<ProvisionedFunction> cancelled, out List<ProvisionedFunction> active, out List<ProvisionedFunction> forgotten)
     {
         active = [];
+        forgotten = [];
         lock (book.Lock)
         {
             // One that was only being made may be forgotten with the activation that was cancelled.
@@ -207,6 +222,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 
             book.Change(functions.ConvertAll(static f => (f, f.Now with { IsWanted = false })));
             active = functions.FindAll(static f => f.IsActive);
+            forgotten = [.. functions.Except(active)];
             foreach (var function in active)
                 function.Begin(Work.Draining);
             return null;
@@ -325,22 +341,15 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 
     private void Start(FunctionProvider provider, List<ProvisionedFunction> functions)
     {
-        if (functions.Count == 0)
+        if (_isClosed)
             return;
-        // One after the other, so that places and numbers are given in the order of the definitions.
-        List<ProvisionedFunction> set = provider.ComesTogether ? functions : [functions[0]];
-        fabric.StartWork($"functions of kind {provider.Kind}{ProviderTable.At(provider)}", async () =>
+        foreach (var set in provider.ComesTogether && functions.Count > 0 ? [functions] : functions.ConvertAll(static f => new List<ProvisionedFunction> { f }))
         {
-            try
-            {
-                // Without those that were deactivated or undefined meanwhile, or activated by somebody.
-                await ActivateAsync(() => set.Where(f => f.Now.Provider == provider && IsFree(f)), default);
-            }
-            finally
-            {
-                Start(provider, functions[set.Count..]);
-            }
-        });
+            // Without those that were deactivated or undefined meanwhile, or activated by somebody.
+            fabric.StartWork(
+                $"functions of kind {provider.Kind}{ProviderTable.At(provider)}",
+                () => ActivateAsync(() => set.Where(f => f.Now.Provider == provider && IsFree(f)), default).AsTask());
+        }
     }
 
     private sealed record Made(ProvisionedFunction Function, FunctionProvider Provider, Device Device, Device? Before, string? Place);

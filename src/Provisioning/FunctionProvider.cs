@@ -83,6 +83,15 @@ public abstract class FunctionProvider
     }
 
     /// <summary>
+    /// A function that is gone is not to come back any more, or its definition is forgotten: what was kept for its return goes. Also called for functions
+    /// of which nothing is kept; no other call for the function is under way.
+    /// </summary>
+    /// <param name="name">The function's name.</param>
+    public virtual void Forget(string name)
+    {
+    }
+
+    /// <summary>
     /// Where a function is, so that it can come to the same place again after the program ended; null when it has no place of its own. Who chooses places
     /// leaves those of functions free that are gone (<see cref="ProvisionedFunction.Place"/>).
     /// </summary>

@@ -77,7 +77,7 @@ public static class ProfileFields
             (string text, [MaybeNullWhen(false)] out string value) =>
             {
                 value = text;
-                return isRight?.Invoke(text) != false;
+                return !text.Any(char.IsControl) && isRight?.Invoke(text) != false;
             },
             static value => value,
             isRequired,
@@ -105,7 +105,7 @@ public static class ProfileFields
         if (text.Length != 17 || !PhysicalAddress.TryParse(text, out var mac))
             return false;
         address = mac.GetAddressBytes().Aggregate(0UL, static (all, b) => (all << 8) | b);
-        return (address >> 40 & 1) == 0;
+        return address != 0 && (address >> 40 & 1) == 0;
     }
 
     private static string FormatMac(ulong address) =>

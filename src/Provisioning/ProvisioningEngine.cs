@@ -48,6 +48,9 @@ public sealed class ProvisioningEngine
     /// <exception cref="VirtbusException">ENOENT: none has it.</exception>
     public ProvisionedFunction Get(string name) => _book.Get(name);
 
+    internal static bool IsName(string name) =>
+        name.Length is > 0 and <= 63 && char.IsAsciiLetterOrDigit(name[0]) && name.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '.' or '-');
+
     /// <summary>The functions of a provider, in the order in which they were defined.</summary>
     /// <param name="provider">The provider.</param>
     public IReadOnlyList<ProvisionedFunction> FunctionsOf(FunctionProvider provider) => [.. Functions.Where(f => f.Now.Provider == provider)];
@@ -143,7 +146,7 @@ public sealed class ProvisioningEngine
     {
         ArgumentNullException.ThrowIfNull(name);
         ArgumentNullException.ThrowIfNull(values);
-        if (name.Length is 0 or > 63 || !char.IsAsciiLetterOrDigit(name[0]) || !name.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '.' or '-'))
+        if (!IsName(name))
             throw new VirtbusException(Errno.EINVAL, $"'{name}' is no name of a function. Write 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.");
         lock (_book.Lock)
         {
@@ -197,7 +200,7 @@ public sealed class ProvisioningEngine
         ProvisionedFunction function;
         lock (_book.Lock)
         {
-            if (Functions.FirstOrDefault(f => f.Name == name) is { IsKept: false, IsActive: false, IsIdle: true })
+            if (Functions.FirstOrDefault(f => f.Name == name) is { IsKept: false, IsActive: false, IsIdle: true } other && other.Kind == kind)
                 Undefine(name);
             function = Define(name, kind, parent, values);
         }
@@ -237,6 +240,7 @@ public sealed class ProvisioningEngine
     /// <exception cref="VirtbusException">ENOENT; EBUSY: it is active, or something is being done with it; or what the store answers.</exception>
     public void Undefine(string name)
     {
+        FunctionProvider? provider;
         lock (_book.Lock)
         {
             var function = Get(name);
@@ -244,8 +248,14 @@ public sealed class ProvisioningEngine
             if (function.IsActive)
                 throw new VirtbusException(Errno.EBUSY, $"Function '{name}' is active. Deactivate it first: virtbus function deactivate {name}");
             _book.Remove(function);
+            provider = function.Now.Provider;
         }
+
+        provider?.Forget(name);
     }
+
+    /// <summary>The fabric goes down: what is being activated is cancelled, and nothing comes back any more.</summary>
+    public void Close() => _life.Close();
 
     /// <summary>For providers: makes sure that a driver is there before a device comes that only it may take. An override alone loads no module.</summary>
     /// <param name="bus">The driver's bus.</param>

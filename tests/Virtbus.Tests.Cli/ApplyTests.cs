@@ -159,6 +159,50 @@ public sealed class ApplyTests
             string.Join('\n', (await fabric.OkAsync("function", "list")).Split('\n').Where(static l => l.Split(' ')[0] is "first" or "second" or "idle" or "sim0").Select(static l => string.Join(' ', l.Split(' ', StringSplitOptions.RemoveEmptyEntries))));
     }
 
+    [Fact]
+    public async Task Medium_of_a_disk_that_is_gone_serves_no_other_definition()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("adapters: [ { name: adapter0, model: merlin } ]\n");
+        var (one, two) = (fabric.Write("one", new string('1', 4096)), fabric.Write("two", new string('2', 8192)));
+        await fabric.OkAsync("function", "define", "d0", "--kind", "disk", "--parent", "adapter0", "file=" + one);
+        await fabric.OkAsync("function", "activate", "d0");
+        await fabric.OkAsync("driver", "unbind", "merlin_core.vdpa.0");
+        Assert.Matches("d0 +disk +adapter0 +gone", await fabric.OkAsync("function", "list"));
+        await fabric.OkAsync("function", "set", "d0", "file=" + two, "readonly=true");
+        await fabric.OkAsync("driver", "bind", "merlin_core.vdpa.0", "nic_vdpa");
+        await UntilAsync(async () => (await fabric.OkAsync("function", "list")).Contains("active", StringComparison.Ordinal));
+        // The file of the first is free again, and that of the second is the disk's.
+        await fabric.OkAsync("function", "define", "d1", "--kind", "disk", "--parent", "adapter0", "file=" + one);
+        await fabric.OkAsync("function", "activate", "d1");
+        Assert.Contains("readonly=true", await fabric.OkAsync("function", "show", "d0"), StringComparison.Ordinal);
+        await fabric.OkAsync("driver", "unbind", "merlin_core.vdpa.0");
+        await fabric.OkAsync("function", "deactivate", "d0", "d1");
+        await fabric.OkAsync("function", "undefine", "d0", "d1");
+        await fabric.OkAsync("driver", "bind", "merlin_core.vdpa.0", "nic_vdpa");
+        foreach (var name in (string[])["d2", "d3"])
+            await fabric.OkAsync("function", "define", name, "--kind", "disk", "--parent", "adapter0", "--transient", "file=" + (name == "d2" ? one : two));
+        await fabric.OkAsync("function", "activate", "d2", "d3");
+        // What a manifest says in more words is the same.
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("m.yaml", await fabric.OkAsync("export"))));
+        await fabric.RefusedAsync("function", "undefine", "d2", "d3");
+    }
+
+    [Fact]
+    public async Task Serial_port_that_lasts_is_there_again_after_an_orderly_end()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("");
+        await fabric.OkAsync("function", "define", "s1", "--kind", "serial");
+        await fabric.OkAsync("function", "activate", "s1");
+        await fabric.OkAsync("down");
+        await fabric.UpAsync("");
+        Assert.Matches("s1 +serial +active", await fabric.OkAsync("function", "list"));
+        await fabric.OkAsync("down");
+        var refused = await fabric.RunAsync("up", fabric.Write("m.yaml", "serials: [ { name: s1 } ]\n"));
+        Assert.Contains($"to last over the end of the program. Choose another name, or undefine that one. While no fabric runs, remove {Path.Combine(fabric.Runtime, "state", "s1.json")}", refused.Errors, StringComparison.Ordinal);
+    }
+
     private static async Task UntilAsync(Func<Task<bool>> holds)
     {
         for (var since = Environment.TickCount64; !await holds();)

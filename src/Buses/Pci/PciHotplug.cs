@@ -24,12 +24,16 @@ internal sealed class PciHotplug(PciBus bus, PciSlots slots)
         {
             if (slots.ReserveEmptyPort(function, label, isOwned, place, out var host) is { } slot)
                 return await AddAsync(slot, prepare);
-            // Ports that lead to numbers before it come first, and stay empty.
-            if (place is { } wanted && host is not null && slots.HasPortFrom(host, wanted.Bus))
+            if (place is { } wanted && host is not null && slots.HasPortFrom(host, wanted.Bus, out var isComing))
             {
-                place = null;
+                // The port that leads there is being added by somebody else; or it is taken, or passed over.
+                if (isComing)
+                    await Task.Yield();
+                else
+                    place = null;
                 continue;
             }
+            // Ports that lead to numbers before it come first, and stay empty.
             host ??= await bus.AddHostBridgeAsync();
             await AddPortAsync(host, null);
         }

@@ -87,11 +87,18 @@ internal sealed class PciSlots(PciBus bus)
         }
     }
 
-    /// <summary>Whether a port of a host bridge leads to a bus of that number, or of a higher one: no port that is added leads there then.</summary>
-    internal bool HasPortFrom(PciHostBridge host, int number)
+    /// <summary>
+    /// Whether a port of a host bridge leads to a bus of that number, or of a higher one: no port that is added leads there then. It is coming when it is
+    /// empty and has no device yet.
+    /// </summary>
+    internal bool HasPortFrom(PciHostBridge host, int number, out bool isComing)
     {
         lock (Topology)
-            return host.Root.Slots.Values.Any(p => p.Secondary is { } behind && behind.Number >= number);
+        {
+            var ports = host.Root.Slots.Values.Where(static p => p.Port is not null).ToList();
+            isComing = ports.Exists(p => p.IsScanning && (p.Secondary is not { } there || (there.Number == number && there.Slots.Count == 0)));
+            return isComing || ports.Exists(p => p.Secondary is { } behind && behind.Number >= number);
+        }
     }
 
     /// <summary>The slot that a function is in, with the device that stands for it now.</summary>

@@ -167,7 +167,7 @@ internal static class FunctionVerbs
             (result, client, output) =>
             {
                 var wanted = result.GetRequiredValue(names);
-                foreach (var function in wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null))
+                foreach (var function in wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null).ToList())
                     DeviceUsers.AskToLeave(client, DeviceVerbs.Find(client, function.Device!), result.GetValue(force), "taken away");
                 client.Write(Config + "/deactivate", Join(wanted));
                 PrintState(client, output, wanted);

@@ -152,6 +152,19 @@ public sealed class TreeFile : TreeNode
             throw new VirtbusException(Errno.EACCES, $"{_path} is read-only; '{value.Trim()}' was not written.");
         if (Encoding.UTF8.GetByteCount(value) is > ObjectAttribute.MaxStoreBytes and var bytes)
             throw new VirtbusException(Errno.EINVAL, $"{_path}: the value has {bytes} bytes. A write takes at most {ObjectAttribute.MaxStoreBytes}.");
-        return _attribute.StoreAsync(_owner, IsBinary ? value : AttributeValue.Take(_path, value, _attribute.IsString), cancellationToken);
+        return StoreAsync(IsBinary ? value : AttributeValue.Take(_path, value, _attribute.IsString), cancellationToken);
+    }
+
+    private async ValueTask StoreAsync(string value, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await _attribute.StoreAsync(_owner, value, cancellationToken);
+        }
+        catch (ObjectDisposedException e)
+        {
+            // Found while it was there, written when it was not.
+            throw new VirtbusException(Errno.ENODEV, $"{_path}: {e.Message}", e);
+        }
     }
 }

@@ -80,6 +80,12 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
 
         var there = engine.Functions.Where(static f => !f.IsKept && Kinds.Contains(f.Kind)).ToList();
         var setsToRenew = SetsToRenew(there, wanted, renewed);
+        if (engine.Functions.FirstOrDefault(f => f.IsKept && f.Kind == Virtual && f.Device is not null && (setsToRenew.Contains(f.Parent!) || renewed.Contains(f.Parent!))) is { } lasting)
+        {
+            throw new VirtbusException(
+                Errno.EBUSY, $"{after.File}: the virtual functions of {lasting.Parent} would be made again, and '{lasting.Name}', which was defined to last, is one of them. Deactivate it first.");
+        }
+
         foreach (var function in Enumerable.Reverse(there))
         {
             var next = wanted.Find(w => w.Name == function.Name);
@@ -212,19 +218,23 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
     {
         if (ProviderOf(now) is not { } provider || now.Profile is not { } profile)
             return [];
-        var before = profile.Values.ToDictionary();
-        var after = FunctionProfile.Parse(next.Kind, next.Name, provider.Fields, next.Values).Values.ToDictionary();
-        return provider.Fields.Where(f => before.GetValueOrDefault(f.Name) != after.GetValueOrDefault(f.Name));
+        var after = FunctionProfile.Parse(next.Kind, next.Name, provider.Fields, next.Values);
+        return provider.Fields.Where(f => TextOf(provider, profile, f) != TextOf(provider, after, f));
     }
 
     private string Difference(ProvisionedFunction now, ManifestFunction next)
     {
         if (now.Kind != next.Kind || now.Parent != next.Parent)
             return $"{now.Kind} at {now.Parent ?? "nothing"} -> {next.Kind} at {next.Parent ?? "nothing"}";
-        var before = now.Profile?.Values.ToDictionary() ?? [];
-        var after = ProviderOf(now) is { } provider ? FunctionProfile.Parse(next.Kind, next.Name, provider.Fields, next.Values).Values.ToDictionary() : [];
-        return string.Join(", ", Changed(now, next).Select(f => $"{f.Name} {before.GetValueOrDefault(f.Name, "not set")} -> {after.GetValueOrDefault(f.Name, "not set")}"));
+        if (ProviderOf(now) is not { } provider || now.Profile is not { } before)
+            return "";
+        var after = FunctionProfile.Parse(next.Kind, next.Name, provider.Fields, next.Values);
+        return string.Join(", ", Changed(now, next).Select(f => $"{f.Name} {TextOf(provider, before, f) ?? "not set"} -> {TextOf(provider, after, f) ?? "not set"}"));
     }
+
+    // What it is, whether somebody said so or nobody said otherwise.
+    private static string? TextOf(FunctionProvider provider, FunctionProfile profile, ProfileField field) =>
+        profile.Values.FirstOrDefault(v => v.Key == field.Name).Value ?? provider.DescribeStandard(profile, field);
 
     private FunctionProvider? ProviderOf(ProvisionedFunction function) =>
         engine.Providers.FirstOrDefault(p => p.Kind == function.Kind && (function.Parent is null ? p.Parents.Count == 0 : p.Parents.Contains(function.Parent)));

@@ -67,6 +67,9 @@ internal static class ManifestExport
         yield return ("name", Scalar(function.Name));
         foreach (var (key, value) in more)
             yield return (key, Scalar(value));
+        // As raw also where nobody said so: a guest may have written what looks like an image by now.
+        if (function.Profile!.Values.Any(static v => v.Key == "file") && function.Profile.Values.All(static v => v.Key != "format"))
+            yield return ("format", "raw");
         foreach (var (key, value) in function.Profile!.Values)
             yield return (Keys.GetValueOrDefault(key, key), Scalar(value));
     }
@@ -82,7 +85,7 @@ internal static class ManifestExport
 
     // Words, numbers and truth values stand as they are; all else in quotation marks, whose escapes are those of JSON.
     private static string Scalar(string value) =>
-        value.Length > 0 && (char.IsAsciiDigit(value[0]) ? value.All(char.IsAsciiLetterOrDigit) : value.All(static c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_'))
+        value.Length > 0 && value.All(static c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_') && char.IsAsciiLetterOrDigit(value[0]) && !value.Equals("null", StringComparison.OrdinalIgnoreCase)
             ? value
             : JsonSerializer.Serialize(value, ExportJson.Default.String);
 }

@@ -27,14 +27,23 @@ internal sealed class DeviceGroups(Fabric fabric, AuxiliaryBus bus) : IAsyncDisp
         parent ??= await RootAsync(group.Module);
         List<Device> devices = [];
         _groups.Add((group, devices));
-        for (var id = 0u; id < group.Count; id++)
+        try
         {
-            cancellationToken.ThrowIfCancellationRequested();
-            if (id > 0 && id % DevicesAStep == 0)
-                progress($"{id} of {group.Count} devices {KeyOf(group)}");
-            var device = new AuxiliaryDevice(bus, group.Module, group.Name, id, parent);
-            await fabric.RegisterAsync<Device>(device);
-            devices.Add(device);
+            for (var id = 0u; id < group.Count; id++)
+            {
+                cancellationToken.ThrowIfCancellationRequested();
+                if (id > 0 && id % DevicesAStep == 0)
+                    progress($"{id} of {group.Count} devices {KeyOf(group)}");
+                var device = new AuxiliaryDevice(bus, group.Module, group.Name, id, parent);
+                await fabric.RegisterAsync<Device>(device);
+                devices.Add(device);
+            }
+        }
+        catch
+        {
+            // A part of a group is none.
+            await RemoveAsync(KeyOf(group));
+            throw;
         }
     }
 

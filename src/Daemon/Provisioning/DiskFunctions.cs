@@ -34,7 +34,7 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
     private readonly ProvisioningContext _context;
     private readonly ProvisioningEngine _engine;
     // In the adapter, or opened for it already.
-    private readonly ConcurrentDictionary<string, IBlockBackend> _media = new();
+    private readonly ConcurrentDictionary<string, (IBlockBackend Medium, string Profile)> _media = new();
     private readonly ConcurrentDictionary<string, IBlockBackend> _opened = new();
 
     public DiskFunctions(Adapter adapter, SocketExporter exporter, ProvisioningContext context)
@@ -67,6 +67,20 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
     public override IEnumerable<string> FindMissing(FunctionProfile profile) =>
         Backings.Any(profile.IsSet) ? [] : [$"one of {string.Join<ProfileField>(", ", Backings)}"];
 
+    public override void Forget(string name)
+    {
+        TakeOut(name);
+        if (_opened.TryRemove(name, out var medium))
+            medium.Dispose();
+    }
+
+    public override string? DescribeStandard(FunctionProfile profile, ProfileField field)
+    {
+        if (field == VdpaFields.Serial)
+            return VdpaFields.SerialOf(profile);
+        return field == Format && profile.IsSet(FilePath) ? "raw" : base.DescribeStandard(profile, field);
+    }
+
     /// <summary>Opens the medium of a disk that is going to be activated, so that what is wrong with it is told before anything is made.</summary>
     public void Open(FunctionProfile profile)
     {
@@ -77,15 +91,15 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
             _ => (IBlockBackend)new NullBackend(profile.Get(Null), readOnly: profile.Get(ReadOnly)),
         };
         _opened[profile.Name] = medium;
-        if (medium is FileBackend { WhyNoUring: { } why })
-            WithoutUring(_context.LoggerFactory.CreateLogger<DiskFunctions>(), profile.Name, why);
+        if (medium is FileBackend file)
+            Watch(file, profile.Name);
     }
 
     /// <summary>Closes the media that are in the adapter no more; the adapter is gone.</summary>
     public void Dispose()
     {
         _engine.RemoveProvider(this);
-        foreach (var medium in _media.Values.Concat(_opened.Values))
+        foreach (var medium in _media.Values.Select(static m => m.Medium).Concat(_opened.Values))
             medium.Dispose();
     }
 
@@ -95,6 +109,9 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
             ?? throw new VirtbusException(Errno.ENODEV, $"Adapter {_adapter.Device.Name} has no vdpa part with a driver. Add the modules of its core and of nic_vdpa to the modules folder.");
         // The vdpa bus has no aliases: which driver takes its devices is the user's choice, and this is the daemon's.
         await _engine.LoadDriverAsync(_bus, VhostVdpa);
+        // What stayed in the adapter while its vdpa part was unbound serves the disk that it was put in for, and no other.
+        if (_media.TryGetValue(profile.Name, out var there) && there.Profile != KeyOf(profile))
+            TakeOut(profile.Name);
         var isNew = !_media.ContainsKey(profile.Name);
         try
         {
@@ -133,18 +150,34 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
         if (!_opened.ContainsKey(profile.Name))
             Open(profile);
         _opened.TryRemove(profile.Name, out var medium);
-        _media[profile.Name] = medium!;
+        _media[profile.Name] = (medium!, KeyOf(profile));
         _adapter.Engine.AttachMedium(profile.Name, medium!, new CacheModeFile(_context.RuntimeFolder, profile.Name));
     }
 
     private void TakeOut(string name)
     {
-        if (!_media.TryRemove(name, out var medium))
+        if (!_media.TryRemove(name, out var there))
             return;
         _adapter.Engine.DetachMedium(name);
-        medium.Dispose();
+        there.Medium.Dispose();
+    }
+
+    // What the medium depends on.
+    private static string KeyOf(FunctionProfile profile) =>
+        string.Join('\n', profile.Values.Where(static v => v.Key != Queues.Name && v.Key != VdpaFields.Serial.Name).Select(static v => $"{v.Key}={v.Value}"));
+
+    private void Watch(FileBackend file, string disk)
+    {
+        var logger = _context.LoggerFactory.CreateLogger<DiskFunctions>();
+        if (file.WhyNoUring is { } why)
+            WithoutUring(logger, disk, why);
+        file.FlushFailed += (_, _) => WritesLost(logger, disk, file.Description, file.FailedFlush);
     }
 
     [LoggerMessage(630, LogLevel.Warning, "Disk {Disk} does without io_uring, by threads that wait, which is slower. {Reason}")]
     private static partial void WithoutUring(ILogger logger, string disk, string reason);
+
+    [LoggerMessage(631, LogLevel.Error, "Disk {Disk}: the host could not write what was in the page cache of {File}: {Error}. Some of what was written since the last "
+        + "flush is lost, and each flush fails from now on. Mend the host's storage, take the fabric down and up, and have the guest check its file system")]
+    private static partial void WritesLost(ILogger logger, string disk, string file, Errno error);
 }

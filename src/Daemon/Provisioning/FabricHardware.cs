@@ -133,10 +133,9 @@ internal sealed class FabricHardware : IAsyncDisposable
     {
         _closing = true;
         await _pci.UnplugOpenedAsync();
-        foreach (var function in _engine.Functions.Reverse().Where(static f => f.Kind == SerialFunctions.KindName && f.Device is not null).ToList())
-            await _engine.DeactivateAsync([function.Name]);
-        foreach (var (adapter, _) in _adapters.Reverse())
-            await RemoveAdapterAsync(adapter.Name);
+        await _serials.DisposeAsync();
+        while (_adapters is [.., var (last, _)])
+            await RemoveAdapterAsync(last.Name);
         await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);
     }

@@ -9,7 +9,7 @@ using Virtbus.Provisioning;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>Serial ports on PCI, as functions, each with the socket of its line.</summary>
-internal sealed class SerialFunctions : SingleFunctionProvider
+internal sealed class SerialFunctions : SingleFunctionProvider, IAsyncDisposable
 {
     internal const string KindName = "serial";
 
@@ -45,6 +45,14 @@ internal sealed class SerialFunctions : SingleFunctionProvider
         base.Find(profile, device) ?? _bus.Devices.OfType<PciDevice>().FirstOrDefault(d => d.Label == profile.Name);
 
     public override string? PlaceOf(Device device) => device.Name;
+
+    /// <summary>Takes the ports down; what was defined to last is as it was.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        _engine.RemoveProvider(this);
+        foreach (var port in Ports.Reverse().ToList())
+            await port.DisposeAsync();
+    }
 
     protected override async ValueTask<Device> ActivateAsync(FunctionProfile profile, CancellationToken cancellationToken)
     {

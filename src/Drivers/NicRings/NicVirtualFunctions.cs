@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Platform;
@@ -24,9 +25,9 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
     private readonly PciDevice _device;
     private readonly ProvisioningEngine _engine;
     // What the hardware makes them when nothing is said, as far as it was asked.
-    private readonly Dictionary<int, NicVfSettings> _defaults = [];
+    private readonly ConcurrentDictionary<int, NicVfSettings> _defaults = new();
     // Nobody defined them: they go with the virtual functions.
-    private readonly List<string> _passing = [];
+    private readonly List<ProvisionedFunction> _passing = [];
     private volatile bool _isOver;
 
     internal NicVirtualFunctions(NicCore core, PciDevice device)
@@ -118,7 +119,9 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
     {
         if ((field != Mac && field != Queues) || !profile.TryGet(Index, out var index) || !profile.IsSet(Index))
             return base.DescribeStandard(profile, field);
-        var standard = _defaults.TryGetValue(index, out var known) ? known : _core.GetVirtualFunction(index);
+        // A reader asks no hardware: what was never enabled is not known yet.
+        if (!_defaults.TryGetValue(index, out var standard))
+            return null;
         return field == Mac ? Subsystems.Net.NetDevice.FormatAddress(standard.MacAddress) : $"{standard.QueueSets}";
     }
 
@@ -157,7 +160,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
         try
         {
             var function = _engine.Define(device.Label ?? device.Name, Kind, Parents[0], [KeyValuePair.Create(Index.Name, $"{device.VirtualFunctionIndex}")]);
-            _passing.Add(function.Name);
+            _passing.Add(function);
             return function;
         }
         catch (VirtbusException)
@@ -168,8 +171,18 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
 
     private void Forget()
     {
-        foreach (var function in _engine.Functions.Where(f => _passing.Contains(f.Name) && f.Device is null).ToList())
-            _engine.Undefine(function.Name);
+        foreach (var function in _passing.Where(f => f.Device is null && _engine.Functions.Contains(f)))
+        {
+            try
+            {
+                _engine.Undefine(function.Name);
+            }
+            catch (VirtbusException)
+            {
+                // Somebody does something with it just now: it stays a definition.
+            }
+        }
+
         _passing.Clear();
     }
 

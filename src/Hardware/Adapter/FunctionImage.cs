@@ -154,7 +154,7 @@ internal sealed record FunctionImage(
         // A function that was never enabled has no rings; the default says so.
         var hasRings = FunctionRing.TryMake(commands.Base, commands.Log, AdapterCommand.Size, out registers.Commands)
             & FunctionRing.TryMake(events.Base, events.Log, FunctionEvents.EventSize, out registers.Events);
-        return mac >> 48 == 0 && (flags & ~(Enabled | LinkUntold)) == 0 && error <= AdapterError.Internal
+        return mac >> 48 == 0 && mac != 0 && (mac >> 40 & 1) == 0 && (flags & ~(Enabled | LinkUntold)) == 0 && error <= AdapterError.Internal
             && (registers.Control & ~(AdapterControl.Enable | AdapterControl.Reset)) == 0
             && (hasRings || !registers.IsEnabled)
             && (!registers.IsEnabled || registers.EventProducer - registers.EventConsumer <= registers.Events.Count);

@@ -385,11 +385,18 @@ internal sealed partial class ScratchEngine(IScratchHost host, string name, int 
         lock (_lock)
         {
             // Only a signal that is still attached counts.
-            if (signal is not null && ReferenceEquals(signal, _signal))
-                signal.TryRead(out rings);
+            // While it is paused a ring stays where it is, for who goes on.
+            if (!_isPaused && signal is not null && ReferenceEquals(signal, _signal))
+                _isBusy = signal.TryRead(out rings);
         }
-        if (rings > 0)
-            Ring(0, (uint)Math.Min(rings, uint.MaxValue));
+        if (rings == 0)
+            return;
+        Ring(0, (uint)Math.Min(rings, uint.MaxValue));
+        lock (_idle)
+        {
+            _isBusy = false;
+            Monitor.PulseAll(_idle);
+        }
     }
 
     private void Execute(in Transfer transfer, byte[] buffer)

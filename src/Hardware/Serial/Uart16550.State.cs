@@ -19,6 +19,7 @@ internal sealed partial class Uart16550
         lock (_lock)
         {
             _isPaused = false;
+            SetTimeout();
             waiting = PeerToWake();
         }
         Send();

@@ -434,7 +434,8 @@ internal sealed partial class Uart16550 : IDisposable
         lock (_lock)
         {
             _isTimerSet = false;
-            if (!_hasFifo || _receivedCount == 0)
+            // It tells nobody anything while its state is taken.
+            if (!_hasFifo || _receivedCount == 0 || _isPaused)
                 return;
             var left = _timeoutAt - _time.GetTimestamp();
             if (left > 0)

@@ -260,8 +260,18 @@ public sealed class RemoteFunction : IPciFunction
             Volatile.Write(ref _isLost, 1);
         Unplug();
         Volatile.Write(ref _isLost, 1);
-        _link.Dispose();
-        _interrupts.Dispose();
+        // Who waits for a peer is ended by the end of the link; on the host's a signal is being worked on that still uses it.
+        if (_link.IsPeer)
+        {
+            _link.Dispose();
+            _interrupts.Dispose();
+        }
+        else
+        {
+            _interrupts.Dispose();
+            _link.Dispose();
+        }
+
         _bars.Dispose();
     }
 

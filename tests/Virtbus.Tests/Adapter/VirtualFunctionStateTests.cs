@@ -203,6 +203,14 @@ public sealed class VirtualFunctionStateTests : IDisposable
         DisposeAll(rigs);
     }
 
+    // Of a function with a station address.
+    private static byte[] Registers()
+    {
+        var registers = new byte[96];
+        registers[5] = 0x02;
+        return registers;
+    }
+
     [Fact]
     public void Refusal_names_the_section_and_its_version_and_nothing_changes()
     {
@@ -224,7 +232,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
             var writer = new StateWriter();
             change(writer);
             // What the case did not write stays as it is right.
-            foreach (var (name, content) in new[] { (FunctionImage.IdentitySection, new byte[] { 2, 0x10, 0, 0 }), (FunctionImage.RegistersSection, new byte[96]), (FunctionImage.QueueSetsSection, []) })
+            foreach (var (name, content) in new[] { (FunctionImage.IdentitySection, new byte[] { 2, 0x10, 0, 0 }), (FunctionImage.RegistersSection, Registers()), (FunctionImage.QueueSetsSection, []) })
             {
                 if (!Has(writer, name))
                     writer.Add(name, 1, content);
@@ -238,7 +246,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
         optional.Add(FunctionImage.QueueSetsSection, 1, []);
         Assert.Equal("section 'adapter-registers' is missing", Refused(optional.ToArray()));
         Assert.Equal(untouched, Save(1));
-        optional.Add(FunctionImage.RegistersSection, 1, new byte[96]);
+        optional.Add(FunctionImage.RegistersSection, 1, Registers());
         Load(1, optional.ToArray(), Errno.None);
 
         // What older versions wrote.

@@ -174,6 +174,21 @@ public sealed class VirtualFunctionTests
     }
 
     [Fact]
+    public async Task Definition_that_has_the_name_of_one_that_was_made_for_a_number_stays()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0, vfs: 1);
+        var engine = ProvisioningEngine.Of(fixture.Fabric);
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "1");
+        await engine.DeactivateAsync(["adapter0v0"]);
+        engine.Undefine("adapter0v0");
+        engine.Define("adapter0v0", "vf", "adapter0", [new("index", "0")]);
+        await engine.ActivateAsync(["adapter0v0"]);
+        await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/unbind", adapter.Device.Name);
+        Assert.Equal(FunctionState.Gone, engine.Get("adapter0v0").State);
+    }
+
+    [Fact]
     public async Task Function_whose_driver_does_not_take_it_is_not_activated()
     {
         await using var fixture = await AdapterFixture.StartAsync();

@@ -83,6 +83,7 @@ public sealed class DefinitionFolderTests : IDisposable
     [InlineData("null")]
     [InlineData("{}")]
     [InlineData("""{"name":"two","kind":"thing","values":{}}""")]
+    [InlineData("""{"name":"one","kind":"thing","values":{"mac":null}}""")]
     public async Task File_that_is_no_definition_is_named(string text)
     {
         File.WriteAllText(Path.Combine(_folder, "one.json"), text);

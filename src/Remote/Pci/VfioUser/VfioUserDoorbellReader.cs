@@ -21,6 +21,8 @@ internal static class VfioUserDoorbellReader
     {
         var list = new List<VfioUserDoorbell>();
         var head = MemoryMarshal.Read<VfioUserIoFds>(reply);
+        if (head.ArgSize < IoFdsSize)
+            return list;
         var bytes = Math.Min((uint)reply.Length, head.ArgSize) - IoFdsSize;
         if (head.Count is 0 or > MaxEntries || head.Count > bytes / IoFdSize)
             return list;
