@@ -23,7 +23,7 @@ public sealed class BadMessageTests : IDisposable
         }
 
         _fixture.WaitIdle(1);
-        _descriptors = Kernel.Descriptors;
+        _descriptors = Kernel.DescriptorsBefore();
         _mappings = Kernel.Mappings;
     }
 

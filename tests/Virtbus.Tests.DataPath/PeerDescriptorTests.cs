@@ -246,7 +246,7 @@ public sealed class PeerDescriptorTests : IDisposable
         using var fixture = new VhostUserFixture();
         using var front = new FrontEnd(fixture.Socket);
         Assert.NotNull(front.Ask(GET_FEATURES, []));
-        var before = Kernel.Descriptors;
+        var before = Kernel.DescriptorsBefore();
         var many = Enumerable.Repeat(front.Kick.Descriptor, UnixStream.MaxDescriptors).ToArray();
         front.SendRaw(Message(SET_MEM_TABLE, new byte[4000])[..12]);
         for (var i = 0; i < 100 && front.SendRaw([0], many); i++)

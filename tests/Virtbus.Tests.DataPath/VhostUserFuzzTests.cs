@@ -21,7 +21,7 @@ public class VhostUserFuzzTests
         }
 
         fixture.WaitIdle(1);
-        int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
+        int descriptors = Kernel.DescriptorsBefore(), mappings = Kernel.Mappings;
         var mutated = 0;
         var sessions = 1L;
         while (mutated < Mutations)

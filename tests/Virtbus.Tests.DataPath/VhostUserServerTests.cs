@@ -355,7 +355,7 @@ public sealed class VhostUserServerTests : IDisposable
     public void Front_end_that_shrinks_its_memory_loses_its_session_and_no_more()
     {
         Assert.SkipUnless(Mapping.IsGuardSupported, "no guard on this architecture: shrinking ends the process");
-        var (descriptors, mappings) = (Kernel.Descriptors, Kernel.Mappings);
+        var (descriptors, mappings) = (Kernel.DescriptorsBefore(), Kernel.Mappings);
         using (var front = Connected())
         using (var file = MemoryFile.Create("virtbus-test", 8192, sealedSize: false))
         {
@@ -541,7 +541,7 @@ public sealed class VhostUserServerTests : IDisposable
         using (var warmUp = Connected())
             warmUp.ReadSector(0);
         _fixture.WaitIdle(1);
-        int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
+        int descriptors = Kernel.DescriptorsBefore(), mappings = Kernel.Mappings;
         for (var i = 2; i < 12; i++)
         {
             using (var front = Connected())
@@ -573,7 +573,7 @@ public sealed class VhostUserServerTests : IDisposable
         using (var warmUp = new VhostUserFixture())
         using (var front = new FrontEnd(warmUp.Socket))
             front.Connect();
-        int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
+        int descriptors = Kernel.DescriptorsBefore(), mappings = Kernel.Mappings;
         var fixture = new VhostUserFixture();
         var socket = fixture.Socket;
         using (var front = new FrontEnd(socket))

@@ -204,7 +204,7 @@ public class IommuGroupTests
     {
         Assert.True(_group.TryClaimForDriver("driver", out _));
         var mappings = Kernel.Mappings;
-        var descriptors = Kernel.Descriptors;
+        var descriptors = Kernel.DescriptorsBefore();
         var random = new Random(1);
         var buffers = new List<DmaBuffer>();
         for (var i = 0; i < 60; i++)
@@ -279,7 +279,7 @@ public class IommuGroupTests
     public void Buffer_keeps_its_descriptor_when_the_group_wants_it()
     {
         Assert.True(_group.TryClaimForDriver("driver", out _));
-        var descriptors = Kernel.Descriptors;
+        var descriptors = Kernel.DescriptorsBefore();
         Assert.True(_group.TryAllocate(4096, out var plain, out _));
         _group.KeepsFiles = true;
         Assert.True(_group.TryAllocate(8192, out var kept, out _));

@@ -117,7 +117,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
         // What is made once is there before it is counted.
         Connect().Dispose();
         WaitGone();
-        int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
+        int descriptors = Kernel.DescriptorsBefore(), mappings = Kernel.Mappings;
         var client = Connect();
         GiveFilled(client, MsiX);
         Stick(client).Dispose();

@@ -25,7 +25,7 @@ public sealed class VfioUserBadMessageTests : IDisposable
         }
 
         _fixture.WaitIdle(1);
-        _descriptors = Kernel.Descriptors;
+        _descriptors = Kernel.DescriptorsBefore();
         _mappings = Kernel.Mappings;
     }
 

@@ -459,7 +459,7 @@ public sealed class VfioUserClientTests : IDisposable
         using (var warmUp = _fixture.Connect())
             Word(warmUp, 0, 0);
         _fixture.WaitIdle(1);
-        int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
+        int descriptors = Kernel.DescriptorsBefore(), mappings = Kernel.Mappings;
         using var entered = new ManualResetEventSlim();
         using var release = new ManualResetEventSlim();
         for (var i = 0; i < 20; i++)

@@ -27,7 +27,7 @@ public sealed class VfioUserFuzzTests
         }
 
         fixture.WaitIdle(1);
-        int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
+        int descriptors = Kernel.DescriptorsBefore(), mappings = Kernel.Mappings;
         var mutated = 0;
         var sessions = 1L;
         var bytes = new byte[8];

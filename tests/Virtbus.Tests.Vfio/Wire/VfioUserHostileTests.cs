@@ -49,7 +49,7 @@ public sealed class VfioUserHostileTests : IDisposable
         var (client, twin) = ConnectWithTwin();
         using (client)
         {
-            var before = Kernel.Descriptors;
+            var before = Kernel.DescriptorsBefore();
             client.Send(REGION_WRITE, Access(0, WireDevice.DmaCommand, 4, Words(WireDevice.ReadThere)));
             Take(twin, 32);
             var many = Enumerable.Repeat(client.Signal.Descriptor, UnixStream.MaxDescriptors).ToArray();
@@ -94,7 +94,7 @@ public sealed class VfioUserHostileTests : IDisposable
     {
         using var inbox = new VfioUserInbox(headerByHeader: false);
         using var signal = new EventFd();
-        var before = Kernel.Descriptors;
+        var before = Kernel.DescriptorsBefore();
         var message = Message(DEVICE_SET_IRQS, Irqs(0x24, 2, 0, 16));
         var fault = Fault.None;
         var taken = 0;
@@ -132,7 +132,7 @@ public sealed class VfioUserHostileTests : IDisposable
         }
 
         using var file = MemoryFile.Create("virtbus-test", 4096);
-        var before = Kernel.Descriptors;
+        var before = Kernel.DescriptorsBefore();
         Assert.Equal(isTaken, VfioUserRegionReply.TryRead(reply, [file], out var info, out var fault));
         Assert.Equal(isTaken ? Errno.None : Errno.E2BIG, fault.Errno);
         Assert.Equal(isTaken ? before + 1 : before, Kernel.Descriptors);
@@ -156,7 +156,7 @@ public sealed class VfioUserHostileTests : IDisposable
         }
 
         using var signal = new EventFd();
-        var before = Kernel.Descriptors;
+        var before = Kernel.DescriptorsBefore();
         var list = VfioUserDoorbellReader.Read(reply, [signal.Descriptor]);
         Assert.Equal(Count, list.Count);
         Assert.Equal(before + 1, Kernel.Descriptors);

@@ -11,7 +11,7 @@ public sealed class VfioUserInboxTests : IDisposable
 {
     private readonly VfioUserInbox _inbox = new(headerByHeader: false);
     private readonly EventFd _signal = new();
-    private readonly int _descriptors = Kernel.Descriptors;
+    private readonly int _descriptors = Kernel.DescriptorsBefore();
 
     public void Dispose()
     {

@@ -95,7 +95,7 @@ public sealed class VfioUserServerTests : IDisposable
     {
         using var client = Connect();
         client.Do(DMA_MAP, Map(Base, 0x1000), client.File).Dispose();
-        var before = Kernel.Descriptors;
+        var before = Kernel.DescriptorsBefore();
         client.Do(DMA_UNMAP, Unmap(Base, 0x1000), client.File).Dispose();
         client.ReadRegister(0, 0);
         Assert.Equal(before, Kernel.Descriptors);
@@ -860,7 +860,7 @@ public sealed class VfioUserServerTests : IDisposable
     public void Client_that_shrinks_its_memory_loses_its_session_and_no_more(uint command)
     {
         Assert.SkipUnless(Mapping.IsGuardSupported, "no guard on this architecture: shrinking ends the process");
-        var (descriptors, mappings) = (Kernel.Descriptors, Kernel.Mappings);
+        var (descriptors, mappings) = (Kernel.DescriptorsBefore(), Kernel.Mappings);
         using (var client = Connect())
         using (var file = MemoryFile.Create("virtbus-test", 0x2000, sealedSize: false))
         {
@@ -903,7 +903,7 @@ public sealed class VfioUserServerTests : IDisposable
         using (var first = Connect())
             first.ReadRegister(0, 0);
         _fixture.WaitIdle(1);
-        int descriptors = Kernel.Descriptors, mappings = Kernel.Mappings;
+        int descriptors = Kernel.DescriptorsBefore(), mappings = Kernel.Mappings;
         for (var i = 0; i < 100; i++)
         {
             using var client = Connect(i % 2 == 0 ? QemuText : """{"capabilities":{"twin_socket":{"supported":true}}}""");

@@ -72,17 +72,3 @@ internal sealed class WireFixture : IDisposable
 
     private static T Wait<T>(ValueTask<T> task) => task.AsTask().WaitAsync(TimeSpan.FromSeconds(20)).GetAwaiter().GetResult();
 }
-
-/// <summary>What the kernel says that this process holds.</summary>
-internal static class Kernel
-{
-    /// <summary>Descriptors of the kinds that Virtbus opens and peers send; the runtime opens and closes its own meanwhile.
-    /// Those that are being closed are waited for.</summary>
-    internal static int Descriptors => !Virtbus.Platform.PeerDescriptors.WaitUntilClosed(TimeSpan.FromSeconds(20)) ? -1 : Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(entry =>
-        new FileInfo(entry).LinkTarget is { } target &&
-        (target.StartsWith("socket:", StringComparison.Ordinal) || target.StartsWith("/memfd:virtbus", StringComparison.Ordinal) ||
-            target is "anon_inode:[eventfd]" or "anon_inode:[eventpoll]"));
-
-    /// <summary>Mappings of memory files, whoever made them.</summary>
-    internal static int Mappings => File.ReadLines("/proc/self/maps").Count(line => line.Contains("/memfd:virtbus", StringComparison.Ordinal));
-}
