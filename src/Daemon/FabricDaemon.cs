@@ -388,6 +388,8 @@ internal sealed partial class FabricDaemon
         var manifest = _options.Manifest;
         await _hardware.StartAsync();
         _engine.Restore(new DefinitionFolder(_options.Runtime.StateFolder), waits: true);
+        if (FunctionSet.FindConflicts(manifest, _engine.Functions, _options.Runtime.StateFolder) is { Count: > 0 } conflicts)
+            throw new ManifestException(manifest.File, conflicts);
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");
@@ -410,34 +412,31 @@ internal sealed partial class FabricDaemon
     // All are defined, and media opened, before the first is made: what is wrong with any is told at once.
     private async ValueTask AddFunctionsAsync(FabricManifest manifest, CancellationToken cancellationToken)
     {
-        var functions = manifest.AllFunctions().ToList();
-        if (functions.Count == 0)
+        var sets = FunctionSet.Of(manifest, _engine);
+        if (sets.Count == 0)
             return;
         // The drivers of adapters are loaded by their aliases, beside us.
         await Fabric.SettleAsync(cancellationToken);
         var errors = new List<ManifestError>();
-        foreach (var function in functions)
+        foreach (var function in sets.SelectMany(static s => s.Functions))
         {
             try
             {
-                var defined = _engine.Define(function.Name, function.Kind, function.Parent, function.Values);
+                var defined = function.DefineIn(_engine);
                 if (function.Kind == DiskFunctions.KindName)
                     _hardware.OpenMedium(defined);
             }
             catch (VirtbusException e)
             {
-                var kept = e.Errno == Errno.EEXIST && _engine.Functions.Any(f => f.IsKept && f.Name == function.Name);
-                errors.Add(new ManifestError(function.At, function.Path, kept ? $"{e.Message} While no fabric runs, remove {Path.Combine(_options.Runtime.StateFolder, function.Name + ".json")}." : e.Message));
+                errors.Add(new ManifestError(function.At, function.Path, e.Message));
             }
         }
         if (errors.Count > 0)
             throw new ManifestException(manifest.File, errors);
-        // Virtual functions of an adapter come together, the others one by one.
-        foreach (var set in functions.GroupBy(static f => f.Kind == "vf" ? f.Parent! : f.Name))
+        foreach (var set in sets)
         {
-            var first = set.First();
-            _options.Progress(first.Title);
-            await At(first.Name, _engine.ActivateAsync([.. set.Select(static f => f.Name.Value)], cancellationToken));
+            _options.Progress(set.Title);
+            await At(set.At, set.ActivateAsync(_engine, cancellationToken));
         }
     }
 

@@ -43,6 +43,12 @@ public sealed class ProvisionedFunction
     /// <summary>What it is to be; null while its provider is not there and never was: nobody can say then what the values mean.</summary>
     public FunctionProfile? Profile => _now.Profile;
 
+    /// <summary>The values that were set, as text; also while nobody can say what they mean.</summary>
+    public IReadOnlyDictionary<string, string> Values => _now.Profile is { } profile ? profile.Values.ToDictionary() : RawValues;
+
+    /// <summary>Whether it was active, is not, and is to be again.</summary>
+    public bool IsAwaited => _now is { IsWanted: true } now && Find(now) is null;
+
     /// <summary>Whether its provider is there.</summary>
     public bool HasProvider => _now.Provider is not null;
 

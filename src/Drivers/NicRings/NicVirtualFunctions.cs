@@ -16,9 +16,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
     private static readonly ProfileField<int> Index = ProfileFields.Number("index", "the virtual function, counted", 0, MaxFunctions - 1, isRequired: true);
     private static readonly ProfileField<ulong> Mac = ProfileFields.Mac("mac");
     private static readonly ProfileField<int> Queues = ProfileFields.Number("queues", "queue sets", 1, 16);
-    private static readonly ProfileField<string> DriverName =
-        ProfileFields.Text("driver", "the name of the only driver that may take it, for example vfio-pci", static t => t.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '-' or '.'));
-
+    private static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci");
     private static readonly ProfileField[] All = [Index, Mac, Queues, DriverName];
 
     private readonly NicCore _core;
@@ -73,14 +71,19 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
                     Errno.EBUSY, $"{_device.Name} has {there} virtual functions, and PCI enables all at once. Deactivate those first, or write 0 to its sriov_numvfs; then activate all together.");
             }
 
-            if (Enumerable.Range(0, sorted.Count).FirstOrDefault(i => sorted[i].Get(Index) != i, -1) is >= 0 and var gap)
+            // Of some that were there before, among others for which nothing lasts, the others come again too: a number had made them.
+            if (Enumerable.Range(0, sorted.Count).FirstOrDefault(i => sorted[i].Get(Index) != i, -1) is >= 0 and var gap
+                && !sorted.Exists(p => _engine.Get(p.Name).IsAwaited))
             {
                 throw new VirtbusException(
                     Errno.EINVAL,
                     $"Virtual function {sorted[gap].Get(Index)} ('{sorted[gap].Name}') of {_device.Name} can't come without virtual function {gap}: PCI enables the first so many. Define that one too, and activate both together.");
             }
 
-            await EnableAsync(sorted.Count, i => sorted[i]);
+            var count = sorted[^1].Get(Index) + 1;
+            var asked = sorted.ToDictionary(static p => p.Get(Index));
+            var others = DefinedBelow(count).Where(f => !asked.ContainsKey(f.Key)).ToDictionary();
+            await EnableAsync(count, i => asked.GetValueOrDefault(i) ?? others.GetValueOrDefault(i)?.Profile);
             try
             {
                 foreach (var profile in sorted)
@@ -94,6 +97,8 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
                 await _device.SetVirtualFunctionsAsync(0);
                 throw;
             }
+
+            Note(_device.VirtualFunctions.Where(d => !asked.ContainsKey(d.VirtualFunctionIndex)), others);
         });
         var functions = _device.VirtualFunctions;
         return [.. profiles.Select(p => functions[p.Get(Index)])];
@@ -145,11 +150,20 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
             return;
         }
 
-        var byIndex = _engine.FunctionsOf(this).Where(f => IndexOf(f) < count).ToDictionary(static f => IndexOf(f)!.Value);
-        await EnableAsync(count, i => byIndex.GetValueOrDefault(i)?.Profile);
-        foreach (var device in _device.VirtualFunctions)
+        var defined = DefinedBelow(count);
+        await EnableAsync(count, i => defined.GetValueOrDefault(i)?.Profile);
+        Note(_device.VirtualFunctions, defined);
+    }
+
+    private Dictionary<int, ProvisionedFunction> DefinedBelow(int count) =>
+        _engine.FunctionsOf(this).Where(f => IndexOf(f) < count).ToDictionary(static f => IndexOf(f)!.Value);
+
+    // They came by the number.
+    private void Note(IEnumerable<PciDevice> devices, Dictionary<int, ProvisionedFunction> defined)
+    {
+        foreach (var device in devices)
         {
-            if ((byIndex.GetValueOrDefault(device.VirtualFunctionIndex) ?? TryDefine(device)) is { } function)
+            if ((defined.GetValueOrDefault(device.VirtualFunctionIndex) ?? TryDefine(device)) is { } function)
                 _engine.NoteActive(function, device);
         }
     }
