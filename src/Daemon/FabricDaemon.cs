@@ -20,6 +20,8 @@ namespace Virtbus.Daemon;
 internal sealed partial class FabricDaemon
 {
     private static readonly TimeSpan TimeToStop = TimeSpan.FromMilliseconds(1800);
+    private static readonly TimeSpan TimeToReturn = TimeSpan.FromMilliseconds(500);
+    private static readonly TimeSpan TimeToSettle = TimeSpan.FromSeconds(5);
     private readonly FabricDaemonOptions _options;
     private readonly ILogger _log;
     private readonly RuntimeLock _lock;
@@ -232,13 +234,13 @@ internal sealed partial class FabricDaemon
             throw new VirtbusException(Errno.EBUSY, "The fabric is coming up or going down. Apply a manifest when it is up.");
         var manifest = ManifestReader.ReadFile(path);
         if (isDry)
-            return new ApplyAnswer(new FabricPlanner(Fabric, _engine, _hardware, _groups).Plan(_manifest, manifest).Changes, Applied: false);
+            return new ApplyAnswer(NewPlanner().Plan(_manifest, manifest).Changes, Applied: false);
         using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, _stop.Token);
         if (!await _applying.WaitAsync(0, cancellationToken))
             throw new VirtbusException(Errno.EBUSY, "Another manifest is being applied. Try again when that has ended.");
         try
         {
-            var plan = new FabricPlanner(Fabric, _engine, _hardware, _groups).Plan(_manifest, manifest);
+            var plan = NewPlanner().Plan(_manifest, manifest);
             var done = 0;
             foreach (var step in plan.Steps)
             {
@@ -254,7 +256,7 @@ internal sealed partial class FabricDaemon
                     throw new VirtbusException(e.Errno, $"{step.Title}: {e.Message} {done} steps were done before it; apply the manifest again to go on.", e);
                 }
             }
-            await Fabric.SettleAsync(end.Token);
+            await SettleAsync(TimeToSettle, end.Token);
             _manifest = manifest;
             return new ApplyAnswer(plan.Changes, Applied: true);
         }
@@ -263,6 +265,23 @@ internal sealed partial class FabricDaemon
             _applying.Release();
         }
     }
+
+    /// <summary>Waits for what goes on beside its callers, and not for what hangs, as a function does whose server does not answer.</summary>
+    /// <param name="most">How long at most.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    public async Task SettleAsync(TimeSpan most, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await Fabric.SettleAsync(cancellationToken).WaitAsync(most, _options.Time, cancellationToken);
+        }
+        catch (TimeoutException)
+        {
+            // It is done, or fails, when it is; the log and the function say so.
+        }
+    }
+
+    private FabricPlanner NewPlanner() => new(_engine, _hardware, _groups, cancel => SettleAsync(TimeToSettle, cancel));
 
     /// <summary>The fabric as a manifest.</summary>
     public string Export() => ManifestExport.Write(_hardware.Adapters, _engine, _groups, _manifest.Modules?.Value);
@@ -401,11 +420,12 @@ internal sealed partial class FabricDaemon
             _options.Progress($"{group.Count} devices {DeviceGroups.KeyOf(group)}");
             await At(group.Name, _groups.AddAsync(group, group.Parent is { } parent ? _hardware.DeviceOf(parent) : null, _options.Progress, cancellationToken));
         }
-        // Behind the manifest's, whose places are the same at each start.
-        _engine.ReturnAll();
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
         _hardware.CheckOffered();
+        // Behind the manifest's, whose places are the same at each start; what takes its time comes, or fails, when the fabric is up.
+        _engine.ReturnAll();
+        await SettleAsync(TimeToReturn, cancellationToken);
         _manifest = manifest;
     }
 

@@ -219,7 +219,7 @@ public sealed class ApplyTests
         up.Kill();
         await up.WaitForExitAsync(TestContext.Current.CancellationToken);
         await fabric.StartUpAsync(manifest);
-        Assert.Equal(before, await SortedAsync());
+        await UntilAsync(async () => await SortedAsync() == before);
         Assert.Equal(manifest.Split('\n').Order(), (await fabric.OkAsync("export")).Split('\n').Order());
 
         async Task<string> SortedAsync() => string.Join('\n', (await fabric.OkAsync("function", "list")).Split('\n').Order(StringComparer.Ordinal));
@@ -306,6 +306,7 @@ public sealed class ApplyTests
         await fabric.OkAsync("function", "activate", "s1");
         await fabric.OkAsync("down");
         await fabric.UpAsync("");
+        await UntilAsync(async () => (await fabric.OkAsync("function", "list")).Contains("active", StringComparison.Ordinal));
         Assert.Matches("s1 +serial +active", await fabric.OkAsync("function", "list"));
         await fabric.OkAsync("down");
         var refused = await fabric.RunAsync("up", fabric.Write("m.yaml", "serials: [ { name: s1 } ]\n"));

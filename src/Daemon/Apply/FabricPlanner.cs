@@ -10,7 +10,7 @@ namespace Virtbus.Daemon.Apply;
 /// Compares a running fabric with a manifest. Functions that were defined to last are not the manifest's matter and stay. What is changed in a point that
 /// can't change while it is there is taken away and made again; the virtual functions of an adapter as the one set that they are.
 /// </summary>
-internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, FabricHardware hardware, DeviceGroups groups)
+internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware hardware, DeviceGroups groups, Func<CancellationToken, Task> settle)
 {
     private const string Virtual = ManifestFunction.VirtualFunction;
     private static readonly string[] Kinds = [Virtual, DiskFunctions.KindName, SerialFunctions.KindName, "pci"];
@@ -64,7 +64,7 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
                 {
                     await hardware.AddAdapterAsync(wanted);
                     // Its drivers are loaded by its alias, beside us.
-                    await fabric.SettleAsync(cancel);
+                    await settle(cancel);
                 });
         }
 

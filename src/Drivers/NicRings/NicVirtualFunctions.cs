@@ -83,7 +83,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
             var count = sorted[^1].Get(Index) + 1;
             var asked = sorted.ToDictionary(static p => p.Get(Index));
             var others = DefinedBelow(count).Where(f => !asked.ContainsKey(f.Key)).ToDictionary();
-            await EnableAsync(count, i => asked.GetValueOrDefault(i) ?? others.GetValueOrDefault(i)?.Profile);
+            await EnableAsync(count, i => asked.GetValueOrDefault(i) ?? others.GetValueOrDefault(i).Profile);
             try
             {
                 foreach (var profile in sorted)
@@ -99,23 +99,27 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
             }
 
             Note(_device.VirtualFunctions.Where(d => !asked.ContainsKey(d.VirtualFunctionIndex)), others);
-        });
+        }, cancellationToken);
         var functions = _device.VirtualFunctions;
         return [.. profiles.Select(p => functions[p.Get(Index)])];
+    }
+
+    public override void CheckDeactivation(IReadOnlyList<(FunctionProfile Profile, Device Device)> functions)
+    {
+        var left = _device.VirtualFunctions.Except(functions.Select(static f => f.Device)).ToList();
+        if (left.Count > 0)
+        {
+            throw new VirtbusException(
+                Errno.EBUSY,
+                $"The virtual functions of {_device.Name} go together, and {string.Join(", ", left.Take(4).Select(static d => (d as PciDevice)?.Label ?? d.Name))}{(left.Count > 4 ? " …" : "")} would stay. Deactivate all of them in one call, or write 0 to its sriov_numvfs.");
+        }
     }
 
     public override async ValueTask DeactivateAsync(IReadOnlyList<(FunctionProfile Profile, Device Device)> functions)
     {
         await _device.Fabric!.RunExclusiveAsync(_device, async () =>
         {
-            var left = _device.VirtualFunctions.Except(functions.Select(static f => f.Device)).ToList();
-            if (left.Count > 0)
-            {
-                throw new VirtbusException(
-                    Errno.EBUSY,
-                    $"The virtual functions of {_device.Name} go together, and {string.Join(", ", left.Take(4).Select(static d => (d as PciDevice)?.Label ?? d.Name))}{(left.Count > 4 ? " …" : "")} would stay. Deactivate all of them in one call, or write 0 to its sriov_numvfs.");
-            }
-
+            CheckDeactivation(functions);
             await _device.SetVirtualFunctionsAsync(0);
         });
     }
@@ -144,27 +148,47 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
         if (count == 0)
         {
             var active = _engine.FunctionsOf(this).Where(static f => f.Device is not null).ToList();
-            await _device.SetVirtualFunctionsAsync(0);
+            active.ForEach(_engine.NoteInactive);
+            try
+            {
+                await _device.SetVirtualFunctionsAsync(0);
+            }
+            catch
+            {
+                foreach (var function in active)
+                {
+                    if (function is { Device: { } there, Profile: { } profile })
+                        _engine.NoteActive(function, there, profile);
+                }
+
+                throw;
+            }
+
             active.ForEach(_engine.NoteInactive);
             Forget();
             return;
         }
 
         var defined = DefinedBelow(count);
-        await EnableAsync(count, i => defined.GetValueOrDefault(i)?.Profile);
+        await EnableAsync(count, i => defined.GetValueOrDefault(i).Profile);
         Note(_device.VirtualFunctions, defined);
     }
 
-    private Dictionary<int, ProvisionedFunction> DefinedBelow(int count) =>
-        _engine.FunctionsOf(this).Where(f => IndexOf(f) < count).ToDictionary(static f => IndexOf(f)!.Value);
+    // With their profiles as they are now: what the hardware is told is what they are.
+    private Dictionary<int, (ProvisionedFunction Function, FunctionProfile Profile)> DefinedBelow(int count) => _engine.FunctionsOf(this)
+        .Select(static f => (Function: f, f.Profile)).Where(static f => f.Profile is not null)
+        .Select(static f => (Index: IndexOf(f.Profile!), f.Function, Profile: f.Profile!)).Where(f => f.Index < count)
+        .ToDictionary(static f => f.Index!.Value, static f => (f.Function, f.Profile));
 
     // They came by the number.
-    private void Note(IEnumerable<PciDevice> devices, Dictionary<int, ProvisionedFunction> defined)
+    private void Note(IEnumerable<PciDevice> devices, Dictionary<int, (ProvisionedFunction Function, FunctionProfile Profile)> defined)
     {
         foreach (var device in devices)
         {
-            if ((defined.GetValueOrDefault(device.VirtualFunctionIndex) ?? TryDefine(device)) is { } function)
-                _engine.NoteActive(function, device);
+            if (defined.TryGetValue(device.VirtualFunctionIndex, out var there))
+                _engine.NoteActive(there.Function, device, there.Profile);
+            else if (TryDefine(device) is { Profile: { } profile } made)
+                _engine.NoteActive(made, device, profile);
         }
     }
 
@@ -200,7 +224,9 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
         _passing.Clear();
     }
 
-    private static int? IndexOf(ProvisionedFunction function) => function.Profile is { } profile && profile.TryGet(Index, out var index) && profile.IsSet(Index) ? index : null;
+    private static int? IndexOf(ProvisionedFunction function) => function.Profile is { } profile ? IndexOf(profile) : null;
+
+    private static int? IndexOf(FunctionProfile profile) => profile.IsSet(Index) ? profile.Get(Index) : null;
 
     private static string? DriverOf(FunctionProfile profile) => profile.TryGet(DriverName, out var driver) ? driver : null;
 
