@@ -20,7 +20,7 @@ namespace Virtbus.Daemon;
 internal sealed partial class FabricDaemon
 {
     private static readonly TimeSpan TimeToStop = TimeSpan.FromMilliseconds(1800);
-    private static readonly TimeSpan TimeToReturn = TimeSpan.FromMilliseconds(500);
+    private static readonly TimeSpan TimeToReturn = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan TimeToSettle = TimeSpan.FromSeconds(5);
     private readonly FabricDaemonOptions _options;
     private readonly ILogger _log;

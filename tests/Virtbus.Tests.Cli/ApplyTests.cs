@@ -138,6 +138,11 @@ public sealed class ApplyTests
         await fabric.OkAsync("function", "deactivate", "first");
         var before = await KeptAsync();
         Assert.Contains("second", before, StringComparison.Ordinal);
+        // Those who open it know its socket.
+        var socket = Path.Combine(fabric.Runtime, before.Split('\n').Single(static l => l.StartsWith("second ", StringComparison.Ordinal)).Split(' ')[^1] + ".sock");
+        using (VfioUserClient.Connect(socket))
+        {
+        }
 
         up.Kill();
         await up.WaitForExitAsync(TestContext.Current.CancellationToken);
@@ -145,6 +150,10 @@ public sealed class ApplyTests
         await fabric.OkAsync("module", "load", "vdpa_sim_blk");
         await fabric.OkAsync("attr", "get", "/kernel/fabric/state");
         await UntilAsync(async () => await KeptAsync() == before);
+        using (VfioUserClient.Connect(socket))
+        {
+        }
+
         Assert.DoesNotContain("passing", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
 
         // Undefined, it is gone for good; and a fabric that went down in order has them again too.

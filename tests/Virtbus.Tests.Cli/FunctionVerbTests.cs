@@ -214,7 +214,8 @@ public sealed class FunctionVerbTests
     {
         await using var fabric = new TestFabric();
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
-        Directory.CreateDirectory(Path.Combine(fabric.Runtime, "state"));
+        foreach (var folder in (string[])[fabric.Runtime, Path.Combine(fabric.Runtime, "state")])
+            Directory.CreateDirectory(folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
         using var silent = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         var path = Path.Combine(Path.GetDirectoryName(fabric.Runtime)!, "silent.sock");
         silent.Bind(new UnixDomainSocketEndPoint(path));
