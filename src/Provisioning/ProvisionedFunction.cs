@@ -49,6 +49,11 @@ public sealed class ProvisionedFunction
     /// <summary>Why its provider refused the definition when it came; null when it did not.</summary>
     public string? Problem { get; internal set; }
 
+    /// <summary>Why it is <see cref="FunctionState.Gone"/> still; null while it is not, or nobody tried to have it back yet.</summary>
+    public string? Setback => State != FunctionState.Gone ? null
+        : HasProvider ? Failure
+        : $"{Parent ?? "What it is made by"} has no driver that makes {Kind} functions now.";
+
     /// <summary>
     /// Where it is or was last, as its provider calls it; null when it has no place of its own. While it is <see cref="FunctionState.Gone"/> the place
     /// is kept for it: a provider that chooses one for another function leaves it free.
@@ -114,6 +119,9 @@ public sealed class ProvisionedFunction
     /// <summary>It was to return while something was done with it: it does when that has ended and it is missing still.</summary>
     internal bool IsPassedOver { get; set; }
 
+    /// <summary>Why it did not come back at the last try.</summary>
+    internal string? Failure { get; set; }
+
     /// <summary>Nobody defines it any more.</summary>
     internal bool IsForgotten { get; set; }
 
@@ -127,6 +135,9 @@ public sealed class ProvisionedFunction
     internal bool IsMissing => !IsForgotten && IsIdle && Now.IsWanted && !IsActive;
 
     internal bool IsActive => Device is not null;
+
+    /// <summary>Each ends when one who has it open has let go.</summary>
+    internal IEnumerable<Task> UsersLeft => Device is { } device ? Below(device).OfType<IUserHeld>().Select(static d => d.Left) : [];
 
     /// <inheritdoc/>
     public override string ToString() => Name;
@@ -167,8 +178,10 @@ public sealed class ProvisionedFunction
             throw new VirtbusException(Errno.EBUSY, $"Function '{Name}' is active already, as {Device?.Name}.");
         if (provider.FindMissing(profile).ToList() is { Count: > 0 } missing)
         {
+            // What the first word is that a user can write: one of several, for some kinds.
+            var first = missing[0].Split(' ', ',').First(w => provider.Fields.Any(f => f.Name == w));
             throw new VirtbusException(
-                Errno.EINVAL, $"Function '{Name}' can't be activated: {string.Join(" and ", missing)} has to be set first. Write: virtbus function set {Name} {missing[0].Split(' ')[0]}=…");
+                Errno.EINVAL, $"Function '{Name}' can't be activated: {string.Join(" and ", missing)} has to be set first. Write for example: virtbus function set {Name} {first}=…");
         }
     }
 
@@ -177,6 +190,7 @@ public sealed class ProvisionedFunction
     internal void Begin(Work work)
     {
         Now = Now with { Work = work };
+        Failure = null;
         (IsLost, IsPassedOver) = (false, false);
         Done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
     }
@@ -221,7 +235,9 @@ public sealed class ProvisionedFunction
     private static Device? Find(Moment now) =>
         now is { Provider: not null, Profile: not null, Device: not null } ? now.Provider.Find(now.Profile, now.Device) : null;
 
-    private static bool IsHeld(Device device) => device is IUserHeld { IsHeld: true } || device.Children.Any(IsHeld);
+    private static bool IsHeld(Device device) => Below(device).Any(static d => d is IUserHeld { IsHeld: true });
+
+    private static IEnumerable<Device> Below(Device device) => device.Children.SelectMany(Below).Prepend(device);
 
     internal sealed record Moment(FunctionProvider? Provider, FunctionProfile? Profile, Device? Device, Work Work, bool IsWanted, string? Place);
 }

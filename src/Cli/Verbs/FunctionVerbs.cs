@@ -15,6 +15,8 @@ internal static class FunctionVerbs
     private const string Bus = "pci";
     private const string ProviderFolder = "/bus/pci/providers";
     private const string Config = "/kernel/config";
+    private const string Draining = "draining";
+    private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(20);
 
     public static Command Make() => CommandLine.Group(
         "function",
@@ -150,8 +152,9 @@ internal static class FunctionVerbs
             "Make functions, all that are named or none. They appear finished, and their drivers have them.",
             (result, client, output) =>
             {
-                client.Write(Config + "/activate", Join(result.GetRequiredValue(names)));
-                PrintState(client, output, result.GetRequiredValue(names));
+                string[] wanted = [.. result.GetRequiredValue(names).Distinct()];
+                client.Write(Config + "/activate", Join(wanted));
+                PrintState(client, output, wanted);
                 return ExitCode.Done;
             },
             names);
@@ -166,10 +169,21 @@ internal static class FunctionVerbs
             "Take functions away. Their definitions stay. Waits while a virtual machine has one open.",
             (result, client, output) =>
             {
-                var wanted = result.GetRequiredValue(names);
-                foreach (var function in wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null).ToList())
-                    DeviceUsers.AskToLeave(client, DeviceVerbs.Find(client, function.Device!), result.GetValue(force), "taken away");
-                client.Write(Config + "/deactivate", Join(wanted));
+                string[] wanted = [.. result.GetRequiredValue(names).Distinct()];
+                var forced = result.GetValue(force);
+                FunctionAnswer[] functions = [.. wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null)];
+                foreach (var function in functions)
+                {
+                    DeviceUsers.AskToLeave(
+                        client, DeviceVerbs.Find(client, function.Device!), forced, "taken away", command: $"virtbus function deactivate {string.Join(' ', wanted)} --force");
+                }
+
+                // Those whose deactivation waits for the user who was sent away just now are deactivated by that.
+                string[] draining = forced ? [.. functions.Where(static f => f.State == Draining).Select(static f => f.Name)] : [];
+                while (draining.Any(n => Find(client, n).State == Draining))
+                    Thread.Sleep(Moment);
+                if (wanted.Except(draining).ToList() is { Count: > 0 } left)
+                    client.Write(Config + "/deactivate", Join(left));
                 PrintState(client, output, wanted);
                 return ExitCode.Done;
             },
