@@ -181,7 +181,7 @@ internal static class FunctionVerbs
                 // Those whose deactivation waits for the user who was sent away just now are deactivated by that.
                 string[] draining = forced ? [.. functions.Where(static f => f.State == Draining).Select(static f => f.Name)] : [];
                 while (draining.Any(n => Find(client, n).State == Draining))
-                    Thread.Sleep(Moment);
+                    Task.Delay(Moment).Wait();
                 if (wanted.Except(draining).ToList() is { Count: > 0 } left)
                     client.Write(Config + "/deactivate", Join(left));
                 PrintState(client, output, wanted);
