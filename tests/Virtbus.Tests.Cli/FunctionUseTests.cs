@@ -87,11 +87,11 @@ public sealed class FunctionUseTests
         await fabric.OkAsync("down");
         File.Delete(image);
         var why = $"Disk file '{image}' does not exist.";
-        Assert.Contains($"\nFunction d1 is gone: {why}", await fabric.UpAsync(Manifest), StringComparison.Ordinal);
-        Assert.StartsWith($"d1: disk at adapter0, gone\n  {why}", await fabric.OkAsync("function", "show", "d1"), StringComparison.Ordinal);
+        Assert.Contains($"\nFunction d1 is failed: {why}", await fabric.UpAsync(Manifest), StringComparison.Ordinal);
+        Assert.StartsWith($"d1: disk at adapter0, failed\n  {why}", await fabric.OkAsync("function", "show", "d1"), StringComparison.Ordinal);
         Assert.StartsWith(why, await fabric.OkAsync("attr", "get", "/kernel/config/functions/d1/problem"), StringComparison.Ordinal);
         Assert.Contains($"The return of d1 ended early: {why}", await File.ReadAllTextAsync(Path.Combine(fabric.Runtime, "daemon.log"), TestContext.Current.CancellationToken), StringComparison.Ordinal);
-        Assert.Contains("There is no device 'd1': function 'd1' is gone.", await fabric.RefusedAsync("device", "show", "d1"), StringComparison.Ordinal);
+        Assert.Contains("There is no device 'd1': function 'd1' is failed.", await fabric.RefusedAsync("device", "show", "d1"), StringComparison.Ordinal);
 
         await fabric.RefusedAsync("function", "activate", "d1");
         Assert.Contains(why, await fabric.OkAsync("function", "show", "d1"), StringComparison.Ordinal);

@@ -66,6 +66,8 @@ internal static class FunctionVerbs
                 foreach (var function in all)
                     table.Add(function.Name, function.Kind, function.Parent ?? "", function.State, function.Device ?? "");
                 table.WriteTo(writer);
+                foreach (var function in all.Where(static f => f.Problem is not null))
+                    writer.WriteLine($"{function.Name}: {function.Problem}");
             });
             return ExitCode.Done;
         });
@@ -172,17 +174,21 @@ internal static class FunctionVerbs
                 string[] wanted = [.. result.GetRequiredValue(names).Distinct()];
                 var forced = result.GetValue(force);
                 FunctionAnswer[] functions = [.. wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null)];
+                // Those whose deactivation waits for a user are deactivated when that one is sent away.
+                string[] draining = forced ? [.. functions.Where(static f => f.State == Draining).Select(static f => f.Name)] : [];
+                string[] left = [.. wanted.Except(draining)];
+                // Nobody is sent away from functions that stay.
+                if (left.Length > 0)
+                    client.Write(Config + "/deactivate", Join([.. left, "check=1"]));
                 foreach (var function in functions)
                 {
                     DeviceUsers.AskToLeave(
                         client, DeviceVerbs.Find(client, function.Device!), forced, "taken away", command: $"virtbus function deactivate {string.Join(' ', wanted)} --force");
                 }
 
-                // Those whose deactivation waits for the user who was sent away just now are deactivated by that.
-                string[] draining = forced ? [.. functions.Where(static f => f.State == Draining).Select(static f => f.Name)] : [];
                 while (draining.Any(n => Find(client, n).State == Draining))
                     Task.Delay(Moment).Wait();
-                if (wanted.Except(draining).ToList() is { Count: > 0 } left)
+                if (left.Length > 0)
                     client.Write(Config + "/deactivate", Join(left));
                 PrintState(client, output, wanted);
                 return ExitCode.Done;
