@@ -166,10 +166,10 @@ internal static class FunctionVerbs
     {
         var names = Names.Functions();
         var force = DriverVerbs.Force();
-        var command = CommandLine.Asking(
+        var command = CommandLine.AskingAsync(
             "deactivate",
             "Take functions away. Their definitions stay. Waits while a virtual machine has one open.",
-            (result, client, output) =>
+            async (result, client) =>
             {
                 string[] wanted = [.. result.GetRequiredValue(names).Distinct()];
                 var forced = result.GetValue(force);
@@ -187,10 +187,10 @@ internal static class FunctionVerbs
                 }
 
                 while (draining.Any(n => Find(client, n).State == Draining))
-                    Task.Delay(Moment).Wait();
+                    await Task.Delay(Moment);
                 if (left.Length > 0)
                     client.Write(Config + "/deactivate", Join(left));
-                PrintState(client, output, wanted);
+                PrintState(client, CommandLine.OutputOf(result), wanted);
                 return ExitCode.Done;
             },
             names);
