@@ -1,6 +1,7 @@
 using System.CommandLine;
 using Virtbus.Cli;
 using Virtbus.Cli.Text;
+using Virtbus.Cli.Verbs;
 using Virtbus.Platform;
 
 StandardStreams.Claim();
@@ -13,6 +14,7 @@ Console.SetError(errors);
 var (words, command) = CommandLine.Split(args);
 if (words.Length == 0)
     words = ["--help"];
+var failed = ExitCode.Failed;
 try
 {
     var result = CommandLine.Make(command).Parse(words);
@@ -22,6 +24,9 @@ try
         errors.WriteLine($"Try 'virtbus {string.Join(' ', CommandLine.VerbOf(result))} --help'.".Replace("  ", " "));
         return ExitCode.Usage;
     }
+    // A script must not take trouble for a difference.
+    if (CommandLine.VerbOf(result).SequenceEqual([ManifestVerbs.DiffVerb]))
+        failed = ExitCode.Trouble;
     // The verbs see to signals themselves: 'up' takes the fabric down in order, the others just end.
     var code = await result.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null, Output = output, Error = errors });
     // What the parser prints itself: help, the version, completions.
@@ -30,5 +35,5 @@ try
 }
 catch (Exception e)
 {
-    return Failure.Tell(e, errors);
+    return Failure.Tell(e, errors) is var code && code == ExitCode.Failed ? failed : code;
 }

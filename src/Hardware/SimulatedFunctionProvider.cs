@@ -14,6 +14,9 @@ public sealed class SimulatedFunctionProvider : IPciFunctionProvider
     public string Name => "simulated";
 
     /// <inheritdoc/>
+    public string NameDescription => "one of: " + Scratch;
+
+    /// <inheritdoc/>
     public IReadOnlyList<string> List() => [Scratch];
 
     /// <inheritdoc/>

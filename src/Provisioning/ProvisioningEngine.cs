@@ -312,6 +312,18 @@ public sealed class ProvisioningEngine
             await Modules.LoadAsync(ModuleName.Of(driver));
     }
 
+    /// <summary>Refuses a driver that is not there and that no module could bring, before anything is done for it.</summary>
+    /// <param name="bus">The driver's bus.</param>
+    /// <param name="driver">Its name.</param>
+    /// <exception cref="VirtbusException">ENOENT.</exception>
+    public void CheckDriver(Bus bus, string driver)
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        ArgumentNullException.ThrowIfNull(driver);
+        if (!bus.TryGetDriver(driver, out _) && Modules?.Index.Find(ModuleName.Of(driver)) is null)
+            throw new VirtbusException(Errno.ENOENT, $"There is no driver '{driver}', and no module that could bring it. 'virtbus driver list' and 'virtbus module list' name those there are.");
+    }
+
     /// <summary>For providers: refuses a device that the driver of its profile did not take.</summary>
     /// <param name="function">The function's name.</param>
     /// <param name="device">Its device.</param>

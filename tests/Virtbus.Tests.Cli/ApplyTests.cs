@@ -108,8 +108,8 @@ public sealed class ApplyTests
 
         // A step that fails is named, and applying again goes on.
         var disk = Path.Combine(fabric.Runtime, "image");
-        var next = fabric.Write("next.yaml", Rich.Replace("  - { name: serial0 }", "  - { name: serial1, driver: nobody }", StringComparison.Ordinal));
-        Assert.Contains("serial port serial1: ", await fabric.RefusedAsync("apply", next, "-j"), StringComparison.Ordinal);
+        var next = fabric.Write("next.yaml", Rich.Replace("name: probe0, simulated: scratch,", "name: probe1, simulated: other,", StringComparison.Ordinal));
+        Assert.Contains("function probe1 (simulated other): ", await fabric.RefusedAsync("apply", next, "-j"), StringComparison.Ordinal);
         Assert.False(File.Exists(disk));
         await fabric.OkAsync("apply", fabric.Write("next.yaml", Rich));
         Assert.Equal(before.Split('\n').Order(), (await fabric.OkAsync("export")).Replace("# lasting (pci) is configured, and lasts by itself\n", "", StringComparison.Ordinal).Split('\n').Order());
@@ -117,7 +117,9 @@ public sealed class ApplyTests
         async Task RefusedAsync(string message, string manifest)
         {
             var file = fabric.Write("next.yaml", manifest);
-            Assert.Contains(message, await fabric.RefusedAsync("diff", file), StringComparison.Ordinal);
+            var diff = await fabric.RunAsync("diff", file);
+            Assert.Equal((2, ""), (diff.Code, diff.Output));
+            Assert.Contains(message, diff.Errors, StringComparison.Ordinal);
             Assert.Contains(message, await fabric.RefusedAsync("apply", file, "-j"), StringComparison.Ordinal);
         }
     }

@@ -22,8 +22,8 @@ internal sealed class PciFunctions(PciBus bus, ProvisioningEngine engine) : Sing
     public override IReadOnlyList<ProfileField> Fields => Volatile.Read(ref _fields);
 
     /// <summary>A provider came to the bus.</summary>
-    internal void Add(string provider) =>
-        Volatile.Write(ref _fields, [ProfileFields.Text(provider, "the name of a function of this provider; /bus/pci/providers lists what can be listed"), .. _fields]);
+    internal void Add(IPciFunctionProvider provider) =>
+        Volatile.Write(ref _fields, [ProfileFields.Text(provider.Name, provider.NameDescription, provider.IsName), .. _fields]);
 
     public override void Check(FunctionProfile profile)
     {

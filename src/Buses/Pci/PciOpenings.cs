@@ -33,7 +33,7 @@ internal sealed class PciOpenings(PciBus bus, PciSlots slots, PciHotplug hotplug
             return;
         var isFirst = _functions is null;
         _functions ??= new PciFunctions(bus, ProvisioningEngine.Of(fabric));
-        _functions.Add(provider.Name);
+        _functions.Add(provider);
         if (isFirst)
             ProvisioningEngine.Of(fabric).AddProvider(_functions);
     }

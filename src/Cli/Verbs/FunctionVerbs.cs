@@ -15,6 +15,8 @@ internal static class FunctionVerbs
     private const string Bus = "pci";
     private const string ProviderFolder = "/bus/pci/providers";
     private const string Config = "/kernel/config";
+    private const string Draining = "draining";
+    private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(20);
 
     public static Command Make() => CommandLine.Group(
         "function",
@@ -152,8 +154,9 @@ internal static class FunctionVerbs
             "Make functions, all that are named or none. They appear finished, and their drivers have them.",
             (result, client, output) =>
             {
-                client.Write(Config + "/activate", Join(result.GetRequiredValue(names)));
-                PrintState(client, output, result.GetRequiredValue(names));
+                string[] wanted = [.. result.GetRequiredValue(names).Distinct()];
+                client.Write(Config + "/activate", Join(wanted));
+                PrintState(client, output, wanted);
                 return ExitCode.Done;
             },
             names);
@@ -163,18 +166,31 @@ internal static class FunctionVerbs
     {
         var names = Names.Functions();
         var force = DriverVerbs.Force();
-        var command = CommandLine.Asking(
+        var command = CommandLine.AskingAsync(
             "deactivate",
             "Take functions away. Their definitions stay. Waits while a virtual machine has one open.",
-            (result, client, output) =>
+            async (result, client) =>
             {
-                var wanted = result.GetRequiredValue(names);
+                string[] wanted = [.. result.GetRequiredValue(names).Distinct()];
+                var forced = result.GetValue(force);
+                FunctionAnswer[] functions = [.. wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null)];
+                // Those whose deactivation waits for a user are deactivated when that one is sent away.
+                string[] draining = forced ? [.. functions.Where(static f => f.State == Draining).Select(static f => f.Name)] : [];
+                string[] left = [.. wanted.Except(draining)];
                 // Nobody is sent away from functions that stay.
-                client.Write(Config + "/deactivate", Join([.. wanted, "check=1"]));
-                foreach (var function in wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null).ToList())
-                    DeviceUsers.AskToLeave(client, DeviceVerbs.Find(client, function.Device!), result.GetValue(force), "taken away");
-                client.Write(Config + "/deactivate", Join(wanted));
-                PrintState(client, output, wanted);
+                if (left.Length > 0)
+                    client.Write(Config + "/deactivate", Join([.. left, "check=1"]));
+                foreach (var function in functions)
+                {
+                    DeviceUsers.AskToLeave(
+                        client, DeviceVerbs.Find(client, function.Device!), forced, "taken away", command: $"virtbus function deactivate {string.Join(' ', wanted)} --force");
+                }
+
+                while (draining.Any(n => Find(client, n).State == Draining))
+                    await Task.Delay(Moment);
+                if (left.Length > 0)
+                    client.Write(Config + "/deactivate", Join(left));
+                PrintState(client, CommandLine.OutputOf(result), wanted);
                 return ExitCode.Done;
             },
             names);

@@ -7,17 +7,19 @@ namespace Virtbus.Cli.Verbs;
 /// <summary>A running fabric and a manifest: what differs, what brings the one to the other, and the manifest that the fabric is.</summary>
 internal static class ManifestVerbs
 {
+    public const string DiffVerb = "diff";
+
     public static Command Diff()
     {
         var file = ManifestFile();
         return CommandLine.Asking(
-            "diff",
-            "Say what would bring the running fabric to a manifest, and do nothing. Ends with 1 when there is something to do.",
+            DiffVerb,
+            "Say what would bring the running fabric to a manifest, and do nothing. Ends with 1 when there is something to do, with 2 when that can't be said.",
             (result, client, output) =>
             {
                 var answer = client.Ask("GET", ControlClient.Query("/v1/diff", ("file", Path.GetFullPath(result.GetRequiredValue(file)))), ApiJson.Default.ApplyAnswer);
                 Print(output, answer);
-                return answer.Changes.Count == 0 ? ExitCode.Done : ExitCode.Failed;
+                return answer.Changes.Count == 0 ? ExitCode.Done : ExitCode.Different;
             },
             file);
     }
@@ -34,7 +36,7 @@ internal static class ManifestVerbs
                 if (!result.GetValue(CommandLine.Json))
                     Print(output, client.Ask("GET", ControlClient.Query("/v1/diff", query), ApiJson.Default.ApplyAnswer));
                 var answer = client.Ask("POST", ControlClient.Query("/v1/apply", query), ApiJson.Default.ApplyAnswer);
-                output.Print(answer, ApiJson.Default.ApplyAnswer, writer => writer.WriteLine(answer.Changes.Count == 0 ? "Nothing to do." : $"{answer.Changes.Count} changes done."));
+                output.Print(answer, ApiJson.Default.ApplyAnswer, writer => writer.WriteLine(answer.Changes.Count switch { 0 => "Nothing to do.", 1 => "1 change done.", var n => $"{n} changes done." }));
                 return ExitCode.Done;
             },
             file);

@@ -44,6 +44,7 @@ internal static class Names
     {
         var argument = new Argument<string>("PATH") { Description = "A path in the tree of attributes, for example /bus/auxiliary/drivers." };
         argument.CompletionSources.Add(context => Ask(client => Entries(client, context.WordToComplete)));
+        argument.HelpName = argument.Name;
         return argument;
     }
 
@@ -51,6 +52,8 @@ internal static class Names
         where T : Argument
     {
         argument.CompletionSources.Add(_ => Ask(names));
+        // Else the help prints all that there is to complete from.
+        argument.HelpName = argument.Name;
         return argument;
     }
 

@@ -54,7 +54,7 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         function.IsKept,
         function.Describe().ToDictionary(),
         [.. (function.Profile?.Values ?? []).Select(static v => v.Key)],
-        function.Problem);
+        function.Problem ?? function.Setback);
 
     public static DeviceAnswer Describe(Device device, bool withChildren = false)
     {
@@ -99,6 +99,13 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         {
             var (place, rest) = (name[..colon], name[(colon + 1)..]);
             found = [.. FindByName(rest).Where(d => d.Bus?.Name == place || d.Class?.Name == place)];
+        }
+
+        // Whoever defined a function knows it by the name that it has there.
+        if (found.Count == 0 && _engine.Functions.FirstOrDefault(f => f.Name == name) is { } function)
+        {
+            return function.Device
+                ?? throw new VirtbusException(Errno.ENODEV, $"There is no device '{name}': function '{name}' is {function.StateName}. Activate it first: virtbus function activate {name}");
         }
         return found.Count switch
         {

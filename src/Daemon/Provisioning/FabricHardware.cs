@@ -104,6 +104,9 @@ internal sealed class FabricHardware : IAsyncDisposable
         disks.Dispose();
     }
 
+    /// <summary>The bus that adapters, serial ports and functions are on.</summary>
+    public Bus Bus => _pci;
+
     /// <summary>The device of an adapter.</summary>
     public Device DeviceOf(string adapter) => _adapters.First(a => a.Adapter.Name == adapter).Adapter.Device;
 

@@ -41,6 +41,21 @@ public sealed class TopologyTests
     }
 
     [Fact]
+    public async Task Functions_that_come_back_side_by_side_each_have_their_place()
+    {
+        const int Rounds = 2000;
+        string[] places = ["0000:0b:00.0", "0000:05:00.0", "0000:09:00.0", "0000:03:00.0"];
+        for (var round = 0; round < Rounds; round++)
+        {
+            var world = await PciWorld.NewAsync();
+            var plugs = Task.WhenAll(places.Select(place => Task.Run(async () => await world.Bus.PlugAsync(
+                new Card(new CardOptions()), place: PciAddress.TryParse(place, out var wanted) ? wanted : null))));
+            await plugs.EndsAsync("the plugs");
+            Assert.Equal(places, (await plugs).Select(static d => d.Name));
+        }
+    }
+
+    [Fact]
     public async Task Places_that_are_taken_or_are_none_are_refused_and_leave_nothing()
     {
         var world = await PciWorld.NewAsync();
