@@ -1,4 +1,5 @@
 using System.Text.Json.Serialization;
+using Virtbus.Cli.Completion;
 using Virtbus.Cli.Verbs;
 
 namespace Virtbus.Cli;

@@ -56,6 +56,29 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
         Assert.True(JsonElement.DeepEquals(JsonDocument.Parse(json).RootElement, JsonDocument.Parse(pretty).RootElement));
     }
 
+    [Fact]
+    public async Task Json_in_lines_is_json()
+    {
+        var pretty = await _fabric.OkAsync("-jp", "bus", "list");
+        Assert.Equal(pretty, await _fabric.OkAsync("bus", "list", "-p"));
+        Assert.Equal(pretty, await _fabric.OkAsync("--pretty", "bus", "list"));
+    }
+
+    [Theory]
+    [InlineData("/h")]
+    [InlineData("/?")]
+    [InlineData("-?")]
+    public async Task Words_that_mean_help_elsewhere_are_words(string word)
+    {
+        var read = await _fabric.RunAsync("attr", "get", word);
+        Assert.Equal((word[0] == '/' ? 1 : 2, ""), (read.Code, read.Output));
+        Assert.Contains(word[0] == '/' ? $"'{word[1..]}' does not exist in /." : $"does not take '{word}'", read.Errors, StringComparison.Ordinal);
+        var run = await _fabric.RunAsync("tree", word);
+        Assert.Equal((2, ""), (run.Code, run.Output));
+        Assert.Contains($"'virtbus tree' does not take '{word}'.", run.Errors, StringComparison.Ordinal);
+        Assert.Contains("Usage:", await _fabric.OkAsync("tree", "-h"), StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("tre", "'tre' is no verb of 'virtbus'. Did you mean 'tree'?")]
     [InlineData("module unlod x", "'unlod' is no verb of 'virtbus module'. Did you mean 'unload'?")]
@@ -177,6 +200,6 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
         Assert.Contains("cli_demo", await At("virtbus module unload "));
         Assert.Equal(["/bus/auxiliary/drivers_autoprobe"], await At("virtbus attr get /bus/auxiliary/drivers_a"));
         foreach (var shell in new[] { "bash", "zsh", "fish" })
-            Assert.Contains("[suggest:", await _fabric.OkAsync("completion", shell), StringComparison.Ordinal);
+            Assert.Contains("[complete]", await _fabric.OkAsync("completion", shell), StringComparison.Ordinal);
     }
 }

@@ -9,8 +9,9 @@ internal static class DriverVerbs
 {
     public static Command Make()
     {
-        var (toBind, to) = (Names.Device(), Names.Driver());
-        var toUnbind = Names.Device();
+        var toBind = Names.Device(static d => d.Bus is not null);
+        var to = Names.Driver(toBind);
+        var toUnbind = Names.Device(static d => d.Driver is not null);
         var unbindForce = Force();
         return CommandLine.Group(
             "driver",
@@ -51,10 +52,8 @@ internal static class DriverVerbs
 
     private static Command Override()
     {
-        var toOverride = Names.Device();
-        var driver = Names.Driver();
-        driver.Arity = ArgumentArity.ZeroOrOne;
-        driver.Description = "The driver that is to have the device; its module is loaded if need be.";
+        var toOverride = Names.Device(static d => d.Bus is not null);
+        var driver = Names.AnyDriver(toOverride);
         var clear = new Option<bool>("--clear") { Description = "Let the bus choose again." };
         var force = Force();
         var command = CommandLine.Asking(
@@ -90,7 +89,7 @@ internal static class DriverVerbs
 
     private static Command Suggest()
     {
-        var toSuggest = Names.Device();
+        var toSuggest = Names.Device(static d => d.Bus is not null);
         return CommandLine.Asking(
             "suggest",
             "Say which drivers can hand a device to virtual machines and user-space drivers, the best first, and why.",

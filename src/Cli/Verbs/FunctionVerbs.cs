@@ -103,10 +103,10 @@ internal static class FunctionVerbs
     private static Command DefineVerb()
     {
         var name = new Argument<string>("NAME") { Description = "What the function is to be called." };
-        var kind = new Option<string>("--kind") { Description = "Its kind, as 'virtbus function kinds' lists them.", Required = true };
-        var parent = new Option<string>("--parent") { Description = "What it hangs at; needed where several make the kind." };
+        var kind = Names.WithKinds(new Option<string>("--kind") { Description = "Its kind, as 'virtbus function kinds' lists them.", Required = true });
+        var parent = Names.WithParents(new Option<string>("--parent") { Description = "What it hangs at; needed where several make the kind." }, kind);
         var passing = new Option<bool>("--transient") { Description = "Forget it when the daemon ends; else it is there again with the next one." };
-        var pairs = Pairs("Attributes, for example queues=4.");
+        var pairs = Names.WithFields(Pairs("Attributes, for example queues=4."), (_, line) => line.GetResult(kind)?.Tokens is [var said, ..] ? said.Value : null);
         var command = CommandLine.Asking(
             "define",
             "Define a function. Nothing of it is visible before it is activated.",
@@ -128,7 +128,9 @@ internal static class FunctionVerbs
     private static Command SetVerb()
     {
         var name = Names.Function();
-        var pairs = Pairs("Attributes, for example queues=4; queues= takes a value away. All are changed, or none.");
+        var pairs = Names.WithFields(
+            Pairs("Attributes, for example queues=4; queues= takes a value away. All are changed, or none."),
+            (client, line) => Names.Words(line, name) is [var function, ..] ? Find(client, function).Kind : null);
         return CommandLine.Asking(
             "set",
             "Configure a function.",
@@ -144,7 +146,7 @@ internal static class FunctionVerbs
 
     private static Command Activate()
     {
-        var names = Names.Functions();
+        var names = Names.Functions(static f => f.Device is null);
         return CommandLine.Asking(
             "activate",
             "Make functions, all that are named or none. They appear finished, and their drivers have them.",
@@ -159,7 +161,7 @@ internal static class FunctionVerbs
 
     private static Command Deactivate()
     {
-        var names = Names.Functions();
+        var names = Names.Functions(static f => f.Device is not null);
         var force = DriverVerbs.Force();
         var command = CommandLine.Asking(
             "deactivate",
@@ -180,7 +182,7 @@ internal static class FunctionVerbs
 
     private static Command Undefine()
     {
-        var names = Names.Functions();
+        var names = Names.Functions(static f => f.Device is null);
         return CommandLine.Asking(
             "undefine",
             "Forget functions that are not active.",
@@ -242,11 +244,11 @@ internal static class FunctionVerbs
         // An option each; the providers' names are the same words.
         Option<string>[] providers =
         [
-            new("--simulated") { Description = "A simulated function of this kind: scratch.", HelpName = "KIND" },
-            new("--vfio-user") { Description = "A function that another process serves on this socket.", HelpName = "SOCKET" },
-            new("--host") { Description = "A function of this host that Linux's vfio-pci has.", HelpName = "ADDRESS" },
+            Names.WithSources(new("--simulated") { Description = "A simulated function of this kind: scratch.", HelpName = "KIND" }, "simulated"),
+            Names.FileOf(new("--vfio-user") { Description = "A function that another process serves on this socket.", HelpName = "SOCKET" }),
+            Names.WithSources(new("--host") { Description = "A function of this host that Linux's vfio-pci has.", HelpName = "ADDRESS" }, "host"),
         ];
-        var driver = new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be." };
+        var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be." }, Bus);
         var command = CommandLine.Asking(
             "plug",
             "Plug a function into a free slot.",
@@ -282,7 +284,7 @@ internal static class FunctionVerbs
 
     private static Command Unplug()
     {
-        var toUnplug = Names.Device();
+        var toUnplug = Names.Plugged();
         var force = DriverVerbs.Force();
         var surprise = new Option<bool>("--surprise") { Description = "Pull it out without a word, as a person pulls a card." };
         var command = CommandLine.Asking(
@@ -335,7 +337,7 @@ internal static class FunctionVerbs
         }
     }
 
-    private static FunctionSource SourceOf(ControlClient client, string provider)
+    internal static FunctionSource SourceOf(ControlClient client, string provider)
     {
         try
         {

@@ -31,7 +31,7 @@ internal static class ManifestVerbs
             (result, client, output) =>
             {
                 var query = ("file", Path.GetFullPath(result.GetRequiredValue(file)));
-                if (!result.GetValue(CommandLine.Json))
+                if (!output.IsJson)
                     Print(output, client.Ask("GET", ControlClient.Query("/v1/diff", query), ApiJson.Default.ApplyAnswer));
                 var answer = client.Ask("POST", ControlClient.Query("/v1/apply", query), ApiJson.Default.ApplyAnswer);
                 output.Print(answer, ApiJson.Default.ApplyAnswer, writer => writer.WriteLine(answer.Changes.Count == 0 ? "Nothing to do." : $"{answer.Changes.Count} changes done."));
@@ -50,7 +50,7 @@ internal static class ManifestVerbs
             return ExitCode.Done;
         });
 
-    private static Argument<string> ManifestFile() => new("FILE") { Description = "The manifest, a YAML file." };
+    private static Argument<string> ManifestFile() => Names.File(new Argument<string>("FILE") { Description = "The manifest, a YAML file." });
 
     private static void Print(Output output, ApplyAnswer answer) => output.Print(answer, ApiJson.Default.ApplyAnswer, writer =>
     {

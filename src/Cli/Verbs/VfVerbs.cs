@@ -22,7 +22,7 @@ internal static class VfVerbs
 
     private static Command List()
     {
-        var adapter = Names.Device();
+        var adapter = Names.Adapter();
         return CommandLine.Asking(
             "list",
             "List the virtual functions that an adapter has.",
@@ -46,11 +46,11 @@ internal static class VfVerbs
 
     private static Command Set()
     {
-        var adapter = Names.Device();
+        var adapter = Names.Adapter();
         var number = Number("NUMBER", "Which virtual function, from 0.");
         var mac = new Option<string>("--mac") { Description = "Its station address." };
         var queues = new Option<int?>("--queues") { Description = "How many queue sets it can make.", CustomParser = result => Parse(result) };
-        var driver = new Option<string>("--driver") { Description = "The only driver that may take it, for example vfio-pci; 'any' lets the bus choose." };
+        var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it, for example vfio-pci; 'any' lets the bus choose." }, "pci");
         var command = CommandLine.Asking(
             "set",
             "Say what a virtual function is to be, before it is enabled.",
@@ -96,7 +96,7 @@ internal static class VfVerbs
 
     private static Command Enable()
     {
-        var adapter = Names.Device();
+        var adapter = Names.Adapter();
         var count = Number("COUNT", "How many.");
         return CommandLine.Asking(
             "enable",
@@ -116,7 +116,7 @@ internal static class VfVerbs
 
     private static Command Disable()
     {
-        var adapter = Names.Device();
+        var adapter = Names.Adapter();
         var force = DriverVerbs.Force();
         var command = CommandLine.Asking(
             "disable",
