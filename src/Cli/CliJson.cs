@@ -9,5 +9,6 @@ namespace Virtbus.Cli;
 [JsonSerializable(typeof(CancelledPlug))]
 [JsonSerializable(typeof(CompletionScript))]
 [JsonSerializable(typeof(FunctionSource[]))]
+[JsonSerializable(typeof(ManifestReport))]
 [JsonSerializable(typeof(VmCommandLineAnswer))]
 internal sealed partial class CliJson : JsonSerializerContext;

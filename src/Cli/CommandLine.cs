@@ -4,7 +4,7 @@ using System.CommandLine.Parsing;
 using Virtbus.Cli.Completion;
 using Virtbus.Cli.Text;
 using Virtbus.Cli.Verbs;
-using Virtbus.Daemon.Manifest;
+using Virtbus.Platform;
 
 namespace Virtbus.Cli;
 
@@ -46,6 +46,7 @@ internal static class CommandLine
             UpVerb.Make(),
             DownVerb.Make(),
             StatusVerb.Make(),
+            ManifestVerbs.Make(),
             ManifestVerbs.Diff(),
             ManifestVerbs.Apply(),
             ManifestVerbs.Export(),

@@ -20,6 +20,9 @@ public sealed class TestFabric : IAsyncDisposable
 
     public static string DemoModules { get; } = Path.Combine(AppContext.BaseDirectory, "demo-modules");
 
+    /// <summary>The modules of samples/tutorial, as they were built in the tree.</summary>
+    public static string TutorialModules { get; } = Path.Combine(AppContext.BaseDirectory, "tutorial-modules");
+
     public string Runtime { get; set; }
 
     public string ControlSocket => Path.Combine(Runtime, "control.sock");

@@ -27,7 +27,7 @@ internal static class DriverVerbs
                 (result, client, output) =>
                 {
                     var device = OnBus(client, result.GetRequiredValue(toBind), "bound");
-                    client.Write($"/bus/{device.Bus}/drivers/{result.GetRequiredValue(to)}/bind", device.Name);
+                    Bind(client, device, result.GetRequiredValue(to));
                     DeviceVerbs.PrintAgain(client, output, device);
                     return ExitCode.Done;
                 },
@@ -48,6 +48,29 @@ internal static class DriverVerbs
                 toUnbind)),
             Override(),
             Suggest());
+    }
+
+    private static void Bind(ControlClient client, DeviceAnswer device, string driver)
+    {
+        if (client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer).All(d => d.Bus != device.Bus || d.Name != driver))
+            throw NoDriver(client, device.Bus!, driver, $"'virtbus driver override {device.Name} {ModuleName.DriverOf(driver)}' loads a module for it.");
+        client.Write($"/bus/{device.Bus}/drivers/{driver}/bind", device.Name);
+    }
+
+    private static VirtbusException NoDriver(ControlClient client, string bus, string driver, string remedyWithModule)
+    {
+        var drivers = client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer);
+        var module = ModuleName.Of(driver);
+        var modules = client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).Where(static m => m.State != "skipped").ToList();
+        string remedy;
+        if (drivers.FirstOrDefault(d => d.Name == driver) is { } other)
+            remedy = $"It is a driver of bus {other.Bus}.";
+        else if (modules.Exists(m => m.Name == module && m.State != "loaded"))
+            remedy = remedyWithModule;
+        else
+            remedy = "'virtbus driver list' and 'virtbus module list' show what there is.";
+        var known = drivers.Where(d => d.Bus == bus).Select(static d => d.Name).Concat(modules.Where(static m => m.State == "available").Select(static m => ModuleName.DriverOf(m.Name)));
+        return new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}'.{Suggestion.For(driver, known)} {remedy}");
     }
 
     private static Command Override()
@@ -126,7 +149,7 @@ internal static class DriverVerbs
             return;
         var module = ModuleName.Of(driver);
         if (client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).All(m => m.Name != module))
-            throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}', and there is no module '{module}' that could bring it. 'virtbus driver list' and 'virtbus module list' show what there is.");
+            throw NoDriver(client, bus, driver, "");
         var brought = client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)), ApiJson.Default.ModuleAnswer).Drivers ?? [];
         if (!brought.Contains(driver))
             throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}'; that is the name of a module{(brought.Count > 0 ? $", whose driver is {string.Join(", ", brought)}" : "")}. Name a driver.");

@@ -226,8 +226,7 @@ internal static class FunctionVerbs
         "List what can be plugged in, by provider.",
         static (_, client, output) =>
         {
-            var folder = client.Ask("GET", ControlClient.Query("/v1/tree", ("path", ProviderFolder)), ApiJson.Default.NodeAnswer);
-            FunctionSource[] sources = [.. (folder.Entries ?? []).Select(e => SourceOf(client, e.Name))];
+            FunctionSource[] sources = [.. Providers(client).Select(name => SourceOf(client, name))];
             output.Print(sources, CliJson.Default.FunctionSourceArray, writer =>
             {
                 var table = new Table("PROVIDER", "FUNCTIONS");
@@ -247,7 +246,9 @@ internal static class FunctionVerbs
             Names.WithSources(new("--simulated") { Description = "A simulated function of this kind: scratch.", HelpName = "KIND" }, "simulated"),
             Names.FileOf(new("--vfio-user") { Description = "A function that another process serves on this socket.", HelpName = "SOCKET" }),
             Names.WithSources(new("--host") { Description = "A function of this host that Linux's vfio-pci has.", HelpName = "ADDRESS" }, "host"),
+            Names.WithProviders(new("--provider") { Description = "Any other provider, by its name; beside --function.", HelpName = "NAME" }),
         ];
+        var other = Names.WithSourcesOf(new Option<string>("--function") { Description = "The provider's name for the function, beside --provider.", HelpName = "NAME" }, providers[^1]);
         var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be." }, Bus);
         var command = CommandLine.Asking(
             "plug",
@@ -256,10 +257,12 @@ internal static class FunctionVerbs
             {
                 var label = result.GetRequiredValue(name);
                 var provider = providers.First(p => result.GetValue(p) is not null);
-                var function = result.GetRequiredValue(provider);
+                var (maker, function) = (provider.Name.TrimStart('-'), result.GetRequiredValue(provider));
                 if (provider.Name == "--vfio-user")
                     function = Path.GetFullPath(function);
-                List<string> words = [label, "kind=pci", "live=1", $"{provider.Name.TrimStart('-')}={function}"];
+                if (provider == providers[^1])
+                    (maker, function) = (function, result.GetRequiredValue(other));
+                List<string> words = [label, "kind=pci", "live=1", $"{maker}={function}"];
                 if (result.GetValue(driver) is { } wanted)
                 {
                     DriverVerbs.LoadDriver(client, Bus, wanted);
@@ -273,10 +276,13 @@ internal static class FunctionVerbs
             name);
         foreach (var option in providers)
             command.Options.Add(option);
+        command.Options.Add(other);
         command.Options.Add(driver);
         command.Validators.Add(result =>
         {
-            if (providers.Count(p => result.GetValue(p) is not null) != 1)
+            if (result.GetValue(providers[^1]) is not null != result.GetValue(other) is not null)
+                result.AddError("'virtbus function plug' takes --provider and --function together.");
+            else if (providers.Count(p => result.GetValue(p) is not null) != 1)
                 result.AddError($"'virtbus function plug' needs one of {string.Join(", ", providers.Select(p => p.Name))}.");
         });
         return command;
@@ -336,6 +342,9 @@ internal static class FunctionVerbs
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function, which has no slot of its own. 'virtbus vf disable' takes it away.", e);
         }
     }
+
+    internal static IEnumerable<string> Providers(ControlClient client) =>
+        (client.Ask("GET", ControlClient.Query("/v1/tree", ("path", ProviderFolder)), ApiJson.Default.NodeAnswer).Entries ?? []).Select(static e => e.Name);
 
     internal static FunctionSource SourceOf(ControlClient client, string provider)
     {

@@ -131,6 +131,21 @@ internal static class Names
         return option;
     }
 
+    /// <summary>Completes the PCI bus's providers.</summary>
+    public static Option<string> WithProviders(Option<string> option)
+    {
+        option.CompletionSources.Add(static _ => Ask(static client => FunctionVerbs.Providers(client).Select(static p => Item(p, null))));
+        return option;
+    }
+
+    /// <summary>Completes the functions of the provider that a line names.</summary>
+    public static Option<string> WithSourcesOf(Option<string> option, Option<string> provider)
+    {
+        option.CompletionSources.Add(context => Ask(client =>
+            context.ParseResult.GetResult(provider)?.Tokens is [var said, ..] ? FunctionVerbs.SourceOf(client, said.Value).Functions.Select(static f => Item(f, null)) : []));
+        return option;
+    }
+
     /// <summary>The words of a line that an argument has.</summary>
     public static IReadOnlyList<string> Words(ParseResult result, Argument argument) => [.. (result.GetResult(argument)?.Tokens ?? []).Select(static t => t.Value)];
 

@@ -72,10 +72,18 @@ internal static class VfVerbs
                 var parent = device.Label ?? device.Name;
                 var there = FunctionVerbs.All(client).FirstOrDefault(f => f.Kind == "vf" && (f.Parent == device.Label || f.Parent == device.Name) && f.Profile.GetValueOrDefault("index") == index);
                 var function = there?.Name ?? $"{parent}v{index}";
-                if (there is null)
-                    FunctionVerbs.Define(client, function, "vf", parent, [$"index={index}", .. words], isKept: false);
-                else
-                    FunctionVerbs.Set(client, function, words);
+                try
+                {
+                    if (there is null)
+                        FunctionVerbs.Define(client, function, "vf", parent, [$"index={index}", .. words], isKept: false);
+                    else
+                        FunctionVerbs.Set(client, function, words);
+                }
+                catch (VirtbusException e)
+                {
+                    // Of the number and the options that were typed, not of a function that nobody named.
+                    throw new VirtbusException(e.Errno, e.Message.Replace($"Function '{function}': index ", $"Virtual function of {parent}: ", StringComparison.Ordinal).Replace($"Function '{function}': ", $"Virtual function {index} of {parent}: ", StringComparison.Ordinal), e);
+                }
                 var answer = FunctionVerbs.Find(client, function);
                 output.Print(answer, ApiJson.Default.FunctionAnswer, writer => writer.WriteLine(Profile(answer)));
                 return ExitCode.Done;
@@ -104,6 +112,8 @@ internal static class VfVerbs
             (result, client, output) =>
             {
                 var device = Adapter(client, result.GetRequiredValue(adapter));
+                if (result.GetRequiredValue(count) > 0 && Read(client, $"{device.Path}/{NumberAttribute}") is not "0" and var enabled)
+                    throw new VirtbusException(Errno.EBUSY, $"Device {device.Name} has {enabled} virtual functions enabled, and PCI enables all at once. Disable those first: virtbus vf disable {device.Label ?? device.Name}");
                 client.Write($"{device.Path}/{NumberAttribute}", result.GetRequiredValue(count).ToString(CultureInfo.InvariantCulture));
                 foreach (var function in Links(client, device))
                     DriverVerbs.RequireWanted(client, function);

@@ -21,17 +21,30 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
     /// <exception cref="VirtbusException">EBUSY: the manifest asks for what can't change while the fabric runs; EEXIST: for a name that is taken by what lasts.</exception>
     public FabricPlan Plan(FabricManifest before, FabricManifest after)
     {
-        if (before.Modules?.Value != after.Modules?.Value)
+        if (!before.Modules.HasFoldersOf(after.Modules))
         {
             throw new VirtbusException(
-                Errno.EBUSY, $"{after.File}: the folder of modules is {before.Modules?.Value ?? "the program's own"} while the fabric runs, not {after.Modules?.Value ?? "the program's own"}. Take the fabric down, and up with this manifest.");
+                Errno.EBUSY, $"{after.File}: the folder of modules is {before.Modules.FolderText} while the fabric runs, not {after.Modules.FolderText}. Take the fabric down, and up with this manifest.");
         }
 
         var plan = new FabricPlan();
+        PlanModules(plan, after);
         var renewed = PlanAdapters(plan, after);
         PlanFunctions(plan, after, renewed);
         PlanGroups(plan, after, renewed);
         return plan;
+    }
+
+    // One that is named no more stays: something else may have come to use it.
+    private void PlanModules(FabricPlan plan, FabricManifest after)
+    {
+        if (engine.Modules is not { } loader)
+            return;
+        foreach (var name in after.Modules.Names.Select(static n => n.Value).Where(n => loader.Loaded.All(l => l.Info.Name != ModuleName.Of(n) && l.Info.Name != n)))
+        {
+            plan.Say('+', $"module {name}");
+            plan.Make($"module {name}", _ => new ValueTask(loader.LoadAsync(name)));
+        }
     }
 
     // The adapters that go, or go and come: what hangs at them does too.

@@ -1,3 +1,5 @@
+using Virtbus.Platform;
+
 namespace Virtbus.Daemon.Manifest;
 
 /// <summary>A function that a manifest asks for, as the provisioning engine takes it.</summary>
@@ -15,4 +17,20 @@ internal sealed record ManifestFunction(
     IReadOnlyList<KeyValuePair<string, string>> Values,
     ManifestPosition At,
     string Path,
-    string Title);
+    string Title)
+{
+    /// <summary>Where each of the values that the manifest says by a key of its own stands, by the name of the attribute.</summary>
+    public IReadOnlyDictionary<string, ManifestPlace> Places { get; init; } = new Dictionary<string, ManifestPlace>();
+
+    /// <summary>What went wrong when it was made, at the key that it is about; else at its main value.</summary>
+    /// <param name="error">What the maker says.</param>
+    public ManifestError ErrorOf(VirtbusException error)
+    {
+        var place = error.Field is { } field && Places.TryGetValue(field, out var found) ? found : new ManifestPlace(At, Path);
+        return new ManifestError(place.At, place.Path, error.Message);
+    }
+
+    /// <summary>The places of values that are there.</summary>
+    public static IReadOnlyDictionary<string, ManifestPlace> PlacesOf(params IEnumerable<(string Name, ManifestPlace? Place)> values) =>
+        values.Where(static v => v.Place is not null).ToDictionary(static v => v.Name, static v => v.Place!.Value);
+}
