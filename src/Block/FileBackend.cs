@@ -137,7 +137,8 @@ public sealed class FileBackend : IBlockBackend
     }
 
     /// <inheritdoc/>
-    public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new FileChannel(this, _file, _direct, depth, ownsThread, Way);
+    public IBlockChannel OpenChannel(int depth, bool ownsThread = true) =>
+        new FileChannel(this, _file, OpenOwn(), _direct, depth, ownsThread, Way);
 
     /// <summary>Gives the file and the disk another size. What a longer one has more is zeros; what a shorter one has less is lost.</summary>
     /// <param name="capacity">Size in bytes, a multiple of the block size.</param>
@@ -208,6 +209,10 @@ public sealed class FileBackend : IBlockBackend
         // One that another channel's flush was told of.
         return result != Errno.None ? result : FailedFlush;
     }
+
+    // The kernel tells of what it could not write each open file of its own, so that no queue's flush takes that away from another's. Null where
+    // nothing is written back later, or the process may not open the file again.
+    private FileDescriptor? OpenOwn() => Info.IsReadOnly || IsInMemory ? null : _file.Reopen();
 
     private static Errno TryUring()
     {

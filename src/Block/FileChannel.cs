@@ -14,11 +14,13 @@ internal sealed class FileChannel : IBlockChannel
 
     private readonly FileBackend _backend;
     private readonly FileDescriptor _file;
+    private readonly FileDescriptor? _own;
     private readonly FileDescriptor? _direct;
     private readonly IoRing? _ring;
     private readonly EventFd? _signal;
     private readonly FileTransfer[] _transfers;
     private readonly bool _writesInPlace;
+    private readonly FlushLine _flushes = new();
     private FileTransfer? _free;
     private FileTransfer? _done;
     private FileTransfer? _reaped;
@@ -32,10 +34,18 @@ internal sealed class FileChannel : IBlockChannel
     private ulong _byUring;
     private ulong _byWorker;
 
-    internal FileChannel(FileBackend backend, FileDescriptor file, FileDescriptor? direct, int depth, bool ownsThread, FileWay way)
+    /// <param name="backend">The disk.</param>
+    /// <param name="file">Its open file.</param>
+    /// <param name="own">The same file, opened for this channel alone, which closes it; null to share the disk's.</param>
+    /// <param name="direct">The file for direct transfers; null for the page cache.</param>
+    /// <param name="depth">The most requests in flight.</param>
+    /// <param name="ownsThread">Whether the caller's thread may wait.</param>
+    /// <param name="way">For tests: which way the transfers go.</param>
+    internal FileChannel(FileBackend backend, FileDescriptor file, FileDescriptor? own, FileDescriptor? direct, int depth, bool ownsThread, FileWay way)
     {
         _backend = backend;
-        _file = file;
+        _own = own;
+        _file = own ?? file;
         _direct = direct;
         IsInPlace = backend.IsInMemory && direct is null && way == FileWay.Best;
         _readsNoWait = direct is null && way == FileWay.Best;
@@ -51,7 +61,7 @@ internal sealed class FileChannel : IBlockChannel
             return;
         error = _ring.RegisterSignal(_signal);
         if (error == Errno.None)
-            error = direct is null ? _ring.RegisterFiles(file) : _ring.RegisterFiles(file, direct);
+            error = direct is null ? _ring.RegisterFiles(_file) : _ring.RegisterFiles(_file, direct);
         if (error == Errno.None && _ring.Supports(IoRingOperation.Read) && _ring.Supports(IoRingOperation.Write))
             return;
         _ring.Dispose();
@@ -109,6 +119,9 @@ internal sealed class FileChannel : IBlockChannel
             return DoneInPlace();
         }
 
+        // One at a time; it is done with those that wait.
+        if (request.Operation == BlockOperation.Flush && !_flushes.TryBegin(transfer))
+            return false;
         if (_ring is not null)
             return !TryCollect(transfer) && TryWork(transfer);
         return TryWork(transfer);
@@ -137,6 +150,8 @@ internal sealed class FileChannel : IBlockChannel
             return Release(ready);
         }
 
+        if (_flushes.TakeEnded() is { } flush)
+            return Release(flush);
         while (true)
         {
             if (Reap() is { } request)
@@ -174,7 +189,7 @@ internal sealed class FileChannel : IBlockChannel
 
     public void Wait(int milliseconds)
     {
-        if (_ready is not null || _reaped is not null || Volatile.Read(ref _done) is not null)
+        if (_ready is not null || _flushes.HasEnded || _reaped is not null || Volatile.Read(ref _done) is not null)
             return;
         // What a worker has done is told by the eventfd alone, and so is all when there is an end to the wait.
         if (_ring is not null && _atWorkers == 0 && milliseconds < 0)
@@ -213,6 +228,7 @@ internal sealed class FileChannel : IBlockChannel
         _signal?.Dispose();
         foreach (var transfer in _transfers)
             transfer.Free();
+        _own?.Dispose();
     }
 
     /// <summary>Does a transfer on a worker's thread, which may wait.</summary>
@@ -394,9 +410,29 @@ internal sealed class FileChannel : IBlockChannel
 
     private BlockRequest Release(FileTransfer transfer)
     {
+        if (_flushes.IsUnderWay(transfer))
+            EndFlush();
         transfer.Next = _free;
         _free = transfer;
         return transfer.Request;
+    }
+
+    // What waited for it is done by one. What is prepared here goes to the kernel before the caller sleeps.
+    private void EndFlush()
+    {
+        var next = _flushes.End(isTaken: true);
+        while (next is not null)
+        {
+            if (_ring is not null && TryPrepare(next))
+            {
+                _byUring++;
+                return;
+            }
+
+            if (!HandToWorker(next))
+                return;
+            next = _flushes.End(isTaken: false);
+        }
     }
 
     // The oldest first.

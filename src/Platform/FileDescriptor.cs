@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Runtime.InteropServices;
 
 namespace Virtbus.Platform;
@@ -48,6 +49,23 @@ public sealed class FileDescriptor : SafeHandle
         var fd = Libc.open(path, (writable ? Libc.O_RDWR : Libc.O_RDONLY) | Libc.O_CLOEXEC | (direct ? Libc.O_DIRECT : 0), 0);
         error = fd < 0 ? Libc.LastError : Errno.None;
         return fd < 0 ? null : new FileDescriptor(fd);
+    }
+
+    /// <summary>Opens a regular file that is open for writing once more: another open file, with an offset, locks and errors of its own.</summary>
+    /// <returns>The descriptor, owned by the caller; null when the host does not do it, for want of permission, of a descriptor or of /proc.</returns>
+    public FileDescriptor? Reopen()
+    {
+        var isHeld = false;
+        try
+        {
+            DangerousAddRef(ref isHeld);
+            return TryOpen(string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{Number}"), writable: true, out _);
+        }
+        finally
+        {
+            if (isHeld)
+                DangerousRelease();
+        }
     }
 
     /// <summary>Opens a file for writing, and makes it, for its owner only, when it is not there.</summary>

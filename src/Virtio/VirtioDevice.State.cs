@@ -22,6 +22,7 @@ public abstract partial class VirtioDevice
         | VirtioStatus.DEVICE_NEEDS_RESET | VirtioStatus.FAILED;
 
     private bool _isPaused;
+    private bool _owesConfigNotice;
 
     /// <inheritdoc/>
     /// <remarks>From any thread that is no queue's. A reset by the driver ends what it set up, not the pause.</remarks>
@@ -40,12 +41,16 @@ public abstract partial class VirtioDevice
     /// <inheritdoc/>
     public void Resume()
     {
+        bool owes;
         lock (_lock)
         {
             _isPaused = false;
+            (owes, _owesConfigNotice) = (_owesConfigNotice, false);
             foreach (var queue in _queues)
                 Run(queue);
         }
+        if (owes)
+            Volatile.Read(ref _configChanged)?.Invoke();
     }
 
     /// <inheritdoc/>
@@ -104,7 +109,8 @@ public abstract partial class VirtioDevice
 
     /// <summary>Takes and checks the sections of a model, and changes nothing yet.</summary>
     /// <param name="reader">The sections; not trusted.</param>
-    /// <param name="apply">Takes over what was read; called when all else of the state is found right, and not at all otherwise. It can't fail.</param>
+    /// <param name="apply">Takes over what was read; called when all else of the state is found right, and not at all otherwise. It can't fail. What differs
+    /// from what the driver knows it tells by <see cref="ChangeConfig"/>, which reaches the driver when the device goes on.</param>
     /// <param name="fault">EINVAL: the section and version that do not fit, and why.</param>
     protected virtual bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
     {

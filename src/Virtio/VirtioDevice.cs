@@ -338,6 +338,12 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         {
             change();
             Volatile.Write(ref _configGeneration, _configGeneration + 1);
+            // Who stands still tells when it goes on.
+            if (_isPaused)
+            {
+                _owesConfigNotice = true;
+                return;
+            }
         }
         Volatile.Read(ref _configChanged)?.Invoke();
     }

@@ -48,6 +48,7 @@ internal sealed class NicChannel : IDisposable
     private uint _consumer;
     private int _aside;
     private bool _isStuck;
+    private volatile bool _isEnded;
 
     internal NicChannel(PciDevice device, NicRegisters registers, PciVector vector, Action<NicNotice> notify)
     {
@@ -134,19 +135,23 @@ internal sealed class NicChannel : IDisposable
     }
 
     /// <summary>Resets the function, so that it does no DMA any more, and frees the memory.</summary>
+    /// <remarks>Commands that wait end at once, and no command comes after it (ENODEV).</remarks>
     public void Dispose()
     {
+        _isEnded = true;
         _registers.Write(NicRegister.Control, ResetBit);
         _vector.SetHandler(null);
         ForgetCalls();
-        _memory.Dispose();
+        // Who writes a command has the turn.
+        lock (Turn)
+            _memory.Dispose();
     }
 
     // Under the turn.
     private bool TryPost(NicOpcode opcode, uint index, ReadOnlySpan<ulong> arguments, bool isAside, out Call? call, out Fault fault)
     {
         call = null;
-        if (_device.IsGone)
+        if (_device.IsGone || _isEnded)
             return Refuse(Errno.ENODEV, "the adapter is gone", out fault);
         if (_isStuck)
             return Refuse(Errno.EIO, "the adapter did not answer a command before; reset it", out fault);
@@ -178,7 +183,7 @@ internal sealed class NicChannel : IDisposable
             spin.SpinOnce();
         while (!WaitForAnswer(call))
         {
-            if (_device.IsGone || _registers.Read(NicRegister.Status) == ulong.MaxValue)
+            if (_device.IsGone || _isEnded || _registers.Read(NicRegister.Status) == ulong.MaxValue)
                 return Refuse(Errno.ENODEV, "the adapter is gone", out fault);
             if (Stopwatch.GetElapsedTime(since) < (call.IsAside ? AsideDeadline : Deadline))
                 continue;

@@ -33,6 +33,7 @@ public sealed class VfioPciConfig
         _interrupts = interrupts;
         _reset = reset;
         _image = new VfioPciImage(device, interrupts.HasLine);
+        interrupts.Open(_image);
         _command = DecodeScope.ReadCommand(device);
         Span<byte> value = stackalloc byte[1];
         foreach (var offset in _image.Restored)
@@ -102,6 +103,7 @@ public sealed class VfioPciConfig
     {
         if (_device.IsGone)
             return;
+        var masks = (_image.UserMsiMask, _image.IsMsixMaskedByUser);
         var power = _image.Power == 0 ? 0 : _image.Read16(_image.Power + PCI_PM_CTRL);
         // By double words, as on the bus.
         for (var done = 0; done < source.Length;)
@@ -116,10 +118,8 @@ public sealed class VfioPciConfig
             ClipMessages();
         if (_image.Express != 0 && Meets(offset, source.Length, _image.Express + PCI_EXP_DEVCTL, 2))
             ClipRequests();
-        if (_image.MsiMask != 0 && Meets(offset, source.Length, _image.MsiMask, 4))
-            _interrupts.SetMsiMask(_image.Read32(_image.MsiMask));
-        if (_image.Msix != 0 && Meets(offset, source.Length, _image.Msix + PCI_MSIX_FLAGS, 2))
-            _interrupts.SetMsixMask((_image.Read16(_image.Msix + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_MASKALL) != 0);
+        if (masks != (_image.UserMsiMask, _image.IsMsixMaskedByUser))
+            _interrupts.ApplyMasks();
         if (_image.Power != 0 && Meets(offset, source.Length, _image.Power + PCI_PM_CTRL, 2))
             ApplyPower(power);
         if (IsResetAsked())
@@ -146,11 +146,13 @@ public sealed class VfioPciConfig
     /// </summary>
     internal void OpenMasks()
     {
-        _interrupts.OpenMasks();
+        if (_image.UserMsiMask == 0 && !_image.IsMsixMaskedByUser && !_interrupts.HasTable)
+            return;
         if (_image.MsiMask != 0)
             _image.Write32(_image.MsiMask, 0);
         if (_image.Msix != 0)
             _image.Write16(_image.Msix + PCI_MSIX_FLAGS, (ushort)(_image.Read16(_image.Msix + PCI_MSIX_FLAGS) & ~PCI_MSIX_FLAGS_MASKALL));
+        _interrupts.OpenMasks();
     }
 
     /// <summary>The function was reset past its user: what its own register says of it counts, so that a driver that looks writes again.</summary>

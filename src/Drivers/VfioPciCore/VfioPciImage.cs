@@ -79,6 +79,12 @@ internal sealed class VfioPciImage
 
     public int Msix { get; private set; }
 
+    /// <summary>The mask bits of the MSI capability, as the user wrote them; none where it has none.</summary>
+    public uint UserMsiMask => MsiMask == 0 ? 0 : Read32(MsiMask);
+
+    /// <summary>Function Mask of the MSI-X capability, as the user wrote it.</summary>
+    public bool IsMsixMaskedByUser => Msix != 0 && (Read16(Msix + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_MASKALL) != 0;
+
     public ushort Read16(int offset) => BinaryPrimitives.ReadUInt16LittleEndian(Bytes.AsSpan(offset));
 
     public uint Read32(int offset) => BinaryPrimitives.ReadUInt32LittleEndian(Bytes.AsSpan(offset));

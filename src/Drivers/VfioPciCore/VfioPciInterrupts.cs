@@ -22,8 +22,8 @@ internal sealed class VfioPciInterrupts(PciDevice device)
     private EventFd? _error;
     private EventFd? _request;
     private UnmaskWatch? _unmask;
-    private uint _msiMask;
-    private bool _isMsixMasked;
+    // Where the user's masks of the capabilities are; null while nobody has the function open.
+    private VfioPciImage? _image;
     // The MSI-X table as the user wrote it: its masks count, the messages are notes. Null while it wrote nothing.
     private byte[]? _table;
     private volatile bool _isLineMasked;
@@ -34,6 +34,9 @@ internal sealed class VfioPciInterrupts(PciDevice device)
 
     /// <summary>How many vectors are set up.</summary>
     public int Count => _vectors.Count;
+
+    /// <summary>Whether the user wrote the MSI-X table.</summary>
+    public bool HasTable => _table is not null;
 
     public VfioIrqInfo GetInfo(uint index) => index switch
     {
@@ -76,12 +79,17 @@ internal sealed class VfioPciInterrupts(PciDevice device)
         }
     }
 
+    /// <summary>Somebody opened the function.</summary>
+    /// <param name="image">Where the masks are that the user writes into config space.</param>
+    public void Open(VfioPciImage image) => _image = image;
+
     /// <summary>Disables everything and lets go of the user's eventfds; nothing is signalled after the return.</summary>
     public void Disable()
     {
         DisableVectors();
         _isLineDisabled = false;
-        ForgetMasks();
+        _image = null;
+        _table = null;
         lock (_requestLock)
         {
             _error?.Dispose();
@@ -125,22 +133,14 @@ internal sealed class VfioPciInterrupts(PciDevice device)
             _vectors[0].Unmask();
     }
 
-    /// <summary>The mask bits of the MSI capability, as the user wrote them.</summary>
-    public void SetMsiMask(uint mask)
+    /// <summary>The user wrote mask bits into config space, those of MSI or Function Mask of MSI-X: what comes while masked is pending.</summary>
+    public void ApplyMasks()
     {
-        _msiMask = mask;
-        if (Kind == PciInterruptKinds.Msi)
-            ApplyMasks();
-    }
-
-    /// <summary>Function Mask of the MSI-X capability, as the user wrote it: what comes meanwhile is pending.</summary>
-    public void SetMsixMask(bool masked)
-    {
-        if (_isMsixMasked == masked)
+        if (Kind is not (PciInterruptKinds.Msi or PciInterruptKinds.MsiX))
             return;
-        _isMsixMasked = masked;
-        if (Kind == PciInterruptKinds.MsiX)
-            ApplyMasks();
+        using var decode = new DecodeScope(device);
+        for (var i = 0; i < _vectors.Count; i++)
+            ApplyMask(i);
     }
 
     /// <summary>Reads the user's MSI-X table.</summary>
@@ -165,12 +165,10 @@ internal sealed class VfioPciInterrupts(PciDevice device)
             ApplyMask(vector);
     }
 
-    /// <summary>The function was reset: nothing is masked by its user any more, as in its registers.</summary>
+    /// <summary>The function was reset, and its masks in config space are open: nothing is masked by its user any more, as in its registers.</summary>
     public void OpenMasks()
     {
-        if (_msiMask == 0 && !_isMsixMasked && _table is null)
-            return;
-        ForgetMasks();
+        _table = null;
         ApplyMasks();
     }
 
@@ -440,28 +438,12 @@ internal sealed class VfioPciInterrupts(PciDevice device)
         _isLineMasked = false;
     }
 
-    private void ForgetMasks()
-    {
-        _msiMask = 0;
-        _isMsixMasked = false;
-        _table = null;
-    }
-
-    private void ApplyMasks()
-    {
-        if (Kind is not (PciInterruptKinds.Msi or PciInterruptKinds.MsiX))
-            return;
-        using var decode = new DecodeScope(device);
-        for (var i = 0; i < _vectors.Count; i++)
-            ApplyMask(i);
-    }
-
     private void ApplyMask(int vector)
     {
         const int control = PciMsix.PCI_MSIX_ENTRY_VECTOR_CTRL;
         var masked = Kind == PciInterruptKinds.Msi
-            ? (_msiMask >> vector & 1) != 0
-            : _isMsixMasked || (_table is { } table && (table[(vector * PciMsix.PCI_MSIX_ENTRY_SIZE) + control] & PciMsix.PCI_MSIX_ENTRY_CTRL_MASKBIT) != 0);
+            ? ((_image?.UserMsiMask ?? 0) >> vector & 1) != 0
+            : _image is { IsMsixMaskedByUser: true } || (_table is { } table && (table[(vector * PciMsix.PCI_MSIX_ENTRY_SIZE) + control] & PciMsix.PCI_MSIX_ENTRY_CTRL_MASKBIT) != 0);
         if (masked)
             _vectors[vector].Mask();
         else

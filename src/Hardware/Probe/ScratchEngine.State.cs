@@ -85,9 +85,10 @@ internal sealed partial class ScratchEngine
         var pasid = BinaryPrimitives.ReadUInt32LittleEndian(r[68..]);
         var isTransfer = IsTransfer(BinaryPrimitives.ReadUInt32LittleEndian(r[56..]), BinaryPrimitives.ReadUInt32LittleEndian(r[60..]));
         // One waits, or none is under way.
-        var isRight = BinaryPrimitives.ReadUInt32LittleEndian(r) <= AllCauses && BinaryPrimitives.ReadUInt32LittleEndian(r[4..]) <= AllCauses
+        var pasids = hasPasid ? PasidValid | PasidMask : 0;
+        var isRight = (BinaryPrimitives.ReadUInt32LittleEndian(r[28..]) & ~pasids) == 0 && BinaryPrimitives.ReadUInt32LittleEndian(r) <= AllCauses && BinaryPrimitives.ReadUInt32LittleEndian(r[4..]) <= AllCauses
             && status <= (uint)Status.Wrong && (status == (uint)Status.Busy) == (command != 0)
-            && (command == 0 || (command <= ToMemory && isTransfer && (pasid & ~(PasidValid | PasidMask)) == 0));
+            && (command == 0 || (command <= ToMemory && isTransfer && (pasid & ~pasids) == 0));
         if (!isRight)
         {
             fault = new Fault(Errno.EINVAL, $"section '{RegistersSection}', version {registers.Version}, has a value that such a function never has");

@@ -40,7 +40,9 @@ internal struct UartState
         var from = section.Content.Span;
         var capacity = (from[7] & Fifo) != 0 ? FifoSize : 1;
         if (from[0] > IER_ALL || from[2] > MCR_ALL || (from[4] & 0x0F) != 0 || from[5] > 0x0F || from[6] is not (1 or 4 or 8 or 14)
-            || from[7] > (Fifo | Overrun | EmptyPending | CharacterTimeout) || from[10] > capacity || from[11] > capacity || from[12..16].ContainsAnyExcept((byte)0))
+            || from[7] > (Fifo | Overrun | EmptyPending | CharacterTimeout) || from[10] > capacity || from[11] > capacity || from[12..16].ContainsAnyExcept((byte)0)
+            // Of the errors only a break comes with a byte.
+            || from.Slice(32, FifoSize).ContainsAnyExcept((byte)0, LSR_BI))
         {
             fault = new Fault(Errno.EINVAL, $"section '{Section}', version {section.Version}, has a value that such a port never has");
             return false;

@@ -144,6 +144,9 @@ public class VirtioBlkDevice : VirtioDevice
             _writeback = (flags & WritebackFlag) != 0;
             _isModeKnown = (flags & ModeKnownFlag) != 0;
             _hasRun = (flags & HasRunFlag) != 0;
+            // The driver knows a smaller disk.
+            if (capacity != _backend.Info.Capacity)
+                ChangeConfig(static () => { });
         };
         return true;
     }

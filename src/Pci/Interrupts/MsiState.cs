@@ -66,8 +66,15 @@ public sealed class MsiState
     /// <summary>Sets everything back: disabled, nothing masked or pending.</summary>
     public void Reset() => Load(0, 0, 0, 0);
 
-    /// <summary>The first half of <see cref="SetRegisters"/>: what becomes due stays pending until <see cref="Flush"/>.</summary>
-    internal void Load(ushort control, ulong address, uint data, uint mask)
+    /// <summary>
+    /// The first half of <see cref="SetRegisters"/>, for whoever keeps the registers under a lock of its own: what becomes due stays pending until
+    /// <see cref="Flush"/>, to be called without that lock.
+    /// </summary>
+    /// <param name="control">As for <see cref="SetRegisters"/>.</param>
+    /// <param name="address">As for <see cref="SetRegisters"/>.</param>
+    /// <param name="data">As for <see cref="SetRegisters"/>.</param>
+    /// <param name="mask">As for <see cref="SetRegisters"/>.</param>
+    public void Load(ushort control, ulong address, uint data, uint mask)
     {
         lock (_lock)
         {
@@ -96,7 +103,7 @@ public sealed class MsiState
     }
 
     /// <summary>Sends what is pending and not masked.</summary>
-    internal void Flush() => _routes.Flush();
+    public void Flush() => _routes.Flush();
 
     // Read under the lock, so that the last one that is shown is the last one that there was.
     private void ShowPending()

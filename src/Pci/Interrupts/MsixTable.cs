@@ -148,8 +148,13 @@ public sealed class MsixTable
         }
     }
 
-    /// <summary>The first half of <see cref="SetControl"/>: what becomes due stays pending until <see cref="Flush"/>.</summary>
-    internal void Load(bool enabled, bool functionMasked)
+    /// <summary>
+    /// The first half of <see cref="SetControl"/>, for whoever keeps the register under a lock of its own: what becomes due stays pending until
+    /// <see cref="Flush"/>, to be called without that lock.
+    /// </summary>
+    /// <param name="enabled">As for <see cref="SetControl"/>.</param>
+    /// <param name="functionMasked">As for <see cref="SetControl"/>.</param>
+    public void Load(bool enabled, bool functionMasked)
     {
         lock (_lock)
         {
@@ -171,7 +176,7 @@ public sealed class MsixTable
     }
 
     /// <summary>Sends what is pending and not masked.</summary>
-    internal void Flush() => _routes.Flush();
+    public void Flush() => _routes.Flush();
 
     private static uint WritableBits(int word) => (word & 3) switch
     {

@@ -4,6 +4,14 @@ using Virtbus.Platform;
 
 namespace Virtbus.Remote.Pci;
 
+/// <summary>Where a part of an access goes: the MSI-X table, its pending bits, mapped memory (null for none), or else the other end.</summary>
+/// <param name="IsTable">The MSI-X table.</param>
+/// <param name="IsPending">Its pending bits.</param>
+/// <param name="Memory">Mapped memory.</param>
+/// <param name="Start">First byte there.</param>
+/// <param name="Length">Bytes.</param>
+internal readonly record struct RemotePlace(bool IsTable, bool IsPending, HostMemory? Memory, ulong Start, int Length);
+
 /// <summary>
 /// Where accesses to a function's BARs go: to the MSI-X table and its pending bits, which are kept here; to memory that the other end lets this
 /// process map; or to the other end. Nothing changes after it was made.
@@ -47,31 +55,44 @@ internal sealed class RemoteBars : IDisposable
     /// <summary>The parts of a BAR that a user of the function may map.</summary>
     internal IReadOnlyList<PciBarArea> AreasOf(int bar) => (uint)bar < PciBar.Count ? _areas[bar] : [];
 
-    /// <summary>Where an access goes: the MSI-X table (0), its pending bits (1), mapped memory, or the other end. False when it leaves the BAR.</summary>
-    internal bool TryFind(int bar, ulong offset, int length, out int table, out HostMemory? memory, out ulong start)
+    /// <summary>Where an access begins to go, and how much of it goes there. False when it leaves the BAR.</summary>
+    /// <param name="bar">Which BAR.</param>
+    /// <param name="offset">First byte in the BAR.</param>
+    /// <param name="length">Bytes; at least one.</param>
+    /// <param name="place">Where the first of them goes, with those behind it that go there too.</param>
+    internal bool TryFind(int bar, ulong offset, int length, out RemotePlace place)
     {
-        (table, memory, start) = (-1, null, 0);
+        place = default;
         var size = (uint)bar < PciBar.Count ? _config.Bars[bar].Size : 0;
         if (offset > size || (ulong)length > size - offset)
             return false;
+        // An access that lies in a table partly is cut at the table's edge.
+        var end = offset + (ulong)length;
         for (var i = 0; i < 2; i++)
         {
-            if (_tableBars[i] != bar || offset < _tables[i].Start || offset >= _tables[i].End)
+            var (from, to) = _tables[i];
+            if (_tableBars[i] != bar || offset >= to)
                 continue;
-            table = i;
-            start = offset - _tables[i].Start;
+            if (offset < from)
+            {
+                end = Math.Min(end, from);
+                continue;
+            }
+
+            place = new RemotePlace(i == 0, i == 1, null, offset - from, (int)(Math.Min(end, to) - offset));
             return true;
         }
 
+        var rest = end - offset;
         foreach (var (at, area) in _mapped[bar])
         {
-            if (offset < at || offset - at > area.Size || (ulong)length > area.Size - (offset - at))
+            if (offset < at || offset - at > area.Size || rest > area.Size - (offset - at))
                 continue;
-            memory = area;
-            start = offset - at;
-            break;
+            place = new RemotePlace(false, false, area, offset - at, (int)rest);
+            return true;
         }
 
+        place = new RemotePlace(false, false, null, offset, (int)rest);
         return true;
     }
 

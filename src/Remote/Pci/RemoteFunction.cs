@@ -23,7 +23,7 @@ public sealed class RemoteFunction : IPciFunction
     private readonly IRemoteLink _link;
     private readonly ILogger _log;
     private readonly RemoteConfig _config;
-    private readonly RemoteGate _gate = new();
+    private readonly RemoteSlot _slot = new();
     private readonly RemoteInterrupts _interrupts;
     private readonly RemoteBars _bars;
     private readonly Lock _control = new();
@@ -60,7 +60,7 @@ public sealed class RemoteFunction : IPciFunction
                 throw link.Refuse(fault);
             _command = BinaryPrimitives.ReadUInt16LittleEndian(bytes.AsSpan(PciHeader.PCI_COMMAND));
             _config = new RemoteConfig(bytes, sizes);
-            _interrupts = new RemoteInterrupts(link, _gate, _config, log, Requested);
+            _interrupts = new RemoteInterrupts(link, _slot, _config, log, Requested);
             _bars = new RemoteBars(link, _config, _interrupts.Msix);
             for (var bar = 0; bar < PciBar.Count; bar++)
                 FindDoorbells(bar);
@@ -145,6 +145,8 @@ public sealed class RemoteFunction : IPciFunction
             if (_config.Touches(offset, source.Length))
                 SyncInterrupts();
         }
+
+        _interrupts.Flush();
     }
 
     /// <inheritdoc/>
@@ -156,30 +158,48 @@ public sealed class RemoteFunction : IPciFunction
     /// <inheritdoc/>
     public void ReadBar(int bar, ulong offset, Span<byte> destination)
     {
-        if (!IsPresent || !_bars.TryFind(bar, offset, destination.Length, out var table, out var memory, out var start))
-            destination.Fill(0xff);
-        else if (table == 0)
-            _interrupts.Msix!.Read(start, destination);
-        else if (table == 1)
-            _interrupts.Msix!.ReadPending(start, destination);
-        else if (memory is not null)
-            memory.Read(start, destination);
-        else if (!_link.TryRead((uint)bar, offset, destination, out _))
-            destination.Fill(0xff);
+        while (destination.Length > 0)
+        {
+            if (!IsPresent || !_bars.TryFind(bar, offset, destination.Length, out var place))
+            {
+                destination.Fill(0xff);
+                break;
+            }
+
+            var part = destination[..place.Length];
+            if (place.IsTable)
+                _interrupts.Msix!.Read(place.Start, part);
+            else if (place.IsPending)
+                _interrupts.Msix!.ReadPending(place.Start, part);
+            else if (place.Memory is { } memory)
+                memory.Read(place.Start, part);
+            else if (!_link.TryRead((uint)bar, offset, part, out _))
+                part.Fill(0xff);
+            offset += (ulong)place.Length;
+            destination = destination[place.Length..];
+        }
+
         _interrupts.Accessed();
     }
 
     /// <inheritdoc/>
     public void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> source)
     {
-        if (!IsPresent || !_bars.TryFind(bar, offset, source.Length, out var table, out var memory, out var start))
-            return;
-        if (table == 0)
-            _interrupts.Msix!.Write(start, source);
-        else if (memory is not null)
-            memory.Write(start, source);
-        else if (table < 0)
-            _link.TryWrite((uint)bar, offset, source, out _);
+        while (source.Length > 0)
+        {
+            if (!IsPresent || !_bars.TryFind(bar, offset, source.Length, out var place))
+                return;
+            var part = source[..place.Length];
+            if (place.IsTable)
+                _interrupts.Msix!.Write(place.Start, part);
+            else if (place.Memory is { } memory)
+                memory.Write(place.Start, part);
+            else if (!place.IsPending)
+                _link.TryWrite((uint)bar, offset, part, out _);
+            offset += (ulong)place.Length;
+            source = source[place.Length..];
+        }
+
         _interrupts.Accessed();
     }
 
@@ -197,7 +217,7 @@ public sealed class RemoteFunction : IPciFunction
     public void Plug(IPciPort port)
     {
         ArgumentNullException.ThrowIfNull(port);
-        _gate.Open(port);
+        _slot.Open(port);
         // What drivers allocate from here on has a file that a peer can map.
         if (_link.IsPeer)
             port.Dma.Group.KeepsFiles = true;
@@ -208,6 +228,8 @@ public sealed class RemoteFunction : IPciFunction
             SyncInterrupts();
         }
 
+        _interrupts.Flush();
+
         port.Dma.SetChangeCallback(_ => memory.Refresh());
         memory.Refresh();
     }
@@ -215,7 +237,7 @@ public sealed class RemoteFunction : IPciFunction
     /// <inheritdoc/>
     public void Unplug()
     {
-        if (!_gate.TryEnter(out var port))
+        if (!_slot.TryEnter(out var port))
             return;
         StopDma();
         port.Dma.SetChangeCallback(null);
@@ -227,8 +249,8 @@ public sealed class RemoteFunction : IPciFunction
             _memory = null;
         }
 
-        _gate.Leave();
-        _gate.Close();
+        _slot.Leave();
+        _slot.Close();
         memory?.End();
     }
 
@@ -243,6 +265,8 @@ public sealed class RemoteFunction : IPciFunction
             ReadCommand();
             SyncInterrupts();
         }
+
+        _interrupts.Flush();
     }
 
     /// <summary>Ends the link; the other end has its function back.</summary>
@@ -334,7 +358,7 @@ public sealed class RemoteFunction : IPciFunction
         SyncInterrupts();
     }
 
-    // With the lock.
+    // With the lock; what becomes due by it is sent when the lock is free.
     private void SyncInterrupts()
     {
         var mode = PciInterruptMode.Line;
@@ -343,7 +367,7 @@ public sealed class RemoteFunction : IPciFunction
             var at = _config.Msi;
             var data = at + (_config.IsMsi64 ? PciMsi.PCI_MSI_DATA_64 : PciMsi.PCI_MSI_DATA_32);
             var address = _config.Long(at + PciMsi.PCI_MSI_ADDRESS_LO) | (_config.IsMsi64 ? (ulong)_config.Long(at + PciMsi.PCI_MSI_ADDRESS_HI) << 32 : 0);
-            msi.SetRegisters(_config.Word(at + PciMsi.PCI_MSI_FLAGS), address, _config.Word(data), _config.HasMsiMasks ? _config.Long(data + 4) : 0);
+            msi.Load(_config.Word(at + PciMsi.PCI_MSI_FLAGS), address, _config.Word(data), _config.HasMsiMasks ? _config.Long(data + 4) : 0);
             if (msi.IsEnabled)
                 mode = PciInterruptMode.Msi;
         }
@@ -351,7 +375,7 @@ public sealed class RemoteFunction : IPciFunction
         if (_interrupts.Msix is { } msix)
         {
             var control = _config.Word(_config.Msix + PciMsix.PCI_MSIX_FLAGS);
-            msix.SetControl((control & PciMsix.PCI_MSIX_FLAGS_ENABLE) != 0, (control & PciMsix.PCI_MSIX_FLAGS_MASKALL) != 0);
+            msix.Load((control & PciMsix.PCI_MSIX_FLAGS_ENABLE) != 0, (control & PciMsix.PCI_MSIX_FLAGS_MASKALL) != 0);
             if (msix.IsEnabled)
                 mode = PciInterruptMode.MsiX;
         }

@@ -6,7 +6,8 @@ namespace Virtbus.Remote.Pci;
 
 /// <summary>
 /// The interrupts of a function that is elsewhere: VFIO gives them as eventfds; here they become messages to the addresses that the system wrote, or
-/// the line. Masks, messages and pending bits are kept here. Changed under the function's lock.
+/// the line. Masks, messages and pending bits are kept here. Changed under the function's
+/// lock, and sent without it.
 /// </summary>
 internal sealed class RemoteInterrupts : IDisposable
 {
@@ -17,7 +18,7 @@ internal sealed class RemoteInterrupts : IDisposable
     private const ulong DoorbellToken = 1UL << 32;
 
     private readonly IRemoteLink _link;
-    private readonly RemoteGate _gate;
+    private readonly RemoteSlot _slot;
     private readonly ILogger _log;
     private readonly Action _requested;
     private readonly RemoteSignals _interrupts;
@@ -34,15 +35,15 @@ internal sealed class RemoteInterrupts : IDisposable
 
     /// <summary>Finds out what there is, and listens to the other end's request for its function.</summary>
     /// <param name="link">The way to the function.</param>
-    /// <param name="gate">The way to the slot's port.</param>
+    /// <param name="slot">The way to the slot's port.</param>
     /// <param name="config">What the function is made of.</param>
     /// <param name="log">Where it logs.</param>
     /// <param name="requested">Called on a poll thread when the other end wants its function back; it must not block.</param>
     /// <exception cref="VirtbusException">The host has no descriptor or no thread left.</exception>
-    internal RemoteInterrupts(IRemoteLink link, RemoteGate gate, RemoteConfig config, ILogger log, Action requested)
+    internal RemoteInterrupts(IRemoteLink link, RemoteSlot slot, RemoteConfig config, ILogger log, Action requested)
     {
         _link = link;
-        _gate = gate;
+        _slot = slot;
         _log = log;
         _requested = requested;
         _line = new RemoteLine(SetLine, Unmask);
@@ -89,6 +90,13 @@ internal sealed class RemoteInterrupts : IDisposable
             _line.Lower();
         if (mode is { } now && CountOf(now) > 0)
             Listen(IndexOf(now), CountOf(now));
+    }
+
+    /// <summary>Sends what became due when the registers were loaded. Without the function's lock: a handler of this process runs in it.</summary>
+    internal void Flush()
+    {
+        Msi?.Flush();
+        Msix?.Flush();
     }
 
     /// <summary>Somebody looked at the function: what the line said is dealt with.</summary>
@@ -176,18 +184,18 @@ internal sealed class RemoteInterrupts : IDisposable
 
     private void Send(ulong address, uint data)
     {
-        if (!_gate.TryEnter(out var port))
+        if (!_slot.TryEnter(out var port))
             return;
         port.SendMessage(address, data);
-        _gate.Leave();
+        _slot.Leave();
     }
 
     private void SetLine(bool asserted)
     {
-        if (!_gate.TryEnter(out var port))
+        if (!_slot.TryEnter(out var port))
             return;
         port.SetInterruptLine(asserted);
-        _gate.Leave();
+        _slot.Leave();
     }
 
     private void Take(ulong token)

@@ -76,6 +76,64 @@ public sealed class DurabilityTests : IDisposable
     }
 
     [Theory]
+    [InlineData(nameof(FileWay.Uring), false)]
+    [InlineData(nameof(FileWay.Worker), false)]
+    [InlineData(nameof(FileWay.Uring), true)]
+    [InlineData(nameof(FileWay.Worker), true)]
+    public void Flushes_that_come_while_one_is_under_way_are_done_by_the_next_and_share_its_answer(string way, bool direct)
+    {
+        var file = new FuseDiskFile(1 << 20);
+        using var mount = FuseMount.Make(file.Reply);
+        using var buffer = new BlockBuffer(Length);
+        using var disk = FileBackend.Open(mount.Path, direct: direct);
+        disk.Way = Enum.Parse<FileWay>(way);
+        using var channel = disk.OpenChannel(8, ownsThread: false);
+        var flushes = Enumerable.Range(0, 4).Select(_ => buffer.Request(BlockOperation.Flush, 0, 0)).ToArray();
+        file.Answers.Reset();
+        foreach (var flush in flushes)
+        {
+            Assert.False(channel.Submit(flush));
+            channel.Commit();
+        }
+
+        Deadline.Until(() => file.Syncs == 1, "the first flush");
+        file.Answers.Set();
+        Assert.Same(flushes[0], Next(channel));
+        Assert.Equal(Errno.None, flushes[0].Result);
+        Assert.Equal([flushes[1], flushes[2], flushes[3]], [Next(channel), Next(channel), Next(channel)]);
+        Assert.Null(channel.TryReap());
+        Assert.Equal(2, file.Syncs);
+
+        // And so it fails.
+        file.Answers.Reset();
+        foreach (var flush in flushes)
+            Assert.False(channel.Submit(flush));
+        channel.Commit();
+        Deadline.Until(() => file.Syncs == 3, "the first flush");
+        file.FailSyncs = 1;
+        file.Answers.Set();
+        foreach (var flush in flushes)
+            Assert.Same(flush, Next(channel));
+        // A failed flush of the page cache is not followed by one that succeeds.
+        var rest = direct ? Errno.None : Errno.EIO;
+        Assert.Equal([Errno.EIO, rest, rest, rest], flushes.Select(f => f.Result));
+    }
+
+    [Fact]
+    public void Each_queue_has_the_file_open_for_itself()
+    {
+        var file = new FuseDiskFile(1 << 20);
+        using var mount = FuseMount.Make(file.Reply);
+        using var disk = FileBackend.Open(mount.Path);
+        var before = file.Opens;
+        using (disk.OpenChannel(4))
+        using (disk.OpenChannel(4))
+            Assert.Equal(before + 2, file.Opens);
+        // Its lock is not theirs.
+        Assert.Throws<VirtbusException>(() => FileBackend.Open(mount.Path));
+    }
+
+    [Theory]
     [InlineData(nameof(FileWay.Uring))]
     [InlineData(nameof(FileWay.Worker))]
     public void Durable_write_that_the_host_failed_counts_as_a_flush_that_did(string way)
@@ -105,6 +163,18 @@ public sealed class DurabilityTests : IDisposable
         Assert.Equal(Errno.EIO, channel.Do(buffer.Request(BlockOperation.Flush, 0, 0)));
         Assert.Equal(Errno.None, channel.Do(buffer.Request(BlockOperation.Flush, 0, 0)));
         Assert.Equal(Errno.None, disk.FailedFlush);
+    }
+
+    private static BlockRequest Next(IBlockChannel channel)
+    {
+        var deadline = Environment.TickCount64 + 60_000;
+        while (true)
+        {
+            if (channel.TryReap() is { } request)
+                return request;
+            Assert.True(Environment.TickCount64 < deadline, "a request did not end");
+            channel.Wait(100);
+        }
     }
 
     private long CountDirty(string kind)

@@ -17,6 +17,8 @@ internal sealed class FuseDiskFile(int size)
     private const int RegularFile = 0x8000 | 0x180;
     private readonly byte[] _bytes = new byte[size];
     private int _failSyncs;
+    private int _syncs;
+    private int _opens;
 
     /// <summary>How many of the next fsync fail.</summary>
     internal int FailSyncs
@@ -25,9 +27,24 @@ internal sealed class FuseDiskFile(int size)
         set => Volatile.Write(ref _failSyncs, value);
     }
 
+    /// <summary>How many fsync there were, those that are not answered yet included.</summary>
+    internal int Syncs => Volatile.Read(ref _syncs);
+
+    /// <summary>How many times it was opened.</summary>
+    internal int Opens => Volatile.Read(ref _opens);
+
+    /// <summary>No fsync is answered while it is not set.</summary>
+    internal ManualResetEventSlim Answers { get; } = new(initialState: true);
+
     internal byte[]? Reply(uint command, ReadOnlySpan<byte> body, out Errno error)
     {
         error = Errno.None;
+        if (command == Sync)
+        {
+            Interlocked.Increment(ref _syncs);
+            Answers.Wait();
+        }
+
         switch (command)
         {
             case Init:
@@ -36,6 +53,7 @@ internal sealed class FuseDiskFile(int size)
             case GetAttr:
                 return Attributes();
             case Open:
+                Interlocked.Increment(ref _opens);
                 return new byte[16];
             case Read:
                 var (at, length) = Range(body);

@@ -176,6 +176,33 @@ public sealed class VirtioStateTests : IDisposable
         Assert.Equal(0, other.Status);
     }
 
+    [Fact]
+    public void Disk_that_grew_on_the_way_is_told_when_it_goes_on()
+    {
+        using var medium = new MemoryBackend(1 << 20);
+        using var large = new MemoryBackend(1 << 21);
+        using var source = new VirtioBlkDevice("disk", medium, "S");
+        source.TryPause(out _);
+        var state = Save(source);
+        using var same = new VirtioBlkDevice("disk", medium, "S");
+        using var target = new VirtioBlkDevice("disk", large, "S");
+        var notices = 0;
+        foreach (var (disk, expected) in new[] { (same, 0), (target, 1) })
+        {
+            disk.SetConfigCallback(() => notices++);
+            disk.TryPause(out _);
+            Assert.True(Restore(disk, state, out var fault), fault.Message);
+            Assert.Equal(source.ConfigGeneration + (uint)expected, disk.ConfigGeneration);
+            // Who stands still raises nothing.
+            Assert.Equal(0, notices);
+            disk.Resume();
+            Assert.Equal(expected, notices);
+            disk.TryPause(out _);
+            disk.Resume();
+            Assert.Equal(expected, notices);
+        }
+    }
+
     private static byte Writeback(VirtioBlkDevice disk)
     {
         var value = new byte[1];

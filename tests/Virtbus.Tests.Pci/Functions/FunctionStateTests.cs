@@ -57,7 +57,7 @@ public sealed class FunctionStateTests
         port.Function.TryPause(out _);
         var own = Save(port.Function);
         var content = own.AsSpan().IndexOf("uart-16550"u8) + "uart-16550".Length;
-        foreach (var (at, value) in new (int, byte)[] { (0, 0x10), (2, 0x20), (4, 1), (5, 0x10), (6, 2), (7, 0x10), (10, 17), (11, 17), (12, 1) })
+        foreach (var (at, value) in new (int, byte)[] { (0, 0x10), (2, 0x20), (4, 1), (5, 0x10), (6, 2), (7, 0x10), (10, 17), (11, 17), (12, 1), (32, 4), (47, 0x90) })
         {
             var changed = (byte[])own.Clone();
             changed[content + at] = value;
@@ -139,6 +139,14 @@ public sealed class FunctionStateTests
             // A transfer is under way, and none waits.
             var registers = new byte[72];
             registers[24] = 1;
+            w.Add("scratch", 1, registers);
+            w.Add("scratch-plain", 1, new byte[3840]);
+        }));
+        Assert.Equal("section 'scratch', version 1, has a value that such a function never has", Refused(w =>
+        {
+            // A PASID has 20 bits and a mark.
+            var registers = new byte[72];
+            registers[30] = 0x10;
             w.Add("scratch", 1, registers);
             w.Add("scratch-plain", 1, new byte[3840]);
         }));

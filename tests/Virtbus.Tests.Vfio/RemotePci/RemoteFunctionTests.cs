@@ -193,6 +193,56 @@ public sealed class RemoteFunctionTests
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
+    public async Task Handler_of_a_vector_that_config_space_unmasks_holds_nobody_up(bool isPeer)
+    {
+        var (link, _, device) = await PlugAsync(isPeer);
+        device.Enable();
+        device.SetMaster(true);
+        var vectors = device.AllocateVectors(1, 1, PciInterruptKinds.MsiX);
+        var control = device.FindCapability(PciCapabilityId.PCI_CAP_ID_MSIX) + PciMsix.PCI_MSIX_FLAGS;
+        var seen = 0;
+        vectors[0].SetHandler(() =>
+        {
+            var look = Task.Run(() => device.ReadConfig16(control));
+            seen = look.Wait(Limit) ? look.Result : -1;
+        });
+        var flags = device.ReadConfig16(control);
+        device.WriteConfig(control, BitConverter.GetBytes((ushort)(flags | PciMsix.PCI_MSIX_FLAGS_MASKALL)));
+        link.Fire(2, 0);
+        var region = device.GetRegion(0);
+        await UntilAsync(() => region.Read32(0x3000) == 1, "the pending bit");
+        device.WriteConfig(control, BitConverter.GetBytes(flags));
+        Assert.Equal(flags, seen);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Access_over_the_edge_of_the_table_reaches_both_sides(bool isPeer)
+    {
+        var (link, _, device) = await PlugAsync(isPeer);
+        device.Enable();
+        var region = device.GetRegion(0);
+        // Registers, then the first entry.
+        Assert.True(region.Write(0x1FFC, [1, 2, 3, 4, 0x50, 0, 0xE0, 0xFE]));
+        Assert.Equal(0xFEE00050u, region.Read32(0x2000));
+        var bytes = new byte[8];
+        Assert.True(region.Read(0x1FFC, bytes));
+        Assert.Equal([0, 0, 0, 0, 0x50, 0, 0xE0, 0xFE], bytes);
+        link.Read(0, 0x2000, bytes);
+        Assert.All(bytes, b => Assert.Equal(0, b));
+        // The mask of the last entry, then registers.
+        Assert.True(region.Read(0x207C, bytes));
+        Assert.Equal([1, 0, 0, 0, 0, 0, 0, 0], bytes);
+        // An access over the whole of it.
+        var all = new byte[0x100];
+        Assert.True(region.Read(0x1FC0, all));
+        Assert.Equal((0x50, 1, 0), (all[0x40], all[0xBC], all[0xC0]));
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
     public async Task Line_that_rises_while_others_access_the_device_goes_down_again(bool isPeer)
     {
         var (link, _, device) = await PlugAsync(isPeer);
