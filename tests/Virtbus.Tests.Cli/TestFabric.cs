@@ -68,10 +68,10 @@ public sealed class TestFabric : IAsyncDisposable
 
     public Task<ProgramRun> RunWithInputAsync(string input, params string[] arguments) => EndAsync(Start(arguments), input);
 
-    /// <summary>Gives a process its input and waits until it has ended.</summary>
-    public static async Task<ProgramRun> EndAsync(Process process, string input = "")
+    /// <summary>Gives a process its input and waits until it has ended, for as long as any may take or as said.</summary>
+    public static async Task<ProgramRun> EndAsync(Process process, string input = "", TimeSpan? within = null)
     {
-        using var deadline = new CancellationTokenSource(Deadline);
+        using var deadline = new CancellationTokenSource(within ?? Deadline);
         try
         {
             await process.StandardInput.WriteAsync(input.AsMemory(), deadline.Token);
