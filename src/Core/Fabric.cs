@@ -361,18 +361,24 @@ public sealed class Fabric
     /// </summary>
     /// <param name="device">The device.</param>
     /// <param name="work">The work.</param>
+    /// <param name="cancellationToken">Ends the wait for the transition; the work is not begun then.</param>
     /// <exception cref="VirtbusException">ENODEV: the device is not in the tree; EDEADLK: the caller would wait for itself; or what the work throws.</exception>
-    public async ValueTask RunExclusiveAsync(Device device, Func<ValueTask> work)
+    /// <exception cref="OperationCanceledException">It was cancelled before the work began.</exception>
+    public async ValueTask RunExclusiveAsync(Device device, Func<ValueTask> work, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(work);
-        await Transitions.RunAsync(device, work, async static (d, w) =>
-        {
-            if (d.State != DeviceState.Added || d.IsOut)
-                throw new VirtbusException(Errno.ENODEV, $"Device {d.Name} was removed meanwhile.");
-            await w();
-            return true;
-        });
+        await Transitions.RunAsync(
+            device,
+            work,
+            async static (d, w) =>
+            {
+                if (d.State != DeviceState.Added || d.IsOut)
+                    throw new VirtbusException(Errno.ENODEV, $"Device {d.Name} was removed meanwhile.");
+                await w();
+                return true;
+            },
+            cancellationToken: cancellationToken);
     }
 
     /// <summary>

@@ -20,6 +20,8 @@ namespace Virtbus.Daemon;
 internal sealed partial class FabricDaemon
 {
     private static readonly TimeSpan TimeToStop = TimeSpan.FromMilliseconds(1800);
+    private static readonly TimeSpan TimeToReturn = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan TimeToSettle = TimeSpan.FromSeconds(5);
     private readonly FabricDaemonOptions _options;
     private readonly ILogger _log;
     private readonly RuntimeLock _lock;
@@ -232,13 +234,13 @@ internal sealed partial class FabricDaemon
             throw new VirtbusException(Errno.EBUSY, "The fabric is coming up or going down. Apply a manifest when it is up.");
         var manifest = ManifestReader.ReadFile(path);
         if (isDry)
-            return new ApplyAnswer(new FabricPlanner(Fabric, _engine, _hardware, _groups).Plan(_manifest, manifest).Changes, Applied: false);
+            return new ApplyAnswer(NewPlanner().Plan(_manifest, manifest).Changes, Applied: false);
         using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, _stop.Token);
         if (!await _applying.WaitAsync(0, cancellationToken))
             throw new VirtbusException(Errno.EBUSY, "Another manifest is being applied. Try again when that has ended.");
         try
         {
-            var plan = new FabricPlanner(Fabric, _engine, _hardware, _groups).Plan(_manifest, manifest);
+            var plan = NewPlanner().Plan(_manifest, manifest);
             var done = 0;
             foreach (var step in plan.Steps)
             {
@@ -254,7 +256,7 @@ internal sealed partial class FabricDaemon
                     throw new VirtbusException(e.Errno, $"{step.Title}: {e.Message} {done} steps were done before it; apply the manifest again to go on.", e);
                 }
             }
-            await Fabric.SettleAsync(end.Token);
+            await SettleAsync(TimeToSettle, end.Token);
             _manifest = manifest;
             return new ApplyAnswer(plan.Changes, Applied: true);
         }
@@ -263,6 +265,23 @@ internal sealed partial class FabricDaemon
             _applying.Release();
         }
     }
+
+    /// <summary>Waits for what goes on beside its callers, and not for what hangs, as a function does whose server does not answer.</summary>
+    /// <param name="most">How long at most.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    public async Task SettleAsync(TimeSpan most, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await Fabric.SettleAsync(cancellationToken).WaitAsync(most, _options.Time, cancellationToken);
+        }
+        catch (TimeoutException)
+        {
+            // It is done, or fails, when it is; the log and the function say so.
+        }
+    }
+
+    private FabricPlanner NewPlanner() => new(_engine, _hardware, _groups, cancel => SettleAsync(TimeToSettle, cancel));
 
     /// <summary>The fabric as a manifest.</summary>
     public string Export() => ManifestExport.Write(_hardware.Adapters, _engine, _groups, _manifest.Modules);
@@ -394,6 +413,8 @@ internal sealed partial class FabricDaemon
             await At(_ => module.Place, new ValueTask(_loader.LoadAsync(module)));
         }
         _engine.Restore(new DefinitionFolder(_options.Runtime.StateFolder), waits: true);
+        if (FunctionSet.FindConflicts(manifest, _engine.Functions, _options.Runtime.StateFolder) is { Count: > 0 } conflicts)
+            throw new ManifestException(manifest.File, conflicts);
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");
@@ -405,47 +426,45 @@ internal sealed partial class FabricDaemon
             _options.Progress($"{group.Count} devices {DeviceGroups.KeyOf(group)}");
             await At(_ => group.Name.Place, _groups.AddAsync(group, group.Parent is { } parent ? _hardware.DeviceOf(parent) : null, _options.Progress, cancellationToken));
         }
-        // Behind the manifest's, whose places are the same at each start.
-        _engine.ReturnAll();
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
         _hardware.CheckOffered();
+        // Behind the manifest's, whose places are the same at each start; what takes its time comes, or fails, when the fabric is up.
+        _engine.ReturnAll();
+        await SettleAsync(TimeToReturn, cancellationToken);
         _manifest = manifest;
     }
 
     // All are defined, and media opened, before the first is made: what is wrong with any is told at once.
     private async ValueTask AddFunctionsAsync(FabricManifest manifest, CancellationToken cancellationToken)
     {
-        var functions = manifest.AllFunctions().ToList();
-        if (functions.Count == 0)
+        var sets = FunctionSet.Of(manifest, _engine);
+        if (sets.Count == 0)
             return;
         // The drivers of adapters are loaded by their aliases, beside us.
         await Fabric.SettleAsync(cancellationToken);
         var errors = new List<ManifestError>();
-        foreach (var function in functions)
+        foreach (var function in sets.SelectMany(static s => s.Functions))
         {
             try
             {
                 if (function.Kind == "pci")
                     _hardware.RequireProvider(function);
-                var defined = _engine.Define(function.Name, function.Kind, function.Parent, function.Values);
+                var defined = function.DefineIn(_engine);
                 if (function.Kind == DiskFunctions.KindName)
                     _hardware.OpenMedium(defined);
             }
             catch (VirtbusException e)
             {
-                var kept = e.Errno == Errno.EEXIST && _engine.Functions.Any(f => f.IsKept && f.Name == function.Name);
-                errors.Add(function.ErrorOf(kept ? new VirtbusException(e.Errno, $"{e.Message} While no fabric runs, remove {Path.Combine(_options.Runtime.StateFolder, function.Name + ".json")}.", e) : e));
+                errors.Add(function.ErrorOf(e));
             }
         }
         if (errors.Count > 0)
             throw new ManifestException(manifest.File, errors);
-        // Virtual functions of an adapter come together, the others one by one.
-        foreach (var set in functions.GroupBy(static f => f.Kind == "vf" ? f.Parent! : f.Name))
+        foreach (var set in sets)
         {
-            var first = set.First();
-            _options.Progress(first.Title);
-            await At(e => PlaceOf([.. set], e), _engine.ActivateAsync([.. set.Select(static f => f.Name.Value)], cancellationToken));
+            _options.Progress(set.Title);
+            await At(e => set.Functions.Count == 0 ? set.At.Place : PlaceOf(set.Functions, e), set.ActivateAsync(_engine, cancellationToken));
         }
     }
 

@@ -19,6 +19,10 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
             one.Cancel();
     }
 
+    /// <summary>What failed when some of several were done.</summary>
+    public static VirtbusException Partly(VirtbusException error, string what, IReadOnlyCollection<ProvisionedFunction> done, IReadOnlyCollection<ProvisionedFunction> left) => new(
+        error.Errno, $"{error.Message} {(done.Count == 0 ? "None of them is" : $"{string.Join(", ", done)} {(done.Count == 1 ? "is" : "are")}")} {what}; {string.Join(", ", left)} {(left.Count == 1 ? "is" : "are")} as before.", error);
+
     public async ValueTask SetAsync(string name, IReadOnlyCollection<KeyValuePair<string, string>> values)
     {
         ProvisionedFunction function;
@@ -95,6 +99,8 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         catch (Exception e)
         {
             var left = await TakeBackAsync(made);
+            if (e is not OperationCanceledException)
+                NoteFailure(functions, e.Message);
             var why = e;
             if (e is OperationCanceledException && !cancellationToken.IsCancellationRequested)
                 why = new VirtbusException(Errno.ECANCELED, $"The activation of {string.Join(", ", functions)} was cancelled. Activate it again to have it.", e);
@@ -107,6 +113,16 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         finally
         {
             End(functions);
+        }
+    }
+
+    // Whoever asks what became of one that was to come back is told.
+    private void NoteFailure(List<ProvisionedFunction> functions, string why)
+    {
+        lock (book.Lock)
+        {
+            foreach (var function in functions.Where(static f => f is { IsLost: false, Now.IsWanted: true, IsActive: false }))
+                function.Now = function.Now with { Failure = why };
         }
     }
 
@@ -165,8 +181,17 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
             End(active);
         }
 
+        if (error is not null && active.Count + forgotten.Count > 1)
+            throw Partly(error, "deactivated", [.. forgotten, .. active.Where(static f => !f.IsActive)], active.FindAll(static f => f.IsActive));
         if (error is not null)
             System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(error);
+    }
+
+    /// <summary>Refuses what <see cref="DeactivateAsync"/> refuses before it does anything.</summary>
+    public void CheckDeactivation(IReadOnlyList<string> names)
+    {
+        lock (book.Lock)
+            FindLeaving(names, []);
     }
 
     /// <summary>Activates those that a provider had and should have again, beside the caller.</summary>
@@ -191,9 +216,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 
     private static async ValueTask TakeAwayAsync(FunctionProvider? provider, List<ProvisionedFunction> functions)
     {
-        // Gone with its provider meanwhile, or by itself.
-        var there = functions.Where(f => f.Now.Provider == provider && f.IsActive).Select(static f => (f.Now.Profile!, f.Device!)).ToList();
-        if (provider is not null && there.Count > 0)
+        if (provider is not null && There(provider, functions) is { Count: > 0 } there)
             await provider.DeactivateAsync(there);
     }
 
@@ -205,22 +228,14 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         forgotten = [];
         lock (book.Lock)
         {
-            // One that was only being made may be forgotten with the activation that was cancelled.
-            List<ProvisionedFunction> functions = [.. names.Distinct().Where(n => !cancelled.Any(c => c.IsForgotten && c.Name == n)).Select(book.Get)];
-            foreach (var function in functions.Where(static f => f.Now.Work != Work.Activating))
-            {
-                function.ThrowIfBusy();
-                if (!function.Now.IsWanted && !function.IsActive && !cancelled.Contains(function))
-                    throw new VirtbusException(Errno.EINVAL, $"Function '{function.Name}' is not active, so it can't be deactivated. 'virtbus function list' shows what is.");
-            }
-
+            var functions = FindLeaving(names, cancelled);
             if (functions.Find(static f => f.Now.Work == Work.Activating) is { Cancel: { } cancel, Done: { } done } going)
             {
                 cancelled.Add(going);
                 return (cancel, done.Task);
             }
 
-            book.Change(functions.ConvertAll(static f => (f, f.Now with { IsWanted = false })));
+            book.Change(functions.ConvertAll(static f => (f, f.Now with { IsWanted = false, Failure = null })));
             active = functions.FindAll(static f => f.IsActive);
             forgotten = [.. functions.Except(active)];
             foreach (var function in active)
@@ -229,8 +244,30 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         }
     }
 
+    // Those that are to be deactivated, when nothing says by now that they can't.
+    private List<ProvisionedFunction> FindLeaving(IReadOnlyList<string> names, HashSet<ProvisionedFunction> cancelled)
+    {
+        // One that was only being made may be forgotten with the activation that was cancelled.
+        List<ProvisionedFunction> functions = [.. names.Distinct().Where(n => !cancelled.Any(c => c.IsForgotten && c.Name == n)).Select(book.Get)];
+        foreach (var function in functions.Where(static f => f.Now.Work != Work.Activating))
+        {
+            function.ThrowIfBusy();
+            if (!function.Now.IsWanted && !function.IsActive && !cancelled.Contains(function))
+                throw new VirtbusException(Errno.EINVAL, $"Function '{function.Name}' is not active, so it can't be deactivated. 'virtbus function list' shows what is.");
+        }
+
+        foreach (var group in functions.Where(static f => f.IsActive).GroupBy(static f => f.Now.Provider))
+            group.Key?.CheckDeactivation(There(group.Key, group));
+        return functions;
+    }
+
+    // Without those that went with their provider meanwhile, or by themselves.
+    private static List<(FunctionProfile Profile, Device Device)> There(FunctionProvider provider, IEnumerable<ProvisionedFunction> functions) =>
+        [.. functions.Where(f => f.Now.Provider == provider && f.IsActive).Select(static f => (f.Now.Profile!, f.Device!))];
+
     private async ValueTask MakeAsync(FunctionProvider provider, List<ProvisionedFunction> functions, List<Made> made, CancellationToken cancellationToken)
     {
+        var profiles = functions.ConvertAll(static f => f.Now.Profile!);
         var devices = await provider.ActivateAsync(functions.ConvertAll(static f => f.Now.Profile!.At(f.Now.Place)), cancellationToken);
         lock (book.Lock)
         {
@@ -239,7 +276,8 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
             {
                 var (function, device) = (functions[i], devices[i]);
                 made.Add(new Made(function, provider, device, function.Now.Device, provider.PlaceOf(device)));
-                function.Now = function.Now with { Device = device };
+                // By another way it may have come, and gone, as something else meanwhile.
+                function.Now = function.Now with { Device = device, Profile = profiles[i] };
             }
         }
     }
@@ -348,7 +386,19 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
             // Without those that were deactivated or undefined meanwhile, or activated by somebody.
             fabric.StartWork(
                 $"functions of kind {provider.Kind}{ProviderTable.At(provider)}",
-                () => ActivateAsync(() => set.Where(f => f.Now.Provider == provider && IsFree(f)), default).AsTask());
+                async () =>
+                {
+                    try
+                    {
+                        await ActivateAsync(() => set.Where(f => f.Now.Provider == provider && IsFree(f)), default);
+                    }
+                    catch (VirtbusException e) when (e.Errno != Errno.ECANCELED)
+                    {
+                        // Also what was not begun, since something is not set any more.
+                        NoteFailure(set.FindAll(static f => f is { IsIdle: true, Now.Failure: null }), e.Message);
+                        throw;
+                    }
+                });
         }
     }
 

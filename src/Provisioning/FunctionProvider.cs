@@ -52,6 +52,13 @@ public abstract class FunctionProvider
     /// <exception cref="Platform.VirtbusException">Nothing is left behind.</exception>
     public abstract ValueTask<IReadOnlyList<Device>> ActivateAsync(IReadOnlyList<FunctionProfile> profiles, CancellationToken cancellationToken);
 
+    /// <summary>Refuses a deactivation that can't be as it is asked for, before anything of it is done. Changes nothing, and waits for nobody.</summary>
+    /// <param name="functions">All functions of this provider that are to be deactivated.</param>
+    /// <exception cref="Platform.VirtbusException">With the remedy.</exception>
+    public virtual void CheckDeactivation(IReadOnlyList<(FunctionProfile Profile, Device Device)> functions)
+    {
+    }
+
     /// <summary>Takes functions away in order, the last one first; waits for who has one open.</summary>
     /// <param name="functions">The functions as they were activated.</param>
     /// <exception cref="Platform.VirtbusException">Those that are there still are so afterwards.</exception>
@@ -93,7 +100,7 @@ public abstract class FunctionProvider
 
     /// <summary>
     /// Where a function is, so that it can come to the same place again after the program ended; null when it has no place of its own. Who chooses places
-    /// leaves those of functions free that are gone (<see cref="ProvisionedFunction.Place"/>).
+    /// leaves those of functions free that are awaited (<see cref="ProvisionedFunction.Place"/>).
     /// </summary>
     /// <param name="device">Its device.</param>
     public virtual string? PlaceOf(Device device) => null;

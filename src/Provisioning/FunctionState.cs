@@ -20,4 +20,10 @@ public enum FunctionState
 
     /// <summary>It was active, and what it was made on went. The definition stays, and it comes back with that or when it is activated.</summary>
     Gone,
+
+    /// <summary>It was active and is being made again, which may wait for whoever serves it.</summary>
+    Coming,
+
+    /// <summary>It was active, is to be again, and could not be made (<see cref="ProvisionedFunction.Problem"/>).</summary>
+    Failed,
 }

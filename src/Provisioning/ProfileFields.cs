@@ -92,6 +92,22 @@ public static class ProfileFields
         string name, IReadOnlyList<string> words, bool isRequired = false, FieldChange change = FieldChange.BeforeActivation) =>
         Text(name, "one of: " + string.Join(", ", words), words.Contains, isRequired, change);
 
+    /// <summary>The name of the only driver that may take the function's device: letters, digits, '_', '-' and '.'.</summary>
+    /// <param name="example">One that may be named.</param>
+    /// <param name="standard">What stands for its absence; null for any driver.</param>
+    public static ProfileField<string> Driver(string example, string? standard = null) =>
+        new(
+            "driver",
+            $"the name of the only driver that may take it, for example {example}",
+            static (string text, [MaybeNullWhen(false)] out string value) => (value = text).All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '-' or '.'),
+            static value => value,
+            isRequired: false,
+            FieldChange.BeforeActivation)
+        {
+            HasDefault = standard is not null,
+            Default = standard,
+        };
+
     /// <summary>A unicast Ethernet address, as 48 bits.</summary>
     /// <param name="name">The attribute's name.</param>
     /// <param name="isRequired">Whether it has to be set.</param>

@@ -43,15 +43,21 @@ public sealed class ProvisionedFunction
     /// <summary>What it is to be; null while its provider is not there and never was: nobody can say then what the values mean.</summary>
     public FunctionProfile? Profile => _now.Profile;
 
+    /// <summary>The values that were set, as text; also while nobody can say what they mean.</summary>
+    public IReadOnlyDictionary<string, string> Values => _now.Profile is { } profile ? profile.Values.ToDictionary() : RawValues;
+
+    /// <summary>Whether it was active, is not, and is to be again.</summary>
+    public bool IsAwaited => _now is { IsWanted: true } now && Find(now) is null;
+
     /// <summary>Whether its provider is there.</summary>
     public bool HasProvider => _now.Provider is not null;
 
-    /// <summary>Why its provider refused the definition when it came; null when it did not.</summary>
-    public string? Problem { get; internal set; }
+    /// <summary>Why its provider refused the definition when it came, or why it could not be made again; null for neither.</summary>
+    public string? Problem => Refusal ?? _now.Failure;
 
     /// <summary>
-    /// Where it is or was last, as its provider calls it; null when it has no place of its own. While it is <see cref="FunctionState.Gone"/> the place
-    /// is kept for it: a provider that chooses one for another function leaves it free.
+    /// Where it is or was last, as its provider calls it; null when it has no place of its own. While it is <see cref="IsAwaited"/> the place is kept
+    /// for it: a provider that chooses one for another function leaves it free.
     /// </summary>
     public string? Place => _now.Place;
 
@@ -69,7 +75,12 @@ public sealed class ProvisionedFunction
             if (Find(now) is { } device)
                 return IsHeld(device) ? FunctionState.InUse : FunctionState.Active;
             if (now.IsWanted)
-                return FunctionState.Gone;
+            {
+                return now.Work == Work.Activating ? FunctionState.Coming
+                    : now.Failure is null ? FunctionState.Gone
+                    : FunctionState.Failed;
+            }
+
             return now is { Profile: { } profile, Provider: var provider } && (provider is null ? profile.IsWhole : !provider.FindMissing(profile).Any())
                 ? FunctionState.Configured
                 : FunctionState.Defined;
@@ -99,6 +110,9 @@ public sealed class ProvisionedFunction
         get => _now;
         set => _now = value;
     }
+
+    /// <summary>Why its provider refused the definition when it came; null when it did not.</summary>
+    internal string? Refusal { get; private set; }
 
     /// <summary>What is set but could not be understood yet.</summary>
     internal IReadOnlyDictionary<string, string> RawValues { get; set; } = new Dictionary<string, string>();
@@ -152,8 +166,8 @@ public sealed class ProvisionedFunction
     internal (FunctionProvider Provider, FunctionProfile Profile) Ready()
     {
         ThrowIfBusy();
-        if (Problem is { } problem)
-            throw new VirtbusException(Errno.EINVAL, $"The definition of function '{Name}' is not one that its provider takes: {problem} Undefine it, and define it again.");
+        if (Refusal is { } refusal)
+            throw new VirtbusException(Errno.EINVAL, $"The definition of function '{Name}' is not one that its provider takes: {refusal} Undefine it, and define it again.");
         return Now is { Provider: { } provider, Profile: { } profile }
             ? (provider, profile)
             : throw new VirtbusException(
@@ -176,7 +190,7 @@ public sealed class ProvisionedFunction
 
     internal void Begin(Work work)
     {
-        Now = Now with { Work = work };
+        Now = Now with { Work = work, Failure = null };
         (IsLost, IsPassedOver) = (false, false);
         Done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
     }
@@ -192,7 +206,7 @@ public sealed class ProvisionedFunction
     /// <summary>Its provider is there no more.</summary>
     internal void Lose()
     {
-        Now = Now with { Provider = null };
+        Now = Now with { Provider = null, Failure = null };
         IsLost = Now.Work != Work.None;
     }
 
@@ -200,7 +214,7 @@ public sealed class ProvisionedFunction
     internal void Adopt(FunctionProvider provider)
     {
         var profile = Now.Profile;
-        Problem = null;
+        Refusal = null;
         try
         {
             if (profile is null)
@@ -212,10 +226,10 @@ public sealed class ProvisionedFunction
         catch (VirtbusException e)
         {
             profile = null;
-            Problem = e.Message;
+            Refusal = e.Message;
         }
 
-        Now = Now with { Provider = provider, Profile = profile, IsWanted = Now.IsWanted && profile is not null };
+        Now = Now with { Provider = provider, Profile = profile, IsWanted = Now.IsWanted && profile is not null, Failure = null };
     }
 
     private static Device? Find(Moment now) =>
@@ -223,5 +237,5 @@ public sealed class ProvisionedFunction
 
     private static bool IsHeld(Device device) => device is IUserHeld { IsHeld: true } || device.Children.Any(IsHeld);
 
-    internal sealed record Moment(FunctionProvider? Provider, FunctionProfile? Profile, Device? Device, Work Work, bool IsWanted, string? Place);
+    internal sealed record Moment(FunctionProvider? Provider, FunctionProfile? Profile, Device? Device, Work Work, bool IsWanted, string? Place, string? Failure = null);
 }

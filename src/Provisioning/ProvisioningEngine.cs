@@ -228,30 +228,73 @@ public sealed class ProvisioningEngine
     /// and would come back with what they hang at, do not any more.
     /// </summary>
     /// <param name="names">The functions.</param>
-    /// <exception cref="VirtbusException">ENOENT; EBUSY: one is being changed or deactivated; EINVAL: one is not active; or what the provider answers.</exception>
+    /// <exception cref="VirtbusException">
+    /// As <see cref="CheckDeactivation"/>: nothing is done then; or what the provider answers: the message says of several which are active still.
+    /// </exception>
     public ValueTask DeactivateAsync(IReadOnlyList<string> names)
     {
         ArgumentNullException.ThrowIfNull(names);
         return _life.DeactivateAsync(names);
     }
 
+    /// <summary>Says whether functions can be deactivated, as far as that can be known before; does nothing.</summary>
+    /// <param name="names">The functions.</param>
+    /// <exception cref="VirtbusException">
+    /// ENOENT; EBUSY: one is being changed or deactivated; EINVAL: one is not active; or what a provider says: the message names the one that refuses.
+    /// </exception>
+    public void CheckDeactivation(IReadOnlyList<string> names)
+    {
+        ArgumentNullException.ThrowIfNull(names);
+        _life.CheckDeactivation(names);
+    }
+
     /// <summary>Forgets a definition.</summary>
     /// <param name="name">The function.</param>
-    /// <exception cref="VirtbusException">ENOENT; EBUSY: it is active, or something is being done with it; or what the store answers.</exception>
-    public void Undefine(string name)
-    {
-        FunctionProvider? provider;
-        lock (_book.Lock)
-        {
-            var function = Get(name);
-            function.ThrowIfBusy();
-            if (function.IsActive)
-                throw new VirtbusException(Errno.EBUSY, $"Function '{name}' is active. Deactivate it first: virtbus function deactivate {name}");
-            _book.Remove(function);
-            provider = function.Now.Provider;
-        }
+    /// <exception cref="VirtbusException">As for several.</exception>
+    public void Undefine(string name) => Undefine([name]);
 
-        provider?.Forget(name);
+    /// <summary>Forgets definitions, all or none of them.</summary>
+    /// <param name="names">The functions.</param>
+    /// <exception cref="VirtbusException">
+    /// ENOENT; EBUSY: one is active, or something is being done with it: nothing is done then; or what the store answers: the message says of several
+    /// which are forgotten by then.
+    /// </exception>
+    public void Undefine(IReadOnlyList<string> names)
+    {
+        ArgumentNullException.ThrowIfNull(names);
+        List<ProvisionedFunction> functions, forgotten = [];
+        try
+        {
+            lock (_book.Lock)
+            {
+                functions = [.. names.Distinct().Select(Get)];
+                foreach (var function in functions)
+                {
+                    function.ThrowIfBusy();
+                    if (function.IsActive)
+                        throw new VirtbusException(Errno.EBUSY, $"Function '{function}' is active. Deactivate it first: virtbus function deactivate {function}");
+                }
+
+                foreach (var function in functions)
+                {
+                    try
+                    {
+                        _book.Remove(function);
+                    }
+                    catch (VirtbusException e) when (functions.Count > 1)
+                    {
+                        throw FunctionLife.Partly(e, "undefined", forgotten, [.. functions.Except(forgotten)]);
+                    }
+
+                    forgotten.Add(function);
+                }
+            }
+        }
+        finally
+        {
+            foreach (var function in forgotten)
+                function.Now.Provider?.Forget(function.Name);
+        }
     }
 
     /// <summary>The fabric goes down: what is being activated is cancelled, and nothing comes back any more.</summary>
@@ -301,24 +344,30 @@ public sealed class ProvisioningEngine
     /// </summary>
     /// <param name="function">A function of the provider.</param>
     /// <param name="device">The device.</param>
-    public void NoteActive(ProvisionedFunction function, Device device)
+    /// <param name="profile">What it was made as; what was set since does not count.</param>
+    public void NoteActive(ProvisionedFunction function, Device device, FunctionProfile profile)
     {
         ArgumentNullException.ThrowIfNull(function);
         ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(profile);
         lock (_book.Lock)
         {
-            _book.Note(function, function.Now with { Device = device, IsWanted = true });
+            var place = function.Now.Provider?.PlaceOf(device);
+            _book.Note(function, function.Now with { Device = device, Profile = profile, Place = place, IsWanted = true, Failure = null });
         }
     }
 
-    /// <summary>For such a provider: the function was taken away in order.</summary>
+    /// <summary>
+    /// For such a provider: the function is taken away in order. Said before that begins, so that nothing has it return meanwhile, and when it has ended;
+    /// if it failed, the function is active as before (<see cref="NoteActive"/>).
+    /// </summary>
     /// <param name="function">A function of the provider.</param>
     public void NoteInactive(ProvisionedFunction function)
     {
         ArgumentNullException.ThrowIfNull(function);
         lock (_book.Lock)
         {
-            _book.Note(function, function.Now with { Device = null, IsWanted = false });
+            _book.Note(function, function.Now with { Device = function.IsActive ? function.Now.Device : null, IsWanted = false, Failure = null });
         }
     }
 }

@@ -14,15 +14,14 @@ internal static class ProvisioningTree
     private static readonly ObjectAttribute<ProvisioningEngine>[] Controls =
     [
         new("activate", null, static (e, value, cancel) => e.ActivateAsync(Names("activate", value), cancel), isString: true),
-        new("deactivate", null, static (e, value, _) => e.DeactivateAsync(Names("deactivate", value)), isString: true),
+        new("deactivate", null, static (e, value, _) => DeactivateAsync(e, value), isString: true),
         new("define", null, DefineAsync, isString: true),
         new(
             "undefine",
             null,
             static (e, value, _) =>
             {
-                foreach (var name in Names("undefine", value))
-                    e.Undefine(name);
+                e.Undefine(Names("undefine", value));
                 return default;
             },
             isString: true),
@@ -47,21 +46,21 @@ internal static class ProvisioningTree
         var folder = $"{Place}/functions/{function.Name}";
         yield return File("kept", static f => f.IsKept ? "1" : "0");
         yield return File("kind", static f => f.Kind);
-        yield return File("live", static f => f.State is FunctionState.Active or FunctionState.InUse or FunctionState.Draining ? "1" : "0", (f, value) =>
-            AttributeValue.ParseBoolean(folder + "/live", value) ? engine.ActivateAsync([f.Name]) : engine.DeactivateAsync([f.Name]));
+        yield return File("live", static f => f.State is FunctionState.Active or FunctionState.InUse or FunctionState.Draining ? "1" : "0", (f, value, cancel) =>
+            AttributeValue.ParseBoolean(folder + "/live", value) ? engine.ActivateAsync([f.Name], cancel) : engine.DeactivateAsync([f.Name]));
         yield return File("parent", static f => f.Parent ?? "");
         if (function.Problem is not null)
             yield return File("problem", static f => f.Problem ?? "");
-        yield return File("set", null, (f, value) => engine.SetAsync(f.Name, ProfileText.ParsePairs(ProfileText.Split(value))));
+        yield return File("set", null, (f, value, _) => engine.SetAsync(f.Name, ProfileText.ParsePairs(ProfileText.Split(value))));
         yield return File("state", static f => f.StateName);
         if (function.Device is { } device)
             yield return new TreeLink("device", device.DevPath);
         yield return new TreeDirectory("profile", () => ListProfile(engine, function, folder));
 
-        TreeFile File(string name, Func<ProvisionedFunction, string>? show, Func<ProvisionedFunction, string, ValueTask>? store = null) => new(
+        TreeFile File(string name, Func<ProvisionedFunction, string>? show, Func<ProvisionedFunction, string, CancellationToken, ValueTask>? store = null) => new(
             $"{folder}/{name}",
             function,
-            new ObjectAttribute<ProvisionedFunction>(name, show, store is null ? null : (f, value, _) => store(f, value), isString: true));
+            new ObjectAttribute<ProvisionedFunction>(name, show, store is null ? null : (f, value, cancel) => store(f, value, cancel), isString: true));
     }
 
     private static IEnumerable<TreeNode> ListProfile(ProvisioningEngine engine, ProvisionedFunction function, string folder) =>
@@ -100,6 +99,16 @@ internal static class ProvisioningTree
             engine.Define(words[0], kind, Find("parent"), values, isKept: Find("kept") is not { } kept || AttributeValue.ParseBoolean(Place + "/define: kept", kept));
 
         string? Find(string key) => pairs.FirstOrDefault(p => p.Key == key).Value;
+    }
+
+    // check=1: only says whether it would be refused, so that nobody is sent away for nothing.
+    private static ValueTask DeactivateAsync(ProvisioningEngine engine, string value)
+    {
+        var names = Names("deactivate", value);
+        if (names[^1].Split('=') is not ["check", var check] || !AttributeValue.ParseBoolean(Place + "/deactivate: check", check))
+            return engine.DeactivateAsync(names);
+        engine.CheckDeactivation([.. names.SkipLast(1)]);
+        return default;
     }
 
     private static IReadOnlyList<string> Names(string file, string value) => ProfileText.Split(value) is { Count: > 0 } names

@@ -17,7 +17,7 @@ internal static class ColdProcess
             return true;
         var method = TestContext.Current.TestMethod!;
         var program = Path.Combine(AppContext.BaseDirectory, typeof(ColdProcess).Assembly.GetName().Name!);
-        var (output, errors, code) = Patience.Run(
+        var (output, errors, code) = Programs.Run(
             "env", Mark + "=1", "DOTNET_JITMinOpts=1", program, "-noLogo", "-noColor", "-method", $"{method.TestClass.TestClassName}.{method.MethodName}");
         Assert.True(code == 0 && output.Contains("Total: 1, ", StringComparison.Ordinal), output + errors);
         return false;

@@ -138,6 +138,11 @@ public sealed class ApplyTests
         await fabric.OkAsync("function", "deactivate", "first");
         var before = await KeptAsync();
         Assert.Contains("second", before, StringComparison.Ordinal);
+        // Those who open it know its socket.
+        var socket = Path.Combine(fabric.Runtime, before.Split('\n').Single(static l => l.StartsWith("second ", StringComparison.Ordinal)).Split(' ')[^1] + ".sock");
+        using (VfioUserClient.Connect(socket))
+        {
+        }
 
         up.Kill();
         await up.WaitForExitAsync(TestContext.Current.CancellationToken);
@@ -145,6 +150,10 @@ public sealed class ApplyTests
         await fabric.OkAsync("module", "load", "vdpa_sim_blk");
         await fabric.OkAsync("attr", "get", "/kernel/fabric/state");
         await UntilAsync(async () => await KeptAsync() == before);
+        using (VfioUserClient.Connect(socket))
+        {
+        }
+
         Assert.DoesNotContain("passing", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
 
         // Undefined, it is gone for good; and a fabric that went down in order has them again too.
@@ -189,6 +198,115 @@ public sealed class ApplyTests
     }
 
     [Fact]
+    public async Task Virtual_functions_that_last_come_back_with_those_of_the_manifest_and_of_a_number()
+    {
+        const string Manifest = "adapters: [ { name: adapter0, model: merlin, vfs: 2, vf_profiles: [ { vf: 0, queues: 3 } ] }, { name: adapter1, model: harrier, parts: [net] } ]\n";
+        await using var fabric = new TestFabric();
+        var up = await fabric.StartUpAsync(Manifest);
+        await fabric.OkAsync("vf", "disable", "adapter0");
+        await fabric.OkAsync("function", "define", "web3", "--kind", "vf", "--parent", "adapter0", "index=3", "queues=5");
+        await fabric.OkAsync("function", "define", "lone", "--kind", "vf", "--parent", "adapter1", "index=1", "driver=vfio-pci");
+        await fabric.OkAsync("vf", "enable", "adapter0", "4");
+        await fabric.OkAsync("module", "load", "vfio_pci");
+        await fabric.OkAsync("vf", "enable", "adapter1", "2");
+        var before = await SortedAsync();
+        var manifest = await fabric.OkAsync("export");
+        Assert.Contains("vfs: 4, vf_profiles: [ { vf: 0, queues: 3 } ] }", manifest, StringComparison.Ordinal);
+        Assert.Contains("# web3 (vf) is active, and lasts by itself\n", manifest, StringComparison.Ordinal);
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("same.yaml", manifest)));
+
+        // By the manifest that does not count them.
+        up.Kill();
+        await up.WaitForExitAsync(TestContext.Current.CancellationToken);
+        up = await fabric.StartUpAsync(Manifest);
+        await UntilAsync(async () => await SortedAsync() == before);
+        Assert.Matches("web3 +vf +adapter0 +active +0000:01:00.4\n", await fabric.OkAsync("function", "list"));
+        Assert.Equal("5\n", await fabric.OkAsync("attr", "get", "/kernel/config/functions/web3/profile/queues"));
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("same.yaml", manifest)));
+
+        // And by the one that does.
+        up.Kill();
+        await up.WaitForExitAsync(TestContext.Current.CancellationToken);
+        await fabric.StartUpAsync(manifest);
+        await UntilAsync(async () => await SortedAsync() == before);
+        Assert.Equal(manifest.Split('\n').Order(), (await fabric.OkAsync("export")).Split('\n').Order());
+
+        async Task<string> SortedAsync() => string.Join('\n', (await fabric.OkAsync("function", "list")).Split('\n').Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public async Task Export_has_the_names_and_the_number_of_virtual_functions_that_a_person_made()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("adapters: [ { name: adapter0, model: merlin } ]\n");
+        await fabric.OkAsync("function", "define", "kept", "--kind", "vf", "--parent", "adapter0", "index=0", "queues=2");
+        await fabric.OkAsync("function", "define", "passing", "--kind", "vf", "--parent", "adapter0", "--transient", "index=1");
+        await fabric.OkAsync("function", "define", "said", "--kind", "vf", "--parent", "adapter0", "--transient", "index=2", "mac=02:00:00:00:00:77");
+        await fabric.OkAsync("function", "activate", "said", "kept", "passing");
+        var manifest = await fabric.OkAsync("export");
+        Assert.Contains("vfs: 3, vf_profiles: [ { vf: 1, name: passing }, { vf: 2, name: said, mac: \"02:00:00:00:00:77\" } ]", manifest, StringComparison.Ordinal);
+        Assert.Equal("Nothing to do.\n", await fabric.OkAsync("apply", fabric.Write("same.yaml", manifest)));
+        var before = await Functions(fabric);
+        await fabric.OkAsync("down");
+        await fabric.UpAsync(manifest);
+        Assert.Equal(before.Split('\n').Order(), (await Functions(fabric)).Split('\n').Order());
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("same.yaml", manifest)));
+        // Where nothing is kept it is one of the manifest's like the others.
+        await using var second = new TestFabric();
+        await second.UpAsync(manifest);
+        Assert.Matches("adapter0v0 +vf +adapter0 +active +0000:01:00.1\npassing +vf", await Functions(second));
+
+        // One that lasts and was taken away is one that is missing.
+        await fabric.OkAsync("vf", "disable", "adapter0");
+        var diff = await fabric.RunAsync("diff", fabric.Write("same.yaml", manifest));
+        Assert.Contains("+ virtual function kept, which was defined to last\n", diff.Output, StringComparison.Ordinal);
+        await fabric.OkAsync("apply", fabric.Write("same.yaml", manifest));
+        Assert.Equal(before.Split('\n').Order(), (await Functions(fabric)).Split('\n').Order());
+    }
+
+    [Fact]
+    public async Task Names_and_numbers_that_last_are_looked_at_before_anything_is_made()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("adapters: [ { name: adapter0, model: merlin } ]\n");
+        await fabric.OkAsync("function", "define", "adapter1", "--kind", "pci", "simulated=scratch");
+        await fabric.OkAsync("function", "define", "web0", "--kind", "vf", "--parent", "adapter0", "index=0");
+        await fabric.OkAsync("function", "define", "demo.part.2", "--kind", "pci", "simulated=scratch");
+        await fabric.OkAsync("module", "load", "vdpa_sim_blk");
+        await fabric.OkAsync("function", "define", "sim0", "--kind", "vdpa", "--parent", "vdpasim_blk", "--transient", "capacity=1MiB");
+        const string Bad = """
+            adapters:
+              - { name: adapter0, model: merlin, vfs: 1, vf_profiles: [ { vf: 0, queues: 2 } ] }
+              - { name: adapter1, model: merlin }
+            serials:
+              - { name: sim0 }
+            devices:
+              - { module: demo, name: part, count: 3 }
+
+            """;
+        string[] told =
+        [
+            ":2:67: adapters[0].vf_profiles[0].vf: this virtual function of adapter0 is 'web0', which was defined to last",
+            ":3:13: adapters[1].name: 'adapter1' is a function that was defined to last over the end of the program.",
+            ":7:27: devices[0].name: 'demo.part.2' is a function that was defined to last",
+        ];
+        var before = await fabric.OkAsync("export");
+        foreach (var verb in (string[])["diff", "apply"])
+        {
+            var refused = await fabric.RefusedAsync(verb, fabric.Write("bad.yaml", Bad));
+            Assert.All(told, t => Assert.Contains(t, refused, StringComparison.Ordinal));
+            Assert.Contains(":5:13: serials[0].name: 'sim0' is a function that was defined by somebody.", refused, StringComparison.Ordinal);
+        }
+
+        Assert.Equal(before, await fabric.OkAsync("export"));
+        await fabric.OkAsync("down");
+        var up = await fabric.RunAsync("up", fabric.Write("bad.yaml", Bad));
+        Assert.Equal(1, up.Code);
+        Assert.All(told, t => Assert.Contains(t, up.Errors, StringComparison.Ordinal));
+        Assert.Contains($"While no fabric runs, remove {Path.Combine(fabric.Runtime, "state", "adapter1.json")}.", up.Errors, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Serial_port_that_lasts_is_there_again_after_an_orderly_end()
     {
         await using var fabric = new TestFabric();
@@ -197,6 +315,7 @@ public sealed class ApplyTests
         await fabric.OkAsync("function", "activate", "s1");
         await fabric.OkAsync("down");
         await fabric.UpAsync("{}");
+        await UntilAsync(async () => (await fabric.OkAsync("function", "list")).Contains("active", StringComparison.Ordinal));
         Assert.Matches("s1 +serial +active", await fabric.OkAsync("function", "list"));
         await fabric.OkAsync("down");
         var refused = await fabric.RunAsync("up", fabric.Write("m.yaml", "serials: [ { name: s1 } ]\n"));

@@ -210,6 +210,69 @@ public sealed class FunctionVerbTests
     }
 
     [Fact]
+    public async Task Function_that_lasts_and_whose_server_hangs_does_not_hold_up()
+    {
+        await using var fabric = new TestFabric();
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        foreach (var folder in (string[])[fabric.Runtime, Path.Combine(fabric.Runtime, "state")])
+            Directory.CreateDirectory(folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+        using var silent = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        var path = Path.Combine(Path.GetDirectoryName(fabric.Runtime)!, "silent.sock");
+        silent.Bind(new UnixDomainSocketEndPoint(path));
+        silent.Listen();
+        Keep("remote0", path, 0);
+        Keep("remote1", path + ".none", 1);
+        var since = Environment.TickCount64;
+        await fabric.UpAsync("serials: [ { name: serial0 } ]\n");
+        // A server has 30 s to greet.
+        Assert.InRange(Environment.TickCount64 - since, 0, 20_000);
+        using var connection = await silent.AcceptAsync(deadline.Token);
+        var list = await fabric.OkAsync("function", "list");
+        Assert.Matches("remote0 +pci +coming *\n", list);
+        Assert.Matches("remote1 +pci +failed *\n", list);
+        Assert.Matches($"\nremote1: .*{path}.none", list);
+        Assert.Matches("serial0 +serial +active", list);
+        Assert.Contains("silent.sock.none", await fabric.OkAsync("function", "show", "remote1"), StringComparison.Ordinal);
+        // Nor does it hold up who changes something else.
+        await fabric.OkAsync("apply", fabric.Write("next.yaml", "serials: [ { name: serial1 } ]\n"));
+        Assert.Matches("remote0 +pci +coming *\n", await fabric.OkAsync("function", "list"));
+        // The server goes: it has failed, too.
+        connection.Dispose();
+        while (!(await fabric.OkAsync("function", "list")).Contains("remote0: ", StringComparison.Ordinal))
+            deadline.Token.ThrowIfCancellationRequested();
+        Assert.Equal("remote0: configured\nremote1: configured\n", await fabric.OkAsync("function", "deactivate", "remote0", "remote1"));
+        Assert.DoesNotContain("remote0: ", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
+
+        void Keep(string name, string server, int order) => File.WriteAllText(
+            Path.Combine(fabric.Runtime, "state", name + ".json"),
+            $$"""{"name":"{{name}}","kind":"pci","values":{"vfio-user":"{{server}}"},"isActive":true,"order":{{order}}}""");
+    }
+
+    [Fact]
+    public async Task Request_for_several_functions_that_one_refuses_does_nothing()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("adapters: [ { name: adapter0, model: merlin, vfs: 2, vf_profiles: [ { vf: 0, driver: vfio-pci } ] } ]\n");
+        await fabric.OkAsync("function", "define", "one", "--kind", "pci", "simulated=scratch");
+        await fabric.OkAsync("function", "define", "two", "--kind", "pci", "simulated=scratch");
+        await fabric.OkAsync("function", "activate", "two");
+        using var client = VfioUserClient.Connect(Path.Combine(fabric.Runtime, "0000:01:00.1.sock"));
+        // Whoever has one open keeps it.
+        Assert.Contains(
+            "The virtual functions of 0000:01:00.0 go together, and adapter0v1 would stay.",
+            await fabric.RefusedAsync("function", "deactivate", "two", "adapter0v0", "--force"), StringComparison.Ordinal);
+        var waiting = await fabric.RunAsync("function", "deactivate", "adapter0v0");
+        Assert.DoesNotContain("asked to let go", waiting.Errors, StringComparison.Ordinal);
+        Assert.True(client.TryRead(7, 0, new byte[4], out _));
+        Assert.Contains("'one' is not active", await fabric.RefusedAsync("function", "deactivate", "two", "one"), StringComparison.Ordinal);
+        Assert.Contains("Function 'two' is active", await fabric.RefusedAsync("function", "undefine", "one", "two"), StringComparison.Ordinal);
+        Assert.Matches("adapter0v0 +vf +adapter0 +in use", await fabric.OkAsync("function", "list"));
+        Assert.Matches("two +pci +active", await fabric.OkAsync("function", "list"));
+        Assert.Equal("adapter0v0: configured\nadapter0v1: configured\ntwo: configured\n", await fabric.OkAsync("function", "deactivate", "adapter0v0", "adapter0v1", "two", "--force"));
+        Assert.Equal("one: undefined\ntwo: undefined\n", await fabric.OkAsync("function", "undefine", "one", "two"));
+    }
+
+    [Fact]
     public async Task Functions_are_plugged_in_and_out_while_the_fabric_runs()
     {
         await using var fabric = new TestFabric();

@@ -51,7 +51,7 @@ public sealed class BadMessageTests : IDisposable
         }
 
         _fixture.Log.WaitFor(1004, why);
-        Assert.Contains("connection closed", _fixture.Log.All(), StringComparison.Ordinal);
+        Assert.Contains("connection closed", _fixture.Log.Text, StringComparison.Ordinal);
     }
 
     private void Refuses(Func<FrontEnd, ulong?> ask, string why)

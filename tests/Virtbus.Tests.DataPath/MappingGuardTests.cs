@@ -130,7 +130,7 @@ public class MappingGuardTests
                 using var start = new Barrier(4);
                 var threads = Enumerable.Range(0, 4).Select(number => new Thread(() =>
                 {
-                    Assert.True(start.SignalAndWait(Patience.Limit), "the other threads do not come");
+                    Assert.True(start.SignalAndWait(Deadline.Limit), "the other threads do not come");
                     memory.Write((ulong)number * 0x4000, new byte[0x4000]);
                 }) { IsBackground = true }).ToList();
                 Assert.Equal(0, Libc.ftruncate(file, 0));

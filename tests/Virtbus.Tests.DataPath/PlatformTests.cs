@@ -116,7 +116,7 @@ public sealed class PlatformTests : IDisposable
         signal.Signal();
         Assert.True(signal.Wait(TimeSpan.FromSeconds(30)));
         Assert.False(signal.TryRead(out _));
-        var waiting = Task.Run(() => signal.Wait(Patience.Limit));
+        var waiting = Task.Run(() => signal.Wait(Deadline.Limit));
         signal.Signal();
         Assert.True(await waiting.WaitAsync(TimeSpan.FromSeconds(30)));
     }

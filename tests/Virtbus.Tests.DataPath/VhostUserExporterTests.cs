@@ -11,7 +11,7 @@ namespace Virtbus.Tests.DataPath;
 public sealed class VhostUserExporterTests : IDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
-    private readonly TestLog _log = new();
+    private readonly RecordedLog _log = new(Microsoft.Extensions.Logging.LogLevel.Information);
     private readonly Fabric _fabric = new();
     private readonly Device _parent = new("parent");
 
@@ -43,7 +43,7 @@ public sealed class VhostUserExporterTests : IDisposable
             Assert.Equal((true, 1L, Environment.ProcessId), (server.IsConnected, server.Connections, server.Connection!.Process));
         }
 
-        Deadline.Until(() => server.SessionsEnded == 1, $"the end of the session in\n{_log.All()}");
+        Deadline.Until(() => server.SessionsEnded == 1, $"the end of the session in\n{_log.Text}");
         Assert.Equal((false, 0L), (server.IsConnected, server.BadMessages));
         await vhost.UnregisterAsync(device);
         Assert.Null(device.Endpoint);
@@ -58,7 +58,7 @@ public sealed class VhostUserExporterTests : IDisposable
         using var front = new FrontEnd(fixture.Socket);
         front.Connect();
         Assert.True(front.SendRaw([1, 0, 0, 0]));
-        await fixture.Server.StopAsync().EndsAsync("the server's stop", fixture.Log.All);
+        await fixture.Server.StopAsync().EndsAsync("the server's stop", () => fixture.Log.Text);
         Assert.Equal((1L, 0L), (fixture.Server.SessionsEnded, fixture.Server.BadMessages));
     }
 }

@@ -21,7 +21,7 @@ internal sealed class VhostUserFixture : IDisposable
         Server.Start();
     }
 
-    internal TestLog Log { get; } = new();
+    internal RecordedLog Log { get; } = new(Microsoft.Extensions.Logging.LogLevel.Information);
 
     internal IVdpaOps Device => _disk;
 
@@ -31,12 +31,12 @@ internal sealed class VhostUserFixture : IDisposable
 
     public void Dispose()
     {
-        Server.StopAsync().Ends("the server's stop", Log.All);
+        Server.StopAsync().Ends("the server's stop", () => Log.Text);
         _disk.Dispose();
         _backend.Dispose();
         _folder.Delete(recursive: true);
     }
 
     /// <summary>Waits until every front end that connected is gone, with all that it left behind.</summary>
-    internal void WaitIdle(long sessions) => Deadline.Until(() => Server.SessionsEnded == sessions, $"the end of {sessions} sessions in\n{Log.All()}");
+    internal void WaitIdle(long sessions) => Deadline.Until(() => Server.SessionsEnded == sessions, $"the end of {sessions} sessions in\n{Log.Text}");
 }

@@ -178,7 +178,7 @@ public sealed class WireLayoutTests
         output = "";
         try
         {
-            (output, _, var code) = Patience.Run(program, arguments);
+            (output, _, var code) = Programs.Run(program, arguments);
             return code == 0;
         }
         catch (System.ComponentModel.Win32Exception)

@@ -11,8 +11,7 @@ namespace Virtbus.Buses.Pci;
 /// </summary>
 internal sealed class PciFunctions(PciBus bus, ProvisioningEngine engine) : SingleFunctionProvider
 {
-    private static readonly ProfileField<string> DriverName =
-        ProfileFields.Text("driver", "the name of the only driver that may take it, for example vfio-pci", static t => t.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '-' or '.'));
+    private static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci");
 
     private ProfileField[] _fields = [DriverName];
 

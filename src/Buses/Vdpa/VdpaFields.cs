@@ -11,8 +11,7 @@ public static class VdpaFields
     public static readonly ProfileField<int> Type = ProfileFields.Number("type", "the virtio device type, 2 for block,", 1, 63, standard: 2);
 
     /// <summary>The only driver of the vdpa bus that may take the device; any when it is not set.</summary>
-    public static readonly ProfileField<string> Driver =
-        ProfileFields.Text("driver", "the name of the only driver that may take it, for example vhost-vdpa", static t => t.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '-' or '.'));
+    public static readonly ProfileField<string> Driver = ProfileFields.Driver("vhost-vdpa");
 
     /// <summary>Block: what GET_ID answers (VIRTIO 1.2, 5.2.6); the name, as far as it fits, when it is not set.</summary>
     public static readonly ProfileField<string> Serial =

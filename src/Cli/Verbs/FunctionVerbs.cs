@@ -64,6 +64,8 @@ internal static class FunctionVerbs
                 foreach (var function in all)
                     table.Add(function.Name, function.Kind, function.Parent ?? "", function.State, function.Device ?? "");
                 table.WriteTo(writer);
+                foreach (var function in all.Where(static f => f.Problem is not null))
+                    writer.WriteLine($"{function.Name}: {function.Problem}");
             });
             return ExitCode.Done;
         });
@@ -169,6 +171,8 @@ internal static class FunctionVerbs
             (result, client, output) =>
             {
                 var wanted = result.GetRequiredValue(names);
+                // Nobody is sent away from functions that stay.
+                client.Write(Config + "/deactivate", Join([.. wanted, "check=1"]));
                 foreach (var function in wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null).ToList())
                     DeviceUsers.AskToLeave(client, DeviceVerbs.Find(client, function.Device!), result.GetValue(force), "taken away");
                 client.Write(Config + "/deactivate", Join(wanted));

@@ -42,15 +42,16 @@ internal sealed class Transitions(Fabric fabric)
         return false;
     }
 
-    /// <summary>Runs a transition.</summary>
+    /// <summary>Runs a transition. Cancelled before its turn, it is not begun.</summary>
     /// <exception cref="VirtbusException">EDEADLK: the calling activity would wait for itself.</exception>
-    public ValueTask<TResult> RunAsync<TArg, TResult>(Device device, TArg arg, Func<Device, TArg, ValueTask<TResult>> body, bool mustSucceed = false)
+    public ValueTask<TResult> RunAsync<TArg, TResult>(
+        Device device, TArg arg, Func<Device, TArg, ValueTask<TResult>> body, bool mustSucceed = false, CancellationToken cancellationToken = default)
     {
         TransitionFrame frame;
         TransitionWaiter? waiter;
         lock (fabric.Gate)
             frame = EnterInGate(device, mustSucceed, out waiter);
-        return waiter is null ? RunHeldAsync(device, frame, arg, body) : RunInTurnAsync(waiter, arg, body);
+        return waiter is null ? RunHeldAsync(device, frame, arg, body) : RunInTurnAsync(waiter, arg, body, cancellationToken);
     }
 
     /// <summary>Takes the transition, or a place in its queue.</summary>
@@ -70,10 +71,7 @@ internal sealed class Transitions(Fabric fabric)
         {
             if (!mustSucceed || cycle.Find(static w => !w.MustSucceed) is not { } victim)
                 throw Deadlock(device);
-            _waiting.Remove(victim);
-            victim.Device.Waiters!.Remove(victim);
-            if (victim.Device.Waiters.Count == 0)
-                victim.Device.Waiters = null;
+            RemoveInGate(victim);
             victim.SetException(Deadlock(victim.Device));
         }
         waiter = new TransitionWaiter(device, frame, mustSucceed);
@@ -98,10 +96,33 @@ internal sealed class Transitions(Fabric fabric)
         }
     }
 
-    private async ValueTask<TResult> RunInTurnAsync<TArg, TResult>(TransitionWaiter waiter, TArg arg, Func<Device, TArg, ValueTask<TResult>> body)
+    private async ValueTask<TResult> RunInTurnAsync<TArg, TResult>(
+        TransitionWaiter waiter, TArg arg, Func<Device, TArg, ValueTask<TResult>> body, CancellationToken cancellationToken)
     {
-        await waiter.Task;
+        // One whose turn has come by then goes on.
+        await using (cancellationToken.UnsafeRegister(_ => Leave(waiter, cancellationToken), null))
+            await waiter.Task;
         return await RunHeldAsync(waiter.Device, waiter.Frame, arg, body);
+    }
+
+    private bool RemoveInGate(TransitionWaiter waiter)
+    {
+        if (!_waiting.Remove(waiter))
+            return false;
+        waiter.Device.Waiters!.Remove(waiter);
+        if (waiter.Device.Waiters.Count == 0)
+            waiter.Device.Waiters = null;
+        return true;
+    }
+
+    private void Leave(TransitionWaiter waiter, CancellationToken cancellationToken)
+    {
+        lock (fabric.Gate)
+        {
+            if (!RemoveInGate(waiter))
+                return;
+        }
+        waiter.SetCanceled(cancellationToken);
     }
 
     private void Release(Device device, TransitionFrame frame)

@@ -113,14 +113,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
             using var body = new StreamReader(c.Request.Body, new UTF8Encoding(false, true));
             await tree.WriteAsync(Argument(c, "path"), await body.ReadToEndAsync(c.RequestAborted), c.RequestAborted);
             // What the write set off beside itself (a disk that comes back, a module that loads) is done when the answer goes, unless it takes long.
-            try
-            {
-                await _daemon.Fabric.SettleAsync(c.RequestAborted).WaitAsync(MaxSettle, _daemon.Fabric.Time, c.RequestAborted);
-            }
-            catch (TimeoutException)
-            {
-                // Something takes its time; the write itself is done.
-            }
+            await _daemon.SettleAsync(MaxSettle, c.RequestAborted);
             c.Response.StatusCode = StatusCodes.Status204NoContent;
         });
         Get("/v1/events", StreamEventsAsync);

@@ -10,15 +10,15 @@ namespace Virtbus.Daemon.Apply;
 /// Compares a running fabric with a manifest. Functions that were defined to last are not the manifest's matter and stay. What is changed in a point that
 /// can't change while it is there is taken away and made again; the virtual functions of an adapter as the one set that they are.
 /// </summary>
-internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, FabricHardware hardware, DeviceGroups groups)
+internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware hardware, DeviceGroups groups, Func<CancellationToken, Task> settle)
 {
-    private const string Virtual = "vf";
+    private const string Virtual = ManifestFunction.VirtualFunction;
     private static readonly string[] Kinds = [Virtual, DiskFunctions.KindName, SerialFunctions.KindName, "pci"];
 
     /// <summary>Makes the plan.</summary>
     /// <param name="before">What the fabric was made from.</param>
     /// <param name="after">What it is to be.</param>
-    /// <exception cref="VirtbusException">EBUSY: the manifest asks for what can't change while the fabric runs; EEXIST: for a name that is taken by what lasts.</exception>
+    /// <exception cref="VirtbusException">EBUSY: the manifest asks for what can't change while the fabric runs; EINVAL: for a name or a number that is taken by what lasts.</exception>
     public FabricPlan Plan(FabricManifest before, FabricManifest after)
     {
         if (!before.Modules.HasFoldersOf(after.Modules))
@@ -27,6 +27,8 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
                 Errno.EBUSY, $"{after.File}: the folder of modules is {before.Modules.FolderText} while the fabric runs, not {after.Modules.FolderText}. Take the fabric down, and up with this manifest.");
         }
 
+        if (FunctionSet.FindConflicts(after, [.. engine.Functions.Where(static f => !IsManifests(f))], stateFolder: null) is { Count: > 0 } conflicts)
+            throw new ManifestException(after.File, conflicts);
         var plan = new FabricPlan();
         PlanModules(plan, after);
         var renewed = PlanAdapters(plan, after);
@@ -75,7 +77,7 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
                 {
                     await hardware.AddAdapterAsync(wanted);
                     // Its drivers are loaded by its alias, beside us.
-                    await fabric.SettleAsync(cancel);
+                    await settle(cancel);
                 });
         }
 
@@ -84,15 +86,10 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
 
     private void PlanFunctions(FabricPlan plan, FabricManifest after, HashSet<string> renewed)
     {
-        var wanted = after.AllFunctions().ToList();
-        if (wanted.Find(w => engine.Functions.Any(f => f.IsKept && f.Name == w.Name)) is { } taken)
-        {
-            throw new VirtbusException(
-                Errno.EEXIST, new ManifestError(taken.Name.At, taken.Name.Path, $"'{taken.Name}' is a function that was defined to last. Undefine it, or choose another name.").ToString(after.File));
-        }
-
-        var there = engine.Functions.Where(static f => !f.IsKept && Kinds.Contains(f.Kind)).ToList();
-        var setsToRenew = SetsToRenew(there, wanted, renewed);
+        var there = engine.Functions.Where(IsManifests).ToList();
+        var sets = FunctionSet.Of(after, engine);
+        var wanted = sets.SelectMany(static s => s.Functions).ToList();
+        var setsToRenew = SetsToRenew(there, sets, renewed);
         if (engine.Functions.FirstOrDefault(f => f.IsKept && f.Kind == Virtual && f.Device is not null && (setsToRenew.Contains(f.Parent!) || renewed.Contains(f.Parent!))) is { } lasting)
         {
             throw new VirtbusException(
@@ -116,71 +113,61 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
 
         foreach (var name in renewed)
             plan.TakeAway($"adapter {name}", _ => hardware.RemoveAdapterAsync(name));
-        foreach (var group in wanted.GroupBy(static w => w.Kind == Virtual ? w.Parent : null))
+        foreach (var set in sets)
         {
-            if (group.Key is not null)
-                PlanSet(plan, [.. group], there, renewed, setsToRenew);
-            else
-                PlanSingles(plan, group, there, renewed, setsToRenew);
+            if (set.Adapter is null)
+                PlanSingle(plan, set, there, renewed, setsToRenew);
+            else if (setsToRenew.Contains(set.Adapter) || renewed.Contains(set.Adapter))
+                PlanSet(plan, set, there);
         }
     }
 
-    private void PlanSet(FabricPlan plan, List<ManifestFunction> set, List<ProvisionedFunction> there, HashSet<string> renewed, HashSet<string> setsToRenew)
+    private void PlanSet(FabricPlan plan, FunctionSet set, List<ProvisionedFunction> there)
     {
-        var adapter = set[0].Parent!;
-        if (!setsToRenew.Contains(adapter) && !renewed.Contains(adapter) && there.Exists(f => f.Kind == Virtual && f.Parent == adapter))
-            return;
-        foreach (var function in set)
+        foreach (var function in set.Functions)
             plan.Say(there.Exists(f => f.Name == function.Name) ? '~' : '+', Title(function));
-        plan.Make($"virtual functions of {adapter}", async cancel =>
-        {
-            foreach (var function in set)
-                engine.Define(function.Name, Virtual, adapter, function.Values);
-            await engine.ActivateAsync([.. set.Select(static f => f.Name.Value)], cancel);
-        });
+        foreach (var function in set.Lasting)
+            plan.Say('+', $"{Title(function)}, which was defined to last");
+        plan.Make($"virtual functions of {set.Adapter}", cancel => set.MakeAsync(engine, cancel));
     }
 
-    private void PlanSingles(FabricPlan plan, IEnumerable<ManifestFunction> functions, List<ProvisionedFunction> there, HashSet<string> renewed, HashSet<string> setsToRenew)
+    private void PlanSingle(FabricPlan plan, FunctionSet set, List<ProvisionedFunction> there, HashSet<string> renewed, HashSet<string> setsToRenew)
     {
-        foreach (var next in functions)
-        {
-            var now = there.Find(f => f.Name == next.Name);
-            if (now is null)
-                plan.Say('+', next.Title);
-            else if (IsRenewed(now, next, renewed, setsToRenew))
-                plan.Say('~', $"{next.Title}: {Difference(now, next)}; made again");
-            else if (now.Device is null)
-                plan.Say('+', $"{next.Title}, which is not active");
-            else if (Difference(now, next) is { Length: > 0 } difference)
-                plan.Say('~', $"{next.Title}: {difference}");
-            else
-                continue;
-            plan.Make(next.Title, cancel => MakeAsync(next, cancel));
-        }
+        var next = set.Functions[0];
+        var now = there.Find(f => f.Name == next.Name);
+        if (now is null)
+            plan.Say('+', next.Title);
+        else if (IsRenewed(now, next, renewed, setsToRenew))
+            plan.Say('~', $"{next.Title}: {Difference(now, next)}; made again");
+        else if (now.Device is null)
+            plan.Say('+', $"{next.Title}, which is not active");
+        else if (Difference(now, next) is { Length: > 0 } difference)
+            plan.Say('~', $"{next.Title}: {difference}");
+        else
+            return;
+        plan.Make(next.Title, cancel => MakeAsync(set, cancel));
     }
 
-    private async ValueTask MakeAsync(ManifestFunction next, CancellationToken cancellationToken)
+    private async ValueTask MakeAsync(FunctionSet set, CancellationToken cancellationToken)
     {
+        var next = set.Functions[0];
         if (engine.Functions.FirstOrDefault(f => f.Name == next.Name) is not { Profile: { } profile } there)
         {
-            engine.Define(next.Name, next.Kind, next.Parent, next.Values);
-        }
-        else
-        {
-            var wanted = next.Values.ToDictionary();
-            foreach (var (key, _) in profile.Values)
-                wanted.TryAdd(key, "");
-            await engine.SetAsync(next.Name, wanted);
-            if (there.Device is not null)
-                return;
+            await set.MakeAsync(engine, cancellationToken);
+            return;
         }
 
-        await engine.ActivateAsync([next.Name], cancellationToken);
+        var wanted = next.Values.ToDictionary();
+        foreach (var (key, _) in profile.Values)
+            wanted.TryAdd(key, "");
+        await engine.SetAsync(next.Name, wanted);
+        if (there.Device is null)
+            await set.ActivateAsync(engine, cancellationToken);
     }
 
     private async ValueTask TakeAwayAsync(IReadOnlyList<string> names)
     {
-        string[] active = [.. names.Where(n => engine.Get(n) is { Device: not null } or { State: FunctionState.Gone })];
+        string[] active = [.. names.Where(n => engine.Get(n) is { Device: not null } or { IsAwaited: true })];
         if (active.Length > 0)
             await engine.DeactivateAsync(active);
         // Those that nobody defined are gone with that.
@@ -212,11 +199,19 @@ internal sealed class FabricPlanner(Fabric fabric, ProvisioningEngine engine, Fa
     }
 
     // Adapters whose set of virtual functions is to be another one.
-    private HashSet<string> SetsToRenew(List<ProvisionedFunction> there, List<ManifestFunction> wanted, HashSet<string> renewed) =>
-    [
-        .. there.Where(f => f.Kind == Virtual && wanted.Find(w => w.Name == f.Name) is var next && (next is null || f.Device is null || Difference(f, next).Length > 0)).Select(static f => f.Parent!),
-        .. wanted.Where(w => w.Kind == Virtual && !renewed.Contains(w.Parent!) && !there.Exists(f => f.Name == w.Name)).Select(static w => w.Parent!),
-    ];
+    private HashSet<string> SetsToRenew(List<ProvisionedFunction> there, IReadOnlyList<FunctionSet> sets, HashSet<string> renewed)
+    {
+        var wanted = sets.SelectMany(static s => s.Functions).ToList();
+        return
+        [
+            .. there.Where(f => f.Kind == Virtual && wanted.Find(w => w.Name == f.Name) is var next && (next is null || f.Device is null || Difference(f, next).Length > 0)).Select(static f => f.Parent!),
+            .. wanted.Where(w => w.Kind == Virtual && !renewed.Contains(w.Parent!) && !there.Exists(f => f.Name == w.Name)).Select(static w => w.Parent!),
+            .. sets.Where(static s => s.Lasting.Any(static f => f.Device is null)).Select(static s => s.Adapter!),
+        ];
+    }
+
+    // What is not kept and of a kind that manifests name: the manifest says what there is of it.
+    private static bool IsManifests(ProvisionedFunction function) => !function.IsKept && Kinds.Contains(function.Kind);
 
     private bool IsRenewed(ProvisionedFunction now, ManifestFunction next, HashSet<string> renewed, HashSet<string> setsToRenew)
     {

@@ -18,7 +18,7 @@ internal static class ManifestExport
         var text = new StringBuilder();
         var functions = engine.Functions;
         var passing = functions.Where(static f => !f.IsKept && f.Device is not null).ToList();
-        Section(text, "adapters", adapters.Select(a => Adapter(a, [.. passing.Where(f => f.Kind == "vf" && f.Parent == a.Name)])));
+        Section(text, "adapters", adapters.Select(a => Adapter(a, [.. functions.Where(f => f.Kind == ManifestFunction.VirtualFunction && f.Parent == a.Name && f.Device is not null).OrderBy(IndexOf)])));
         Section(text, "disks", passing.Where(static f => f.Kind == DiskFunctions.KindName).Select(static f => Function(f, ("adapter", f.Parent!))));
         Section(text, "serials", passing.Where(static f => f.Kind == SerialFunctions.KindName).Select(static f => Function(f)));
         Section(text, "functions", passing.Where(static f => f.Kind == "pci").Select(static f => Function(f)));
@@ -58,10 +58,22 @@ internal static class ManifestExport
             yield return ("tap", Scalar(tap));
         if (functions.Count == 0)
             yield break;
-        yield return ("vfs", functions.Count.ToString(CultureInfo.InvariantCulture));
-        var said = functions.Where(static f => f.Profile!.Values.Count > 1).ToList();
+        // Those that last are counted, since PCI enables the first so many; what they are they say by themselves.
+        yield return ("vfs", (IndexOf(functions[^1]) + 1).ToString(CultureInfo.InvariantCulture));
+        var said = functions.Select(VirtualFunction).OfType<string>().ToList();
         if (said.Count > 0)
-            yield return ("vf_profiles", $"[ {string.Join(", ", said.Select(static f => $"{{ {string.Join(", ", f.Profile!.Values.Select(static v => $"{(v.Key == "index" ? "vf" : v.Key)}: {Scalar(v.Value)}"))} }}"))} ]");
+            yield return ("vf_profiles", $"[ {string.Join(", ", said)} ]");
+    }
+
+    private static int IndexOf(ProvisionedFunction function) => int.Parse(function.Values[ManifestFunction.Index], CultureInfo.InvariantCulture);
+
+    // Null when its number says it all.
+    private static string? VirtualFunction(ProvisionedFunction function)
+    {
+        var said = function.Values.Where(static v => v.Key != ManifestFunction.Index).Select(static v => $"{v.Key}: {Scalar(v.Value)}").ToList();
+        if (function.Name != ManifestFunction.NameOf(function.Parent!, IndexOf(function)))
+            said.Insert(0, $"name: {Scalar(function.Name)}");
+        return function.IsKept || said.Count == 0 ? null : $"{{ vf: {IndexOf(function)}, {string.Join(", ", said)} }}";
     }
 
     private static IEnumerable<(string Key, string Value)> Function(ProvisionedFunction function, params IEnumerable<(string Key, string Value)> more)

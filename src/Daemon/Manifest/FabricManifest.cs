@@ -37,21 +37,23 @@ internal sealed record FabricManifest(
 
     private static IEnumerable<ManifestFunction> VirtualFunctionsOf(AdapterManifest adapter)
     {
-        var profiles = adapter.Profiles.ToDictionary(static p => p.Value.Number.Value, static p => p.Value);
+        // A number that is there twice is told by the reader, which asks for the names here as well.
+        var profiles = adapter.Profiles.Select(static p => p.Value).DistinctBy(static p => p.Number.Value).ToDictionary(static p => p.Number.Value);
         for (var i = 0; i < adapter.VirtualFunctions.Value; i++)
         {
             var profile = profiles.GetValueOrDefault(i);
             var place = profile?.Number ?? adapter.VirtualFunctions;
-            var name = adapter.Name with { Value = $"{adapter.Name}v{i}" };
+            var name = profile?.Name ?? adapter.Name with { Value = ManifestFunction.NameOf(adapter.Name, i) };
             yield return new ManifestFunction(
                 name,
-                "vf",
+                ManifestFunction.VirtualFunction,
                 adapter.Name,
-                [new("index", i.ToString(CultureInfo.InvariantCulture)), .. profile?.Values ?? []],
+                [new(ManifestFunction.Index, i.ToString(CultureInfo.InvariantCulture)), .. profile?.Values ?? []],
                 place.At,
                 place.Path,
                 $"virtual functions of {adapter.Name}")
             {
+                IsSaid = profile is not null,
                 Places = ManifestFunction.PlacesOf(("mac", profile?.Mac?.Place), ("queues", profile?.Queues?.Place), ("driver", profile?.Driver?.Place)),
             };
         }

@@ -1,4 +1,5 @@
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 
 namespace Virtbus.Daemon.Manifest;
 
@@ -19,6 +20,22 @@ internal sealed record ManifestFunction(
     string Path,
     string Title)
 {
+    /// <summary>The kind of virtual functions.</summary>
+    public const string VirtualFunction = "vf";
+
+    /// <summary>The attribute that says which virtual function of its adapter one is.</summary>
+    public const string Index = "index";
+
+    /// <summary>The name of a virtual function that a manifest gives none.</summary>
+    public static string NameOf(string adapter, int index) => $"{adapter}v{index}";
+
+    /// <summary>Whether the manifest says anything of this one by itself, and not only that there is one.</summary>
+    public bool IsSaid { get; init; } = true;
+
+    /// <summary>Defines it.</summary>
+    /// <exception cref="Platform.VirtbusException">As <see cref="ProvisioningEngine.Define"/>.</exception>
+    public ProvisionedFunction DefineIn(ProvisioningEngine engine) => engine.Define(Name, Kind, Parent, Values);
+
     /// <summary>Where each of the values that the manifest says by a key of its own stands, by the name of the attribute.</summary>
     public IReadOnlyDictionary<string, ManifestPlace> Places { get; init; } = new Dictionary<string, ManifestPlace>();
 

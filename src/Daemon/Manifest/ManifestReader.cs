@@ -35,18 +35,20 @@ internal sealed class ManifestReader
         var tap = new Field<string>("tap", new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15), "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
         var vfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "the number of virtual functions that are enabled; 0 when absent.");
         var vfNumber = new Field<int>("vf", new CountRule(0, MaxVirtualFunctions - 1), "which virtual function, from 0.", required: true);
+        var vfName = new Field<string>("name", name, "its name as a function; that of the adapter with v and the number when absent.");
         var vfMac = new Field<System.Net.NetworkInformation.PhysicalAddress>("mac", new MacRule(), "its station address; derived from the adapter's when absent.");
         var vfQueues = new Field<int>("queues", new CountRule(1, 16), "how many queue sets it can make; 8 when absent.");
         var vfDriver = new Field<string>("driver", driverName, "the only driver that may take it, vfio-pci for one that guests shall have; what the bus chooses when absent.");
         var profiles = new Field<IReadOnlyList<ManifestValue<VirtualFunctionManifest>>>(
             "vf_profiles",
-            new ListRule<VirtualFunctionManifest>(new SectionRule<VirtualFunctionManifest>("a profile", [vfNumber, vfMac, vfQueues, vfDriver], [], r =>
+            new ListRule<VirtualFunctionManifest>(new SectionRule<VirtualFunctionManifest>("a profile", [vfNumber, vfName, vfMac, vfQueues, vfDriver], [], r =>
             {
                 var theNumber = r.Read(vfNumber);
+                var theName = r.Read(vfName);
                 var theMac = r.Read(vfMac);
                 var theQueues = r.Read(vfQueues);
                 var theDriver = r.Read(vfDriver);
-                return theNumber is { } n ? new VirtualFunctionManifest(n, theMac, theQueues, theDriver) : null;
+                return theNumber is { } n ? new VirtualFunctionManifest(n, theName, theMac, theQueues, theDriver) : null;
             })),
             "what some of the virtual functions are to be, before they are enabled.");
         var adapters = new Field<IReadOnlyList<ManifestValue<AdapterManifest>>>(
@@ -290,9 +292,7 @@ internal sealed class ManifestReader
         var named = new Dictionary<string, ManifestPosition>();
         foreach (var name in (ManifestValue<string>[])[
             .. manifest.Adapters.Select(a => a.Name),
-            .. manifest.Disks.Select(d => d.Name),
-            .. manifest.Serials.Select(s => s.Name),
-            .. manifest.Functions.Select(f => f.Name)])
+            .. manifest.AllFunctions().Select(f => f.Name)])
         {
             if (!named.TryAdd(name, name.At))
                 Add(name, $"'{name}' is the name of the object at line {named[name].Line} already. Choose another.");

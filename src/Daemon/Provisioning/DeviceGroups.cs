@@ -17,6 +17,11 @@ internal sealed class DeviceGroups(Fabric fabric, AuxiliaryBus bus) : IAsyncDisp
     /// <summary>What the names of a group's devices begin with.</summary>
     public static string KeyOf(DeviceManifest group) => $"{group.Module}.{group.Name}";
 
+    /// <summary>Whether a device of a group has a name.</summary>
+    public static bool IsIn(DeviceManifest group, string name) =>
+        name.Length > KeyOf(group).Length + 1 && name.StartsWith(KeyOf(group) + ".", StringComparison.Ordinal)
+            && uint.TryParse(name.AsSpan(KeyOf(group).Length + 1), System.Globalization.NumberStyles.None, null, out var id) && id < group.Count;
+
     /// <summary>Makes the devices of a group.</summary>
     /// <param name="group">The group.</param>
     /// <param name="parent">The device above them; a device at the root, named like the group's module, when null.</param>

@@ -13,7 +13,7 @@ internal sealed class SerialFunctions : SingleFunctionProvider, IAsyncDisposable
 {
     internal const string KindName = "serial";
 
-    private static readonly ProfileField<string> DriverName = ProfileFields.Text("driver", "the name of the only driver that may take it; vfio-pci when not set");
+    private static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci", standard: "vfio-pci");
     private static readonly ProfileField[] All = [DriverName];
 
     private readonly ProvisioningContext _context;
@@ -38,8 +38,6 @@ internal sealed class SerialFunctions : SingleFunctionProvider, IAsyncDisposable
     /// <summary>The ports that there are, by name.</summary>
     public IEnumerable<SerialDevice> Ports => _ports.Values.OrderBy(static p => p.Name, StringComparer.Ordinal);
 
-    public override string? DescribeStandard(FunctionProfile profile, ProfileField field) => field == DriverName ? DriverOf(profile) : null;
-
     public override Device? Find(FunctionProfile profile, Device device) =>
         // After a remove and a rescan another device stands for the same hardware.
         base.Find(profile, device) ?? _bus.Devices.OfType<PciDevice>().FirstOrDefault(d => d.Label == profile.Name);
@@ -56,7 +54,7 @@ internal sealed class SerialFunctions : SingleFunctionProvider, IAsyncDisposable
 
     protected override async ValueTask<Device> ActivateAsync(FunctionProfile profile, CancellationToken cancellationToken)
     {
-        var driver = DriverOf(profile);
+        var driver = profile.Get(DriverName);
         await _engine.LoadDriverAsync(_bus, driver);
         var port = Make(profile.Name);
         try
@@ -87,8 +85,6 @@ internal sealed class SerialFunctions : SingleFunctionProvider, IAsyncDisposable
         if (_ports.TryRemove(profile.Name, out var port))
             await port.DisposeAsync();
     }
-
-    private static string DriverOf(FunctionProfile profile) => profile.TryGet(DriverName, out var driver) ? driver : "vfio-pci";
 
     private SerialDevice Make(string name)
     {

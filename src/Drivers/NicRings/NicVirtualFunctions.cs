@@ -16,9 +16,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
     private static readonly ProfileField<int> Index = ProfileFields.Number("index", "the virtual function, counted", 0, MaxFunctions - 1, isRequired: true);
     private static readonly ProfileField<ulong> Mac = ProfileFields.Mac("mac");
     private static readonly ProfileField<int> Queues = ProfileFields.Number("queues", "queue sets", 1, 16);
-    private static readonly ProfileField<string> DriverName =
-        ProfileFields.Text("driver", "the name of the only driver that may take it, for example vfio-pci", static t => t.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '-' or '.'));
-
+    private static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci");
     private static readonly ProfileField[] All = [Index, Mac, Queues, DriverName];
 
     private readonly NicCore _core;
@@ -73,14 +71,19 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
                     Errno.EBUSY, $"{_device.Name} has {there} virtual functions, and PCI enables all at once. Deactivate those first, or 'virtbus vf disable {_device.Label ?? _device.Name}'; then activate all together.");
             }
 
-            if (Enumerable.Range(0, sorted.Count).FirstOrDefault(i => sorted[i].Get(Index) != i, -1) is >= 0 and var gap)
+            // Of some that were there before, among others for which nothing lasts, the others come again too: a number had made them.
+            if (Enumerable.Range(0, sorted.Count).FirstOrDefault(i => sorted[i].Get(Index) != i, -1) is >= 0 and var gap
+                && !sorted.Exists(p => _engine.Get(p.Name).IsAwaited))
             {
                 throw new VirtbusException(
                     Errno.EINVAL,
                     $"Virtual function {sorted[gap].Get(Index)} ('{sorted[gap].Name}') of {_device.Name} can't come without virtual function {gap}: PCI enables the first so many. Define that one too, and activate both together.");
             }
 
-            await EnableAsync(sorted.Count, i => sorted[i]);
+            var count = sorted[^1].Get(Index) + 1;
+            var asked = sorted.ToDictionary(static p => p.Get(Index));
+            var others = DefinedBelow(count).Where(f => !asked.ContainsKey(f.Key)).ToDictionary();
+            await EnableAsync(count, i => asked.GetValueOrDefault(i) ?? others.GetValueOrDefault(i).Profile);
             try
             {
                 foreach (var profile in sorted)
@@ -94,23 +97,29 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
                 await _device.SetVirtualFunctionsAsync(0);
                 throw;
             }
-        });
+
+            Note(_device.VirtualFunctions.Where(d => !asked.ContainsKey(d.VirtualFunctionIndex)), others);
+        }, cancellationToken);
         var functions = _device.VirtualFunctions;
         return [.. profiles.Select(p => functions[p.Get(Index)])];
+    }
+
+    public override void CheckDeactivation(IReadOnlyList<(FunctionProfile Profile, Device Device)> functions)
+    {
+        var left = _device.VirtualFunctions.Except(functions.Select(static f => f.Device)).ToList();
+        if (left.Count > 0)
+        {
+            throw new VirtbusException(
+                Errno.EBUSY,
+                $"The virtual functions of {_device.Name} go together, and {string.Join(", ", left.Take(4).Select(static d => (d as PciDevice)?.Label ?? d.Name))}{(left.Count > 4 ? " …" : "")} would stay. Deactivate all of them in one call, or 'virtbus vf disable {_device.Label ?? _device.Name}'.");
+        }
     }
 
     public override async ValueTask DeactivateAsync(IReadOnlyList<(FunctionProfile Profile, Device Device)> functions)
     {
         await _device.Fabric!.RunExclusiveAsync(_device, async () =>
         {
-            var left = _device.VirtualFunctions.Except(functions.Select(static f => f.Device)).ToList();
-            if (left.Count > 0)
-            {
-                throw new VirtbusException(
-                    Errno.EBUSY,
-                    $"The virtual functions of {_device.Name} go together, and {string.Join(", ", left.Take(4).Select(static d => (d as PciDevice)?.Label ?? d.Name))}{(left.Count > 4 ? " …" : "")} would stay. Deactivate all of them in one call, or 'virtbus vf disable {_device.Label ?? _device.Name}'.");
-            }
-
+            CheckDeactivation(functions);
             await _device.SetVirtualFunctionsAsync(0);
         });
     }
@@ -139,18 +148,47 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
         if (count == 0)
         {
             var active = _engine.FunctionsOf(this).Where(static f => f.Device is not null).ToList();
-            await _device.SetVirtualFunctionsAsync(0);
+            active.ForEach(_engine.NoteInactive);
+            try
+            {
+                await _device.SetVirtualFunctionsAsync(0);
+            }
+            catch
+            {
+                foreach (var function in active)
+                {
+                    if (function is { Device: { } there, Profile: { } profile })
+                        _engine.NoteActive(function, there, profile);
+                }
+
+                throw;
+            }
+
             active.ForEach(_engine.NoteInactive);
             Forget();
             return;
         }
 
-        var byIndex = _engine.FunctionsOf(this).Where(f => IndexOf(f) < count).ToDictionary(static f => IndexOf(f)!.Value);
-        await EnableAsync(count, i => byIndex.GetValueOrDefault(i)?.Profile);
-        foreach (var device in _device.VirtualFunctions)
+        var defined = DefinedBelow(count);
+        await EnableAsync(count, i => defined.GetValueOrDefault(i).Profile);
+        Note(_device.VirtualFunctions, defined);
+    }
+
+    // With their profiles as they are now: what the hardware is told is what they are.
+    private Dictionary<int, (ProvisionedFunction Function, FunctionProfile Profile)> DefinedBelow(int count) => _engine.FunctionsOf(this)
+        .Select(static f => (Function: f, f.Profile)).Where(static f => f.Profile is not null)
+        .Select(static f => (Index: IndexOf(f.Profile!), f.Function, Profile: f.Profile!)).Where(f => f.Index < count)
+        .ToDictionary(static f => f.Index!.Value, static f => (f.Function, f.Profile));
+
+    // They came by the number.
+    private void Note(IEnumerable<PciDevice> devices, Dictionary<int, (ProvisionedFunction Function, FunctionProfile Profile)> defined)
+    {
+        foreach (var device in devices)
         {
-            if ((byIndex.GetValueOrDefault(device.VirtualFunctionIndex) ?? TryDefine(device)) is { } function)
-                _engine.NoteActive(function, device);
+            if (defined.TryGetValue(device.VirtualFunctionIndex, out var there))
+                _engine.NoteActive(there.Function, device, there.Profile);
+            else if (TryDefine(device) is { Profile: { } profile } made)
+                _engine.NoteActive(made, device, profile);
         }
     }
 
@@ -186,7 +224,9 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
         _passing.Clear();
     }
 
-    private static int? IndexOf(ProvisionedFunction function) => function.Profile is { } profile && profile.TryGet(Index, out var index) && profile.IsSet(Index) ? index : null;
+    private static int? IndexOf(ProvisionedFunction function) => function.Profile is { } profile ? IndexOf(profile) : null;
+
+    private static int? IndexOf(FunctionProfile profile) => profile.IsSet(Index) ? profile.Get(Index) : null;
 
     private static string? DriverOf(FunctionProfile profile) => profile.TryGet(DriverName, out var driver) ? driver : null;
 

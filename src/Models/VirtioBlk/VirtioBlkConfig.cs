@@ -39,13 +39,27 @@ public static class VirtioBlkConfig
     internal const int SectorShift = 9;
     internal const int HeaderSize = 16;
     internal const int IdSize = 20;
-    internal const uint VIRTIO_BLK_T_IN = 0;
-    internal const uint VIRTIO_BLK_T_OUT = 1;
-    internal const uint VIRTIO_BLK_T_FLUSH = 4;
-    internal const uint VIRTIO_BLK_T_GET_ID = 8;
-    internal const byte VIRTIO_BLK_S_OK = 0;
-    internal const byte VIRTIO_BLK_S_IOERR = 1;
-    internal const byte VIRTIO_BLK_S_UNSUPP = 2;
+
+    /// <summary>Type of a request: reads sectors (5.2.6).</summary>
+    public const uint VIRTIO_BLK_T_IN = 0;
+
+    /// <summary>Type of a request: writes sectors.</summary>
+    public const uint VIRTIO_BLK_T_OUT = 1;
+
+    /// <summary>Type of a request: makes what was written durable.</summary>
+    public const uint VIRTIO_BLK_T_FLUSH = 4;
+
+    /// <summary>Type of a request: reads the serial, 20 bytes.</summary>
+    public const uint VIRTIO_BLK_T_GET_ID = 8;
+
+    /// <summary>Status of a request: done.</summary>
+    public const byte VIRTIO_BLK_S_OK = 0;
+
+    /// <summary>Status of a request: it failed.</summary>
+    public const byte VIRTIO_BLK_S_IOERR = 1;
+
+    /// <summary>Status of a request: the device does not know its type.</summary>
+    public const byte VIRTIO_BLK_S_UNSUPP = 2;
 
     internal static byte[] Build(IBlockBackend backend, int queueCount)
     {

@@ -19,7 +19,7 @@ internal sealed class PciWorld
         Bus = Fabric.RegisterBus(new PciBus());
     }
 
-    public LineLog Lines { get; } = new();
+    public RecordedLog Lines { get; } = new();
 
     public Fabric Fabric { get; }
 

@@ -428,7 +428,7 @@ public sealed class SriovTests
         card.Pull();
         mayGoOn.SetResult();
         await Within.Refused(Errno.ENODEV, () => new ValueTask(reset));
-        await Task.Run(() => Functions.Wait.Until(() => world.Bus.Devices.Count == 1, "the end of the card"));
+        await Task.Run(() => Deadline.Until(() => world.Bus.Devices.Count == 1, "the end of the card"));
         Assert.Equal(["pf done 0000:01:00.0", "vf done 0000:01:00.2", "vf done 0000:01:00.1"], world.Calls[..3]);
         Assert.Equal(3, world.Calls.Count(c => c.Contains(" remove ", StringComparison.Ordinal)));
     }

@@ -118,7 +118,7 @@ public sealed class LspciTests
 
     private static string Run(string program, params string[] arguments)
     {
-        var (output, errors, code) = Patience.Run(program, arguments);
+        var (output, errors, code) = Programs.Run(program, arguments);
         // It may complain of things that it misses (libkmod), so only its answer counts.
         Assert.True(code == 0, errors);
         return output;

@@ -108,7 +108,7 @@ public sealed class FunctionStateTests
         target.Function.Resume();
         if (!usesMemory)
             return;
-        Wait.Until(() => target[ScratchRegister.DmaStatus] == 2, "the transfer that waited");
+        Deadline.Until(() => target[ScratchRegister.DmaStatus] == 2, "the transfer that waited");
         var moved = new byte[1];
         target.Slot.Memory.Read(0, moved);
         Assert.Equal(0x5A, moved[0]);
@@ -181,7 +181,7 @@ public sealed class FunctionStateTests
 
     private sealed class Serial : IDisposable
     {
-        private readonly SlotPort _slot = new();
+        private readonly FunctionSlot _slot = new();
 
         public Serial()
         {
@@ -241,7 +241,7 @@ public sealed class FunctionStateTests
             Function.SetConfig(PciHeader.PCI_COMMAND, PciCommand.PCI_COMMAND_MASTER | PciCommand.PCI_COMMAND_MEMORY | PciCommand.PCI_COMMAND_IO, 2);
         }
 
-        public SlotPort Slot { get; } = new();
+        public FunctionSlot Slot { get; } = new();
 
         public ScratchFunction Function { get; } = new();
 

@@ -129,7 +129,7 @@ public sealed class MessageRaceTests
         {
             var before = wire.Straight;
             WriteMask(table, 0, masked: false);
-            Wait.Until(() => wire.Straight > before, "a signal");
+            Deadline.Until(() => wire.Straight > before, "a signal");
             if (i % 2 == 0)
                 WriteMask(table, 0, masked: true);
             else
@@ -196,7 +196,7 @@ public sealed class MessageRaceTests
                 for (var i = 1; i <= Rounds; i++)
                 {
                     raise(v);
-                    Wait.Until(() => Volatile.Read(ref _arrived[v]) >= i, "the message of a raise");
+                    Deadline.Until(() => Volatile.Read(ref _arrived[v]) >= i, "the message of a raise");
                 }
             })).ToList();
             disturber.Start();

@@ -134,7 +134,7 @@ public sealed class MsixTableTests
         {
             var before = Volatile.Read(ref count);
             table.Raise(0);
-            Wait.Until(() => Volatile.Read(ref count) > before, "the message of a raise");
+            Deadline.Until(() => Volatile.Read(ref count) > before, "the message of a raise");
         }
         Volatile.Write(ref isEnding, true);
         masker.Ends("the thread that masks");

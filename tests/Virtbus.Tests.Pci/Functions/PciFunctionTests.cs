@@ -7,7 +7,7 @@ public sealed class PciFunctionTests : IDisposable
 {
     private const int MsiAt = 0x48, MsixAt = 0x60, ExpressAt = 0x6C;
     private const uint Disable = PciCommand.PCI_COMMAND_INTX_DISABLE, Master = PciCommand.PCI_COMMAND_MASTER;
-    private readonly SlotPort _port = new();
+    private readonly FunctionSlot _port = new();
     private readonly TestFunction _function = new(Layouts.Physical);
 
     public PciFunctionTests()
@@ -299,7 +299,7 @@ public sealed class PciFunctionTests : IDisposable
         _port.OnMessage = () =>
         {
             inside.Set();
-            Wait.For(leave, "the end of the test");
+            leave.Comes("the end of the test");
         };
         UnplugWaits(() => _function.Message(0), inside, leave);
     }
@@ -312,7 +312,7 @@ public sealed class PciFunctionTests : IDisposable
         UnplugWaits(() => _function.WithDma(() =>
         {
             inside.Set();
-            Wait.For(leave, "the end of the test");
+            leave.Comes("the end of the test");
         }), inside, leave);
     }
 
@@ -337,7 +337,7 @@ public sealed class PciFunctionTests : IDisposable
     [Fact]
     public void Second_slot_is_refused()
     {
-        using var other = new SlotPort();
+        using var other = new FunctionSlot();
         Assert.Throws<InvalidOperationException>(() => _function.Plug(other));
     }
 
@@ -373,10 +373,10 @@ public sealed class PciFunctionTests : IDisposable
     {
         var worker = new Thread(work) { IsBackground = true };
         worker.Start();
-        Wait.For(inside, "the function to be at it");
+        inside.Comes("the function to be at it");
         var unplug = new Thread(_function.Unplug) { IsBackground = true };
         unplug.Start();
-        Wait.Until(() => unplug.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "the unplug to wait");
+        Deadline.Until(() => unplug.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "the unplug to wait");
         Assert.False(_function.CanDoDma());
         leave.Set();
         unplug.Ends("the unplug");

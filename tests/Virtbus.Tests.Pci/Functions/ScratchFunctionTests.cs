@@ -7,7 +7,7 @@ namespace Virtbus.Tests.Pci.Functions;
 
 public sealed class ScratchFunctionTests : IDisposable
 {
-    private readonly SlotPort _port = new();
+    private readonly FunctionSlot _port = new();
     private readonly ScratchFunction _function = new();
 
     public ScratchFunctionTests()
@@ -65,12 +65,12 @@ public sealed class ScratchFunctionTests : IDisposable
         var data = new byte[0x10000];
         new Random(2).NextBytes(data);
         _port.Memory.Write(0x8000, data);
-        Transfer(SlotPort.MemoryAddress + 0x8000, 0x10000, 0, 1);
+        Transfer(FunctionSlot.MemoryAddress + 0x8000, 0x10000, 0, 1);
         Assert.Equal(2u, this[ScratchRegister.DmaStatus]);
         var back = new byte[0x10000];
         _function.ReadBar(2, 0, back);
         Assert.Equal(data, back);
-        Transfer(SlotPort.MemoryAddress + 3, 5000, 1234, 2);
+        Transfer(FunctionSlot.MemoryAddress + 3, 5000, 1234, 2);
         var moved = new byte[5000];
         _port.Memory.Read(3, moved);
         Assert.Equal(data[1234..6234], moved);
@@ -84,11 +84,11 @@ public sealed class ScratchFunctionTests : IDisposable
         Assert.Equal(3u, this[ScratchRegister.DmaStatus]);
         foreach (var (length, offset, command) in new (uint, uint, uint)[] { (0, 0, 1), (0x10001, 0, 1), (16, 0xFFF8, 1), (16, 0, 3) })
         {
-            Transfer(SlotPort.MemoryAddress, length, offset, command);
+            Transfer(FunctionSlot.MemoryAddress, length, offset, command);
             Assert.Equal(4u, this[ScratchRegister.DmaStatus]);
         }
         _function.SetConfig(PciHeader.PCI_COMMAND, 0, 2);
-        Transfer(SlotPort.MemoryAddress, 16, 0, 1);
+        Transfer(FunctionSlot.MemoryAddress, 16, 0, 1);
         Assert.Equal(3u, this[ScratchRegister.DmaStatus]);
     }
 
@@ -96,10 +96,10 @@ public sealed class ScratchFunctionTests : IDisposable
     public void Dma_with_a_pasid_sees_what_is_attached_to_that()
     {
         this[ScratchRegister.DmaPasid] = 0x80000005;
-        Transfer(SlotPort.MemoryAddress, 16, 0, 1);
+        Transfer(FunctionSlot.MemoryAddress, 16, 0, 1);
         Assert.Equal(3u, this[ScratchRegister.DmaStatus]);
         _port.MapPasid(5);
-        Transfer(SlotPort.MemoryAddress, 16, 0, 1);
+        Transfer(FunctionSlot.MemoryAddress, 16, 0, 1);
         Assert.Equal(2u, this[ScratchRegister.DmaStatus]);
     }
 
@@ -131,8 +131,8 @@ public sealed class ScratchFunctionTests : IDisposable
         this[ScratchRegister.InterruptEnable] = 7;
         this[ScratchRegister.Doorbell] = 0;
         this[ScratchRegister.Raise] = 6;
-        Transfer(SlotPort.MemoryAddress, 16, 0, 1);
-        Wait.Until(() => _port.Messages.Count == 3, "three messages");
+        Transfer(FunctionSlot.MemoryAddress, 16, 0, 1);
+        Deadline.Until(() => _port.Messages.Count == 3, "three messages");
         Assert.Equal([0x41u, 0x46u, 0x40u], _port.Messages.Select(m => m.Data));
     }
 
@@ -146,21 +146,21 @@ public sealed class ScratchFunctionTests : IDisposable
         Assert.True(_function.TryAttachDoorbell(doorbell, signal, out _));
         this[ScratchRegister.InterruptEnable] = 0b010;
         signal.Signal();
-        Wait.Until(() => this[ScratchRegister.DoorbellCount] == 1 && _port.Line, "the doorbell");
+        Deadline.Until(() => this[ScratchRegister.DoorbellCount] == 1 && _port.Line, "the doorbell");
         this[ScratchRegister.InterruptCause] = 0b010;
         signal.Signal();
-        Wait.Until(() => this[ScratchRegister.DoorbellCount] == 2, "the doorbell again");
+        Deadline.Until(() => this[ScratchRegister.DoorbellCount] == 2, "the doorbell again");
         // Another one takes its place; the old one is without effect then.
         using var other = new EventFd();
         Assert.True(_function.TryAttachDoorbell(doorbell, other, out _));
         signal.Signal();
         other.Signal();
-        Wait.Until(() => this[ScratchRegister.DoorbellCount] == 3, "the other doorbell");
+        Deadline.Until(() => this[ScratchRegister.DoorbellCount] == 3, "the other doorbell");
         Assert.True(signal.TryRead(out _));
         Assert.True(_function.TryAttachDoorbell(doorbell, null, out _));
         other.Signal();
         // The thread has looked at its signal when it has done a transfer that was asked for later.
-        Transfer(SlotPort.MemoryAddress, 16, 0, 1);
+        Transfer(FunctionSlot.MemoryAddress, 16, 0, 1);
         Assert.Equal(3u, this[ScratchRegister.DoorbellCount]);
         Assert.True(other.TryRead(out _));
     }
@@ -211,7 +211,7 @@ public sealed class ScratchFunctionTests : IDisposable
         Assert.Equal(0u, this[ScratchRegister.Memory]);
         Assert.Equal(50u, this[ScratchRegister.ResetCount]);
         _function.SetConfig(PciHeader.PCI_COMMAND, PciCommand.PCI_COMMAND_MASTER, 2);
-        Transfer(SlotPort.MemoryAddress, 16, 0, 1);
+        Transfer(FunctionSlot.MemoryAddress, 16, 0, 1);
         Assert.Equal(2u, this[ScratchRegister.DmaStatus]);
     }
 
@@ -223,11 +223,11 @@ public sealed class ScratchFunctionTests : IDisposable
         this[ScratchRegister.DmaAddressLow] = 0x10000;
         this[ScratchRegister.DmaLength] = 0x10000;
         this[ScratchRegister.DmaCommand] = 2;
-        Wait.For(memory.Entered, "the transfer to be at it");
+        memory.Entered.Comes("the transfer to be at it");
         Assert.Equal(1u, this[ScratchRegister.DmaStatus]);
         var reset = new Thread(_function.Reset) { IsBackground = true };
         reset.Start();
-        Wait.Until(() => reset.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "the reset to wait");
+        Deadline.Until(() => reset.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "the reset to wait");
         memory.Leave.Set();
         reset.Ends("the reset");
         // The rest of the transfer is not made.
@@ -253,7 +253,7 @@ public sealed class ScratchFunctionTests : IDisposable
         this[ScratchRegister.DmaLength] = length;
         this[ScratchRegister.DmaOffset] = offset;
         this[ScratchRegister.DmaCommand] = command;
-        Wait.Until(() => this[ScratchRegister.DmaStatus] > 1, "the transfer");
+        Deadline.Until(() => this[ScratchRegister.DmaStatus] > 1, "the transfer");
     }
 
     private sealed class SlowMemory : Memory.Dma.IRemoteMemory, IDisposable
@@ -276,7 +276,7 @@ public sealed class ScratchFunctionTests : IDisposable
         {
             Writes++;
             Entered.Set();
-            Wait.For(Leave, "the end of the test");
+            Leave.Comes("the end of the test");
             fault = Fault.None;
             return true;
         }

@@ -8,7 +8,7 @@ namespace Virtbus.Tests.Pci.Functions;
 public sealed class SerialFunctionTests : IDisposable
 {
     private const int RBR = 0, THR = 0, DLL = 0, IER = 1, DLM = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6, SCR = 7;
-    private readonly SlotPort _slot = new();
+    private readonly FunctionSlot _slot = new();
     private readonly ManualTime _time = new();
     private readonly SerialFunction _function;
     private readonly Peer _peer = new();

@@ -119,7 +119,7 @@ public sealed class VirtualFunctionTests
     {
         using var function = new ScratchFunction(4);
         var (one, two) = EnableTwo(function);
-        using var port = new SlotPort();
+        using var port = new FunctionSlot();
         two.Plug(port);
         two.SetConfig(PciHeader.PCI_COMMAND, PciCommand.PCI_COMMAND_MASTER, 2);
         two.SetRegister(0, 0x2000, 0xFEE00000);
@@ -131,7 +131,7 @@ public sealed class VirtualFunctionTests
         two.SetRegister(0, ScratchRegister.DmaAddressHigh, 1);
         two.SetRegister(0, ScratchRegister.DmaLength, 4);
         two.SetRegister(0, ScratchRegister.DmaCommand, 2);
-        Wait.Until(() => !port.Messages.IsEmpty, "the message of the transfer");
+        Deadline.Until(() => !port.Messages.IsEmpty, "the message of the transfer");
         Assert.Equal([(0xFEE00000UL, 0x99u)], port.Messages);
         var value = new byte[2];
         port.Memory.Read(0, value);

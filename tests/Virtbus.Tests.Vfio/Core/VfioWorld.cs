@@ -21,7 +21,7 @@ internal sealed class VfioWorld
 
     public ManualTime Time { get; } = new();
 
-    public LineLog Lines { get; } = new();
+    public RecordedLog Lines { get; } = new();
 
     public Fabric Fabric { get; }
 
@@ -69,14 +69,4 @@ internal sealed class VfioWorld
 
         protected override ValueTask RemoveAsync(AuxiliaryDevice device) => VfioSubsystem.Of(world.Fabric).UnregisterAsync(Registered!);
     }
-}
-
-/// <summary>Waits that end.</summary>
-internal static class Deadline
-{
-    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(20);
-
-    public static Task In(this Task task) => task.WaitAsync(Limit);
-
-    public static Task In(this ValueTask task) => task.AsTask().WaitAsync(Limit);
 }

@@ -21,7 +21,7 @@ internal sealed class VfioPciWorld
         Generic = new VfioPciDriver(Bus);
     }
 
-    public LineLog Lines { get; } = new();
+    public RecordedLog Lines { get; } = new();
 
     public ManualTime Time { get; } = new();
 

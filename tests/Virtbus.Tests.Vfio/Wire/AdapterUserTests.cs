@@ -32,7 +32,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
     private static readonly TimeSpan Long = TimeSpan.FromMinutes(2);
 
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
-    private readonly TestLog _log = new();
+    private readonly RecordedLog _log = new(Microsoft.Extensions.Logging.LogLevel.Information);
     private readonly byte[] _memory = new byte[0x10000];
     private readonly AdapterFunction _hardware = AdapterFunction.CreateMerlin(new AdapterEngine("adapter0", MacAddress, 1, 0), 2);
     private readonly Fabric _fabric;
@@ -64,8 +64,8 @@ public sealed class AdapterUserTests : IAsyncLifetime
 
     public async ValueTask DisposeAsync()
     {
-        await _server.StopAsync().EndsAsync("the server's stop", _log.All);
-        await _bus.UnplugAsync(_hardware).AsTask().EndsAsync("the unplug", _log.All);
+        await _server.StopAsync().EndsAsync("the server's stop", () => _log.Text);
+        await _bus.UnplugAsync(_hardware).AsTask().EndsAsync("the unplug", () => _log.Text);
         _hardware.Dispose();
         _folder.Delete(recursive: true);
     }
@@ -220,7 +220,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
         return (NetDevice)device;
     }
 
-    private void WaitGone() => WireFixture.Until(() => !_server.IsConnected, $"the end of the user in\n{_log.All()}");
+    private void WaitGone() => WireFixture.Until(() => !_server.IsConnected, $"the end of the user in\n{_log.Text}");
 
     // A user that has set the function up: command and event ring in memory that goes by messages.
     private WireClient Connect()

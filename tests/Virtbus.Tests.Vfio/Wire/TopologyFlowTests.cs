@@ -18,7 +18,7 @@ public sealed class TopologyFlowTests
         if (!ColdProcess.IsHere())
             return;
         var folder = Directory.CreateTempSubdirectory("virtbus");
-        using var lines = new LineLog();
+        using var lines = new RecordedLog();
         var fabric = new Fabric(new FabricOptions { LoggerFactory = lines });
         var bus = fabric.RegisterBus(new PciBus());
         var provider = new Provider();

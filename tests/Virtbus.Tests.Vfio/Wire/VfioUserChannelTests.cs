@@ -18,7 +18,7 @@ public sealed class VfioUserChannelTests
     {
         var (near, far) = UnixStream.CreatePair();
         using var peer = far;
-        using var channel = new VfioUserChannel(near, headerByHeader: false, Patience.Limit);
+        using var channel = new VfioUserChannel(near, headerByHeader: false, Deadline.Limit);
         channel.Share();
         var outbox = new VfioUserOutbox(channel);
         // More than the socket holds: the sending goes on until the peer reads.
@@ -65,7 +65,7 @@ public sealed class VfioUserChannelTests
             client.TryWrite(0, WireDevice.DmaCommand, BitConverter.GetBytes(WireDevice.ReadThere), out _);
         });
         WireFixture.Until(() => !client.IsConnected, "the end of the connection");
-        Task.Run(client.Dispose, TestContext.Current.CancellationToken).Ends("the dispose", fixture.Log.All);
+        Task.Run(client.Dispose, TestContext.Current.CancellationToken).Ends("the dispose", () => fixture.Log.Text);
         fixture.WaitIdle(1);
     }
 
@@ -76,7 +76,7 @@ public sealed class VfioUserChannelTests
         var (near, far) = UnixStream.CreatePair();
         using var peer = far;
         var (handled, end) = (0, long.MaxValue);
-        using var channel = new VfioUserChannel(near, headerByHeader: false, Patience.Limit, (in VfioUserMessage _, out Fault none) =>
+        using var channel = new VfioUserChannel(near, headerByHeader: false, Deadline.Limit, (in VfioUserMessage _, out Fault none) =>
         {
             none = Fault.None;
             handled++;

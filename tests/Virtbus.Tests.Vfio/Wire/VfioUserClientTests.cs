@@ -436,7 +436,7 @@ public sealed class VfioUserClientTests : IDisposable
         _fixture.Device.OnRead = _ =>
         {
             entered.Set();
-            release.Wait(Patience.Limit);
+            release.Wait(Deadline.Limit);
             return 0;
         };
         using var client = _fixture.Connect(new VfioUserClientOptions { Timeout = TimeSpan.FromSeconds(1) });
@@ -467,7 +467,7 @@ public sealed class VfioUserClientTests : IDisposable
             _fixture.Device.OnRead = _ =>
             {
                 entered.Set();
-                release.Wait(Patience.Limit);
+                release.Wait(Deadline.Limit);
                 return 0;
             };
             entered.Reset();

@@ -11,7 +11,7 @@ namespace Virtbus.Tests.Vfio.Wire;
 public sealed class VfioUserExporterTests : IAsyncDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
-    private readonly TestLog _log = new();
+    private readonly RecordedLog _log = new(Microsoft.Extensions.Logging.LogLevel.Information);
     private readonly Fabric _fabric;
     private readonly SocketExporter _exporter;
     private readonly List<WireDevice> _devices = [];

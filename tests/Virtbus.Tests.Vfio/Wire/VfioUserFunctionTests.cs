@@ -22,7 +22,7 @@ namespace Virtbus.Tests.Vfio.Wire;
 public sealed class VfioUserFunctionTests : IAsyncLifetime
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
-    private readonly TestLog _log = new();
+    private readonly RecordedLog _log = new(Microsoft.Extensions.Logging.LogLevel.Information);
     private readonly ScratchFunction _hardware = new(name: "virtbus-scratch");
     private readonly Fabric _fabric;
     private readonly PciBus _bus;
@@ -54,7 +54,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
     public async ValueTask DisposeAsync()
     {
         _function.Dispose();
-        await _server.StopAsync().EndsAsync("the server's stop", _log.All);
+        await _server.StopAsync().EndsAsync("the server's stop", () => _log.Text);
         _hardware.Dispose();
         _folder.Delete(recursive: true);
     }
@@ -221,7 +221,7 @@ public sealed class VfioUserFunctionTests : IAsyncLifetime
     [Fact]
     public async Task Server_that_goes_is_a_function_that_is_pulled_out()
     {
-        await _server.StopAsync().EndsAsync("the server's stop", _log.All);
+        await _server.StopAsync().EndsAsync("the server's stop", () => _log.Text);
         Until(() => !_function.IsPresent, "the loss");
         Until(() => _bus.Devices.All(device => device != _device), "the removal");
         var bytes = new byte[4];

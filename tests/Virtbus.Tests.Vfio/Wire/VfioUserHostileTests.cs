@@ -273,7 +273,7 @@ public sealed class VfioUserHostileTests : IDisposable
     [Fact]
     public void Lines_that_were_left_out_are_counted_and_told_of_with_the_next_one()
     {
-        var time = new Core.ManualTime();
+        var time = new ManualTime();
         using var fixture = new WireFixture(time: time);
         for (var i = 1; i <= 31; i++)
         {
@@ -290,6 +290,6 @@ public sealed class VfioUserHostileTests : IDisposable
 
         // Those of the server, and those of the subsystem.
         Assert.Equal((1, 1), (fixture.Log.Count(1113), fixture.Log.Count(1106)));
-        Assert.Equal(2, fixture.Log.All().Split('\n').Count(line => line.Contains(": 40 lines left out before this", StringComparison.Ordinal)));
+        Assert.Equal(2, fixture.Log.Text.Split('\n').Count(line => line.Contains(": 40 lines left out before this", StringComparison.Ordinal)));
     }
 }

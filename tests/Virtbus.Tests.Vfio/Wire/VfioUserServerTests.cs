@@ -891,7 +891,7 @@ public sealed class VfioUserServerTests : IDisposable
     public async Task Stopping_drops_the_client_and_removes_the_socket()
     {
         using var client = Connect();
-        await _fixture.Server.StopAsync().EndsAsync("the server's stop", _fixture.Log.All);
+        await _fixture.Server.StopAsync().EndsAsync("the server's stop", () => _fixture.Log.Text);
         client.ExpectClosed();
         Assert.False(_fixture.Device.IsOpen);
         Assert.False(File.Exists(_fixture.Socket));

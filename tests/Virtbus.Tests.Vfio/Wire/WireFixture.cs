@@ -32,7 +32,7 @@ internal sealed class WireFixture : IDisposable
         Server.Start();
     }
 
-    internal TestLog Log { get; } = new();
+    internal RecordedLog Log { get; } = new(Microsoft.Extensions.Logging.LogLevel.Information);
 
     internal WireDevice Device { get; }
 
@@ -44,7 +44,7 @@ internal sealed class WireFixture : IDisposable
 
     public void Dispose()
     {
-        Server.StopAsync().Ends("the server's stop", Log.All);
+        Server.StopAsync().Ends("the server's stop", () => Log.Text);
         Device.Dispose();
         _folder.Delete(recursive: true);
     }
@@ -53,7 +53,7 @@ internal sealed class WireFixture : IDisposable
     internal Task UnregisterAsync() => VfioSubsystem.Of(_fabric).UnregisterAsync(VfioDevice).AsTask();
 
     /// <summary>Waits until every client that connected is gone, with all that it left behind.</summary>
-    internal void WaitIdle(long sessions) => Until(() => Server.SessionsEnded == sessions, $"the end of {sessions} sessions in\n{Log.All()}");
+    internal void WaitIdle(long sessions) => Until(() => Server.SessionsEnded == sessions, $"the end of {sessions} sessions in\n{Log.Text}");
 
     internal VfioUserClient Connect(VfioUserClientOptions? options = null) => VfioUserClient.Connect(Socket, options);
 

@@ -174,6 +174,70 @@ public sealed class VirtualFunctionTests
     }
 
     [Fact]
+    public async Task Functions_that_were_there_come_back_with_those_that_a_number_had_made()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0, vfs: 4);
+        var engine = ProvisioningEngine.Of(fixture.Fabric);
+        engine.Define("web1", "vf", "adapter0", [new("index", "1"), new("queues", "3")]);
+        engine.Define("web2", "vf", "adapter0", [new("index", "2")]);
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "4");
+        await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/unbind", adapter.Device.Name);
+        Assert.Equal(["web1", "web2"], engine.Functions.Select(static f => f.Name));
+        await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/bind", adapter.Device.Name);
+        await engine.ActivateAsync(["web2"]);
+        Assert.Equal(
+            [("web1", "0000:01:00.2"), ("web2", "0000:01:00.3"), ("adapter0v0", "0000:01:00.1")],
+            engine.Functions.Select(static f => (f.Name, f.Device?.Name)));
+        Assert.Equal("3\n", fixture.Fabric.Tree.Read("/kernel/config/functions/web1/profile/queues"));
+        Assert.Equal(3, adapter.Device.VirtualFunctions.Count);
+    }
+
+    [Theory]
+    [InlineData("asker")]
+    [InlineData("deactivation")]
+    [InlineData("end")]
+    public async Task Activation_that_waits_for_its_turn_is_cancelled(string by)
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0, vfs: 1);
+        var engine = ProvisioningEngine.Of(fixture.Fabric);
+        engine.Define("web0", "vf", "adapter0", [new("index", "0")]);
+        var (begun, goesOn) = (new TaskCompletionSource(), new TaskCompletionSource());
+        var holder = fixture.Fabric.RunExclusiveAsync(adapter.Device, async () =>
+        {
+            begun.SetResult();
+            await goesOn.Task;
+        }).AsTask();
+        await begun.Task;
+        using var asker = new CancellationTokenSource();
+        var activation = engine.ActivateAsync(["web0"], asker.Token).AsTask();
+        Assert.True(SpinWait.SpinUntil(() => fixture.Fabric.Transitions.Waiting == 1, TimeSpan.FromSeconds(20)));
+        switch (by)
+        {
+            case "asker":
+                await asker.CancelAsync();
+                await Assert.ThrowsAnyAsync<OperationCanceledException>(() => activation.WaitAsync(TimeSpan.FromSeconds(20)));
+                break;
+            case "deactivation":
+                await engine.DeactivateAsync(["web0"]).AsTask().WaitAsync(TimeSpan.FromSeconds(20));
+                break;
+            default:
+                engine.Close();
+                break;
+        }
+
+        if (by != "asker")
+            Assert.Equal(Errno.ECANCELED, (await Assert.ThrowsAsync<VirtbusException>(() => activation.WaitAsync(TimeSpan.FromSeconds(20)))).Errno);
+        Assert.Equal(FunctionState.Configured, engine.Get("web0").State);
+        goesOn.SetResult();
+        await holder;
+        Assert.Empty(adapter.Device.VirtualFunctions);
+        // Nobody is left in the queue.
+        await fixture.Fabric.RunExclusiveAsync(adapter.Device, static () => default).AsTask().WaitAsync(TimeSpan.FromSeconds(20));
+    }
+
+    [Fact]
     public async Task Definition_that_has_the_name_of_one_that_was_made_for_a_number_stays()
     {
         await using var fixture = await AdapterFixture.StartAsync();

@@ -41,9 +41,9 @@ public sealed class AttributeTests
         var driver = await world.RegisterAsync("d", "a");
         await world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/test.d/new_id", "mod.b 7\nmod.c 8\n");
         Assert.Equal((driver, null), (device.Driver, other.Driver));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/test.d/new_id", "\nmod.c"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/test.d/new_id", "\nmod.c"));
         await world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/test.d/remove_id", "mod.b\0");
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/test.d/remove_id", "mod.b"));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/test.d/remove_id", "mod.b"));
     }
 
     [Theory]
@@ -77,7 +77,7 @@ public sealed class AttributeTests
         if (number >= 0)
             await file.WriteAsync(written);
         else
-            await Deadline.Refused(Errno.EINVAL, () => file.WriteAsync(written));
+            await Expect.RefusedAsync(Errno.EINVAL, () => file.WriteAsync(written));
         Assert.Equal(number, got);
     }
 
@@ -94,7 +94,7 @@ public sealed class AttributeTests
         if (isRight)
             await world.Fabric.Tree.WriteAsync(File, written);
         else
-            await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(File, written));
+            await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(File, written));
         Assert.Equal(!isRight, world.Bus.DriversAutoprobe);
     }
 
@@ -111,7 +111,7 @@ public sealed class AttributeTests
         if (isRight)
             await world.Fabric.Tree.WriteAsync(File, written);
         else
-            await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(File, written));
+            await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(File, written));
         Assert.Equal(isRight ? "auto\n" : "on\n", world.Fabric.Tree.Read(File));
     }
 
@@ -134,8 +134,8 @@ public sealed class AttributeTests
     {
         var world = await World.NewAsync();
         await world.AddAsync("a", 1);
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Override, new string('x', 4097)));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Override, new string('ä', 2049)));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Override, new string('x', 4097)));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Override, new string('ä', 2049)));
         await world.Fabric.Tree.WriteAsync(Override, new string('ä', 2000));
     }
 }

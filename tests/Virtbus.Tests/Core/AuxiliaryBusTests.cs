@@ -92,7 +92,7 @@ public sealed class AuxiliaryBusTests
         var world = await World.NewAsync();
         var device = await world.Bus.CreateAsync(world.Parent, module, part, "payload", id);
         Assert.Equal((name, $"{module}.{part}", $"auxiliary:{module}.{part}"), (device.Name, device.MatchName, device.Modalias));
-        await Deadline.Refused(Errno.EEXIST, async () => await world.Bus.CreateAsync(world.Parent, module, part, "payload", id));
+        await Expect.RefusedAsync(Errno.EEXIST, async () => await world.Bus.CreateAsync(world.Parent, module, part, "payload", id));
     }
 
     [Theory]
@@ -106,7 +106,7 @@ public sealed class AuxiliaryBusTests
     public void Name_that_breaks_the_rules_is_refused(string? module, string part)
     {
         var world = new World();
-        Deadline.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, module!, part, 0, world.Parent));
+        Expect.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, module!, part, 0, world.Parent));
     }
 
     [Fact]
@@ -114,15 +114,15 @@ public sealed class AuxiliaryBusTests
     {
         var world = new World();
         Assert.Equal(39, new AuxiliaryDevice(world.Bus, new string('m', 19), new string('p', 19), 0, world.Parent).MatchName.Length);
-        Deadline.Refused(Errno.EINVAL, () => new TestDriver(world, "d", new AuxiliaryDeviceId(new string('m', 20) + "." + new string('p', 19))));
+        Expect.Refused(Errno.EINVAL, () => new TestDriver(world, "d", new AuxiliaryDeviceId(new string('m', 20) + "." + new string('p', 19))));
     }
 
     [Fact]
     public void Parent_and_bus_are_mandatory_and_nothing_is_to_be_undone_when_they_are_missing()
     {
         var world = new World();
-        Deadline.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, "mod", "a", 0, null!));
-        Deadline.Refused(Errno.EINVAL, () => new AuxiliaryDevice(null!, "mod", "a", 0, world.Parent));
+        Expect.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, "mod", "a", 0, null!));
+        Expect.Refused(Errno.EINVAL, () => new AuxiliaryDevice(null!, "mod", "a", 0, world.Parent));
         Assert.Equal(1, world.Parent.References);
     }
 
@@ -131,19 +131,19 @@ public sealed class AuxiliaryBusTests
     {
         var world = await World.NewAsync();
         var ids = new IdAllocator(limit: 2);
-        await Deadline.Refused(Errno.EINVAL, async () => await world.Bus.CreateAsync(world.Parent, "mo.d", "a", "payload", ids));
+        await Expect.RefusedAsync(Errno.EINVAL, async () => await world.Bus.CreateAsync(world.Parent, "mo.d", "a", "payload", ids));
         await Assert.ThrowsAsync<ArgumentNullException>(async () => await world.Bus.CreateAsync<string>(world.Parent, "mod", "a", null!, ids));
         Assert.Equal(0, ids.Count);
         await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", 0u);
-        await Deadline.Refused(Errno.EEXIST, async () => await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", ids));
+        await Expect.RefusedAsync(Errno.EEXIST, async () => await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", ids));
         Assert.Equal(0, ids.Count);
         var first = await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids);
         await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids);
-        await Deadline.Refused(Errno.ENOSPC, async () => await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids));
+        await Expect.RefusedAsync(Errno.ENOSPC, async () => await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids));
         await world.Bus.DestroyAsync(first);
         Assert.Equal("mod.b.0", (await world.Bus.CreateAsync(world.Parent, "mod", "b", "payload", ids)).Name);
         var unregistered = new AuxiliaryBus();
-        await Deadline.Refused(Errno.EINVAL, async () => await unregistered.CreateAsync(world.Parent, "mod", "a", "payload", 5u));
+        await Expect.RefusedAsync(Errno.EINVAL, async () => await unregistered.CreateAsync(world.Parent, "mod", "a", "payload", 5u));
     }
 
     [Fact]
@@ -181,7 +181,7 @@ public sealed class AuxiliaryBusTests
         var one = await world.AddAsync("a", 1);
         var two = await world.AddAsync("a", 2);
         Assert.Null(two.Driver);
-        await Deadline.Refused(Errno.EBUSY, () => world.Fabric.BindAsync(driver, two.Name));
+        await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.BindAsync(driver, two.Name));
         await world.Fabric.UnbindAsync(driver, one.Name);
         await world.Fabric.BindAsync(driver, two.Name);
         Assert.Same(driver, two.Driver);
@@ -193,11 +193,11 @@ public sealed class AuxiliaryBusTests
         var world = await World.NewAsync();
         var device = await world.AddAsync("sf", 1);
         const string Path = "/bus/auxiliary/devices/mod.sf.1/irqs";
-        Deadline.Refused(Errno.EINVAL, () => device.RemoveIrq(5));
-        Deadline.Refused(Errno.ENOENT, () => world.Fabric.Tree.Find(Path));
+        Expect.Refused(Errno.EINVAL, () => device.RemoveIrq(5));
+        Expect.Refused(Errno.ENOENT, () => world.Fabric.Tree.Find(Path));
         device.AddIrq(70);
         device.AddIrq(5);
-        Deadline.Refused(Errno.EEXIST, () => device.AddIrq(5));
+        Expect.Refused(Errno.EEXIST, () => device.AddIrq(5));
         Assert.Equal(["5", "70"], Assert.IsType<TreeDirectory>(world.Fabric.Tree.Find(Path)).List().Select(n => n.Name));
         Assert.Equal("", world.Fabric.Tree.Read(Path + "/5"));
         device.RemoveIrq(5);

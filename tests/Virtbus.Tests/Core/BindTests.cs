@@ -34,21 +34,21 @@ public sealed class BindTests
         var other = await world.RegisterAsync("e", "b");
         var device = await world.AddAsync("a", 1);
         var free = await world.AddAsync("c", 1);
-        var e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(driver, "mod.a.9"));
+        var e = await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.BindAsync(driver, "mod.a.9"));
         Assert.Equal("Bus auxiliary has no device 'mod.a.9'. '/bus/auxiliary/devices' lists those there are.", e.Message);
-        e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        e = await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.BindAsync(driver, "mod.a.1"));
         Assert.Equal("Device mod.a.1 is bound to test.d. Unbind it first.", e.Message);
-        e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.BindAsync(other, "mod.a.1"));
+        e = await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.BindAsync(other, "mod.a.1"));
         Assert.Equal("Device mod.a.1 is bound to test.d. Unbind it first.", e.Message);
-        e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(driver, "mod.c.1"));
+        e = await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.BindAsync(driver, "mod.c.1"));
         Assert.Equal("Driver test.d does not serve mod.c.1 (auxiliary:mod.c): no entry of its id table matches.", e.Message);
-        e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnbindAsync(other, "mod.a.1"));
+        e = await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.UnbindAsync(other, "mod.a.1"));
         Assert.Equal("Device mod.a.1 is not bound to test.e: it is bound to test.d.", e.Message);
-        e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnbindAsync(other, "mod.c.1"));
+        e = await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.UnbindAsync(other, "mod.c.1"));
         Assert.Equal("Device mod.c.1 is not bound to test.e: it has no driver.", e.Message);
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.ProbeAsync(world.Bus, "nobody"));
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnregisterDriverAsync(world.Driver("never", "a")));
-        e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.RegisterDriverAsync(world.Driver("d", "x")));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.ProbeAsync(world.Bus, "nobody"));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.UnregisterDriverAsync(world.Driver("never", "a")));
+        e = await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.RegisterDriverAsync(world.Driver("d", "x")));
         Assert.Equal("Driver 'test.d' is already registered on bus auxiliary. Unregister it first.", e.Message);
         Assert.NotNull(device.Driver);
         Assert.Null(free.Driver);
@@ -62,12 +62,12 @@ public sealed class BindTests
         driver.OnProbe = (_, _, _) => throw new VirtbusException(Errno.ENOMEM, "No memory.");
         await world.Fabric.RegisterDriverAsync(driver);
         await world.AddAsync("a", 1);
-        var e = await Deadline.Refused(Errno.ENOMEM, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        var e = await Expect.RefusedAsync(Errno.ENOMEM, () => world.Fabric.BindAsync(driver, "mod.a.1"));
         Assert.Equal("Probe of mod.a.1 by test.d failed: No memory.", e.Message);
         driver.OnProbe = (_, _, _) => throw new InvalidOperationException("a bug");
-        await Deadline.Refused(Errno.EIO, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        await Expect.RefusedAsync(Errno.EIO, () => world.Fabric.BindAsync(driver, "mod.a.1"));
         driver.OnProbe = (_, _, _) => throw new ProbeDeferException("clock is missing");
-        e = await Deadline.Refused(Errno.EAGAIN, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        e = await Expect.RefusedAsync(Errno.EAGAIN, () => world.Fabric.BindAsync(driver, "mod.a.1"));
         Assert.Contains("clock is missing", e.Message, StringComparison.Ordinal);
     }
 
@@ -113,20 +113,20 @@ public sealed class BindTests
         var world = await World.NewAsync();
         var served = await world.RegisterAsync("served", "a");
         var device = await world.AddAsync("a", 1);
-        await Deadline.Refused(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "nobody"));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.OverrideDriverAsync(device, new string('x', 4096)));
-        await Deadline.Refused(Errno.EOPNOTSUPP, () => world.Fabric.OverrideDriverAsync(world.Parent, "test.served"));
+        await Expect.RefusedAsync(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "nobody"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.OverrideDriverAsync(device, new string('x', 4096)));
+        await Expect.RefusedAsync(Errno.EOPNOTSUPP, () => world.Fabric.OverrideDriverAsync(world.Parent, "test.served"));
         Assert.Equal((served, null), (device.Driver, device.DriverOverride));
         // The one that has it already keeps it.
         await world.Fabric.OverrideDriverAsync(device, "test.served");
         Assert.Equal((served, "test.served"), (device.Driver, device.DriverOverride));
         (await world.RegisterAsync("broken", "b")).OnProbe = (_, _, _) => throw new VirtbusException(Errno.EIO, "No answer.");
-        var e = await Deadline.Refused(Errno.EIO, () => world.Fabric.OverrideDriverAsync(device, "test.broken"));
+        var e = await Expect.RefusedAsync(Errno.EIO, () => world.Fabric.OverrideDriverAsync(device, "test.broken"));
         Assert.Equal("Probe of mod.a.1 by test.broken failed: No answer.", e.Message);
         Assert.Equal((null, "test.broken"), (device.Driver, device.DriverOverride));
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(served, device.Name));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.BindAsync(served, device.Name));
         await world.Fabric.DeleteAsync(device);
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.OverrideDriverAsync(device, "test.served"));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.OverrideDriverAsync(device, "test.served"));
     }
 
     [Fact]
@@ -135,7 +135,7 @@ public sealed class BindTests
         var world = await World.NewAsync();
         var other = await world.RegisterAsync("other", "b");
         var driver = world.Driver("d", "a");
-        driver.OnProbe = async (device, _, _) => await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.OverrideDriverAsync(device, other.Name));
+        driver.OnProbe = async (device, _, _) => await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.OverrideDriverAsync(device, other.Name));
         await world.Fabric.RegisterDriverAsync(driver);
         var device = await world.AddAsync("a", 1);
         Assert.Equal((driver, null), (device.Driver, device.DriverOverride));
@@ -149,7 +149,7 @@ public sealed class BindTests
         await world.Fabric.Tree.WriteAsync("/bus/auxiliary/devices/mod.a.1/driver_override", "test.wanted");
         var served = await world.RegisterAsync("served", "a");
         Assert.Null(device.Driver);
-        var e = await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(served, "mod.a.1"));
+        var e = await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.BindAsync(served, "mod.a.1"));
         Assert.Equal("Driver test.served can't bind mod.a.1: its driver_override is 'test.wanted'. Clear or change driver_override first.", e.Message);
         var wanted = await world.RegisterAsync("wanted", "elsewhere");
         Assert.Same(wanted, device.Driver);
@@ -161,8 +161,8 @@ public sealed class BindTests
         await world.Fabric.UnbindAsync(wanted, "mod.a.1");
         await world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_probe", "mod.a.1");
         Assert.Same(served, device.Driver);
-        Deadline.Refused(Errno.EOPNOTSUPP, () => world.Fabric.SetDriverOverride(world.Parent, "x"));
-        Deadline.Refused(Errno.EINVAL, () => world.Fabric.SetDriverOverride(device, new string('x', 5000)));
+        Expect.Refused(Errno.EOPNOTSUPP, () => world.Fabric.SetDriverOverride(world.Parent, "x"));
+        Expect.Refused(Errno.EINVAL, () => world.Fabric.SetDriverOverride(device, new string('x', 5000)));
     }
 
     [Fact]
@@ -182,11 +182,11 @@ public sealed class BindTests
         await world.Fabric.Tree.WriteAsync(Probe, "mod.a.1");
         Assert.Equal((null, "later"), (device.Driver, device.DeferredReason));
         foreach (var nobody in new[] { "nobody", "", "mod.a.2", " mod.a.1", "mod.a.1 " })
-            await Deadline.Refused(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Probe, nobody));
+            await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Probe, nobody));
 
         var supplier = await world.AddAsync("s", 1);
         world.Fabric.AddLink(device, supplier);
-        var e = await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Probe, "mod.a.1"));
+        var e = await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Probe, "mod.a.1"));
         Assert.Equal("Device mod.a.1 is not probed yet: supplier mod.s.1 not ready. It is tried again when that is there.", e.Message);
     }
 
@@ -204,7 +204,7 @@ public sealed class BindTests
         Assert.Same(driver, one.Driver);
         await world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_probe", "mod.a.1");
         Assert.Null(two.Driver);
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_autoprobe", "perhaps"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers_autoprobe", "perhaps"));
     }
 
     [Fact]
@@ -216,15 +216,15 @@ public sealed class BindTests
         await world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.b 0x2a");
         Assert.Same(driver, device.Driver);
         Assert.Equal(["test.d probe mod.b.1 42"], world.Calls);
-        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.b"));
-        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.a"));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", ""));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "nodot"));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.c x"));
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/remove_id", "mod.a"));
+        await Expect.RefusedAsync(Errno.EEXIST, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.b"));
+        await Expect.RefusedAsync(Errno.EEXIST, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.a"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", ""));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "nodot"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/new_id", "mod.c x"));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/remove_id", "mod.a"));
         await world.Fabric.Tree.WriteAsync(Drivers + "test.d/remove_id", "mod.b");
         Assert.Same(driver, device.Driver);
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/remove_id", "mod.b"));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.Tree.WriteAsync(Drivers + "test.d/remove_id", "mod.b"));
         Assert.Null((await world.AddAsync("b", 2)).Driver);
     }
 
@@ -240,7 +240,7 @@ public sealed class BindTests
         Assert.Equal(["test.d remove mod.a.2", "test.d remove mod.a.1"], world.Calls);
         Assert.False(driver.IsRegistered);
         Assert.Empty(world.Bus.Drivers);
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnregisterDriverAsync(driver));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.UnregisterDriverAsync(driver));
         await world.Fabric.RegisterDriverAsync(driver);
         Assert.Equal(2, driver.Devices.Count);
     }
@@ -291,7 +291,7 @@ public sealed class BindTests
             d.SetDriverData("mine");
             throw new VirtbusException(Errno.EIO, "No.");
         };
-        await Deadline.Refused(Errno.EIO, () => world.Fabric.BindAsync(driver, device.Name));
+        await Expect.RefusedAsync(Errno.EIO, () => world.Fabric.BindAsync(driver, device.Name));
         Assert.Null(device.GetDriverData<string>());
     }
 
@@ -300,7 +300,7 @@ public sealed class BindTests
     {
         var world = await World.NewAsync();
         await world.Fabric.RegisterDriverAsync(new BareDriver(world.Bus) { SuppressBindAttributes = true });
-        await Deadline.Refused(Errno.ENOENT, () => world.Fabric.Tree.WriteAsync(Drivers + "bare/bind", "x"));
+        await Expect.RefusedAsync(Errno.ENOENT, () => world.Fabric.Tree.WriteAsync(Drivers + "bare/bind", "x"));
     }
 
     [Fact]
@@ -308,16 +308,16 @@ public sealed class BindTests
     {
         var world = await World.NewAsync();
         var device = await world.AddAsync("a", 1);
-        Deadline.Refused(Errno.EBUSY, () => world.Fabric.UnregisterBus(world.Bus));
-        Deadline.Refused(Errno.EEXIST, () => world.Fabric.RegisterBus(new AuxiliaryBus()));
+        Expect.Refused(Errno.EBUSY, () => world.Fabric.UnregisterBus(world.Bus));
+        Expect.Refused(Errno.EEXIST, () => world.Fabric.RegisterBus(new AuxiliaryBus()));
         var second = new Fabric();
-        Deadline.Refused(Errno.EBUSY, () => second.RegisterBus(world.Bus));
-        Deadline.Refused(Errno.ENODEV, () => second.UnregisterBus(world.Bus));
+        Expect.Refused(Errno.EBUSY, () => second.RegisterBus(world.Bus));
+        Expect.Refused(Errno.ENODEV, () => second.UnregisterBus(world.Bus));
         await world.Fabric.UnregisterAsync(device);
         world.Fabric.UnregisterBus(world.Bus);
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddAsync(world.New("a", 2)));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.AddAsync(world.New("a", 2)));
         second.RegisterBus(world.Bus);
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.RegisterDriverAsync(world.Driver("d", "a")));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.RegisterDriverAsync(world.Driver("d", "a")));
     }
 
     private sealed class BareDriver(AuxiliaryBus bus) : AuxiliaryDriver<AuxiliaryDevice>(bus, "bare", null, new AuxiliaryDeviceId("mod.bare"));

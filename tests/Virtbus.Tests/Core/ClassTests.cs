@@ -53,7 +53,7 @@ public sealed class ClassTests
     [Fact]
     public async Task Failing_observer_is_logged_and_the_device_stays()
     {
-        var lines = new LineLog();
+        var lines = new RecordedLog();
         var fabric = new Fabric(new FabricOptions { LoggerFactory = lines });
         var net = fabric.RegisterClass(new Class("net"));
         await fabric.AddClassObserverAsync(net, new Observer { OnAdded = () => throw new InvalidOperationException("no") });

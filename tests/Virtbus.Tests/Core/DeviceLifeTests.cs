@@ -20,7 +20,7 @@ public sealed class DeviceLifeTests
         var second = world.New("a", 1, release: _ => released++);
         var references = world.Parent.References;
 
-        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.AddAsync(second));
+        await Expect.RefusedAsync(Errno.EEXIST, () => world.Fabric.AddAsync(second));
 
         Assert.Equal(seqnum, world.Fabric.Uevents.Seqnum);
         Assert.Empty(world.Calls);
@@ -158,13 +158,13 @@ public sealed class DeviceLifeTests
     {
         var world = await World.NewAsync();
         var device = await world.AddAsync("a", 1);
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddAsync(device));
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.AddAsync(new Device("x", new Device("never"))));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.AddAsync(device));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.AddAsync(new Device("x", new Device("never"))));
         await world.Fabric.DeleteAsync(device);
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddAsync(device));
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.AddAsync(new Device("x", device)));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.DeleteAsync(new Device("never")));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.SurpriseRemoveAsync(new Device("never")));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.AddAsync(device));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.AddAsync(new Device("x", device)));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.DeleteAsync(new Device("never")));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.SurpriseRemoveAsync(new Device("never")));
     }
 
     [Fact]
@@ -185,14 +185,14 @@ public sealed class DeviceLifeTests
     [InlineData("a/b")]
     [InlineData("a\0b")]
     [InlineData("a\nb")]
-    public void Name_that_no_directory_can_have_is_refused(string name) => Deadline.Refused(Errno.EINVAL, () => new Device(name));
+    public void Name_that_no_directory_can_have_is_refused(string name) => Expect.Refused(Errno.EINVAL, () => new Device(name));
 
     [Fact]
     public void Name_is_measured_in_bytes()
     {
         Assert.Equal(255, new Device(new string('a', 255)).Name.Length);
-        Deadline.Refused(Errno.EINVAL, () => new Device(new string('a', 256)));
-        Deadline.Refused(Errno.EINVAL, () => new Device(new string('ä', 128)));
+        Expect.Refused(Errno.EINVAL, () => new Device(new string('a', 256)));
+        Expect.Refused(Errno.EINVAL, () => new Device(new string('ä', 128)));
     }
 
     [Theory]
@@ -202,8 +202,8 @@ public sealed class DeviceLifeTests
     public async Task Child_can_not_take_the_name_of_a_file_that_every_device_has(string name)
     {
         var world = await World.NewAsync();
-        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.AddAsync(new Device(name, world.Parent)));
-        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.AddAsync(new Device("virtual")));
+        await Expect.RefusedAsync(Errno.EEXIST, () => world.Fabric.AddAsync(new Device(name, world.Parent)));
+        await Expect.RefusedAsync(Errno.EEXIST, () => world.Fabric.AddAsync(new Device("virtual")));
     }
 
     [Fact]
@@ -240,7 +240,7 @@ public sealed class DeviceLifeTests
         var ids = new IdAllocator(limit: 130);
         for (var i = 0u; i < 130; i++)
             Assert.Equal(i, ids.Allocate());
-        Deadline.Refused(Errno.ENOSPC, () => ids.Allocate());
+        Expect.Refused(Errno.ENOSPC, () => ids.Allocate());
         ids.Free(77);
         ids.Free(3);
         Assert.Equal(3u, ids.Allocate());

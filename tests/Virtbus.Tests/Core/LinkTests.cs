@@ -56,12 +56,12 @@ public sealed class LinkTests
         var below = await world.AddAsync("a", 3, a);
         var link = world.Fabric.AddLink(a, b);
         Assert.Same(link, world.Fabric.AddLink(a, b, DeviceLinkFlags.Stateless));
-        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(b, a));
-        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, a));
-        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(b, below));
-        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, below));
-        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, world.New("a", 9)));
-        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(below, b, DeviceLinkFlags.Stateless | DeviceLinkFlags.AutoprobeConsumer));
+        Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(b, a));
+        Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, a));
+        Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(b, below));
+        Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, below));
+        Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, world.New("a", 9)));
+        Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(below, b, DeviceLinkFlags.Stateless | DeviceLinkFlags.AutoprobeConsumer));
         await world.Fabric.DeleteAsync(b);
         Assert.Empty(world.Fabric.Links);
     }
@@ -84,12 +84,12 @@ public sealed class LinkTests
             DeviceLinkFlags.AutoprobeConsumer | DeviceLinkFlags.AutoremoveSupplier,
         })
         {
-            Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, b, flags));
-            await Deadline.Refused(Errno.EINVAL, async () => await world.Fabric.AddLinkAsync(a, b, flags | DeviceLinkFlags.PmRuntime | DeviceLinkFlags.RpmActive));
+            Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, b, flags));
+            await Expect.RefusedAsync(Errno.EINVAL, async () => await world.Fabric.AddLinkAsync(a, b, flags | DeviceLinkFlags.PmRuntime | DeviceLinkFlags.RpmActive));
         }
         Assert.Empty(world.Fabric.Links);
         Assert.Equal(0, b.Power.RuntimeUsage);
-        var e = Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, b, (DeviceLinkFlags)0x140));
+        var e = Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(a, b, (DeviceLinkFlags)0x140));
         Assert.Equal("Link mod.a.2 -> mod.a.1: 0x140 is no flag of a link. Leave these bits out.", e.Message);
     }
 
@@ -137,7 +137,7 @@ public sealed class LinkTests
         world.Fabric.AddLink(consumer, supplier);
         world.Fabric.RemoveLink(link);
         Assert.Equal((DeviceLinkFlags.None, true), (link.Flags, link.IsManaged));
-        var e = Deadline.Refused(Errno.EINVAL, () => world.Fabric.RemoveLink(link));
+        var e = Expect.Refused(Errno.EINVAL, () => world.Fabric.RemoveLink(link));
         Assert.StartsWith("Link mod.a.2 -> mod.a.1 is managed: ", e.Message, StringComparison.Ordinal);
         Assert.Equal([link], world.Fabric.Links);
         // One that nobody put into the tree yet has no driver core to keep it.
@@ -249,7 +249,7 @@ public sealed class LinkTests
         await world.Fabric.BindAsync(suppliers, supplier.Name);
         world.Fabric.AddLink(consumer, supplier, DeviceLinkFlags.AutoremoveConsumer);
         consumers.OnProbe = (_, _, _) => throw new VirtbusException(Errno.EIO, "No.");
-        await Deadline.Refused(Errno.EIO, () => world.Fabric.BindAsync(consumers, consumer.Name));
+        await Expect.RefusedAsync(Errno.EIO, () => world.Fabric.BindAsync(consumers, consumer.Name));
         Assert.Empty(world.Fabric.Links);
     }
 }

@@ -66,7 +66,7 @@ public sealed class MatchTests
         var device = await world.Bus.CreateAsync(world.Parent, "test", "d", "payload", 0u);
         await world.RegisterAsync("d", "a");
         Assert.Null(device.Driver);
-        Deadline.Refused(Errno.EINVAL, () => world.Driver("without"));
+        Expect.Refused(Errno.EINVAL, () => world.Driver("without"));
     }
 
     [Fact]
@@ -161,7 +161,7 @@ public sealed class MatchTests
     [Fact]
     public async Task Bus_whose_match_throws_loses_one_driver_not_the_add()
     {
-        var lines = new LineLog();
+        var lines = new RecordedLog();
         var fabric = new Fabric(new FabricOptions { LoggerFactory = lines });
         var bus = fabric.RegisterBus(new BrokenBus());
         var driver = new BrokenDriver(bus);
@@ -191,7 +191,7 @@ public sealed class MatchTests
         Assert.Same(net, card.Driver);
         Assert.Null(disk.Driver);
         // A bind by hand asks the same question, an override asks none.
-        await Deadline.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(net, disk.Name));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.BindAsync(net, disk.Name));
         var any = await world.RegisterAsync("any", "part");
         Assert.Same(any, disk.Driver);
         await world.Fabric.UnbindAsync(any, disk.Name);

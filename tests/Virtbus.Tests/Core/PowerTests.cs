@@ -62,7 +62,7 @@ public sealed class PowerTests
     {
         var (world, ops, levels, _) = await TreeAsync();
         ops.Fail = fail;
-        var e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.SuspendAsync());
+        var e = await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.SuspendAsync());
         Assert.Contains($"mod.a.{fail[^1]} refused to", e.Message, StringComparison.Ordinal);
         Assert.Equal(calls.Split('|'), world.Calls);
         Assert.All(levels, d => Assert.False(d.Power.IsSuspended));
@@ -74,7 +74,7 @@ public sealed class PowerTests
         var (world, ops, levels, sibling) = await TreeAsync();
         await world.Fabric.SuspendAsync(sibling);
         ops.Fail = "suspend 2";
-        await Deadline.Refused(Errno.EBUSY, () => world.Fabric.SuspendAsync());
+        await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.SuspendAsync());
         Assert.True(sibling.Power.IsSuspended);
         Assert.False(levels[3].Power.IsSuspended);
     }
@@ -90,7 +90,7 @@ public sealed class PowerTests
                 late = await world.AddAsync("a", 7, levels[2]);
         };
         ops.Fail = "suspend 2";
-        await Deadline.Refused(Errno.EBUSY, () => world.Fabric.SuspendAsync());
+        await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.SuspendAsync());
         Assert.NotNull(late!.Driver);
     }
 
@@ -115,10 +115,10 @@ public sealed class PowerTests
         await world.Fabric.SuspendAsync(levels[3]);
         Assert.Equal(["suspend 5", "suspend 3"], world.Calls.Where(c => c.StartsWith("suspend ", StringComparison.Ordinal)));
         Assert.False(sibling.Power.IsSuspended);
-        var e = await Deadline.Refused(Errno.EBUSY, () => world.Fabric.ResumeAsync(consumer));
+        var e = await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.ResumeAsync(consumer));
         Assert.Equal("Device mod.a.5 can't resume while mod.a.3, which it needs, is suspended. Resume mod.a.3.", e.Message);
         await world.Fabric.SuspendAsync(levels[2]);
-        await Deadline.Refused(Errno.EBUSY, () => world.Fabric.ResumeAsync(levels[3]));
+        await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.ResumeAsync(levels[3]));
         await world.Fabric.ResumeAsync(levels[2]);
         Assert.All(world.Fabric.AllDevices, d => Assert.False(d.Power.IsSuspended));
     }
@@ -156,7 +156,7 @@ public sealed class PowerTests
         ops.Hook = async call =>
         {
             if (call == "suspend 3")
-                await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.ResumeAsync());
+                await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.ResumeAsync());
         };
         await world.Fabric.SuspendAsync().In();
         Assert.Equal("suspended\n", world.Fabric.Tree.Read("/bus/auxiliary/devices/mod.a.3/power/state"));
@@ -180,7 +180,7 @@ public sealed class PowerTests
         await levels[3].Power.RuntimePutAsync();
         Assert.Equal(["runtime_suspend 3", "runtime_suspend 2", "runtime_suspend 1", "runtime_suspend 0"], world.Calls);
         Assert.All(levels, d => Assert.Equal((0, 0, RuntimeStatus.Suspended), (d.Power.RuntimeUsage, d.Power.RuntimeActiveChildren, d.Power.RuntimeStatus)));
-        await Deadline.Refused(Errno.EINVAL, () => levels[3].Power.RuntimePutAsync());
+        await Expect.RefusedAsync(Errno.EINVAL, () => levels[3].Power.RuntimePutAsync());
     }
 
     [Fact]
@@ -190,13 +190,13 @@ public sealed class PowerTests
         levels[3].Power.EnableRuntime(active: false);
         ops.Fail = "runtime_resume 3";
         ops.Error = Errno.EBUSY;
-        await Deadline.Refused(Errno.EBUSY, () => levels[3].Power.RuntimeGetAsync());
+        await Expect.RefusedAsync(Errno.EBUSY, () => levels[3].Power.RuntimeGetAsync());
         Assert.Equal((RuntimeStatus.Suspended, 0, 0), (levels[3].Power.RuntimeStatus, levels[3].Power.RuntimeUsage, levels[2].Power.RuntimeUsage));
         ops.Error = Errno.EIO;
-        await Deadline.Refused(Errno.EIO, () => levels[3].Power.RuntimeGetAsync());
+        await Expect.RefusedAsync(Errno.EIO, () => levels[3].Power.RuntimeGetAsync());
         Assert.Equal((RuntimeStatus.Error, 0), (levels[3].Power.RuntimeStatus, levels[2].Power.RuntimeUsage));
         Assert.Equal("error\n", world.Fabric.Tree.Read("/bus/auxiliary/devices/mod.a.3/power/runtime_status"));
-        await Deadline.Refused(Errno.EINVAL, () => levels[3].Power.RuntimeGetAsync());
+        await Expect.RefusedAsync(Errno.EINVAL, () => levels[3].Power.RuntimeGetAsync());
         var driver = levels[3].Driver!;
         await world.Fabric.UnbindAsync(driver, levels[3].Name);
         Assert.Equal(RuntimeStatus.Unsupported, levels[3].Power.RuntimeStatus);
@@ -286,7 +286,7 @@ public sealed class PowerTests
         var supplier = await world.AddAsync("a", 6);
         supplier.Power.EnableRuntime(active: false);
         const DeviceLinkFlags Awake = DeviceLinkFlags.PmRuntime | DeviceLinkFlags.RpmActive;
-        Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddLink(levels[3], supplier, Awake));
+        Expect.Refused(Errno.EINVAL, () => world.Fabric.AddLink(levels[3], supplier, Awake));
         var link = await world.Fabric.AddLinkAsync(levels[3], supplier, DeviceLinkFlags.Stateless);
         Assert.Same(link, await world.Fabric.AddLinkAsync(levels[3], supplier, DeviceLinkFlags.Stateless | Awake));
         Assert.Equal((RuntimeStatus.Active, 1), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
@@ -305,7 +305,7 @@ public sealed class PowerTests
         Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
 
         // A refused link leaves no use behind.
-        await Deadline.Refused(Errno.EINVAL, async () => await world.Fabric.AddLinkAsync(supplier, supplier, Awake));
+        await Expect.RefusedAsync(Errno.EINVAL, async () => await world.Fabric.AddLinkAsync(supplier, supplier, Awake));
         Assert.Equal((RuntimeStatus.Suspended, 0), (supplier.Power.RuntimeStatus, supplier.Power.RuntimeUsage));
     }
 
@@ -338,7 +338,7 @@ public sealed class PowerTests
         const string Control = "/bus/auxiliary/devices/mod.a.3/power/control";
         await world.Fabric.Tree.WriteAsync(Control, "on");
         await levels[3].Power.RuntimePutAsync();
-        await Deadline.Refused(Errno.EINVAL, () => levels[3].Power.RuntimePutAsync());
+        await Expect.RefusedAsync(Errno.EINVAL, () => levels[3].Power.RuntimePutAsync());
         Assert.Equal("on\n", world.Fabric.Tree.Read(Control));
         await world.Fabric.Tree.WriteAsync(Control, "auto");
         Assert.Equal("auto\n", world.Fabric.Tree.Read(Control));
@@ -383,7 +383,7 @@ public sealed class PowerTests
         Assert.Equal((RuntimeStatus.Active, 1), (levels[0].Power.RuntimeStatus, levels[0].Power.RuntimeUsage));
         await world.Fabric.Tree.WriteAsync(Control, "auto");
         Assert.Equal((RuntimeStatus.Suspended, 0), (levels[0].Power.RuntimeStatus, levels[0].Power.RuntimeUsage));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Control, "maybe"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(Control, "maybe"));
     }
 
     [Fact]

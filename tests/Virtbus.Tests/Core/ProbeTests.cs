@@ -20,7 +20,7 @@ public sealed class ProbeTests
         Assert.Null(device.Driver);
         Assert.Equal("clock is missing", device.DeferredReason);
         Assert.Equal("mod.a.1\tclock is missing\n", world.Fabric.Tree.Read("/kernel/debug/devices_deferred"));
-        var e = await Deadline.Refused(Errno.EAGAIN, () => world.Fabric.BindAsync(driver, "mod.a.1"));
+        var e = await Expect.RefusedAsync(Errno.EAGAIN, () => world.Fabric.BindAsync(driver, "mod.a.1"));
         Assert.Equal("Probe of mod.a.1 by test.d was deferred: clock is missing. It is tried again when a driver binds.", e.Message);
 
         ready = true;
@@ -232,7 +232,7 @@ public sealed class ProbeTests
         Assert.Equal(["test.d remove mod.a.1", "third", "first"], world.Calls);
         fail = true;
         world.ClearCalls();
-        await Deadline.Refused(Errno.EIO, () => world.Fabric.BindAsync(driver, device.Name));
+        await Expect.RefusedAsync(Errno.EIO, () => world.Fabric.BindAsync(driver, device.Name));
         Assert.Equal(["test.d probe mod.a.1 1", "third", "first"], world.Calls);
         Assert.Equal(0, device.Resources.Count);
 

@@ -156,13 +156,13 @@ public sealed class RemovalTests
         var driver = await world.RegisterAsync("d", "a");
         driver.OnProbe = async (d, _, _) =>
         {
-            await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.DeleteAsync(d));
-            await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.UnbindAsync(top.Driver!, top.Name));
-            await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.DeleteAsync(top));
-            await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.DeleteAsync(world.Parent));
-            await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.ProbeAsync(world.Bus, d.Name));
-            await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.UnregisterDriverAsync(d.Binding.Driver!));
-            await Deadline.Refused(Errno.EDEADLK, () => world.Fabric.SuspendAsync());
+            await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.DeleteAsync(d));
+            await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.UnbindAsync(top.Driver!, top.Name));
+            await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.DeleteAsync(top));
+            await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.DeleteAsync(world.Parent));
+            await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.ProbeAsync(world.Bus, d.Name));
+            await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.UnregisterDriverAsync(d.Binding.Driver!));
+            await Expect.RefusedAsync(Errno.EDEADLK, () => world.Fabric.SuspendAsync());
         };
         var device = await world.AddAsync("a", 1, top).In();
         Assert.Same(driver, device.Driver);

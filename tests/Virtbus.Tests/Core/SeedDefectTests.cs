@@ -15,11 +15,11 @@ public sealed class SeedDefectTests
         var ids = new IdAllocator(limit: 1);
         ids.Allocate();
         var parents = world.Parent.References;
-        await Deadline.Refused(Errno.ENOSPC, async () => await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", ids));
+        await Expect.RefusedAsync(Errno.ENOSPC, async () => await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", ids));
         Assert.Equal((parents, 1), (world.Parent.References, ids.Count));
         ids.Free(0);
         await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", 0u);
-        await Deadline.Refused(Errno.EEXIST, async () => await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", ids));
+        await Expect.RefusedAsync(Errno.EEXIST, async () => await world.Bus.CreateAsync(world.Parent, "mod", "a", "payload", ids));
         Assert.Equal((parents + 1, 0), (world.Parent.References, ids.Count));
     }
 
@@ -32,7 +32,7 @@ public sealed class SeedDefectTests
         var seqnum = world.Fabric.Uevents.Seqnum;
         world.ClearCalls();
         var twin = world.New("a", 1);
-        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.AddAsync(twin));
+        await Expect.RefusedAsync(Errno.EEXIST, () => world.Fabric.AddAsync(twin));
         Assert.Equal(seqnum, world.Fabric.Uevents.Seqnum);
         Assert.Empty(world.Calls);
         Assert.Equal(DeviceState.Initialized, twin.State);
@@ -71,7 +71,7 @@ public sealed class SeedDefectTests
         var world = await World.NewAsync();
         var device = await world.AddAsync("zzz", 1);
         Assert.Null(world.Bus.Match(device, world.Driver("d", "a", "b")));
-        Deadline.Refused(Errno.EINVAL, () => new TestDriver(world, "d", new AuxiliaryDeviceId("mod.a"), new AuxiliaryDeviceId("")));
+        Expect.Refused(Errno.EINVAL, () => new TestDriver(world, "d", new AuxiliaryDeviceId("mod.a"), new AuxiliaryDeviceId("")));
     }
 
     [Fact]
@@ -101,7 +101,7 @@ public sealed class SeedDefectTests
     }
 
     [Fact]
-    public void Defect_7_name_that_can_not_be_set_is_an_error() => Deadline.Refused(Errno.EINVAL, () => new Device("a/b"));
+    public void Defect_7_name_that_can_not_be_set_is_an_error() => Expect.Refused(Errno.EINVAL, () => new Device("a/b"));
 
     [Fact]
     public async Task Defect_8_ids_begin_at_zero_again_when_the_bus_was_taken_out_and_put_in()
@@ -129,7 +129,7 @@ public sealed class SeedDefectTests
         var number = await world.Bus.CreateAsync(world.Parent, "mod", "a", new Version(1, 2), 1u);
         Assert.Same(driver, text.Driver);
         Assert.Null(number.Driver);
-        var e = await Deadline.Refused(Errno.EINVAL, () => world.Fabric.BindAsync(driver, number.Name));
+        var e = await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.BindAsync(driver, number.Name));
         Assert.Contains("Build driver and creator against the same contract.", e.Message, StringComparison.Ordinal);
     }
 

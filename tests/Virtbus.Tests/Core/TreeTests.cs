@@ -157,21 +157,21 @@ public sealed class TreeTests
         var world = await World.NewAsync();
         await world.AddAsync("a", 1);
         var tree = world.Fabric.Tree;
-        var e = Deadline.Refused(Errno.ENOENT, () => tree.Read("/bus/auxiliary/devices/nobody/uevent"));
+        var e = Expect.Refused(Errno.ENOENT, () => tree.Read("/bus/auxiliary/devices/nobody/uevent"));
         Assert.Equal("'nobody' does not exist in /bus/auxiliary/devices. Get that directory to list it.", e.Message);
-        e = Deadline.Refused(Errno.ENOTDIR, () => tree.Read("/devices/parent/uevent/x"));
+        e = Expect.Refused(Errno.ENOTDIR, () => tree.Read("/devices/parent/uevent/x"));
         Assert.Equal("/devices/parent/uevent is not a directory, so it has no 'x'.", e.Message);
-        Deadline.Refused(Errno.EISDIR, () => tree.Read("/devices/parent"));
-        Deadline.Refused(Errno.EISDIR, () => tree.Read("/"));
-        await Deadline.Refused(Errno.EISDIR, () => tree.WriteAsync("/bus/auxiliary/devices/mod.a.1", "x"));
-        e = Deadline.Refused(Errno.EACCES, () => tree.Read("/bus/auxiliary/drivers_probe"));
+        Expect.Refused(Errno.EISDIR, () => tree.Read("/devices/parent"));
+        Expect.Refused(Errno.EISDIR, () => tree.Read("/"));
+        await Expect.RefusedAsync(Errno.EISDIR, () => tree.WriteAsync("/bus/auxiliary/devices/mod.a.1", "x"));
+        e = Expect.Refused(Errno.EACCES, () => tree.Read("/bus/auxiliary/drivers_probe"));
         Assert.Equal("/bus/auxiliary/drivers_probe is write-only. Write to it with 'attr set'.", e.Message);
-        e = await Deadline.Refused(Errno.EACCES, () => tree.WriteAsync("/devices/parent/mod.a.1/modalias", "x"));
+        e = await Expect.RefusedAsync(Errno.EACCES, () => tree.WriteAsync("/devices/parent/mod.a.1/modalias", "x"));
         Assert.Equal("/devices/parent/mod.a.1/modalias is read-only; 'x' was not written.", e.Message);
-        await Deadline.Refused(Errno.EINVAL, () => tree.WriteAsync("/devices/parent/mod.a.1/driver_override", new string('x', 4097)));
+        await Expect.RefusedAsync(Errno.EINVAL, () => tree.WriteAsync("/devices/parent/mod.a.1/driver_override", new string('x', 4097)));
         var around = string.Concat(Enumerable.Repeat("/bus/auxiliary/devices/mod.a.1/subsystem/devices/mod.a.1", 1)) +
             string.Concat(Enumerable.Repeat("/subsystem/devices/mod.a.1", 20));
-        Deadline.Refused(Errno.ELOOP, () => tree.Read(around + "/uevent"));
+        Expect.Refused(Errno.ELOOP, () => tree.Read(around + "/uevent"));
         Assert.NotEqual("", tree.Read("/bus/auxiliary/devices/mod.a.1" + string.Concat(Enumerable.Repeat("/subsystem/devices/mod.a.1", 19)) + "/uevent"));
     }
 
@@ -200,13 +200,13 @@ public sealed class TreeTests
         Assert.Equal(["/devices/parent/net/x0", "/devices/parent/block/x0", "/devices/parent/x0"], new[] { one, two, three }.Select(d => d.DevPath));
         Assert.Equal("/class/net", Assert.IsType<TreeLink>(world.Fabric.Tree.Find("/devices/parent/net/x0/subsystem", follow: false)).Target);
         Assert.Equal("/class/block", Assert.IsType<TreeLink>(world.Fabric.Tree.Find("/devices/parent/block/x0/subsystem", follow: false)).Target);
-        Deadline.Refused(Errno.ENOENT, () => world.Fabric.Tree.Read("/devices/parent/x0/subsystem/uevent"));
-        await Deadline.Refused(Errno.EEXIST, () => world.Fabric.AddAsync(new Device("x0", world.Parent, @class: net)));
-        Deadline.Refused(Errno.EBUSY, () => world.Fabric.UnregisterClass(net));
+        Expect.Refused(Errno.ENOENT, () => world.Fabric.Tree.Read("/devices/parent/x0/subsystem/uevent"));
+        await Expect.RefusedAsync(Errno.EEXIST, () => world.Fabric.AddAsync(new Device("x0", world.Parent, @class: net)));
+        Expect.Refused(Errno.EBUSY, () => world.Fabric.UnregisterClass(net));
         await world.Fabric.DeleteAsync(one);
         world.Fabric.UnregisterClass(net);
-        Deadline.Refused(Errno.ENODEV, () => world.Fabric.UnregisterClass(net));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.AddAsync(new Device("x1", world.Parent, @class: net)));
+        Expect.Refused(Errno.ENODEV, () => world.Fabric.UnregisterClass(net));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.AddAsync(new Device("x1", world.Parent, @class: net)));
     }
 
     [Theory]
@@ -226,7 +226,7 @@ public sealed class TreeTests
         Assert.Equal(8ul, AttributeValue.ParseUnsigned("x", "010"));
         Assert.Equal(ulong.MaxValue, AttributeValue.ParseUnsigned("x", "0xffffffffffffffff"));
         foreach (var wrong in new[] { "", "-1", "0x", "08", "1 2", "0x1ffffffffffffffff", "02000000000000000000000" })
-            Deadline.Refused(Errno.EINVAL, () => { AttributeValue.ParseUnsigned("x", wrong); });
-        Deadline.Refused(Errno.ERANGE, () => { AttributeValue.ParseUnsigned("x", "11", max: 10); });
+            Expect.Refused(Errno.EINVAL, () => { AttributeValue.ParseUnsigned("x", wrong); });
+        Expect.Refused(Errno.ERANGE, () => { AttributeValue.ParseUnsigned("x", "11", max: 10); });
     }
 }

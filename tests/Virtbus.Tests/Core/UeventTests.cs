@@ -165,7 +165,7 @@ public sealed class UeventTests
         var world = await World.NewAsync();
         var before = world.Fabric.Uevents.Seqnum;
         foreach (var file in new[] { "/devices/parent/uevent", "/bus/auxiliary/uevent" })
-            await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(file, written.Replace("UUID", "0fb5f1c6-0ee9-4a0f-9b33-6a5a4e4d4a11", StringComparison.Ordinal)));
+            await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync(file, written.Replace("UUID", "0fb5f1c6-0ee9-4a0f-9b33-6a5a4e4d4a11", StringComparison.Ordinal)));
         Assert.Equal(before, world.Fabric.Uevents.Seqnum);
     }
 
@@ -174,8 +174,8 @@ public sealed class UeventTests
     {
         var world = await World.NewAsync();
         const string Uuid = "add 0fb5f1c6-0ee9-4a0f-9b33-6a5a4e4d4a11";
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/devices/parent/uevent", Uuid + string.Concat(Enumerable.Range(0, 64).Select(i => $" K{i}=v"))));
-        await Deadline.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/devices/parent/uevent", $"{Uuid} K={new string('x', 2100)}"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/devices/parent/uevent", Uuid + string.Concat(Enumerable.Range(0, 64).Select(i => $" K{i}=v"))));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/devices/parent/uevent", $"{Uuid} K={new string('x', 2100)}"));
     }
 
     [Fact]
@@ -184,7 +184,7 @@ public sealed class UeventTests
         var many = new UeventVariables();
         for (var i = 0; i < 64; i++)
             many.Add("K" + i, "v");
-        Deadline.Refused(Errno.ENOMEM, () => many.Add("ONE_TOO_MANY", "v"));
-        Deadline.Refused(Errno.ENOMEM, () => new UeventVariables().Add("LONG", new string('x', 2048)));
+        Expect.Refused(Errno.ENOMEM, () => many.Add("ONE_TOO_MANY", "v"));
+        Expect.Refused(Errno.ENOMEM, () => new UeventVariables().Add("LONG", new string('x', 2048)));
     }
 }

@@ -14,7 +14,7 @@ internal sealed class World
 
     public World(FabricOptions? options = null)
     {
-        Lines = new LineLog();
+        Lines = new RecordedLog();
         Fabric = new Fabric(options ?? new FabricOptions { LoggerFactory = Lines });
         Bus = Fabric.RegisterBus(new AuxiliaryBus());
         Parent = new Device("parent");
@@ -26,7 +26,7 @@ internal sealed class World
 
     public Device Parent { get; }
 
-    public LineLog Lines { get; }
+    public RecordedLog Lines { get; }
 
     /// <summary>What drivers were called for, in order.</summary>
     public string[] Calls => [.. _calls];
@@ -97,33 +97,4 @@ internal sealed class TestDriver(World world, string name, params AuxiliaryDevic
     }
 
     protected internal override IPowerOps? PowerOps => Power;
-}
-
-/// <summary>Waits that end.</summary>
-internal static class Deadline
-{
-    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(20);
-
-    public static Task In(this Task task) => task.WaitAsync(Limit);
-
-    public static Task<T> In<T>(this Task<T> task) => task.WaitAsync(Limit);
-
-    public static Task In(this ValueTask task) => task.AsTask().WaitAsync(Limit);
-
-    public static Task<T> In<T>(this ValueTask<T> task) => task.AsTask().WaitAsync(Limit);
-
-    /// <summary>The error that a call is refused with.</summary>
-    public static async Task<VirtbusException> Refused(Errno errno, Func<ValueTask> call)
-    {
-        var e = await Assert.ThrowsAnyAsync<VirtbusException>(() => call().In());
-        Assert.True(errno == e.Errno, $"{e.Errno}: {e.Message}");
-        return e;
-    }
-
-    public static VirtbusException Refused(Errno errno, Action call)
-    {
-        var e = Assert.ThrowsAny<VirtbusException>(call);
-        Assert.True(errno == e.Errno, $"{e.Errno}: {e.Message}");
-        return e;
-    }
 }

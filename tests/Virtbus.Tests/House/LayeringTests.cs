@@ -28,6 +28,8 @@ public sealed class LayeringTests
         ["Transports"] = ["Subsystems", "Wire"],
         // It puts hardware, drivers and transports together; nobody below sees hardware: a driver sees registers, memory and interrupts.
         ["Daemon"] = ["Transports", "Hardware", "Remote.Pci"],
+        // A library for users too: all but the program.
+        ["Testing"] = ["Transports", "Hardware", "Remote.Pci", "Drivers"],
         ["Cli"] = ["Daemon", "Vm"],
     };
 

@@ -12,7 +12,7 @@ namespace Virtbus.Tests.Modules;
 public sealed class ModuleTests : IDisposable
 {
     private readonly ModuleFolder _folder = new();
-    private readonly LineLog _lines = new();
+    private readonly RecordedLog _lines = new();
     private readonly Fabric _fabric;
     private readonly AuxiliaryBus _bus;
 
@@ -74,7 +74,7 @@ public sealed class ModuleTests : IDisposable
         users["first"] = "somebody";
         foreach (var force in new[] { false, true })
         {
-            var e = await Deadline.Refused(Errno.EBUSY, () => new ValueTask(loader.UnloadAsync("adds_module", force)));
+            var e = await Expect.RefusedAsync(Errno.EBUSY, () => new ValueTask(loader.UnloadAsync("adds_module", force)));
             Assert.Equal("first is used by somebody.", e.Message);
             Assert.Equal(["first", "second"], there);
             Assert.Single(loader.Loaded);
@@ -84,7 +84,7 @@ public sealed class ModuleTests : IDisposable
         await loader.UnloadAsync("adds_module");
         Assert.Empty(there);
         Assert.Equal(Errno.ENODEV, Assert.Throws<VirtbusException>(() => Add(late!, "late")).Errno);
-        await Deadline.Refused(Errno.ENODEV, () => new ValueTask(loader.LoadAsync("fails_module")));
+        await Expect.RefusedAsync(Errno.ENODEV, () => new ValueTask(loader.LoadAsync("fails_module")));
         Assert.Empty(there);
         // At the end nobody is asked.
         await loader.LoadAsync("adds_module");
@@ -110,7 +110,7 @@ public sealed class ModuleTests : IDisposable
             Assert.Equal("hello from aux_test_device\n", _fabric.Tree.Read("/bus/auxiliary/devices/aux_test_device.test.0/test/payload"));
             Assert.Equal("42\n", _fabric.Tree.Read("/bus/auxiliary/devices/aux_test_device.test.0/test/driver_data"));
             Assert.Equal(["aux_test_device", "aux_test_driver"], loader.Loaded.Single(m => m.Info.Name == "aux_test_contract").Holders);
-            await Deadline.Refused(Errno.EBUSY, () => new ValueTask(loader.UnloadAsync("aux_test_contract", force: true)));
+            await Expect.RefusedAsync(Errno.EBUSY, () => new ValueTask(loader.UnloadAsync("aux_test_contract", force: true)));
 
             var order = cycle % 2 == 0 ? new[] { first, second } : [second, first];
             Assert.True(await loader.UnloadAsync(order[0], force: true).In(), $"{order[0]} is not collected");
@@ -135,17 +135,17 @@ public sealed class ModuleTests : IDisposable
             await _fabric.SettleAsync().In();
             Assert.Equal("", _fabric.Tree.Read(Folder + "available"));
             Assert.Equal("live\n", _fabric.Tree.Read("/module/aux_test_device/initstate"));
-            await Deadline.Refused(Errno.ENOENT, () => _fabric.Tree.WriteAsync(Folder + "load", "nothing"));
-            await Deadline.Refused(Errno.EBUSY, () => _fabric.Tree.WriteAsync(Folder + "unload", "aux_test_driver"));
-            await Deadline.Refused(Errno.EINVAL, () => _fabric.Tree.WriteAsync(Folder + "unload", "aux_test_driver please"));
-            await Deadline.Refused(Errno.EINVAL, () => _fabric.Tree.WriteAsync(Folder + "unload", ""));
+            await Expect.RefusedAsync(Errno.ENOENT, () => _fabric.Tree.WriteAsync(Folder + "load", "nothing"));
+            await Expect.RefusedAsync(Errno.EBUSY, () => _fabric.Tree.WriteAsync(Folder + "unload", "aux_test_driver"));
+            await Expect.RefusedAsync(Errno.EINVAL, () => _fabric.Tree.WriteAsync(Folder + "unload", "aux_test_driver please"));
+            await Expect.RefusedAsync(Errno.EINVAL, () => _fabric.Tree.WriteAsync(Folder + "unload", ""));
             await _fabric.Tree.WriteAsync(Folder + "unload", "aux_test_driver force");
             Assert.Equal("aux_test_driver\n", _fabric.Tree.Read(Folder + "available"));
             Assert.Empty(_bus.Drivers);
             await loader.UnloadAllAsync();
         }
         // They go with their loader.
-        await Deadline.Refused(Errno.ENOENT, () => _fabric.Tree.WriteAsync(Folder + "load", "aux_test_device"));
+        await Expect.RefusedAsync(Errno.ENOENT, () => _fabric.Tree.WriteAsync(Folder + "load", "aux_test_device"));
     }
 
     [Fact]
@@ -158,9 +158,9 @@ public sealed class ModuleTests : IDisposable
         ModuleHooks.On("brought_driver", context => context.RegisterDriverAsync(brought = new TestDriver(world, "x", new AuxiliaryDeviceId("mod.z"))));
         using var loader = new ModuleLoader(world.Fabric, _folder.Path, watch: false);
         var device = await world.AddAsync("a", 1);
-        var e = await Deadline.Refused(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "brought-driver"));
+        var e = await Expect.RefusedAsync(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "brought-driver"));
         Assert.Equal("Bus auxiliary has no driver 'brought-driver'; that is the name of a module, whose driver is test.x. Name a driver.", e.Message);
-        e = await Deadline.Refused(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "other-driver"));
+        e = await Expect.RefusedAsync(Errno.ENOENT, () => world.Fabric.OverrideDriverAsync(device, "other-driver"));
         Assert.Contains("no module 'other_driver' that could bring it", e.Message, StringComparison.Ordinal);
         Assert.Null(device.DriverOverride);
         await world.Fabric.OverrideDriverAsync(device, "test.x");
@@ -180,7 +180,7 @@ public sealed class ModuleTests : IDisposable
         Assert.Equal("", _fabric.Tree.Read(Factory + "serial_number"));
         await _fabric.Tree.WriteAsync(Factory + "serial_number", "SN0042\n");
         Assert.Equal("SN0042\n", _fabric.Tree.Read(Factory + "serial_number"));
-        await Deadline.Refused(Errno.EBUSY, () => _fabric.Tree.WriteAsync(Factory + "serial_number", "SN0043"));
+        await Expect.RefusedAsync(Errno.EBUSY, () => _fabric.Tree.WriteAsync(Factory + "serial_number", "SN0043"));
         Assert.Equal("pass, 1 consumers\n", _fabric.Tree.Read(Factory + "selftest"));
         Assert.Equal("aux_test_device.test.0\taux_test_driver\naux_test_device.factory.0\taux_tool\n", _fabric.Tree.Read(Factory + "parts"));
         await loader.UnloadAllAsync().In();
@@ -199,12 +199,12 @@ public sealed class ModuleTests : IDisposable
         Assert.Equal("/module/aux_test_driver", Assert.IsType<TreeLink>(_fabric.Tree.Find("/bus/auxiliary/drivers/aux_test_driver/module", follow: false)).Target);
         Assert.Equal("1\n", _fabric.Tree.Read("/module/aux_test_driver/refcnt"));
         Assert.Equal("auxiliary:aux_test_device.test\n", _fabric.Tree.Read("/module/aux_test_driver/alias"));
-        var e = await Deadline.Refused(Errno.EBUSY, () => new ValueTask(loader.UnloadAsync("aux_test_driver")));
+        var e = await Expect.RefusedAsync(Errno.EBUSY, () => new ValueTask(loader.UnloadAsync("aux_test_driver")));
         Assert.Equal("Module aux_test_driver has a driver bound to aux_test_device.test.0. Unbind it, or unload with --force.", e.Message);
         Assert.Equal("aux_test_driver", BoundTo("aux_test_device.test.0"));
         await _fabric.Tree.WriteAsync("/bus/auxiliary/drivers/aux_test_driver/unbind", "aux_test_device.test.0");
         Assert.True(await loader.UnloadAsync("aux_test_driver").In());
-        await Deadline.Refused(Errno.ENOENT, () => new ValueTask(loader.UnloadAsync("aux_test_driver")));
+        await Expect.RefusedAsync(Errno.ENOENT, () => new ValueTask(loader.UnloadAsync("aux_test_driver")));
     }
 
     [Fact]
@@ -257,7 +257,7 @@ public sealed class ModuleTests : IDisposable
             await context.RegisterDriverAsync(new PlainDriver(context.Fabric.GetBus<AuxiliaryBus>(), "left_behind"));
             throw new InvalidOperationException("no luck");
         });
-        var e = await Deadline.Refused(Errno.EINVAL, () => new ValueTask(loader.LoadAsync("failing_init")));
+        var e = await Expect.RefusedAsync(Errno.EINVAL, () => new ValueTask(loader.LoadAsync("failing_init")));
         Assert.Equal("Module failing_init refused to start: no luck", e.Message);
         Assert.Empty(loader.Loaded);
         Assert.Empty(_bus.Drivers);
@@ -318,7 +318,7 @@ public sealed class ModuleTests : IDisposable
         File.Delete(_folder.File("replaced.dll"));
         await loader.RescanAsync();
         await loader.UnloadAsync("replaced");
-        await Deadline.Refused(Errno.ENOENT, () => new ValueTask(loader.LoadAsync("replaced")));
+        await Expect.RefusedAsync(Errno.ENOENT, () => new ValueTask(loader.LoadAsync("replaced")));
     }
 
     [Fact]
@@ -397,7 +397,7 @@ public sealed class ModuleTests : IDisposable
         Collect();
         Assert.DoesNotContain(AssemblyLoadContext.All, c => c.Name is "wrong_entry" or "no_module" or "throws_in_init" or "circle_a" or "circle_b");
 
-        Task<VirtbusException> Refused(Errno errno, string name) => Deadline.Refused(errno, () => new ValueTask(loader.LoadAsync(name)));
+        Task<VirtbusException> Refused(Errno errno, string name) => Expect.RefusedAsync(errno, () => new ValueTask(loader.LoadAsync(name)));
     }
 
     [Fact]
@@ -413,11 +413,11 @@ public sealed class ModuleTests : IDisposable
         });
         _folder.Make("ready");
         using var loader = new ModuleLoader(_fabric, _folder.Path, watch: false) { InitLimit = TimeSpan.FromMilliseconds(50) };
-        await Deadline.Refused(Errno.ETIMEDOUT, () => new ValueTask(loader.LoadAsync("never_ready")));
+        await Expect.RefusedAsync(Errno.ETIMEDOUT, () => new ValueTask(loader.LoadAsync("never_ready")));
         await loader.LoadAsync("ready");
         Assert.Equal("ready", Assert.Single(loader.Loaded).Info.Name);
         // What it still tries comes too late.
-        await Deadline.Refused(Errno.ENODEV, () => late!.RegisterDriverAsync(new PlainDriver(_bus, "late.part")));
+        await Expect.RefusedAsync(Errno.ENODEV, () => late!.RegisterDriverAsync(new PlainDriver(_bus, "late.part")));
         never.SetResult();
     }
 

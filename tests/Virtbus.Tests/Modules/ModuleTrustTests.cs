@@ -11,7 +11,7 @@ public sealed class ModuleTrustTests : IDisposable
 {
     private const UnixFileMode Private = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
     private readonly ModuleFolder _folder = new();
-    private readonly LineLog _lines = new();
+    private readonly RecordedLog _lines = new();
     private readonly Fabric _fabric;
 
     public ModuleTrustTests()
@@ -34,7 +34,7 @@ public sealed class ModuleTrustTests : IDisposable
     {
         _folder.Make("trusting");
         File.SetUnixFileMode(_folder.Path, Private | UnixFileMode.OtherExecute | more);
-        var e = Deadline.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, _folder.Path, watch: false).Dispose());
+        var e = Expect.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, _folder.Path, watch: false).Dispose());
         Assert.Equal($"Modules folder {_folder.Path} is not used, since a module is code of this program: {_folder.Path} has mode {mode}, so every user can change it. Use: chmod go-w {_folder.Path}", e.Message);
         var index = ModuleIndex.Read(_folder.Path);
         Assert.Empty(index.Modules);
@@ -50,10 +50,10 @@ public sealed class ModuleTrustTests : IDisposable
         await loader.LoadAsync("once");
         File.SetUnixFileMode(_folder.Path, Private | UnixFileMode.OtherWrite);
         // What the index knew from before is looked at again before its code runs.
-        var e = await Deadline.Refused(Errno.EPERM, () => new ValueTask(loader.LoadAsync("late")));
+        var e = await Expect.RefusedAsync(Errno.EPERM, () => new ValueTask(loader.LoadAsync("late")));
         Assert.StartsWith($"{_folder.File("late.dll")} is not loaded, since a module is code of this program: {_folder.Path} has mode 702, ", e.Message, StringComparison.Ordinal);
         await loader.RescanAsync().In();
-        await Deadline.Refused(Errno.ENOENT, () => new ValueTask(loader.LoadAsync("late")));
+        await Expect.RefusedAsync(Errno.ENOENT, () => new ValueTask(loader.LoadAsync("late")));
         Assert.Equal(["once"], loader.Loaded.Select(m => m.Info.Name));
         Assert.Contains(_lines.Lines, l => l.StartsWith($"Warning Module file {_folder.Path} skipped: {_folder.Path} has mode 702, ", StringComparison.Ordinal));
         Assert.DoesNotContain("late", ModuleHooks.Ran.Keys);
@@ -69,7 +69,7 @@ public sealed class ModuleTrustTests : IDisposable
         Assert.Equal(["good"], loader.Index.Modules.Select(m => m.Name));
         var reason = $"{_folder.File("open_to_all.dll")} has mode 402, so every user can change it. Use: chmod go-w {_folder.File("open_to_all.dll")}";
         Assert.Equal(reason, Assert.Single(loader.Index.Skipped).Reason);
-        var e = await Deadline.Refused(Errno.EINVAL, () => new ValueTask(loader.LoadAsync("open-to-all")));
+        var e = await Expect.RefusedAsync(Errno.EINVAL, () => new ValueTask(loader.LoadAsync("open-to-all")));
         Assert.Equal($"Module 'open-to-all' can't be used, {_folder.File("open_to_all.dll")}: {reason}", e.Message);
     }
 
@@ -79,7 +79,7 @@ public sealed class ModuleTrustTests : IDisposable
         var above = Directory.CreateDirectory(Path.Combine(_folder.Path, "above")).FullName;
         var modules = Directory.CreateDirectory(Path.Combine(above, "deep", "modules")).FullName;
         File.SetUnixFileMode(above, Private | UnixFileMode.OtherWrite);
-        var e = Deadline.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, modules, watch: false).Dispose());
+        var e = Expect.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, modules, watch: false).Dispose());
         Assert.EndsWith($"{above} has mode 702, so every user can change it. Use: chmod go-w {above}", e.Message, StringComparison.Ordinal);
         File.SetUnixFileMode(above, Private | UnixFileMode.OtherWrite | UnixFileMode.StickyBit);
         new ModuleLoader(_fabric, modules, watch: false).Dispose();
@@ -88,7 +88,7 @@ public sealed class ModuleTrustTests : IDisposable
         File.SetUnixFileMode(above, Private | UnixFileMode.OtherWrite);
         var link = Path.Combine(_folder.Path, "link");
         Directory.CreateSymbolicLink(link, modules);
-        e = Deadline.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, link, watch: false).Dispose());
+        e = Expect.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, link, watch: false).Dispose());
         Assert.EndsWith($"{above} has mode 702, so every user can change it. Use: chmod go-w {above}", e.Message, StringComparison.Ordinal);
         File.SetUnixFileMode(above, Private);
         new ModuleLoader(_fabric, link, watch: false).Dispose();
@@ -122,7 +122,7 @@ public sealed class ModuleTrustTests : IDisposable
             return default;
         });
         using var loader = new ModuleLoader(_fabric, _folder.Path, watch: false);
-        await Deadline.Refused(Errno.EINVAL, () => new ValueTask(loader.LoadAsync("with_companion")));
+        await Expect.RefusedAsync(Errno.EINVAL, () => new ValueTask(loader.LoadAsync("with_companion")));
         Assert.Empty(loader.Loaded);
         File.SetUnixFileMode(companion, UnixFileMode.UserRead);
         await loader.LoadAsync("with_companion");
@@ -136,7 +136,7 @@ public sealed class ModuleTrustTests : IDisposable
             Assert.Skip("Giving a folder to another user takes root.");
         using (var chown = System.Diagnostics.Process.Start("chown", ["12345", _folder.Path]))
             chown.Ends();
-        var e = Deadline.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, _folder.Path, watch: false).Dispose());
+        var e = Expect.Refused(Errno.EPERM, () => new ModuleLoader(_fabric, _folder.Path, watch: false).Dispose());
         Assert.Contains($": {_folder.Path} belongs to user 12345, who is neither user {FileOwner.CurrentUser} who runs this nor root and could change it. Use: chown {FileOwner.CurrentUser} {_folder.Path}, ", e.Message, StringComparison.Ordinal);
     }
 

@@ -147,6 +147,19 @@ public sealed class DefinitionFolderTests : IDisposable
     }
 
     [Fact]
+    public async Task Undefining_that_fails_in_the_middle_says_what_is_forgotten_and_what_is_not()
+    {
+        var store = new FullStore { Room = 3, Stuck = "two" };
+        var (engine, _, _) = await StartAsync(store);
+        foreach (var name in (string[])["one", "two", "three"])
+            engine.Define(name, "thing", null, Whole, isKept: true);
+        var refused = Assert.Throws<VirtbusException>(() => engine.Undefine(["one", "two", "three"]));
+        Assert.Equal(Errno.EIO, refused.Errno);
+        Assert.EndsWith("one is undefined; two, three are as before.", refused.Message, StringComparison.Ordinal);
+        Assert.Equal(["two", "three"], engine.Functions.Select(static f => f.Name));
+    }
+
+    [Fact]
     public async Task Definitions_that_come_after_their_provider_are_active_again()
     {
         var (engine, _, _) = await StartAsync();
@@ -184,8 +197,12 @@ public sealed class DefinitionFolderTests : IDisposable
                 throw new VirtbusException(Errno.ENOSPC, "The state folder is full.");
         }
 
+        public string? Stuck { get; set; }
+
         public void Remove(string name)
         {
+            if (name == Stuck)
+                throw new VirtbusException(Errno.EIO, "The disk does not answer.");
         }
     }
 }

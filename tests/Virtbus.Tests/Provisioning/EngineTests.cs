@@ -304,6 +304,98 @@ public sealed class EngineTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Several_are_deactivated_only_when_none_is_known_to_refuse()
+    {
+        var other = new Shelf(_world.Fabric, _world.Parent, "other");
+        _engine.AddProvider(other);
+        foreach (var (name, kind) in (ReadOnlySpan<(string, string)>)[("a", "thing"), ("b", "thing"), ("c", "other")])
+            _engine.Define(name, kind, null, Whole);
+        await _engine.ActivateAsync(["a", "b", "c"]);
+        _shelf.OnCheckDeactivation = static names => _ = names.Count == 1 ? throw new VirtbusException(Errno.EBUSY, $"{names[0]} goes with its like") : 0;
+        await Refused(Errno.EBUSY, "a goes with its like", () => _engine.DeactivateAsync(["c", "a"]));
+        await Refused(Errno.EBUSY, "a goes with its like", () => _engine.CheckDeactivation(["c", "a"]));
+        await Refused(Errno.EBUSY, "a goes with its like", () => _world.Fabric.Tree.WriteAsync("/kernel/config/deactivate", "c a check=1"));
+        await Refused(Errno.ENOENT, "'d'", () => _engine.DeactivateAsync(["a", "b", "d"]));
+        await _world.Fabric.Tree.WriteAsync("/kernel/config/deactivate", "a b c check=1");
+        Assert.All(_engine.Functions, static f => Assert.Equal(FunctionState.Active, f.State));
+
+        // What is only known when it is tried: the others go all the same, and the answer says which.
+        other.OnDeactivate = static _ => throw new VirtbusException(Errno.EIO, "stuck.");
+        await Refused(Errno.EIO, "stuck. a, b are deactivated; c is as before.", () => _engine.DeactivateAsync(["a", "b", "c"]));
+        Assert.Equal([FunctionState.Configured, FunctionState.Configured, FunctionState.Active], _engine.Functions.Select(static f => f.State));
+        await Refused(Errno.EIO, "stuck.", () => _engine.DeactivateAsync(["c"]));
+    }
+
+    [Fact]
+    public async Task Several_are_undefined_whole_or_not_at_all()
+    {
+        foreach (var name in (string[])["a", "b", "c"])
+            _engine.Define(name, "thing", null, Whole);
+        await _engine.ActivateAsync(["b"]);
+        await Refused(Errno.EBUSY, "Function 'b' is active", () => _world.Fabric.Tree.WriteAsync("/kernel/config/undefine", "a b c"));
+        await Refused(Errno.ENOENT, "'d'", () => _engine.Undefine(["a", "d"]));
+        Assert.Equal(["a", "b", "c"], _engine.Functions.Select(static f => f.Name));
+        await _engine.DeactivateAsync(["b"]);
+        await _world.Fabric.Tree.WriteAsync("/kernel/config/undefine", "a b c a");
+        Assert.Empty(_engine.Functions);
+    }
+
+    [Fact]
+    public async Task Function_that_does_not_come_back_says_why()
+    {
+        _engine.RemoveProvider(_shelf);
+        var shelf = new Shelf(_world.Fabric, _world.Parent) { DoesReturn = true };
+        _engine.AddProvider(shelf);
+        var one = _engine.Define("one", "thing", null, Whole);
+        await _engine.ActivateAsync(["one"]);
+        await _world.Fabric.UnregisterAsync(shelf.Made[0]);
+        var (begun, goesOn) = (new TaskCompletionSource(), new TaskCompletionSource());
+        shelf.OnActivate = async (_, _) =>
+        {
+            begun.SetResult();
+            await goesOn.Task;
+            throw new VirtbusException(Errno.ETIMEDOUT, "its server does not answer");
+        };
+        _engine.Return(shelf);
+        await begun.Task.EndsAsync("the function to begin to return");
+        Assert.Equal((FunctionState.Coming, null, true), (one.State, one.Problem, one.IsAwaited));
+        goesOn.SetResult();
+        await _world.Fabric.SettleAsync().EndsAsync("the function to return");
+        Assert.Equal((FunctionState.Failed, "its server does not answer", true), (one.State, one.Problem, one.IsAwaited));
+        Assert.Equal("failed\n", _world.Fabric.Tree.Read("/kernel/config/functions/one/state"));
+        Assert.Equal("its server does not answer\n", _world.Fabric.Tree.Read("/kernel/config/functions/one/problem"));
+
+        // Activated or given up, it is a thing of the past.
+        shelf.OnActivate = static (_, _) => Task.CompletedTask;
+        await _engine.ActivateAsync(["one"]);
+        Assert.Equal((FunctionState.Active, null), (one.State, one.Problem));
+        await _world.Fabric.UnregisterAsync(one.Device!);
+        shelf.OnActivate = static (_, _) => throw new VirtbusException(Errno.EIO, "no");
+        await Refused(Errno.EIO, "no", () => _engine.ActivateAsync(["one"]));
+        Assert.Equal(FunctionState.Failed, one.State);
+        await _engine.DeactivateAsync(["one"]);
+        Assert.Equal((FunctionState.Configured, null, false), (one.State, one.Problem, one.IsAwaited));
+        // It can't be as it is now: that is told as well, and nothing is begun.
+        shelf.OnActivate = static (_, _) => Task.CompletedTask;
+        await _engine.ActivateAsync(["one"]);
+        await _world.Fabric.UnregisterAsync(one.Device!);
+        await _engine.SetAsync("one", [new("mac", "")]);
+        _engine.Return(shelf);
+        await _world.Fabric.SettleAsync().EndsAsync("the function to return");
+        Assert.Equal(FunctionState.Failed, one.State);
+        Assert.Contains("mac (a unicast station address", one.Problem, StringComparison.Ordinal);
+        await _engine.SetAsync("one", Whole);
+        _engine.Return(shelf);
+        await _world.Fabric.SettleAsync().EndsAsync("the function to return");
+        Assert.Equal(FunctionState.Active, one.State);
+        await _engine.DeactivateAsync(["one"]);
+        shelf.OnActivate = static (_, _) => throw new VirtbusException(Errno.EIO, "no");
+        // It never was there, so it is not missing.
+        await Refused(Errno.EIO, "no", () => _engine.ActivateAsync(["one"]));
+        Assert.Equal((FunctionState.Configured, null), (one.State, one.Problem));
+    }
+
+    [Fact]
     public async Task Names_kinds_and_parents_are_told_when_they_are_wrong()
     {
         var second = new Device("second");

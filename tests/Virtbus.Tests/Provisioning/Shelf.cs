@@ -31,6 +31,9 @@ internal sealed class Shelf(Fabric fabric, Device parent, string kind = "thing")
 
     public Func<FunctionProfile, Task> OnChange { get; set; } = static _ => Task.CompletedTask;
 
+    /// <summary>Asked before a deactivation begins; throws to refuse it.</summary>
+    public Action<IReadOnlyList<string>> OnCheckDeactivation { get; set; } = static _ => { };
+
     public List<Thing> Made { get; } = [];
 
     public override void Check(FunctionProfile profile)
@@ -38,6 +41,8 @@ internal sealed class Shelf(Fabric fabric, Device parent, string kind = "thing")
         if (profile.TryGet(Size, out var size) && size > 1 << 20 && profile.Get(Count) == 1)
             throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': one screw holds at most 1MiB. Write count=2.");
     }
+
+    public override void CheckDeactivation(IReadOnlyList<(FunctionProfile Profile, Device Device)> functions) => OnCheckDeactivation([.. functions.Select(static f => f.Profile.Name)]);
 
     public override async ValueTask ChangeAsync(FunctionProfile before, FunctionProfile after, Device device)
     {

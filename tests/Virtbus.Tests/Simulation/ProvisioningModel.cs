@@ -76,7 +76,8 @@ internal sealed class NameModel(string name)
             _allowed.Add(Facts);
         if (succeeded)
         {
-            var done = old.Select(request).ToList();
+            // One that goes on still may have had its effect before this one, and says so later.
+            var done = old.Concat(_going.SelectMany(g => old.Select(g))).Select(request).ToList();
             if (!_isShared)
                 _allowed.Clear();
             _allowed.UnionWith(done);

@@ -31,6 +31,9 @@ internal sealed class ProvisioningSimulation : SeededProgram
 
     public List<SimProvider> Providers { get; } = [];
 
+    /// <summary>Whether what comes by another way is told to the engine; a planted bug is when not.</summary>
+    public bool IsNoted { get; set; } = true;
+
     /// <summary>Providers take what was kept: refusing that is not what is looked at.</summary>
     public bool IsRestoring { get; private set; }
 
@@ -105,7 +108,7 @@ internal sealed class ProvisioningSimulation : SeededProgram
     private async ValueTask OperateAsync()
     {
         var name = Name();
-        switch (Next(16))
+        switch (Next(17))
         {
             case 0 or 1 or 2:
                 Define($"f{Next(6)}");
@@ -151,6 +154,9 @@ internal sealed class ProvisioningSimulation : SeededProgram
             case 14 when Devices() is { Count: > 0 } all:
                 await UseAsync(all[Next(all.Count)]);
                 break;
+            case 15 when Engine.Functions.FirstOrDefault(f => f.Name == name) is { Now: { Work: ProvisionedFunction.Work.None, Provider: SimProvider provider } } one && !provider.IsAtWork(name):
+                await ByNumberAsync(provider, one);
+                break;
             default:
                 Providers.FindAll(static p => p.IsThere).ForEach(Engine.Return);
                 break;
@@ -167,6 +173,20 @@ internal sealed class ProvisioningSimulation : SeededProgram
             return default;
         });
         Require(request.IsCompleted, "a definition waits for something");
+    }
+
+    // The provider makes a function, or takes it down, without having been asked by the engine, as a number written to an adapter does.
+    private async ValueTask ByNumberAsync(SimProvider provider, ProvisionedFunction function)
+    {
+        if (function.Device is SimFunction device)
+        {
+            await RequestAsync("number 0", [function.Name], static f => f is null ? null : f with { IsWanted = false }, () => provider.TakeByNumberAsync(Engine, function, device));
+            return;
+        }
+        if (function.Profile is not { } profile || !profile.IsSet(SimProvider.Tag))
+            return;
+        var told = Facts.Text(profile.Values);
+        await RequestAsync("number 1", [function.Name], f => f is null ? null : f with { IsWanted = true, Values = told }, () => provider.MakeByNumberAsync(Engine, function, profile));
     }
 
     private async ValueTask UseAsync(SimFunction device)
@@ -188,9 +208,11 @@ internal sealed class ProvisioningSimulation : SeededProgram
             await provider.GoAsync(Engine);
             return;
         }
-        // What is wanted when it comes has to return.
-        foreach (var function in Engine.Functions.Where(f => f.Kind == provider.Kind && f.Parent == provider.At.Name))
-            Model(function.Name).IsExcused = false;
+        // What is wanted when it comes has to return, unless what has to be set was taken away meanwhile; then nothing of a set does.
+        var all = Engine.Functions.Where(f => f.Kind == provider.Kind && f.Parent == provider.At.Name).ToList();
+        var broken = all.FindAll(static f => f.Now.IsWanted && !f.Values.ContainsKey("tag"));
+        foreach (var function in all)
+            Model(function.Name).IsExcused = provider.ComesTogether ? broken.Count > 0 : broken.Contains(function);
         await provider.ComeAsync(Engine);
     }
 
@@ -311,7 +333,7 @@ internal sealed class ProvisioningSimulation : SeededProgram
                 continue;
             Require(model.Facts == FactsOf(function.Name), $"{function} is {FactsOf(function.Name)}, but should be {model.Facts}");
             var expected = device is not null ? device.IsHeld ? FunctionState.InUse : FunctionState.Active
-                : model.Facts!.IsWanted ? FunctionState.Gone
+                : model.Facts!.IsWanted ? now.Failure is null ? FunctionState.Gone : FunctionState.Failed
                 : model.Facts.Values.Contains("tag=", StringComparison.Ordinal) ? FunctionState.Configured : FunctionState.Defined;
             Require(function.State == expected, $"{function} is {function.State}, but should be {expected}");
             CheckKept(function, device);
@@ -387,8 +409,8 @@ internal sealed class ProvisioningSimulation : SeededProgram
         foreach (var (name, possible) in killed.Possible)
         {
             var function = engine.Functions.FirstOrDefault(f => f.Name == name);
-            Require(function?.Problem is null, $"{name} is not taken any more: {function?.Problem}");
-            if (killed.Unsure.Contains(name) || function?.Problem is not null)
+            Require(function?.Refusal is null, $"{name} is not taken any more: {function?.Refusal}");
+            if (killed.Unsure.Contains(name) || function?.Refusal is not null)
                 continue;
             var facts = function is null ? null : new Facts(Facts.Text(function.Profile!.Values), function.Now.IsWanted, function.IsKept);
             Require(facts is null || possible.Contains(facts), $"after a kill {name} is {facts}, which is neither the old nor the new");

@@ -84,6 +84,8 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
     public static readonly ProfileField<int> Level = ProfileFields.Number("level", "turns", 0, 9, change: FieldChange.WhileActive);
     private static readonly ProfileField[] All = [Count, Tag, Level];
     private readonly HashSet<string> _worked = [];
+    // Of these, what the engine did not ask for.
+    private readonly HashSet<string> _numbered = [];
     private int _generation;
 
     public Device At => at;
@@ -119,6 +121,11 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
         sim.Require(IsThere, $"{this} is asked for functions after it was removed");
         var generation = _generation;
         var made = new List<SimFunction>();
+        await WaitForNumberAsync(profiles);
+        if (_generation != generation)
+            throw new VirtbusException(Errno.ENODEV, "went meanwhile");
+        if (profiles.FirstOrDefault(p => Made.GetValueOrDefault(p.Name)?.State == DeviceState.Added) is { } there)
+            throw new VirtbusException(Errno.EBUSY, $"{there.Name} came by a number");
         Enter("make", profiles);
         try
         {
@@ -168,6 +175,7 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
     public override async ValueTask DeactivateAsync(IReadOnlyList<(FunctionProfile Profile, Device Device)> functions)
     {
         List<FunctionProfile> profiles = [.. functions.Select(static f => f.Profile)];
+        await WaitForNumberAsync(profiles);
         Enter("take down", profiles);
         try
         {
@@ -181,7 +189,8 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
                     profiles.ForEach(sim.Stays);
                     throw new VirtbusException(Errno.EBUSY, "stays");
                 }
-                await TakeDownAsync((SimFunction)device);
+                if (device.State == DeviceState.Added)
+                    await TakeDownAsync((SimFunction)device);
             }
         }
         finally
@@ -192,6 +201,7 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
 
     public override async ValueTask ChangeAsync(FunctionProfile before, FunctionProfile after, Device device)
     {
+        await WaitForNumberAsync([before]);
         Enter("change", [before]);
         try
         {
@@ -210,6 +220,63 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
     }
 
     public override string? PlaceOf(Device device) => $"slot {((SimFunction)device).Slot}";
+
+    public bool IsAtWork(string name) => _worked.Contains(name);
+
+    /// <summary>Makes a function on its own account, and says so.</summary>
+    public async ValueTask MakeByNumberAsync(ProvisioningEngine engine, ProvisionedFunction function, FunctionProfile profile)
+    {
+        var generation = _generation;
+        if (Made.ContainsKey(profile.Name))
+            throw new VirtbusException(Errno.EBUSY, "is there");
+        var device = new SimFunction(profile.Name, this, profile, SlotFor(profile.At(function.Place)), bus);
+        Made[profile.Name] = device;
+        Enter("number 1", [profile]);
+        _numbered.Add(profile.Name);
+        try
+        {
+            await fabric.RegisterAsync(device);
+            await sim.PauseAsync();
+            // Nobody is left who would be told.
+            if (_generation != generation || function.IsForgotten || device.State != DeviceState.Added)
+                throw new VirtbusException(Errno.ENODEV, "went meanwhile");
+            device.IsTold = true;
+            if (sim.IsNoted)
+                engine.NoteActive(function, device, profile);
+        }
+        catch
+        {
+            if (device.State == DeviceState.Added)
+                await fabric.DeleteAsync(device);
+            Forget(device);
+            throw;
+        }
+        finally
+        {
+            _numbered.Remove(profile.Name);
+            Leave([profile]);
+        }
+    }
+
+    /// <summary>Takes a function down on its own account, and says so.</summary>
+    public async ValueTask TakeByNumberAsync(ProvisioningEngine engine, ProvisionedFunction function, SimFunction device)
+    {
+        Enter("number 0", [device.Profile]);
+        _numbered.Add(function.Name);
+        try
+        {
+            if (sim.IsNoted)
+                engine.NoteInactive(function);
+            await TakeDownAsync(device);
+            if (sim.IsNoted)
+                engine.NoteInactive(function);
+        }
+        finally
+        {
+            _numbered.Remove(function.Name);
+            Leave([device.Profile]);
+        }
+    }
 
     /// <summary>It comes: without those that it kept and nobody has active.</summary>
     public async ValueTask ComeAsync(ProvisioningEngine engine)
@@ -256,7 +323,7 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
             return slot;
         // Those that are gone come back to theirs.
         used.UnionWith(ProvisioningEngine.Of(fabric).FunctionsOf(this)
-            .Where(static f => f is { State: FunctionState.Gone, Place: not null }).Select(static f => int.Parse(f.Place!["slot ".Length..], null)));
+            .Where(static f => f is { IsAwaited: true, Place: not null }).Select(static f => int.Parse(f.Place!["slot ".Length..], null)));
         return Enumerable.Range(0, used.Count + 1).First(i => !used.Contains(i));
     }
 
@@ -265,6 +332,13 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
     {
         if (Made.GetValueOrDefault(device.Profile.Name) == device)
             Made.Remove(device.Profile.Name);
+    }
+
+    // As a device's transition makes whoever comes second wait.
+    private async ValueTask WaitForNumberAsync(IReadOnlyList<FunctionProfile> profiles)
+    {
+        while (profiles.Any(p => _numbered.Contains(p.Name)))
+            await Task.Yield();
     }
 
     private void Enter(string what, IReadOnlyList<FunctionProfile> profiles)

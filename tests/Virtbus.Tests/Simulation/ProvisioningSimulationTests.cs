@@ -62,9 +62,12 @@ public sealed class ProvisioningSimulationTests(ITestOutputHelper output)
         sim =>
         {
             foreach (var function in sim.Engine.Functions)
-                function.IsForgotten = function.State == FunctionState.Gone;
+                function.IsForgotten = function.IsAwaited;
         },
         "is not back");
+
+    [Fact]
+    public void Finds_a_function_that_came_by_a_number_and_is_not_told_of() => Finds(static sim => sim.IsNoted = false, "is there, and", "after 'number 0'");
 
     private void Finds(Action<ProvisioningSimulation> sabotage, params string[] symptoms) => _runs.Find(seed => new ProvisioningSimulation(seed, sabotage), symptoms);
 }

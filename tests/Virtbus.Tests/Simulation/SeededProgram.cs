@@ -13,7 +13,7 @@ namespace Virtbus.Tests.Simulation;
 internal abstract class SeededProgram
 {
     private readonly StringBuilder? _trace;
-    private readonly LineLog _log = new();
+    private readonly RecordedLog _log = new();
     private readonly Dictionary<string, string> _lastEvent = [];
     private int _logged;
     private ulong _hash = 14695981039346656037;

@@ -60,7 +60,7 @@ internal sealed class SeededRuns(ITestOutputHelper output, Func<ulong, bool, See
     /// <param name="symptoms">Parts of failures by which the bug shows.</param>
     public void Find(Func<ulong, SeededProgram> program, params string[] symptoms)
     {
-        for (var seed = 1ul; seed <= 500; seed++)
+        for (var seed = 1ul; seed <= 2000; seed++)
         {
             if (program(seed).Run() is { } failure && symptoms.Any(s => failure.Contains(s, StringComparison.Ordinal)))
             {
@@ -68,6 +68,6 @@ internal sealed class SeededRuns(ITestOutputHelper output, Func<ulong, bool, See
                 return;
             }
         }
-        Assert.Fail("500 seeds did not find the planted bug.");
+        Assert.Fail("2000 seeds did not find the planted bug.");
     }
 }

@@ -93,7 +93,7 @@ public sealed class SimulatedDiskTests
         Assert.Same(block, disk.Driver);
         Assert.Equal(VirtioDeviceId.VIRTIO_ID_BLOCK, block.Probed);
         await fabric.UnbindAsync(block, disk.Name);
-        await Deadline.Refused(Errno.ENODEV, () => fabric.BindAsync(net, disk.Name));
+        await Expect.RefusedAsync(Errno.ENODEV, () => fabric.BindAsync(net, disk.Name));
         fabric.SetDriverOverride(disk, net.Name);
         await fabric.BindAsync(net, disk.Name);
         Assert.Equal(VirtioDeviceId.VIRTIO_ID_BLOCK, net.Probed);
