@@ -90,7 +90,7 @@ public sealed class ApplyTests
         Assert.Matches("^FUNCTION +KIND +PARENT +STATE +DEVICE\ndisk0 +disk +adapter0 +active +disk0\n$", await fabric.OkAsync("function", "list"));
         Assert.Matches("driver +harrier_core\n", await fabric.OkAsync("device", "show", "adapter0"));
         await fabric.OkAsync("apply", fabric.Write("next.yaml", "{}"));
-        Assert.Equal("", await fabric.OkAsync("export"));
+        Assert.Equal("{}\n", await fabric.OkAsync("export"));
     }
 
     [Fact]
