@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Virtbus.Cli;
+using Virtbus.Cli.Completion;
 using Virtbus.Cli.Text;
 using Virtbus.Cli.Verbs;
 using Virtbus.Platform;
@@ -11,12 +12,18 @@ var errors = StandardOutput.NewErrorWriter();
 Console.SetOut(output);
 Console.SetError(errors);
 
-var (words, command) = CommandLine.Split(args);
-if (words.Length == 0)
-    words = ["--help"];
 var failed = ExitCode.Failed;
 try
 {
+    if (args is [Completer.Request, .. var line])
+    {
+        Completer.Write(output, CommandLine.Make(null), line);
+        output.Flush();
+        return ExitCode.Done;
+    }
+    var (words, command) = CommandLine.Split(args);
+    if (words.Length == 0)
+        words = ["--help"];
     var result = CommandLine.Make(command).Parse(words);
     if (CommandLine.UsageError(result) is { } error)
     {

@@ -89,8 +89,8 @@ public sealed class ApplyTests
         Assert.Equal("", await fabric.OkAsync("diff", file));
         Assert.Matches("^FUNCTION +KIND +PARENT +STATE +DEVICE\ndisk0 +disk +adapter0 +active +disk0\n$", await fabric.OkAsync("function", "list"));
         Assert.Matches("driver +harrier_core\n", await fabric.OkAsync("device", "show", "adapter0"));
-        await fabric.OkAsync("apply", fabric.Write("next.yaml", ""));
-        Assert.Equal("", await fabric.OkAsync("export"));
+        await fabric.OkAsync("apply", fabric.Write("next.yaml", "{}"));
+        Assert.Equal("{}\n", await fabric.OkAsync("export"));
     }
 
     [Fact]
@@ -312,11 +312,11 @@ public sealed class ApplyTests
     public async Task Serial_port_that_lasts_is_there_again_after_an_orderly_end()
     {
         await using var fabric = new TestFabric();
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         await fabric.OkAsync("function", "define", "s1", "--kind", "serial");
         await fabric.OkAsync("function", "activate", "s1");
         await fabric.OkAsync("down");
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         await UntilAsync(async () => (await fabric.OkAsync("function", "list")).Contains("active", StringComparison.Ordinal));
         Assert.Matches("s1 +serial +active", await fabric.OkAsync("function", "list"));
         await fabric.OkAsync("down");

@@ -25,6 +25,13 @@ internal sealed class PciFunctions(PciBus bus, ProvisioningEngine engine) : Sing
     internal void Add(IPciFunctionProvider provider) =>
         Volatile.Write(ref _fields, [ProfileFields.Text(provider.Name, provider.NameDescription, provider.IsName), .. _fields]);
 
+    /// <summary>A provider left the bus.</summary>
+    internal void Remove(string provider) => Volatile.Write(ref _fields, [.. _fields.Where(f => f.Name != provider)]);
+
+    /// <summary>A function that is defined as one of a provider's; null when there is none.</summary>
+    internal ProvisionedFunction? FindOf(string provider) =>
+        engine.FunctionsOf(this).FirstOrDefault(f => f.Profile is { } profile && profile.Values.Any(v => v.Key == provider));
+
     public override void Check(FunctionProfile profile)
     {
         if (Chosen(profile).Count() > 1)

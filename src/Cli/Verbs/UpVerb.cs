@@ -19,7 +19,7 @@ internal static class UpVerb
 
     public static Command Make()
     {
-        var manifest = new Argument<string?>("MANIFEST") { Description = "A YAML file; the program's default manifest when absent.", Arity = ArgumentArity.ZeroOrOne };
+        var manifest = Names.File(new Argument<string?>("MANIFEST") { Description = "A YAML file; the program's default manifest when absent.", Arity = ArgumentArity.ZeroOrOne });
         var detach = new Option<bool>("--detach", "-d") { Description = "Return when all is ready, and leave the fabric running." };
         var detached = new Option<bool>("--detached") { Hidden = true };
         var command = new Command("up", "Bring a fabric up and run it until Ctrl-C, or in the background.") { manifest, detach, detached };

@@ -70,7 +70,7 @@ internal static class VmVerb
             return new VirtbusException(Errno.ENODEV, $"Device '{name}' offers no socket: no driver has it. Give it to guests with 'virtbus driver bind {name} vhost-vdpa'.");
         return new VirtbusException(
             Errno.ENODEV,
-            $"No device '{name}' offers a socket. {(sockets.Count == 0 ? "No device of this fabric does; add a disk or a serial port to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
+            $"No device '{name}' offers a socket.{Suggestion.For(name, sockets.Select(static s => s.Device))} {(sockets.Count == 0 ? "No device of this fabric does; add a disk or a serial port to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
     }
 
     private static async Task<int> PrepareAsync(CancellationToken cancellation)

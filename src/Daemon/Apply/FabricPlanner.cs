@@ -23,10 +23,10 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
     /// <exception cref="VirtbusException">EBUSY: the manifest asks for what can't change while the fabric runs; EINVAL: for a name or a number that is taken by what lasts.</exception>
     public FabricPlan Plan(FabricManifest before, FabricManifest after)
     {
-        if (before.Modules?.Value != after.Modules?.Value)
+        if (!before.Modules.HasFoldersOf(after.Modules))
         {
             throw new VirtbusException(
-                Errno.EBUSY, $"{after.File}: the folder of modules is {before.Modules?.Value ?? "the program's own"} while the fabric runs, not {after.Modules?.Value ?? "the program's own"}. Take the fabric down, and up with this manifest.");
+                Errno.EBUSY, $"{after.File}: the folder of modules is {before.Modules.FolderText} while the fabric runs, not {after.Modules.FolderText}. Take the fabric down, and up with this manifest.");
         }
 
         if (PlanCheck.Find(after, engine, hardware.Bus) is { Count: > 0 } errors)
@@ -34,10 +34,23 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         if (FunctionSet.FindConflicts(after, [.. engine.Functions.Where(static f => !IsManifests(f))], stateFolder: null) is { Count: > 0 } conflicts)
             throw new ManifestException(after.File, conflicts);
         var plan = new FabricPlan();
+        PlanModules(plan, after);
         var renewed = PlanAdapters(plan, after);
         PlanFunctions(plan, after, renewed);
         PlanGroups(plan, after, renewed);
         return plan;
+    }
+
+    // One that is named no more stays: something else may have come to use it.
+    private void PlanModules(FabricPlan plan, FabricManifest after)
+    {
+        if (engine.Modules is not { } loader)
+            return;
+        foreach (var name in after.Modules.Names.Select(static n => n.Value).Where(n => loader.Loaded.All(l => l.Info.Name != ModuleName.Of(n) && l.Info.Name != n)))
+        {
+            plan.Say('+', $"module {name}");
+            plan.Make($"module {name}", _ => new ValueTask(loader.LoadAsync(name)));
+        }
     }
 
     // The adapters that go, or go and come: what hangs at them does too.
