@@ -17,6 +17,9 @@ internal static class CommandLine
     /// <summary>-p of every verb.</summary>
     public static readonly Option<bool> Pretty = new("--pretty", "-p") { Description = "Print JSON, spread over many lines.", Recursive = true };
 
+    /// <summary>A word with '@' is a word, not a file of more words: values and names may begin so.</summary>
+    public static readonly ParserConfiguration Words = new() { ResponseFileTokenReplacer = null };
+
     /// <summary>Takes what follows '--' off the words: it is another program's command line.</summary>
     public static (string[] Words, string[]? Command) Split(string[] args)
     {

@@ -24,7 +24,7 @@ try
     var (words, command) = CommandLine.Split(args);
     if (words.Length == 0)
         words = ["--help"];
-    var result = CommandLine.Make(command).Parse(words);
+    var result = CommandLine.Make(command).Parse(words, CommandLine.Words);
     if (CommandLine.UsageError(result) is { } error)
     {
         errors.WriteLine($"virtbus: {error}");

@@ -79,6 +79,17 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
         Assert.Contains("Usage:", await _fabric.OkAsync("tree", "-h"), StringComparison.Ordinal);
     }
 
+    [Fact]
+    public async Task Word_that_means_a_file_of_words_elsewhere_is_a_word()
+    {
+        var run = await _fabric.RunAsync("device", "show", "@lan0");
+        Assert.Equal((1, ""), (run.Code, run.Output));
+        Assert.Contains("'@lan0'", run.Errors, StringComparison.Ordinal);
+        run = await _fabric.RunAsync("attr", "get", "@/etc/passwd");
+        Assert.Equal((1, ""), (run.Code, run.Output));
+        Assert.DoesNotContain("root", run.Errors, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("tre", "'tre' is no verb of 'virtbus'. Did you mean 'tree'?")]
     [InlineData("module unlod x", "'unlod' is no verb of 'virtbus module'. Did you mean 'unload'?")]

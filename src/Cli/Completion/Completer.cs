@@ -37,7 +37,7 @@ internal static class Completer
         // What follows is another program's command line.
         if (before.Contains("--") || !before.All(place.TryPass))
             return [];
-        var context = new Lazy<CompletionContext>(() => root.Parse([.. before, current]).GetCompletionContext());
+        var context = new Lazy<CompletionContext>(() => root.Parse([.. before, current], CommandLine.Words).GetCompletionContext());
         if (place.Pending is { } option)
             return From(option.CompletionSources, context, before);
         if (current.StartsWith('-'))
