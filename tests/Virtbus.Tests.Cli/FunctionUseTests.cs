@@ -72,7 +72,7 @@ public sealed class FunctionUseTests
         async Task UntilAsync(string state)
         {
             while (!(await fabric.OkAsync("function", "list")).Contains(state, StringComparison.Ordinal))
-                await Task.Delay(20, deadline.Token);
+                deadline.Token.ThrowIfCancellationRequested();
         }
     }
 
@@ -203,7 +203,7 @@ public sealed class FunctionUseTests
         using var deadline = new CancellationTokenSource(TestFabric.Deadline);
         var apply = fabric.Start("apply", fabric.Write("next.yaml", "adapters: [ { name: adapter0, model: merlin } ]\n"));
         while (!(await fabric.OkAsync("function", "list")).Contains("draining", StringComparison.Ordinal))
-            await Task.Delay(20, deadline.Token);
+            deadline.Token.ThrowIfCancellationRequested();
         // Meanwhile the name is taken by one that lasts.
         await fabric.OkAsync("function", "deactivate", "disk0");
         await fabric.OkAsync("function", "undefine", "disk0");

@@ -150,7 +150,7 @@ public sealed class EngineTests : IAsyncLifetime
         _shelf.OnActivate = async (_, cancel) =>
         {
             begun.SetResult();
-            await Task.Delay(Timeout.Infinite, cancel);
+            await Deadline.NeverAsync(cancel);
         };
         var activation = _engine.ActivateAsync(["one"]).AsTask();
         await begun.Task.EndsAsync("the activation to begin");
@@ -185,7 +185,7 @@ public sealed class EngineTests : IAsyncLifetime
         _shelf.OnActivate = async (_, cancel) =>
         {
             begun.SetResult();
-            await Task.Delay(Timeout.Infinite, cancel);
+            await Deadline.NeverAsync(cancel);
         };
         var adding = _engine.AddAsync("three", "thing", null, Whole).AsTask();
         await begun.Task.EndsAsync("the activation to begin");
@@ -295,7 +295,7 @@ public sealed class EngineTests : IAsyncLifetime
         _shelf.OnActivate = async (_, cancel) =>
         {
             begun.SetResult();
-            await Task.Delay(Timeout.Infinite, cancel);
+            await Deadline.NeverAsync(cancel);
         };
         var adding = _engine.AddAsync("one", "thing", null, Whole).AsTask();
         await begun.Task.EndsAsync("the activation to begin");
