@@ -260,6 +260,10 @@ internal sealed partial class FabricDaemon
             _manifest = manifest;
             return new ApplyAnswer(plan.Changes, Applied: true);
         }
+        catch (OperationCanceledException e) when (_stop.IsCancellationRequested)
+        {
+            throw new VirtbusException(Errno.ECANCELED, "The fabric goes down, so the manifest is not applied any further.", e);
+        }
         finally
         {
             _applying.Release();
@@ -448,7 +452,7 @@ internal sealed partial class FabricDaemon
         {
             try
             {
-                if (function.Kind == "pci")
+                if (function.Kind == ManifestFunction.Plugged)
                     _hardware.RequireProvider(function);
                 var defined = function.DefineIn(_engine);
                 if (function.Kind == DiskFunctions.KindName)

@@ -137,7 +137,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         Cancel(going);
     }
 
-    public async ValueTask DeactivateAsync(IReadOnlyList<string> names)
+    public async ValueTask DeactivateAsync(IReadOnlyList<string> names, CancellationToken cancellationToken)
     {
         List<ProvisionedFunction> active, forgotten;
         // Whatever became of the activation that was cancelled, it is deactivated.
@@ -148,13 +148,13 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
             await going.Done;
         }
 
-        foreach (var function in forgotten)
-            function.Now.Provider?.Forget(function.Name);
         VirtbusException? error = null;
         try
         {
-            // At the end nobody waits for users.
-            await Task.WhenAny(Task.WhenAll(active.SelectMany(static f => f.UsersLeft)), _closed.Task);
+            foreach (var function in forgotten)
+                function.Now.Provider?.Forget(function.Name);
+            // At the end nobody waits for users. Who gives the wait up leaves all as it was.
+            await Task.WhenAny(Task.WhenAll(active.SelectMany(static f => f.UsersLeft)), _closed.Task).WaitAsync(cancellationToken);
             foreach (var group in active.GroupBy(static f => f.Now.Provider).Reverse())
             {
                 try
@@ -181,7 +181,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
                 }
             }
 
-            End(active);
+            End([.. active, .. forgotten]);
         }
 
         if (error is not null && active.Count + forgotten.Count > 1)
@@ -241,7 +241,8 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
             book.Change(functions.ConvertAll(static f => (f, f.Now with { IsWanted = false, Failure = null })));
             active = functions.FindAll(static f => f.IsActive);
             forgotten = [.. functions.Except(active)];
-            foreach (var function in active)
+            // Those that are forgotten too: nothing else is done with one while its provider lets go of what it had for it.
+            foreach (var function in functions)
                 function.Begin(Work.Draining);
             return null;
         }

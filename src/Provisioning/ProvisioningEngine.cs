@@ -197,13 +197,10 @@ public sealed class ProvisioningEngine
     public async ValueTask<ProvisionedFunction> AddAsync(
         string name, string kind, string? parent, IEnumerable<KeyValuePair<string, string>> values, CancellationToken cancellationToken = default)
     {
-        ProvisionedFunction function;
-        lock (_book.Lock)
-        {
-            if (Functions.FirstOrDefault(f => f.Name == name) is { IsKept: false, IsActive: false, IsIdle: true } other && other.Kind == kind)
-                Undefine(name);
-            function = Define(name, kind, parent, values);
-        }
+        // Its provider lets go of what it had for the one before, so not under the lock.
+        if (Functions.FirstOrDefault(f => f.Name == name) is { IsKept: false, IsActive: false, IsIdle: true } other && other.Kind == kind)
+            Undefine(name);
+        var function = Define(name, kind, parent, values);
 
         try
         {
@@ -228,13 +225,17 @@ public sealed class ProvisioningEngine
     /// and would come back with what they hang at, do not any more.
     /// </summary>
     /// <param name="names">The functions.</param>
+    /// <param name="cancellationToken">
+    /// Ends the wait for users, with all of them as before. Where a driver waits for its user by itself when it is unbound, as those of VFIO do, that
+    /// wait goes on.
+    /// </param>
     /// <exception cref="VirtbusException">
     /// As <see cref="CheckDeactivation"/>: nothing is done then; or what the provider answers: the message says of several which are active still.
     /// </exception>
-    public ValueTask DeactivateAsync(IReadOnlyList<string> names)
+    public ValueTask DeactivateAsync(IReadOnlyList<string> names, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(names);
-        return _life.DeactivateAsync(names);
+        return _life.DeactivateAsync(names, cancellationToken);
     }
 
     /// <summary>Says whether functions can be deactivated, as far as that can be known before; does nothing.</summary>

@@ -88,7 +88,7 @@ public sealed class UpAndDownTests
         var manifest = fabric.Write("m.yaml", "adapters:\n  - { name: a, model: merlin }\nfunctions:\n  - { name: f, simulated: nonesuch }\n");
         var run = await fabric.RunAsync("up", manifest, "--detach");
         Assert.Equal(1, run.Code);
-        Assert.Contains($"virtbus: {manifest}:4:13: ", run.Errors, StringComparison.Ordinal);
+        Assert.Contains($"virtbus: {manifest}:4:27: ", run.Errors, StringComparison.Ordinal);
         Assert.False(File.Exists(fabric.ControlSocket));
     }
 

@@ -42,7 +42,10 @@ internal static class ShellScripts
               return
             fi
             value=${line%%$'\t'*}
-            COMPREPLY+=("${value#"$cut"}")
+            rest=${value#"$cut"}
+            # A name may hold what the shell would take for more than a name.
+            [[ $rest == *[!A-Za-z0-9._:/=@+,%-]* ]] && printf -v rest %q "$rest"
+            COMPREPLY+=("$rest")
             [[ $value == *[/=] ]] && compopt -o nospace
           done < <("$program" '[complete]' "${words[@]:1}" 2>/dev/null)
         }

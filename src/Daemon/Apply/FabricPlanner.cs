@@ -15,7 +15,7 @@ namespace Virtbus.Daemon.Apply;
 internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware hardware, DeviceGroups groups, Func<CancellationToken, Task> settle)
 {
     private const string Virtual = ManifestFunction.VirtualFunction;
-    private static readonly string[] Kinds = [Virtual, DiskFunctions.KindName, SerialFunctions.KindName, "pci"];
+    private static readonly string[] Kinds = [Virtual, DiskFunctions.KindName, SerialFunctions.KindName, ManifestFunction.Plugged];
 
     /// <summary>Makes the plan.</summary>
     /// <param name="before">What the fabric was made from.</param>
@@ -115,9 +115,9 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
             {
                 // A set goes by one call, made for its last function, which is the first one here.
                 if (function.Kind != Virtual)
-                    plan.TakeAway(Title(function), _ => TakeAwayAsync([function]));
+                    plan.TakeAway(Title(function), cancel => TakeAwayAsync([function], cancel));
                 else if (there.FindLast(f => f.Kind == Virtual && f.Parent == function.Parent) == function)
-                    plan.TakeAway($"virtual functions of {function.Parent}", _ => TakeAwayAsync([.. there.Where(f => f.Kind == Virtual && f.Parent == function.Parent)]));
+                    plan.TakeAway($"virtual functions of {function.Parent}", cancel => TakeAwayAsync([.. there.Where(f => f.Kind == Virtual && f.Parent == function.Parent)], cancel));
             }
         }
 
@@ -176,11 +176,11 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
     }
 
     // Those that were planned for: a step before this one may have waited long, and a name can be another function's by now.
-    private async ValueTask TakeAwayAsync(IReadOnlyList<ProvisionedFunction> functions)
+    private async ValueTask TakeAwayAsync(IReadOnlyList<ProvisionedFunction> functions, CancellationToken cancellationToken)
     {
         string[] active = [.. functions.Where(f => engine.Functions.Contains(f) && (f.Device is not null || f.IsAwaited)).Select(static f => f.Name)];
         if (active.Length > 0)
-            await engine.DeactivateAsync(active);
+            await engine.DeactivateAsync(active, cancellationToken);
         // Those that nobody defined are gone with that.
         foreach (var function in functions.Where(f => engine.Functions.Contains(f)))
             engine.Undefine(function.Name);
@@ -268,7 +268,9 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
     // On the adapter or on one of its virtual functions.
     private bool IsOn(ProvisionedFunction function, string adapter)
     {
-        var hardwareOf = hardware.DeviceOf(adapter);
+        var hardwareOf = hardware.FindDevice(adapter);
+        if (hardwareOf is null)
+            return false;
         for (var at = function.Device; at is not null; at = at.Parent)
         {
             if (at == hardwareOf || (at as PciDevice)?.PhysicalFunction == hardwareOf)

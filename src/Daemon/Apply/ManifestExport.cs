@@ -21,7 +21,7 @@ internal static class ManifestExport
         Section(text, "adapters", adapters.Select(a => Adapter(a, [.. functions.Where(f => f.Kind == ManifestFunction.VirtualFunction && f.Parent == a.Name && f.Device is not null).OrderBy(IndexOf)])));
         Section(text, "disks", passing.Where(static f => f.Kind == DiskFunctions.KindName).Select(static f => Function(f, ("adapter", f.Parent!))));
         Section(text, "serials", passing.Where(static f => f.Kind == SerialFunctions.KindName).Select(static f => Function(f)));
-        Section(text, "functions", passing.Where(static f => f.Kind == "pci").Select(static f => Function(f)));
+        Section(text, "functions", passing.Where(static f => f.Kind == ManifestFunction.Plugged).Select(static f => Function(f)));
         Section(text, "devices", groups.All.Select(static g => Group(g.Group)));
         if (modules is { Folders: [var folder], Names.Count: 0 })
             text.Append("modules: ").Append(Scalar(folder)).Append('\n');
@@ -86,9 +86,9 @@ internal static class ManifestExport
             yield return ("format", "raw");
         foreach (var (key, value) in function.Profile!.Values)
         {
-            if (function.Kind != "pci" || key == "driver" || FunctionManifest.Keys.ContainsKey(key))
+            if (function.Kind != ManifestFunction.Plugged || key == "driver" || FunctionManifest.Keys.ContainsKey(key))
             {
-                yield return (function.Kind == "pci" ? FunctionManifest.Keys.GetValueOrDefault(key, key) : key, Scalar(value));
+                yield return (function.Kind == ManifestFunction.Plugged ? FunctionManifest.Keys.GetValueOrDefault(key, key) : key, Scalar(value));
                 continue;
             }
             yield return ("provider", Scalar(key));

@@ -14,12 +14,15 @@ internal static class PlanCheck
     public static List<ManifestError> Find(FabricManifest manifest, ProvisioningEngine engine, Bus bus)
     {
         var errors = new List<ManifestError>();
+        // A module that is loaded by the plan may bring the provider of a function.
+        var mayComeByModule = manifest.Modules.Names.Any(m => engine.Modules?.Loaded.Any(l => l.Info.Name == ModuleName.Of(m)) != true);
         foreach (var function in manifest.AllFunctions())
         {
             try
             {
                 // The attributes are those of the kind, whatever the parent is.
-                if (engine.Providers.FirstOrDefault(p => p.Kind == function.Kind) is { } provider)
+                if (engine.Providers.FirstOrDefault(p => p.Kind == function.Kind) is { } provider
+                    && !(mayComeByModule && function.Kind == ManifestFunction.Plugged && function.Values.Any(v => !provider.Fields.Any(f => f.Name == v.Key))))
                     FunctionProfile.Parse(function.Kind, function.Name, provider.Fields, function.Values);
                 if (function.Values.FirstOrDefault(static v => v.Key == DriverField).Value is { Length: > 0 } driver)
                     engine.CheckDriver(bus, driver);

@@ -29,7 +29,7 @@ internal sealed record FabricManifest(
         }),
         .. Serials.Select(static s => new ManifestFunction(s.Name, "serial", null, [new("driver", s.Driver)], s.Name.At, s.Name.Path, $"serial port {s.Name}") { Places = ManifestFunction.PlacesOf(("driver", s.Driver.Place)) }),
         .. Functions.Select(static f => new ManifestFunction(
-            f.Name, "pci", null, [.. f.Values], f.Function.At, f.Function.Path, $"function {f.Name} ({f.Provider} {f.Function.Value})")
+            f.Name, ManifestFunction.Plugged, null, [.. f.Values], f.Function.At, f.Function.Path, $"function {f.Name} ({f.Provider} {f.Function.Value})")
         {
             Places = ManifestFunction.PlacesOf(("driver", f.Driver?.Place), ("provider", f.ProviderPlace)),
         }),

@@ -20,6 +20,9 @@ internal sealed record ManifestFunction(
     string Path,
     string Title)
 {
+    /// <summary>The kind of a function that is plugged into the PCI bus.</summary>
+    public const string Plugged = "pci";
+
     /// <summary>The kind of virtual functions.</summary>
     public const string VirtualFunction = "vf";
 

@@ -9,7 +9,8 @@ internal sealed class DeviceGroups(Fabric fabric, AuxiliaryBus bus) : IAsyncDisp
 {
     private const uint DevicesAStep = 10_000;
     private readonly Dictionary<string, Device> _roots = [];
-    private readonly List<(DeviceManifest Group, List<Device> Devices)> _groups = [];
+    // Replaced as a whole: who asks what differs reads it beside a change.
+    private IReadOnlyList<(DeviceManifest Group, List<Device> Devices)> _groups = [];
 
     /// <summary>The groups that there are, by <see cref="KeyOf"/>, in the order in which they were made.</summary>
     public IReadOnlyList<(string Key, DeviceManifest Group)> All => [.. _groups.Select(static g => (KeyOf(g.Group), g.Group))];
@@ -31,7 +32,7 @@ internal sealed class DeviceGroups(Fabric fabric, AuxiliaryBus bus) : IAsyncDisp
     {
         parent ??= await RootAsync(group.Module);
         List<Device> devices = [];
-        _groups.Add((group, devices));
+        _groups = [.. _groups, (group, devices)];
         try
         {
             for (var id = 0u; id < group.Count; id++)
@@ -56,12 +57,11 @@ internal sealed class DeviceGroups(Fabric fabric, AuxiliaryBus bus) : IAsyncDisp
     /// <param name="key">As <see cref="KeyOf"/>.</param>
     public async ValueTask RemoveAsync(string key)
     {
-        var at = _groups.FindIndex(g => KeyOf(g.Group) == key);
-        var (group, devices) = _groups[at];
+        var (group, devices) = _groups.First(g => KeyOf(g.Group) == key);
         foreach (var device in Enumerable.Reverse(devices))
             await fabric.UnregisterAsync(device);
-        _groups.RemoveAt(at);
-        if (group.Parent is not null || _groups.Exists(g => g.Group.Parent is null && g.Group.Module.Value == group.Module.Value))
+        _groups = [.. _groups.Where(g => g.Group != group)];
+        if (group.Parent is not null || _groups.Any(g => g.Group.Parent is null && g.Group.Module.Value == group.Module.Value))
             return;
         if (_roots.Remove(group.Module, out var root))
             await fabric.UnregisterAsync(root);

@@ -91,7 +91,16 @@ internal sealed class FabricHardware : IAsyncDisposable
     public async ValueTask<Device> AddAdapterAsync(AdapterManifest adapter)
     {
         var made = await Adapter.CreateAsync(_context.Fabric, adapter);
-        _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _context))];
+        try
+        {
+            _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _context))];
+        }
+        catch
+        {
+            await made.DisposeAsync();
+            throw;
+        }
+
         return made.Device;
     }
 
@@ -99,13 +108,17 @@ internal sealed class FabricHardware : IAsyncDisposable
     public async ValueTask RemoveAdapterAsync(string name)
     {
         var (adapter, disks) = _adapters.First(a => a.Adapter.Name == name);
-        _adapters = [.. _adapters.Where(a => a.Adapter != adapter)];
+        // One that can't go stays known.
         await adapter.DisposeAsync();
+        _adapters = [.. _adapters.Where(a => a.Adapter != adapter)];
         disks.Dispose();
     }
 
     /// <summary>The bus that adapters, serial ports and functions are on.</summary>
     public Bus Bus => _pci;
+
+    /// <summary>The device of an adapter; null when there is none of that name.</summary>
+    public Device? FindDevice(string adapter) => _adapters.FirstOrDefault(a => a.Adapter.Name == adapter).Adapter?.Device;
 
     /// <summary>The device of an adapter.</summary>
     public Device DeviceOf(string adapter) => _adapters.First(a => a.Adapter.Name == adapter).Adapter.Device;

@@ -60,6 +60,8 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
         var sorted = profiles.OrderBy(static p => p.Get(Index)).ToList();
         foreach (var driver in sorted.Select(DriverOf).OfType<string>().Distinct())
             await _engine.LoadDriverAsync(_device.Bus!, driver);
+        // Those of this moment: the next in turn may take them away again.
+        IReadOnlyList<PciDevice> functions = [];
         await _device.Fabric!.RunExclusiveAsync(_device, async () =>
         {
             // Unbound while this waited for its turn: the core is another one's now, or nobody's.
@@ -98,9 +100,9 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
                 throw;
             }
 
-            Note(_device.VirtualFunctions.Where(d => !asked.ContainsKey(d.VirtualFunctionIndex)), others);
+            functions = _device.VirtualFunctions;
+            Note(functions.Where(d => !asked.ContainsKey(d.VirtualFunctionIndex)), others);
         }, cancellationToken);
-        var functions = _device.VirtualFunctions;
         return [.. profiles.Select(p => functions[p.Get(Index)])];
     }
 

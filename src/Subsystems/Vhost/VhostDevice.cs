@@ -9,7 +9,8 @@ namespace Virtbus.Subsystems.Vhost;
 public sealed class VhostDevice : Device, IOfferedDevice, IUserHeld
 {
     private IDeviceEndpoint? _endpoint;
-    private volatile bool _isRevoked;
+    private static readonly TimeSpan RevokeCounts = TimeSpan.FromSeconds(10);
+    private long _revoked;
 
     internal VhostDevice(VhostSubsystem subsystem, string name, string label, Device parent, IVdpaOps ops, Action<Device> release)
         : base(name, parent, bus: null, subsystem.Class)
@@ -28,8 +29,10 @@ public sealed class VhostDevice : Device, IOfferedDevice, IUserHeld
     /// <summary>Whether a front end is connected to where it is offered.</summary>
     public bool IsHeld => Endpoint?.Connection is not null;
 
-    // One who was sent away may be back at once.
-    Task IUserHeld.Left => _isRevoked ? Task.CompletedTask : Endpoint?.Left ?? Task.CompletedTask;
+    // One who was sent away may be back at once: the deactivation that follows waits for nobody, and no later one has that from it.
+    Task IUserHeld.Left => Interlocked.Exchange(ref _revoked, 0) is not 0 and var at && Fabric is { } fabric && fabric.Time.GetElapsedTime(at) < RevokeCounts
+        ? Task.CompletedTask
+        : Endpoint?.Left ?? Task.CompletedTask;
 
     /// <summary>Where a transport put it, or null. The transport sets it.</summary>
     public IDeviceEndpoint? Endpoint
@@ -41,10 +44,10 @@ public sealed class VhostDevice : Device, IOfferedDevice, IUserHeld
     /// <summary>Why a transport can't offer it, or null. The transport sets it when the device is added; the registration fails with it.</summary>
     public VirtbusException? EndpointError { get; set; }
 
-    /// <summary>Takes the device away from who has it open now; who deactivates its function waits for nobody from now on.</summary>
+    /// <summary>Takes the device away from who has it open now; who deactivates its function within 10 s waits for nobody.</summary>
     public void Revoke()
     {
-        _isRevoked = true;
+        Volatile.Write(ref _revoked, Math.Max(1, Fabric?.Time.GetTimestamp() ?? 1));
         Endpoint?.Disconnect();
     }
 

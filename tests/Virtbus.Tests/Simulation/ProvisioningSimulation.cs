@@ -121,7 +121,7 @@ internal sealed class ProvisioningSimulation : SeededProgram
                 await RequestAsync("activate", Some(name), static f => f is null ? null : f with { IsWanted = true }, names => Engine.ActivateAsync(names));
                 break;
             case 8 or 9:
-                await RequestAsync("deactivate", Some(name), static f => f is null ? null : f with { IsWanted = false }, Engine.DeactivateAsync);
+                await RequestAsync("deactivate", Some(name), static f => f is null ? null : f with { IsWanted = false }, names => Engine.DeactivateAsync(names));
                 break;
             case 10:
                 await RequestAsync("undefine", [name], static _ => null, () =>
@@ -377,7 +377,7 @@ internal sealed class ProvisioningSimulation : SeededProgram
         await Fabric.SettleAsync();
         // In one request, whatever they hang at.
         if (Engine.Functions.Where(static f => f.Now.IsWanted).Select(static f => f.Name).ToArray() is { Length: > 0 } active)
-            await RequestAsync("deactivate", active, static f => f is null ? null : f with { IsWanted = false }, Engine.DeactivateAsync);
+            await RequestAsync("deactivate", active, static f => f is null ? null : f with { IsWanted = false }, names => Engine.DeactivateAsync(names));
         Require(Providers.TrueForAll(static p => p.Made.Count == 0), "functions are left");
         CheckEngine();
         foreach (var function in Engine.Functions.ToList())
