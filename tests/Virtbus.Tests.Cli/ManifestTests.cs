@@ -259,6 +259,13 @@ public sealed class ManifestTests
     }
 
     [Fact]
+    public void Name_of_a_manifest_with_a_NUL_in_it_is_refused_with_a_sentence()
+    {
+        var error = Assert.Throws<VirtbusException>(() => ManifestReader.ReadFile("/dev/null\0.yaml"));
+        Assert.Equal((Errno.EINVAL, "The manifest's name '/dev/null\\0.yaml' has a NUL character, which the name of no file has. Name a file."), (error.Errno, error.Message));
+    }
+
+    [Fact]
     public void Values_carry_their_places_and_defaults_stand_in()
     {
         var manifest = ManifestReader.ReadText(

@@ -311,6 +311,23 @@ public sealed class VhostUserServerTests : IDisposable
         Assert.False(other.TryRead(out _));
     }
 
+    [Theory]
+    [InlineData(SET_VRING_KICK)]
+    [InlineData(SET_VRING_CALL)]
+    [InlineData(SET_VRING_ERR)]
+    public void Eventfd_that_is_replaced_is_closed(object request)
+    {
+        using var front = Connected();
+        front.ReadSector(0);
+        using var first = new EventFd();
+        using var second = new EventFd();
+        front.Do((VhostUserRequest)request, Number(0), first.Descriptor);
+        var before = Kernel.DescriptorsBefore();
+        for (var i = 0; i < 32; i++)
+            front.Do((VhostUserRequest)request, Number(0), i % 2 == 0 ? second.Descriptor : first.Descriptor);
+        Assert.Equal(before, Kernel.Descriptors);
+    }
+
     [Fact]
     public void Ring_without_a_kick_descriptor_is_polled()
     {

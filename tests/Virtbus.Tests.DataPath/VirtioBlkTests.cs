@@ -256,6 +256,26 @@ public sealed class VirtioBlkTests : IDisposable
         Assert.Equal(Ok, Request(0, 0, 512, true).Status);
     }
 
+    [Theory]
+    [InlineData(0, 4096, Ok)]
+    [InlineData(8, 4096, Ok)]
+    [InlineData(1, 4096, IoError)]
+    [InlineData(4, 8192, IoError)]
+    [InlineData(8, 512, IoError)]
+    [InlineData(0, 6144, IoError)]
+    public void Disk_of_larger_blocks_takes_whole_ones_that_begin_at_a_block(ulong sector, uint length, byte status)
+    {
+        _backend.Dispose();
+        _backend = new MemoryBackend(1 << 20, 4096);
+        var device = Start();
+        var size = new byte[4];
+        Assert.True(device.TryGetConfig(20, size, out _));
+        Assert.Equal(4096u, BinaryPrimitives.ReadUInt32LittleEndian(size));
+        Assert.Equal(status, Request(0, sector, length, deviceWrites: true).Status);
+        Assert.Equal(status, Request(1, sector, length, deviceWrites: false).Status);
+        Assert.Equal(Ok, Request(0, 0, 4096, deviceWrites: true).Status);
+    }
+
     [Fact]
     public void Read_only_disk_says_so_and_refuses_writes()
     {

@@ -24,17 +24,17 @@ public class AuxiliaryDevice : Device, IAuxiliaryIdentity
     /// <param name="name">The kind of part; letters, digits, '_' and '-'. With the module at most 39 characters.</param>
     /// <param name="id">The creator's number for it; the creator keeps it unique.</param>
     /// <param name="parent">The device that this part was cut from; mandatory.</param>
-    /// <exception cref="VirtbusException">EINVAL: module, name or parent is missing or not allowed.</exception>
+    /// <exception cref="VirtbusException">EINVAL: module or name is empty or not allowed.</exception>
     public AuxiliaryDevice(AuxiliaryBus bus, string module, string name, uint id, Device parent)
-        : this(bus, AuxiliaryName.Get(bus?.Names ?? new(), module, name), id, parent)
+        : this(bus, AuxiliaryName.Get((bus ?? throw new ArgumentNullException(nameof(bus))).Names, module, name), id, parent)
     {
     }
 
     private AuxiliaryDevice(AuxiliaryBus bus, AuxiliaryName name, uint id, Device parent)
         : base(
             string.Concat(name.MatchName, ".", id.ToString()),
-            parent ?? throw new VirtbusException(Errno.EINVAL, $"Auxiliary device {name.MatchName}.{id} has no parent. Name the device that it is a part of."),
-            bus ?? throw new VirtbusException(Errno.EINVAL, $"Auxiliary device {name.MatchName}.{id} has no bus. Name the fabric's auxiliary bus."))
+            parent ?? throw new ArgumentNullException(nameof(parent)),
+            bus)
     {
         _name = name;
         Id = id;

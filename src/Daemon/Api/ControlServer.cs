@@ -148,6 +148,11 @@ internal sealed partial class ControlServer : IAsyncDisposable
         {
             (errno, message) = (Errno.E2BIG, $"The request has more than {MaxBodyBytes} bytes. Write less.");
         }
+        catch (BadHttpRequestException e)
+        {
+            // The client's mistake, a body that ends too soon for one: no line of the log is due to it.
+            (errno, message) = (Errno.EINVAL, $"The body of the request is none that HTTP has: {e.Message}");
+        }
         catch (DecoderFallbackException)
         {
             (errno, message) = (Errno.EINVAL, "The value is no UTF-8 text. Write text.");

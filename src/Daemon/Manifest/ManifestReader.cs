@@ -201,6 +201,10 @@ internal sealed class ManifestReader
     public static FabricManifest ReadFile(string path)
     {
         string text;
+        ArgumentNullException.ThrowIfNull(path);
+        // The kernel would take what is before it for the whole name.
+        if (path.Contains('\0', StringComparison.Ordinal))
+            throw new VirtbusException(Errno.EINVAL, $"The manifest's name '{path.Replace("\0", "\\0", StringComparison.Ordinal)}' has a NUL character, which the name of no file has. Name a file.");
         ThrowIfNoFile(path);
         try
         {

@@ -247,6 +247,24 @@ public sealed class AccessTests
         Assert.True(device.Dma.IsBusMaster);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Function_decodes_nothing_and_sends_nothing_when_its_reset_begins(bool ofItsOwn)
+    {
+        var world = await PciWorld.NewAsync();
+        var (card, device) = await world.PlugAsync(new CardOptions { HasFunctionReset = ofItsOwn });
+        device.Enable();
+        device.SetMaster(true);
+        var commands = new List<(int Resets, int Command)>();
+        card.OnCommand = command => commands.Add((card.Resets, command & 0x407));
+        Assert.True(device.TryReset(out _));
+        Assert.Equal(1, card.Resets);
+        // The line is off as well until it is restored.
+        Assert.Equal([(0, 0x400), (1, 7)], commands);
+        Assert.Equal(7, device.ReadConfig16(4) & 7);
+    }
+
     [Fact]
     public async Task Function_without_a_reset_of_its_own_is_reset_by_its_slot_when_it_is_alone_there()
     {

@@ -40,6 +40,31 @@ public sealed class MatchTests
     }
 
     [Fact]
+    public async Task Any_number_of_matches_leaves_the_function_identical_and_answers_alike_from_any_thread()
+    {
+        var world = await PciWorld.NewAsync();
+        var (_, card) = await world.PlugAsync();
+        card.SetDriverData("mine");
+        var before = Describe(card);
+        var random = new Random(1);
+        uint[] values = [0x1AF4, 0x10F5, 0x1100, 0x8086, PciDeviceId.Any];
+        uint Draw() => values[random.Next(values.Length)];
+        var drivers = Enumerable.Range(0, 64).Select(i => new TestDriver(
+            world, "d" + i, [.. Enumerable.Range(0, 1 + (i % 4)).Select(n => new PciDeviceId(Draw(), Draw(), Draw(), Draw(), 0, 0, (ulong)n, IsOverrideOnly: i % 7 == 0))])).ToArray();
+        var expected = drivers.Select(d => world.Bus.Match(card, d)).ToArray();
+        Assert.InRange(expected.Count(id => id is not null), 1, 63);
+        Parallel.For(0, 4096, i => Assert.Equal(expected[i % 64], world.Bus.Match(card, drivers[i % 64])));
+        Assert.Equal(before, Describe(card));
+
+        static string Describe(PciDevice d)
+        {
+            var config = new byte[d.ConfigSize];
+            d.ReadConfig(0, config);
+            return string.Join('|', d.Name, d.State, d.Binding, d.DriverOverride, d.GetDriverData<string>(), d.References, d.Modalias, d.IsEnabled, d.IommuGroup.OwnerKind, Convert.ToHexString(config));
+        }
+    }
+
+    [Fact]
     public async Task First_registered_driver_wins_whether_it_is_found_by_id_or_by_class()
     {
         var world = await PciWorld.NewAsync();

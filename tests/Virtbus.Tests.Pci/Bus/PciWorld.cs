@@ -190,6 +190,9 @@ internal sealed class Card(CardOptions options) : PciPhysicalFunction(MakeLayout
     /// <summary>Called once, when the card is disposed.</summary>
     public Action? OnEnd { get; set; }
 
+    /// <summary>Called with the command register each time that it was written.</summary>
+    public Action<int>? OnCommand { get; set; }
+
     public void Raise(int vector) => RaiseMessage(vector);
 
     public void SetLine(bool asserted) => SetInterrupt(asserted);
@@ -223,6 +226,12 @@ internal sealed class Card(CardOptions options) : PciPhysicalFunction(MakeLayout
             RaiseMessage(source[0]);
         else if (bar == 0 && offset == Line)
             SetInterrupt(source[0] != 0);
+    }
+
+    protected override void OnConfigChanged(int offset, int length, ConfigEffects effects)
+    {
+        if ((effects & ConfigEffects.Command) != ConfigEffects.None)
+            OnCommand?.Invoke(Config.Read16(4));
     }
 
     protected override void OnReset(PciResetKind kind)

@@ -1,3 +1,4 @@
+using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Pci;
@@ -285,6 +286,50 @@ public sealed class TopologyTests
         world.ClearCalls();
         await world.Fabric.ResumeAsync();
         Assert.Equal(["port resume 0000:00:01.0", "pf resume 0000:01:00.0", "vf resume 0000:01:00.1", "vf resume 0000:01:00.2"], world.Calls);
+    }
+
+    [Fact]
+    public async Task Part_sleeps_before_the_function_that_it_hangs_below_and_wakes_after_it_wherever_else_something_is_newer()
+    {
+        var world = await PciWorld.NewAsync();
+        var parts = world.Fabric.RegisterBus(new AuxiliaryBus());
+        await world.RegisterAsync("pf", Cards);
+        await world.RegisterAsync("port", new PciDeviceId(Class: 0x060400, ClassMask: 0xFFFFFF));
+        await world.Fabric.RegisterDriverAsync(new PartDriver(world, parts));
+        var (_, first) = await world.PlugAsync();
+        var (_, second) = await world.PlugAsync();
+        // The second function is older than the first one's part, and newer than the first one.
+        await parts.CreateAsync(second, "mod", "part", "payload", 0u);
+        await parts.CreateAsync(first, "mod", "part", "payload", 1u);
+        Assert.Equal(first.DevPath + "/mod.part.1", parts.Devices[1].DevPath);
+        world.ClearCalls();
+        await world.Fabric.SuspendAsync(first);
+        Assert.Equal(["part suspend mod.part.1", $"pf suspend {first.Name}"], world.Calls);
+        await world.Fabric.ResumeAsync(first);
+        Assert.Equal([$"pf resume {first.Name}", "part resume mod.part.1"], world.Calls[2..]);
+        world.ClearCalls();
+        await world.Fabric.SuspendAsync();
+        var down = world.Calls;
+        foreach (var (below, above) in new[] { ("mod.part.1", first.Name), ("mod.part.0", second.Name), (first.Name, first.Parent!.Name), (second.Name, second.Parent!.Name) })
+            Assert.True(At(below) < At(above), string.Join(", ", down));
+        world.ClearCalls();
+        await world.Fabric.ResumeAsync();
+        Assert.Equal(down.Reverse().Select(c => c.Replace("suspend", "resume", StringComparison.Ordinal)), world.Calls);
+
+        int At(string name) => Array.FindIndex(down, c => c.EndsWith(" " + name, StringComparison.Ordinal));
+    }
+
+    private sealed class PartDriver(PciWorld world, AuxiliaryBus bus) : AuxiliaryDriver<AuxiliaryDevice<string>>(bus, "part", null, new AuxiliaryDeviceId("mod.part"))
+    {
+        protected override ValueTask SuspendAsync(AuxiliaryDevice<string> device) => Say("suspend", device);
+
+        protected override ValueTask ResumeAsync(AuxiliaryDevice<string> device) => Say("resume", device);
+
+        private ValueTask Say(string call, Device device)
+        {
+            world.Say($"part {call} {device.Name}");
+            return default;
+        }
     }
 
     /// <summary>Config space of random bytes, of which random bits can be written; each register anew at each read now and then.</summary>

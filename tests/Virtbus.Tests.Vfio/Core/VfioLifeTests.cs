@@ -23,6 +23,42 @@ public sealed class VfioLifeTests
     }
 
     [Fact]
+    public async Task Device_in_a_fabric_without_any_bus_is_registered_opened_and_asked_back()
+    {
+        var fabric = new Fabric();
+        var engine = new Device("engine");
+        await fabric.AddAsync(engine);
+        var ops = new FakeOps();
+        var subsystem = VfioSubsystem.Of(fabric);
+        var device = await subsystem.RegisterAsync(engine, "engine0", ops);
+        Assert.Empty(fabric.Buses);
+        Assert.Equal("/devices/engine/vfio-dev/vfio0", device.DevPath);
+        Assert.True(device.TryOpen("web1", out var handle, out var fault), fault.Message);
+        Assert.True(handle!.TryWrite(0, 8, [1, 2, 3, 4], out _));
+        var bytes = new byte[4];
+        Assert.True(handle.TryRead(0, 8, bytes, out _));
+        Assert.Equal([1, 2, 3, 4], bytes);
+        var asked = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        ops.OnRequest = _ => asked.TrySetResult();
+        var unregister = subsystem.UnregisterAsync(device).AsTask();
+        await asked.Task.In();
+        Assert.False(unregister.IsCompleted);
+        handle.Dispose();
+        await unregister.In();
+        Assert.Empty(subsystem.Class.Devices);
+    }
+
+    [Fact]
+    public void Subsystem_names_no_bus_in_what_it_offers()
+    {
+        var types = typeof(VfioSubsystem).Assembly.GetTypes().Where(t => t.Namespace == typeof(VfioSubsystem).Namespace);
+        const System.Reflection.BindingFlags all = System.Reflection.BindingFlags.Public | System.Reflection.BindingFlags.NonPublic | System.Reflection.BindingFlags.Instance |
+            System.Reflection.BindingFlags.Static | System.Reflection.BindingFlags.DeclaredOnly;
+        var named = types.SelectMany(t => t.GetMethods(all).SelectMany(m => m.GetParameters().Select(p => p.ParameterType).Append(m.ReturnType)).Concat(t.GetFields(all).Select(f => f.FieldType)));
+        Assert.DoesNotContain(named, t => t.FullName?.Contains("Virtbus.Buses", StringComparison.Ordinal) == true);
+    }
+
+    [Fact]
     public async Task Second_open_is_EBUSY_and_names_the_user()
     {
         var world = await VfioWorld.NewAsync();

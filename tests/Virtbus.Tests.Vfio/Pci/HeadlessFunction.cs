@@ -3,7 +3,8 @@ using Virtbus.Pci;
 namespace Virtbus.Tests.Vfio.Pci;
 
 /// <summary>A function whose extended capabilities begin with one that a user is not shown, and that can be told what of its BAR may be mapped.</summary>
-internal sealed class HeadlessFunction(IReadOnlyList<PciBarArea>? areas = null, bool hasReset = true) : PciFunction(MakeLayout(hasReset))
+internal sealed class HeadlessFunction(IReadOnlyList<PciBarArea>? areas = null, bool hasReset = true, ushort vendor = 0x5642, ushort deviceId = 0x7777, uint classCode = 0xFF0000)
+    : PciFunction(MakeLayout(hasReset, vendor, deviceId, classCode))
 {
     public List<(ulong Offset, int Length)> Accesses { get; } = [];
 
@@ -22,10 +23,10 @@ internal sealed class HeadlessFunction(IReadOnlyList<PciBarArea>? areas = null, 
 
     protected override void OnReset(PciResetKind kind) => Resets++;
 
-    private static ConfigLayout MakeLayout(bool hasReset)
+    private static ConfigLayout MakeLayout(bool hasReset, ushort vendor, ushort deviceId, uint classCode)
     {
-        var builder = ConfigSpaceBuilder.Function(0x5642, 0x7777)
-            .Class(0xFF0000)
+        var builder = ConfigSpaceBuilder.Function(vendor, deviceId)
+            .Class(classCode)
             .InterruptPin(1)
             .MemoryBar64(0, 0x8000, prefetchable: false)
             .Msix(32, 0, 0x3000, 0, 0x3800)

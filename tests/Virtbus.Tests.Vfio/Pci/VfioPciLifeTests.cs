@@ -56,6 +56,23 @@ public sealed class VfioPciLifeTests
         Assert.Equal(DmaOwnerKind.None, device.IommuGroup.OwnerKind);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Open_gives_the_function_out_without_bus_mastering_whatever_was_set_before(bool hasReset)
+    {
+        var world = await VfioPciWorld.NewAsync();
+        var device = await world.PlugAsync(hasReset ? new ScratchFunction() : new HeadlessFunction(hasReset: false));
+        device.SetMaster(true);
+        Assert.True(device.Dma.IsBusMaster);
+        using var user = VfioPciWorld.Open(device);
+        Assert.False(device.Dma.IsBusMaster);
+        Assert.Equal(0, device.ReadConfig16(4) & 4);
+        Assert.Equal(0, user.Config16(4) & 4);
+        user.Config16(4, 4);
+        Assert.True(device.Dma.IsBusMaster);
+    }
+
     [Fact]
     public async Task Open_of_a_function_whose_dma_belongs_to_another_is_EBUSY_and_leaves_it_alone()
     {
@@ -340,6 +357,103 @@ public sealed class VfioPciLifeTests
         Assert.Equal(new PciDeviceId(IsOverrideOnly: true), id);
     }
 
+    /// <summary>Makers and classes that Linux's generic driver has had special cases for, beside one that nobody knows.</summary>
+    [Fact]
+    public async Task Function_is_handed_out_alike_whoever_made_it_and_whatever_it_is()
+    {
+        string? first = null;
+        foreach (var (vendor, id, classCode) in new (ushort, ushort, uint)[]
+            { (0x5642, 0x7777, 0xFF0000), (0x8086, 0x3E92, 0x030000), (0x10DE, 0x1DB1, 0x030200), (0x1014, 0x04EA, 0x068000), (0x1AF4, 0x1041, 0x020000), (0x15B3, 0x101E, 0x020000) })
+        {
+            var world = await VfioPciWorld.NewAsync();
+            var device = await world.PlugAsync(new HeadlessFunction(null, true, vendor, id, classCode));
+            using var user = VfioPciWorld.Open(device);
+            var config = user.ConfigSpace();
+            Assert.Equal((vendor, id), (user.Config16(0), user.Config16(2)));
+            config.AsSpan(0, 4).Clear();
+            config.AsSpan(9, 3).Clear();
+            config.AsSpan(0x2C, 4).Clear();
+            var seen = new System.Text.StringBuilder().Append(user.Handle.Info).Append(Convert.ToHexString(config));
+            for (var i = 0u; i < user.Handle.Info.Regions; i++)
+                seen.Append(user.Handle.TryGetRegionInfo(i, out var region, out _) ? $"{region!.Flags} {region.Size} {region.Areas.Count}" : "none");
+            for (var i = 0u; i < (uint)VfioPciIrq.VFIO_PCI_NUM_IRQS; i++)
+                seen.Append(user.Handle.TryGetIrqInfo(i, out var irq, out _) ? irq.ToString() : "none");
+            Assert.Equal(first ??= seen.ToString(), seen.ToString());
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Ops))]
+    public async Task Answer_is_the_drivers_where_it_answers_and_the_libraries_where_it_does_not(string op)
+    {
+        foreach (var way in Enum.GetValues<Way>())
+        {
+            var world = await VfioPciWorld.NewAsync(w => new MixedDriver(w.Bus, op, way));
+            var function = new ScratchFunction();
+            var device = await world.PlugAsync(function, "mixed");
+            var vfio = VfioPciWorld.DeviceOf(device);
+            Assert.True(vfio.TryOpen("web1", out var handle, out var fault), fault.Message);
+            Assert.Equal((op, way, way != Way.Own), (op, way, await IsLibrarysAsync(world, device, handle!, function, op)));
+            handle!.Dispose();
+        }
+    }
+
+    public static TheoryData<string> Ops => new("open", "close", "info", "region", "irq", "read", "write", "set", "reset", "request", "attach", "doorbells", "doorbell");
+
+    // Whether what the library does for one callback came of it.
+    private static async Task<bool> IsLibrarysAsync(VfioPciWorld world, PciDevice device, VfioHandle handle, ScratchFunction function, string op)
+    {
+        using var signal = new EventFd();
+        using var space = new IoAddressSpace();
+        var user = new PciUser(handle);
+        switch (op)
+        {
+            case "open":
+                return device.IsEnabled;
+            case "close":
+                handle.Dispose();
+                return !device.IsEnabled;
+            case "info":
+                return handle.Info.Regions == 9;
+            case "region":
+                return handle.TryGetRegionInfo(0, out var region, out _) && region!.Size == 0x4000;
+            case "irq":
+                return handle.TryGetIrqInfo(MsiX, out var irq, out _) && irq.Count == 8;
+            case "read":
+                var id = new byte[4];
+                return handle.TryRead(0, ScratchRegister.Id, id, out _) && BinaryPrimitives.ReadUInt32LittleEndian(id) == 0x00ED5642;
+            case "write":
+                user.Write32(0, ScratchRegister.Memory, 0x5EC2E7);
+                return Register(function, ScratchRegister.Memory) == 0x5EC2E7;
+            case "reset":
+                user.Write32(0, ScratchRegister.Memory, 0x5EC2E7);
+                Assert.True(handle.TryReset(out _));
+                return Register(function, ScratchRegister.Memory) == 0;
+            case "attach":
+                Assert.True(handle.TryAttach(space, null, out _));
+                var attached = device.Dma.AddressSpace == space;
+                handle.TryAttach(null, null, out _);
+                return attached;
+            case "doorbells":
+                return handle.GetDoorbells(0).Count == 1;
+            case "doorbell":
+                Assert.True(handle.TryAttachDoorbell(0, Assert.Single(handle.GetDoorbells(0)), signal, out _));
+                // The function takes the signal out of the eventfd that stands for its doorbell.
+                signal.Signal();
+                return SpinWait.SpinUntil(() => Register(function, ScratchRegister.DoorbellCount) != 0, ((MixedOps)device.GetDriverData<VfioPciFunction>()!).Answers ? 50 : 20_000);
+            case "set":
+                user.SetTrigger(MsiX, 0, signal);
+                user.Config16(4, 6);
+                user.Write32(0, ScratchRegister.Raise, 0);
+                return PciUser.Count(signal) == 1;
+            default:
+                user.SetTrigger(Req, 0, signal);
+                handle.SetRequestCallback(_ => handle.Dispose());
+                await world.UnbindAsync(device).In();
+                return PciUser.Count(signal) == 1;
+        }
+    }
+
     /// <summary>VP-02: whichever callback of VFIO it is, a driver can take, wrap or replace the tool box's.</summary>
     [Fact]
     public void Every_callback_of_VFIO_can_be_wrapped_or_replaced()
@@ -449,6 +563,8 @@ public sealed class VfioPciLifeTests
     private sealed class MixedOps(PciDevice device, string op, Way way) : VfioPciFunction(device)
     {
         public int Own { get; private set; }
+
+        public bool Answers => way == Way.Own;
 
         // True when the driver answers by itself.
         private bool Mine(string name)

@@ -160,6 +160,23 @@ public sealed class VfioUserServerTests : IDisposable
     }
 
     [Fact]
+    public void Pages_that_are_written_while_the_unmap_is_under_way_are_in_its_answer()
+    {
+        using var client = Connect();
+        WriteWithLog(client);
+        IoPin? pin = null;
+        // The holder of a pin is asked when the unmap has begun and nothing is unmapped yet.
+        using var holder = _fixture.Device.Port.AddressSpace!.OpenAccess("holder", _ =>
+        {
+            Assert.True(_fixture.Device.Port.TryWrite(new Iova(Base + 0x3000), [1]));
+            pin!.Dispose();
+        });
+        Assert.True(holder.TryPin(new IovaRange(new Iova(Base), 0x1000), DmaAccess.Read, out pin, out _));
+        using var pages = client.Do(DMA_UNMAP, UnmapDirty(Base, 0x4000, 8));
+        Assert.Equal(0b1010UL, pages.Long(40));
+    }
+
+    [Fact]
     public void Pages_that_nobody_would_hear_of_stay_in_the_log()
     {
         using var client = Connect();

@@ -377,6 +377,26 @@ public sealed class AdapterFunctionTests
         Assert.Equal((ulong)AdapterError.BadDescriptor, rig.TakeEvent().First);
     }
 
+    [Theory]
+    [InlineData(4511, 4511, true)]
+    [InlineData(9008, 14, true)]
+    [InlineData(4511, 4512, false)]
+    [InlineData(9022, 1, false)]
+    [InlineData(14, uint.MaxValue - 13, false)]
+    public void Frame_of_several_descriptors_has_the_bound_of_a_frame(uint first, uint second, bool taken)
+    {
+        using var function = AdapterRig.Make(merlin: true);
+        using var rig = new AdapterRig(function);
+        rig.Enable();
+        var queues = rig.CreateQueues(0);
+        queues.Add(AdapterRig.Free + 0x80000, first, QueueSet.FlagMore);
+        queues.Add(AdapterRig.Free + 0x80000, second);
+        queues.Publish();
+        rig.RingTransmit(0);
+        Assert.True(SpinWait.SpinUntil(() => queues.TransmitConsumer == 2 || queues.Error != 0, TimeSpan.FromSeconds(10)));
+        Assert.Equal(taken ? 0u : (uint)AdapterError.BadDescriptor, queues.Error);
+    }
+
     [Fact]
     public void Frame_whose_end_fits_into_no_ring_stops_the_queue_set()
     {

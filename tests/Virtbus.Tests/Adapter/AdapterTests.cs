@@ -1,6 +1,9 @@
 using Virtbus.Block;
+using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
+using Virtbus.Drivers.MerlinCore;
+using Virtbus.Drivers.Nic;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
@@ -58,6 +61,66 @@ public sealed class AdapterTests
         Assert.Equal("/devices/pci0000:00/0000:00:01.0/0000:01:00.0/net/adapter0np0", net.DevPath);
         Assert.Equal("02:00:00:00:00:10\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/address"));
         Assert.Equal("merlin\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/device/model"));
+    }
+
+    [Fact]
+    public async Task Interface_has_its_name_and_place_whether_its_driver_is_split_or_in_one_piece()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", 1, 0);
+        var split = Describe();
+        var whole = new WholeDriver(fixture.Pci);
+        await fixture.Fabric.RegisterDriverAsync(whole);
+        await fixture.Fabric.OverrideDriverAsync(adapter.Device, whole.Name);
+        Assert.Same(whole, adapter.Device.Driver);
+        Assert.Empty(fixture.Auxiliary.Devices);
+        Assert.Equal(split, Describe());
+
+        (string, string, string, string) Describe() =>
+            (fixture.Net("adapter0np0").DevPath, fixture.Net("adapter0np0").Parent!.Name, fixture.Fabric.Tree.Read("/class/net/adapter0np0/address"),
+                fixture.Fabric.Tree.Read("/class/net/adapter0np0/phys_port_name"));
+    }
+
+    /// <summary>A driver of the whole function, as there were before the virtual bus.</summary>
+    private sealed class WholeDriver(PciBus bus) : PciDriver(bus, "whole")
+    {
+        protected override async ValueTask ProbeAsync(PciDevice device, PciDeviceId id, CancellationToken cancellationToken)
+        {
+            var subsystem = NetSubsystem.Of(device.Fabric!);
+            var net = await subsystem.RegisterAsync(device, new NoFrames(), new NetDeviceOptions(0x020000000010, "p0"));
+            device.Resources.AddAction(() => subsystem.UnregisterAsync(net));
+        }
+
+        private sealed class NoFrames : INetOps
+        {
+            public ValueTask OpenAsync(NetDevice device) => default;
+
+            public ValueTask StopAsync(NetDevice device) => default;
+
+            public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
+            {
+                fault = new Fault(Errno.ENOBUFS, "nothing is sent");
+                return false;
+            }
+        }
+    }
+
+    [Fact]
+    public async Task Ids_of_parts_begin_at_zero_again_when_their_module_is_loaded_again()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddMerlinAsync("adapter0", nets: 2, vdpas: 0);
+        using var held = fixture.Auxiliary.Devices[0].Hold();
+        Assert.True(fixture.Pci.TryGetDriver("merlin_core", out var driver));
+        // As long as the module is there an id stays taken that somebody holds.
+        await fixture.Fabric.UnbindAsync(driver, adapter.Device.Name);
+        await fixture.Fabric.BindAsync(driver, adapter.Device.Name);
+        Assert.Equal(["merlin_core.net.1", "merlin_core.net.2"], fixture.Auxiliary.Devices.Select(d => d.Name));
+        await fixture.Fabric.UnregisterDriverAsync(driver);
+        Assert.Empty(fixture.Auxiliary.Devices);
+        // The allocator went with the module, whoever still holds a device of it.
+        await new MerlinCoreModule().InitAsync(new ModuleContext(fixture.Fabric, "merlin_core"));
+        Assert.Equal(["merlin_core.net.0", "merlin_core.net.1"], fixture.Auxiliary.Devices.Select(d => d.Name));
     }
 
     [Fact]
@@ -214,6 +277,31 @@ public sealed class AdapterTests
     }
 
     [Fact]
+    public async Task Consumer_that_left_hears_of_no_event_any_more()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        var adapter = await fixture.AddHarrierAsync("adapter0", nets: 1, vdpas: 0);
+        var link = ((NicPart)fixture.Auxiliary.Devices.Single()).Require<INicLink>();
+        var (stays, leaves) = (0, 0);
+        using var subscription = link.Subscribe(_ => stays++);
+        var other = link.Subscribe(_ => leaves++);
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "0");
+        Assert.Equal((1, 1), (stays, leaves));
+        other.Dispose();
+        other.Dispose();
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "1");
+        Assert.Equal((2, 1), (stays, leaves));
+
+        // A driver leaves with its unbind, by the resources of its device.
+        var gone = fixture.Net("adapter0np0");
+        Assert.True(gone.HasCarrier);
+        await fixture.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/nic_net/unbind", "harrier_core.net.0");
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "0");
+        Assert.Equal(3, stays);
+        Assert.True(gone.HasCarrier);
+    }
+
+    [Fact]
     public async Task Suspended_adapter_takes_its_interfaces_down_and_resume_brings_them_up()
     {
         await using var fixture = await AdapterFixture.StartAsync();
@@ -261,15 +349,21 @@ public sealed class AdapterTests
         var adapter = await fixture.AddMerlinAsync("adapter0", nets: 2, vdpas: 1);
         var from = fixture.Net("adapter0np0");
         var frame = AdapterFixture.Frame(Broadcast, from.Address, 1);
-        using var stop = new CancellationTokenSource();
+        // It hears the first of them, so the traffic is there when the adapter goes, and goes on until it is told.
+        var heard = new FrameSink(100);
+        fixture.Net("adapter0np1").AddReceiver(heard);
         var sender = Task.Run(() =>
         {
-            while (!stop.IsCancellationRequested)
-                from.TryTransmit(frame, out _);
+            Fault fault;
+            while (from.TryTransmit(frame, out fault) || fault.Errno == Errno.ENOBUFS)
+            {
+            }
+            return fault;
         });
+        await heard.Done;
+        Assert.False(sender.IsCompleted);
         await fixture.Pci.SurpriseRemoveAsync(adapter.Device);
-        await stop.CancelAsync();
-        await sender;
+        Assert.True((await sender.In()).Errno is Errno.ENOTCONN or Errno.ENODEV or Errno.EIO);
 
         Assert.Empty(fixture.Auxiliary.Devices);
         Assert.Empty(fixture.Vdpa.Managements);

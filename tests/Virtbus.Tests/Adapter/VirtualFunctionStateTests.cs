@@ -259,6 +259,38 @@ public sealed class VirtualFunctionStateTests : IDisposable
             StateReader.TryRead(writer.ToArray(), 4096, out var reader, out _) && reader.TryTakeIfThere(name, ushort.MaxValue, 0, 4096, out var found, out _) && found is not null;
     }
 
+    [Fact]
+    public void Queue_set_that_comes_twice_or_out_of_order_is_refused_and_nothing_changes()
+    {
+        const string Reason = "section 'adapter-queue-sets', version 1, has a queue set that this function can't have";
+        var rigs = Virtual(2);
+        Ready(rigs[0]);
+        rigs[0].CreateQueues(1);
+        _physical.Do(AdapterOpcode.SuspendFunction, 1, 0);
+        _physical.Do(AdapterOpcode.SuspendFunction, 2, 0);
+        var saved = Save(0);
+        var registers = saved.AsSpan(ContentOf(saved, FunctionImage.RegistersSection), 96).ToArray();
+        var sets = ContentOf(saved, FunctionImage.QueueSetsSection);
+        var (first, second) = (saved[sets..(sets + 48)], saved[(sets + 48)..(sets + 96)]);
+        var untouched = Save(1);
+        Assert.Equal(Reason, Refused(Image([.. first, .. first])));
+        Assert.Equal(Reason, Refused(Image([.. first, .. second, .. second])));
+        Assert.Equal(Reason, Refused(Image([.. second, .. first])));
+        Assert.Equal(untouched, Save(1));
+        Load(1, Image([.. first, .. second]), Errno.None);
+        Assert.Equal(saved, Save(1));
+        DisposeAll(rigs);
+
+        byte[] Image(byte[] queueSets)
+        {
+            var writer = new StateWriter();
+            writer.Add(FunctionImage.IdentitySection, 1, [2, 0x10, 0, 0]);
+            writer.Add(FunctionImage.RegistersSection, 1, registers);
+            writer.Add(FunctionImage.QueueSetsSection, 1, queueSets);
+            return writer.ToArray();
+        }
+    }
+
     [Theory]
     [InlineData(1)]
     [InlineData(2)]

@@ -98,15 +98,14 @@ public sealed class AuxiliaryBusTests
     [Theory]
     [InlineData("", "part")]
     [InlineData("mod", "")]
-    [InlineData(null, "part")]
     [InlineData("mo.d", "part")]
     [InlineData("mod", "pa/rt")]
     [InlineData("mod", "pärt")]
     [InlineData("twenty_characters_ab", "twenty_characters_ab")]
-    public void Name_that_breaks_the_rules_is_refused(string? module, string part)
+    public void Name_that_breaks_the_rules_is_refused(string module, string part)
     {
         var world = new World();
-        Expect.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, module!, part, 0, world.Parent));
+        Expect.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, module, part, 0, world.Parent));
     }
 
     [Fact]
@@ -121,8 +120,9 @@ public sealed class AuxiliaryBusTests
     public void Parent_and_bus_are_mandatory_and_nothing_is_to_be_undone_when_they_are_missing()
     {
         var world = new World();
-        Expect.Refused(Errno.EINVAL, () => new AuxiliaryDevice(world.Bus, "mod", "a", 0, null!));
-        Expect.Refused(Errno.EINVAL, () => new AuxiliaryDevice(null!, "mod", "a", 0, world.Parent));
+        // A bug of the caller, as any null is.
+        Assert.Throws<ArgumentNullException>(() => new AuxiliaryDevice(world.Bus, "mod", "a", 0, null!));
+        Assert.Throws<ArgumentNullException>(() => new AuxiliaryDevice(null!, "mod", "a", 0, world.Parent));
         Assert.Equal(1, world.Parent.References);
     }
 
@@ -185,6 +185,90 @@ public sealed class AuxiliaryBusTests
         await world.Fabric.UnbindAsync(driver, one.Name);
         await world.Fabric.BindAsync(driver, two.Name);
         Assert.Same(driver, two.Driver);
+    }
+
+    /// <summary>A creator's port: frames and storage do not go together on it, a clock goes with either.</summary>
+    private sealed class Port
+    {
+        private string? _user;
+
+        public void Claim(string use, Device part)
+        {
+            if (use == "ptp")
+                return;
+            if (_user is not null)
+                throw new VirtbusException(Errno.EBUSY, $"The port serves {_user}.");
+            _user = use;
+            part.Resources.AddAction(() =>
+            {
+                _user = null;
+                return default;
+            });
+        }
+    }
+
+    [Fact]
+    public async Task Creator_refuses_one_class_of_users_while_another_is_active_and_allows_what_goes_together()
+    {
+        var world = await World.NewAsync();
+        var drivers = new List<TestDriver>();
+        foreach (var use in new[] { "net", "scsi", "ptp" })
+        {
+            var driver = await world.RegisterAsync(use, use);
+            driver.OnProbe = (part, _, _) =>
+            {
+                ((AuxiliaryDevice<Port>)part).Payload.Claim(use, part);
+                return default;
+            };
+            drivers.Add(driver);
+        }
+        var port = new Port();
+        var net = await world.Bus.CreateAsync(world.Parent, "mod", "net", port, 0u);
+        var scsi = await world.Bus.CreateAsync(world.Parent, "mod", "scsi", port, 0u);
+        var clock = await world.Bus.CreateAsync(world.Parent, "mod", "ptp", port, 0u);
+        Assert.Equal([drivers[0], null, drivers[2]], new[] { net, scsi, clock }.Select(p => p.Driver));
+        var e = await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.BindAsync(drivers[1], scsi.Name));
+        Assert.Equal("Probe of mod.scsi.0 by test.scsi failed: The port serves net.", e.Message);
+        // The other's leave is what makes room, and then it is the first one that is refused.
+        await world.Fabric.UnbindAsync(drivers[0], net.Name);
+        await world.Fabric.BindAsync(drivers[1], scsi.Name);
+        await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.BindAsync(drivers[0], net.Name));
+        Assert.Equal([null, drivers[1], drivers[2]], new[] { net, scsi, clock }.Select(p => p.Driver));
+    }
+
+    [Fact]
+    public async Task Calls_between_creator_and_consumer_go_by_no_bus_and_a_part_has_no_resources_of_it()
+    {
+        var world = await World.NewAsync();
+        var part = new CalledPart(world.Bus, world.Parent);
+        var driver = world.Driver("d", "called");
+        driver.OnProbe = (device, _, _) =>
+        {
+            Assert.Same(part, device);
+            // What the bus itself gives a part.
+            Assert.Equal(0, device.Resources.Count);
+            return default;
+        };
+        await world.Fabric.RegisterDriverAsync(driver);
+        await world.Bus.AddAsync(part);
+        Assert.Same(driver, part.Driver);
+        part.Call();
+        Assert.NotEmpty(part.Callers);
+        Assert.DoesNotContain(typeof(AuxiliaryBus).Assembly, part.Callers);
+        Assert.DoesNotContain(typeof(Fabric).Assembly, part.Callers);
+        var files = ((TreeDirectory)world.Fabric.Tree.Find(part.DevPath)).List().Select(n => n.Name);
+        Assert.Equal(["driver", "driver_override", "driver_override_bind", "modalias", "power", "subsystem", "uevent", "waiting_for_supplier"], files.Order(StringComparer.Ordinal));
+        // Nothing of the bus takes a request to hand on: it has no delegate and no event.
+        Assert.All(
+            typeof(AuxiliaryBus).Assembly.GetExportedTypes().Where(t => t.Namespace == typeof(AuxiliaryBus).Namespace),
+            t => Assert.True(!t.IsSubclassOf(typeof(Delegate)) && t.GetEvents().Length == 0, t.Name));
+    }
+
+    private sealed class CalledPart(AuxiliaryBus bus, Device parent) : AuxiliaryDevice(bus, "mod", "called", 0, parent)
+    {
+        public Assembly?[] Callers { get; private set; } = [];
+
+        public void Call() => Callers = [.. new System.Diagnostics.StackTrace().GetFrames().Select(f => f.GetMethod()?.DeclaringType?.Assembly)];
     }
 
     [Fact]

@@ -246,6 +246,28 @@ public sealed class BindTests
     }
 
     [Fact]
+    public async Task Unregistering_a_driver_waits_for_the_remove_that_is_under_way()
+    {
+        var world = await World.NewAsync();
+        var driver = await world.RegisterAsync("d", "a");
+        var (inRemove, goRemove) = (new TaskCompletionSource(), new TaskCompletionSource());
+        driver.OnRemove = async _ =>
+        {
+            inRemove.SetResult();
+            await goRemove.Task;
+            world.Say("end of the remove");
+        };
+        await world.AddAsync("a", 1);
+        world.ClearCalls();
+        var unregister = world.Fabric.UnregisterDriverAsync(driver).AsTask();
+        await inRemove.Task.In();
+        Assert.False(unregister.IsCompleted);
+        goRemove.SetResult();
+        await unregister.In();
+        Assert.Equal(["test.d remove mod.a.1", "end of the remove"], world.Calls);
+    }
+
+    [Fact]
     public async Task Callbacks_are_optional_and_a_failing_remove_unbinds_all_the_same()
     {
         var world = await World.NewAsync();

@@ -33,6 +33,63 @@ public sealed class DeviceLifeTests
         Assert.Equal(1, released);
     }
 
+    [Theory]
+    [InlineData("a name that its bus has", Errno.EEXIST)]
+    [InlineData("a name that its class has", Errno.EEXIST)]
+    [InlineData("a name that a sibling has", Errno.EEXIST)]
+    [InlineData("the name of a file of its parent", Errno.EEXIST)]
+    [InlineData("a parent that was never added", Errno.ENODEV)]
+    [InlineData("a parent that was deleted", Errno.ENODEV)]
+    [InlineData("a parent that vanished", Errno.ENODEV)]
+    [InlineData("a parent of another fabric", Errno.ENODEV)]
+    [InlineData("a bus that is not registered", Errno.EINVAL)]
+    [InlineData("a class that is not registered", Errno.EINVAL)]
+    public async Task Whatever_an_add_fails_of_ends_in_one_put_and_one_release(string what, Errno errno)
+    {
+        var world = await World.NewAsync();
+        await world.RegisterAsync("d", "a");
+        await world.AddAsync("a", 1);
+        var net = world.Fabric.RegisterClass(new Class("net"));
+        await world.Fabric.AddAsync(new Device("eth0", world.Parent, @class: net));
+        await world.Fabric.AddAsync(new Device("twin", world.Parent));
+        var parent = world.Parent;
+        if (what is "a parent that was never added" or "a parent that was deleted" or "a parent that vanished" or "a name that its class has")
+            parent = new Device("other");
+        if (what is "a parent that was deleted" or "a parent that vanished" or "a name that its class has")
+            await world.Fabric.AddAsync(parent);
+        if (what == "a parent of another fabric")
+            parent = (await World.NewAsync()).Parent;
+        if (what == "a parent that was deleted")
+            await world.Fabric.DeleteAsync(parent);
+        if (what == "a parent that vanished")
+            await world.Fabric.SurpriseRemoveAsync(parent);
+        var references = parent.References;
+        var released = 0;
+        var device = what switch
+        {
+            "a name that its bus has" => new AuxiliaryDevice(world.Bus, "mod", "a", 1, parent) { Release = _ => released++ },
+            "a name that its class has" => new Device("eth0", parent, @class: net) { Release = _ => released++ },
+            "a name that a sibling has" => new Device("twin", parent) { Release = _ => released++ },
+            "the name of a file of its parent" => new Device("uevent", parent) { Release = _ => released++ },
+            "a bus that is not registered" => new AuxiliaryDevice(new AuxiliaryBus(), "mod", "b", 1, parent) { Release = _ => released++ },
+            "a class that is not registered" => new Device("x", parent, @class: new Class("net")) { Release = _ => released++ },
+            _ => new Device("x", parent) { Release = _ => released++ },
+        };
+        var seqnum = world.Fabric.Uevents.Seqnum;
+        var all = world.Fabric.AllDevices.Count();
+        world.ClearCalls();
+
+        await Expect.RefusedAsync(errno, () => world.Fabric.AddAsync(device));
+
+        Assert.Equal((DeviceState.Initialized, 1, 0), (device.State, device.References, released));
+        Assert.Equal((seqnum, all), (world.Fabric.Uevents.Seqnum, world.Fabric.AllDevices.Count()));
+        Assert.Empty(world.Calls);
+        device.Put();
+        Assert.Equal((DeviceState.Released, 1, references), (device.State, released, parent.References));
+        Assert.Throws<InvalidOperationException>(device.Put);
+        Assert.Equal(1, released);
+    }
+
     [Fact]
     public async Task Id_is_free_only_when_the_last_reference_is_gone()
     {
@@ -176,6 +233,22 @@ public sealed class DeviceLifeTests
         await Assert.ThrowsAsync<ArgumentNullException>(() => fabric.RegisterDriverAsync(null!).AsTask());
         Assert.Throws<ArgumentNullException>(() => fabric.RegisterBus<AuxiliaryBus>(null!));
         Assert.Throws<ArgumentNullException>(() => new Device(null!));
+        var world = await World.NewAsync();
+        var device = await world.AddAsync("a", 1);
+        Action[] calls =
+        [
+            () => new AuxiliaryDevice(null!, "mod", "a", 0, world.Parent),
+            () => new AuxiliaryDevice(world.Bus, null!, "a", 0, world.Parent),
+            () => new AuxiliaryDevice(world.Bus, "mod", null!, 0, world.Parent),
+            () => new AuxiliaryDevice(world.Bus, "mod", "a", 0, null!),
+            () => new AuxiliaryDevice<string>(world.Bus, "mod", "a", 0, world.Parent, null!),
+            () => fabric.RegisterClass(null!),
+            () => fabric.AddLink(null!, device),
+            () => fabric.AddLink(device, null!),
+            () => world.Fabric.SetDriverOverride(null!, "x"),
+            () => world.Fabric.Tree.Find(null!),
+        ];
+        Assert.All(calls, call => Assert.ThrowsAny<ArgumentNullException>(call));
     }
 
     [Theory]

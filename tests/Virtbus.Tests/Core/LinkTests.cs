@@ -33,6 +33,21 @@ public sealed class LinkTests
     }
 
     [Fact]
+    public async Task Consumers_go_before_their_supplier_newest_first_whichever_was_linked_first()
+    {
+        var world = await World.NewAsync();
+        var suppliers = await world.RegisterAsync("s", "s");
+        await world.RegisterAsync("d", "a");
+        var supplier = await world.AddAsync("s", 1);
+        var consumers = new[] { await world.AddAsync("a", 1), await world.AddAsync("a", 2), await world.AddAsync("a", 3) };
+        foreach (var i in new[] { 1, 2, 0 })
+            world.Fabric.AddLink(consumers[i], supplier);
+        world.ClearCalls();
+        await world.Fabric.UnbindAsync(suppliers, supplier.Name);
+        Assert.Equal(["test.d remove mod.a.3", "test.d remove mod.a.2", "test.d remove mod.a.1", "test.s remove mod.s.1"], world.Calls);
+    }
+
+    [Fact]
     public async Task Consumer_whose_supplier_is_deleted_is_tried_again_without_it()
     {
         var world = await World.NewAsync();

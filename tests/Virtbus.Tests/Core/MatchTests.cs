@@ -37,6 +37,19 @@ public sealed class MatchTests
         '|', d.Name, d.Id, d.MatchName, d.State, d.Binding, d.DriverOverride, d.GetDriverData<string>(), d.References, d.Sequence, d.DeferredReason, d.Modalias);
 
     [Fact]
+    public void What_a_bus_is_given_to_match_has_no_way_to_write()
+    {
+        var views = typeof(AuxiliaryBus).Assembly.GetTypes().Append(typeof(IDeviceIdentity)).Where(t => t.IsInterface && typeof(IDeviceIdentity).IsAssignableFrom(t)).ToList();
+        Assert.Contains(typeof(Virtbus.Buses.Pci.IPciIdentity), views);
+        Assert.Contains(typeof(Virtbus.Buses.Vdpa.IVdpaIdentity), views);
+        Assert.All(views.SelectMany(v => v.GetMethods()), m => Assert.True(m.Name.StartsWith("get_", StringComparison.Ordinal) && (m.ReturnType.IsPrimitive || m.ReturnType == typeof(string)), m.Name));
+        // And each bus's match takes such a view.
+        Assert.All(
+            typeof(AuxiliaryBus).Assembly.GetTypes().Where(t => t.IsSubclassOf(typeof(Bus))).SelectMany(b => b.GetMethods().Where(m => m.Name == "Match")),
+            m => Assert.Equal([typeof(IDeviceIdentity), typeof(Driver)], m.GetParameters().Select(p => p.ParameterType)));
+    }
+
+    [Fact]
     public async Task Matched_entry_with_its_driver_data_reaches_probe()
     {
         var world = await World.NewAsync();

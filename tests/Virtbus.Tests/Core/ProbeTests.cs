@@ -283,6 +283,24 @@ public sealed class ProbeTests
         }
     }
 
+    [Fact]
+    public async Task Resources_go_before_the_power_domain_that_they_stood_on_and_the_configuration_goes_last()
+    {
+        var fabric = new Fabric();
+        var bus = fabric.RegisterBus(new DomainBus());
+        await fabric.RegisterDriverAsync(new DomainDriver(bus) { Acquires = true });
+        var device = new Device("d", bus: bus);
+        await fabric.AddAsync(device);
+        Assert.Equal("configure attach probe", string.Join(' ', bus.Calls));
+        bus.Calls.Clear();
+        await fabric.DeleteAsync(device);
+        Assert.Equal("remove release detach unconfigure", string.Join(' ', bus.Calls));
+        bus.Calls.Clear();
+        bus.Fail = "probe";
+        await fabric.AddAsync(new Device("e", bus: bus));
+        Assert.Equal("configure attach probe release detach unconfigure", string.Join(' ', bus.Calls));
+    }
+
     private sealed class Disposer(Action dispose) : IDisposable
     {
         public void Dispose() => dispose();
@@ -317,9 +335,16 @@ public sealed class ProbeTests
 
     private sealed class DomainDriver(DomainBus bus) : Driver("domain")
     {
+        public bool Acquires { get; init; }
+
         public override Bus Bus => bus;
 
-        protected internal override ValueTask ProbeAsync(Device device, DeviceId id, CancellationToken cancellationToken) => bus.Do("probe");
+        protected internal override ValueTask ProbeAsync(Device device, DeviceId id, CancellationToken cancellationToken)
+        {
+            if (Acquires)
+                device.Resources.AddAction(() => bus.Do("release"));
+            return bus.Do("probe");
+        }
 
         protected internal override ValueTask RemoveAsync(Device device) => bus.Do("remove");
     }

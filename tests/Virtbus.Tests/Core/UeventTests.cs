@@ -116,6 +116,42 @@ public sealed class UeventTests
     }
 
     [Fact]
+    public async Task Subscription_that_ended_is_held_by_nobody()
+    {
+        var fabric = new Fabric();
+        var ended = Subscribe();
+        await fabric.AddAsync(new Device("d"));
+        for (var i = 0; i < 10 && ended.IsAlive; i++)
+        {
+            GC.Collect();
+            GC.WaitForPendingFinalizers();
+        }
+        Assert.False(ended.IsAlive);
+        GC.KeepAlive(fabric);
+
+        [System.Runtime.CompilerServices.MethodImpl(System.Runtime.CompilerServices.MethodImplOptions.NoInlining)]
+        WeakReference Subscribe()
+        {
+            var subscription = fabric.Uevents.Subscribe();
+            subscription.Dispose();
+            return new WeakReference(subscription);
+        }
+    }
+
+    [Fact]
+    public async Task Add_event_carries_the_alias_that_a_module_is_found_by()
+    {
+        var world = await World.NewAsync();
+        var device = await world.AddAsync("a", 1);
+        var add = world.Fabric.Uevents.History().Single(e => e.ActionName == "add" && e.DevPath == device.DevPath);
+        Assert.Equal(
+            "add@/devices/parent/mod.a.1\0ACTION=add\0DEVPATH=/devices/parent/mod.a.1\0SUBSYSTEM=auxiliary\0MODALIAS=auxiliary:mod.a\0SEQNUM=" + add.Seqnum + "\0",
+            Encoding.UTF8.GetString(add.ToKernelFormat()));
+        Assert.True(AliasPattern.IsMatch("auxiliary:mod.a", add.Variables.ToDictionary()["MODALIAS"]));
+        Assert.Equal("auxiliary:mod.a\n", world.Fabric.Tree.Read(device.DevPath + "/modalias"));
+    }
+
+    [Fact]
     public async Task Written_uevent_is_sent_with_its_uuid_and_arguments()
     {
         var world = await World.NewAsync();

@@ -45,6 +45,39 @@ public sealed class EthernetSwitchTests
     }
 
     [Fact]
+    public void Addresses_that_are_learned_are_bounded_and_those_that_are_known_stay()
+    {
+        const ulong First = 0x020000000000;
+        const ulong OneMore = 0x02000000FFFF;
+        var lane = _switch.AddLane(static () => { });
+        var (first, second, third) = (new Sink(), new Sink(), new Sink());
+        var (a, b, c) = (Join(lane, first), Join(lane, second), Join(lane, third));
+        for (ulong i = 0; i < 4096; i++)
+            lane.Forward(a, Frame(Everyone, First + i));
+        lane.Forward(b, Frame(Everyone, OneMore));
+        // There is no room for it, so what goes there goes to all. A group is no sender: asking teaches nothing.
+        Assert.Equal((1, 1), Reach(OneMore));
+        Assert.Equal((1, 0), Reach(First + 4095));
+        // One that is known may move all the same.
+        lane.Forward(b, Frame(Everyone, First));
+        Assert.Equal((0, 1), Reach(First));
+        // Those of a port that leaves make room.
+        _switch.Leave(a);
+        lane.Forward(b, Frame(Everyone, OneMore));
+        var before = third.Count;
+        lane.Forward(b, Frame(First + 4095, Everyone));
+        Assert.Equal(before + 1, third.Count);
+        Assert.Equal((0, 1), Reach(OneMore));
+
+        (int, int) Reach(ulong address)
+        {
+            var (one, two) = (first.Count, second.Count);
+            lane.Forward(c, Frame(address, Everyone));
+            return (first.Count - one, second.Count - two);
+        }
+    }
+
+    [Fact]
     public void Frame_waits_for_the_thread_of_the_other_lane_with_its_offload_data()
     {
         var here = _switch.AddLane(static () => { });

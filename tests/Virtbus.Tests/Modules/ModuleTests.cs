@@ -1,7 +1,11 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Loader;
 using Virtbus.Buses.Auxiliary;
+using Virtbus.Buses.Pci;
+using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
+using Virtbus.Hardware.Adapter;
+using Virtbus.Hardware.Probe;
 using Virtbus.Platform;
 using Virtbus.Tests.Core;
 using Xunit;
@@ -226,6 +230,47 @@ public sealed class ModuleTests : IDisposable
             Assert.True(await loader.UnloadAsync("aux_test_contract").In(), "the contract is not collected");
         }
         Assert.DoesNotContain(AssemblyLoadContext.All, c => c.Name is "aux_test_driver" or "aux_test_device" or "aux_test_contract");
+    }
+
+    [Fact]
+    public async Task Every_shipped_module_is_collected_when_it_is_unloaded_after_use()
+    {
+        var root = AppContext.BaseDirectory;
+        while (!File.Exists(Path.Combine(root, "Virtbus.slnx")))
+            root = Path.GetDirectoryName(root)!;
+        var shipped = Directory.EnumerateFiles(Path.Combine(root, "src", "Drivers"), "*.csproj", SearchOption.AllDirectories).Select(p => Path.GetFileNameWithoutExtension(p)).ToArray();
+        _folder.Sample(shipped);
+        var pci = _fabric.RegisterBus(new PciBus());
+        _fabric.RegisterBus(new VdpaBus());
+        using var merlin = AdapterFunction.CreateMerlin(new AdapterEngine("adapter0", 0x020000000010, 1, 1), 1);
+        using var harrier = AdapterFunction.CreateHarrier(new AdapterEngine("adapter1", 0x020000000020, 1, 1), 0);
+        using var loader = new ModuleLoader(_fabric, _folder.Path, watch: false);
+        foreach (var name in shipped)
+            await loader.LoadAsync(name);
+        Assert.Equal(shipped.Order(StringComparer.Ordinal), loader.Loaded.Select(m => m.Info.Name).Order(StringComparer.Ordinal));
+        await UseAsync();
+        while (Next() is { } name)
+            Assert.True(await loader.UnloadAsync(name, force: true).In(), $"{name} is not collected");
+        Assert.DoesNotContain(AssemblyLoadContext.All, c => shipped.Contains(c.Name));
+
+        async Task UseAsync()
+        {
+            var physical = await pci.PlugAsync(merlin, label: "adapter0");
+            await pci.PlugAsync(harrier, label: "adapter1");
+            await _fabric.Tree.WriteAsync(physical.DevPath + "/sriov_numvfs", "1");
+            var scratch = await pci.PlugAsync(new ScratchFunction());
+            foreach (var driver in new[] { "scratch-vfio-pci", "vfio-pci" })
+                await _fabric.OverrideDriverAsync(scratch, driver).In();
+            await _fabric.OverrideDriverAsync(physical.VirtualFunctions[0], "merlin-vfio-pci").In();
+            await _fabric.SettleAsync().In();
+            Assert.Equal(4, _bus.Devices.Count(d => d.Driver?.Name is "nic_net" or "nic_vdpa"));
+            // All but registers, which are bytes.
+            ReadEverything((TreeDirectory)_fabric.Tree.Find("/bus/auxiliary"), 0);
+            ReadEverything((TreeDirectory)_fabric.Tree.Find("/class"), 0);
+        }
+
+        // What another one needs goes after that.
+        string? Next() => loader.Loaded.FirstOrDefault(m => m.Holders.Count == 0)?.Info.Name ?? loader.Loaded.FirstOrDefault()?.Info.Name;
     }
 
     [Fact]
