@@ -78,7 +78,7 @@ for project in "${projects[@]}"; do
   fi
   echo "== $project"
   # -stopOnFail is not given: one failure must not hide another.
-  run "$program" -noLogo -noColor -longRunning "$slow" -xml "$results/$project.xml" || status=1
+  run "$program" -noLogo -noColor -longRunning "$slow" -result-xml "$results/$project.xml" || status=1
   # The <assembly …> element has the counts; without it the program died, which is a failure of its own.
   if [[ -s $results/$project.xml ]]; then
     read -r p f s e < <(grep -o '<assembly [^>]*>' "$results/$project.xml" | tail -n 1 | tr ' ' '\n' | awk -F'"' '

@@ -1,4 +1,5 @@
 using System.Text.Json.Serialization;
+using Virtbus.Cli.Completion;
 using Virtbus.Cli.Verbs;
 
 namespace Virtbus.Cli;
@@ -8,5 +9,6 @@ namespace Virtbus.Cli;
 [JsonSerializable(typeof(CancelledPlug))]
 [JsonSerializable(typeof(CompletionScript))]
 [JsonSerializable(typeof(FunctionSource[]))]
+[JsonSerializable(typeof(ManifestReport))]
 [JsonSerializable(typeof(VmCommandLineAnswer))]
 internal sealed partial class CliJson : JsonSerializerContext;

@@ -1,8 +1,10 @@
 using System.CommandLine;
+using System.CommandLine.Help;
 using System.CommandLine.Parsing;
+using Virtbus.Cli.Completion;
 using Virtbus.Cli.Text;
 using Virtbus.Cli.Verbs;
-using Virtbus.Daemon.Manifest;
+using Virtbus.Platform;
 
 namespace Virtbus.Cli;
 
@@ -13,7 +15,10 @@ internal static class CommandLine
     public static readonly Option<bool> Json = new("--json", "-j") { Description = "Print JSON.", Recursive = true };
 
     /// <summary>-p of every verb.</summary>
-    public static readonly Option<bool> Pretty = new("--pretty", "-p") { Description = "Print JSON in lines, with -j.", Recursive = true };
+    public static readonly Option<bool> Pretty = new("--pretty", "-p") { Description = "Print JSON, spread over many lines.", Recursive = true };
+
+    /// <summary>A word with '@' is a word, not a file of more words: values and names may begin so.</summary>
+    public static readonly ParserConfiguration Words = new() { ResponseFileTokenReplacer = null };
 
     /// <summary>Takes what follows '--' off the words: it is another program's command line.</summary>
     public static (string[] Words, string[]? Command) Split(string[] args)
@@ -24,7 +29,19 @@ internal static class CommandLine
 
     /// <summary>Makes the parser.</summary>
     /// <param name="guestCommand">What followed '--'; null when there was none.</param>
-    public static RootCommand Make(string[]? guestCommand) =>
+    public static RootCommand Make(string[]? guestCommand)
+    {
+        var root = MakeVerbs(guestCommand);
+        // Windows's and others' words for help: here '/h' is a path.
+        foreach (var help in root.Options.OfType<HelpOption>())
+        {
+            foreach (var foreign in (string[])["/h", "/?", "-?"])
+                help.Aliases.Remove(foreign);
+        }
+        return root;
+    }
+
+    private static RootCommand MakeVerbs(string[]? guestCommand) =>
         new("Runs a fabric of virtual devices, buses and drivers, and looks into it.")
         {
             Json,
@@ -32,6 +49,7 @@ internal static class CommandLine
             UpVerb.Make(),
             DownVerb.Make(),
             StatusVerb.Make(),
+            ManifestVerbs.Make(),
             ManifestVerbs.Diff(),
             ManifestVerbs.Apply(),
             ManifestVerbs.Export(),
@@ -82,8 +100,8 @@ internal static class CommandLine
             : $"'{word}' is no verb of '{verb}'.{Suggestion.For(word, command.Subcommands.Select(c => c.Name))}";
     }
 
-    /// <summary>How the verb of a parsed line is to print.</summary>
-    public static Output OutputOf(ParseResult result) => new(result.GetValue(Json), result.GetValue(Pretty));
+    /// <summary>How the verb of a parsed line is to print. JSON in lines is JSON: -p says -j too.</summary>
+    public static Output OutputOf(ParseResult result) => new(result.GetValue(Json) || result.GetValue(Pretty), result.GetValue(Pretty));
 
     /// <summary>A verb that asks the running fabric.</summary>
     public static Command Asking(string name, string description, Func<ParseResult, ControlClient, Output, int> run, params Argument[] arguments)

@@ -7,6 +7,12 @@ internal static class ExitCode
     public const int Failed = 1;
     public const int Usage = 2;
 
+    /// <summary>Of 'diff', which has the codes of diff(1): there is a difference.</summary>
+    public const int Different = 1;
+
+    /// <summary>Of 'diff': it can't be said whether there is one.</summary>
+    public const int Trouble = 2;
+
     /// <summary>Ended by a signal, as a shell tells it.</summary>
     public const int Interrupted = 130;
 

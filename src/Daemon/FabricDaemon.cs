@@ -59,12 +59,12 @@ internal sealed partial class FabricDaemon
         Fabric.RegisterBus(new PciBus());
         try
         {
-            _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules is { } extra ? [extra.Value] : Array.Empty<string>()]);
+            _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules.Folders.Select(static f => f.Value)]);
         }
-        catch
+        catch (VirtbusException e) when (options.Manifest.Modules.Folders.Any(f => e.Message.Contains(f.Value, StringComparison.Ordinal)))
         {
-            _lock.Dispose();
-            throw;
+            var given = options.Manifest.Modules.Folders.First(f => e.Message.Contains(f.Value, StringComparison.Ordinal));
+            throw new ManifestException(options.Manifest.File, [new ManifestError(given.At, given.Path, e.Message)]);
         }
         _hardware = new FabricHardware(new ProvisioningContext(Fabric, _loader, options.Runtime.Path, options.LoggerFactory));
         _groups = new DeviceGroups(Fabric, auxiliary);
@@ -284,7 +284,7 @@ internal sealed partial class FabricDaemon
     private FabricPlanner NewPlanner() => new(_engine, _hardware, _groups, cancel => SettleAsync(TimeToSettle, cancel));
 
     /// <summary>The fabric as a manifest.</summary>
-    public string Export() => ManifestExport.Write(_hardware.Adapters, _engine, _groups, _manifest.Modules?.Value);
+    public string Export() => ManifestExport.Write(_hardware.Adapters, _engine, _groups, _manifest.Modules);
 
     /// <summary>The daemon as a whole.</summary>
     public StatusAnswer Describe()
@@ -406,19 +406,25 @@ internal sealed partial class FabricDaemon
     {
         var manifest = _options.Manifest;
         await _hardware.StartAsync();
+        // Before what lasts is taken up, since it may be of a provider that one of them brings.
+        foreach (var module in manifest.Modules.Names)
+        {
+            _options.Progress($"module {module}");
+            await At(_ => module.Place, new ValueTask(_loader.LoadAsync(module)));
+        }
         _engine.Restore(new DefinitionFolder(_options.Runtime.StateFolder), waits: true);
         if (FunctionSet.FindConflicts(manifest, _engine.Functions, _options.Runtime.StateFolder) is { Count: > 0 } conflicts)
             throw new ManifestException(manifest.File, conflicts);
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");
-            await At(adapter.Name, _hardware.AddAdapterAsync(adapter));
+            await At(e => e.Field == "tap" && adapter.Tap is { } tap ? tap.Place : adapter.Name.Place, FinishAsync(_hardware.AddAdapterAsync(adapter)));
         }
         await AddFunctionsAsync(manifest, cancellationToken);
         foreach (var group in manifest.Devices)
         {
             _options.Progress($"{group.Count} devices {DeviceGroups.KeyOf(group)}");
-            await At(group.Name, _groups.AddAsync(group, group.Parent is { } parent ? _hardware.DeviceOf(parent) : null, _options.Progress, cancellationToken));
+            await At(_ => group.Name.Place, _groups.AddAsync(group, group.Parent is { } parent ? _hardware.DeviceOf(parent) : null, _options.Progress, cancellationToken));
         }
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
@@ -442,13 +448,15 @@ internal sealed partial class FabricDaemon
         {
             try
             {
+                if (function.Kind == "pci")
+                    _hardware.RequireProvider(function);
                 var defined = function.DefineIn(_engine);
                 if (function.Kind == DiskFunctions.KindName)
                     _hardware.OpenMedium(defined);
             }
             catch (VirtbusException e)
             {
-                errors.Add(new ManifestError(function.At, function.Path, e.Message));
+                errors.Add(function.ErrorOf(e));
             }
         }
         if (errors.Count > 0)
@@ -456,33 +464,32 @@ internal sealed partial class FabricDaemon
         foreach (var set in sets)
         {
             _options.Progress(set.Title);
-            await At(set.At, set.ActivateAsync(_engine, cancellationToken));
+            await At(e => set.Functions.Count == 0 ? set.At.Place : PlaceOf(set.Functions, e), set.ActivateAsync(_engine, cancellationToken));
         }
     }
 
-    // What the manifest asks for and the host refuses is an error at the manifest's line too.
-    private async ValueTask<T> At<T>(ManifestValue<string> name, ValueTask<T> work)
+    // Of functions that are made together, the one that an error names.
+    private static ManifestPlace PlaceOf(IReadOnlyList<ManifestFunction> set, VirtbusException e)
+    {
+        var error = (set.FirstOrDefault(f => e.Message.Contains($"'{f.Name}'", StringComparison.Ordinal)) ?? set.FirstOrDefault(f => e.Field is { } field && f.Places.ContainsKey(field)) ?? set[0]).ErrorOf(e);
+        return new ManifestPlace(error.At, error.Path);
+    }
+
+    // What the manifest asks for and the host refuses is an error at the manifest's key too.
+    private async ValueTask At(Func<VirtbusException, ManifestPlace> placeOf, ValueTask work)
     {
         try
         {
-            return await work;
+            await work;
         }
         catch (VirtbusException e) when (e is not ManifestException)
         {
-            throw new VirtbusException(e.Errno, new ManifestError(name.At, name.Path, e.Message).ToString(_options.Manifest.File), e);
+            var place = placeOf(e);
+            throw new VirtbusException(e.Errno, new ManifestError(place.At, place.Path, e.Message).ToString(_options.Manifest.File), e);
         }
     }
 
-    private async ValueTask At(ManifestValue<string> name, ValueTask work)
-    {
-        await At(name, FinishAsync());
-
-        async ValueTask<bool> FinishAsync()
-        {
-            await work;
-            return true;
-        }
-    }
+    private static async ValueTask FinishAsync<T>(ValueTask<T> work) => await work;
 
     [LoggerMessage(601, LogLevel.Information, "Fabric of {Manifest} is up, version {Version}")]
     private static partial void Started(ILogger log, string manifest, string version);

@@ -14,11 +14,14 @@ public sealed class SimulatedFunctionProvider : IPciFunctionProvider
     public string Name => "simulated";
 
     /// <inheritdoc/>
+    public string NameDescription => "one of: " + Scratch;
+
+    /// <inheritdoc/>
     public IReadOnlyList<string> List() => [Scratch];
 
     /// <inheritdoc/>
     /// <exception cref="VirtbusException">ENOENT: there is no such kind.</exception>
     public ValueTask<IPciFunction> OpenAsync(string name, CancellationToken cancellationToken = default) => name == Scratch
         ? ValueTask.FromResult<IPciFunction>(new ScratchFunction(ScratchVirtualFunctions))
-        : throw new VirtbusException(Errno.ENOENT, $"'{name}' is no kind of simulated function. There is: {Scratch}.");
+        : throw new VirtbusException(Errno.ENOENT, $"'{name}' is no kind of simulated function.{Suggestion.For(name, [Scratch])} There is: {Scratch}.");
 }

@@ -10,6 +10,13 @@ public interface IPciFunctionProvider
     /// <summary>The provider's name, one word.</summary>
     string Name { get; }
 
+    /// <summary>What a name of a function is, after "write", for who defines one before it is opened.</summary>
+    string NameDescription => "the name of a function of this provider; /bus/pci/providers lists what can be listed";
+
+    /// <summary>Whether a text can be a name; whether there is such a function is seen when it is opened.</summary>
+    /// <param name="name">The text.</param>
+    bool IsName(string name) => true;
+
     /// <summary>The functions that could be opened now, by the names that <see cref="OpenAsync"/> takes; empty when they can't be listed.</summary>
     /// <exception cref="VirtbusException">There is none, and can't be any as things are; the message says why, and what to do.</exception>
     IReadOnlyList<string> List();

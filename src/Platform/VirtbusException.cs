@@ -16,4 +16,10 @@ public class VirtbusException : Exception
 
     /// <summary>What Linux answers to the same request.</summary>
     public Errno Errno { get; }
+
+    /// <summary>
+    /// The part of a request that it is about, by the name that the request has for it ("driver", "tap"), so that who has the request in a file can say
+    /// where that is; null when it is about the whole.
+    /// </summary>
+    public string? Field { get; init; }
 }

@@ -24,7 +24,7 @@ internal sealed class DefinitionBook
     /// <exception cref="VirtbusException">ENOENT.</exception>
     public ProvisionedFunction Get(string name) =>
         All.FirstOrDefault(f => f.Name == name)
-        ?? throw new VirtbusException(Errno.ENOENT, $"No function '{name}' is defined. 'virtbus function list' shows those that are.");
+        ?? throw new VirtbusException(Errno.ENOENT, $"No function '{name}' is defined.{Suggestion.For(name, All.Select(static f => f.Name))} 'virtbus function list' shows those that are.");
 
     /// <summary>Takes up what a store has, and keeps there what changes from now on.</summary>
     public IReadOnlyList<ProvisionedFunction> Load(IDefinitionStore store)

@@ -30,13 +30,21 @@ public sealed class DefinitionFolder : IDefinitionStore
             throw new VirtbusException(Errno.ENOTDIR, $"State folder {_folder} is a file. Remove it, or put it elsewhere.");
         if (!Directory.Exists(_folder))
             return all;
-        foreach (var path in Directory.EnumerateFiles(_folder))
+        try
         {
-            // Of a write that was not finished.
-            if (path.EndsWith(Unfinished, StringComparison.Ordinal))
-                File.Delete(path);
-            else if (path.EndsWith(Suffix, StringComparison.Ordinal))
-                all.Add(Read(path));
+            foreach (var path in Directory.EnumerateFiles(_folder))
+            {
+                // Of a write that was not finished. Nobody reads it, so it may stay where nothing can be removed.
+                if (path.EndsWith(Unfinished, StringComparison.Ordinal))
+                    TryDelete(path);
+                else if (path.EndsWith(Suffix, StringComparison.Ordinal))
+                    all.Add(Read(path));
+            }
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new VirtbusException(
+                e is IOException ? Errno.EIO : Errno.EACCES, $"State folder {_folder} can't be read: {e.Message.TrimEnd('.')}. See to who may read it, or put it elsewhere.", e);
         }
 
         return [.. all.OrderBy(static d => d.Order).ThenBy(static d => d.Name, StringComparer.Ordinal)];
@@ -75,6 +83,8 @@ public sealed class DefinitionFolder : IDefinitionStore
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
+            // A full disk needs what is left of it.
+            TryDelete(PathOf(name, Unfinished));
             throw Refused(e is IOException ? Errno.EIO : Errno.EACCES, e.Message, e);
         }
 
@@ -105,6 +115,18 @@ public sealed class DefinitionFolder : IDefinitionStore
         catch (Exception e) when (e is JsonException or IOException or UnauthorizedAccessException)
         {
             throw new VirtbusException(Errno.EINVAL, $"{path} is no definition of a function: {e.Message} Mend it, or remove it.", e);
+        }
+    }
+
+    private static void TryDelete(string path)
+    {
+        try
+        {
+            File.Delete(path);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            // It is no definition.
         }
     }
 

@@ -10,7 +10,8 @@ namespace Virtbus.Provisioning;
 /// </summary>
 internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 {
-    private volatile bool _isClosed;
+    private const int NamesInLine = 4;
+    private readonly TaskCompletionSource _closed = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     /// <summary>On this thread: what waits for it goes on by the fabric's scheduler.</summary>
     public static void Cancel(IEnumerable<CancellationTokenSource> all)
@@ -129,7 +130,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
     /// <summary>The fabric goes down: what is being activated is cancelled, and nothing comes back any more.</summary>
     public void Close()
     {
-        _isClosed = true;
+        _closed.TrySetResult();
         List<CancellationTokenSource> going;
         lock (book.Lock)
             going = [.. book.All.Select(static f => f.Cancel).OfType<CancellationTokenSource>()];
@@ -152,6 +153,8 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         VirtbusException? error = null;
         try
         {
+            // At the end nobody waits for users.
+            await Task.WhenAny(Task.WhenAll(active.SelectMany(static f => f.UsersLeft)), _closed.Task);
             foreach (var group in active.GroupBy(static f => f.Now.Provider).Reverse())
             {
                 try
@@ -379,13 +382,13 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
 
     private void Start(FunctionProvider provider, List<ProvisionedFunction> functions)
     {
-        if (_isClosed)
+        if (_closed.Task.IsCompleted)
             return;
         foreach (var set in provider.ComesTogether && functions.Count > 0 ? [functions] : functions.ConvertAll(static f => new List<ProvisionedFunction> { f }))
         {
             // Without those that were deactivated or undefined meanwhile, or activated by somebody.
             fabric.StartWork(
-                $"functions of kind {provider.Kind}{ProviderTable.At(provider)}",
+                $"return of {Names(set)}",
                 async () =>
                 {
                     try
@@ -401,6 +404,9 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
                 });
         }
     }
+
+    private static string Names(List<ProvisionedFunction> functions) =>
+        string.Join(", ", functions.Take(NamesInLine)) + (functions.Count > NamesInLine ? $" and {functions.Count - NamesInLine} more" : "");
 
     private sealed record Made(ProvisionedFunction Function, FunctionProvider Provider, Device Device, Device? Before, string? Place);
 }

@@ -116,5 +116,5 @@ public sealed class FunctionProfile
 
     private ProfileField Find(string key) =>
         _fields.FirstOrDefault(f => f.Name == key)
-        ?? throw new VirtbusException(Errno.EOPNOTSUPP, $"Function '{Name}' can't have '{key}'. A function of kind {Kind} has {string.Join(", ", _fields.Select(f => f.Name))}.");
+        ?? throw new VirtbusException(Errno.EOPNOTSUPP, $"Function '{Name}' can't have '{key}'.{Suggestion.For(key, _fields.Select(static f => f.Name))} A function of kind {Kind} has {string.Join(", ", _fields.Select(f => f.Name))}.");
 }

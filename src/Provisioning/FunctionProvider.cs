@@ -10,7 +10,7 @@ namespace Virtbus.Provisioning;
 /// <remarks>
 /// The engine calls it for one activation, change or deactivation of a function at a time, for several functions side by side. It holds no lock
 /// meanwhile. A provider that goes is removed first (<see cref="ProvisioningEngine.RemoveProvider"/>), and takes down what it made and what it is
-/// just making by itself.
+/// just making by itself; it, or another one of its kind and parent, is added when that has ended: what is there then is active, and does not return.
 /// </remarks>
 public abstract class FunctionProvider
 {

@@ -49,7 +49,7 @@ internal sealed class ProviderTable
         };
         return new VirtbusException(
             isOpen ? Errno.EINVAL : Errno.ENODEV,
-            $"Function '{name}': {(isOpen ? "several make" : "nothing makes")} functions of kind '{kind}'{(parent is null ? "" : $" at '{parent}'")}. {remedy}");
+            $"Function '{name}': {(isOpen ? "several make" : "nothing makes")} functions of kind '{kind}'{(parent is null ? "" : $" at '{parent}'")}.{(isOpen ? "" : parents.Length > 0 ? Suggestion.For(parent ?? "", parents) : Suggestion.For(kind, all.Select(static p => p.Kind)))} {remedy}");
     }
 
     private static bool IsParent(FunctionProvider provider, string? parent) => parent is null ? provider.Parents.Count == 0 : provider.Parents.Contains(parent);

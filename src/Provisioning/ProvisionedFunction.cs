@@ -55,6 +55,9 @@ public sealed class ProvisionedFunction
     /// <summary>Why its provider refused the definition when it came, or why it could not be made again; null for neither.</summary>
     public string? Problem => Refusal ?? _now.Failure;
 
+    /// <summary>That nothing is there that makes it, though it was active and is to be again; null otherwise.</summary>
+    public string? Setback => _now is { Provider: null, IsWanted: true } ? $"{Parent ?? "What it is made by"} has no driver that makes {Kind} functions now." : null;
+
     /// <summary>
     /// Where it is or was last, as its provider calls it; null when it has no place of its own. While it is <see cref="IsAwaited"/> the place is kept
     /// for it: a provider that chooses one for another function leaves it free.
@@ -142,6 +145,9 @@ public sealed class ProvisionedFunction
 
     internal bool IsActive => Device is not null;
 
+    /// <summary>Each ends when one who has it open has let go.</summary>
+    internal IEnumerable<Task> UsersLeft => Device is { } device ? Below(device).OfType<IUserHeld>().Select(static d => d.Left) : [];
+
     /// <inheritdoc/>
     public override string ToString() => Name;
 
@@ -181,8 +187,10 @@ public sealed class ProvisionedFunction
             throw new VirtbusException(Errno.EBUSY, $"Function '{Name}' is active already, as {Device?.Name}.");
         if (provider.FindMissing(profile).ToList() is { Count: > 0 } missing)
         {
+            // What the first word is that a user can write: one of several, for some kinds.
+            var first = missing[0].Split(' ', ',').First(w => provider.Fields.Any(f => f.Name == w));
             throw new VirtbusException(
-                Errno.EINVAL, $"Function '{Name}' can't be activated: {string.Join(" and ", missing)} has to be set first. Write: virtbus function set {Name} {missing[0].Split(' ')[0]}=…");
+                Errno.EINVAL, $"Function '{Name}' can't be activated: {string.Join(" and ", missing)} has to be set first. Write for example: virtbus function set {Name} {first}=…");
         }
     }
 
@@ -235,7 +243,9 @@ public sealed class ProvisionedFunction
     private static Device? Find(Moment now) =>
         now is { Provider: not null, Profile: not null, Device: not null } ? now.Provider.Find(now.Profile, now.Device) : null;
 
-    private static bool IsHeld(Device device) => device is IUserHeld { IsHeld: true } || device.Children.Any(IsHeld);
+    private static bool IsHeld(Device device) => Below(device).Any(static d => d is IUserHeld { IsHeld: true });
+
+    private static IEnumerable<Device> Below(Device device) => device.Children.SelectMany(Below).Prepend(device);
 
     internal sealed record Moment(FunctionProvider? Provider, FunctionProfile? Profile, Device? Device, Work Work, bool IsWanted, string? Place, string? Failure = null);
 }

@@ -308,8 +308,32 @@ public sealed class ProvisioningEngine
     {
         ArgumentNullException.ThrowIfNull(bus);
         ArgumentNullException.ThrowIfNull(driver);
-        if (Modules is not null && !bus.TryGetDriver(driver, out _))
+        if (Modules is null || bus.TryGetDriver(driver, out _))
+            return;
+        try
+        {
             await Modules.LoadAsync(ModuleName.Of(driver));
+        }
+        catch (VirtbusException e)
+        {
+            var known = bus.Drivers.Select(static d => d.Name).Concat(Modules.Index.Modules.Select(static m => ModuleName.DriverOf(m.Name)));
+            throw new VirtbusException(
+                e.Errno,
+                e.Errno == Errno.ENOENT ? $"Bus {bus.Name} has no driver '{driver}', and no module would bring it.{Suggestion.For(driver, known)} 'virtbus driver list' and 'virtbus module list' show what there is." : e.Message,
+                e) { Field = "driver" };
+        }
+    }
+
+    /// <summary>Refuses a driver that is not there and that no module could bring, before anything is done for it.</summary>
+    /// <param name="bus">The driver's bus.</param>
+    /// <param name="driver">Its name.</param>
+    /// <exception cref="VirtbusException">ENOENT.</exception>
+    public void CheckDriver(Bus bus, string driver)
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        ArgumentNullException.ThrowIfNull(driver);
+        if (!bus.TryGetDriver(driver, out _) && Modules?.Index.Find(ModuleName.Of(driver)) is null)
+            throw new VirtbusException(Errno.ENOENT, $"There is no driver '{driver}', and no module that could bring it. 'virtbus driver list' and 'virtbus module list' name those there are.");
     }
 
     /// <summary>For providers: refuses a device that the driver of its profile did not take.</summary>
@@ -322,8 +346,9 @@ public sealed class ProvisioningEngine
         ArgumentNullException.ThrowIfNull(device);
         if (device.Driver?.Name == driver)
             return;
-        throw WhyNotBound?.Invoke(device)
-            ?? new VirtbusException(Errno.ENODEV, $"Function '{function}': driver {driver} did not take {device.Name}: {device.DeferredReason ?? "the log says why"}. Name another driver.");
+        var why = WhyNotBound?.Invoke(device);
+        throw new VirtbusException(
+            why?.Errno ?? Errno.ENODEV, why?.Message ?? $"Function '{function}': driver {driver} did not take {device.Name}: {device.DeferredReason ?? "the log says why"}. Name another driver.", why) { Field = "driver" };
     }
 
     /// <summary>

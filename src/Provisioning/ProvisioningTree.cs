@@ -49,8 +49,8 @@ internal static class ProvisioningTree
         yield return File("live", static f => f.State is FunctionState.Active or FunctionState.InUse or FunctionState.Draining ? "1" : "0", (f, value, cancel) =>
             AttributeValue.ParseBoolean(folder + "/live", value) ? engine.ActivateAsync([f.Name], cancel) : engine.DeactivateAsync([f.Name]));
         yield return File("parent", static f => f.Parent ?? "");
-        if (function.Problem is not null)
-            yield return File("problem", static f => f.Problem ?? "");
+        if ((function.Problem ?? function.Setback) is not null)
+            yield return File("problem", static f => f.Problem ?? f.Setback ?? "");
         yield return File("set", null, (f, value, _) => engine.SetAsync(f.Name, ProfileText.ParsePairs(ProfileText.Split(value))));
         yield return File("state", static f => f.StateName);
         if (function.Device is { } device)

@@ -22,4 +22,12 @@ public interface IDeviceEndpoint
     /// What the user who is connected, or was last, could do better, as a sentence for who started it; null when nothing is known.
     /// </summary>
     string? Hint { get; }
+
+    /// <summary>Ends when the user who is connected now has gone, with all that came from it; has ended when nobody is, or where that is not told.</summary>
+    Task Left => Task.CompletedTask;
+
+    /// <summary>Ends the connection of the user who is connected, if there is one and that can be done. It may connect again.</summary>
+    void Disconnect()
+    {
+    }
 }

@@ -103,6 +103,16 @@ public static class Deadline
         await task.ConfigureAwait(false);
     }
 
+    /// <summary>What never ends by itself: a peer that does not answer.</summary>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="OperationCanceledException">It was ended; nothing else comes of it.</exception>
+    public static async Task NeverAsync(CancellationToken cancellationToken)
+    {
+        var never = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        using var registration = cancellationToken.Register(() => never.TrySetCanceled(cancellationToken));
+        await never.Task.ConfigureAwait(false);
+    }
+
     /// <summary>The task, with the limit.</summary>
     /// <param name="task">The task.</param>
     /// <exception cref="TimeoutException">It does not end in time.</exception>

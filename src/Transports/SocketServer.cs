@@ -21,6 +21,7 @@ public abstract class SocketServer : IDeviceEndpoint, IAsyncDisposable
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private ConnectionAcceptor? _acceptor;
     private IPeerSession? _session;
+    private TaskCompletionSource? _left;
     private volatile ConnectedPeer? _peer;
     private volatile string? _hint;
     private bool _stopping;
@@ -55,6 +56,16 @@ public abstract class SocketServer : IDeviceEndpoint, IAsyncDisposable
 
     /// <inheritdoc/>
     public string? Hint => _hint;
+
+    /// <inheritdoc/>
+    public Task Left
+    {
+        get
+        {
+            lock (_lock)
+                return _left?.Task ?? Task.CompletedTask;
+        }
+    }
 
     /// <summary>The clock for waits and for the rate of log lines.</summary>
     internal TimeProvider Time { get; }
@@ -95,6 +106,13 @@ public abstract class SocketServer : IDeviceEndpoint, IAsyncDisposable
         }
 
         SayListening();
+    }
+
+    /// <inheritdoc/>
+    public void Disconnect()
+    {
+        lock (_lock)
+            _session?.Close(new Fault(Errno.ECONNRESET, "the device was taken away"));
     }
 
     /// <summary>Drops the peer, lets go of all that came from it and removes the socket file.</summary>
@@ -205,6 +223,7 @@ public abstract class SocketServer : IDeviceEndpoint, IAsyncDisposable
             {
                 _hint = null;
                 _peer = peer;
+                _left = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
                 Volatile.Write(ref _session, session);
                 if (_stopping)
                     session.Close(new Fault(Errno.ECONNRESET, "the server stops"));
@@ -221,9 +240,15 @@ public abstract class SocketServer : IDeviceEndpoint, IAsyncDisposable
         finally
         {
             stream.Dispose();
+            TaskCompletionSource? left;
             lock (_lock)
+            {
                 Volatile.Write(ref _session, null);
+                (left, _left) = (_left, null);
+            }
+
             _peer = null;
+            left?.SetResult();
             // Told of when its coming was, so that no line speaks of a peer that seems to be there still.
             if (MayLog(isTold))
                 SayDisconnected(number, reason);

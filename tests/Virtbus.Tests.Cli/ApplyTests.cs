@@ -89,8 +89,8 @@ public sealed class ApplyTests
         Assert.Equal("", await fabric.OkAsync("diff", file));
         Assert.Matches("^FUNCTION +KIND +PARENT +STATE +DEVICE\ndisk0 +disk +adapter0 +active +disk0\n$", await fabric.OkAsync("function", "list"));
         Assert.Matches("driver +harrier_core\n", await fabric.OkAsync("device", "show", "adapter0"));
-        await fabric.OkAsync("apply", fabric.Write("next.yaml", ""));
-        Assert.Equal("", await fabric.OkAsync("export"));
+        await fabric.OkAsync("apply", fabric.Write("next.yaml", "{}"));
+        Assert.Equal("{}\n", await fabric.OkAsync("export"));
     }
 
     [Fact]
@@ -108,8 +108,8 @@ public sealed class ApplyTests
 
         // A step that fails is named, and applying again goes on.
         var disk = Path.Combine(fabric.Runtime, "image");
-        var next = fabric.Write("next.yaml", Rich.Replace("  - { name: serial0 }", "  - { name: serial1, driver: nobody }", StringComparison.Ordinal));
-        Assert.Contains("serial port serial1: ", await fabric.RefusedAsync("apply", next, "-j"), StringComparison.Ordinal);
+        var next = fabric.Write("next.yaml", Rich.Replace("name: probe0, simulated: scratch,", "name: probe1, simulated: other,", StringComparison.Ordinal));
+        Assert.Contains("function probe1 (simulated other): ", await fabric.RefusedAsync("apply", next, "-j"), StringComparison.Ordinal);
         Assert.False(File.Exists(disk));
         await fabric.OkAsync("apply", fabric.Write("next.yaml", Rich));
         Assert.Equal(before.Split('\n').Order(), (await fabric.OkAsync("export")).Replace("# lasting (pci) is configured, and lasts by itself\n", "", StringComparison.Ordinal).Split('\n').Order());
@@ -117,7 +117,9 @@ public sealed class ApplyTests
         async Task RefusedAsync(string message, string manifest)
         {
             var file = fabric.Write("next.yaml", manifest);
-            Assert.Contains(message, await fabric.RefusedAsync("diff", file), StringComparison.Ordinal);
+            var diff = await fabric.RunAsync("diff", file);
+            Assert.Equal((2, ""), (diff.Code, diff.Output));
+            Assert.Contains(message, diff.Errors, StringComparison.Ordinal);
             Assert.Contains(message, await fabric.RefusedAsync("apply", file, "-j"), StringComparison.Ordinal);
         }
     }
@@ -310,11 +312,11 @@ public sealed class ApplyTests
     public async Task Serial_port_that_lasts_is_there_again_after_an_orderly_end()
     {
         await using var fabric = new TestFabric();
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         await fabric.OkAsync("function", "define", "s1", "--kind", "serial");
         await fabric.OkAsync("function", "activate", "s1");
         await fabric.OkAsync("down");
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         await UntilAsync(async () => (await fabric.OkAsync("function", "list")).Contains("active", StringComparison.Ordinal));
         Assert.Matches("s1 +serial +active", await fabric.OkAsync("function", "list"));
         await fabric.OkAsync("down");

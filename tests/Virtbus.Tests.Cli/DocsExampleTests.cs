@@ -33,7 +33,7 @@ public sealed partial class DocsExampleTests
         File.SetUnixFileMode(shim, UnixFileMode.UserRead | UnixFileMode.UserExecute);
         var folder = Path.GetDirectoryName(shim)!;
         // What 'dotnet build samples/tutorial/NAME' makes, where the pages take it from.
-        foreach (var (name, output) in new[] { ("bench_counter", Path.Combine(AppContext.BaseDirectory, "tutorial-modules")), ("vfio_user_driver", UserDriverTests.Folder) })
+        foreach (var (name, output) in new[] { ("bench_counter", TestFabric.TutorialModules), ("tally_card", TestFabric.TutorialModules), ("vfio_user_driver", UserDriverTests.Folder) })
         {
             var built = Path.Combine(folder, "artifacts", "bin", name);
             Directory.CreateDirectory(built);
@@ -56,7 +56,7 @@ public sealed partial class DocsExampleTests
         }
     }
 
-    private static async Task<(List<ProgramRun> Outputs, string All)> RunAsync(string folder, string runtime, List<Step> steps)
+    internal static async Task<(List<ProgramRun> Outputs, string All)> RunAsync(string folder, string runtime, List<Step> steps)
     {
         var script = new StringBuilder();
         foreach (var step in steps)
@@ -127,7 +127,7 @@ public sealed partial class DocsExampleTests
     }
 
     // Columns are as wide as what stands in them.
-    private static string Squeeze(string line) => Spaces().Replace(line, " ").Trim();
+    internal static string Squeeze(string line) => Spaces().Replace(line, " ").Trim();
 
     internal static string Root()
     {
@@ -143,5 +143,5 @@ public sealed partial class DocsExampleTests
     [GeneratedRegex(" {2,}", RegexOptions.ExplicitCapture, matchTimeoutMilliseconds: 1000)]
     private static partial Regex Spaces();
 
-    private sealed record Step(string Command, List<string> Shown);
+    internal sealed record Step(string Command, List<string> Shown);
 }

@@ -49,7 +49,7 @@ public sealed class FunctionVerbTests
         Assert.Contains("mac 'nonsense' is not right. Write a unicast station address", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--mac", "nonsense"), StringComparison.Ordinal);
         Assert.Equal("0000:01:00.0: 3 virtual functions\n", await fabric.OkAsync("vf", "enable", "adapter0", "3"));
         Assert.Matches(@"2 +0000:01:00\.3 +mac 06:00:00:00:bb:03 queues 3 driver vfio-pci +bound +vfio-pci\n", await fabric.OkAsync("vf", "list", "adapter0"));
-        Assert.Contains("Write 0 before 1", await fabric.RefusedAsync("vf", "enable", "adapter0", "1"), StringComparison.Ordinal);
+        Assert.Contains("has 3 virtual functions enabled, and PCI enables all at once. Disable those first: virtbus vf disable adapter0", await fabric.RefusedAsync("vf", "enable", "adapter0", "1"), StringComparison.Ordinal);
         Assert.Contains("Function 'adapter0v2' is active, and its queues can change only before that.", await fabric.RefusedAsync("vf", "set", "adapter0", "2", "--queues", "4"), StringComparison.Ordinal);
         Assert.Contains("queues '17' is not right. Write a number of queue sets from 1 to 16.", await fabric.RefusedAsync("vf", "set", "adapter0", "3", "--queues", "17"), StringComparison.Ordinal);
         await SeeUsageAsync("'third' is no number. Write for example 2.", "third", "--queues", "1");
@@ -178,7 +178,7 @@ public sealed class FunctionVerbTests
     public async Task Plug_that_waits_for_its_server_is_cancelled_by_unplug_or_by_its_end(bool isKilled)
     {
         await using var fabric = new TestFabric();
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         // Who listens and says nothing.
         using var silent = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         var path = Path.Combine(fabric.Runtime, "silent.sock");

@@ -67,7 +67,7 @@ public sealed class ManifestTests
             /manifests/m.yaml:12:10: adapters[2].tap: 'this-name-is-far-too-long' is not right here. Write a network device name of at most 15 characters.
             /manifests/m.yaml:13:5: adapters[3]: 'adapter3' is not right here. Write an adapter with the keys name, model, mac, parts, ports, tap, vfs, vf_profiles.
             /manifests/m.yaml:15:11: disks[0].name: 'disk 0' is not right here. Write 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.
-            /manifests/m.yaml:17:13: disks[0].memory: '64MB' is not right here. Write a size such as 512KiB, 64MiB or 1GiB, or a number of bytes; a multiple of 512 up to 1024TiB.
+            /manifests/m.yaml:17:13: disks[0].memory: '64MB' is not right here. Did you mean '64MiB'? Write a size such as 512KiB, 64MiB or 1GiB, or a number of bytes; a multiple of 512 up to 1024TiB.
             /manifests/m.yaml:18:5: disks[1]: a disk has exactly one of file, memory, null; this has memory, null. Keep one.
             /manifests/m.yaml:19:14: disks[1].adapter: 'adaptr0' is no adapter of this manifest. Did you mean 'adapter0'? Its adapters are adapter0.
             /manifests/m.yaml:22:15: disks[1].readonly: 'yes' is not right here. Write true or false.
@@ -83,11 +83,11 @@ public sealed class ManifestTests
             /manifests/m.yaml:32:15: devices[3].module: 'de.mo' is not right here. Write letters, digits, '_' and '-', with module and name at most 39 characters together.
             /manifests/m.yaml:34:13: serials[0].name: 'adapter0' is the name of the object at line 3 already. Choose another.
             /manifests/m.yaml:34:31: serials[0].driver: 'vfio pci' is not right here. Write a driver's name, for example vfio-pci.
-            /manifests/m.yaml:36:5: functions[0]: a function has exactly one of simulated, vfio_user, host; this has vfio_user, host. Keep one.
+            /manifests/m.yaml:36:5: functions[0]: a function has exactly one of simulated, vfio_user, host, provider; this has vfio_user, host. Keep one.
             /manifests/m.yaml:36:28: functions[0].vfio_user: /manifests/no/such.sock does not exist. Start the server that makes it, or name its socket.
             /manifests/m.yaml:36:48: functions[0].host: '3:0' is not right here. Write a PCI address, for example 0000:03:00.1.
             /manifests/m.yaml:39:28: functions[3].vfio_user: / is a folder. Start the server that makes it, or name its socket.
-            /manifests/m.yaml:40:5: functions[4]: a function has exactly one of simulated, vfio_user, host; this has none. Add one.
+            /manifests/m.yaml:40:5: functions[4]: a function has exactly one of simulated, vfio_user, host, provider; this has none. Add one.
             /manifests/m.yaml:41:10: modules: /manifests/no/such/folder does not exist. Make the folder, or name one that is there.
             """,
             error.Message);
@@ -312,14 +312,22 @@ public sealed class ManifestTests
     }
 
     [Fact]
-    public void An_empty_manifest_is_an_empty_fabric() => Assert.Empty(ManifestReader.ReadText("# nothing\n", "m.yaml").Adapters);
+    public void A_fabric_with_nothing_in_it_is_said_and_not_left_out()
+    {
+        Assert.Empty(ManifestReader.ReadText("# nothing\n{}\n", "m.yaml").Adapters);
+        foreach (var (text, place) in new[] { ("", "1:1"), ("# nothing\n", "1:1"), ("---\n", "1:1"), ("null\n", "1:1"), ("\n~\n", "2:1") })
+        {
+            var e = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(text, "m.yaml"));
+            Assert.Equal($"m.yaml:{place}: there is nothing in this manifest. Write what the fabric has, or {{}} for a fabric with nothing in it.", e.Message);
+        }
+    }
 
     [Fact]
     public void The_shipped_schema_is_in_step_with_the_reader()
     {
-        var shipped = Path.Combine(AppContext.BaseDirectory, "manifest.schema.json");
+        var shipped = Path.Combine(AppContext.BaseDirectory, "manifests", "manifest.schema.json");
         if (Environment.GetEnvironmentVariable("VIRTBUS_WRITE_GOLDEN") is { } source)
-            File.WriteAllText(Path.Combine(source, "src/Daemon/Manifest/manifest.schema.json"), ManifestSchema.Text);
+            File.WriteAllText(Path.Combine(source, "manifests/manifest.schema.json"), ManifestSchema.Text);
         Assert.Equal(ManifestSchema.Text, File.ReadAllText(shipped));
     }
 

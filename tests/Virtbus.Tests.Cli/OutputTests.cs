@@ -83,7 +83,7 @@ public sealed class OutputTests(OutputTests.RunningFabric running) : IClassFixtu
     public async Task Up_that_can_not_tell_says_what_became_of_the_fabric()
     {
         await using var fabric = new TestFabric();
-        var manifest = fabric.Write("m.yaml", "");
+        var manifest = fabric.Write("m.yaml", "{}");
         var run = await ShellAsync(fabric, $"up '{manifest}' >/dev/full");
         Assert.Equal((1, Full + " The fabric was up and was taken down again."), (run.Code, run.Errors.TrimEnd().Split('\n')[^1]));
         Assert.False(File.Exists(fabric.ControlSocket));
@@ -126,7 +126,7 @@ public sealed class OutputTests(OutputTests.RunningFabric running) : IClassFixtu
             await File.WriteAllBytesAsync(Path.Combine(fabric.Runtime, "fills"), new byte[4096], TestContext.Current.CancellationToken);
             foreach (var way in new[] { "--detach", "-j" })
             {
-                var run = await fabric.RunAsync("up", fabric.Write("m.yaml", ""), way);
+                var run = await fabric.RunAsync("up", fabric.Write("m.yaml", "{}"), way);
                 Assert.Equal((1, ""), (run.Code, run.Output));
                 Assert.Equal($"virtbus: Runtime folder {fabric.Runtime} takes no lock: No space left on device : '{fabric.Runtime}/lock'. Make room there, or set VIRTBUS_RUNTIME to another folder.", run.Errors.TrimEnd());
             }

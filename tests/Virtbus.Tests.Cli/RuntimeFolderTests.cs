@@ -11,7 +11,7 @@ public sealed class RuntimeFolderTests
     public async Task Folder_socket_and_lock_are_private()
     {
         await using var fabric = new TestFabric();
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         Assert.Equal(Private, File.GetUnixFileMode(fabric.Runtime));
         Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(fabric.ControlSocket));
         Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(Path.Combine(fabric.Runtime, "lock")));
@@ -65,7 +65,7 @@ public sealed class RuntimeFolderTests
     public async Task A_second_up_is_refused_and_says_who_is_there()
     {
         await using var fabric = new TestFabric();
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         var holder = System.Text.Json.JsonDocument.Parse(await File.ReadAllTextAsync(Path.Combine(fabric.Runtime, "lock"))).RootElement;
         var said = await fabric.RefusedAsync("up", "--detach");
         Assert.StartsWith($"virtbus: A fabric of process {holder.GetProperty("pid")}, up since {holder.GetProperty("since").GetDateTimeOffset():yyyy-MM-dd HH:mm:ss} UTC with ", said, StringComparison.Ordinal);
@@ -77,12 +77,12 @@ public sealed class RuntimeFolderTests
     public async Task What_a_killed_daemon_left_is_taken_over()
     {
         await using var fabric = new TestFabric();
-        var first = await fabric.StartUpAsync("");
+        var first = await fabric.StartUpAsync("{}");
         first.Kill();
         await first.EndsAsync();
         Assert.True(File.Exists(fabric.ControlSocket));
         Assert.Contains("No fabric is running in", await fabric.RefusedAsync("tree"), StringComparison.Ordinal);
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         await fabric.OkAsync("tree");
     }
 
@@ -95,7 +95,7 @@ public sealed class RuntimeFolderTests
         await using var fabric = new TestFabric();
         Directory.CreateDirectory(fabric.Runtime, Private);
         var path = Path.Combine(fabric.Runtime, name);
-        var manifest = fabric.Write("m.yaml", "");
+        var manifest = fabric.Write("m.yaml", "{}");
 
         Directory.CreateDirectory(path);
         await IsRefusedAsync();
@@ -112,7 +112,7 @@ public sealed class RuntimeFolderTests
         await IsRefusedAsync();
         File.Delete(path);
 
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
 
         async Task IsRefusedAsync()
         {
@@ -155,7 +155,7 @@ public sealed class RuntimeFolderTests
     public async Task Control_socket_of_a_live_daemon_that_lost_its_lock_is_not_taken()
     {
         await using var fabric = new TestFabric();
-        await fabric.UpAsync("");
+        await fabric.UpAsync("{}");
         File.Delete(Path.Combine(fabric.Runtime, "lock"));
         Assert.Contains($"Socket '{fabric.ControlSocket}' is in use by a running process.", await fabric.RefusedAsync("up", "-j"), StringComparison.Ordinal);
         await fabric.OkAsync("tree");

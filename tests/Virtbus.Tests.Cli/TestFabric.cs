@@ -20,6 +20,9 @@ public sealed class TestFabric : IAsyncDisposable
 
     public static string DemoModules { get; } = Path.Combine(AppContext.BaseDirectory, "demo-modules");
 
+    /// <summary>The modules of samples/tutorial, as they were built in the tree.</summary>
+    public static string TutorialModules { get; } = Path.Combine(AppContext.BaseDirectory, "tutorial-modules");
+
     public string Runtime { get; set; }
 
     public string ControlSocket => Path.Combine(Runtime, "control.sock");
@@ -65,10 +68,10 @@ public sealed class TestFabric : IAsyncDisposable
 
     public Task<ProgramRun> RunWithInputAsync(string input, params string[] arguments) => EndAsync(Start(arguments), input);
 
-    /// <summary>Gives a process its input and waits until it has ended.</summary>
-    public static async Task<ProgramRun> EndAsync(Process process, string input = "")
+    /// <summary>Gives a process its input and waits until it has ended, for as long as any may take or as said.</summary>
+    public static async Task<ProgramRun> EndAsync(Process process, string input = "", TimeSpan? within = null)
     {
-        using var deadline = new CancellationTokenSource(Deadline);
+        using var deadline = new CancellationTokenSource(within ?? Deadline);
         try
         {
             await process.StandardInput.WriteAsync(input.AsMemory(), deadline.Token);

@@ -8,7 +8,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     private static readonly string[] Verbs =
     [
         "up", "down", "status", "socket", "socket list", "tree", "device", "device list", "device show", "driver", "driver list", "driver bind", "driver unbind", "driver override", "driver suggest", "vf", "vf list", "vf set", "vf enable", "vf disable", "bus", "bus list", "module",
-        "module list", "module load", "module unload", "attr", "attr get", "attr set", "monitor", "power", "power suspend", "power resume", "vm", "console", "completion",
+        "module list", "module load", "module unload", "attr", "attr get", "attr set", "monitor", "power", "power suspend", "power resume", "vm", "console", "completion", "manifest", "manifest check", "diff", "apply", "export", "function", "function plug",
     ];
 
     private readonly TestFabric _fabric = running.Fabric;
@@ -56,6 +56,40 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
         Assert.True(JsonElement.DeepEquals(JsonDocument.Parse(json).RootElement, JsonDocument.Parse(pretty).RootElement));
     }
 
+    [Fact]
+    public async Task Json_in_lines_is_json()
+    {
+        var pretty = await _fabric.OkAsync("-jp", "bus", "list");
+        Assert.Equal(pretty, await _fabric.OkAsync("bus", "list", "-p"));
+        Assert.Equal(pretty, await _fabric.OkAsync("--pretty", "bus", "list"));
+    }
+
+    [Theory]
+    [InlineData("/h")]
+    [InlineData("/?")]
+    [InlineData("-?")]
+    public async Task Words_that_mean_help_elsewhere_are_words(string word)
+    {
+        var read = await _fabric.RunAsync("attr", "get", word);
+        Assert.Equal((word[0] == '/' ? 1 : 2, ""), (read.Code, read.Output));
+        Assert.Contains(word[0] == '/' ? $"'{word[1..]}' does not exist in /." : $"does not take '{word}'", read.Errors, StringComparison.Ordinal);
+        var run = await _fabric.RunAsync("tree", word);
+        Assert.Equal((2, ""), (run.Code, run.Output));
+        Assert.Contains($"'virtbus tree' does not take '{word}'.", run.Errors, StringComparison.Ordinal);
+        Assert.Contains("Usage:", await _fabric.OkAsync("tree", "-h"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Word_that_means_a_file_of_words_elsewhere_is_a_word()
+    {
+        var run = await _fabric.RunAsync("device", "show", "@lan0");
+        Assert.Equal((1, ""), (run.Code, run.Output));
+        Assert.Contains("'@lan0'", run.Errors, StringComparison.Ordinal);
+        run = await _fabric.RunAsync("attr", "get", "@/etc/passwd");
+        Assert.Equal((1, ""), (run.Code, run.Output));
+        Assert.DoesNotContain("root", run.Errors, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("tre", "'tre' is no verb of 'virtbus'. Did you mean 'tree'?")]
     [InlineData("module unlod x", "'unlod' is no verb of 'virtbus module'. Did you mean 'unload'?")]
@@ -90,7 +124,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
         Assert.Equal("demo.part.1: unbound\n", await _fabric.OkAsync("driver", "unbind", "demo.part.1"));
         Assert.Contains("Device demo.part.1 has no driver.", await _fabric.RefusedAsync("driver", "unbind", "demo.part.1"), StringComparison.Ordinal);
         Assert.Contains("no entry of its id table matches", await _fabric.RefusedAsync("driver", "bind", "auxiliary:demo.part.1", "cli_demo.bad"), StringComparison.Ordinal);
-        Assert.Contains("'nobody' does not exist in /bus/auxiliary/drivers", await _fabric.RefusedAsync("driver", "bind", "demo.part.1", "nobody"), StringComparison.Ordinal);
+        Assert.Contains("Bus auxiliary has no driver 'nobody'. 'virtbus driver list' and", await _fabric.RefusedAsync("driver", "bind", "demo.part.1", "nobody"), StringComparison.Ordinal);
         var bound = JsonDocument.Parse(await _fabric.OkAsync("-j", "driver", "bind", "demo.part.1", "cli_demo.part")).RootElement;
         Assert.Equal(("bound", "cli_demo.part", "cli_demo"), (bound.GetProperty("state").GetString(), bound.GetProperty("driver").GetString(), bound.GetProperty("module").GetString()));
         Assert.Contains("is bound to cli_demo.part. Unbind it first.", await _fabric.RefusedAsync("driver", "bind", "demo.part.1", "cli_demo.part"), StringComparison.Ordinal);
@@ -102,8 +136,32 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
         Assert.Equal("virtbus: Probe of demo.bad.0 by cli_demo.bad failed: the part does not answer.", await _fabric.RefusedAsync("driver", "bind", "demo.bad.0", "cli_demo.bad"));
         Assert.Contains("the clock is missing", await _fabric.RefusedAsync("driver", "bind", "demo.later.0", "cli_demo.later"), StringComparison.Ordinal);
         Assert.Contains("is on no bus", await _fabric.RefusedAsync("driver", "bind", "pci0000:00", "cli_demo.part"), StringComparison.Ordinal);
-        Assert.Equal("virtbus: There is no device 'demo.part.7'. 'virtbus device list' names those there are.", await _fabric.RefusedAsync("device", "show", "demo.part.7"));
+        Assert.Equal("virtbus: There is no device 'demo.part.7'. Did you mean 'demo.part.0'? 'virtbus device list' names those there are.", await _fabric.RefusedAsync("device", "show", "demo.part.7"));
     }
+
+    [Theory]
+    [InlineData("device show demo.prt.0", "There is no device 'demo.prt.0'. Did you mean 'demo.part.0'?")]
+    [InlineData("power suspend adaptr0", "There is no device 'adaptr0'. Did you mean 'adapter0'?")]
+    [InlineData("driver bind demo.part.0 cli_demo.prat", "Bus auxiliary has no driver 'cli_demo.prat'. Did you mean 'cli_demo.part'?")]
+    [InlineData("driver bind demo.part.0 merlin_core", "Bus auxiliary has no driver 'merlin_core'. It is a driver of bus pci.")]
+    [InlineData("driver bind adapter0 vfio-pci", "Bus pci has no driver 'vfio-pci'. Did you mean 'vfio-pci'? 'virtbus driver override 0000:01:00.0 vfio-pci' loads a module for it.")]
+    [InlineData("driver override adapter0 vfio-pcy", "Bus pci has no driver 'vfio-pcy', and there is no module 'vfio_pcy' that could bring it. Did you mean 'vfio-pci'?")]
+    [InlineData("module load vfio_pcy", "Did you mean 'vfio_pci'? 'virtbus module list' names those there are.")]
+    [InlineData("module unload cli-dmo", "Module cli-dmo is not loaded. Did you mean 'cli_demo'? 'virtbus module list' names the loaded ones.")]
+    [InlineData("function plug x --simulated skratch", "'skratch' is no kind of simulated function. Did you mean 'scratch'?")]
+    [InlineData("function define x --kind pcy", "nothing makes functions of kind 'pcy'. Did you mean 'pci'?")]
+    [InlineData("function define x --kind vf --parent adaptr0", "Did you mean 'adapter0'?")]
+    [InlineData("function define x --kind pci simulatd=scratch", "Function 'x' can't have 'simulatd'. Did you mean 'simulated'?")]
+    [InlineData("attr get /bus/auxilary", "'auxilary' does not exist in /bus. Did you mean 'auxiliary'?")]
+    public async Task Names_that_are_nearly_right_are_told(string line, string says) =>
+        Assert.Contains(says, await _fabric.RefusedAsync(line.Split(' ')), StringComparison.Ordinal);
+
+    [Theory]
+    [InlineData("vf set adapter0 300 --queues 1", "Virtual function of adapter0: '300' is not right.")]
+    [InlineData("vf set adapter0 0 --queues 99", "Virtual function 0 of adapter0: queues '99' is not right.")]
+    [InlineData("vf set adapter0 0 --mac x", "Virtual function 0 of adapter0: mac 'x' is not right.")]
+    public async Task Messages_speak_of_what_was_typed(string line, string says) =>
+        Assert.Equal(says, string.Join('.', (await _fabric.RefusedAsync(line.Split(' ')))["virtbus: ".Length..].Split('.')[..1]) + ".");
 
     [Fact]
     public async Task Attributes_are_read_listed_and_written()
@@ -177,6 +235,6 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
         Assert.Contains("cli_demo", await At("virtbus module unload "));
         Assert.Equal(["/bus/auxiliary/drivers_autoprobe"], await At("virtbus attr get /bus/auxiliary/drivers_a"));
         foreach (var shell in new[] { "bash", "zsh", "fish" })
-            Assert.Contains("[suggest:", await _fabric.OkAsync("completion", shell), StringComparison.Ordinal);
+            Assert.Contains("[complete]", await _fabric.OkAsync("completion", shell), StringComparison.Ordinal);
     }
 }

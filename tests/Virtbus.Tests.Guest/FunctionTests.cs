@@ -28,6 +28,21 @@ public sealed class FunctionTests
     private static readonly string[] VfioLines = [.. PhysicalLines[..^1], "unmap", "reset", "done"];
 
     [Fact]
+    public async Task Card_of_a_module_is_seen_in_a_guest()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync($$"""
+            modules: [{{TestFabric.TutorialModules}}, tally_card]
+            functions:
+              - { name: tally0, provider: tally, function: card }
+            """);
+        Assert.EndsWith(": bound to vfio-pci\n", await fabric.OkAsync("driver", "override", "tally0", "vfio-pci"), StringComparison.Ordinal);
+        Assert.Equal(["Unassigned class [ff00]: Device [5642:7a11] (rev 01)"], await Guest.RunAsync(fabric, "lspci -nn -d 5642:7a11 | cut -d ' ' -f 2-", "tally0"));
+        await fabric.OkAsync("function", "unplug", "tally0");
+        Assert.Equal("tally_card: unloaded\n", await fabric.OkAsync("module", "unload", "tally_card"));
+    }
+
+    [Fact]
     public async Task Guest_drives_two_functions_by_hand_resets_them_and_reboots()
     {
         await using var fabric = new TestFabric();

@@ -63,9 +63,7 @@ public sealed class GuestDeathTests
             await end(guest);
             await log.SeeGoneAsync();
             // A queue's own thread ends by itself, with what it had open, shortly after the queue has stopped.
-            for (var i = 0; i < 200 && !before.OrderBy(h => h.Key).SequenceEqual(Holdings.Of(daemon).OrderBy(h => h.Key)); i++)
-                await Task.Delay(50);
-            Assert.Equal(before, Holdings.Of(daemon));
+            await Deadline.UntilAsync(() => before.OrderBy(h => h.Key).SequenceEqual(Holdings.Of(daemon).OrderBy(h => h.Key)), "what the queue had open to be closed");
         }
     }
 }

@@ -94,6 +94,22 @@ public sealed class PciBus : Bus
     /// <exception cref="VirtbusException">EEXIST: there is one of that name.</exception>
     public void AddProvider(IPciFunctionProvider provider) => _openings.Add(provider);
 
+    /// <summary>Adds a provider of a module: it goes with the module, which is not unloaded while a function of it is plugged in or defined.</summary>
+    /// <param name="provider">The provider.</param>
+    /// <param name="module">The module that is loaded.</param>
+    /// <exception cref="VirtbusException">EEXIST: there is one of that name; ENODEV: the module was taken out meanwhile.</exception>
+    public void AddProvider(IPciFunctionProvider provider, ModuleContext module)
+    {
+        ArgumentNullException.ThrowIfNull(provider);
+        ArgumentNullException.ThrowIfNull(module);
+        module.Add(() => _openings.Add(provider), isEnd => _openings.Remove(provider, isEnd));
+    }
+
+    /// <summary>Takes a provider out again. One that is not there is no error.</summary>
+    /// <param name="provider">The provider.</param>
+    /// <exception cref="VirtbusException">EBUSY: a function of it is plugged in, is being opened or is defined; the message names it.</exception>
+    public void RemoveProvider(IPciFunctionProvider provider) => _openings.Remove(provider, whateverUsesIt: false);
+
     /// <summary>
     /// Opens a function at a provider and puts it into a slot, as the other one does. It is the bus's then: it ends when it leaves the slot,
     /// unplugged, pulled out or lost.

@@ -22,8 +22,15 @@ internal sealed class PciFunctions(PciBus bus, ProvisioningEngine engine) : Sing
     public override IReadOnlyList<ProfileField> Fields => Volatile.Read(ref _fields);
 
     /// <summary>A provider came to the bus.</summary>
-    internal void Add(string provider) =>
-        Volatile.Write(ref _fields, [ProfileFields.Text(provider, "the name of a function of this provider; /bus/pci/providers lists what can be listed"), .. _fields]);
+    internal void Add(IPciFunctionProvider provider) =>
+        Volatile.Write(ref _fields, [ProfileFields.Text(provider.Name, provider.NameDescription, provider.IsName), .. _fields]);
+
+    /// <summary>A provider left the bus.</summary>
+    internal void Remove(string provider) => Volatile.Write(ref _fields, [.. _fields.Where(f => f.Name != provider)]);
+
+    /// <summary>A function that is defined as one of a provider's; null when there is none.</summary>
+    internal ProvisionedFunction? FindOf(string provider) =>
+        engine.FunctionsOf(this).FirstOrDefault(f => f.Profile is { } profile && profile.Values.Any(v => v.Key == provider));
 
     public override void Check(FunctionProfile profile)
     {

@@ -89,14 +89,16 @@ internal sealed class PciSlots(PciBus bus)
 
     /// <summary>
     /// Whether a port of a host bridge leads to a bus of that number, or of a higher one: no port that is added leads there then. It is coming when it is
-    /// empty and has no device yet.
+    /// empty and has no device yet, or came since somebody looked for it.
     /// </summary>
     internal bool HasPortFrom(PciHostBridge host, int number, out bool isComing)
     {
         lock (Topology)
         {
             var ports = host.Root.Slots.Values.Where(static p => p.Port is not null).ToList();
-            isComing = ports.Exists(p => p.IsScanning && (p.Secondary is not { } there || (there.Number == number && there.Slots.Count == 0)));
+            isComing = ports.Exists(p => p.Secondary is { } there
+                ? there.Number == number && there.Slots.Count == 0 && (p.IsScanning || p.Device?.State == DeviceState.Added)
+                : p.IsScanning);
             return isComing || ports.Exists(p => p.Secondary is { } behind && behind.Number >= number);
         }
     }

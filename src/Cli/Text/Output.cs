@@ -5,8 +5,8 @@ using System.Text.Json.Serialization.Metadata;
 namespace Virtbus.Cli.Text;
 
 /// <summary>How a verb prints: text, or JSON in one line or many.</summary>
-/// <param name="IsJson">-j.</param>
-/// <param name="IsPretty">-p, which shapes JSON only.</param>
+/// <param name="IsJson">-j or -p.</param>
+/// <param name="IsPretty">-p.</param>
 internal sealed record Output(bool IsJson, bool IsPretty)
 {
     /// <summary>Prints an answer of the daemon: as it came, or as text.</summary>

@@ -27,7 +27,7 @@ internal static class ConsoleVerb
         SocketAnswer[] consoles = [.. Sockets.All(client).Where(s => s.Protocol == Sockets.Console)];
         var console = consoles.FirstOrDefault(s => Sockets.IsOf(s, name)) ?? throw new VirtbusException(
             Errno.ENODEV,
-            $"No serial port '{name}' is there. {(consoles.Length == 0 ? "This fabric has none; add one under 'serials' in the manifest." : $"There are {string.Join(", ", consoles.Select(Sockets.Title))}.")}");
+            $"No serial port '{name}' is there.{Suggestion.For(name, consoles.Select(static s => s.Device))} {(consoles.Length == 0 ? "This fabric has none; add one under 'serials' in the manifest." : $"There are {string.Join(", ", consoles.Select(Sockets.Title))}.")}");
         using var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {

@@ -9,8 +9,9 @@ internal static class DriverVerbs
 {
     public static Command Make()
     {
-        var (toBind, to) = (Names.Device(), Names.Driver());
-        var toUnbind = Names.Device();
+        var toBind = Names.Device(static d => d.Bus is not null);
+        var to = Names.Driver(toBind);
+        var toUnbind = Names.Device(static d => d.Driver is not null);
         var unbindForce = Force();
         return CommandLine.Group(
             "driver",
@@ -26,7 +27,7 @@ internal static class DriverVerbs
                 (result, client, output) =>
                 {
                     var device = OnBus(client, result.GetRequiredValue(toBind), "bound");
-                    client.Write($"/bus/{device.Bus}/drivers/{result.GetRequiredValue(to)}/bind", device.Name);
+                    Bind(client, device, result.GetRequiredValue(to));
                     DeviceVerbs.PrintAgain(client, output, device);
                     return ExitCode.Done;
                 },
@@ -49,12 +50,33 @@ internal static class DriverVerbs
             Suggest());
     }
 
+    private static void Bind(ControlClient client, DeviceAnswer device, string driver)
+    {
+        if (client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer).All(d => d.Bus != device.Bus || d.Name != driver))
+            throw NoDriver(client, device.Bus!, driver, $"'virtbus driver override {device.Name} {ModuleName.DriverOf(driver)}' loads a module for it.");
+        client.Write($"/bus/{device.Bus}/drivers/{driver}/bind", device.Name);
+    }
+
+    private static VirtbusException NoDriver(ControlClient client, string bus, string driver, string remedyWithModule)
+    {
+        var drivers = client.Ask("GET", "/v1/drivers", ApiJson.Default.IReadOnlyListDriverAnswer);
+        var module = ModuleName.Of(driver);
+        var modules = client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).Where(static m => m.State != "skipped").ToList();
+        string remedy;
+        if (drivers.FirstOrDefault(d => d.Name == driver) is { } other)
+            remedy = $"It is a driver of bus {other.Bus}.";
+        else if (modules.Exists(m => m.Name == module && m.State != "loaded"))
+            remedy = remedyWithModule;
+        else
+            remedy = "'virtbus driver list' and 'virtbus module list' show what there is.";
+        var known = drivers.Where(d => d.Bus == bus).Select(static d => d.Name).Concat(modules.Where(static m => m.State == "available").Select(static m => ModuleName.DriverOf(m.Name)));
+        return new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}'.{Suggestion.For(driver, known)} {remedy}");
+    }
+
     private static Command Override()
     {
-        var toOverride = Names.Device();
-        var driver = Names.Driver();
-        driver.Arity = ArgumentArity.ZeroOrOne;
-        driver.Description = "The driver that is to have the device; its module is loaded if need be.";
+        var toOverride = Names.Device(static d => d.Bus is not null);
+        var driver = Names.AnyDriver(toOverride);
         var clear = new Option<bool>("--clear") { Description = "Let the bus choose again." };
         var force = Force();
         var command = CommandLine.Asking(
@@ -90,7 +112,7 @@ internal static class DriverVerbs
 
     private static Command Suggest()
     {
-        var toSuggest = Names.Device();
+        var toSuggest = Names.Device(static d => d.Bus is not null);
         return CommandLine.Asking(
             "suggest",
             "Say which drivers can hand a device to virtual machines and user-space drivers, the best first, and why.",
@@ -127,7 +149,7 @@ internal static class DriverVerbs
             return;
         var module = ModuleName.Of(driver);
         if (client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).All(m => m.Name != module))
-            throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}', and there is no module '{module}' that could bring it. 'virtbus driver list' and 'virtbus module list' show what there is.");
+            throw NoDriver(client, bus, driver, "");
         var brought = client.Ask("POST", ControlClient.Query("/v1/modules/load", ("name", module)), ApiJson.Default.ModuleAnswer).Drivers ?? [];
         if (!brought.Contains(driver))
             throw new VirtbusException(Errno.ENOENT, $"Bus {bus} has no driver '{driver}'; that is the name of a module{(brought.Count > 0 ? $", whose driver is {string.Join(", ", brought)}" : "")}. Name a driver.");

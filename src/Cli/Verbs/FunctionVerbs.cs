@@ -15,6 +15,8 @@ internal static class FunctionVerbs
     private const string Bus = "pci";
     private const string ProviderFolder = "/bus/pci/providers";
     private const string Config = "/kernel/config";
+    private const string Draining = "draining";
+    private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(20);
 
     public static Command Make() => CommandLine.Group(
         "function",
@@ -105,10 +107,10 @@ internal static class FunctionVerbs
     private static Command DefineVerb()
     {
         var name = new Argument<string>("NAME") { Description = "What the function is to be called." };
-        var kind = new Option<string>("--kind") { Description = "Its kind, as 'virtbus function kinds' lists them.", Required = true };
-        var parent = new Option<string>("--parent") { Description = "What it hangs at; needed where several make the kind." };
+        var kind = Names.WithKinds(new Option<string>("--kind") { Description = "Its kind, as 'virtbus function kinds' lists them.", Required = true });
+        var parent = Names.WithParents(new Option<string>("--parent") { Description = "What it hangs at; needed where several make the kind." }, kind);
         var passing = new Option<bool>("--transient") { Description = "Forget it when the daemon ends; else it is there again with the next one." };
-        var pairs = Pairs("Attributes, for example queues=4.");
+        var pairs = Names.WithFields(Pairs("Attributes, for example queues=4."), (_, line) => line.GetResult(kind)?.Tokens is [var said, ..] ? said.Value : null);
         var command = CommandLine.Asking(
             "define",
             "Define a function. Nothing of it is visible before it is activated.",
@@ -130,7 +132,9 @@ internal static class FunctionVerbs
     private static Command SetVerb()
     {
         var name = Names.Function();
-        var pairs = Pairs("Attributes, for example queues=4; queues= takes a value away. All are changed, or none.");
+        var pairs = Names.WithFields(
+            Pairs("Attributes, for example queues=4; queues= takes a value away. All are changed, or none."),
+            (client, line) => Names.Words(line, name) is [var function, ..] ? Find(client, function).Kind : null);
         return CommandLine.Asking(
             "set",
             "Configure a function.",
@@ -146,14 +150,15 @@ internal static class FunctionVerbs
 
     private static Command Activate()
     {
-        var names = Names.Functions();
+        var names = Names.Functions(static f => f.Device is null);
         return CommandLine.Asking(
             "activate",
             "Make functions, all that are named or none. They appear finished, and their drivers have them.",
             (result, client, output) =>
             {
-                client.Write(Config + "/activate", Join(result.GetRequiredValue(names)));
-                PrintState(client, output, result.GetRequiredValue(names));
+                string[] wanted = [.. result.GetRequiredValue(names).Distinct()];
+                client.Write(Config + "/activate", Join(wanted));
+                PrintState(client, output, wanted);
                 return ExitCode.Done;
             },
             names);
@@ -161,20 +166,33 @@ internal static class FunctionVerbs
 
     private static Command Deactivate()
     {
-        var names = Names.Functions();
+        var names = Names.Functions(static f => f.Device is not null);
         var force = DriverVerbs.Force();
-        var command = CommandLine.Asking(
+        var command = CommandLine.AskingAsync(
             "deactivate",
             "Take functions away. Their definitions stay. Waits while a virtual machine has one open.",
-            (result, client, output) =>
+            async (result, client) =>
             {
-                var wanted = result.GetRequiredValue(names);
+                string[] wanted = [.. result.GetRequiredValue(names).Distinct()];
+                var forced = result.GetValue(force);
+                FunctionAnswer[] functions = [.. wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null)];
+                // Those whose deactivation waits for a user are deactivated when that one is sent away.
+                string[] draining = forced ? [.. functions.Where(static f => f.State == Draining).Select(static f => f.Name)] : [];
+                string[] left = [.. wanted.Except(draining)];
                 // Nobody is sent away from functions that stay.
-                client.Write(Config + "/deactivate", Join([.. wanted, "check=1"]));
-                foreach (var function in wanted.Select(n => Find(client, n)).Where(static f => f.Device is not null).ToList())
-                    DeviceUsers.AskToLeave(client, DeviceVerbs.Find(client, function.Device!), result.GetValue(force), "taken away");
-                client.Write(Config + "/deactivate", Join(wanted));
-                PrintState(client, output, wanted);
+                if (left.Length > 0)
+                    client.Write(Config + "/deactivate", Join([.. left, "check=1"]));
+                foreach (var function in functions)
+                {
+                    DeviceUsers.AskToLeave(
+                        client, DeviceVerbs.Find(client, function.Device!), forced, "taken away", command: $"virtbus function deactivate {string.Join(' ', wanted)} --force");
+                }
+
+                while (draining.Any(n => Find(client, n).State == Draining))
+                    await Task.Delay(Moment);
+                if (left.Length > 0)
+                    client.Write(Config + "/deactivate", Join(left));
+                PrintState(client, CommandLine.OutputOf(result), wanted);
                 return ExitCode.Done;
             },
             names);
@@ -184,7 +202,7 @@ internal static class FunctionVerbs
 
     private static Command Undefine()
     {
-        var names = Names.Functions();
+        var names = Names.Functions(static f => f.Device is null);
         return CommandLine.Asking(
             "undefine",
             "Forget functions that are not active.",
@@ -228,8 +246,7 @@ internal static class FunctionVerbs
         "List what can be plugged in, by provider.",
         static (_, client, output) =>
         {
-            var folder = client.Ask("GET", ControlClient.Query("/v1/tree", ("path", ProviderFolder)), ApiJson.Default.NodeAnswer);
-            FunctionSource[] sources = [.. (folder.Entries ?? []).Select(e => SourceOf(client, e.Name))];
+            FunctionSource[] sources = [.. Providers(client).Select(name => SourceOf(client, name))];
             output.Print(sources, CliJson.Default.FunctionSourceArray, writer =>
             {
                 var table = new Table("PROVIDER", "FUNCTIONS");
@@ -246,11 +263,13 @@ internal static class FunctionVerbs
         // An option each; the providers' names are the same words.
         Option<string>[] providers =
         [
-            new("--simulated") { Description = "A simulated function of this kind: scratch.", HelpName = "KIND" },
-            new("--vfio-user") { Description = "A function that another process serves on this socket.", HelpName = "SOCKET" },
-            new("--host") { Description = "A function of this host that Linux's vfio-pci has.", HelpName = "ADDRESS" },
+            Names.WithSources(new("--simulated") { Description = "A simulated function of this kind: scratch.", HelpName = "KIND" }, "simulated"),
+            Names.FileOf(new("--vfio-user") { Description = "A function that another process serves on this socket.", HelpName = "SOCKET" }),
+            Names.WithSources(new("--host") { Description = "A function of this host that Linux's vfio-pci has.", HelpName = "ADDRESS" }, "host"),
+            Names.WithProviders(new("--provider") { Description = "Any other provider, by its name; beside --function.", HelpName = "NAME" }),
         ];
-        var driver = new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be." };
+        var other = Names.WithSourcesOf(new Option<string>("--function") { Description = "The provider's name for the function, beside --provider.", HelpName = "NAME" }, providers[^1]);
+        var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be." }, Bus);
         var command = CommandLine.Asking(
             "plug",
             "Plug a function into a free slot.",
@@ -258,10 +277,12 @@ internal static class FunctionVerbs
             {
                 var label = result.GetRequiredValue(name);
                 var provider = providers.First(p => result.GetValue(p) is not null);
-                var function = result.GetRequiredValue(provider);
+                var (maker, function) = (provider.Name.TrimStart('-'), result.GetRequiredValue(provider));
                 if (provider.Name == "--vfio-user")
                     function = Path.GetFullPath(function);
-                List<string> words = [label, "kind=pci", "live=1", $"{provider.Name.TrimStart('-')}={function}"];
+                if (provider == providers[^1])
+                    (maker, function) = (function, result.GetRequiredValue(other));
+                List<string> words = [label, "kind=pci", "live=1", $"{maker}={function}"];
                 if (result.GetValue(driver) is { } wanted)
                 {
                     DriverVerbs.LoadDriver(client, Bus, wanted);
@@ -275,10 +296,13 @@ internal static class FunctionVerbs
             name);
         foreach (var option in providers)
             command.Options.Add(option);
+        command.Options.Add(other);
         command.Options.Add(driver);
         command.Validators.Add(result =>
         {
-            if (providers.Count(p => result.GetValue(p) is not null) != 1)
+            if (result.GetValue(providers[^1]) is not null != result.GetValue(other) is not null)
+                result.AddError("'virtbus function plug' takes --provider and --function together.");
+            else if (providers.Count(p => result.GetValue(p) is not null) != 1)
                 result.AddError($"'virtbus function plug' needs one of {string.Join(", ", providers.Select(p => p.Name))}.");
         });
         return command;
@@ -286,7 +310,7 @@ internal static class FunctionVerbs
 
     private static Command Unplug()
     {
-        var toUnplug = Names.Device();
+        var toUnplug = Names.Plugged();
         var force = DriverVerbs.Force();
         var surprise = new Option<bool>("--surprise") { Description = "Pull it out without a word, as a person pulls a card." };
         var command = CommandLine.Asking(
@@ -339,7 +363,10 @@ internal static class FunctionVerbs
         }
     }
 
-    private static FunctionSource SourceOf(ControlClient client, string provider)
+    internal static IEnumerable<string> Providers(ControlClient client) =>
+        (client.Ask("GET", ControlClient.Query("/v1/tree", ("path", ProviderFolder)), ApiJson.Default.NodeAnswer).Entries ?? []).Select(static e => e.Name);
+
+    internal static FunctionSource SourceOf(ControlClient client, string provider)
     {
         try
         {

@@ -14,6 +14,11 @@ internal static class Sockets
     /// <summary>Whether a person means it by a name or a PCI address.</summary>
     public static bool IsOf(SocketAnswer socket, string name) => socket.Device == name || socket.Address == name || (socket.Address is { } a && a == "0000:" + name);
 
+    /// <summary>The one that a person means: by the name of its device, by the address, or by that of the function that was defined to be the device.</summary>
+    public static SocketAnswer? Find(ControlClient client, IReadOnlyList<SocketAnswer> sockets, string name) =>
+        sockets.FirstOrDefault(s => IsOf(s, name))
+        ?? (FunctionVerbs.All(client).FirstOrDefault(f => f.Name == name)?.Device is { } device ? sockets.FirstOrDefault(s => IsOf(s, device)) : null);
+
     /// <summary>The running fabric's sockets.</summary>
     public static IReadOnlyList<SocketAnswer> All(ControlClient client) => client.Ask("GET", "/v1/sockets", ApiJson.Default.IReadOnlyListSocketAnswer);
 

@@ -19,7 +19,7 @@ internal static class UpVerb
 
     public static Command Make()
     {
-        var manifest = new Argument<string?>("MANIFEST") { Description = "A YAML file; the program's default manifest when absent.", Arity = ArgumentArity.ZeroOrOne };
+        var manifest = Names.File(new Argument<string?>("MANIFEST") { Description = "A YAML file; the program's default manifest when absent.", Arity = ArgumentArity.ZeroOrOne });
         var detach = new Option<bool>("--detach", "-d") { Description = "Return when all is ready, and leave the fabric running." };
         var detached = new Option<bool>("--detached") { Hidden = true };
         var command = new Command("up", "Bring a fabric up and run it until Ctrl-C, or in the background.") { manifest, detach, detached };
@@ -52,7 +52,7 @@ internal static class UpVerb
         var status = daemon.Describe();
         try
         {
-            output.Print(status, ApiJson.Default.StatusAnswer, w => Welcome(w, status, daemon.View.Tree(), Stopwatch.GetElapsedTime(start), isDetached: false));
+            output.Print(status, ApiJson.Default.StatusAnswer, w => Welcome(w, status, daemon.View.Tree(), daemon.View.Functions(), Stopwatch.GetElapsedTime(start), isDetached: false));
         }
         catch (OutputException e)
         {
@@ -98,7 +98,7 @@ internal static class UpVerb
         try
         {
             output.Print(answer, ApiJson.Default.StatusAnswer, (w, status) =>
-                Welcome(w, status, client.Ask("GET", "/v1/topology", ApiJson.Default.IReadOnlyListDeviceAnswer), Stopwatch.GetElapsedTime(start), isDetached: true));
+                Welcome(w, status, client.Ask("GET", "/v1/topology", ApiJson.Default.IReadOnlyListDeviceAnswer), FunctionVerbs.All(client), Stopwatch.GetElapsedTime(start), isDetached: true));
         }
         catch (OutputException e)
         {
@@ -190,7 +190,7 @@ internal static class UpVerb
         return loggers;
     }
 
-    private static void Welcome(TextWriter writer, StatusAnswer status, IReadOnlyList<DeviceAnswer> tree, TimeSpan took, bool isDetached)
+    private static void Welcome(TextWriter writer, StatusAnswer status, IReadOnlyList<DeviceAnswer> tree, IReadOnlyList<FunctionAnswer> functions, TimeSpan took, bool isDetached)
     {
         writer.WriteLine($"Fabric up in {took.TotalMilliseconds:F0} ms, process {status.Pid}: {status.Devices} devices, {status.Bound} bound, {status.Modules} modules.");
         writer.WriteLine();
@@ -204,6 +204,12 @@ internal static class UpVerb
             table.WriteTo(writer);
             writer.WriteLine();
         }
+        // What was defined to last and is not back.
+        FunctionAnswer[] missing = [.. functions.Where(static f => f.Problem is not null)];
+        foreach (var function in missing)
+            writer.WriteLine($"Function {function.Name} is {function.State}: {function.Problem}");
+        if (missing.Length > 0)
+            writer.WriteLine();
         writer.WriteLine("Next:");
         writer.WriteLine("  ./virtbus tree              the devices again");
         if (status.Sockets.Where(Sockets.IsForGuests).ToArray() is [var first, ..])

@@ -22,7 +22,7 @@ internal static class VfVerbs
 
     private static Command List()
     {
-        var adapter = Names.Device();
+        var adapter = Names.Adapter();
         return CommandLine.Asking(
             "list",
             "List the virtual functions that an adapter has.",
@@ -46,11 +46,11 @@ internal static class VfVerbs
 
     private static Command Set()
     {
-        var adapter = Names.Device();
+        var adapter = Names.Adapter();
         var number = Number("NUMBER", "Which virtual function, from 0.");
         var mac = new Option<string>("--mac") { Description = "Its station address." };
         var queues = new Option<int?>("--queues") { Description = "How many queue sets it can make.", CustomParser = result => Parse(result) };
-        var driver = new Option<string>("--driver") { Description = "The only driver that may take it, for example vfio-pci; 'any' lets the bus choose." };
+        var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it, for example vfio-pci; 'any' lets the bus choose." }, "pci");
         var command = CommandLine.Asking(
             "set",
             "Say what a virtual function is to be, before it is enabled.",
@@ -72,10 +72,18 @@ internal static class VfVerbs
                 var parent = device.Label ?? device.Name;
                 var there = FunctionVerbs.All(client).FirstOrDefault(f => f.Kind == "vf" && (f.Parent == device.Label || f.Parent == device.Name) && f.Profile.GetValueOrDefault("index") == index);
                 var function = there?.Name ?? $"{parent}v{index}";
-                if (there is null)
-                    FunctionVerbs.Define(client, function, "vf", parent, [$"index={index}", .. words], isKept: false);
-                else
-                    FunctionVerbs.Set(client, function, words);
+                try
+                {
+                    if (there is null)
+                        FunctionVerbs.Define(client, function, "vf", parent, [$"index={index}", .. words], isKept: false);
+                    else
+                        FunctionVerbs.Set(client, function, words);
+                }
+                catch (VirtbusException e)
+                {
+                    // Of the number and the options that were typed, not of a function that nobody named.
+                    throw new VirtbusException(e.Errno, e.Message.Replace($"Function '{function}': index ", $"Virtual function of {parent}: ", StringComparison.Ordinal).Replace($"Function '{function}': ", $"Virtual function {index} of {parent}: ", StringComparison.Ordinal), e);
+                }
                 var answer = FunctionVerbs.Find(client, function);
                 output.Print(answer, ApiJson.Default.FunctionAnswer, writer => writer.WriteLine(Profile(answer)));
                 return ExitCode.Done;
@@ -96,7 +104,7 @@ internal static class VfVerbs
 
     private static Command Enable()
     {
-        var adapter = Names.Device();
+        var adapter = Names.Adapter();
         var count = Number("COUNT", "How many.");
         return CommandLine.Asking(
             "enable",
@@ -104,6 +112,8 @@ internal static class VfVerbs
             (result, client, output) =>
             {
                 var device = Adapter(client, result.GetRequiredValue(adapter));
+                if (result.GetRequiredValue(count) > 0 && Read(client, $"{device.Path}/{NumberAttribute}") is not "0" and var enabled)
+                    throw new VirtbusException(Errno.EBUSY, $"Device {device.Name} has {enabled} virtual functions enabled, and PCI enables all at once. Disable those first: virtbus vf disable {device.Label ?? device.Name}");
                 client.Write($"{device.Path}/{NumberAttribute}", result.GetRequiredValue(count).ToString(CultureInfo.InvariantCulture));
                 foreach (var function in Links(client, device))
                     DriverVerbs.RequireWanted(client, function);
@@ -116,7 +126,7 @@ internal static class VfVerbs
 
     private static Command Disable()
     {
-        var adapter = Names.Device();
+        var adapter = Names.Adapter();
         var force = DriverVerbs.Force();
         var command = CommandLine.Asking(
             "disable",

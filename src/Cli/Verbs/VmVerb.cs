@@ -42,7 +42,7 @@ internal static class VmVerb
     private static IReadOnlyList<SocketAnswer> Resolve(ControlClient client, IReadOnlyList<string> names, bool mayBeInUse)
     {
         SocketAnswer[] sockets = [.. Sockets.All(client).Where(Sockets.IsForGuests)];
-        SocketAnswer[] found = [.. names.Select(name => sockets.FirstOrDefault(s => Sockets.IsOf(s, name)) ?? throw NoSocket(client, name, sockets))];
+        SocketAnswer[] found = [.. names.Select(name => Sockets.Find(client, sockets, name) ?? throw NoSocket(client, name, sockets))];
         if (found.GroupBy(s => s.Device).FirstOrDefault(g => g.Count() > 1) is { } twice)
             throw new VirtbusException(Errno.EINVAL, $"Device '{twice.Key}' is named twice. A socket serves one user at a time; name each device once.");
         // A second user would wait for the first one to go.
@@ -53,7 +53,11 @@ internal static class VmVerb
 
     private static VirtbusException NoSocket(ControlClient client, string name, IReadOnlyList<SocketAnswer> sockets)
     {
-        DeviceAnswer? device = client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer).FirstOrDefault(d => d.Name == name || d.Label == name);
+        var function = FunctionVerbs.All(client).FirstOrDefault(f => f.Name == name);
+        DeviceAnswer? device = client.Ask("GET", "/v1/devices", ApiJson.Default.IReadOnlyListDeviceAnswer)
+            .FirstOrDefault(d => d.Name == name || d.Label == name || (function is not null && d.Name == function.Device));
+        if (device is null && function is not null)
+            return new VirtbusException(Errno.ENODEV, $"Function '{name}' is {function.State}, so it offers no socket. Activate it first: virtbus function activate {name}");
         // Most likely a function whose own driver has it.
         if (device is { Bus: "pci" })
         {
@@ -66,7 +70,7 @@ internal static class VmVerb
             return new VirtbusException(Errno.ENODEV, $"Device '{name}' offers no socket: no driver has it. Give it to guests with 'virtbus driver bind {name} vhost-vdpa'.");
         return new VirtbusException(
             Errno.ENODEV,
-            $"No device '{name}' offers a socket. {(sockets.Count == 0 ? "No device of this fabric does; add a disk or a serial port to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
+            $"No device '{name}' offers a socket.{Suggestion.For(name, sockets.Select(static s => s.Device))} {(sockets.Count == 0 ? "No device of this fabric does; add a disk or a serial port to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
     }
 
     private static async Task<int> PrepareAsync(CancellationToken cancellation)

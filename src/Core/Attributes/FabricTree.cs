@@ -111,7 +111,7 @@ public sealed class FabricTree
                 continue;
             }
             var found = directory.Find(name)
-                ?? throw new VirtbusException(Errno.ENOENT, $"'{name}' does not exist in {PathOf(above)}. Get that directory to list it.");
+                ?? throw new VirtbusException(Errno.ENOENT, $"'{name}' does not exist in {PathOf(above)}.{Suggestion.For(name, directory.List().Select(static n => n.Name))} Get that directory to list it.");
             if (found is TreeLink link && (follow || left.Count > 0))
             {
                 if (++links > MaxLinks)

@@ -7,6 +7,6 @@ public interface IFabricModule
     /// <param name="context">The module's connection to the fabric.</param>
     ValueTask InitAsync(ModuleContext context);
 
-    /// <summary>Takes out what <see cref="InitAsync"/> put in. Drivers registered through the context go by themselves, after this.</summary>
+    /// <summary>Takes out what <see cref="InitAsync"/> put in. Drivers registered through the context go by themselves, after this; what was added through it went before.</summary>
     ValueTask ExitAsync() => default;
 }

@@ -129,7 +129,9 @@ public sealed class ModuleLoader : IDisposable
     /// <param name="name">The module's name.</param>
     /// <param name="force">Unbinds devices that its drivers are bound to, instead of refusing.</param>
     /// <returns>True when the load context was seen to be collected; false when something still refers to the module's objects.</returns>
-    /// <exception cref="VirtbusException">ENOENT: not loaded; EBUSY: in use by another module, or bound and not forced.</exception>
+    /// <exception cref="VirtbusException">
+    /// ENOENT: not loaded; EBUSY: in use by another module, bound and not forced, or something that it added is in use, see <see cref="ModuleContext.Add"/>.
+    /// </exception>
     public async Task<bool> UnloadAsync(string name, bool force = false)
     {
         ArgumentNullException.ThrowIfNull(name);
@@ -167,7 +169,7 @@ public sealed class ModuleLoader : IDisposable
                     name = _loaded.Values.OrderByDescending(e => e.Order).FirstOrDefault()?.Info.Name;
                 if (name is null)
                     return;
-                await ExitInTurnAsync(name, force: true);
+                await ExitInTurnAsync(name, force: true, isEnd: true);
             }
         }
         finally
@@ -195,7 +197,7 @@ public sealed class ModuleLoader : IDisposable
         if (Index.Find(module) is null)
         {
             throw new VirtbusException(
-                Errno.ENOENT, $"Bus {bus.Name} has no driver '{driver}', and there is no module '{module}' that could bring it. 'virtbus driver list' and 'virtbus module list' show what there is.");
+                Errno.ENOENT, $"Bus {bus.Name} has no driver '{driver}', and there is no module '{module}' that could bring it.{Suggestion.For(driver, bus.Drivers.Select(static d => d.Name).Concat(Index.Modules.Select(static m => ModuleName.DriverOf(m.Name))))} 'virtbus driver list' and 'virtbus module list' show what there is.");
         }
         await LoadAsync(module);
         if (bus.TryGetDriver(driver, out _))
@@ -320,7 +322,7 @@ public sealed class ModuleLoader : IDisposable
         var file = ModuleName.Of(name);
         return _index.Skipped.FirstOrDefault(s => ModuleName.Of(Path.GetFileNameWithoutExtension(s.Path)) == file && s.Path.EndsWith(".dll", StringComparison.Ordinal)) is { } skipped
             ? new VirtbusException(Errno.EINVAL, $"Module '{name}' can't be used, {skipped.Path}: {skipped.Reason}")
-            : new VirtbusException(Errno.ENOENT, $"There is no module '{name}' in {string.Join(" or ", Folders)}. 'module list' names those there are.");
+            : new VirtbusException(Errno.ENOENT, $"There is no module '{name}' in {string.Join(" or ", Folders)}.{Suggestion.For(name, _index.Modules.Select(static m => m.Name))} 'virtbus module list' names those there are.");
     }
 
     // An exception of a module's own type would keep its load context alive.
@@ -348,19 +350,27 @@ public sealed class ModuleLoader : IDisposable
         }
     }
 
-    private async Task<WeakReference> ExitInTurnAsync(string name, bool force)
+    private async Task<WeakReference> ExitInTurnAsync(string name, bool force, bool isEnd = false)
     {
         Entry? entry;
         lock (_loaded)
             entry = ModuleName.Find(_loaded, name);
         if (entry is null)
-            throw new VirtbusException(Errno.ENOENT, $"Module {name} is not loaded. 'module list' names the loaded ones.");
+        {
+            string[] loaded;
+            lock (_loaded)
+                loaded = [.. _loaded.Keys];
+            throw new VirtbusException(Errno.ENOENT, $"Module {name} is not loaded.{Suggestion.For(name, loaded)} 'virtbus module list' names the loaded ones.");
+        }
+
+
         name = entry.Info.Name;
         if (entry.Holders.Count > 0)
             throw new VirtbusException(Errno.EBUSY, $"Module {name} is in use by {string.Join(", ", entry.Holders)}. Unload that first.");
         var bound = entry.Context.Drivers.SelectMany(d => d.Devices).Select(d => d.Name).ToList();
         if (bound.Count > 0 && !force)
             throw new VirtbusException(Errno.EBUSY, $"Module {name} has a driver bound to {string.Join(", ", bound.Take(5))}{(bound.Count > 5 ? " …" : "")}. Unbind it, or unload with --force.");
+        entry.Context.RemoveAdditions(isEnd);
         await CloseAsync(entry);
         FabricLog.ModuleUnloaded(_log, name);
         return entry.Weak;
@@ -368,6 +378,8 @@ public sealed class ModuleLoader : IDisposable
 
     private async ValueTask CloseAsync(Entry entry)
     {
+        // Of an init that failed; after an unload that may go on there is nothing left.
+        entry.Context.RemoveAdditions(whateverUsesIt: true);
         try
         {
             await entry.Module.ExitAsync();

@@ -54,7 +54,7 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         function.IsKept,
         function.Describe().ToDictionary(),
         [.. (function.Profile?.Values ?? []).Select(static v => v.Key)],
-        function.Problem);
+        function.Problem ?? function.Setback);
 
     public static DeviceAnswer Describe(Device device, bool withChildren = false)
     {
@@ -92,7 +92,7 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
         if (name.StartsWith('/'))
         {
             return fabric.AllDevices.FirstOrDefault(d => d.DevPath == name)
-                ?? throw new VirtbusException(Errno.ENODEV, $"There is no device at {name}. 'virtbus device list -j' has the paths of all.");
+                ?? throw new VirtbusException(Errno.ENODEV, $"There is no device at {name}.{Suggestion.For(name, fabric.AllDevices.Select(static d => d.DevPath))} 'virtbus device list -j' has the paths of all.");
         }
         var found = FindByName(name);
         if (found.Count == 0 && name.IndexOf(':') is > 0 and var colon)
@@ -100,11 +100,18 @@ internal sealed class FabricView(Fabric fabric, ModuleLoader loader)
             var (place, rest) = (name[..colon], name[(colon + 1)..]);
             found = [.. FindByName(rest).Where(d => d.Bus?.Name == place || d.Class?.Name == place)];
         }
+
+        // Whoever defined a function knows it by the name that it has there.
+        if (found.Count == 0 && _engine.Functions.FirstOrDefault(f => f.Name == name) is { } function)
+        {
+            return function.Device
+                ?? throw new VirtbusException(Errno.ENODEV, $"There is no device '{name}': function '{name}' is {function.StateName}. Activate it first: virtbus function activate {name}");
+        }
         return found.Count switch
         {
             1 => found[0],
             0 when fabric.Buses.Any(b => b.TryGetDriver(name, out _)) => throw new VirtbusException(Errno.ENODEV, $"'{name}' is a driver, not a device. The device comes first, then the driver."),
-            0 => throw new VirtbusException(Errno.ENODEV, $"There is no device '{name}'. 'virtbus device list' names those there are."),
+            0 => throw new VirtbusException(Errno.ENODEV, $"There is no device '{name}'.{Suggestion.For(name, fabric.AllDevices.SelectMany(static d => LabelOf(d) is { } label ? [label, d.Name] : new[] { d.Name }))} 'virtbus device list' names those there are."),
             _ => throw new VirtbusException(Errno.EINVAL, $"There are {found.Count} devices '{name}'. Write one of: {string.Join(", ", found.Select(d => d.Subsystem is { } s ? $"{s}:{name}" : d.DevPath))}."),
         };
     }

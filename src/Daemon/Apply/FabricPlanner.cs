@@ -1,3 +1,5 @@
+using System.Globalization;
+using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Daemon.Provisioning;
@@ -21,19 +23,34 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
     /// <exception cref="VirtbusException">EBUSY: the manifest asks for what can't change while the fabric runs; EINVAL: for a name or a number that is taken by what lasts.</exception>
     public FabricPlan Plan(FabricManifest before, FabricManifest after)
     {
-        if (before.Modules?.Value != after.Modules?.Value)
+        if (!before.Modules.HasFoldersOf(after.Modules))
         {
             throw new VirtbusException(
-                Errno.EBUSY, $"{after.File}: the folder of modules is {before.Modules?.Value ?? "the program's own"} while the fabric runs, not {after.Modules?.Value ?? "the program's own"}. Take the fabric down, and up with this manifest.");
+                Errno.EBUSY, $"{after.File}: the folder of modules is {before.Modules.FolderText} while the fabric runs, not {after.Modules.FolderText}. Take the fabric down, and up with this manifest.");
         }
 
+        if (PlanCheck.Find(after, engine, hardware.Bus) is { Count: > 0 } errors)
+            throw new ManifestException(after.File, errors);
         if (FunctionSet.FindConflicts(after, [.. engine.Functions.Where(static f => !IsManifests(f))], stateFolder: null) is { Count: > 0 } conflicts)
             throw new ManifestException(after.File, conflicts);
         var plan = new FabricPlan();
+        PlanModules(plan, after);
         var renewed = PlanAdapters(plan, after);
         PlanFunctions(plan, after, renewed);
         PlanGroups(plan, after, renewed);
         return plan;
+    }
+
+    // One that is named no more stays: something else may have come to use it.
+    private void PlanModules(FabricPlan plan, FabricManifest after)
+    {
+        if (engine.Modules is not { } loader)
+            return;
+        foreach (var name in after.Modules.Names.Select(static n => n.Value).Where(n => loader.Loaded.All(l => l.Info.Name != ModuleName.Of(n) && l.Info.Name != n)))
+        {
+            plan.Say('+', $"module {name}");
+            plan.Make($"module {name}", _ => new ValueTask(loader.LoadAsync(name)));
+        }
     }
 
     // The adapters that go, or go and come: what hangs at them does too.
@@ -77,24 +94,30 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         var sets = FunctionSet.Of(after, engine);
         var wanted = sets.SelectMany(static s => s.Functions).ToList();
         var setsToRenew = SetsToRenew(there, sets, renewed);
-        if (engine.Functions.FirstOrDefault(f => f.IsKept && f.Kind == Virtual && f.Device is not null && (setsToRenew.Contains(f.Parent!) || renewed.Contains(f.Parent!))) is { } lasting)
+        if (engine.Functions.Where(static f => f.IsKept && f.Kind == Virtual && f.Device is not null).FirstOrDefault(f => setsToRenew.Contains(f.Parent!) || renewed.Contains(f.Parent!)) is { Parent: { } lasting })
         {
             throw new VirtbusException(
-                Errno.EBUSY, $"{after.File}: the virtual functions of {lasting.Parent} would be made again, and '{lasting.Name}', which was defined to last, is one of them. Deactivate it first.");
+                Errno.EBUSY, $"{after.File}: the virtual functions of {lasting} would be made again, and {Lasting(f => f.Kind == Virtual && f.Parent == lasting)}. They go together: deactivate all of them first.");
+        }
+
+        if (renewed.FirstOrDefault(name => Lasting(f => IsOn(f, name)).Length > 0) is { } leaving)
+        {
+            throw new VirtbusException(
+                Errno.EBUSY, $"{after.File}: adapter {leaving} would be taken away with all that is on it, and {Lasting(f => IsOn(f, leaving))}. What lasts is not the manifest's matter: deactivate it first.");
         }
 
         foreach (var function in Enumerable.Reverse(there))
         {
             var next = wanted.Find(w => w.Name == function.Name);
             if (next is null)
-                plan.Say('-', Title(function));
+                plan.Say('-', Title(function) + WhenFree(function));
             if (next is null || IsRenewed(function, next, renewed, setsToRenew))
             {
                 // A set goes by one call, made for its last function, which is the first one here.
                 if (function.Kind != Virtual)
-                    plan.TakeAway(Title(function), _ => TakeAwayAsync([function.Name]));
+                    plan.TakeAway(Title(function), _ => TakeAwayAsync([function]));
                 else if (there.FindLast(f => f.Kind == Virtual && f.Parent == function.Parent) == function)
-                    plan.TakeAway($"virtual functions of {function.Parent}", _ => TakeAwayAsync([.. there.Where(f => f.Kind == Virtual && f.Parent == function.Parent).Select(static f => f.Name)]));
+                    plan.TakeAway($"virtual functions of {function.Parent}", _ => TakeAwayAsync([.. there.Where(f => f.Kind == Virtual && f.Parent == function.Parent)]));
             }
         }
 
@@ -112,7 +135,7 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
     private void PlanSet(FabricPlan plan, FunctionSet set, List<ProvisionedFunction> there)
     {
         foreach (var function in set.Functions)
-            plan.Say(there.Exists(f => f.Name == function.Name) ? '~' : '+', Title(function));
+            plan.Say(there.Exists(f => f.Name == function.Name) ? '~' : '+', Title(function) + (there.Find(f => f.Name == function.Name) is { } now ? WhenFree(now) : ""));
         foreach (var function in set.Lasting)
             plan.Say('+', $"{Title(function)}, which was defined to last");
         plan.Make($"virtual functions of {set.Adapter}", cancel => set.MakeAsync(engine, cancel));
@@ -125,7 +148,7 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         if (now is null)
             plan.Say('+', next.Title);
         else if (IsRenewed(now, next, renewed, setsToRenew))
-            plan.Say('~', $"{next.Title}: {Difference(now, next)}; made again");
+            plan.Say('~', $"{next.Title}: {(Difference(now, next) is { Length: > 0 } changed ? changed + "; made again" : $"made again with adapter {now.Parent}")}{WhenFree(now)}");
         else if (now.Device is null)
             plan.Say('+', $"{next.Title}, which is not active");
         else if (Difference(now, next) is { Length: > 0 } difference)
@@ -138,7 +161,7 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
     private async ValueTask MakeAsync(FunctionSet set, CancellationToken cancellationToken)
     {
         var next = set.Functions[0];
-        if (engine.Functions.FirstOrDefault(f => f.Name == next.Name) is not { Profile: { } profile } there)
+        if (engine.Functions.FirstOrDefault(f => f.Name == next.Name) is not { IsKept: false, Profile: { } profile } there)
         {
             await set.MakeAsync(engine, cancellationToken);
             return;
@@ -152,14 +175,15 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
             await set.ActivateAsync(engine, cancellationToken);
     }
 
-    private async ValueTask TakeAwayAsync(IReadOnlyList<string> names)
+    // Those that were planned for: a step before this one may have waited long, and a name can be another function's by now.
+    private async ValueTask TakeAwayAsync(IReadOnlyList<ProvisionedFunction> functions)
     {
-        string[] active = [.. names.Where(n => engine.Get(n) is { Device: not null } or { IsAwaited: true })];
+        string[] active = [.. functions.Where(f => engine.Functions.Contains(f) && (f.Device is not null || f.IsAwaited)).Select(static f => f.Name)];
         if (active.Length > 0)
             await engine.DeactivateAsync(active);
         // Those that nobody defined are gone with that.
-        foreach (var name in names.Where(n => engine.Functions.Any(f => f.Name == n)))
-            engine.Undefine(name);
+        foreach (var function in functions.Where(f => engine.Functions.Contains(f)))
+            engine.Undefine(function.Name);
     }
 
     private void PlanGroups(FabricPlan plan, FabricManifest after, HashSet<string> renewed)
@@ -234,6 +258,28 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
     private FunctionProvider? ProviderOf(ProvisionedFunction function) =>
         engine.Providers.FirstOrDefault(p => p.Kind == function.Kind && (function.Parent is null ? p.Parents.Count == 0 : p.Parents.Contains(function.Parent)));
 
+    private string Lasting(Func<ProvisionedFunction, bool> isMeant) => engine.Functions.Where(f => f.IsKept && f.Device is not null && isMeant(f)).Select(static f => $"'{f.Name}'").ToList() switch
+    {
+        [] => "",
+        [var one] => $"{one}, which was defined to last, is one of them",
+        var all => $"{string.Join(", ", all.Take(4))}{(all.Count > 4 ? " …" : "")}, which were defined to last, are among them",
+    };
+
+    // On the adapter or on one of its virtual functions.
+    private bool IsOn(ProvisionedFunction function, string adapter)
+    {
+        var hardwareOf = hardware.DeviceOf(adapter);
+        for (var at = function.Device; at is not null; at = at.Parent)
+        {
+            if (at == hardwareOf || (at as PciDevice)?.PhysicalFunction == hardwareOf)
+                return true;
+        }
+
+        return false;
+    }
+
+    private static string WhenFree(ProvisionedFunction function) => function.State == FunctionState.InUse ? ", when it is let go: it is in use" : "";
+
     private static string Title(ProvisionedFunction function) => function.Kind switch
     {
         Virtual => $"virtual function {function.Name}",
@@ -246,5 +292,5 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         $"virtual function {function.Name}{string.Concat(function.Values.Where(static v => v.Key != "index").Select(static v => $" {v.Key}={v.Value}"))}";
 
     private static string Describe(AdapterManifest adapter) =>
-        $"{adapter.Model.Value.ToString().ToLowerInvariant()}, {adapter.Parts.Value.ToString().ToLowerInvariant()}, {adapter.Ports} ports{(adapter.Mac is { } mac ? $", {mac}" : "")}{(adapter.Tap is { } tap ? $", tap {tap}" : "")}";
+        $"{adapter.Model.Value.ToString().ToLowerInvariant()}, {adapter.Parts.Value.ToString().ToLowerInvariant()}, {adapter.Ports} port{(adapter.Ports.Value == 1 ? "" : "s")}{(adapter.Mac is { } mac ? $", mac {string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture)))}" : "")}{(adapter.Tap is { } tap ? $", tap {tap}" : "")}";
 }

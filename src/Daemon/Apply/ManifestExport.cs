@@ -13,9 +13,7 @@ namespace Virtbus.Daemon.Apply;
 /// </summary>
 internal static class ManifestExport
 {
-    private static readonly Dictionary<string, string> Keys = new() { ["vfio-user"] = "vfio_user" };
-
-    public static string Write(IEnumerable<AdapterManifest> adapters, ProvisioningEngine engine, DeviceGroups groups, string? modules)
+    public static string Write(IEnumerable<AdapterManifest> adapters, ProvisioningEngine engine, DeviceGroups groups, ModulesManifest modules)
     {
         var text = new StringBuilder();
         var functions = engine.Functions;
@@ -25,8 +23,12 @@ internal static class ManifestExport
         Section(text, "serials", passing.Where(static f => f.Kind == SerialFunctions.KindName).Select(static f => Function(f)));
         Section(text, "functions", passing.Where(static f => f.Kind == "pci").Select(static f => Function(f)));
         Section(text, "devices", groups.All.Select(static g => Group(g.Group)));
-        if (modules is not null)
-            text.Append("modules: ").Append(Scalar(modules)).Append('\n');
+        if (modules is { Folders: [var folder], Names.Count: 0 })
+            text.Append("modules: ").Append(Scalar(folder)).Append('\n');
+        else if (modules.Folders.Count + modules.Names.Count > 0)
+            text.Append("modules: [").AppendJoin(", ", modules.Folders.Concat(modules.Names).Select(static m => Scalar(m))).Append("]\n");
+        if (text.Length == 0)
+            text.Append("{}\n");
         foreach (var function in functions.Except(passing))
             text.Append("# ").Append(function.Name).Append(" (").Append(function.Kind).Append(") is ").Append(function.StateName).Append(function.IsKept ? ", and lasts by itself\n" : "\n");
         return text.ToString();
@@ -83,7 +85,15 @@ internal static class ManifestExport
         if (function.Profile!.Values.Any(static v => v.Key == "file") && function.Profile.Values.All(static v => v.Key != "format"))
             yield return ("format", "raw");
         foreach (var (key, value) in function.Profile!.Values)
-            yield return (Keys.GetValueOrDefault(key, key), Scalar(value));
+        {
+            if (function.Kind != "pci" || key == "driver" || FunctionManifest.Keys.ContainsKey(key))
+            {
+                yield return (function.Kind == "pci" ? FunctionManifest.Keys.GetValueOrDefault(key, key) : key, Scalar(value));
+                continue;
+            }
+            yield return ("provider", Scalar(key));
+            yield return ("function", Scalar(value));
+        }
     }
 
     private static IEnumerable<(string Key, string Value)> Group(DeviceManifest group)

@@ -9,7 +9,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Serials">The serial ports on PCI.</param>
 /// <param name="Functions">PCI functions of other providers.</param>
 /// <param name="Devices">Plain devices on the virtual bus.</param>
-/// <param name="Modules">A folder of modules besides the program's own, as an absolute path.</param>
+/// <param name="Modules">Folders of modules besides the program's own, and modules that are loaded at the start.</param>
 internal sealed record FabricManifest(
     string File,
     IReadOnlyList<AdapterManifest> Adapters,
@@ -17,16 +17,22 @@ internal sealed record FabricManifest(
     IReadOnlyList<SerialManifest> Serials,
     IReadOnlyList<FunctionManifest> Functions,
     IReadOnlyList<DeviceManifest> Devices,
-    ManifestValue<string>? Modules)
+    ModulesManifest Modules)
 {
     /// <summary>Virtual functions, disks, serial ports and PCI functions as functions of the provisioning engine, in the order in which they are made.</summary>
     public IEnumerable<ManifestFunction> AllFunctions() =>
     [
         .. Adapters.SelectMany(VirtualFunctionsOf),
-        .. Disks.Select(static d => new ManifestFunction(d.Name, "disk", d.Adapter, [.. d.Values], d.Backing.At, d.Backing.Path, $"disk {d.Name} on {d.Adapter}")),
-        .. Serials.Select(static s => new ManifestFunction(s.Name, "serial", null, [new("driver", s.Driver)], s.Name.At, s.Name.Path, $"serial port {s.Name}")),
+        .. Disks.Select(static d => new ManifestFunction(d.Name, "disk", d.Adapter, [.. d.Values], d.Backing.At, d.Backing.Path, $"disk {d.Name} on {d.Adapter}")
+        {
+            Places = ManifestFunction.PlacesOf(("readonly", d.ReadOnly.Place), ("queues", d.Queues.Place), ("serial", d.Serial.Place)),
+        }),
+        .. Serials.Select(static s => new ManifestFunction(s.Name, "serial", null, [new("driver", s.Driver)], s.Name.At, s.Name.Path, $"serial port {s.Name}") { Places = ManifestFunction.PlacesOf(("driver", s.Driver.Place)) }),
         .. Functions.Select(static f => new ManifestFunction(
-            f.Name, "pci", null, [.. f.Values], f.Function.At, f.Function.Path, $"function {f.Name} ({f.Provider} {f.Function.Value})")),
+            f.Name, "pci", null, [.. f.Values], f.Function.At, f.Function.Path, $"function {f.Name} ({f.Provider} {f.Function.Value})")
+        {
+            Places = ManifestFunction.PlacesOf(("driver", f.Driver?.Place), ("provider", f.ProviderPlace)),
+        }),
     ];
 
     private static IEnumerable<ManifestFunction> VirtualFunctionsOf(AdapterManifest adapter)
@@ -45,7 +51,11 @@ internal sealed record FabricManifest(
                 [new(ManifestFunction.Index, i.ToString(CultureInfo.InvariantCulture)), .. profile?.Values ?? []],
                 place.At,
                 place.Path,
-                $"virtual functions of {adapter.Name}") { IsSaid = profile is not null };
+                $"virtual functions of {adapter.Name}")
+            {
+                IsSaid = profile is not null,
+                Places = ManifestFunction.PlacesOf(("mac", profile?.Mac?.Place), ("queues", profile?.Queues?.Place), ("driver", profile?.Driver?.Place)),
+            };
         }
     }
 }

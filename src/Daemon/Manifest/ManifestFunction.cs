@@ -1,3 +1,4 @@
+using Virtbus.Platform;
 using Virtbus.Provisioning;
 
 namespace Virtbus.Daemon.Manifest;
@@ -34,4 +35,19 @@ internal sealed record ManifestFunction(
     /// <summary>Defines it.</summary>
     /// <exception cref="Platform.VirtbusException">As <see cref="ProvisioningEngine.Define"/>.</exception>
     public ProvisionedFunction DefineIn(ProvisioningEngine engine) => engine.Define(Name, Kind, Parent, Values);
+
+    /// <summary>Where each of the values that the manifest says by a key of its own stands, by the name of the attribute.</summary>
+    public IReadOnlyDictionary<string, ManifestPlace> Places { get; init; } = new Dictionary<string, ManifestPlace>();
+
+    /// <summary>What went wrong when it was made, at the key that it is about; else at its main value.</summary>
+    /// <param name="error">What the maker says.</param>
+    public ManifestError ErrorOf(VirtbusException error)
+    {
+        var place = error.Field is { } field && Places.TryGetValue(field, out var found) ? found : new ManifestPlace(At, Path);
+        return new ManifestError(place.At, place.Path, error.Message);
+    }
+
+    /// <summary>The places of values that are there.</summary>
+    public static IReadOnlyDictionary<string, ManifestPlace> PlacesOf(params IEnumerable<(string Name, ManifestPlace? Place)> values) =>
+        values.Where(static v => v.Place is not null).ToDictionary(static v => v.Name, static v => v.Place!.Value);
 }

@@ -141,18 +141,30 @@ internal sealed class ManifestReader
         var vfioUser = new Field<string>("vfio_user", new PathRule(baseFolder, PathKind.Socket), "the vfio-user socket of the process that serves it.");
         var host = new Field<string>("host", new TextRule("a PCI address, for example 0000:03:00.1", "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\\.[0-7]$", 12), "the PCI address of a function of this host that is bound to the host's vfio-pci.");
         var functionDriver = new Field<string>("driver", driverName, "the only driver that may take it; what the bus chooses when absent.");
+        var provider = new Field<string>("provider", new TextRule("a provider's name, for example that of a module", "^[A-Za-z0-9_-]+$", 63), "the name of any other provider of the PCI bus, for example one that a module brings.");
+        var providersFunction = new Field<string>("function", new TextRule("the provider's name for a function", "^[!-~]+$", 255), "the provider's name for the function, beside 'provider'.");
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
         var functions = new Field<IReadOnlyList<ManifestValue<FunctionManifest>>>(
             "functions",
-            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, functionDriver], [simulated, vfioUser, host], r =>
+            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, provider, providersFunction, functionDriver], [simulated, vfioUser, host, provider], r =>
             {
                 var theName = r.Read(functionName);
                 var theDriver = r.Read(functionDriver);
                 var theFunctions = providers.Select(p => (p.Provider, Function: r.Read(p.Key))).Where(p => p.Function is not null).ToArray();
-                return theName is { } n && theFunctions is [var (provider, function), ..] ? new FunctionManifest(n, provider, function!.Value, theDriver) : null;
+                var theProvider = r.Read(provider);
+                var theOther = r.Read(providersFunction);
+                if (theProvider is { } named && !r.Has(providersFunction))
+                    r.Report(named, $"'{named.Value}' says who makes the function, and not which. Add '{providersFunction.Name}', {providersFunction.Description}");
+                if (theOther is { } alone && !r.Has(provider))
+                    r.Report(alone, $"'{alone.Value}' says which function it is, and not who makes it. Add '{provider.Name}', {provider.Description}");
+                if (theName is not { } n)
+                    return null;
+                if (theProvider is { } p && theOther is { } o)
+                    return new FunctionManifest(n, p, o, theDriver) { ProviderPlace = p.Place };
+                return theFunctions is [var (own, function), ..] ? new FunctionManifest(n, own, function!.Value, theDriver) : null;
             })),
-            "PCI functions: simulated, served by another process, or of this host.");
+            "PCI functions: simulated, served by another process, of this host, or of a module's provider.");
 
         var module = new Field<string>("module", word, "the creator's module name.", required: true);
         var partName = new Field<string>("name", word, "the kind of part.", required: true);
@@ -170,7 +182,7 @@ internal sealed class ManifestReader
             })),
             "plain devices on the virtual bus, for tests and scale.");
 
-        var modules = new Field<string>("modules", new PathRule(baseFolder, PathKind.Folder), "a folder of driver modules besides the program's own.");
+        var modules = new Field<ModulesManifest>("modules", new ModulesRule(baseFolder), "a folder of driver modules besides the program's own; or a list of such folders, each with a '/', and of modules that are loaded at the start.");
 
         return new SectionRule<FabricManifest>("a manifest", [adapters, disks, serials, functions, devices, modules], [], r => new FabricManifest(
             file,
@@ -179,7 +191,7 @@ internal sealed class ManifestReader
             [.. r.Read(serials, []).Value.Select(v => v.Value)],
             [.. r.Read(functions, []).Value.Select(v => v.Value)],
             [.. r.Read(devices, []).Value.Select(v => v.Value)],
-            r.Read(modules)));
+            r.Read(modules, ModulesManifest.None)));
     }
 
     /// <summary>Reads a file.</summary>
@@ -261,9 +273,13 @@ internal sealed class ManifestReader
         var root = ManifestYaml.Parse(text, _errors);
         if (root is null && _errors.Count > 0)
             return null;
-        // A file with nothing in it is a fabric with nothing in it.
+        // More likely a file that was cut, or the wrong one, than a wish for a fabric with nothing in it.
         if (root is null or ScalarNode { IsNull: true })
-            return new FabricManifest(_file, [], [], [], [], [], null);
+        {
+            _errors.Add(new ManifestError(root is ScalarNode { Text.Length: > 0 } ? root.At : new ManifestPosition(1, 1), "", "there is nothing in this manifest. Write what the fabric has, or {} for a fabric with nothing in it."));
+            return null;
+        }
+
         var folder = Path.GetDirectoryName(Path.GetFullPath(_file)) ?? "/";
         if (!Rules(folder, _file).TryRead(root, "", _errors, out var manifest))
             return null;

@@ -39,12 +39,15 @@ internal abstract class ScalarRule<T> : Rule<T>
 
     protected abstract bool TryParse(string text, out T value);
 
+    /// <summary>What was likely meant, as a sentence with a blank before it; nothing when that can't be told.</summary>
+    protected virtual string HintFor(string text) => Suggestion.For(text, Words);
+
     public override bool TryRead(ManifestNode node, string path, List<ManifestError> errors, out T value)
     {
         value = default!;
         if (node is ScalarNode { IsNull: false } scalar && TryParse(scalar.Text, out value))
             return true;
-        var hint = node is ScalarNode { IsNull: false } word ? Suggestion.For(word.Text, Words) : "";
+        var hint = node is ScalarNode { IsNull: false } word ? HintFor(word.Text) : "";
         errors.Add(new ManifestError(node.At, path, $"{node.Kind} is not right here.{hint} Write {Expected}."));
         return false;
     }
@@ -139,6 +142,8 @@ internal sealed class SizeRule : ScalarRule<long>
     private static readonly (string Unit, int Shift)[] Units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
 
     public override string Expected => "a size such as 512KiB, 64MiB or 1GiB, or a number of bytes; a multiple of 512 up to 1024TiB";
+
+    protected override string HintFor(string text) => Suggestion.ForSize(text);
 
     protected override bool TryParse(string text, out long value)
     {

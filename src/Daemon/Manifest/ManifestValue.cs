@@ -7,6 +7,9 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Path">The path in the document, for example <c>disks[0].file</c>.</param>
 internal readonly record struct ManifestValue<T>(T Value, ManifestPosition At, string Path)
 {
+    /// <summary>Where it is.</summary>
+    public ManifestPlace Place => new(At, Path);
+
     public static implicit operator T(ManifestValue<T> value) => value.Value;
 
     public override string ToString() => $"{Value}";

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Virtbus.Platform;
 
 namespace Virtbus.Daemon.Manifest;
 

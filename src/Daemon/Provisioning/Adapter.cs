@@ -54,7 +54,7 @@ internal sealed class Adapter : IAsyncDisposable
         try
         {
             if (manifest.Tap is { } name)
-                wire = new Wire(engine, name);
+                wire = Connect(engine, name);
             return new Adapter(manifest, hardware, wire, await fabric.GetBus<PciBus>().PlugAsync(hardware, label: manifest.Name));
         }
         catch
@@ -74,6 +74,18 @@ internal sealed class Adapter : IAsyncDisposable
         await Device.Fabric!.GetBus<PciBus>().UnplugAsync(_hardware);
         _wire?.Dispose();
         _hardware.Dispose();
+    }
+
+    private static Wire Connect(AdapterEngine engine, string name)
+    {
+        try
+        {
+            return new Wire(engine, name);
+        }
+        catch (VirtbusException e)
+        {
+            throw new VirtbusException(e.Errno, e.Message, e) { Field = "tap" };
+        }
     }
 
     private static ulong ToNumber(PhysicalAddress address) => address.GetAddressBytes().Aggregate(0UL, (all, b) => (all << 8) | b);

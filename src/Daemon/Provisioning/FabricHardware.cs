@@ -104,12 +104,28 @@ internal sealed class FabricHardware : IAsyncDisposable
         disks.Dispose();
     }
 
+    /// <summary>The bus that adapters, serial ports and functions are on.</summary>
+    public Bus Bus => _pci;
+
     /// <summary>The device of an adapter.</summary>
     public Device DeviceOf(string adapter) => _adapters.First(a => a.Adapter.Name == adapter).Adapter.Device;
 
     /// <summary>Opens the medium of a disk that is defined, before it is activated.</summary>
     /// <exception cref="VirtbusException">It can't be opened.</exception>
     public void OpenMedium(ProvisionedFunction disk) => _adapters.First(a => a.Adapter.Name == disk.Parent).Disks.Open(disk.Profile!);
+
+    /// <summary>Makes sure that the PCI bus has the provider of a function.</summary>
+    /// <exception cref="VirtbusException">ENOENT: it has not.</exception>
+    public void RequireProvider(ManifestFunction function)
+    {
+        var provider = function.Values[0].Key;
+        var names = _pci.Providers.Select(static p => p.Name).ToList();
+        if (!names.Contains(provider))
+        {
+            throw new VirtbusException(
+                Errno.ENOENT, $"'{provider}' is no provider of the PCI bus.{Suggestion.For(provider, names)} It has {string.Join(", ", names)}. Name the module that brings it under 'modules'.") { Field = "provider" };
+        }
+    }
 
     /// <summary>Refuses a fabric with a device that could not be offered on its socket, though a driver was to do so.</summary>
     /// <exception cref="VirtbusException">As the listener says it of the socket's path.</exception>

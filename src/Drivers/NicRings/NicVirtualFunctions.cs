@@ -68,7 +68,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
             if (_device.VirtualFunctions.Count is > 0 and var there)
             {
                 throw new VirtbusException(
-                    Errno.EBUSY, $"{_device.Name} has {there} virtual functions, and PCI enables all at once. Deactivate those first, or write 0 to its sriov_numvfs; then activate all together.");
+                    Errno.EBUSY, $"{_device.Name} has {there} virtual functions, and PCI enables all at once. Deactivate those first, or 'virtbus vf disable {_device.Label ?? _device.Name}'; then activate all together.");
             }
 
             // Of some that were there before, among others for which nothing lasts, the others come again too: a number had made them.
@@ -111,7 +111,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
         {
             throw new VirtbusException(
                 Errno.EBUSY,
-                $"The virtual functions of {_device.Name} go together, and {string.Join(", ", left.Take(4).Select(static d => (d as PciDevice)?.Label ?? d.Name))}{(left.Count > 4 ? " …" : "")} would stay. Deactivate all of them in one call, or write 0 to its sriov_numvfs.");
+                $"The virtual functions of {_device.Name} go together, and {string.Join(", ", left.Take(4).Select(static d => (d as PciDevice)?.Label ?? d.Name))}{(left.Count > 4 ? " …" : "")} would stay. Deactivate all of them in one call, or 'virtbus vf disable {_device.Label ?? _device.Name}'.");
         }
     }
 

@@ -3,6 +3,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Pci;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 
 namespace Virtbus.Tests.Pci.OnBus;
 
@@ -39,6 +40,21 @@ public sealed class TopologyTests
         Assert.Equal(["0000:00:01.0", "0000:00:03.2", "0000:00:02.0"], [one.Name, far.Name, two.Name]);
         var four = await world.Bus.AddFunctionAsync(world.Host, new Card(new CardOptions()));
         Assert.Equal("0000:00:04.0", four.Name);
+    }
+
+    [Fact]
+    public async Task Functions_that_come_back_side_by_side_each_have_their_place()
+    {
+        const int Rounds = 2000;
+        string[] places = ["0000:0b:00.0", "0000:05:00.0", "0000:09:00.0", "0000:03:00.0"];
+        for (var round = 0; round < Rounds; round++)
+        {
+            var world = await PciWorld.NewAsync();
+            var plugs = Task.WhenAll(places.Select(place => Task.Run(async () => await world.Bus.PlugAsync(
+                new Card(new CardOptions()), place: PciAddress.TryParse(place, out var wanted) ? wanted : null))));
+            await plugs.EndsAsync("the plugs");
+            Assert.Equal(places, (await plugs).Select(static d => d.Name));
+        }
     }
 
     [Fact]
@@ -364,6 +380,36 @@ public sealed class TopologyTests
     }
 
     /// <summary>Nothing is in the slot.</summary>
+    [Fact]
+    public async Task Provider_leaves_the_bus_when_nothing_of_it_is_used()
+    {
+        var world = await PciWorld.NewAsync();
+        var (shelf, other) = (new Shelf(), new Shelf());
+        world.Bus.AddProvider(shelf);
+        // One of that name that is not there is none to take out.
+        world.Bus.RemoveProvider(other);
+        var device = await world.Bus.PlugAsync("shelf", "card", "one");
+        var e = Assert.Throws<VirtbusException>(() => world.Bus.RemoveProvider(shelf));
+        Assert.Equal((Errno.EBUSY, "Function 'one' of provider 'shelf' is plugged in. Unplug it first: virtbus function unplug one"), (e.Errno, e.Message));
+        // Its hardware is there while its device is not.
+        await world.WriteAsync(device, "remove", "1");
+        Assert.Equal(Errno.EBUSY, Assert.Throws<VirtbusException>(() => world.Bus.RemoveProvider(shelf)).Errno);
+        await world.Bus.UnplugOpenedAsync();
+        var engine = ProvisioningEngine.Of(world.Fabric);
+        engine.Define("two", "pci", null, [new("shelf", "card")]);
+        e = Assert.Throws<VirtbusException>(() => world.Bus.RemoveProvider(shelf));
+        Assert.Equal((Errno.EBUSY, "Function 'two' of provider 'shelf' is defined. Undefine it first: virtbus function undefine two"), (e.Errno, e.Message));
+        engine.Undefine("two");
+        world.Bus.RemoveProvider(shelf);
+        Assert.Empty(world.Bus.Providers);
+        await Within.Refused(Errno.ENOENT, async () => await world.Bus.PlugAsync("shelf", "card"));
+        Assert.Equal(Errno.EOPNOTSUPP, Assert.Throws<VirtbusException>(() => engine.Define("two", "pci", null, [new("shelf", "card")])).Errno);
+        world.Bus.AddProvider(other);
+        engine.Define("two", "pci", null, [new("shelf", "card")]);
+        await engine.ActivateAsync(["two"], TestContext.Current.CancellationToken);
+        Assert.Equal((1, 1), (shelf.Opened, other.Opened));
+    }
+
     [Fact]
     public async Task Function_of_a_provider_is_the_buss_own_and_ends_when_it_leaves_its_slot()
     {

@@ -309,9 +309,9 @@ internal sealed class Churn : IAsyncDisposable
     private async Task SampleAsync()
     {
         const int Samples = 12;
-        while (!IsOver && _failures.IsEmpty)
+        using var timer = new PeriodicTimer(_length / Samples);
+        while (!IsOver && _failures.IsEmpty && await timer.WaitForNextTickAsync())
         {
-            await Task.Delay(_length / Samples);
             Sample();
             _tell(_figures[^1].ToString());
         }

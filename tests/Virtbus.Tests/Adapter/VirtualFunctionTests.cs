@@ -4,10 +4,12 @@ using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Drivers.Nic;
 using Virtbus.Drivers.NicRings;
+using Virtbus.Drivers.VfioPci;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
 using Virtbus.Subsystems.Net;
+using Virtbus.Subsystems.Vfio;
 using Xunit;
 
 namespace Virtbus.Tests.Adapter;
@@ -171,6 +173,30 @@ public sealed class VirtualFunctionTests
         await fixture.Fabric.Tree.WriteAsync("/bus/pci/drivers/merlin_core/bind", adapter.Device.Name);
         await engine.ActivateAsync(["web0", "web1", "web2"]);
         Assert.Equal(3, adapter.Device.VirtualFunctions.Count);
+    }
+
+    [Fact]
+    public async Task Vfio_device_of_a_virtual_function_is_configured_before_it_is_made_and_goes_when_its_user_has_gone()
+    {
+        await using var fixture = await AdapterFixture.StartAsync();
+        await new VfioPciModule().InitAsync(new ModuleContext(fixture.Fabric, "vfio_pci"));
+        await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0, vfs: 4);
+        var engine = ProvisioningEngine.Of(fixture.Fabric);
+        var devices = VfioSubsystem.Of(fixture.Fabric).Class;
+        var one = engine.Define("web0", "vf", "adapter0", [new("index", "0"), new("driver", "vfio-pci")]);
+        await engine.SetAsync("web0", [new("mac", "06:00:00:00:aa:01")]);
+        Assert.Empty(devices.Devices);
+        await engine.ActivateAsync(["web0"]);
+        var device = Assert.IsType<VfioDevice>(Assert.Single(devices.Devices));
+        Assert.Same(one.Device, device.Parent);
+        Assert.Equal("06:00:00:00:aa:01\n", fixture.Fabric.Tree.Read("/kernel/config/functions/web0/profile/mac"));
+        Assert.True(device.TryOpen("web1", out var handle, out var fault), fault.Message);
+        Assert.Equal(FunctionState.InUse, one.State);
+        var gone = engine.DeactivateAsync(["web0"]).AsTask();
+        Assert.False(gone.IsCompleted);
+        handle!.Dispose();
+        await gone.In();
+        Assert.Empty(devices.Devices);
     }
 
     [Fact]

@@ -18,7 +18,7 @@ public sealed class RemovalTests
         driver.OnProbe = async (d, _, token) =>
         {
             inProbe.SetResult();
-            await Task.Delay(Timeout.Infinite, token);
+            await Deadline.NeverAsync(token);
         };
         var device = world.New("a", 1);
         var add = world.Fabric.AddAsync(device).AsTask();
@@ -69,7 +69,7 @@ public sealed class RemovalTests
         driver.OnProbe = async (_, _, token) =>
         {
             inProbe.SetResult();
-            await Task.Delay(Timeout.Infinite, token);
+            await Deadline.NeverAsync(token);
         };
         await world.RegisterAsync("next", "a");
         var topDriver = await world.RegisterAsync("top", "x");
@@ -120,7 +120,7 @@ public sealed class RemovalTests
         {
             using var registration = token.Register(() => throw new InvalidOperationException("callback"));
             inProbe.SetResult();
-            await Task.Delay(Timeout.Infinite, token);
+            await Deadline.NeverAsync(token);
         };
         var device = world.New("a", 1);
         var add = world.Fabric.AddAsync(device).AsTask();

@@ -43,6 +43,61 @@ public sealed class ModuleTests : IDisposable
         Assert.Contains("quiet_module static", ModuleHooks.Ran);
     }
 
+    [Fact]
+    public async Task What_a_module_added_goes_with_it_or_keeps_it()
+    {
+        var there = new List<string>();
+        var users = new Dictionary<string, string>();
+        void Add(ModuleContext context, string name) => context.Add(
+            () => there.Add(name),
+            isEnd =>
+            {
+                if (!isEnd && users.TryGetValue(name, out var user))
+                    throw new VirtbusException(Errno.EBUSY, $"{name} is used by {user}.");
+                there.Remove(name);
+            });
+        ModuleContext? late = null;
+        ModuleHooks.On("adds_module", context =>
+        {
+            late = context;
+            Add(context, "first");
+            Add(context, "second");
+            return default;
+        });
+        ModuleHooks.On("fails_module", context =>
+        {
+            Add(context, "third");
+            throw new VirtbusException(Errno.ENODEV, "no");
+        });
+        _folder.Make("adds_module");
+        _folder.Make("fails_module");
+        using var loader = new ModuleLoader(_fabric, _folder.Path, watch: false);
+        await loader.LoadAsync("adds_module");
+        Assert.Equal(["first", "second"], there);
+        // The second one went before the first refused, and is back: all of it stays.
+        users["first"] = "somebody";
+        foreach (var force in new[] { false, true })
+        {
+            var e = await Expect.RefusedAsync(Errno.EBUSY, () => new ValueTask(loader.UnloadAsync("adds_module", force)));
+            Assert.Equal("first is used by somebody.", e.Message);
+            Assert.Equal(["first", "second"], there);
+            Assert.Single(loader.Loaded);
+        }
+
+        users.Clear();
+        await loader.UnloadAsync("adds_module");
+        Assert.Empty(there);
+        Assert.Equal(Errno.ENODEV, Assert.Throws<VirtbusException>(() => Add(late!, "late")).Errno);
+        await Expect.RefusedAsync(Errno.ENODEV, () => new ValueTask(loader.LoadAsync("fails_module")));
+        Assert.Empty(there);
+        // At the end nobody is asked.
+        await loader.LoadAsync("adds_module");
+        users["first"] = "somebody";
+        await loader.UnloadAllAsync();
+        Assert.Empty(there);
+        late = null;
+    }
+
     [Theory]
     [InlineData("aux_test_device", "aux_test_driver")]
     [InlineData("aux_test_driver", "aux_test_device")]

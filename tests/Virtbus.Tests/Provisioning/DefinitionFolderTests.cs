@@ -78,6 +78,29 @@ public sealed class DefinitionFolderTests : IDisposable
         Assert.Equal(["one.json"], Directory.GetFiles(_folder).Select(Path.GetFileName));
     }
 
+    [Fact]
+    public async Task Folder_that_can_not_be_read_is_named_and_what_is_left_of_a_write_does_no_harm()
+    {
+        var (engine, _, _) = await StartAsync();
+        engine.Define("one", "thing", null, Whole, isKept: true);
+        // A refused write leaves nothing that fills a disk.
+        Directory.CreateDirectory(Path.Combine(_folder, "two.json", "full"));
+        Assert.Throws<VirtbusException>(() => engine.Define("two", "thing", null, Whole, isKept: true));
+        Assert.Equal(["one.json"], Directory.GetFiles(_folder).Select(Path.GetFileName));
+
+        // Root may do all of it.
+        if (Environment.IsPrivilegedProcess)
+            return;
+        File.WriteAllText(Path.Combine(_folder, "one.json.new"), "");
+        File.SetUnixFileMode(_folder, UnixFileMode.UserRead | UnixFileMode.UserExecute);
+        var (again, _, _) = await StartAsync();
+        Assert.Equal(FunctionState.Configured, again.Get("one").State);
+        File.SetUnixFileMode(_folder, UnixFileMode.None);
+        var error = await Assert.ThrowsAsync<VirtbusException>(StartAsync);
+        File.SetUnixFileMode(_folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+        Assert.StartsWith($"State folder {_folder} can't be read: ", error.Message, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("{")]
     [InlineData("null")]

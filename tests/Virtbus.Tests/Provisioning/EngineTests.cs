@@ -150,7 +150,7 @@ public sealed class EngineTests : IAsyncLifetime
         _shelf.OnActivate = async (_, cancel) =>
         {
             begun.SetResult();
-            await Task.Delay(Timeout.Infinite, cancel);
+            await Deadline.NeverAsync(cancel);
         };
         var activation = _engine.ActivateAsync(["one"]).AsTask();
         await begun.Task.EndsAsync("the activation to begin");
@@ -185,7 +185,7 @@ public sealed class EngineTests : IAsyncLifetime
         _shelf.OnActivate = async (_, cancel) =>
         {
             begun.SetResult();
-            await Task.Delay(Timeout.Infinite, cancel);
+            await Deadline.NeverAsync(cancel);
         };
         var adding = _engine.AddAsync("three", "thing", null, Whole).AsTask();
         await begun.Task.EndsAsync("the activation to begin");
@@ -269,13 +269,33 @@ public sealed class EngineTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task What_is_there_when_its_provider_comes_is_active_and_returns_when_that_says_so()
+    {
+        _engine.RemoveProvider(_shelf);
+        var shelf = new Shelf(_world.Fabric, _world.Parent) { DoesReturn = true };
+        _engine.AddProvider(shelf);
+        var one = _engine.Define("one", "thing", null, Whole);
+        await _engine.ActivateAsync(["one"]);
+        // It comes before it has taken down what it had: the engine can't know that it is going to.
+        _engine.RemoveProvider(shelf);
+        _engine.AddProvider(shelf);
+        Assert.Equal(FunctionState.Active, one.State);
+        await _world.Fabric.UnregisterAsync(shelf.Made[0]);
+        await _world.Fabric.SettleAsync().EndsAsync("what returns");
+        Assert.Equal(FunctionState.Gone, one.State);
+        _engine.Return(shelf);
+        await _world.Fabric.SettleAsync().EndsAsync("what returns");
+        Assert.Equal(FunctionState.Active, one.State);
+    }
+
+    [Fact]
     public async Task What_is_only_being_added_is_deactivated_and_forgotten()
     {
         var begun = new TaskCompletionSource();
         _shelf.OnActivate = async (_, cancel) =>
         {
             begun.SetResult();
-            await Task.Delay(Timeout.Infinite, cancel);
+            await Deadline.NeverAsync(cancel);
         };
         var adding = _engine.AddAsync("one", "thing", null, Whole).AsTask();
         await begun.Task.EndsAsync("the activation to begin");

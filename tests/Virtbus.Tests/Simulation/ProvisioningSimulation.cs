@@ -200,6 +200,8 @@ internal sealed class ProvisioningSimulation : SeededProgram
 
     private async ValueTask ReplaceAsync(SimProvider provider)
     {
+        if (provider.IsGoing)
+            return;
         Note(provider.IsThere ? "go" : "come", provider.ToString());
         if (provider.IsThere)
         {

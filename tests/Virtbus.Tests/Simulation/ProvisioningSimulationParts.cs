@@ -93,6 +93,9 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
     /// <summary>Whether it is the engine's.</summary>
     public bool IsThere { get; private set; }
 
+    /// <summary>Whether it takes down what it made: a driver is bound again when that has ended.</summary>
+    public bool IsGoing { get; private set; }
+
     /// <summary>Its functions stay when it goes, and are its own again when it is back.</summary>
     public bool Keeps => keeps;
 
@@ -298,11 +301,13 @@ internal sealed class SimProvider(ProvisioningSimulation sim, Fabric fabric, Sim
         engine.RemoveProvider(this);
         if (keeps)
             return;
+        IsGoing = true;
         foreach (var device in Made.Values.Where(static m => m.IsTold).ToList())
         {
             await TakeDownAsync(device);
             await sim.PauseAsync();
         }
+        IsGoing = false;
     }
 
     public async ValueTask TakeDownAsync(SimFunction device)

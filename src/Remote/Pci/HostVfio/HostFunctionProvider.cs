@@ -28,6 +28,9 @@ public sealed class HostFunctionProvider : IPciFunctionProvider
     public string Name => "host";
 
     /// <inheritdoc/>
+    public string NameDescription => "the PCI address of a function of this host that its vfio-pci has";
+
+    /// <inheritdoc/>
     /// <exception cref="VirtbusException">ENODEV: the host has no PCI, or no function that is bound to vfio-pci.</exception>
     public IReadOnlyList<string> List()
     {

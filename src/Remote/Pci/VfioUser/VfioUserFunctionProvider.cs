@@ -10,6 +10,13 @@ public sealed class VfioUserFunctionProvider : IPciFunctionProvider
     /// <inheritdoc/>
     public string Name => "vfio-user";
 
+    /// <inheritdoc/>
+    public string NameDescription => "the absolute path of the socket of the process that serves it";
+
+    /// <inheritdoc/>
+    /// <remarks>A path that begins anywhere else would be the daemon's matter.</remarks>
+    public bool IsName(string name) => Path.IsPathRooted(name);
+
     /// <summary>Connects to a function's server.</summary>
     /// <param name="path">Path of the server's socket.</param>
     /// <param name="options">What the server is told; <see cref="VfioUserClientOptions.Lost"/> and <see cref="VfioUserClientOptions.ServeMemory"/> are the function's own.</param>

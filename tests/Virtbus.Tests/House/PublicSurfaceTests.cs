@@ -1,0 +1,33 @@
+using Xunit;
+
+namespace Virtbus.Tests.House;
+
+/// <summary>
+/// The public surface of each library is a reviewed text beside its project, which the compiler holds it against (RS0016, RS0017): a library without
+/// the text would have no such check. TD-08, VA-12.
+/// </summary>
+public sealed class PublicSurfaceTests
+{
+    // The program's own, which nobody refers to.
+    private static readonly string[] Programs = ["Virtbus.Cli", "Virtbus.Daemon"];
+
+    // And the modules that others are written against.
+    private static readonly string[] Contracts = ["nic", "nic_rings"];
+
+    [Fact]
+    public void Every_library_has_its_reviewed_surface_beside_it()
+    {
+        var source = Path.Combine(LayeringTests.RepositoryRoot(), "src");
+        var libraries = Directory.EnumerateFiles(source, "*.csproj", SearchOption.AllDirectories)
+            .Where(static p => Path.GetFileNameWithoutExtension(p) is var name && (Contracts.Contains(name) || (name.StartsWith("Virtbus.", StringComparison.Ordinal) && !Programs.Contains(name)))).ToList();
+        Assert.True(libraries.Count >= 19);
+        Assert.All(libraries, static library =>
+        {
+            foreach (var text in new[] { "PublicAPI.Shipped.txt", "PublicAPI.Unshipped.txt" })
+                Assert.StartsWith("#nullable enable\n", File.ReadAllText(Path.Combine(Path.GetDirectoryName(library)!, text)), StringComparison.Ordinal);
+        });
+        // Not without warnings that are errors.
+        Assert.Contains("<TreatWarningsAsErrors>true</TreatWarningsAsErrors>", File.ReadAllText(Path.Combine(source, "..", "Directory.Build.props")), StringComparison.Ordinal);
+        Assert.Contains("Microsoft.CodeAnalysis.PublicApiAnalyzers", File.ReadAllText(Path.Combine(source, "Directory.Build.props")), StringComparison.Ordinal);
+    }
+}
