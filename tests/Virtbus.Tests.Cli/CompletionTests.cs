@@ -60,6 +60,31 @@ public sealed class CompletionTests(CompletionTests.RunningFabric running) : ICl
     private string Folder => Path.GetDirectoryName(_fabric.Runtime)!;
 
     [Fact]
+    public async Task Bash_is_given_no_name_that_it_would_run()
+    {
+        SkipWithout("bash", "bash");
+        var shim = _fabric.Write("named", "#!/bin/sh\nprintf '%s\\tits name\\n' 'a b$(touch hit)' 'abc=/x'\n");
+        File.SetUnixFileMode(shim, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+        var script = $$"""
+            source <('{{TestFabric.Program}}' completion bash)
+            COMP_LINE='{{shim}} device show a' COMP_WORDS=('{{shim}}' device show a) COMP_CWORD=3
+            COMP_POINT=${#COMP_LINE}
+            compopt() { :; }
+            _virtbus
+            printf '%s\n' "${COMPREPLY[@]}"
+            """;
+        using var shell = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("bash", ["-c", script])
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            RedirectStandardInput = true,
+            UseShellExecute = false,
+        })!;
+        var run = await TestFabric.EndAsync(shell);
+        Assert.Equal(("a\\ b\\$\\(touch\\ hit\\)\nabc=/x\n", ""), (run.Output, run.Errors));
+    }
+
+    [Fact]
     public async Task Bash_completes_what_is_typed()
     {
         SkipWithout("bash", "bash");

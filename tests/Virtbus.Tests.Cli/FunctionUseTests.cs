@@ -77,6 +77,60 @@ public sealed class FunctionUseTests
     }
 
     [Fact]
+    public async Task Apply_that_is_given_up_leaves_what_it_waited_for_and_the_next_one_its_turn()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        using var user = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        await user.ConnectAsync(new UnixDomainSocketEndPoint(Path.Combine(fabric.Runtime, "disk0.sock")), deadline.Token);
+        var next = fabric.Write("next.yaml", "adapters: [ { name: adapter0, model: merlin } ]\n");
+        var apply = fabric.Start("apply", next);
+        await UntilAsync("draining");
+        apply.Kill();
+        await apply.WaitForExitAsync(deadline.Token);
+        await UntilAsync("in use");
+        Assert.False(user.Poll(0, SelectMode.SelectRead));
+        user.Dispose();
+        await fabric.OkAsync("apply", next);
+        Assert.DoesNotContain("disk0", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
+
+        async Task UntilAsync(string state)
+        {
+            while (!(await fabric.OkAsync("function", "list")).Contains(state, StringComparison.Ordinal))
+                deadline.Token.ThrowIfCancellationRequested();
+        }
+    }
+
+    [Fact]
+    public async Task Forced_deactivation_that_is_refused_sends_nobody_away()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Manifest);
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        await fabric.OkAsync("function", "define", "d1", "--kind", "disk", "--parent", "adapter0", "memory=1MiB");
+        await fabric.OkAsync("function", "activate", "d1");
+        using var user = await ConnectAsync();
+        Assert.Contains("'d9'", await fabric.RefusedAsync("function", "deactivate", "d1", "d9", "--force"), StringComparison.Ordinal);
+        Assert.False(user.Poll(100_000, SelectMode.SelectRead));
+        var deactivate = fabric.Start("function", "deactivate", "d1");
+        while (!(await fabric.OkAsync("function", "list")).Contains("draining", StringComparison.Ordinal))
+            deadline.Token.ThrowIfCancellationRequested();
+        Assert.False(user.Poll(100_000, SelectMode.SelectRead));
+        user.Dispose();
+        Assert.Equal("d1: configured\n", await deactivate.StandardOutput.ReadToEndAsync(deadline.Token));
+
+        async Task<Socket> ConnectAsync()
+        {
+            var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            await socket.ConnectAsync(new UnixDomainSocketEndPoint(Path.Combine(fabric.Runtime, "d1.sock")), deadline.Token);
+            while (!(await fabric.OkAsync("function", "list")).Contains("in use", StringComparison.Ordinal))
+                deadline.Token.ThrowIfCancellationRequested();
+            return socket;
+        }
+    }
+
+    [Fact]
     public async Task Function_that_did_not_come_back_says_why_until_it_does()
     {
         await using var fabric = new TestFabric();

@@ -1,6 +1,8 @@
 using Virtbus.Block;
 using Virtbus.Core;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
+using Virtbus.Subsystems;
 using Virtbus.Subsystems.Vhost;
 using Virtbus.Transports;
 using Virtbus.Transports.VhostUser;
@@ -51,6 +53,28 @@ public sealed class VhostUserExporterTests : IDisposable
     }
 
     [Fact]
+    public async Task Front_end_that_was_sent_away_is_not_what_the_next_one_is()
+    {
+        var time = new ManualTime();
+        var fabric = new Fabric(new FabricOptions { Time = time });
+        var parent = new Device("parent");
+        await fabric.AddAsync(parent);
+        using var backend = new MemoryBackend(1 << 20);
+        using var disk = ModelDisk.Create(backend, "serial", 1);
+        var device = await VhostSubsystem.Of(fabric).RegisterAsync(parent, "disk0", disk);
+        device.Endpoint = new Held();
+        IUserHeld held = device;
+        Assert.False(held.Left.IsCompleted);
+        // One that comes back at once is not waited for by the deactivation that sent it away, and by the next one it is.
+        device.Revoke();
+        Assert.True(held.Left.IsCompleted);
+        Assert.False(held.Left.IsCompleted);
+        device.Revoke();
+        time.Advance(TimeSpan.FromSeconds(11));
+        Assert.False(held.Left.IsCompleted);
+    }
+
+    [Fact]
     public async Task Server_that_stops_in_the_middle_of_a_message_blames_nobody()
     {
         Leftovers.Clear();
@@ -60,5 +84,24 @@ public sealed class VhostUserExporterTests : IDisposable
         Assert.True(front.SendRaw([1, 0, 0, 0]));
         await fixture.Server.StopAsync().EndsAsync("the server's stop", () => fixture.Log.Text);
         Assert.Equal((1L, 0L), (fixture.Server.SessionsEnded, fixture.Server.BadMessages));
+    }
+
+    private sealed class Held : IDeviceEndpoint
+    {
+        private readonly TaskCompletionSource _never = new();
+
+        public string Path => "disk0.sock";
+
+        public bool IsConnected => true;
+
+        public EndpointConnection? Connection => null;
+
+        public long Connections => 1;
+
+        public long BadMessages => 0;
+
+        public string? Hint => null;
+
+        public Task Left => _never.Task;
     }
 }
