@@ -181,7 +181,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
                 }
             }
 
-            End([.. active, .. forgotten]);
+            End(active);
         }
 
         if (error is not null && active.Count + forgotten.Count > 1)
@@ -241,8 +241,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
             book.Change(functions.ConvertAll(static f => (f, f.Now with { IsWanted = false, Failure = null })));
             active = functions.FindAll(static f => f.IsActive);
             forgotten = [.. functions.Except(active)];
-            // Those that are forgotten too: nothing else is done with one while its provider lets go of what it had for it.
-            foreach (var function in functions)
+            foreach (var function in active)
                 function.Begin(Work.Draining);
             return null;
         }
