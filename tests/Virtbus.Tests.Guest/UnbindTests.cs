@@ -60,7 +60,7 @@ public sealed class UnbindTests
         Assert.Contains("'disk0' is named twice", await fabric.RefusedAsync("vm", "disk0", "disk0", "--", "true"), StringComparison.Ordinal);
         await fabric.OkAsync("driver", "unbind", "merlin_core.vdpa.0");
         Assert.False(File.Exists(socket));
-        Assert.Contains("No device 'disk0' offers a socket", await fabric.RefusedAsync("vm", "disk0", "--", "true"), StringComparison.Ordinal);
+        Assert.Contains("Function 'disk0' is gone, so it offers no", await fabric.RefusedAsync("vm", "disk0", "--", "true"), StringComparison.Ordinal);
         // What hangs or fails is the disk's reader alone.
         await guest.TellAsync("well");
         await guest.SeeAsync("alive and well");
