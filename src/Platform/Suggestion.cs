@@ -13,9 +13,12 @@ public static class Suggestion
         // Long text can't be a slip of a short word, and the comparison is quadratic.
         if (word.Length > 64)
             return "";
+        var wanted = word.ToLowerInvariant();
         var nearest = known
-            .Select(k => (Word: k, Distance: Distance(word.ToLowerInvariant(), k.ToLowerInvariant())))
-            .Where(k => k.Distance <= Math.Max(1, k.Word.Length / 3))
+            // Each letter more or less is a slip: most of what there is need not be compared.
+            .Where(k => Math.Abs(k.Length - word.Length) <= MostSlips(k))
+            .Select(k => (Word: k, Distance: Distance(wanted, k.ToLowerInvariant())))
+            .Where(k => k.Distance <= MostSlips(k.Word))
             .OrderBy(k => k.Distance)
             .Select(k => k.Word)
             .FirstOrDefault();
@@ -34,6 +37,8 @@ public static class Suggestion
         var prefix = unit.Length > 0 ? "kmgt".IndexOf(unit[0], StringComparison.Ordinal) : -1;
         return prefix >= 0 && unit[1..] is "" or "b" or "i" or "ib" or "byte" or "bytes" ? $" Did you mean '{size[..digits]}{"KMGT"[prefix]}iB'?" : "";
     }
+
+    private static int MostSlips(string word) => Math.Max(1, word.Length / 3);
 
     // Levenshtein's distance, with two letters that changed places as one slip.
     private static int Distance(string a, string b)

@@ -352,18 +352,12 @@ public sealed class ModuleLoader : IDisposable
 
     private async Task<WeakReference> ExitInTurnAsync(string name, bool force, bool isEnd = false)
     {
-        Entry? entry;
+        Entry entry;
         lock (_loaded)
-            entry = ModuleName.Find(_loaded, name);
-        if (entry is null)
         {
-            string[] loaded;
-            lock (_loaded)
-                loaded = [.. _loaded.Keys];
-            throw new VirtbusException(Errno.ENOENT, $"Module {name} is not loaded.{Suggestion.For(name, loaded)} 'virtbus module list' names the loaded ones.");
+            entry = ModuleName.Find(_loaded, name)
+                ?? throw new VirtbusException(Errno.ENOENT, $"Module {name} is not loaded.{Suggestion.For(name, _loaded.Keys)} 'virtbus module list' names the loaded ones.");
         }
-
-
         name = entry.Info.Name;
         if (entry.Holders.Count > 0)
             throw new VirtbusException(Errno.EBUSY, $"Module {name} is in use by {string.Join(", ", entry.Holders)}. Unload that first.");
