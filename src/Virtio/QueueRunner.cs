@@ -22,7 +22,8 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private readonly IQueueProcessor _processor;
     private readonly Action<int, Fault> _faulted;
     private readonly Action<string, Exception> _failed;
-    private readonly DeviceRing _ring = new SplitDeviceRing();
+    // Of the form that the driver negotiated last.
+    private DeviceRing _ring = DeviceRing.Create(isPacked: false);
     private Action? _interrupt;
     private PollClient? _client;
     private EventFd? _runningKick;
@@ -113,7 +114,13 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             DriverArea,
             DeviceArea,
             features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX),
-            features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC));
+            features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC),
+            features.Has(VirtioFeatures.VIRTIO_F_IN_ORDER),
+            features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED));
+        if (layout.Packed != _ring is PackedDeviceRing)
+            _ring = DeviceRing.Create(layout.Packed);
+        if (_state == default)
+            _state = QueueState.Beginning(layout.Packed);
         if (!_ring.TryStart(layout, dma, _state, out fault))
             return false;
         _hasFailed = false;

@@ -29,7 +29,7 @@ public abstract partial class VirtioDevice
 
     /// <summary>Sets the number of descriptors of a queue.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="size">A power of two up to <see cref="MaxQueueSize"/>.</param>
+    /// <param name="size">Up to <see cref="MaxQueueSize"/>; a power of two, unless VIRTIO_F_RING_PACKED was taken.</param>
     /// <param name="fault">EINVAL; EBUSY while the queue is ready.</param>
     /// <returns>Whether it was taken.</returns>
     public bool TrySetQueueSize(int queue, int size, out Fault fault)
@@ -38,7 +38,7 @@ public abstract partial class VirtioDevice
         {
             if (At(queue).Ready)
                 return RefuseReady(out fault);
-            if (size < 1 || size > MaxQueueSize || !int.IsPow2(size))
+            if (!IsQueueSize(size, _driverFeatures))
                 return Refuse(Errno.EINVAL, "the queue size is no power of two within the device's limit", out fault);
             At(queue).Size = size;
             return Done(out fault);
@@ -70,6 +70,26 @@ public abstract partial class VirtioDevice
         }
     }
 
+    /// <summary>
+    /// Resets one queue, while the others go on (VIRTIO 1.2, 2.6.1): requests in work are finished and handed back, then its set-up is forgotten, the
+    /// place where it goes on included. The driver may set it up anew.
+    /// </summary>
+    /// <param name="queue">Queue number.</param>
+    /// <param name="fault">EOPNOTSUPP: VIRTIO_F_RING_RESET was not negotiated.</param>
+    /// <returns>Whether it was done.</returns>
+    public bool TryResetQueue(int queue, out Fault fault)
+    {
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            var target = At(queue);
+            if (SettledFeatures?.Has(VirtioFeatures.VIRTIO_F_RING_RESET) != true)
+                return Refuse(Errno.EOPNOTSUPP, "a queue was reset without VIRTIO_F_RING_RESET", out fault);
+            Forget(target);
+            return Done(out fault);
+        }
+    }
+
     /// <summary>Whether a queue is ready.</summary>
     /// <param name="queue">Queue number.</param>
     /// <returns>True as well while it waits for DRIVER_OK or for its memory, and when a ring error stopped it.</returns>
@@ -81,7 +101,9 @@ public abstract partial class VirtioDevice
 
     /// <summary>Sets where a queue begins.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="state">The place; one of the other ring format is refused when the queue is made ready.</param>
+    /// <param name="state">
+    /// The place; one of the other ring format is refused when the queue is made ready. The default value is the beginning of either format.
+    /// </param>
     /// <param name="fault">EBUSY while the queue is ready.</param>
     /// <returns>Whether it was taken.</returns>
     public bool TrySetQueueState(int queue, QueueState state, out Fault fault)
@@ -148,6 +170,22 @@ public abstract partial class VirtioDevice
     }
 
     private static bool RefuseReady(out Fault fault) => Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault);
+
+    // A packed ring has any size (2.8.10.1).
+    private bool IsQueueSize(int size, VirtioFeatures features) =>
+        size >= 1 && size <= MaxQueueSize && (int.IsPow2(size) || features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED));
+
+    private void Forget(QueueRunner queue)
+    {
+        queue.Stop();
+        queue.Ready = false;
+        queue.IsBroken = false;
+        queue.State = default;
+        queue.Size = MaxQueueSize;
+        queue.DescriptorArea = default;
+        queue.DriverArea = default;
+        queue.DeviceArea = default;
+    }
 
     private QueueRunner At(int queue)
     {

@@ -157,7 +157,7 @@ public abstract partial class VirtioDevice
         {
             var size = BinaryPrimitives.ReadUInt16LittleEndian(from[24..]);
             var flags = BinaryPrimitives.ReadUInt16LittleEndian(from[26..]);
-            if (size == 0 || size > MaxQueueSize || !int.IsPow2(size) || (flags & ~(ReadyFlag | BrokenFlag | PackedFlag)) != 0
+            if (!IsQueueSize(size, features) || (flags & ~(ReadyFlag | BrokenFlag | PackedFlag)) != 0
                 || ((flags & ReadyFlag) != 0 && (status & VirtioStatus.FEATURES_OK) == 0)
                 || ((flags & PackedFlag) != 0 && !features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
                 || !QueueState.TryDecode(BinaryPrimitives.ReadUInt32LittleEndian(from[28..]), (flags & PackedFlag) != 0, out var state, out _))

@@ -179,16 +179,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         lock (_lock)
         {
             foreach (var queue in _queues)
-            {
-                queue.Stop();
-                queue.Ready = false;
-                queue.IsBroken = false;
-                queue.State = default;
-                queue.Size = MaxQueueSize;
-                queue.DescriptorArea = default;
-                queue.DriverArea = default;
-                queue.DeviceArea = default;
-            }
+                Forget(queue);
 
             _driverFeatures = VirtioFeatures.None;
             Interlocked.Exchange(ref _status, 0);

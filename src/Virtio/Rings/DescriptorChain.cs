@@ -53,7 +53,16 @@ public sealed unsafe class DescriptorChain
     /// <summary>At which start of a ring the ring came to know of <see cref="Use"/>.</summary>
     internal long KnownSince { get; set; }
 
-    /// <summary>The descriptor that the chain starts at: its name when it is handed back.</summary>
+    /// <summary>Descriptors of the ring that it takes.</summary>
+    internal int Slots { get; set; }
+
+    /// <summary>Bytes that the device may write, a trailer included.</summary>
+    internal uint Room { get; set; }
+
+    /// <summary>Its place among those that are handed back in order.</summary>
+    internal int Turn { get; set; }
+
+    /// <summary>Its name when it is handed back: of a split ring the descriptor that it starts at, of a packed one the buffer's id.</summary>
     public ushort Head { get; internal set; }
 
     /// <summary>Bytes that the device reads and that were not taken yet.</summary>
@@ -148,7 +157,7 @@ public sealed unsafe class DescriptorChain
         DropCopies();
     }
 
-    internal void Clear(ushort head)
+    internal void Clear(ushort head = 0)
     {
         LetGo();
         Head = head;

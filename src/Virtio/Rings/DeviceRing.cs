@@ -12,7 +12,7 @@ namespace Virtbus.Virtio.Rings;
 /// <see cref="TryStart"/>, and the first use of a chain after it. The formats are sealed classes and a call takes a whole chain, never a
 /// descriptor, so that the abstraction costs nothing where one format is in use.
 /// </remarks>
-public abstract class DeviceRing
+public abstract partial class DeviceRing
 {
     private static long _starts;
     private readonly IovaRange[] _areas = new IovaRange[3];
@@ -24,10 +24,10 @@ public abstract class DeviceRing
     }
 
     /// <summary>Whether the queue is started.</summary>
-    public abstract bool IsStarted { get; }
+    public bool IsStarted => _dma is not null;
 
     /// <summary>Queue size while started, else 0.</summary>
-    public int Size { get; private protected set; }
+    public int Size { get; private set; }
 
     /// <summary>Where the queue goes on, at the next start as well.</summary>
     public abstract QueueState State { get; }
@@ -62,7 +62,10 @@ public abstract class DeviceRing
     /// <param name="chains">All that were taken from one of them on.</param>
     public abstract void PutBack(ReadOnlySpan<DescriptorChain> chains);
 
-    /// <summary>Hands a buffer back that was taken; the driver sees it after <see cref="Publish"/>. Order is free.</summary>
+    /// <summary>
+    /// Hands a buffer back that was taken; the driver sees it after <see cref="Publish"/>. Order is free: where VIRTIO_F_IN_ORDER was negotiated the ring
+    /// holds it back until all that were taken before it are handed back too.
+    /// </summary>
     /// <param name="chain">The buffer, as it was taken; its memory is not touched any more.</param>
     /// <param name="written">Bytes written to its writable part, from its start; with a trailer, one more.</param>
     public abstract void Complete(DescriptorChain chain, uint written);
@@ -92,7 +95,7 @@ public abstract class DeviceRing
     /// Whether the buffer that <see cref="TryTake"/> did not take is reached by messages, and this thread works for others too: a peer that answers late
     /// would hold them up. It is taken on another thread.
     /// </summary>
-    internal virtual bool IsHeldUp => false;
+    internal bool IsHeldUp => _isHeldUp;
 
     /// <summary>Whether a change takes memory away in which the ring lies, so that the queue has to stop. Safe from any thread while it is started.</summary>
     /// <param name="change">The change.</param>
@@ -128,10 +131,20 @@ public abstract class DeviceRing
         }
     }
 
+    /// <summary>Makes the device side of a form.</summary>
+    internal static DeviceRing Create(bool isPacked) => isPacked ? new PackedDeviceRing() : new SplitDeviceRing();
+
     /// <summary>A start: no chain is known, and the ring lies there.</summary>
-    private protected void Begin(IovaRange descriptors, IovaRange driver, IovaRange device)
+    private protected void Begin(in RingLayout layout, DmaPort dma, IovaRange descriptors, IovaRange driver, IovaRange device)
     {
         (_areas[0], _areas[1], _areas[2]) = (descriptors, driver, device);
+        _dma = dma;
+        Size = layout.Size;
+        _eventIndex = layout.EventIndex;
+        _indirectAllowed = layout.Indirect;
+        _order = layout.InOrder ? new UsedOrder(layout.Size) : null;
+        _copied = 0;
+        _isHeldUp = false;
         _start = Interlocked.Increment(ref _starts);
         Volatile.Write(ref _uses, []);
     }

@@ -15,6 +15,12 @@ public abstract class DriverRing
     /// <summary>How many descriptors are free.</summary>
     public abstract int FreeDescriptors { get; }
 
+    /// <summary>
+    /// How far the driver is, as the upper half of a notification with VIRTIO_F_NOTIFICATION_DATA says it (<see cref="VirtioNotification"/>). Of a split
+    /// ring the free-running index of the next buffer, of a packed ring the place of the next descriptor and, above it, its wrap counter.
+    /// </summary>
+    public abstract ushort NotificationPlace { get; }
+
     /// <summary>What the device did wrong; none while it behaved.</summary>
     public Fault Fault { get; private protected set; }
 
@@ -40,7 +46,10 @@ public abstract class DriverRing
 
     /// <summary>Takes the next used buffer and frees its descriptors.</summary>
     /// <param name="head">Its name.</param>
-    /// <param name="written">Bytes that the device wrote to its writable part, from its start.</param>
+    /// <param name="written">
+    /// Bytes that the device wrote to its writable part, from its start. In order, of a buffer for which another one stands: all of it, and
+    /// <see cref="uint.MaxValue"/> where that lies in a table of the caller's.
+    /// </param>
     /// <param name="fault">What the device did wrong, or none when there was no used buffer.</param>
     /// <returns>Whether there was one.</returns>
     public abstract bool TryTakeUsed(out ushort head, out uint written, out Fault fault);

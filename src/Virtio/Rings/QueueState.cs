@@ -38,6 +38,10 @@ public readonly record struct QueueState
     /// <summary>Packed: the device's wrap counter for used descriptors.</summary>
     public bool UsedWrap { get; }
 
+    /// <summary>The state of a ring that nobody has used yet. That of a split one is the default value, which a device takes for either form.</summary>
+    /// <param name="isPacked">Whether it is a packed ring.</param>
+    public static QueueState Beginning(bool isPacked) => isPacked ? new(isPacked: true, 0, 0, availableWrap: true, usedWrap: true) : default;
+
     /// <summary>The state of a split ring.</summary>
     /// <param name="nextAvailable">Free-running index in the available ring.</param>
     public static QueueState Split(ushort nextAvailable) => new(isPacked: false, nextAvailable, 0, availableWrap: false, usedWrap: false);

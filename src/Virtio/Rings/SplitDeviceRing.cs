@@ -8,19 +8,12 @@ namespace Virtbus.Virtio.Rings;
 /// <summary>The device side of a split virtqueue (VIRTIO 1.2, 2.7).</summary>
 public sealed unsafe class SplitDeviceRing : DeviceRing
 {
-    private const uint MaxRun = 1 << 30;
-    private static readonly Fault OutsideMemory = new(Errno.EFAULT, "a buffer lies outside guest memory");
-
-    private readonly IndirectTable _indirect = new();
-    private DmaPort? _dma;
     private SplitRingCopy? _copy;
     private Iova _usedAddress;
     private SplitDescriptor* _descriptors;
     private byte* _available;
     private byte* _used;
     private ushort _mask;
-    private bool _eventIndex;
-    private bool _indirectAllowed;
     private ushort _nextAvailable;
     private ushort _seenAvailable;
     private ushort _nextUsed;
@@ -28,23 +21,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     // By how many the index of what is taken was before that of what is used at the start.
     private ushort _ahead;
     private bool _kicksEnabled;
-    private DmaHint _hint;
-    private bool _isHeldUp;
-    // Since the stay began.
-    private int _taken;
-    // Bytes of the copies of all chains that are with the device.
-    private uint _copied;
-
-    /// <inheritdoc/>
-    public override bool IsStarted => _dma is not null;
+    // The element that stands for a batch of buffers that are used in order: where it is, and whether it may stand for one more.
+    private ushort _batch;
+    private bool _isBatchOpen;
 
     /// <inheritdoc/>
     public override bool IsFar => _copy is not null;
-
-    internal override bool IsHeldUp => _isHeldUp;
-
-    // One chain more at most would come on top: what a driver asks for by many buffers is not to fill this process either.
-    private bool IsLaden => _copied >= DescriptorChain.MostCopied;
 
     /// <inheritdoc/>
     public override QueueState State => QueueState.Split(_nextAvailable);
@@ -81,19 +63,14 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
         if (!TryFindAreas(layout, dma, out fault))
             return false;
-        _dma = dma;
         _usedAddress = layout.DeviceArea;
-        Size = layout.Size;
         _mask = (ushort)(layout.Size - 1);
-        _eventIndex = layout.EventIndex;
-        _indirectAllowed = layout.Indirect;
         _nextAvailable = state.NextAvailable;
         _seenAvailable = _nextAvailable;
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
         _ahead = (ushort)(_nextAvailable - _nextUsed);
-        _copied = 0;
-        _isHeldUp = false;
+        _isBatchOpen = false;
         _kicksEnabled = false;
         fault = Fault.None;
         return true;
@@ -102,12 +79,11 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     /// <inheritdoc/>
     public override void Stop()
     {
-        _dma = null;
+        End();
         _copy = null;
         _descriptors = null;
         _available = null;
         _used = null;
-        Size = 0;
     }
 
     /// <inheritdoc/>
@@ -138,8 +114,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     {
         foreach (var chain in chains)
         {
-            _copied -= chain.Copied;
-            chain.LetGo();
+            Forget(chain);
             _nextAvailable--;
         }
     }
@@ -147,21 +122,22 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     internal override void LetGo()
     {
         base.LetGo();
+        _order?.Clear();
         _nextAvailable = (ushort)(_publishedUsed + _ahead);
     }
 
     /// <inheritdoc/>
     public override void Complete(DescriptorChain chain, uint written)
     {
-        _copied -= chain.Copied;
-        if (chain.Copied != 0)
-            chain.WriteBack(_dma!, written);
-        // Marked before it is let go: who unmaps it reads the log after that.
-        if (_dma!.IsLogged)
-            chain.MarkWritten(_dma, written);
-        chain.LetGo();
-        // SAFETY: the index is masked to the ring, whose area was checked when the queue started.
-        *(ulong*)(_used + 4 + (8 * (_nextUsed & _mask))) = chain.Head | ((ulong)written << 32);
+        Release(chain, written);
+        if (_order is { } order)
+        {
+            order.Complete(chain, written);
+            UseInOrder(order);
+            return;
+        }
+
+        Use(_nextUsed, chain.Head, written);
         _nextUsed++;
     }
 
@@ -176,6 +152,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         // Release: the used elements are seen before the index that announces them (2.7.8.2).
         Volatile.Write(ref Index(_used), _nextUsed);
         _publishedUsed = _nextUsed;
+        _isBatchOpen = false;
         Stored(2, 2);
         if (_dma!.IsLogged)
             MarkUsed(old, _nextUsed);
@@ -252,8 +229,24 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
         fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
         if (error == Errno.None)
-            Begin(descriptors, driver, device);
+            Begin(layout, dma, descriptors, driver, device);
         return error == Errno.None;
+    }
+
+    // SAFETY: the index is masked to the ring, whose area was checked when the queue started.
+    private void Use(ushort index, ushort head, uint written) => *(ulong*)(_used + 4 + (8 * (index & _mask))) = head | ((ulong)written << 32);
+
+    // One element may stand for those before it that were used whole, where the first of them would have its own (2.7.9).
+    private void UseInOrder(UsedOrder order)
+    {
+        while (order.TryEnd(out var held))
+        {
+            if (!_isBatchOpen)
+                _batch = _nextUsed;
+            Use(_batch, held.Head, held.Written);
+            _isBatchOpen = held.IsWhole;
+            _nextUsed++;
+        }
     }
 
     private bool IsAnnounced()
@@ -322,13 +315,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         }
 
         chain.Clear(head);
-        if (!TryWalk(chain, head, ref section, out fault))
+        if (!TryWalk(chain, head, ref section, out fault) || !TryKeep(chain, 1, out fault))
         {
             chain.LetGo();
             return false;
         }
 
-        _copied += chain.Copied;
         _nextAvailable++;
         return true;
     }
@@ -340,8 +332,6 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         // A chain that visits more descriptors than its table has runs in a circle (2.7.5).
         var left = Size;
         var inIndirect = false;
-        var writing = false;
-        var total = 0UL;
         uint at = head;
         while (true)
         {
@@ -356,9 +346,10 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             var descriptor = SplitDescriptor.ReadOnce(table + at);
             if ((descriptor.Flags & SplitRing.VIRTQ_DESC_F_INDIRECT) != 0)
             {
-                if (!TryEnterIndirect(descriptor, inIndirect, ref section, out fault))
+                if (!TryEnterIndirect(
+                    new IovaRange(new Iova(descriptor.Address), descriptor.Length), descriptor.Flags, inIndirect, ref section, out var indirect, out fault))
                     return false;
-                table = _indirect.Entries;
+                table = indirect.Entries;
                 entries = (int)(descriptor.Length / SplitRing.DescriptorSize);
                 left = entries;
                 inIndirect = true;
@@ -367,21 +358,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             }
 
             var writable = (descriptor.Flags & SplitRing.VIRTQ_DESC_F_WRITE) != 0;
-            if (writing && !writable)
-            {
-                fault = new Fault(Errno.EPROTO, "a readable descriptor follows a writable one");
-                return false;
-            }
-
-            writing = writable;
-            total += descriptor.Length;
-            if (descriptor.Length == 0 || total > uint.MaxValue)
-            {
-                fault = new Fault(Errno.EPROTO, "a descriptor has no length, or a chain has more than 4 GiB");
-                return false;
-            }
-
-            if (!TryAddBuffer(chain, descriptor, writable, ref section, out fault))
+            if (!TryAddBuffer(chain, descriptor.Address, descriptor.Length, writable, ref section, out fault))
                 return false;
             if ((descriptor.Flags & SplitRing.VIRTQ_DESC_F_NEXT) == 0)
                 return true;
@@ -392,95 +369,5 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
                 return false;
             }
         }
-    }
-
-    private bool TryEnter(out DmaSection section, out Fault fault)
-    {
-        var isIn = _dma!.TryEnter(out section);
-        fault = isIn ? Fault.None : OutsideMemory;
-        return isIn;
-    }
-
-    private bool TryEnterIndirect(in SplitDescriptor descriptor, bool inIndirect, ref DmaSection section, out Fault fault)
-    {
-        fault = Fault.None;
-        if (IndirectTable.WhatIsWrong(descriptor, _indirectAllowed, inIndirect) is { } message)
-        {
-            fault = new Fault(Errno.EPROTO, message);
-            return false;
-        }
-
-        var error = _indirect.Copy(descriptor, section, ref _hint, out var at);
-        if (error == Errno.None)
-            return true;
-        if (IsToBeHeldUp(error))
-            return false;
-        section.Leave();
-        section = default;
-        // By messages only where they were found to be due: a peer who maps memory at this moment where there was none holds up no thread of others.
-        if (error != Errno.EOPNOTSUPP)
-            _dma!.ReportFault(new Iova(at), DmaAccess.Read);
-        else if (_dma!.TryRead(new Iova(descriptor.Address), _indirect.Bytes(descriptor)))
-            return TryEnter(out section, out fault);
-        fault = new Fault(Errno.EPROTO, "an indirect table lies outside guest memory");
-        return false;
-    }
-
-    // A peer answers when it likes: not on a thread that works for others too, and not while others that were taken wait for it.
-    private bool IsToBeHeldUp(Errno error)
-    {
-        _isHeldUp = error == Errno.EOPNOTSUPP && PollThread.IsSharedCurrent;
-        return _isHeldUp || (error == Errno.EOPNOTSUPP && _taken > 0);
-    }
-
-    private bool TryAddBuffer(DescriptorChain chain, in SplitDescriptor descriptor, bool writable, ref DmaSection section, out Fault fault)
-    {
-        var address = descriptor.Address;
-        var left = descriptor.Length;
-        var access = writable ? DmaAccess.Write : DmaAccess.Read;
-        // The end of the address space is the end.
-        var end = address + left;
-        if (end < address && end != 0)
-            return TryAddFar(chain, address, left, access, Errno.EFAULT, ref section, out fault);
-        fault = Fault.None;
-        while (left != 0)
-        {
-            // Runs are cut at 1 GiB, so that each is a span.
-            var error = section.Translate(new Iova(address), Math.Min(left, MaxRun), access, ref _hint, out var run);
-            if (error == Errno.None)
-            {
-                if (!chain.TryAdd(run, address, writable))
-                {
-                    fault = new Fault(Errno.E2BIG, "a chain has more segments than the device takes");
-                    return false;
-                }
-
-                chain.Use.Add(new Iova(address), (ulong)run.Length);
-            }
-            else if (!TryAddFar(chain, address, (uint)run.Length, access, error, ref section, out fault))
-            {
-                return false;
-            }
-
-            address += run.Length;
-            left -= (uint)run.Length;
-        }
-
-        return true;
-    }
-
-    // A buffer that is reached by messages, or not at all: the stay ends for it.
-    private bool TryAddFar(DescriptorChain chain, ulong address, uint length, DmaAccess access, Errno error, ref DmaSection section, out Fault fault)
-    {
-        fault = Fault.None;
-        if (IsToBeHeldUp(error))
-            return false;
-        section.Leave();
-        section = default;
-        if (error == Errno.EOPNOTSUPP)
-            return chain.TryAddCopy(_dma!, address, length, access == DmaAccess.Write, out fault) && TryEnter(out section, out fault);
-        _dma!.ReportFault(new Iova(address), access);
-        fault = OutsideMemory;
-        return false;
     }
 }

@@ -47,7 +47,7 @@ public sealed class SplitDriverRing : DriverRing
             throw new ArgumentOutOfRangeException(nameof(offset), offset, "A split ring begins at a multiple of 16.");
         _size = size;
         _inOrder = inOrder;
-        _writer = new SplitRingWriter(memory, start, offset, size, eventIndex, indirect);
+        _writer = new SplitRingWriter(memory, start, offset, size, eventIndex, indirect, inOrder);
         _next = new ushort[size];
         _lengths = new ushort[size];
         _writable = new uint[size];
@@ -62,6 +62,9 @@ public sealed class SplitDriverRing : DriverRing
 
     /// <inheritdoc/>
     public override int FreeDescriptors => _freeCount;
+
+    /// <inheritdoc/>
+    public override ushort NotificationPlace => _writer.NextAvailable;
 
     /// <summary>The words of the ring, without rules. A chain that is put in by it is not the driver's, and its use is a fault of the device.</summary>
     public SplitRingWriter Writer => _writer;

@@ -19,7 +19,7 @@ public sealed class SplitRingWriter
     private readonly bool _eventIndex;
     private ushort _announced;
 
-    internal SplitRingWriter(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect)
+    internal SplitRingWriter(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect, bool inOrder)
     {
         _memory = memory;
         _size = size;
@@ -34,7 +34,8 @@ public sealed class SplitRingWriter
             new Iova(start.Value + _available),
             new Iova(start.Value + _used),
             eventIndex,
-            indirect);
+            indirect,
+            inOrder);
     }
 
     internal RingLayout Layout { get; }

@@ -13,7 +13,7 @@ public sealed class RingFenceTests : IDisposable
     private readonly HostMemory _memory;
     private readonly IoAddressSpace _space = new();
     private readonly StandaloneDma _dma = new("test");
-    private readonly SplitDeviceRing _device = new();
+    private DeviceRing _device = new SplitDeviceRing();
     private readonly DescriptorChain _chain = new(8);
     private int _begun;
     private int _ended;
@@ -35,11 +35,13 @@ public sealed class RingFenceTests : IDisposable
     }
 
     [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void Driver_that_goes_to_sleep_and_device_that_hands_back_do_not_miss_each_other(bool eventIndex)
+    [InlineData(false, false)]
+    [InlineData(false, true)]
+    [InlineData(true, false)]
+    [InlineData(true, true)]
+    public void Driver_that_goes_to_sleep_and_device_that_hands_back_do_not_miss_each_other(bool packed, bool eventIndex)
     {
-        var driver = Start(eventIndex);
+        var driver = Start(packed, eventIndex);
         Meet(
             pause =>
             {
@@ -63,11 +65,13 @@ public sealed class RingFenceTests : IDisposable
     }
 
     [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void Device_that_goes_to_sleep_and_driver_that_makes_available_do_not_miss_each_other(bool eventIndex)
+    [InlineData(false, false)]
+    [InlineData(false, true)]
+    [InlineData(true, false)]
+    [InlineData(true, true)]
+    public void Device_that_goes_to_sleep_and_driver_that_makes_available_do_not_miss_each_other(bool packed, bool eventIndex)
     {
-        var driver = Start(eventIndex);
+        var driver = Start(packed, eventIndex);
         Meet(
             pause =>
             {
@@ -95,10 +99,11 @@ public sealed class RingFenceTests : IDisposable
             isSleeperOther: true);
     }
 
-    private SplitDriverRing Start(bool eventIndex)
+    private DriverRing Start(bool packed, bool eventIndex)
     {
-        var driver = new SplitDriverRing(_memory, new Iova(Base), 0, 16, eventIndex, indirect: false);
-        Assert.True(_device.TryStart(driver.Layout, _dma.Port, QueueState.Split(0), out _));
+        var driver = RingForm.NewDriver(packed, _memory, Base, 16, eventIndex);
+        _device = RingForm.NewDevice(packed);
+        Assert.True(_device.TryStart(driver.Layout, _dma.Port, QueueState.Beginning(packed), out _));
         return driver;
     }
 
