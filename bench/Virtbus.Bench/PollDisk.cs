@@ -44,7 +44,7 @@ internal sealed class PollDisk : IDisposable
         for (var i = 0; i < queues; i++)
         {
             _kicks[i] = new EventFd();
-            _rings[i] = new SplitDriverRing(_memory, new Iova(Base), (ulong)i * Ring * 2, small ? 16 : Size, eventIndex: true, indirect: true);
+            _rings[i] = new SplitDriverRing(_memory, new Iova(Base), (ulong)i * Ring * 2, small ? 16 : Size, eventIndex: true, indirect: true, inOrder: true);
             var layout = _rings[i].Layout;
             _device.TrySetQueueSize(i, layout.Size, out _);
             _device.TrySetQueueAddress(i, layout.DescriptorArea, layout.DriverArea, layout.DeviceArea, out _);

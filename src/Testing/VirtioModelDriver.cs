@@ -20,14 +20,14 @@ public sealed class VirtioModelDriver : IDisposable
     private readonly IoAddressSpace _space = new();
     private readonly EventFd _call = new();
     private readonly int _queueSize;
-    private SplitDriverRing _ring;
+    private DriverRing _ring;
     private readonly ulong _free;
     private ulong _next;
 
     /// <summary>Brings a device up.</summary>
     /// <param name="device">The device; it stays the caller's, and is reset when this is disposed.</param>
     /// <param name="without">Features that the device offers and the driver does not take.</param>
-    /// <param name="queueSize">A power of two that the device allows.</param>
+    /// <param name="queueSize">One that the device allows: a power of two, or any with packed rings.</param>
     /// <exception cref="ExpectationException">The device refuses a step.</exception>
     public VirtioModelDriver(VirtioDevice device, VirtioFeatures without = default, int queueSize = 64)
     {
@@ -43,7 +43,7 @@ public sealed class VirtioModelDriver : IDisposable
         Features = device.DeviceFeatures & ~without;
         _queueSize = queueSize;
         _ring = NewRing();
-        _next = _free = (SplitDriverRing.BytesFor(queueSize) + 4095) & ~4095UL;
+        _next = _free = (Math.Max(SplitDriverRing.BytesFor(queueSize), PackedDriverRing.BytesFor(queueSize)) + 4095) & ~4095UL;
         Start();
     }
 
@@ -134,8 +134,14 @@ public sealed class VirtioModelDriver : IDisposable
         _call.Dispose();
     }
 
-    private SplitDriverRing NewRing() => new(
-        _memory, new Iova(Base), 0, _queueSize, Features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX), Features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC));
+    private DriverRing NewRing()
+    {
+        var (eventIndex, indirect, inOrder) =
+            (Features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX), Features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC), Features.Has(VirtioFeatures.VIRTIO_F_IN_ORDER));
+        return Features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED)
+            ? new PackedDriverRing(_memory, new Iova(Base), 0, _queueSize, eventIndex, indirect, inOrder)
+            : new SplitDriverRing(_memory, new Iova(Base), 0, _queueSize, eventIndex, indirect, inOrder);
+    }
 
     // The order of VIRTIO 1.3, 3.1.1.
     private void Start()

@@ -182,7 +182,7 @@ public sealed class VirtioConfigRegisters
                 SetReady(queue, value == 1);
                 break;
             case (queue_reset, 2) when value == 1:
-                ResetQueue(queue);
+                SetReady(queue, false);
                 break;
             // Size and place are the queue's while it is enabled (4.1.4.3.2).
             case (queue_size, 2) when !_device.IsQueueReady(_queueSelect):
@@ -219,17 +219,6 @@ public sealed class VirtioConfigRegisters
                 && _device.TrySetQueueReady(_queueSelect, true, out fault));
         if (!done)
             Volatile.Write(ref queue.Fault, new FaultBox(fault));
-    }
-
-    // Done when the write is, so the register reads 0 (4.1.4.3.1). The queue's registers are as after a reset of all.
-    private void ResetQueue(Queue queue)
-    {
-        if (!_device.TryResetQueue(_queueSelect, out _))
-            return;
-        queue.Size = 0;
-        queue.Vector = VIRTIO_MSI_NO_VECTOR;
-        queue.Descriptors = queue.Driver = queue.Device = 0;
-        Volatile.Write(ref queue.Fault, null);
     }
 
     private void SetStatus(byte status)

@@ -75,18 +75,13 @@ public abstract partial class VirtioDevice
     /// place where it goes on included. The driver may set it up anew.
     /// </summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="fault">EOPNOTSUPP: VIRTIO_F_RING_RESET was not negotiated.</param>
-    /// <returns>Whether it was done.</returns>
-    public bool TryResetQueue(int queue, out Fault fault)
+    /// <remarks>VIRTIO_F_RING_RESET is the transport's to offer, and to look at.</remarks>
+    public void ResetQueue(int queue)
     {
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            var target = At(queue);
-            if (SettledFeatures?.Has(VirtioFeatures.VIRTIO_F_RING_RESET) != true)
-                return Refuse(Errno.EOPNOTSUPP, "a queue was reset without VIRTIO_F_RING_RESET", out fault);
-            Forget(target);
-            return Done(out fault);
+            Forget(At(queue));
         }
     }
 
@@ -123,7 +118,10 @@ public abstract partial class VirtioDevice
     public QueueState GetQueueState(int queue)
     {
         lock (_lock)
-            return At(queue).State;
+        {
+            var state = At(queue).State;
+            return state == default ? QueueState.Beginning(_driverFeatures.Has(VirtioFeatures.VIRTIO_F_RING_PACKED)) : state;
+        }
     }
 
     /// <summary>Sets the eventfd by which the driver wakes a queue.</summary>

@@ -235,8 +235,8 @@ public sealed class BadMessageTests : IDisposable
         using var front = new FrontEnd(_fixture.Socket);
         front.Connect();
         for (var i = 0; i < descriptors.Length; i += 4)
-            front.Ring.Writer.WriteDescriptor(i / 4, new Iova(descriptors[i]), (uint)descriptors[i + 1], (ushort)descriptors[i + 2], (ushort)descriptors[i + 3]);
-        front.Ring.Writer.AddHead(head);
+            front.SplitRing.Writer.WriteDescriptor(i / 4, new Iova(descriptors[i]), (uint)descriptors[i + 1], (ushort)descriptors[i + 2], (ushort)descriptors[i + 3]);
+        front.SplitRing.Writer.AddHead(head);
         front.Ring.Publish();
         front.Kick.Signal();
         Deadline.Until(() => front.Error.TryRead(out _), "the error eventfd");

@@ -477,7 +477,7 @@ public sealed class BlockBatchTests : IDisposable
     {
         _isTold = false;
         _slotOf.Clear();
-        _driver = new SplitDriverRing(_memory, new Iova(Base), 0, size, eventIndex, indirect: true);
+        _driver = new SplitDriverRing(_memory, new Iova(Base), 0, size, eventIndex, indirect: true, inOrder: true);
         Assert.True(_device.TrySetStatus(VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER, out _));
         var features = _device.DeviceFeatures;
         Assert.True(_device.TrySetDriverFeatures(eventIndex ? features : features & ~VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_EVENT_IDX), out _));

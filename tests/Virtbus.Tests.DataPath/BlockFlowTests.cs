@@ -36,7 +36,7 @@ public sealed class BlockFlowTests : IDisposable
         // Page by page, so that each can go by itself.
         for (var page = 0UL; page < 32; page++)
             Assert.True(_space.TryMap(new Iova(Base + (page * Page)), Page, _memory, page * Page, DmaAccess.ReadWrite, out _));
-        _driver = new SplitDriverRing(_memory, new Iova(Base), 0, 32, eventIndex: true, indirect: true);
+        _driver = new SplitDriverRing(_memory, new Iova(Base), 0, 32, eventIndex: true, indirect: true, inOrder: true);
         _device = new VirtioBlkDevice("flow", _disk, "serial", queueCount: 1, maxQueueSize: 128);
         _dma.Attach(_space);
         _device.SetDma(_dma.Port);

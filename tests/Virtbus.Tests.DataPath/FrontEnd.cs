@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using Virtbus.Memory;
 using Virtbus.Platform;
+using Virtbus.Tests.DataPath.Virtio;
 using Virtbus.Transports.VhostUser;
 using Virtbus.Virtio.Rings;
 using Virtbus.Wire.VhostUser;
@@ -14,6 +15,7 @@ internal sealed class FrontEnd : IDisposable
     internal const ulong UserBase = 0x7fb2_890d_a000;
     internal const ulong MemorySize = 0x40000;
     internal const int RingSize = 16;
+    internal const ulong Packed = 1UL << Virtbus.Virtio.VirtioFeatures.VIRTIO_F_RING_PACKED;
     internal const ulong HeaderAt = 0x8000;
     internal const ulong StatusAt = 0x8100;
     internal const ulong DataAt = 0x10000;
@@ -22,8 +24,10 @@ internal sealed class FrontEnd : IDisposable
     private readonly EventFd _never = new();
     private readonly FileDescriptor _file;
     private readonly bool _eventIndex;
+    private readonly bool _packed;
+    private readonly int _ringSize;
 
-    internal FrontEnd(string path, bool eventIndex = true)
+    internal FrontEnd(string path, bool eventIndex = true, bool packed = false, int ringSize = RingSize)
     {
         UnixStream? stream = null;
         // EAGAIN: as many wait already as the back end lets wait.
@@ -31,12 +35,17 @@ internal sealed class FrontEnd : IDisposable
         _stream = stream ?? throw new InvalidOperationException($"nobody listens on {path}");
         Memory = HostMemory.Allocate("virtbus-test", MemorySize, out _file);
         _eventIndex = eventIndex;
+        _packed = packed;
+        _ringSize = ringSize;
         Ring = NewRing();
     }
 
     internal HostMemory Memory { get; }
 
-    internal SplitDriverRing Ring { get; private set; }
+    internal DriverRing Ring { get; private set; }
+
+    /// <summary>The ring of a front end that does not ask for packed ones.</summary>
+    internal SplitDriverRing SplitRing => (SplitDriverRing)Ring;
 
     internal EventFd Kick { get; } = new();
 
@@ -155,12 +164,14 @@ internal sealed class FrontEnd : IDisposable
     {
         Send(VhostUserRequest.SET_OWNER, []);
         var features = Ask(VhostUserRequest.GET_FEATURES, [])!.Value;
+        if (!_packed)
+            features &= ~Packed;
         Send(VhostUserRequest.SET_FEATURES, Number(features));
         var protocol = Ask(VhostUserRequest.GET_PROTOCOL_FEATURES, [])!.Value;
         Send(VhostUserRequest.SET_PROTOCOL_FEATURES, Number(protocol));
         Do(VhostUserRequest.ADD_MEM_REG, Region(GuestBase, MemorySize, UserBase), _file);
-        Do(VhostUserRequest.SET_VRING_NUM, State(0, RingSize));
-        Do(VhostUserRequest.SET_VRING_BASE, State(0, 0));
+        Do(VhostUserRequest.SET_VRING_NUM, State(0, (uint)_ringSize));
+        Do(VhostUserRequest.SET_VRING_BASE, State(0, QueueState.Beginning(_packed).Encode()));
         Do(VhostUserRequest.SET_VRING_ADDR, RingAddress());
         Do(VhostUserRequest.SET_VRING_KICK, Number(0), Kick.Descriptor);
         Do(VhostUserRequest.SET_VRING_CALL, Number(0), Call.Descriptor);
@@ -223,7 +234,7 @@ internal sealed class FrontEnd : IDisposable
 
     internal static DriverBuffer Buffer(ulong offset, uint length, bool deviceWrites) => new(new Iova(GuestBase + offset), length, deviceWrites);
 
-    private SplitDriverRing NewRing() => new(Memory, new Iova(GuestBase), 0, RingSize, _eventIndex, indirect: true);
+    private DriverRing NewRing() => RingForm.NewDriver(_packed, Memory, GuestBase, _ringSize, _eventIndex, indirect: true, inOrder: true);
 
     private byte[]? Read(int count)
     {

@@ -12,11 +12,11 @@ internal sealed class VhostUserFixture : IDisposable
     private readonly IBlockBackend _backend;
     private readonly VirtioDeviceOps _disk;
 
-    internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2, MappingBudget? mappings = null, TimeProvider? time = null)
+    internal VhostUserFixture(IBlockBackend? backend = null, int queueCount = 2, MappingBudget? mappings = null, TimeProvider? time = null, bool packed = false)
     {
         Leftovers.Clear();
         _backend = backend ?? new MemoryBackend(1 << 20);
-        _disk = ModelDisk.Create(_backend, "serial", queueCount);
+        _disk = ModelDisk.Create(_backend, "serial", queueCount, packed);
         Server = new VhostUserServer(Path.Combine(_folder.FullName, "socket"), Device, Log, time) { Mappings = mappings ?? MappingBudget.Process };
         Server.Start();
     }

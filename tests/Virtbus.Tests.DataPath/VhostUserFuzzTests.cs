@@ -144,7 +144,7 @@ public class VhostUserFuzzTests
             front.Ring.Add([FrontEnd.Buffer(FrontEnd.HeaderAt, 16, false), FrontEnd.Buffer(FrontEnd.DataAt, 512, true), FrontEnd.Buffer(FrontEnd.StatusAt, 1, true)]);
         if (random.Next(4) == 0)
         {
-            front.Ring.Writer.WriteDescriptor(
+            front.SplitRing.Writer.WriteDescriptor(
                 random.Next(FrontEnd.RingSize),
                 new Iova(random.Next(2) == 0 ? (ulong)random.NextInt64() : FrontEnd.GuestBase + (ulong)random.Next((int)FrontEnd.MemorySize)),
                 (uint)random.Next(),

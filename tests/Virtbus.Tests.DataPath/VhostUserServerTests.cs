@@ -290,7 +290,7 @@ public sealed class VhostUserServerTests : IDisposable
         front.ReadSector(0);
         front.Do(SET_VRING_ENABLE, State(0, 0));
         front.AddRead(0, 512);
-        Assert.Equal(1, front.Ring.Writer.UsedIndex);
+        Assert.Equal(1, front.SplitRing.Writer.UsedIndex);
         front.Kick.TryRead(out _);
         front.Do(SET_VRING_ENABLE, State(0, 1));
         front.WaitUsed();
@@ -512,7 +512,7 @@ public sealed class VhostUserServerTests : IDisposable
         front.Do(SET_FEATURES, Number(1UL << 30 | 1UL << 29 | 1UL << 32));
         front.Do(SET_VRING_NUM, State(0, RingSize));
         front.Do(SET_VRING_ADDR, front.RingAddress());
-        front.Do(SET_VRING_BASE, State(0, front.Ring.Writer.UsedIndex));
+        front.Do(SET_VRING_BASE, State(0, front.SplitRing.Writer.UsedIndex));
         front.Do(SET_VRING_KICK, Number(0), front.Kick.Descriptor);
         front.Do(SET_VRING_ENABLE, State(0, 1));
         front.ReadSector(0);
@@ -541,7 +541,7 @@ public sealed class VhostUserServerTests : IDisposable
         front.Do(SET_BACKEND_REQ_FD, [], theirs.Descriptor);
         theirs.Dispose();
         // A broken ring sets DEVICE_NEEDS_RESET, of which the driver is told by a change of configuration.
-        front.Ring.Writer.AddHead(RingSize + 1);
+        front.SplitRing.Writer.AddHead(RingSize + 1);
         front.Ring.Publish();
         front.Kick.Signal();
         using var never = new EventFd();

@@ -75,7 +75,7 @@ public sealed class VirtioBlkTests : IDisposable
         return mode[0];
     }
 
-    private SplitDriverRing NewDriver() => new(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true);
+    private SplitDriverRing NewDriver() => new(_memory, new Iova(Base), 0, 64, eventIndex: true, indirect: true, inOrder: true);
 
     private void Run(VirtioFeatures without)
     {

@@ -108,7 +108,7 @@ public interface IVdpaOps
 
     /// <summary>Sets the number of descriptors of a queue.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="size">A power of two up to <see cref="MaxQueueSize"/>.</param>
+    /// <param name="size">Up to <see cref="MaxQueueSize"/>; a power of two, unless VIRTIO_F_RING_PACKED was taken.</param>
     /// <param name="fault">EINVAL; EBUSY while the queue is ready.</param>
     /// <returns>Whether it was taken.</returns>
     bool TrySetQueueSize(int queue, int size, out Fault fault);
@@ -130,7 +130,9 @@ public interface IVdpaOps
 
     /// <summary>Sets where a queue begins.</summary>
     /// <param name="queue">Queue number.</param>
-    /// <param name="state">The place; one of the other ring format is refused when the queue is made ready.</param>
+    /// <param name="state">
+    /// The place; one of the other ring format is refused, here or when the queue is made ready. The default value is the beginning of either format.
+    /// </param>
     /// <param name="fault">EBUSY while the queue is ready.</param>
     /// <returns>Whether it was taken.</returns>
     bool TrySetQueueState(int queue, QueueState state, out Fault fault);

@@ -23,6 +23,9 @@ public static class VdpaFields
     /// <summary>Block: the size of a disk that the provider makes itself, in bytes.</summary>
     public static readonly ProfileField<long> Capacity = ProfileFields.Size("capacity", 512, isRequired: true);
 
+    /// <summary>Whether the device offers packed rings beside split ones.</summary>
+    public static readonly ProfileField<bool> Packed = ProfileFields.Flag("packed");
+
     /// <summary>The number of request queues.</summary>
     /// <param name="most">The most that the provider makes.</param>
     public static ProfileField<int> Queues(int most) => ProfileFields.Number("queues", "request queues", 1, most, standard: 1);

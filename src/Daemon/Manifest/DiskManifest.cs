@@ -8,6 +8,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Backing">Where the sectors are.</param>
 /// <param name="ReadOnly">Whether writes are refused.</param>
 /// <param name="Queues">The number of request queues.</param>
+/// <param name="Packed">Whether it offers packed rings.</param>
 /// <param name="Serial">What the guest reads as the serial number, at most 20 bytes.</param>
 internal sealed record DiskManifest(
     ManifestValue<string> Name,
@@ -15,6 +16,7 @@ internal sealed record DiskManifest(
     ManifestValue<DiskBacking> Backing,
     ManifestValue<bool> ReadOnly,
     ManifestValue<int> Queues,
+    ManifestValue<bool> Packed,
     ManifestValue<string> Serial)
 {
     /// <summary>What is said of it, as attributes of its profile.</summary>
@@ -41,6 +43,8 @@ internal sealed record DiskManifest(
             if (ReadOnly)
                 yield return new("readonly", "true");
             yield return new("queues", Queues.Value.ToString(CultureInfo.InvariantCulture));
+            if (Packed)
+                yield return new("packed", "true");
             yield return new("serial", Serial);
         }
     }

@@ -82,10 +82,11 @@ internal sealed class ManifestReader
         var nothing = new Field<long>("null", new SizeRule(), "the size of a disk that drops writes; what is read from it is undefined.");
         var readOnly = new Field<bool>("readonly", new BooleanRule(), "whether writes are refused; false when absent.");
         var queues = new Field<int>("queues", new CountRule(1, 64), "the number of request queues; 1 when absent.");
+        var packed = new Field<bool>("packed", new BooleanRule(), "whether packed rings are offered beside split ones; false when absent.");
         var serial = new Field<string>("serial", new SerialRule(20), "what the guest reads as serial number; the name when absent.");
         var disks = new Field<IReadOnlyList<ManifestValue<DiskManifest>>>(
             "disks",
-            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, serial], [image, memory, nothing], r =>
+            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, packed, serial], [image, memory, nothing], r =>
             {
                 var theName = r.Read(diskName);
                 var theAdapter = r.Read(adapter);
@@ -111,6 +112,7 @@ internal sealed class ManifestReader
                 if (r.Read(nothing) is { } z)
                     backing = new ManifestValue<DiskBacking>(new DiskBacking.Null(z), z.At, z.Path);
                 var theQueues = r.Read(queues, 1);
+                var thePacked = r.Read(packed, false);
                 var theSerial = r.Read(serial);
                 if (theName is not { } n || theAdapter is not { } a)
                     return null;
@@ -120,6 +122,7 @@ internal sealed class ManifestReader
                     backing,
                     theReadOnly,
                     theQueues,
+                    thePacked,
                     theSerial ?? n with { Value = n.Value.Length <= 20 ? n.Value : n.Value[..20] });
             })),
             "virtio-blk disks, each on a vhost-user socket of its own.");

@@ -26,7 +26,7 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
     private static readonly ProfileField<bool> ReadOnly = ProfileFields.Flag("readonly");
     private static readonly ProfileField<int> Queues = VdpaFields.Queues(64);
     private static readonly ProfileField[] Backings = [FilePath, Memory, Null];
-    private static readonly ProfileField[] All = [.. Backings, Format, Direct, ReadOnly, Queues, VdpaFields.Serial];
+    private static readonly ProfileField[] All = [.. Backings, Format, Direct, ReadOnly, Queues, VdpaFields.Serial, VdpaFields.Packed];
 
     private readonly Adapter _adapter;
     private readonly VdpaBus _bus;
@@ -136,7 +136,8 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
     private async ValueTask<Device> AddAsync(VdpaManagement management, FunctionProfile profile)
     {
         var device = await management.AddAsync(management.Profile(
-            profile.Name, [new("medium", profile.Name), new("serial", VdpaFields.SerialOf(profile)), new("queues", $"{profile.Get(Queues)}")]));
+            profile.Name, [new("medium", profile.Name), new("serial", VdpaFields.SerialOf(profile)), new("queues", $"{profile.Get(Queues)}"),
+                new("packed", profile.Get(VdpaFields.Packed) ? "true" : "false")]));
         if (device.Driver is not null && _exporter.ErrorOf(device.Name) is null)
             return device;
         var error = _exporter.ErrorOf(device.Name)
@@ -164,7 +165,7 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
 
     // What the medium depends on.
     private static string KeyOf(FunctionProfile profile) =>
-        string.Join('\n', profile.Values.Where(static v => v.Key != Queues.Name && v.Key != VdpaFields.Serial.Name).Select(static v => $"{v.Key}={v.Value}"));
+        string.Join('\n', profile.Values.Where(static v => v.Key != Queues.Name && v.Key != VdpaFields.Serial.Name && v.Key != VdpaFields.Packed.Name).Select(static v => $"{v.Key}={v.Value}"));
 
     private void Watch(FileBackend file, string disk)
     {

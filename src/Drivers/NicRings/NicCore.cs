@@ -168,7 +168,7 @@ public sealed partial class NicCore : INicCore, INicLink, INicQueueSets, INicVir
     }
 
     /// <inheritdoc/>
-    public INicVirtioFunction CreateBlockFunction(string name, string medium, string serial, int queues)
+    public INicVirtioFunction CreateBlockFunction(string name, string medium, string serial, int queues, bool packed)
     {
         ArgumentNullException.ThrowIfNull(name);
         ArgumentNullException.ThrowIfNull(medium);
@@ -185,7 +185,7 @@ public sealed partial class NicCore : INicCore, INicLink, INicQueueSets, INicVir
         try
         {
             vectors = _allocator.Take(name, queues);
-            var window = CreateWindow(name, medium, serial, queues, pasid);
+            var window = CreateWindow(name, medium, serial, queues, packed, pasid);
             var function = new NicVirtioFunction(this, _registers, name, window, pasid, vectors);
             lock (_lock)
                 Volatile.Write(ref _functions, [.. _functions, function]);
@@ -351,7 +351,7 @@ public sealed partial class NicCore : INicCore, INicLink, INicQueueSets, INicVir
         _ => "A value is out of range.",
     };
 
-    private int CreateWindow(string name, string medium, string serial, int queues, uint pasid)
+    private int CreateWindow(string name, string medium, string serial, int queues, bool packed, uint pasid)
     {
         lock (_channel.Turn)
         {
@@ -359,6 +359,7 @@ public sealed partial class NicCore : INicCore, INicLink, INicQueueSets, INicVir
             parameters.Clear();
             BinaryPrimitives.WriteUInt32LittleEndian(parameters, pasid);
             BinaryPrimitives.WriteUInt16LittleEndian(parameters[4..], (ushort)queues);
+            BinaryPrimitives.WriteUInt16LittleEndian(parameters[6..], packed ? (ushort)1 : (ushort)0);
             Encoding.ASCII.GetBytes(serial, parameters[8..]);
             Encoding.ASCII.GetBytes(name, parameters[32..]);
             Encoding.ASCII.GetBytes(medium, parameters[128..]);

@@ -158,7 +158,7 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             if (SelectAndTest(queue))
                 return RefuseReady(out fault);
-            if (size < 1 || size > MaxQueueSize || !int.IsPow2(size))
+            if (size < 1 || size > MaxQueueSize || !(int.IsPow2(size) || IsPacked))
                 return Refuse(Errno.EINVAL, "the queue size is no power of two within the device's limit", out fault);
             _transport.SetQueueSize(size);
             return Done(out fault);
@@ -197,9 +197,11 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         {
             if (SelectAndTest(queue))
                 return RefuseReady(out fault);
-            if (state.IsPacked)
-                return Refuse(Errno.EINVAL, "the queue's state is that of a packed ring", out fault);
-            _registers.WriteUInt16(NextAvailable, state.NextAvailable);
+            if (state == default)
+                state = QueueState.Beginning(IsPacked);
+            if (state.IsPacked != IsPacked)
+                return Refuse(Errno.EINVAL, "the queue's state is that of a ring of the other format", out fault);
+            _registers.WriteUInt32(QueuePlace, state.Encode());
             return Done(out fault);
         }
     }
@@ -209,7 +211,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
         lock (_access)
         {
             Select(queue);
-            return QueueState.Split(_registers.ReadUInt16(NextAvailable));
+            QueueState.TryDecode(_registers.ReadUInt32(QueuePlace), IsPacked, out var state, out _);
+            return state;
         }
     }
 
@@ -259,6 +262,8 @@ internal sealed class VirtioFunctionOps : IVdpaOps, IDisposable
             Quietly(() => _transport.TryReset(out _));
         _function.Dispose();
     }
+
+    private bool IsPacked => _transport.DriverFeatures.Has(VirtioFeatures.VIRTIO_F_RING_PACKED);
 
     private static bool Refuse(Errno errno, string message, out Fault fault)
     {

@@ -9,7 +9,6 @@ internal static class WindowRegister
     public const int QueueStop = Virtbus.Virtio.VirtioCommonConfig.queue_enable;
     public const int DeviceId = 0x40;
     public const int ConfigSize = 0x44;
-    public const int NextAvailable = 0x48;
     public const int QueuePoll = 0x4A;
     public const int QueueError = 0x4C;
     public const int QueueRequests = 0x50;
@@ -22,6 +21,7 @@ internal static class WindowRegister
     public const int ErrorText = 0x80;
     public const int ErrorTextSize = 96;
     public const int NextUser = 0xE0;
+    public const int QueuePlace = 0xE4;
     public const int QueueInPlace = 0xE8;
     public const int QueueUring = 0xF0;
     public const int QueueWorker = 0xF8;

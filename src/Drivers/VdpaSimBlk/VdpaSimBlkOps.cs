@@ -12,7 +12,7 @@ namespace Virtbus.Drivers.VdpaSimBlk;
 internal sealed class VdpaSimBlkOps : IVdpaManagementOps
 {
     private static readonly ProfileField<int> Queues = VdpaFields.Queues(256);
-    private static readonly ProfileField[] All = [VdpaFields.Capacity, VdpaFields.Serial, Queues];
+    private static readonly ProfileField[] All = [VdpaFields.Capacity, VdpaFields.Serial, Queues, VdpaFields.Packed];
 
     private readonly ConcurrentDictionary<IVdpaOps, MemoryBackend> _media = new();
 
@@ -25,7 +25,8 @@ internal sealed class VdpaSimBlkOps : IVdpaManagementOps
         var medium = new MemoryBackend(profile.Get(VdpaFields.Capacity));
         try
         {
-            var ops = new VirtioDeviceOps(new VirtioBlkDevice(profile.Name, medium, VdpaFields.SerialOf(profile), profile.Get(Queues)));
+            var ops = new VirtioDeviceOps(new VirtioBlkDevice(
+                profile.Name, medium, VdpaFields.SerialOf(profile), profile.Get(Queues), packed: profile.Get(VdpaFields.Packed)));
             _media[ops] = medium;
             return ops;
         }

@@ -90,7 +90,8 @@ public sealed class AdapterEngine : IDisposable
             return Errno.ENOENT;
         try
         {
-            device = new VirtioBlkDevice(parameters.Name, medium.Backend, parameters.Serial, parameters.Queues, cacheMode: medium.CacheMode);
+            device = new VirtioBlkDevice(
+                parameters.Name, medium.Backend, parameters.Serial, parameters.Queues, cacheMode: medium.CacheMode, packed: parameters.Packed);
             return Errno.None;
         }
         catch (VirtbusException e)

@@ -19,6 +19,7 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
     public const int ErrorText = 0x80;
     public const int ErrorTextSize = 96;
     public const int NextUser = 0xE0;
+    public const int QueuePlace = 0xE4;
 
     private readonly Lock _access = new();
     private readonly AdapterWork _owner;
@@ -158,7 +159,9 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
         var queue = _registers.SelectedQueue;
         if (queue < 0)
             return;
-        BinaryPrimitives.WriteUInt16LittleEndian(r[0x48..], _device.GetQueueState(queue).NextAvailable);
+        var state = _device.GetQueueState(queue);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[0x48..], state.NextAvailable);
+        BinaryPrimitives.WriteUInt32LittleEndian(r[QueuePlace..], state.Encode());
         BinaryPrimitives.WriteUInt16LittleEndian(r[0x4A..], _polls[queue] ? (ushort)1 : (ushort)0);
         var fault = _registers.FaultOf(queue);
         if (fault != Fault.None)
@@ -192,6 +195,10 @@ internal sealed class VirtioWindow : IVirtioRegisterHost, IDisposable
                 break;
             case (0x48, 2) when queue >= 0:
                 _device.TrySetQueueState(queue, QueueState.Split((ushort)value), out _);
+                break;
+            case (QueuePlace, 4) when queue >= 0:
+                if (QueueState.TryDecode((uint)value, _device.DriverFeatures.Has(VirtioFeatures.VIRTIO_F_RING_PACKED), out var state, out _))
+                    _device.TrySetQueueState(queue, state, out _);
                 break;
             case (0x4A, 2) when queue >= 0:
                 _polls[queue] = value == 1;

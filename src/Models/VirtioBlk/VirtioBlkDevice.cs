@@ -15,7 +15,9 @@ public class VirtioBlkDevice : VirtioDevice
 {
     private static readonly VirtioFeatures Offered = VirtioFeatures.Of(
         VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_MQ,
-        VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1);
+        VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1, VirtioFeatures.VIRTIO_F_IN_ORDER);
+
+    private static readonly VirtioFeatures Packed = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_RING_PACKED);
 
     private const string StateSectionName = "virtio-blk";
     private const ushort StateVersion = 1;
@@ -27,7 +29,6 @@ public class VirtioBlkDevice : VirtioDevice
 
     private readonly byte[] _config;
     private readonly IBlockBackend _backend;
-    private readonly bool _readOnly;
     private readonly ICacheModeStore _cacheMode;
     private volatile bool _writeback;
     private volatile bool _isModeKnown;
@@ -40,15 +41,17 @@ public class VirtioBlkDevice : VirtioDevice
     /// <param name="queueCount">Number of request queues, 1 to 256.</param>
     /// <param name="maxQueueSize">The largest queue size, a power of two.</param>
     /// <param name="cacheMode">Keeps the cache mode that drivers choose, for the devices and programs after this one; null for as long as the device lives.</param>
+    /// <param name="packed">Whether it offers VIRTIO_F_RING_PACKED.</param>
     /// <exception cref="VirtbusException">EINVAL for a number or serial out of bounds.</exception>
-    public VirtioBlkDevice(string name, IBlockBackend backend, string serial, int queueCount = 1, int maxQueueSize = 1024, ICacheModeStore? cacheMode = null)
+    public VirtioBlkDevice(
+        string name, IBlockBackend backend, string serial, int queueCount = 1, int maxQueueSize = 1024, ICacheModeStore? cacheMode = null, bool packed = false)
         : base(name, queueCount, maxQueueSize)
     {
         if (serial.Length > IdSize || !Ascii.IsValid(serial))
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of device '{name}' does not fit. Choose at most {IdSize} ASCII characters.");
         _backend = backend;
         _config = Build(backend, queueCount);
-        _readOnly = backend.Info.IsReadOnly;
+        DeviceFeatures = (backend.Info.IsReadOnly ? Offered.With(VIRTIO_BLK_F_RO) : Offered) | (packed ? Packed : VirtioFeatures.None);
         _cacheMode = cacheMode ?? new VolatileCacheMode();
         _writeback = _cacheMode.IsWriteback;
         Serial = new byte[IdSize];
@@ -61,7 +64,7 @@ public class VirtioBlkDevice : VirtioDevice
     public override uint DeviceId => VirtioDeviceId.VIRTIO_ID_BLOCK;
 
     /// <inheritdoc/>
-    public override VirtioFeatures DeviceFeatures => _readOnly ? Offered.With(VIRTIO_BLK_F_RO) : Offered;
+    public override VirtioFeatures DeviceFeatures { get; }
 
     /// <inheritdoc/>
     public override int ConfigSize => Size;

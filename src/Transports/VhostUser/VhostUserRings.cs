@@ -35,6 +35,13 @@ internal sealed class VhostUserRings(VhostUserSession session, IVdpaOps device, 
             ring.IsEnabled = true;
     }
 
+    /// <summary>The rings are of the other format from now on: where they stood means nothing there. They are stopped.</summary>
+    internal void ForgetPlaces()
+    {
+        foreach (var ring in _rings)
+            ring.SetBase(default);
+    }
+
     internal void Disable()
     {
         Stop();
@@ -85,7 +92,7 @@ internal sealed class VhostUserRings(VhostUserSession session, IVdpaOps device, 
         switch (message.Request)
         {
             case VhostUserRequest.SET_VRING_NUM:
-                if (value == 0 || value > (uint)device.MaxQueueSize || !uint.IsPow2(value))
+                if (value == 0 || value > (uint)device.MaxQueueSize || !(uint.IsPow2(value) || session.IsPacked))
                     return VhostUserSession.Refuse(Errno.EINVAL, "the ring size is no power of two within the device's limit", out fault);
                 Stop((int)index);
                 var before = ring.Size;
@@ -96,7 +103,7 @@ internal sealed class VhostUserRings(VhostUserSession session, IVdpaOps device, 
                 TryRun((int)index, out _);
                 return false;
             case VhostUserRequest.SET_VRING_BASE:
-                if (!QueueState.TryDecode(value, isPacked: false, out var begin, out fault))
+                if (!QueueState.TryDecode(value, session.IsPacked, out var begin, out fault))
                     return false;
                 Stop((int)index);
                 ring.SetBase(begin);
@@ -156,7 +163,7 @@ internal sealed class VhostUserRings(VhostUserSession session, IVdpaOps device, 
         ring.Kick?.Dispose();
         ring.Kick = null;
         ring.IsStarted = false;
-        next = ring.Next;
+        next = ring.Next == default ? QueueState.Beginning(session.IsPacked) : ring.Next;
         return true;
     }
 

@@ -54,6 +54,9 @@ internal sealed class VhostUserSession : IPeerSession
     /// <summary>Whether it took features.</summary>
     internal bool HasFeatures { get; private set; }
 
+    /// <summary>Whether its rings are packed ones; after a reset those that it had, whose places it may still ask for.</summary>
+    internal bool IsPacked { get; private set; }
+
     /// <summary>Protocol features that the front end took.</summary>
     internal ulong ProtocolFeatures { get; private set; }
 
@@ -216,6 +219,10 @@ internal sealed class VhostUserSession : IPeerSession
         {
             _rings.Stop();
             _device.Reset();
+            var isPacked = new VirtioFeatures(wanted).Has(VirtioFeatures.VIRTIO_F_RING_PACKED);
+            if (isPacked != IsPacked)
+                _rings.ForgetPlaces();
+            IsPacked = isPacked;
             SetFeatures(wanted, true);
             if (!_device.TrySetStatus(StatusDriver, out fault) || !_device.TrySetDriverFeatures(wanted, out fault) ||
                 !_device.TrySetStatus(StatusSettled, out fault))

@@ -34,11 +34,13 @@ public sealed class VirtioStateTests : IDisposable
         _memory.Dispose();
     }
 
-    [Fact]
-    public void Queue_goes_on_in_another_device_where_it_stood_and_no_request_is_lost_or_doubled()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Queue_goes_on_in_another_device_where_it_stood_and_no_request_is_lost_or_doubled(bool packed)
     {
-        var driver = new SplitDriverRing(_memory, new Iova(Base), 0, 16, eventIndex: false, indirect: false);
-        using var source = new EchoDevice(2);
+        var driver = RingForm.NewDriver(packed, _memory, Base, packed ? 15 : 16);
+        using var source = new EchoDevice(2, packed: packed);
         Start(source, driver);
         for (var i = 0; i < 20; i++)
             Echo(driver, source, (byte)i);
@@ -50,12 +52,15 @@ public sealed class VirtioStateTests : IDisposable
         Assert.False(driver.TryTakeUsed(out _, out _, out _));
         source.Dispose();
 
-        using var target = new EchoDevice(2);
+        using var target = new EchoDevice(2, packed: packed);
         target.SetDma(Dma());
         Assert.True(target.TryPause(out _));
         Assert.True(Restore(target, state, out var fault), fault.Message);
         Assert.Equal(15, target.Status);
-        Assert.Equal(QueueState.Split(20), target.GetQueueState(0));
+        // 40 descriptors of 15: two times around, and ten.
+        Assert.True(QueueState.TryPacked(10, true, 10, true, out var place, out _));
+        Assert.Equal(packed ? place : QueueState.Split(20), target.GetQueueState(0));
+        Assert.Equal(QueueState.Beginning(packed), target.GetQueueState(1));
         Assert.True(target.IsQueueReady(0));
         Assert.False(target.IsQueueReady(1));
         Assert.Equal(state, Save(target));
@@ -68,11 +73,13 @@ public sealed class VirtioStateTests : IDisposable
         Assert.Equal(21UL, target.GetQueueCounters(0).Requests);
     }
 
-    [Fact]
-    public void Device_that_is_paused_and_resumed_goes_on_as_if_nothing_had_been()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Device_that_is_paused_and_resumed_goes_on_as_if_nothing_had_been(bool packed)
     {
-        var driver = new SplitDriverRing(_memory, new Iova(Base), 0, 16, eventIndex: false, indirect: false);
-        using var device = new EchoDevice();
+        var driver = RingForm.NewDriver(packed, _memory, Base, packed ? 15 : 16);
+        using var device = new EchoDevice(packed: packed);
         Start(device, driver);
         Echo(driver, device, 1);
         for (var i = 0; i < 3; i++)
@@ -227,11 +234,12 @@ public sealed class VirtioStateTests : IDisposable
         return dma.Port;
     }
 
-    private void Start(EchoDevice device, SplitDriverRing driver)
+    private void Start(EchoDevice device, DriverRing driver)
     {
         device.SetDma(Dma());
         Assert.True(device.TrySetStatus(ACKNOWLEDGE | DRIVER, out _));
-        Assert.True(device.TrySetDriverFeatures(VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1), out _));
+        var features = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
+        Assert.True(device.TrySetDriverFeatures(driver.Layout.Packed ? features.With(VirtioFeatures.VIRTIO_F_RING_PACKED) : features, out _));
         Assert.True(device.TrySetStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK, out _));
         var layout = driver.Layout;
         Assert.True(device.TrySetQueueSize(0, layout.Size, out _));
@@ -240,21 +248,21 @@ public sealed class VirtioStateTests : IDisposable
         Assert.True(device.TrySetStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK, out _));
     }
 
-    private void Echo(SplitDriverRing driver, EchoDevice device, byte value)
+    private void Echo(DriverRing driver, EchoDevice device, byte value)
     {
         Add(driver, value);
         device.KickQueue(0);
         Take(driver, value);
     }
 
-    private void Add(SplitDriverRing driver, byte value)
+    private void Add(DriverRing driver, byte value)
     {
         _memory.Write(Input, [value]);
         Assert.True(driver.Add([new DriverBuffer(new Iova(Base + Input), 1, false), new DriverBuffer(new Iova(Base + Output), 1, true)]) >= 0);
         driver.Publish();
     }
 
-    private void Take(SplitDriverRing driver, byte value)
+    private void Take(DriverRing driver, byte value)
     {
         var written = 0u;
         Assert.True(SpinWait.SpinUntil(() => driver.TryTakeUsed(out _, out written, out _), TimeSpan.FromSeconds(10)), "the request is not done");

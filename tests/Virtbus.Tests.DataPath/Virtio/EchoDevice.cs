@@ -12,15 +12,23 @@ internal sealed class EchoDevice : VirtioDevice
     internal const int VIRTIO_ECHO_F_QUIET = 71;
     private uint _number;
 
-    internal EchoDevice(int queues = 1, string name = "echo")
-        : base(name, queues, 64) => CreateQueues(_ => new Echo(this));
+    private readonly bool _packed;
+
+    internal EchoDevice(int queues = 1, string name = "echo", bool packed = false)
+        : base(name, queues, 64)
+    {
+        _packed = packed;
+        CreateQueues(_ => new Echo(this));
+    }
 
     /// <summary>What the start of a queue throws; null for nothing.</summary>
     internal Exception? ThrowsAtStart { get; set; }
 
     public override uint DeviceId => 42;
 
-    public override VirtioFeatures DeviceFeatures => VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1, VIRTIO_ECHO_F_LOUD, VIRTIO_ECHO_F_QUIET);
+    public override VirtioFeatures DeviceFeatures =>
+        VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1, VIRTIO_ECHO_F_LOUD, VIRTIO_ECHO_F_QUIET)
+        | (_packed ? VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_RING_PACKED, VirtioFeatures.VIRTIO_F_IN_ORDER) : VirtioFeatures.None);
 
     public override int ConfigSize => 8;
 

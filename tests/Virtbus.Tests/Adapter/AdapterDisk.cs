@@ -27,7 +27,7 @@ internal sealed class AdapterDisk : IAsyncDisposable
     /// <summary>The disk's operations, as its transport gets them.</summary>
     public IVdpaOps Ops { get; }
 
-    public static async Task<AdapterDisk> CreateAsync(IBlockBackend medium, string serial, int queues)
+    public static async Task<AdapterDisk> CreateAsync(IBlockBackend medium, string serial, int queues, bool packed = false)
     {
         var fabric = new Fabric();
         fabric.RegisterBus(new AuxiliaryBus());
@@ -38,7 +38,7 @@ internal sealed class AdapterDisk : IAsyncDisposable
         var hardware = AdapterFunction.CreateMerlin(new AdapterEngine("adapter0", 0x020000000010, networkParts: 0, vdpaParts: 1));
         hardware.Engine.AttachMedium("disk0", medium);
         var device = await pci.PlugAsync(hardware, label: "adapter0");
-        var disk = await vdpa.Managements.Single().AddDiskAsync("disk0", "disk0", serial, queues);
+        var disk = await vdpa.Managements.Single().AddDiskAsync("disk0", "disk0", serial, queues, packed);
         return new AdapterDisk(pci, hardware, device, disk.Ops);
     }
 

@@ -94,6 +94,34 @@ public sealed class ProviderTests : IDisposable
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
+    public Task Packed_queue_goes_on_where_another_left_it(bool adapter) => WithAsync(
+        adapter,
+        ops =>
+        {
+            var ring = Start(ops, packed: true, size: 7);
+            for (var round = 1; round < 9; round++)
+            {
+                ReadSector(ring);
+                Assert.True(ops.TrySetQueueReady(0, false, out _));
+                var state = ops.GetQueueState(0);
+                // Three descriptors a request.
+                var (place, wrap) = ((ushort)(3 * round % 7), 3 * round / 7 % 2 == 0);
+                Assert.True(QueueState.TryPacked(place, wrap, place, wrap, out var expected, out _));
+                Assert.Equal(expected, state);
+                Assert.True(ops.TrySetQueueState(0, state, out _));
+                Assert.True(ops.TrySetQueueReady(0, true, out _));
+            }
+
+            Assert.True(ops.TrySetQueueReady(0, false, out _));
+            Assert.False(ops.TrySetQueueState(0, QueueState.Split(1), out var fault) && ops.TrySetQueueReady(0, true, out fault));
+            Assert.Equal(Errno.EINVAL, fault.Errno);
+            Assert.Equal(QueueState.Beginning(isPacked: true), ops.GetQueueState(1));
+        },
+        packed: true);
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
     public Task Queue_waits_while_its_memory_is_gone_and_goes_on_when_it_is_back(bool adapter) => WithAsync(adapter, ops =>
     {
         var ring = Start(ops);
@@ -121,7 +149,7 @@ public sealed class ProviderTests : IDisposable
         ops.SetQueueFaultCallback((queue, fault) => Interlocked.Exchange(ref seen, (queue << 16) | (int)fault.Errno));
         ops.SetQueueError(0, _error);
         var ring = Start(ops);
-        ring.Writer.AddHead(99);
+        ((SplitDriverRing)ring).Writer.AddHead(99);
         ring.Publish();
         _kick.Signal();
         Until(() => _error.TryRead(out _), "the error");
@@ -179,17 +207,17 @@ public sealed class ProviderTests : IDisposable
         Until(() => (ops.Status & VirtioStatus.DEVICE_NEEDS_RESET) != 0, "the device needs a reset");
     }
 
-    private async Task WithAsync(bool adapter, Action<IVdpaOps> test)
+    private async Task WithAsync(bool adapter, Action<IVdpaOps> test, bool packed = false)
     {
         if (adapter)
         {
-            await using var disk = await AdapterDisk.CreateAsync(_medium, "serial", 2);
+            await using var disk = await AdapterDisk.CreateAsync(_medium, "serial", 2, packed);
             disk.Ops.SetAddressSpace(_space);
             test(disk.Ops);
         }
         else
         {
-            using var ops = new VirtioDeviceOps(new VirtioBlkDevice("disk0", _medium, "serial", 2));
+            using var ops = new VirtioDeviceOps(new VirtioBlkDevice("disk0", _medium, "serial", 2, packed: packed));
             ops.SetAddressSpace(_space);
             test(ops);
         }
@@ -201,34 +229,36 @@ public sealed class ProviderTests : IDisposable
         Assert.Equal(errno, fault.Errno);
     }
 
-    private SplitDriverRing SetUp(IVdpaOps ops)
+    private DriverRing SetUp(IVdpaOps ops, bool packed = false, int size = 16)
     {
-        var ring = new SplitDriverRing(_memory, new Iova(Base), 0, 16, eventIndex: true, indirect: true);
-        Assert.True(ops.TrySetQueueSize(0, 16, out _));
+        DriverRing ring = packed
+            ? new PackedDriverRing(_memory, new Iova(Base), 0, size, eventIndex: true, indirect: true, inOrder: true)
+            : new SplitDriverRing(_memory, new Iova(Base), 0, size, eventIndex: true, indirect: true, inOrder: true);
+        Assert.True(ops.TrySetQueueSize(0, size, out _));
         Assert.True(ops.TrySetQueueAddress(0, ring.Layout.DescriptorArea, ring.Layout.DriverArea, ring.Layout.DeviceArea, out _));
         ops.SetQueueKick(0, _kick);
         ops.SetQueueCall(0, _call);
         return ring;
     }
 
-    private SplitDriverRing Start(IVdpaOps ops)
+    private DriverRing Start(IVdpaOps ops, bool packed = false, int size = 16)
     {
         Assert.True(ops.TrySetStatus(Driver, out _));
         Assert.True(ops.TrySetDriverFeatures(ops.DeviceFeatures, out _));
         Assert.True(ops.TrySetStatus(Settled, out _));
-        var ring = SetUp(ops);
+        var ring = SetUp(ops, packed, size);
         Assert.True(ops.TrySetQueueReady(0, true, out _));
         Assert.True(ops.TrySetStatus(Running, out _));
         return ring;
     }
 
-    private void ReadSector(SplitDriverRing ring)
+    private void ReadSector(DriverRing ring)
     {
         Add(ring);
         Finish(ring);
     }
 
-    private void Add(SplitDriverRing ring)
+    private void Add(DriverRing ring)
     {
         Span<byte> header = stackalloc byte[16];
         BinaryPrimitives.WriteUInt64LittleEndian(header[8..], 1);
@@ -239,7 +269,7 @@ public sealed class ProviderTests : IDisposable
             _kick.Signal();
     }
 
-    private void Finish(SplitDriverRing ring)
+    private void Finish(DriverRing ring)
     {
         uint written = 0;
         Until(() => ring.TryTakeUsed(out _, out written, out _), "a used buffer");
