@@ -5,4 +5,5 @@ namespace Virtbus.Vm;
 /// <param name="Kind">The protocol that the socket speaks.</param>
 /// <param name="SocketPath">The socket on which the device's daemon listens.</param>
 /// <param name="Queues">Request queues of a vhost-user disk, from 1 to what its daemon offers. Not used for a vfio-user function.</param>
-public sealed record VmDevice(string Name, VmDeviceKind Kind, string SocketPath, int Queues = 1);
+/// <param name="Packed">Whether a vhost-user disk has packed rings, which its daemon has to offer; the guest's driver takes them if it knows them.</param>
+public sealed record VmDevice(string Name, VmDeviceKind Kind, string SocketPath, int Queues = 1, bool Packed = false);

@@ -103,6 +103,46 @@ public sealed class DiskTests
         Assert.True(image.IsAsExpected);
     }
 
+    [Theory]
+    [InlineData(true, 1)]
+    [InlineData(false, 0)]
+    public async Task Guest_takes_packed_rings_where_the_disk_offers_them_and_its_bytes_are_the_hosts(bool offers, int taken)
+    {
+        await using var fabric = new TestFabric();
+        var image = new DiskImage(fabric, "disk.img", 32 * DiskImage.MiB);
+        await fabric.UpAsync(Adapters + $"  - {{ name: disk0, adapter: adapter0, file: {image.Path}, packed: {(offers ? "true" : "false")} }}");
+        var bytes = RandomNumberGenerator.GetBytes(8 * DiskImage.MiB);
+        var guest = Guest.Start(
+            fabric,
+            """
+            # Bit 34 of the features that the guest's own driver took.
+            device=$(readlink -f /sys/block/vda/device)
+            cut -c35 <$device/features
+            dd of=/data bs=1M count=8 iflag=fullblock
+            echo stored
+            sha256sum </dev/vda
+            # Several at once and of several sizes, each at its own place; and a driver that begins anew in between.
+            for part in 0 1 2 3; do
+                dd if=/data of=/dev/vda bs=64k count=32 skip=$((part * 32)) seek=$((part * 96)) conv=notrunc,fsync &
+            done
+            wait
+            echo $(basename $device) >/sys/bus/virtio/drivers/virtio_blk/unbind
+            echo $(basename $device) >/sys/bus/virtio/drivers/virtio_blk/bind
+            dd if=/data of=/dev/vda bs=512 count=1001 skip=7 seek=40001 conv=notrunc,fsync
+            cut -c35 <$(readlink -f /sys/block/vda/device)/features
+            sha256sum </dev/vda
+            """,
+            "disk0");
+        await guest.SeeAsync($"{taken}");
+        await guest.TellAsync(bytes);
+        await guest.SeeAsync("stored", $"{image.Sum}  -");
+        for (var part = 0; part < 4; part++)
+            bytes.AsSpan(part * 2 * DiskImage.MiB, 2 * DiskImage.MiB).CopyTo(image.Expected.AsSpan(part * 6 * DiskImage.MiB));
+        bytes.AsSpan(7 * 512, 1001 * 512).CopyTo(image.Expected.AsSpan(40001 * 512));
+        Assert.Equal([$"{taken}", $"{image.Sum}  -"], await guest.EndAsync());
+        Assert.True(image.IsAsExpected);
+    }
+
     [Fact]
     public async Task Disk_works_again_after_the_guest_has_reset_it()
     {

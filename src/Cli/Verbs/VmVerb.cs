@@ -1,7 +1,9 @@
 using System.CommandLine;
+using System.Globalization;
 using Virtbus.Cli.Text;
 using Virtbus.Daemon.Api;
 using Virtbus.Platform;
+using Virtbus.Virtio;
 using Virtbus.Vm;
 
 namespace Virtbus.Cli.Verbs;
@@ -33,8 +35,9 @@ internal static class VmVerb
                 return PrepareAsync(cancellation);
             var isPrinted = result.GetValue(print);
             var machine = new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot));
-            var sockets = Resolve(ControlClient.FromEnvironment(), result.GetRequiredValue(devices), mayBeInUse: isPrinted);
-            return isPrinted ? PrintAsync(sockets, machine, CommandLine.OutputOf(result), cancellation) : RunAsync(sockets, machine, guestCommand);
+            var client = ControlClient.FromEnvironment();
+            VmDevice[] found = [.. Resolve(client, result.GetRequiredValue(devices), mayBeInUse: isPrinted).Select(socket => DeviceOf(client, socket))];
+            return isPrinted ? PrintAsync(found, machine, CommandLine.OutputOf(result), cancellation) : RunAsync(found, machine, guestCommand);
         });
         return command;
     }
@@ -79,9 +82,9 @@ internal static class VmVerb
         return ExitCode.Done;
     }
 
-    private static async Task<int> PrintAsync(IReadOnlyList<SocketAnswer> sockets, Machine machine, Output output, CancellationToken cancellation)
+    private static async Task<int> PrintAsync(IReadOnlyList<VmDevice> devices, Machine machine, Output output, CancellationToken cancellation)
     {
-        var line = await new VmRunner(OptionsOf(sockets, machine, [], null, Stream.Null, Stream.Null), new ErrorLines()).GetCommandLineAsync(cancellation);
+        var line = await new VmRunner(OptionsOf(devices, machine, [], null, Stream.Null, Stream.Null), new ErrorLines()).GetCommandLineAsync(cancellation);
         var answer = new VmCommandLineAnswer(line.Arguments, line.Kernel, line.Initramfs, line.CacheFolder);
         output.Print(answer, CliJson.Default.VmCommandLineAnswer, writer => writer.WriteLine(line.Text));
         // Beside the line, so that a shell gets nothing but the line.
@@ -91,9 +94,9 @@ internal static class VmVerb
     }
 
     private static VmOptions OptionsOf(
-        IReadOnlyList<SocketAnswer> sockets, Machine machine, IReadOnlyList<string> guestCommand, Stream? input, Stream output, Stream error) => new()
+        IReadOnlyList<VmDevice> devices, Machine machine, IReadOnlyList<string> guestCommand, Stream? input, Stream output, Stream error) => new()
     {
-        Devices = [.. sockets.Select(s => new VmDevice(s.Device, KindOf(s), s.Path))],
+        Devices = devices,
         SharedMemory = machine.SharedMemory,
         Iommu = machine.Iommu,
         CanReboot = machine.CanReboot,
@@ -103,6 +106,20 @@ internal static class VmVerb
         Error = error,
     };
 
+    private static VmDevice DeviceOf(ControlClient client, SocketAnswer socket)
+    {
+        var kind = KindOf(socket);
+        return new VmDevice(socket.Device, kind, socket.Path, Packed: kind == VmDeviceKind.VhostUserBlk && OffersPacked(client, socket.Device));
+    }
+
+    private static bool OffersPacked(ControlClient client, string disk)
+    {
+        var path = $"/bus/vdpa/devices/{disk}/device_features";
+        var text = client.Ask("GET", ControlClient.Query("/v1/tree", ("path", path)), ApiJson.Default.NodeAnswer).Value?.Trim();
+        return text is ['0', 'x', .. var digits] && ulong.TryParse(digits, NumberStyles.HexNumber, CultureInfo.InvariantCulture, out var features)
+            && new VirtioFeatures(features).Has(VirtioFeatures.VIRTIO_F_RING_PACKED);
+    }
+
     private static VmDeviceKind KindOf(SocketAnswer socket) => socket.Protocol switch
     {
         "vhost-user-blk" => VmDeviceKind.VhostUserBlk,
@@ -110,10 +127,10 @@ internal static class VmVerb
         _ => throw new VirtbusException(Errno.EOPNOTSUPP, $"Device '{socket.Device}' speaks {socket.Protocol}, which 'virtbus vm' does not know. Is the daemon of another version?"),
     };
 
-    private static async Task<int> RunAsync(IReadOnlyList<SocketAnswer> sockets, Machine machine, string[]? guestCommand)
+    private static async Task<int> RunAsync(IReadOnlyList<VmDevice> devices, Machine machine, string[]? guestCommand)
     {
         var options = OptionsOf(
-            sockets, machine, guestCommand ?? [], Console.IsInputRedirected ? Console.OpenStandardInput() : null, StandardOutput.Stream, StandardOutput.ErrorStream);
+            devices, machine, guestCommand ?? [], Console.IsInputRedirected ? Console.OpenStandardInput() : null, StandardOutput.Stream, StandardOutput.ErrorStream);
         try
         {
             return await new VmRunner(options, new ErrorLines()).RunAsync(CancellationToken.None);

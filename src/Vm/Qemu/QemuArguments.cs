@@ -103,6 +103,9 @@ internal static class QemuArguments
             yield return $"socket,id={chardev},path={device.SocketPath.Replace(",", ",,")}";
             json["chardev"] = chardev;
             json["num-queues"] = device.Queues;
+            // QEMU does not ask for them by itself.
+            if (device.Packed)
+                json["packed"] = true;
         }
 
         yield return "-device";
