@@ -88,7 +88,7 @@ public sealed class RingScheduleTests : IDisposable
                 }
 
                 Assert.Equal(0, driver.FreeDescriptors);
-                Assert.Equal(device.EnableKicks(), false);
+                Assert.False(device.EnableKicks());
                 Assert.True(driver.Publish());
                 var taken = 0;
                 while (device.Take(chains, out fault) is var count and > 0)
