@@ -105,6 +105,15 @@ public sealed class TallyCardTests
         while (!(await fabric.OkAsync("function", "list")).Contains(" active", StringComparison.Ordinal))
             deadline.Token.ThrowIfCancellationRequested();
         await CheckDevice(fabric, "tally0");
+        // What is exported has the module that was loaded by hand.
+        await fabric.OkAsync("function", "deactivate", "tally0");
+        await fabric.OkAsync("function", "plug", "tally1", "--provider", "tally", "--function", "card");
+        var exported = fabric.Write("exported.yaml", await fabric.OkAsync("export"));
+        Assert.Contains(", tally_card]\n", await File.ReadAllTextAsync(exported), StringComparison.Ordinal);
+        await fabric.OkAsync("function", "undefine", "tally0");
+        await fabric.OkAsync("down");
+        await fabric.OkAsync("up", exported, "--detach");
+        await CheckDevice(fabric, "tally1");
     }
 
     [Theory]
