@@ -33,6 +33,8 @@ public class VirtioBlkDevice : VirtioDevice
     private volatile bool _writeback;
     private volatile bool _isModeKnown;
     private bool _hasRun;
+    // What the driver knows of: less than there is while it has not been told.
+    private long _toldCapacity;
 
     /// <summary>Makes a device, reset, with no driver.</summary>
     /// <param name="name">What it is called in logs and thread names.</param>
@@ -52,6 +54,7 @@ public class VirtioBlkDevice : VirtioDevice
         _backend = backend;
         _config = Build(backend, queueCount);
         DeviceFeatures = (backend.Info.IsReadOnly ? Offered.With(VIRTIO_BLK_F_RO) : Offered) | (packed ? Packed : VirtioFeatures.None);
+        _toldCapacity = backend.Info.Capacity;
         _cacheMode = cacheMode ?? new VolatileCacheMode();
         _writeback = _cacheMode.IsWriteback;
         Serial = new byte[IdSize];
@@ -122,7 +125,9 @@ public class VirtioBlkDevice : VirtioDevice
     protected override bool TrySaveModel(StateWriter writer, out Fault fault)
     {
         Span<byte> content = stackalloc byte[StateSize];
-        BinaryPrimitives.WriteInt64LittleEndian(content, _backend.Info.Capacity);
+        if (!OwesConfigNotice)
+            _toldCapacity = _backend.Info.Capacity;
+        BinaryPrimitives.WriteInt64LittleEndian(content, _toldCapacity);
         content[8] = (byte)((_writeback ? WritebackFlag : 0) | (_isModeKnown ? ModeKnownFlag : 0) | (_hasRun ? HasRunFlag : 0));
         writer.Add(StateSectionName, StateVersion, content);
         return Done(out fault);
@@ -147,6 +152,7 @@ public class VirtioBlkDevice : VirtioDevice
             _writeback = (flags & WritebackFlag) != 0;
             _isModeKnown = (flags & ModeKnownFlag) != 0;
             _hasRun = (flags & HasRunFlag) != 0;
+            _toldCapacity = capacity;
             // The driver knows a smaller disk.
             if (capacity != _backend.Info.Capacity)
                 ChangeConfig(static () => { });
