@@ -470,7 +470,7 @@ public sealed class Fabric
 
     internal UeventVariables VariablesOf(Device device)
     {
-        var variables = new UeventVariables();
+        var variables = Uevents.NewVariables();
         if (device.Driver is { } driver)
             variables.Add("DRIVER", driver.Name);
         if (device.Modalias is { } modalias)

@@ -270,7 +270,7 @@ internal sealed class Binder(Fabric fabric)
         {
             if (above.Binding.State == BindingState.Probing)
             {
-                (above.PendingDescendants ??= []).Add(device);
+                (above.Extras.PendingDescendants ??= []).Add(device);
                 return true;
             }
         }
@@ -426,7 +426,7 @@ internal sealed class Binder(Fabric fabric)
         lock (fabric.Gate)
         {
             pending = InOrder(device.PendingDescendants ?? []);
-            device.PendingDescendants = null;
+            device.Extras.PendingDescendants = null;
         }
         await AttachManyAsync(pending);
     }
