@@ -103,7 +103,7 @@ public sealed class Fabric
 
     internal ClassObservers Observers { get; }
 
-    internal DeviceDirectory Roots { get; } = new(byPlace: true);
+    internal ChildDirectory Roots { get; } = new(parent: null);
 
     /// <summary>Registers a bus.</summary>
     /// <param name="bus">The bus.</param>

@@ -261,7 +261,7 @@ public class Device : IDeviceIdentity
 
     internal DeviceResources? ResourcesOrNull => _resources;
 
-    internal DeviceDirectory ChildDirectory => LazyInitializer.EnsureInitialized(ref Extras.Children, static () => new DeviceDirectory(byPlace: true));
+    internal ChildDirectory ChildDirectory => Below ?? LazyInitializer.EnsureInitialized(ref Extras.Children, () => new ChildDirectory(this));
 
     internal bool TryGetChild(string name, [System.Diagnostics.CodeAnalysis.NotNullWhen(true)] out Device? child)
     {
@@ -280,7 +280,7 @@ public class Device : IDeviceIdentity
 
     internal DeviceExtras Extras => LazyInitializer.EnsureInitialized(ref _extras, static () => new DeviceExtras());
 
-    private DeviceDirectory? Below => _extras?.Children;
+    private ChildDirectory? Below => _extras?.Children;
 
     private DeviceResources? _resources;
     private DeviceExtras? _extras;
@@ -299,4 +299,7 @@ public class Device : IDeviceIdentity
     // A device is on one of two lists: its bus's unbound devices, or its driver's devices.
     internal DeviceList? List;
     internal int ListIndex;
+
+    // Its place in the directory of its parent, or of the fabric.
+    internal int ChildIndex;
 }

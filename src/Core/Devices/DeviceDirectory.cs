@@ -32,6 +32,9 @@ internal sealed class DeviceDirectory
         return device is not null;
     }
 
+    /// <summary>Whether the directory has a device of the same name.</summary>
+    public bool Has(Device device) => !IsEmpty && Find(Key(device), HashOf(device)) is not null;
+
     public bool TryAdd(Device device)
     {
         var hash = HashOf(device);

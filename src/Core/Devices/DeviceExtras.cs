@@ -8,7 +8,7 @@ internal sealed class DeviceExtras
 {
     public string? DeferredReason;
     public string? DriverOverride;
-    public DeviceDirectory? Children;
+    public ChildDirectory? Children;
 
     /// <summary>The device's own path, which its children share.</summary>
     public string? Path;
