@@ -17,11 +17,8 @@ internal static class CoreBench
         var rounds = args is ["--rounds", var text] ? int.Parse(text) : 3;
         // The compiler's tiers settle before anything is measured.
         for (var i = 0; i < 5; i++)
-        {
             await MeasureAsync(20_000);
-            CoreFloor.Measure(20_000, Names);
-        }
-        Console.WriteLine($"{"devices",10} {"add us",8} {"remove us",10} {"bytes/device",13} {"allocated",10} {"collector us",13} {"objects alone us",17}   (medians of {rounds} rounds)");
+        Console.WriteLine($"{"devices",10} {"add us",8} {"remove us",10} {"bytes/device",13} {"allocated",10} {"collector us",13}   (medians of {rounds} rounds)");
         Figures? small = null;
         var ok = true;
         foreach (var count in Counts)
@@ -29,24 +26,20 @@ internal static class CoreBench
             // Small counts are over in a moment: more of them in a round.
             var repeat = Math.Max(1, 100_000 / count);
             var all = new List<Figures>();
-            var bare = new List<double>();
             for (var round = 0; round < rounds; round++)
             {
                 for (var i = 0; i < repeat; i++)
-                {
                     all.Add(await MeasureAsync(count));
-                    bare.Add(CoreFloor.Measure(count, Names));
-                }
             }
             var median = new Figures(
-                Median(all.Select(f => f.Add)), Median(all.Select(f => f.Remove)), Median(all.Select(f => f.Bytes)), Median(all.Select(f => f.Allocated)), Median(all.Select(f => f.Collector)), Median(bare));
+                Median(all.Select(f => f.Add)), Median(all.Select(f => f.Remove)), Median(all.Select(f => f.Bytes)), Median(all.Select(f => f.Allocated)), Median(all.Select(f => f.Collector)));
             small ??= median;
-            Console.WriteLine($"{count,10} {median.Add,8:F2} {median.Remove,10:F2} {median.Bytes,13:F0} {median.Allocated,10:F0} {median.Collector,13:F2} {median.Bare,17:F2}");
+            Console.WriteLine($"{count,10} {median.Add,8:F2} {median.Remove,10:F2} {median.Bytes,13:F0} {median.Allocated,10:F0} {median.Collector,13:F2}");
             ok &= median.Add <= 5 && median.Remove <= 5 && median.Bytes <= 2048;
             if (count == Counts[^1])
             {
                 Console.WriteLine($"a million against a thousand: add {median.Add / small.Add:F2}, remove {median.Remove / small.Remove:F2} (bound 1.3)");
-                Console.WriteLine($"what an add costs more among a million: {median.Add - small.Add:F2} us; what its objects alone do: {median.Bare - small.Bare:F2} us");
+                Console.WriteLine($"what an add costs more among a million: {median.Add - small.Add:F2} us; what its objects alone do: {CoreFloor.Growth(rounds, Counts[0], count, Names):F2} us");
                 ok &= median.Add <= 1.3 * small.Add && median.Remove <= 1.3 * small.Remove;
             }
         }
@@ -82,7 +75,7 @@ internal static class CoreBench
         for (var i = count - 1; i >= 0; i--)
             await bus.DestroyAsync(devices[i]);
         var remove = watch.Elapsed;
-        return new Figures(add.TotalMicroseconds / count, remove.TotalMicroseconds / count, (double)bytes / count, (double)allocated / count, pause.TotalMicroseconds / count, Bare: 0);
+        return new Figures(add.TotalMicroseconds / count, remove.TotalMicroseconds / count, (double)bytes / count, (double)allocated / count, pause.TotalMicroseconds / count);
     }
 
     // Processor time of the whole process, the collector's threads included: what the work costs, whoever else uses the machine.
@@ -97,7 +90,7 @@ internal static class CoreBench
         public static CpuWatch Start() => new(Environment.CpuUsage.TotalTime);
     }
 
-    private sealed record Figures(double Add, double Remove, double Bytes, double Allocated, double Collector, double Bare);
+    private sealed record Figures(double Add, double Remove, double Bytes, double Allocated, double Collector);
 
     private sealed class NullDriver(AuxiliaryBus bus, int number)
         : AuxiliaryDriver<AuxiliaryDevice>(bus, "bench", $"driver{number}", [.. Enumerable.Range(0, IdsPerDriver).Select(i => new AuxiliaryDeviceId("bench." + PartOf((number * IdsPerDriver) + i)))])

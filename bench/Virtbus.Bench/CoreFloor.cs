@@ -11,8 +11,14 @@ internal static class CoreFloor
 {
     private static object? s_sink;
 
-    /// <summary>Processor time in microseconds for one of so many.</summary>
-    public static double Measure(int count, string[] parts)
+    /// <summary>By how many microseconds of processor time one of many costs more than one of few.</summary>
+    public static double Growth(int rounds, int few, int many, string[] parts)
+    {
+        var small = Enumerable.Range(0, 100 * rounds).Select(_ => Measure(few, parts)).ToArray();
+        return Statistics.Median(Enumerable.Range(0, rounds).Select(_ => Measure(many, parts))) - Statistics.Median(small);
+    }
+
+    private static double Measure(int count, string[] parts)
     {
         var kept = new Bare[count];
         var row = new Bare?[BitOperations.RoundUpToPowerOf2((uint)count)];
