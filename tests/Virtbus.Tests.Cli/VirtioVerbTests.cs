@@ -20,16 +20,16 @@ public sealed class VirtioVerbTests
     {
         await using var fabric = new TestFabric();
         await fabric.UpAsync(Manifest);
-        var sockets = await fabric.OkAsync("sockets");
+        var sockets = await fabric.OkAsync("socket", "list");
         foreach (var name in (string[])["disk0", "old0", "rng0", "talk0"])
-            Assert.Matches($"{name} +vfio-user", sockets);
-        Assert.Matches("talk0 +console", sockets);
+            Assert.Matches($"{name} \\([0-9a-f:.]+\\) +vfio-user", sockets);
+        Assert.Matches("talk0 \\([0-9a-f:.]+\\) +console", sockets);
         var disk = await fabric.OkAsync("function", "show", "disk0");
         Assert.Contains("virtio=blk\n", disk, StringComparison.Ordinal);
         Assert.Contains("queues=2\n", disk, StringComparison.Ordinal);
         Assert.Contains("transitional=false (not set)\n", disk, StringComparison.Ordinal);
-        Assert.Equal("0x1042\n", await fabric.OkAsync("attr", "get", "/devices/" + await PathOfAsync(fabric, "disk0") + "/device"));
-        Assert.Equal("0x1001\n", await fabric.OkAsync("attr", "get", "/devices/" + await PathOfAsync(fabric, "old0") + "/device"));
+        Assert.Equal("0x1042\n", await fabric.OkAsync("attr", "get", "/bus/pci/devices/" + await AddressOfAsync(fabric, "disk0") + "/device"));
+        Assert.Equal("0x1001\n", await fabric.OkAsync("attr", "get", "/bus/pci/devices/" + await AddressOfAsync(fabric, "old0") + "/device"));
         var export = await fabric.OkAsync("export");
         Assert.Contains("  - { name: disk0, virtio: blk, memory: 4MiB, queues: 2, serial: S-1 }\n", export, StringComparison.Ordinal);
         Assert.Contains("name: old0, virtio: blk, \"null\": 8MiB", export, StringComparison.Ordinal);
@@ -93,10 +93,9 @@ public sealed class VirtioVerbTests
             Assert.Contains(line, error.Message, StringComparison.Ordinal);
     }
 
-    private static async Task<string> PathOfAsync(TestFabric fabric, string name)
+    private static async Task<string> AddressOfAsync(TestFabric fabric, string name)
     {
-        var shown = await fabric.OkAsync("device", "show", name);
-        var line = shown.Split('\n').First(static l => l.Contains("/devices/", StringComparison.Ordinal));
-        return line[(line.IndexOf("/devices/", StringComparison.Ordinal) + "/devices/".Length)..].Trim();
+        var shown = await fabric.OkAsync("function", "show", name);
+        return shown[(shown.IndexOf(" as ", StringComparison.Ordinal) + 4)..].Split('\n')[0];
     }
 }

@@ -23,6 +23,8 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
     private const string Console = "console";
     private const string Entropy = "rng";
     private const int MaxQueues = 64;
+    // The descriptors fill one page: a guest's IOMMU maps page by page, and each part of a ring has to lie in one piece.
+    private const int RingSize = 256;
 
     private static readonly ProfileField<string> Type = ProfileFields.Choice("virtio", [Block, Console, Entropy], isRequired: true);
     private static readonly ProfileField<int> Queues = VdpaFields.Queues(MaxQueues);
@@ -133,7 +135,7 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
         {
             device = profile.Get(Type) switch
             {
-                Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), cacheMode: new CacheModeFile(_context.RuntimeFolder, name)),
+                Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), RingSize, new CacheModeFile(_context.RuntimeFolder, name)),
                 Console => new VirtioConsoleDevice(name),
                 _ => new VirtioRngDevice(name),
             };
