@@ -288,7 +288,7 @@ internal sealed partial class FabricDaemon
     private FabricPlanner NewPlanner() => new(_engine, _hardware, _groups, cancel => SettleAsync(TimeToSettle, cancel));
 
     /// <summary>The fabric as a manifest.</summary>
-    public string Export() => ManifestExport.Write(_hardware.Adapters, _engine, _groups, _manifest.Modules);
+    public string Export() => ManifestExport.Write(_hardware, _engine, _groups, _manifest.Modules);
 
     /// <summary>The daemon as a whole.</summary>
     public StatusAnswer Describe()

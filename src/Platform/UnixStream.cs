@@ -25,6 +25,7 @@ public sealed class UnixStream : IDisposable
 
     // The number of a blocking socket, whose descriptor is held open until the dispose; else -1.
     private int _held = -1;
+    private bool _isDisposed;
 
     // The descriptor counts as one of the peer's: to close it closes what was sent and not received.
     internal UnixStream(int number, PeerDescriptors peers, bool isOurs = true)
@@ -288,10 +289,11 @@ public sealed class UnixStream : IDisposable
     /// </summary>
     public void Dispose()
     {
+        // Who reads and who writes may both be the last.
+        if (Interlocked.Exchange(ref _isDisposed, true) || Descriptor.IsClosed)
+            return;
         if (Interlocked.Exchange(ref _held, -1) >= 0)
             Descriptor.DangerousRelease();
-        if (Descriptor.IsClosed)
-            return;
         // Nothing comes after that.
         if (_isOurs)
             Shutdown();

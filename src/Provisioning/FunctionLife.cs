@@ -90,9 +90,13 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         {
             foreach (var group in groups)
             {
-                // Whoever deactivated one meanwhile, or removed a provider, ended it all.
-                cancel.Token.ThrowIfCancellationRequested();
-                await MakeAsync(group.Key, [.. group], made, cancel.Token);
+                // One by one where they come so: each is known as soon as it is there, to who takes it back or sends its user away.
+                foreach (var part in group.Key.ComesTogether ? [[.. group]] : group.Select(static f => new List<ProvisionedFunction> { f }))
+                {
+                    // Whoever deactivated one meanwhile, or removed a provider, ended it all.
+                    cancel.Token.ThrowIfCancellationRequested();
+                    await MakeAsync(group.Key, part, made, cancel.Token);
+                }
             }
 
             Keep(made);

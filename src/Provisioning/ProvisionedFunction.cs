@@ -8,6 +8,8 @@ namespace Virtbus.Provisioning;
 /// </summary>
 public sealed class ProvisionedFunction
 {
+    // It was active, and what makes it does not take it yet.
+    private bool _isWantedWhenTaken;
     private volatile Moment _now;
 
     internal ProvisionedFunction(string name, string kind, string? parent, long order, bool isKept)
@@ -198,6 +200,7 @@ public sealed class ProvisionedFunction
 
     internal void Begin(Work work)
     {
+        _isWantedWhenTaken = false;
         Now = Now with { Work = work, Failure = null };
         (IsLost, IsPassedOver) = (false, false);
         Done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -222,6 +225,7 @@ public sealed class ProvisionedFunction
     internal void Adopt(FunctionProvider provider)
     {
         var profile = Now.Profile;
+        var isWanted = Now.IsWanted || _isWantedWhenTaken;
         Refusal = null;
         try
         {
@@ -237,7 +241,8 @@ public sealed class ProvisionedFunction
             Refusal = e.Message;
         }
 
-        Now = Now with { Provider = provider, Profile = profile, IsWanted = Now.IsWanted && profile is not null, Failure = null };
+        _isWantedWhenTaken = isWanted && profile is null;
+        Now = Now with { Provider = provider, Profile = profile, IsWanted = isWanted && profile is not null, Failure = null };
     }
 
     private static Device? Find(Moment now) =>

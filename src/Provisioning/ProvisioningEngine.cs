@@ -103,6 +103,20 @@ public sealed class ProvisioningEngine
         Return(provider);
     }
 
+    /// <summary>A provider takes more than it did: definitions that it refused are looked at again, and what was active of them comes back.</summary>
+    /// <param name="provider">The provider; one that was added.</param>
+    public void Reconsider(FunctionProvider provider)
+    {
+        ArgumentNullException.ThrowIfNull(provider);
+        lock (_book.Lock)
+        {
+            foreach (var function in FunctionsOf(provider).Where(static f => f is { Refusal: not null, IsIdle: true }))
+                function.Adopt(provider);
+        }
+
+        Return(provider);
+    }
+
     /// <summary>Removes a provider. Its functions are gone for the engine; their definitions stay. What it is just making is cancelled.</summary>
     /// <param name="provider">The provider; one that is not there is no error.</param>
     public void RemoveProvider(FunctionProvider provider)

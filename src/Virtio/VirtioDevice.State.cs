@@ -24,6 +24,10 @@ public abstract partial class VirtioDevice
     private bool _isPaused;
     private bool _owesConfigNotice;
 
+    /// <summary>Whether the driver is to be told of a change of the configuration when the device goes on. Under the device's lock.</summary>
+    protected bool OwesConfigNotice => _owesConfigNotice;
+
+
     /// <inheritdoc/>
     /// <remarks>From any thread that is no queue's. A reset by the driver ends what it set up, not the pause.</remarks>
     public bool TryPause(out Fault fault)

@@ -88,6 +88,34 @@ public sealed class TallyCardTests
         await CheckDevice(fabric, "tally0");
     }
 
+    [Fact]
+    public async Task Function_that_lasts_comes_back_when_its_module_is_loaded()
+    {
+        await using var fabric = new TestFabric();
+        var manifest = $"modules: [{TestFabric.TutorialModules}]";
+        await fabric.UpAsync(manifest);
+        await fabric.OkAsync("module", "load", "tally_card");
+        await fabric.OkAsync("function", "define", "tally0", "--kind", "pci", "tally=card");
+        await fabric.OkAsync("function", "activate", "tally0");
+        await fabric.OkAsync("down");
+        await fabric.UpAsync(manifest);
+        Assert.Contains("can't have 'tally'", await fabric.OkAsync("function", "show", "tally0"), StringComparison.Ordinal);
+        await fabric.OkAsync("module", "load", "tally_card");
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        while (!(await fabric.OkAsync("function", "list")).Contains(" active", StringComparison.Ordinal))
+            deadline.Token.ThrowIfCancellationRequested();
+        await CheckDevice(fabric, "tally0");
+        // What is exported has the module that was loaded by hand.
+        await fabric.OkAsync("function", "deactivate", "tally0");
+        await fabric.OkAsync("function", "plug", "tally1", "--provider", "tally", "--function", "card");
+        var exported = fabric.Write("exported.yaml", await fabric.OkAsync("export"));
+        Assert.Contains(", tally_card]\n", await File.ReadAllTextAsync(exported), StringComparison.Ordinal);
+        await fabric.OkAsync("function", "undefine", "tally0");
+        await fabric.OkAsync("down");
+        await fabric.OkAsync("up", exported, "--detach");
+        await CheckDevice(fabric, "tally1");
+    }
+
     [Theory]
     [InlineData("functions:\n  - { name: f, provider: taly, function: card }\nmodules: [MODULES, tally_card]", "2:26: functions[0].provider: 'taly' is no provider of the PCI bus. Did you mean 'tally'? It has simulated, vfio-user, host, tally.")]
     [InlineData("functions:\n  - { name: f, provider: tally, function: cart }\nmodules: [MODULES, tally_card]", "2:43: functions[0].function: 'cart' is no function of provider tally.")]

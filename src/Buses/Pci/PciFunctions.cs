@@ -34,6 +34,9 @@ internal sealed class PciFunctions(PciBus bus, ProvisioningEngine engine) : Sing
 
     public override void Check(FunctionProfile profile)
     {
+        // Its provider may have left since the profile was read.
+        if (profile.Values.FirstOrDefault(v => !Fields.Any(f => f.Name == v.Key)) is { Key: { } gone })
+            throw new VirtbusException(Errno.EOPNOTSUPP, $"Function '{profile.Name}' can't have '{gone}': that provider has left the PCI bus. Load its module again.");
         if (Chosen(profile).Count() > 1)
             throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}' can be of one provider only: {string.Join(", ", Chosen(profile))}. Keep one.");
     }

@@ -44,6 +44,8 @@ internal sealed class PciOpenings(PciBus bus, PciSlots slots, PciHotplug hotplug
         }
         if (isFirst)
             ProvisioningEngine.Of(fabric).AddProvider(_functions);
+        else
+            ProvisioningEngine.Of(fabric).Reconsider(_functions);
     }
 
     internal void Remove(IPciFunctionProvider provider, bool whateverUsesIt)

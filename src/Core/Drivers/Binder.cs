@@ -68,7 +68,7 @@ internal sealed class Binder(Fabric fabric)
             await Task.WhenAll(running);
     }
 
-    private async ValueTask AttachAfterParentAsync(Device device, Driver? only, Dictionary<Device, Task> attempts)
+    private async ValueTask<AttachResult> AttachAfterParentAsync(Device device, Driver? only, Dictionary<Device, Task> attempts)
     {
         for (var above = device.Parent; above is not null; above = above.Parent)
         {
@@ -78,18 +78,39 @@ internal sealed class Binder(Fabric fabric)
                 break;
             }
         }
-        await AttachOrStartAsync(device, only);
+        return await AttachOrStartAsync(device, only);
     }
 
-    public async ValueTask AttachOrStartAsync(Device device, Driver? only)
+    public async ValueTask<AttachResult> AttachOrStartAsync(Device device, Driver? only)
     {
         try
         {
-            await AttachAsync(device, only, mayStart: true);
+            return (await AttachAsync(device, only, mayStart: true)).Result;
         }
         catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
         {
             StartAttach(device, only, fromOrder: 0);
+            return AttachResult.Started;
+        }
+    }
+
+    /// <summary>
+    /// Attaches a device that was just added. Who adds it from elsewhere while a probe above it goes on waits for that, and finds the device with its driver
+    /// as at any other time. A caller inside of a transition does not: that probe may be its own, or wait for it.
+    /// </summary>
+    public async ValueTask AttachAddedAsync(Device device)
+    {
+        while (await AttachOrStartAsync(device, only: null) == AttachResult.Parked && Transitions.Ambient is null)
+        {
+            Device? above;
+            lock (fabric.Gate)
+            {
+                above = ProbingAbove(device);
+                if (above is null && _parked.Contains(device))
+                    return;
+            }
+            if (above is not null)
+                await fabric.Transitions.RunAsync(above, 0, static (_, _) => new ValueTask<int>(0));
         }
     }
 
@@ -266,18 +287,23 @@ internal sealed class Binder(Fabric fabric)
     // Parents before children: a device found during a probe above it is probed when that has ended, one found during a sleep when that has.
     private bool ParkInGate(Device device)
     {
-        for (var above = device.Parent; above is not null; above = above.Parent)
+        if (ProbingAbove(device) is { } above)
         {
-            if (above.Binding.State == BindingState.Probing)
-            {
-                (above.PendingDescendants ??= []).Add(device);
-                return true;
-            }
+            (above.PendingDescendants ??= []).Add(device);
+            return true;
         }
         if (PowerTransitions.SleepingSelfOrAncestor(device) is null)
             return false;
         _parked.Add(device);
         return true;
+    }
+
+    private static Device? ProbingAbove(Device device)
+    {
+        var above = device.Parent;
+        while (above is { Binding.State: not BindingState.Probing })
+            above = above.Parent;
+        return above;
     }
 
     private static Device[] InOrder(HashSet<Device> devices)

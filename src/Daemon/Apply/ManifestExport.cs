@@ -13,20 +13,22 @@ namespace Virtbus.Daemon.Apply;
 /// </summary>
 internal static class ManifestExport
 {
-    public static string Write(IEnumerable<AdapterManifest> adapters, ProvisioningEngine engine, DeviceGroups groups, ModulesManifest modules)
+    public static string Write(FabricHardware hardware, ProvisioningEngine engine, DeviceGroups groups, ModulesManifest modules)
     {
         var text = new StringBuilder();
         var functions = engine.Functions;
         var passing = functions.Where(static f => !f.IsKept && f.Device is not null).ToList();
-        Section(text, "adapters", adapters.Select(a => Adapter(a, [.. functions.Where(f => f.Kind == ManifestFunction.VirtualFunction && f.Parent == a.Name && f.Device is not null).OrderBy(IndexOf)])));
+        Section(text, "adapters", hardware.Adapters.Select(a => Adapter(a, [.. functions.Where(f => f.Kind == ManifestFunction.VirtualFunction && f.Parent == a.Name && f.Device is not null).OrderBy(IndexOf)])));
         Section(text, "disks", passing.Where(static f => f.Kind == DiskFunctions.KindName).Select(static f => Function(f, ("adapter", f.Parent!))));
         Section(text, "serials", passing.Where(static f => f.Kind == SerialFunctions.KindName).Select(static f => Function(f)));
         Section(text, "functions", passing.Where(static f => f.Kind is ManifestFunction.Plugged or VirtioFunctions.KindName).Select(static f => Function(f)));
         Section(text, "devices", groups.All.Select(static g => Group(g.Group)));
-        if (modules is { Folders: [var folder], Names.Count: 0 })
+        // Those that were loaded by hand as well: without the module its functions are refused.
+        List<string> names = [.. modules.Names.Select(static n => n.Value).Union(passing.Where(static f => f.Kind == ManifestFunction.Plugged).Select(hardware.ModuleOf).OfType<string>())];
+        if (modules.Folders is [var folder] && names.Count == 0)
             text.Append("modules: ").Append(Scalar(folder)).Append('\n');
-        else if (modules.Folders.Count + modules.Names.Count > 0)
-            text.Append("modules: [").AppendJoin(", ", modules.Folders.Concat(modules.Names).Select(static m => Scalar(m))).Append("]\n");
+        else if (modules.Folders.Count + names.Count > 0)
+            text.Append("modules: [").AppendJoin(", ", modules.Folders.Select(static f => f.Value).Concat(names).Select(Scalar)).Append("]\n");
         if (text.Length == 0)
             text.Append("{}\n");
         foreach (var function in functions.Except(passing))

@@ -148,6 +148,10 @@ internal sealed class FabricHardware : IAsyncDisposable
         }
     }
 
+    /// <summary>The module that brought the provider of a PCI function; null for those that are always there.</summary>
+    public string? ModuleOf(ProvisionedFunction function) =>
+        _pci.Providers.FirstOrDefault(p => function.Values.ContainsKey(p.Name))?.GetType().Assembly.GetName().Name is { } name && _context.Modules.Loaded.Any(m => m.Info.Name == name) ? name : null;
+
     /// <summary>Refuses a fabric with a device that could not be offered on its socket, though a driver was to do so.</summary>
     /// <exception cref="VirtbusException">As the listener says it of the socket's path.</exception>
     public void CheckOffered()

@@ -32,6 +32,8 @@ public class VirtioBlkDevice : VirtioDevice
     private volatile bool _writeback;
     private volatile bool _isModeKnown;
     private bool _hasRun;
+    // What the driver knows of: less than there is while it has not been told.
+    private long _toldCapacity;
 
     /// <summary>Makes a device, reset, with no driver.</summary>
     /// <param name="name">What it is called in logs and thread names.</param>
@@ -48,6 +50,7 @@ public class VirtioBlkDevice : VirtioDevice
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of device '{name}' does not fit. Choose at most {IdSize} ASCII characters.");
         _backend = backend;
         _config = Build(backend, queueCount);
+        _toldCapacity = backend.Info.Capacity;
         _readOnly = backend.Info.IsReadOnly;
         _cacheMode = cacheMode ?? new VolatileCacheMode();
         _writeback = _cacheMode.IsWriteback;
@@ -119,7 +122,9 @@ public class VirtioBlkDevice : VirtioDevice
     protected override bool TrySaveModel(StateWriter writer, out Fault fault)
     {
         Span<byte> content = stackalloc byte[StateSize];
-        BinaryPrimitives.WriteInt64LittleEndian(content, _backend.Info.Capacity);
+        if (!OwesConfigNotice)
+            _toldCapacity = _backend.Info.Capacity;
+        BinaryPrimitives.WriteInt64LittleEndian(content, _toldCapacity);
         content[8] = (byte)((_writeback ? WritebackFlag : 0) | (_isModeKnown ? ModeKnownFlag : 0) | (_hasRun ? HasRunFlag : 0));
         writer.Add(StateSectionName, StateVersion, content);
         return Done(out fault);
@@ -144,6 +149,7 @@ public class VirtioBlkDevice : VirtioDevice
             _writeback = (flags & WritebackFlag) != 0;
             _isModeKnown = (flags & ModeKnownFlag) != 0;
             _hasRun = (flags & HasRunFlag) != 0;
+            _toldCapacity = capacity;
             // The driver knows a smaller disk.
             if (capacity != _backend.Info.Capacity)
                 ChangeConfig(static () => { });

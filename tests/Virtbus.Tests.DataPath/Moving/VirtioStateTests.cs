@@ -201,6 +201,17 @@ public sealed class VirtioStateTests : IDisposable
             disk.Resume();
             Assert.Equal(expected, notices);
         }
+
+        // It moves on before it was told: the next one tells.
+        using var between = new VirtioBlkDevice("disk", large, "S");
+        between.TryPause(out _);
+        Assert.True(Restore(between, state, out _));
+        using var last = new VirtioBlkDevice("disk", large, "S");
+        last.SetConfigCallback(() => notices++);
+        last.TryPause(out _);
+        Assert.True(Restore(last, Save(between), out _));
+        last.Resume();
+        Assert.Equal(2, notices);
     }
 
     private static byte Writeback(VirtioBlkDevice disk)

@@ -198,6 +198,28 @@ public sealed class ProbeTests
     }
 
     [Fact]
+    public async Task Child_added_from_elsewhere_during_a_probe_has_its_driver_when_the_add_ends()
+    {
+        var world = await World.NewAsync();
+        var child = await world.RegisterAsync("child", "c");
+        var driver = await world.RegisterAsync("top", "a");
+        var inProbe = new TaskCompletionSource<Device>();
+        var go = new TaskCompletionSource();
+        driver.OnProbe = (d, _, _) =>
+        {
+            inProbe.SetResult(d);
+            return new ValueTask(go.Task);
+        };
+        var top = world.AddAsync("a", 1);
+        var add = world.AddAsync("c", 1, await inProbe.Task.In());
+        Assert.False(add.IsCompleted);
+        go.SetResult();
+        Assert.Same(child, (await add.In()).Driver);
+        await top.In();
+        Assert.Equal(["test.top probe mod.a.1 1", "test.child probe mod.c.1 1"], world.Calls);
+    }
+
+    [Fact]
     public async Task Child_added_by_a_probe_is_probed_when_that_probe_has_ended()
     {
         var world = await World.NewAsync();
