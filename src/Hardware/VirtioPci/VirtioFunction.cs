@@ -25,8 +25,9 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     /// <summary>Puts a device behind registers.</summary>
     /// <param name="device">The model, reset, with nobody else's callbacks; it is disposed with the function.</param>
     /// <param name="options">How; modern, with MSI-X, when null.</param>
-    /// <param name="virtualDevice">Makes the model of a virtual function by its number, all of the physical one's type and with equally many queues; needed with virtual
-    /// functions only.</param>
+    /// <param name="virtualDevice">
+    /// Makes the model of a virtual function by its number, all of the physical one's type and with equally many queues; needed with virtual functions only.
+    /// </param>
     /// <exception cref="VirtbusException">EINVAL: the options do not go with the device.</exception>
     public VirtioFunction(VirtioDevice device, VirtioFunctionOptions? options = null, Func<int, VirtioDevice>? virtualDevice = null)
         : base(VirtioFunctionLayout.Build(device, options ?? new VirtioFunctionOptions()))
@@ -55,7 +56,8 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     void IVirtioUnitPort.ShowLine() => ShowInterrupt();
 
     /// <summary>
-    /// Sets who is told that a driver did something that its device can't go on with. Told once, and again only after the function was reset for another user.
+    /// Sets who is told that a driver did something that its device can't go on with. Told once, and again only after the function was reset for
+    /// another user.
     /// </summary>
     /// <param name="callback">Queue and cause; on any thread, it must not block. Null for nobody.</param>
     public void SetDriverFaultCallback(Action<int, Fault>? callback) => _unit.SetDriverFaultCallback(callback);

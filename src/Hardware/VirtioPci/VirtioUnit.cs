@@ -46,7 +46,10 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
 
     /// <summary>The notifications that an eventfd can stand for: of two bytes, whose value says nothing beside their place.</summary>
     internal IReadOnlyList<PciDoorbell> Doorbells =>
-        [.. Enumerable.Range(0, _kicks.Length).Select(static i => new PciDoorbell(RegisterBar, (ulong)((NotifyPage * PageSize) + (i * NotifyStride)), sizeof(ushort)))];
+    [
+        .. Enumerable.Range(0, _kicks.Length)
+            .Select(static i => new PciDoorbell(RegisterBar, (ulong)((NotifyPage * PageSize) + (i * NotifyStride)), sizeof(ushort))),
+    ];
 
     int IVirtioRegisterHost.VectorLimit => _port.Vectors;
 
@@ -223,7 +226,10 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private static VirtioFeatures TransportFeatures(VirtioFunctionOptions options)
     {
         var features = VirtioFeatures.Of(
-            VirtioFeatures.VIRTIO_F_ACCESS_PLATFORM, VirtioFeatures.VIRTIO_F_ORDER_PLATFORM, VirtioFeatures.VIRTIO_F_NOTIF_CONFIG_DATA, VirtioFeatures.VIRTIO_F_RING_RESET);
+            VirtioFeatures.VIRTIO_F_ACCESS_PLATFORM,
+            VirtioFeatures.VIRTIO_F_ORDER_PLATFORM,
+            VirtioFeatures.VIRTIO_F_NOTIF_CONFIG_DATA,
+            VirtioFeatures.VIRTIO_F_RING_RESET);
         if (options.HasNotificationData)
             features = features.With(VirtioFeatures.VIRTIO_F_NOTIFICATION_DATA);
         return options.VirtualFunctions > 0 ? features.With(VirtioFeatures.VIRTIO_F_SR_IOV) : features;

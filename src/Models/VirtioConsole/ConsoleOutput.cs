@@ -1,6 +1,8 @@
 namespace Virtbus.Models.VirtioConsole;
 
-/// <summary>Text of the guest that the other end has not taken yet. On the queue's thread, and on the control thread while the queue stands still.</summary>
+/// <summary>
+/// Text of the guest that the other end has not taken yet. On the queue's thread, and on the control thread while the queue stands still.
+/// </summary>
 internal sealed class ConsoleOutput
 {
     internal const int Capacity = 64 << 10;

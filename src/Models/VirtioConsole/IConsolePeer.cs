@@ -5,7 +5,10 @@ public interface IConsolePeer
 {
     /// <summary>Bytes that the guest sent.</summary>
     /// <param name="bytes">One or more.</param>
-    /// <returns>How many were taken, from the first on. The device keeps the rest, and with it the guest waits, until <see cref="VirtioConsoleDevice.ResumeOutput"/>.</returns>
+    /// <returns>
+    /// How many were taken, from the first on. The device keeps the rest, and with it the guest waits, until
+    /// <see cref="VirtioConsoleDevice.ResumeOutput"/>.
+    /// </returns>
     int Receive(ReadOnlySpan<byte> bytes);
 
     /// <summary>The guest has room again, after <see cref="VirtioConsoleDevice.TrySend"/> took less than it was given.</summary>

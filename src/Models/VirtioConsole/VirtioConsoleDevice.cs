@@ -48,7 +48,9 @@ public sealed class VirtioConsoleDevice : VirtioDevice
     public bool TryConnect(IConsolePeer peer, out Fault fault)
     {
         ArgumentNullException.ThrowIfNull(peer);
-        return Interlocked.CompareExchange(ref _peer, peer, null) is null ? Done(out fault) : Refuse(Errno.EBUSY, "somebody is connected to the console already", out fault);
+        return Interlocked.CompareExchange(ref _peer, peer, null) is null
+            ? Done(out fault)
+            : Refuse(Errno.EBUSY, "somebody is connected to the console already", out fault);
     }
 
     /// <summary>Plugs the other end out. A call of it that is under way may end after the return.</summary>
@@ -61,7 +63,9 @@ public sealed class VirtioConsoleDevice : VirtioDevice
 
     /// <summary>Sends bytes to the guest, as many as the device has room for until the guest takes them.</summary>
     /// <param name="bytes">The bytes.</param>
-    /// <param name="resets">What <see cref="Resets"/> was before the bytes came; with another count by now they are for a user before and vanish. Null for bytes of now.</param>
+    /// <param name="resets">
+    /// What <see cref="Resets"/> was before the bytes came; with another count by now they are for a user before and vanish. Null for bytes of now.
+    /// </param>
     /// <returns>How many were taken, from the first on. After fewer than all, <see cref="IConsolePeer.CanSend"/> is called once there is room.</returns>
     public int TrySend(ReadOnlySpan<byte> bytes, int? resets = null)
     {

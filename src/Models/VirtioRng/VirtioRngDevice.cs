@@ -5,8 +5,8 @@ using Virtbus.Virtio;
 namespace Virtbus.Models.VirtioRng;
 
 /// <summary>
-/// A virtio entropy source (VIRTIO 1.3, 5.4): one queue, whose buffers come back full of random bytes; no features and no configuration of its own. Threads:
-/// see <see cref="VirtioDevice"/>.
+/// A virtio entropy source (VIRTIO 1.3, 5.4): one queue, whose buffers come back full of random bytes; no features and no configuration of its
+/// own. Threads: see <see cref="VirtioDevice"/>.
 /// </summary>
 public sealed class VirtioRngDevice : VirtioDevice
 {

@@ -56,9 +56,10 @@ internal sealed class VirtioCard : IDisposable
     internal void EnableMsix(int vectors)
     {
         var capability = Function.ConfigLayout.FindCapability(PciCapabilityId.PCI_CAP_ID_MSIX);
+        Span<byte> entry = stackalloc byte[16];
+        entry.Clear();
         for (var vector = 0; vector < vectors; vector++)
         {
-            Span<byte> entry = stackalloc byte[16];
             BinaryPrimitives.WriteUInt64LittleEndian(entry, 0xFEE00000);
             BinaryPrimitives.WriteUInt32LittleEndian(entry[8..], 0xA0 + (uint)vector);
             Function.WriteBar(1, (ulong)vector * 16, entry);

@@ -292,6 +292,8 @@ public sealed class VirtioFunctionTests
         WriteWindow(card, window, 4, uint.MaxValue, 1, 0);
         WriteWindow(card, window, 4, device_status + 1u, 2, 0);
         Assert.Equal(ACKNOWLEDGE, card.Driver.Status);
+        // Not aligned: what was written last is read, and not the status in the upper byte.
+        Assert.Equal(0u, ReadWindow(card, window, 4, num_queues + 1u, 2));
         // The rest of the capability is not the driver's.
         card.Function.WriteConfig(window, [1, 2, 3, 4]);
         Assert.Equal((9, 5), (card.Config16(window) & 0xFF, card.Config16(window + 2) >> 8));
