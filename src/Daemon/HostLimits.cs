@@ -28,8 +28,8 @@ internal static class HostLimits
     /// <exception cref="VirtbusException">E2BIG: names the limit, its value, what is needed and how to raise it.</exception>
     public static void Check(FabricManifest? manifest)
     {
-        var sockets = manifest is null ? 0 : manifest.Disks.Count + manifest.Serials.Count + manifest.Functions.Count + manifest.Adapters.Sum(a => (long)a.VirtualFunctions.Value);
-        long[] media = [.. (manifest?.Disks ?? []).Select(d => d.Backing.Value).OfType<DiskBacking.Memory>().Select(m => m.Bytes)];
+        var sockets = manifest is null ? 0 : manifest.Disks.Count + manifest.Serials.Count + manifest.Functions.Count + manifest.Functions.Count(f => f.Virtio?.Type.Value == VirtioType.Console) + manifest.Adapters.Sum(a => (long)a.VirtualFunctions.Value);
+        long[] media = [.. (manifest?.AllDisks() ?? []).Select(d => d.Backing.Value).OfType<DiskBacking.Memory>().Select(m => m.Bytes)];
         var lines = File.ReadAllLines("/proc/self/limits");
         Require(lines, "Max open files", isHard: true, LeastFiles + (FilesOfSocket * sockets), "open files", "-n", "LimitNOFILE", 1);
         Require(lines, "Max address space", isHard: false, LeastSpace + media.Sum(), "address space in KiB", "-v", "LimitAS", 1024);

@@ -57,8 +57,17 @@ public static class VirtioCommonConfig
     /// <summary>1 resets the queue; 16 bits, read and write.</summary>
     public const int queue_reset = 0x3A;
 
+    /// <summary>The first administration queue; 16 bits, read.</summary>
+    public const int admin_queue_index = 0x3C;
+
+    /// <summary>How many administration queues there are; 16 bits, read.</summary>
+    public const int admin_queue_num = 0x3E;
+
     /// <summary>Size of the structure in bytes.</summary>
-    public const int Size = 0x3C;
+    public const int Size = 0x40;
+
+    /// <summary>Size in bytes that drivers before version 1.2 know of, who map no more.</summary>
+    public const int ShortSize = 0x38;
 
     /// <summary>The vector that is none (4.1.5.1.2).</summary>
     public const ushort VIRTIO_MSI_NO_VECTOR = 0xFFFF;

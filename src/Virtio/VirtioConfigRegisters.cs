@@ -13,32 +13,39 @@ namespace Virtbus.Virtio;
 /// Accesses and <see cref="Reset"/> may come from any thread, one at a time: the selectors want that anyway. An access that stops a queue
 /// returns when the queue's thread is done. <see cref="TryTakeFault"/> and <see cref="TakeConfigChange"/> may come from another thread.
 /// </remarks>
-public sealed class VirtioConfigRegisters
+public sealed partial class VirtioConfigRegisters
 {
     private readonly VirtioDevice _device;
     private readonly IVirtioRegisterHost _host;
+    private readonly VirtioFeatures _transport;
     private readonly Queue[] _queues;
     private uint _deviceFeatureSelect;
     private uint _driverFeatureSelect;
     private VirtioFeatures _driverFeatures;
     private ushort _configVector = VIRTIO_MSI_NO_VECTOR;
     private ushort _queueSelect;
+    private byte _generation;
+    private uint _seenGeneration;
     private volatile bool _configUntold;
 
     /// <summary>Puts a device behind registers. Its callbacks and its queues' interrupts are theirs from then on.</summary>
     /// <param name="device">The device, which stays the caller's.</param>
     /// <param name="host">The side of the bus.</param>
-    public VirtioConfigRegisters(VirtioDevice device, IVirtioRegisterHost host)
+    /// <param name="transport">Features of the bus's side, which are offered beside the device's and of which the device is not told.</param>
+    public VirtioConfigRegisters(VirtioDevice device, IVirtioRegisterHost host, VirtioFeatures transport = default)
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(host);
         _device = device;
         _host = host;
+        _transport = transport & ~device.DeviceFeatures;
+        _seenGeneration = device.ConfigGeneration;
+        _generation = (byte)_seenGeneration;
         _queues = new Queue[device.QueueCount];
         for (var i = 0; i < _queues.Length; i++)
         {
             var queue = _queues[i] = new Queue();
-            device.SetQueueInterrupt(i, () => Raise(queue.Vector));
+            device.SetQueueInterrupt(i, () => _host.RaiseQueue(queue.Vector));
         }
         device.SetQueueFaultCallback(OnFault);
         device.SetConfigCallback(OnConfigChange);
@@ -50,6 +57,12 @@ public sealed class VirtioConfigRegisters
     /// <summary>The queue that the driver selected; -1 when there is none of that number.</summary>
     public int SelectedQueue => _queueSelect < _queues.Length ? _queueSelect : -1;
 
+    /// <summary>What is offered: the device's features and those of the bus's side.</summary>
+    public VirtioFeatures OfferedFeatures => _device.DeviceFeatures | _transport;
+
+    /// <summary>What the driver has written of the features; settled once the status has FEATURES_OK.</summary>
+    public VirtioFeatures DriverFeatures => _driverFeatures;
+
     /// <summary>Reads all registers at once.</summary>
     /// <param name="destination">Where to; at least <see cref="Size"/> bytes.</param>
     public void Read(Span<byte> destination)
@@ -57,13 +70,13 @@ public sealed class VirtioConfigRegisters
         var r = destination[..VirtioCommonConfig.Size];
         r.Clear();
         BinaryPrimitives.WriteUInt32LittleEndian(r[device_feature_select..], _deviceFeatureSelect);
-        BinaryPrimitives.WriteUInt32LittleEndian(r[device_feature..], _device.DeviceFeatures.Word(_deviceFeatureSelect));
+        BinaryPrimitives.WriteUInt32LittleEndian(r[device_feature..], OfferedFeatures.Word(_deviceFeatureSelect));
         BinaryPrimitives.WriteUInt32LittleEndian(r[driver_feature_select..], _driverFeatureSelect);
         BinaryPrimitives.WriteUInt32LittleEndian(r[driver_feature..], _driverFeatures.Word(_driverFeatureSelect));
         BinaryPrimitives.WriteUInt16LittleEndian(r[config_msix_vector..], _configVector);
         BinaryPrimitives.WriteUInt16LittleEndian(r[num_queues..], (ushort)_queues.Length);
         r[device_status] = _device.Status;
-        r[config_generation] = (byte)_device.ConfigGeneration;
+        r[config_generation] = Generation();
         BinaryPrimitives.WriteUInt16LittleEndian(r[queue_select..], _queueSelect);
         if (SelectedQueue < 0)
             return;
@@ -161,12 +174,7 @@ public sealed class VirtioConfigRegisters
         _queueSelect = 0;
         foreach (var queue in _queues)
         {
-            queue.Size = 0;
-            queue.Vector = VIRTIO_MSI_NO_VECTOR;
-            queue.Descriptors = queue.Driver = queue.Device = 0;
-            queue.Fault = null;
-            // What went wrong before is no news to whoever comes after.
-            Interlocked.Exchange(ref queue.FaultUntold, 0);
+            queue.Clear();
         }
         _configUntold = false;
     }
@@ -180,6 +188,10 @@ public sealed class VirtioConfigRegisters
                 break;
             case (queue_enable, 2):
                 SetReady(queue, value == 1);
+                break;
+            case (queue_reset, 2) when value == 1 && _transport.Has(VirtioFeatures.VIRTIO_F_RING_RESET):
+                if ((_device.Status & VirtioStatus.FEATURES_OK) != 0 && _driverFeatures.Has(VirtioFeatures.VIRTIO_F_RING_RESET))
+                    ResetQueue(queue);
                 break;
             case (queue_reset, 2) when value == 1:
                 SetReady(queue, false);
@@ -229,7 +241,7 @@ public sealed class VirtioConfigRegisters
             return;
         }
         // Features that the device does not take are refused by not taking FEATURES_OK (3.1.1).
-        if ((status & ~_device.Status & VirtioStatus.FEATURES_OK) != 0 && !_device.TrySetDriverFeatures(_driverFeatures, out _))
+        if ((status & ~_device.Status & VirtioStatus.FEATURES_OK) != 0 && !_device.TrySetDriverFeatures(_driverFeatures & ~_transport, out _))
             status &= unchecked((byte)~VirtioStatus.FEATURES_OK);
         // Nothing is left of it; what the driver did not write is no reset.
         if (status == 0)
@@ -239,10 +251,26 @@ public sealed class VirtioConfigRegisters
 
     private ushort Vector(ushort wanted) => wanted < _host.VectorLimit ? wanted : VIRTIO_MSI_NO_VECTOR;
 
-    private void Raise(ushort vector)
+    // It moves on once for all changes since the last look: a driver that reads in pieces sees another number however many there were, though it has
+    // 8 bits (4.1.4.3.1).
+    private byte Generation()
     {
-        if (vector != VIRTIO_MSI_NO_VECTOR)
-            _host.Raise(vector);
+        var now = _device.ConfigGeneration;
+        if (now != _seenGeneration)
+        {
+            _seenGeneration = now;
+            _generation++;
+        }
+
+        return _generation;
+    }
+
+    // The queue is as after a reset of the device (2.6.1).
+    private void ResetQueue(Queue queue)
+    {
+        SetReady(queue, false);
+        _device.TrySetQueueState(_queueSelect, default, out _);
+        queue.Clear();
     }
 
     // On the queue's thread, which somebody who waits for it may hold up: no lock here.
@@ -257,7 +285,7 @@ public sealed class VirtioConfigRegisters
     {
         _configUntold = true;
         _host.Tell();
-        Raise(Volatile.Read(ref _configVector));
+        _host.RaiseConfig(Volatile.Read(ref _configVector));
     }
 
     /// <summary>A fault as an object, so that it is replaced at once.</summary>
@@ -272,5 +300,15 @@ public sealed class VirtioConfigRegisters
         public ulong Device;
         public FaultBox? Fault;
         public int FaultUntold;
+
+        public void Clear()
+        {
+            Size = 0;
+            Vector = VIRTIO_MSI_NO_VECTOR;
+            Descriptors = Driver = Device = 0;
+            Volatile.Write(ref Fault, null);
+            // What went wrong before is no news to whoever comes after.
+            Interlocked.Exchange(ref FaultUntold, 0);
+        }
     }
 }

@@ -27,6 +27,7 @@ public sealed class CompletionTests(CompletionTests.RunningFabric running) : ICl
         ("virtbus function define x --kind p", "pci"),
         ("virtbus function define x --kind pci sim", "simulated="),
         ("virtbus function plug x --simulated s", "scratch"),
+        ("virtbus function plug x --virtio c", "console"),
         ("virtbus function plug x --vfio-user here", "here.yaml"),
         ("virtbus up --deta", "--detach"),
         ("virtbus up her", "here.yaml"),

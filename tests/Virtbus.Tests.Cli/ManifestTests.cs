@@ -83,11 +83,11 @@ public sealed class ManifestTests
             /manifests/m.yaml:32:15: devices[3].module: 'de.mo' is not right here. Write letters, digits, '_' and '-', with module and name at most 39 characters together.
             /manifests/m.yaml:34:13: serials[0].name: 'adapter0' is the name of the object at line 3 already. Choose another.
             /manifests/m.yaml:34:31: serials[0].driver: 'vfio pci' is not right here. Write a driver's name, for example vfio-pci.
-            /manifests/m.yaml:36:5: functions[0]: a function has exactly one of simulated, vfio_user, host, provider; this has vfio_user, host. Keep one.
+            /manifests/m.yaml:36:5: functions[0]: a function has exactly one of simulated, vfio_user, host, virtio, provider; this has vfio_user, host. Keep one.
             /manifests/m.yaml:36:28: functions[0].vfio_user: /manifests/no/such.sock does not exist. Start the server that makes it, or name its socket.
             /manifests/m.yaml:36:48: functions[0].host: '3:0' is not right here. Write a PCI address, for example 0000:03:00.1.
             /manifests/m.yaml:39:28: functions[3].vfio_user: / is a folder. Start the server that makes it, or name its socket.
-            /manifests/m.yaml:40:5: functions[4]: a function has exactly one of simulated, vfio_user, host, provider; this has none. Add one.
+            /manifests/m.yaml:40:5: functions[4]: a function has exactly one of simulated, vfio_user, host, virtio, provider; this has none. Add one.
             /manifests/m.yaml:41:10: modules: /manifests/no/such/folder does not exist. Make the folder, or name one that is there.
             """,
             error.Message);

@@ -24,7 +24,7 @@ public sealed class SerialConsoleTests : IAsyncDisposable
 
     public SerialConsoleTests()
     {
-        _console = new SerialConsole(_function.Port, Path.Combine(_folder, "serial0.console.sock"), NullLogger.Instance, TimeProvider.System);
+        _console = new SerialConsole(new SerialTextPort(_function.Port), Path.Combine(_folder, "serial0.console.sock"), NullLogger.Instance, TimeProvider.System);
         Write(LineControl, 3);
         Write(FifoControl, 1);
     }

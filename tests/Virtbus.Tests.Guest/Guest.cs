@@ -62,6 +62,15 @@ internal sealed class Guest
         Assert.True(read == line, $"The guest was to print '{line}', but printed '{read}'. {(read is null ? await _errors.WaitAsync(deadline.Token) : "")}");
     }
 
+    /// <summary>Reads the next line of the script's output, whatever it is.</summary>
+    public async Task<string> HearAsync()
+    {
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        var read = await _program.StandardOutput.ReadLineAsync(deadline.Token);
+        Assert.True(read is not null, read is null ? await _errors.WaitAsync(deadline.Token) : "");
+        return read!;
+    }
+
     /// <summary>Writes a line to the script's standard input.</summary>
     public async Task TellAsync(string line)
     {

@@ -16,6 +16,9 @@ internal static class FunctionVerbs
     private const string ProviderFolder = "/bus/pci/providers";
     private const string Config = "/kernel/config";
     private const string Draining = "draining";
+    // The kind of function that --virtio plugs in.
+    private const string Virtio = "virtio";
+    private static readonly string[] VirtioTypes = ["blk", "console", "rng"];
     private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(20);
 
     public static Command Make() => CommandLine.Group(
@@ -266,10 +269,13 @@ internal static class FunctionVerbs
             Names.WithSources(new("--simulated") { Description = "A simulated function of this kind: scratch.", HelpName = "KIND" }, "simulated"),
             Names.FileOf(new("--vfio-user") { Description = "A function that another process serves on this socket.", HelpName = "SOCKET" }),
             Names.WithSources(new("--host") { Description = "A function of this host that Linux's vfio-pci has.", HelpName = "ADDRESS" }, "host"),
+            Names.OneOf(new("--virtio") { Description = "A virtio device: blk, console or rng. Its attributes follow, for example memory=64MiB.", HelpName = "TYPE" }, VirtioTypes),
             Names.WithProviders(new("--provider") { Description = "Any other provider, by its name; beside --function.", HelpName = "NAME" }),
         ];
         var other = Names.WithSourcesOf(new Option<string>("--function") { Description = "The provider's name for the function, beside --provider.", HelpName = "NAME" }, providers[^1]);
-        var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be." }, Bus);
+        var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be. For a virtio device vfio-pci when absent." }, Bus);
+        var virtio = providers[^2];
+        var pairs = Names.WithFields(Pairs("Attributes of a virtio device, as 'virtbus function kinds' lists them."), (_, _) => Virtio);
         var command = CommandLine.Asking(
             "plug",
             "Plug a function into a free slot.",
@@ -282,7 +288,7 @@ internal static class FunctionVerbs
                     function = Path.GetFullPath(function);
                 if (provider == providers[^1])
                     (maker, function) = (function, result.GetRequiredValue(other));
-                List<string> words = [label, "kind=pci", "live=1", $"{maker}={function}"];
+                List<string> words = [label, provider == virtio ? "kind=" + Virtio : "kind=pci", "live=1", $"{maker}={function}", .. result.GetValue(pairs) ?? []];
                 if (result.GetValue(driver) is { } wanted)
                 {
                     DriverVerbs.LoadDriver(client, Bus, wanted);
@@ -293,7 +299,8 @@ internal static class FunctionVerbs
                 DeviceVerbs.PrintAgain(client, output, device);
                 return ExitCode.Done;
             },
-            name);
+            name,
+            pairs);
         foreach (var option in providers)
             command.Options.Add(option);
         command.Options.Add(other);
@@ -304,6 +311,8 @@ internal static class FunctionVerbs
                 result.AddError("'virtbus function plug' takes --provider and --function together.");
             else if (providers.Count(p => result.GetValue(p) is not null) != 1)
                 result.AddError($"'virtbus function plug' needs one of {string.Join(", ", providers.Select(p => p.Name))}.");
+            else if (result.GetResult(pairs)?.Tokens is [var first, ..] && result.GetValue(virtio) is null)
+                result.AddError($"'virtbus function plug' takes attributes with --virtio only; this has '{first.Value}'.");
         });
         return command;
     }
@@ -319,7 +328,7 @@ internal static class FunctionVerbs
             (result, client, output) =>
             {
                 var name = result.GetRequiredValue(toUnplug);
-                var function = All(client).FirstOrDefault(f => f.Kind == "pci" && (f.Name == name || f.Device == name));
+                var function = All(client).FirstOrDefault(f => IsPlugged(f) && (f.Name == name || f.Device == name));
                 if (function is { Device: null, State: not "gone" })
                 {
                     // It is being plugged in, or is not plugged in at all.
@@ -350,6 +359,9 @@ internal static class FunctionVerbs
         command.Options.Add(force);
         return command;
     }
+
+    /// <summary>Whether a function sits in a slot of its own.</summary>
+    internal static bool IsPlugged(FunctionAnswer function) => function.Kind is Bus or Virtio;
 
     private static void Unplug(ControlClient client, DeviceAnswer device, bool pulls)
     {

@@ -33,10 +33,10 @@ internal static class Names
     public static Argument<string[]> Functions(Func<FunctionAnswer, bool> isOffered) => Completed(
         new Argument<string[]>("FUNCTION") { Description = "Functions that are defined.", Arity = ArgumentArity.OneOrMore }, (client, _) => Functions(client, isOffered));
 
-    /// <summary>What can be unplugged: functions of kind pci by their names, and devices that sit in a slot.</summary>
+    /// <summary>What can be unplugged: functions that sit in a slot of their own by their names, and devices that sit in a slot.</summary>
     public static Argument<string> Plugged() => Completed(
         new Argument<string>("DEVICE") { Description = DeviceDescription },
-        static (client, _) => [.. Functions(client, static f => f.Kind == "pci"), .. Devices(client).Where(static d => d.Bus == "pci").SelectMany(NamesOf)]);
+        static (client, _) => [.. Functions(client, FunctionVerbs.IsPlugged), .. Devices(client).Where(static d => d.Bus == "pci").SelectMany(NamesOf)]);
 
     public static Argument<string[]> Sockets() => Completed(
         new Argument<string[]>("DEVICE") { Description = "Devices that offer a socket, as 'up' shows them.", Arity = ArgumentArity.ZeroOrMore },
@@ -125,6 +125,13 @@ internal static class Names
                 ? found.Fields.Select(static f => Item(f.Key + "=", f.Value))
                 : []));
         return pairs;
+    }
+
+    /// <summary>Completes an option with words that are always the same.</summary>
+    public static Option<string> OneOf(Option<string> option, IReadOnlyList<string> words)
+    {
+        option.CompletionSources.Add(_ => words.Select(static w => Item(w, null)));
+        return option;
     }
 
     /// <summary>Completes an option with the functions of one of the PCI bus's providers.</summary>

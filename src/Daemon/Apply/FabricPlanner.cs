@@ -15,7 +15,7 @@ namespace Virtbus.Daemon.Apply;
 internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware hardware, DeviceGroups groups, Func<CancellationToken, Task> settle)
 {
     private const string Virtual = ManifestFunction.VirtualFunction;
-    private static readonly string[] Kinds = [Virtual, DiskFunctions.KindName, SerialFunctions.KindName, ManifestFunction.Plugged];
+    private static readonly string[] Kinds = [Virtual, DiskFunctions.KindName, SerialFunctions.KindName, VirtioFunctions.KindName, ManifestFunction.Plugged];
 
     /// <summary>Makes the plan.</summary>
     /// <param name="before">What the fabric was made from.</param>

@@ -21,7 +21,7 @@ internal static class ManifestExport
         Section(text, "adapters", hardware.Adapters.Select(a => Adapter(a, [.. functions.Where(f => f.Kind == ManifestFunction.VirtualFunction && f.Parent == a.Name && f.Device is not null).OrderBy(IndexOf)])));
         Section(text, "disks", passing.Where(static f => f.Kind == DiskFunctions.KindName).Select(static f => Function(f, ("adapter", f.Parent!))));
         Section(text, "serials", passing.Where(static f => f.Kind == SerialFunctions.KindName).Select(static f => Function(f)));
-        Section(text, "functions", passing.Where(static f => f.Kind == ManifestFunction.Plugged).Select(static f => Function(f)));
+        Section(text, "functions", passing.Where(static f => f.Kind is ManifestFunction.Plugged or VirtioFunctions.KindName).Select(static f => Function(f)));
         Section(text, "devices", groups.All.Select(static g => Group(g.Group)));
         // Those that were loaded by hand as well: without the module its functions are refused.
         List<string> names = [.. modules.Names.Select(static n => n.Value).Union(passing.Where(static f => f.Kind == ManifestFunction.Plugged).Select(hardware.ModuleOf).OfType<string>())];

@@ -29,11 +29,15 @@ internal sealed record FabricManifest(
         }),
         .. Serials.Select(static s => new ManifestFunction(s.Name, "serial", null, [new("driver", s.Driver)], s.Name.At, s.Name.Path, $"serial port {s.Name}") { Places = ManifestFunction.PlacesOf(("driver", s.Driver.Place)) }),
         .. Functions.Select(static f => new ManifestFunction(
-            f.Name, ManifestFunction.Plugged, null, [.. f.Values], f.Function.At, f.Function.Path, $"function {f.Name} ({f.Provider} {f.Function.Value})")
+            f.Name, f.Kind, null, [.. f.Values], f.Place.At, f.Place.Path, f.Title)
         {
-            Places = ManifestFunction.PlacesOf(("driver", f.Driver?.Place), ("provider", f.ProviderPlace)),
+            Places = ManifestFunction.PlacesOf(
+                ("driver", f.Driver?.Place), ("provider", f.ProviderPlace), ("queues", f.Virtio?.Disk?.Queues.Place), ("serial", f.Virtio?.Disk?.Serial.Place), ("vectors", f.Virtio?.Vectors?.Place)),
         }),
     ];
+
+    /// <summary>The disks, those that are functions by themselves among them.</summary>
+    public IEnumerable<DiskManifest> AllDisks() => [.. Disks, .. Functions.Select(static f => f.Virtio?.Disk).OfType<DiskManifest>()];
 
     private static IEnumerable<ManifestFunction> VirtualFunctionsOf(AdapterManifest adapter)
     {

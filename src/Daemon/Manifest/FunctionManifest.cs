@@ -1,6 +1,6 @@
 namespace Virtbus.Daemon.Manifest;
 
-/// <summary>A PCI function of one of the bus's providers.</summary>
+/// <summary>A PCI function of one of the bus's providers, or a virtio device.</summary>
 /// <param name="Name">The function's name.</param>
 /// <param name="Provider">The provider's name.</param>
 /// <param name="Function">The provider's name for the function; for a socket an absolute path.</param>
@@ -13,7 +13,27 @@ internal sealed record FunctionManifest(ManifestValue<string> Name, string Provi
     /// <summary>Where the provider is named, when it is by its name.</summary>
     public ManifestPlace? ProviderPlace { get; init; }
 
+    /// <summary>What is said of a virtio device; null for another function.</summary>
+    public VirtioManifest? Virtio { get; init; }
+
+    /// <summary>Its kind as a function.</summary>
+    public string Kind => Virtio is null ? ManifestFunction.Plugged : Provider;
+
+    /// <summary>What is made, in a few words.</summary>
+    public string Title => Virtio is null ? $"function {Name} ({Provider} {Function.Value})" : $"function {Name} (virtio {Virtio.Type.Value.ToString().ToLowerInvariant()})";
+
+    /// <summary>Where its main value stands.</summary>
+    public ManifestPlace Place => Virtio is null ? Function.Place : Virtio.Disk?.Backing.Place ?? Virtio.Type.Place;
+
     /// <summary>What is said of it, as attributes of its profile.</summary>
-    public IEnumerable<KeyValuePair<string, string>> Values =>
-        Driver is { } driver ? [new(Provider, Function), new("driver", driver)] : [new(Provider, Function)];
+    public IEnumerable<KeyValuePair<string, string>> Values
+    {
+        get
+        {
+            foreach (var value in Virtio?.Values ?? [new(Provider, Function)])
+                yield return value;
+            if (Driver is { } driver)
+                yield return new("driver", driver);
+        }
+    }
 }

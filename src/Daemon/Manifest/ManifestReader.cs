@@ -1,4 +1,5 @@
 using Virtbus.Block;
+using Virtbus.Daemon.Provisioning;
 using Virtbus.Platform;
 
 namespace Virtbus.Daemon.Manifest;
@@ -84,46 +85,44 @@ internal sealed class ManifestReader
         var queues = new Field<int>("queues", new CountRule(1, 64), "the number of request queues; 1 when absent.");
         var packed = new Field<bool>("packed", new BooleanRule(), "whether packed rings are offered beside split ones; false when absent.");
         var serial = new Field<string>("serial", new SerialRule(20), "what the guest reads as serial number; the name when absent.");
+        DiskManifest? ReadDisk(SectionReader r, ManifestValue<string>? theName, ManifestValue<string>? theAdapter)
+        {
+            var backing = r.Absent<DiskBacking>(new DiskBacking.Null(0));
+            var theReadOnly = r.Read(readOnly, false);
+            var theFormat = r.Read(format);
+            var theDirect = r.Read(direct, false);
+            if (r.Read(image) is { } f)
+            {
+                backing = new ManifestValue<DiskBacking>(new DiskBacking.File(f, IsRaw: theFormat is not null, IsDirect: theDirect), f.At, f.Path);
+                // Here and not when it is opened, so that what is wrong with any disk is told at once.
+                if (FileBackend.FindFault(f, theReadOnly, raw: theFormat is not null, theDirect) is { } fault)
+                    r.Report(f, fault.Message);
+            }
+            else if (theFormat is { } given && !r.Has(image))
+            {
+                r.Report(given, "only a file has a format, and this disk is in none. Remove the key.");
+            }
+            if (theDirect && !r.Has(image))
+                r.Report(theDirect, "only a file has a page cache to pass by, and this disk is in none. Remove the key 'direct'.");
+            if (r.Read(memory) is { } m)
+                backing = new ManifestValue<DiskBacking>(new DiskBacking.Memory(m), m.At, m.Path);
+            if (r.Read(nothing) is { } z)
+                backing = new ManifestValue<DiskBacking>(new DiskBacking.Null(z), z.At, z.Path);
+            var theQueues = r.Read(queues, 1);
+            var thePacked = r.Read(packed, false);
+            var theSerial = r.Read(serial);
+            return theName is { } n && theAdapter is { } a
+                ? new DiskManifest(n, a, backing, theReadOnly, theQueues, thePacked, theSerial ?? n with { Value = n.Value.Length <= 20 ? n.Value : n.Value[..20] })
+                : null;
+        }
+
         var disks = new Field<IReadOnlyList<ManifestValue<DiskManifest>>>(
             "disks",
             new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, packed, serial], [image, memory, nothing], r =>
             {
                 var theName = r.Read(diskName);
                 var theAdapter = r.Read(adapter);
-                var backing = r.Absent<DiskBacking>(new DiskBacking.Null(0));
-                var theReadOnly = r.Read(readOnly, false);
-                var theFormat = r.Read(format);
-                var theDirect = r.Read(direct, false);
-                if (r.Read(image) is { } f)
-                {
-                    backing = new ManifestValue<DiskBacking>(new DiskBacking.File(f, IsRaw: theFormat is not null, IsDirect: theDirect), f.At, f.Path);
-                    // Here and not when it is opened, so that what is wrong with any disk is told at once.
-                    if (FileBackend.FindFault(f, theReadOnly, raw: theFormat is not null, theDirect) is { } fault)
-                        r.Report(f, fault.Message);
-                }
-                else if (theFormat is { } given && !r.Has(image))
-                {
-                    r.Report(given, "only a file has a format, and this disk is in none. Remove the key.");
-                }
-                if (theDirect && !r.Has(image))
-                    r.Report(theDirect, "only a file has a page cache to pass by, and this disk is in none. Remove the key 'direct'.");
-                if (r.Read(memory) is { } m)
-                    backing = new ManifestValue<DiskBacking>(new DiskBacking.Memory(m), m.At, m.Path);
-                if (r.Read(nothing) is { } z)
-                    backing = new ManifestValue<DiskBacking>(new DiskBacking.Null(z), z.At, z.Path);
-                var theQueues = r.Read(queues, 1);
-                var thePacked = r.Read(packed, false);
-                var theSerial = r.Read(serial);
-                if (theName is not { } n || theAdapter is not { } a)
-                    return null;
-                return new DiskManifest(
-                    n,
-                    a,
-                    backing,
-                    theReadOnly,
-                    theQueues,
-                    thePacked,
-                    theSerial ?? n with { Value = n.Value.Length <= 20 ? n.Value : n.Value[..20] });
+                return ReadDisk(r, theName, theAdapter);
             })),
             "virtio-blk disks, each on a vhost-user socket of its own.");
 
@@ -146,11 +145,15 @@ internal sealed class ManifestReader
         var functionDriver = new Field<string>("driver", driverName, "the only driver that may take it; what the bus chooses when absent.");
         var provider = new Field<string>("provider", new TextRule("a provider's name, for example that of a module", "^[A-Za-z0-9_-]+$", 63), "the name of any other provider of the PCI bus, for example one that a module brings.");
         var providersFunction = new Field<string>("function", new TextRule("the provider's name for a function", "^[!-~]+$", 255), "the provider's name for the function, beside 'provider'.");
+        var virtio = new Field<VirtioType>("virtio", new ChoiceRule<VirtioType>(), "a virtio device: blk, console or rng; offered to guests on a vfio-user socket.");
+        var transitional = new Field<bool>("transitional", new BooleanRule(), "virtio: whether drivers from before version 1.0 of the standard find it too; false when absent.");
+        var vectors = new Field<int>("vectors", new CountRule(0, 2048), "virtio: the number of MSI-X vectors, 0 for none; one a queue and one for the configuration when absent.");
+        Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, serial];
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
         var functions = new Field<IReadOnlyList<ManifestValue<FunctionManifest>>>(
             "functions",
-            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, provider, providersFunction, functionDriver], [simulated, vfioUser, host, provider], r =>
+            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, virtio, provider, providersFunction, functionDriver, .. ofDisk, transitional, vectors], [simulated, vfioUser, host, virtio, provider], r =>
             {
                 var theName = r.Read(functionName);
                 var theDriver = r.Read(functionDriver);
@@ -161,13 +164,43 @@ internal sealed class ManifestReader
                     r.Report(named, $"'{named.Value}' says who makes the function, and not which. Add '{providersFunction.Name}', {providersFunction.Description}");
                 if (theOther is { } alone && !r.Has(provider))
                     r.Report(alone, $"'{alone.Value}' says which function it is, and not who makes it. Add '{provider.Name}', {provider.Description}");
+                var theVirtio = ReadVirtio(r, theName);
                 if (theName is not { } n)
                     return null;
+                if (theVirtio is not null)
+                    return new FunctionManifest(n, VirtioFunctions.KindName, n, theDriver) { Virtio = theVirtio };
                 if (theProvider is { } p && theOther is { } o)
                     return new FunctionManifest(n, p, o, theDriver) { ProviderPlace = p.Place };
                 return theFunctions is [var (own, function), ..] ? new FunctionManifest(n, own, function!.Value, theDriver) : null;
             })),
-            "PCI functions: simulated, served by another process, of this host, or of a module's provider.");
+            "PCI functions: virtio devices, simulated ones, served by another process, of this host, or of a module's provider.");
+
+        VirtioManifest? ReadVirtio(SectionReader r, ManifestValue<string>? theName)
+        {
+            var theTransitional = r.Read(transitional);
+            var theVectors = r.Read(vectors);
+            if (r.Read(virtio) is not { } type)
+            {
+                if (!r.Has(virtio) && Array.Find([.. ofDisk, transitional, vectors], r.Has) is { } alone)
+                    r.Report(alone, $"only a virtio device has '{alone.Name}'. Remove the key, or make the function one with 'virtio'.");
+                return null;
+            }
+
+            DiskManifest? disk = null;
+            if (type.Value == VirtioType.Blk)
+            {
+                disk = ReadDisk(r, theName, r.Absent(""));
+                Field[] places = [image, memory, nothing];
+                if (places.Count(r.Has) != 1)
+                    r.Report(type, $"a disk has exactly one of file, memory, null; this has {(places.Any(r.Has) ? string.Join(", ", places.Where(r.Has).Select(static f => f.Name)) + ". Keep one." : "none. Add one.")}");
+            }
+            else if (Array.Find(ofDisk, r.Has) is { } foreign)
+            {
+                r.Report(foreign, $"only a disk has '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
+            }
+
+            return new VirtioManifest(type, disk, theTransitional, theVectors);
+        }
 
         var module = new Field<string>("module", word, "the creator's module name.", required: true);
         var partName = new Field<string>("name", word, "the kind of part.", required: true);
@@ -349,7 +382,7 @@ internal sealed class ManifestReader
     private void CheckFiles(FabricManifest manifest)
     {
         var files = new Dictionary<string, DiskManifest>();
-        foreach (var disk in manifest.Disks)
+        foreach (var disk in manifest.AllDisks())
         {
             if (disk.Backing.Value is not DiskBacking.File { Path: var path } || files.TryAdd(path, disk))
                 continue;

@@ -118,6 +118,9 @@ internal sealed class SectionReader(ManifestPosition at, string path, Dictionary
     /// <summary>Says what is wrong with a value that is right by itself.</summary>
     public void Report<T>(ManifestValue<T> value, string message) => errors.Add(new ManifestError(value.At, value.Path, message));
 
+    /// <summary>Says that a key that is there does not belong there.</summary>
+    public void Report(Field field, string message) => errors.Add(new ManifestError(values[field.Name].At, path.Length == 0 ? field.Name : $"{path}.{field.Name}", message));
+
     /// <summary>Reads the value of a key, or takes what stands for its absence.</summary>
     public ManifestValue<T> Read<T>(Field<T> field, T absent) => Read(field) ?? Absent(absent);
 

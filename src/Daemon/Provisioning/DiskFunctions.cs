@@ -13,20 +13,13 @@ namespace Virtbus.Daemon.Provisioning;
 /// The disks of an adapter, as functions: the medium is opened and put in, and the adapter's vdpa part makes a vDPA device of it. Whenever that part is
 /// bound again the disk comes back, with its medium as it was.
 /// </summary>
-internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposable
+internal sealed class DiskFunctions : SingleFunctionProvider, IDisposable
 {
     internal const string KindName = "disk";
     private const string VhostVdpa = "vhost-vdpa";
 
-    private static readonly ProfileField<string> FilePath = ProfileFields.Text("file", "the absolute path of a file with the sectors", Path.IsPathRooted);
-    private static readonly ProfileField<long> Memory = ProfileFields.Size("memory", 512);
-    private static readonly ProfileField<long> Null = ProfileFields.Size("null", 512);
-    private static readonly ProfileField<string> Format = ProfileFields.Choice("format", ["raw"]);
-    private static readonly ProfileField<bool> Direct = ProfileFields.Flag("direct");
-    private static readonly ProfileField<bool> ReadOnly = ProfileFields.Flag("readonly");
     private static readonly ProfileField<int> Queues = VdpaFields.Queues(64);
-    private static readonly ProfileField[] Backings = [FilePath, Memory, Null];
-    private static readonly ProfileField[] All = [.. Backings, Format, Direct, ReadOnly, Queues, VdpaFields.Serial, VdpaFields.Packed];
+    private static readonly ProfileField[] All = [.. Medium.Fields, Queues, VdpaFields.Serial, VdpaFields.Packed];
 
     private readonly Adapter _adapter;
     private readonly VdpaBus _bus;
@@ -55,17 +48,9 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
 
     public override bool Returns => true;
 
-    public override void Check(FunctionProfile profile)
-    {
-        var backings = Backings.Where(profile.IsSet).ToList();
-        if (backings.Count > 1)
-            throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}' has exactly one of {string.Join<ProfileField>(", ", Backings)}; this has {string.Join(", ", backings)}. Keep one.");
-        if (backings.Count == 1 && !profile.IsSet(FilePath) && (profile.IsSet(Format) || profile.Get(Direct)))
-            throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': only a file has a format and a page cache to pass by, and this disk is in none. Take format and direct away.");
-    }
+    public override void Check(FunctionProfile profile) => Medium.Check(profile);
 
-    public override IEnumerable<string> FindMissing(FunctionProfile profile) =>
-        Backings.Any(profile.IsSet) ? [] : [$"one of {string.Join<ProfileField>(", ", Backings)}"];
+    public override IEnumerable<string> FindMissing(FunctionProfile profile) => Medium.FindMissing(profile);
 
     public override void Forget(string name)
     {
@@ -78,22 +63,11 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
     {
         if (field == VdpaFields.Serial)
             return VdpaFields.SerialOf(profile);
-        return field == Format && profile.IsSet(FilePath) ? "raw" : base.DescribeStandard(profile, field);
+        return Medium.DescribeStandard(profile, field) ?? base.DescribeStandard(profile, field);
     }
 
     /// <summary>Opens the medium of a disk that is going to be activated, so that what is wrong with it is told before anything is made.</summary>
-    public void Open(FunctionProfile profile)
-    {
-        var medium = profile switch
-        {
-            _ when profile.TryGet(FilePath, out var path) => FileBackend.Open(path, profile.Get(ReadOnly), raw: profile.IsSet(Format), direct: profile.Get(Direct)),
-            _ when profile.IsSet(Memory) => new MemoryBackend(profile.Get(Memory), readOnly: profile.Get(ReadOnly)),
-            _ => (IBlockBackend)new NullBackend(profile.Get(Null), readOnly: profile.Get(ReadOnly)),
-        };
-        _opened[profile.Name] = medium;
-        if (medium is FileBackend file)
-            Watch(file, profile.Name);
-    }
+    public void Open(FunctionProfile profile) => _opened[profile.Name] = Medium.Open(profile, _context.LoggerFactory.CreateLogger<DiskFunctions>());
 
     /// <summary>Closes the media that are in the adapter no more; the adapter is gone.</summary>
     public void Dispose()
@@ -166,19 +140,4 @@ internal sealed partial class DiskFunctions : SingleFunctionProvider, IDisposabl
     // What the medium depends on.
     private static string KeyOf(FunctionProfile profile) =>
         string.Join('\n', profile.Values.Where(static v => v.Key != Queues.Name && v.Key != VdpaFields.Serial.Name && v.Key != VdpaFields.Packed.Name).Select(static v => $"{v.Key}={v.Value}"));
-
-    private void Watch(FileBackend file, string disk)
-    {
-        var logger = _context.LoggerFactory.CreateLogger<DiskFunctions>();
-        if (file.WhyNoUring is { } why)
-            WithoutUring(logger, disk, why);
-        file.FlushFailed += (_, _) => WritesLost(logger, disk, file.Description, file.FailedFlush);
-    }
-
-    [LoggerMessage(630, LogLevel.Warning, "Disk {Disk} does without io_uring, by threads that wait, which is slower. {Reason}")]
-    private static partial void WithoutUring(ILogger logger, string disk, string reason);
-
-    [LoggerMessage(631, LogLevel.Error, "Disk {Disk}: the host could not write what was in the page cache of {File}: {Error}. Some of what was written since the last "
-        + "flush is lost, and each flush fails from now on. Mend the host's storage, take the fabric down and up, and have the guest check its file system")]
-    private static partial void WritesLost(ILogger logger, string disk, string file, Errno error);
 }

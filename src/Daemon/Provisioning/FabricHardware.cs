@@ -19,7 +19,7 @@ using Virtbus.Transports.VhostUser;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// The simulated hardware of a fabric: its adapters, and what makes disks and serial ports; the providers of PCI functions; and the transports that offer
+/// The simulated hardware of a fabric: its adapters, and what makes disks, serial ports and virtio functions; the providers of PCI functions; and the transports that offer
 /// devices on sockets.
 /// </summary>
 internal sealed class FabricHardware : IAsyncDisposable
@@ -33,6 +33,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     private readonly VfioSubsystem _vfio;
     private readonly SocketExporter _vfioExporter;
     private readonly SerialFunctions _serials;
+    private readonly VirtioFunctions _virtio;
     // In the order in which they were made; replaced as a whole.
     private volatile (Adapter Adapter, DiskFunctions Disks)[] _adapters = [];
     private volatile bool _closing;
@@ -54,6 +55,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         _pci.AddProvider(new VfioUserFunctionProvider());
         _pci.AddProvider(new HostFunctionProvider(context.LoggerFactory));
         _serials = new SerialFunctions(context);
+        _virtio = new VirtioFunctions(context);
     }
 
     public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles];
@@ -72,8 +74,14 @@ internal sealed class FabricHardware : IAsyncDisposable
         select new DeviceSocket((device.Parent as PciDevice)?.Label ?? device.Label, "vfio-user", endpoint, device.Parent, device, device.Label);
 
     private IEnumerable<DeviceSocket> Consoles =>
-        from serial in _serials.Ports
-        select new DeviceSocket(serial.Name, "console", serial.Console, serial.Device, Address: serial.Device?.Name);
+    [
+        .. from serial in _serials.Ports
+           select new DeviceSocket(serial.Name, "console", serial.Console, serial.Device, Address: serial.Device?.Name),
+        .. from part in _virtio.Parts
+           let console = part.Console
+           where console is not null
+           select new DeviceSocket(part.Name, "console", console, part.Device, Address: part.Device?.Name),
+    ];
 
     /// <summary>Makes ready to offer devices on sockets; called once, before anything is made.</summary>
     public async ValueTask StartAsync()
@@ -166,6 +174,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     {
         _closing = true;
         await _pci.UnplugOpenedAsync();
+        await _virtio.DisposeAsync();
         await _serials.DisposeAsync();
         while (_adapters is [.., var (last, _)])
             await RemoveAdapterAsync(last.Name);

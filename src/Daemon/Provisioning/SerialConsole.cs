@@ -1,19 +1,18 @@
 using System.Net.Sockets;
 using Microsoft.Extensions.Logging;
-using Virtbus.Hardware.Serial;
 using Virtbus.Platform;
 using Virtbus.Subsystems;
 
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// The far end of a serial port: a Unix socket that carries the text both ways. One client at a time; a newer one takes the line over, as when
+/// The far end of a serial port or a console: a Unix socket that carries the text both ways. One client at a time; a newer one takes the line over, as when
 /// somebody else sits down at a terminal. What the guest says while nobody is there is lost.
 /// </summary>
 internal sealed partial class SerialConsole : IDeviceEndpoint, IAsyncDisposable
 {
     private static readonly TimeSpan AcceptRetry = TimeSpan.FromSeconds(1);
-    private readonly SerialPort _port;
+    private readonly ITextPort _port;
     private readonly ILogger _log;
     private readonly TimeProvider _time;
     private readonly UnixListener _listener;
@@ -29,7 +28,7 @@ internal sealed partial class SerialConsole : IDeviceEndpoint, IAsyncDisposable
     /// <param name="log">Where it tells that it can't accept a client.</param>
     /// <param name="time">The clock.</param>
     /// <exception cref="VirtbusException">As <see cref="UnixListener.Listen"/>.</exception>
-    public SerialConsole(SerialPort port, string path, ILogger log, TimeProvider time)
+    public SerialConsole(ITextPort port, string path, ILogger log, TimeProvider time)
     {
         _port = port;
         _log = log;

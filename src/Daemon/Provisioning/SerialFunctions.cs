@@ -92,7 +92,7 @@ internal sealed class SerialFunctions : SingleFunctionProvider, IAsyncDisposable
         try
         {
             var path = Path.Combine(_context.RuntimeFolder, name + ".console.sock");
-            return new SerialDevice(name, function, new SerialConsole(function.Port, path, _context.LoggerFactory.CreateLogger("Virtbus.Serial"), _context.Fabric.Time));
+            return new SerialDevice(name, function, new SerialConsole(new SerialTextPort(function.Port), path, _context.LoggerFactory.CreateLogger("Virtbus.Serial"), _context.Fabric.Time));
         }
         catch
         {

@@ -1,16 +1,17 @@
 using System.Net.Sockets;
 using Virtbus.Hardware.Serial;
+using Virtbus.Models.VirtioConsole;
 using Virtbus.Platform;
 using Virtbus.Subsystems;
 
 namespace Virtbus.Daemon.Provisioning;
 
-/// <summary>One client's connection with a serial port. It is over when the client has closed and the guest has taken all that it sent.</summary>
-internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
+/// <summary>One client's connection with a serial port or a console. It is over when the client has closed and the guest has taken all that it sent.</summary>
+internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
 {
     private const int BufferSize = 64 << 10;
     private const int ChunkSize = 4 << 10;
-    private readonly SerialPort _port;
+    private readonly ITextPort _port;
     private readonly Socket _client;
     private readonly UnixStream _stream;
     private readonly CancellationTokenSource _stop = new();
@@ -29,7 +30,7 @@ internal sealed class SerialLine : ISerialPeer, IAsyncDisposable
     /// <param name="peers">Among whose descriptors those count that it sends.</param>
     /// <param name="since">Now.</param>
     /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
-    public SerialLine(SerialPort port, Socket client, PeerDescriptors peers, DateTimeOffset since)
+    public SerialLine(ITextPort port, Socket client, PeerDescriptors peers, DateTimeOffset since)
     {
         _port = port;
         _client = client;

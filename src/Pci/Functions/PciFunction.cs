@@ -103,9 +103,19 @@ public abstract partial class PciFunction : IPciFunction
     public void ReadConfig(int offset, Span<byte> destination)
     {
         if (_isLost)
+        {
             destination.Fill(0xFF);
-        else
-            Config.Read(offset, destination);
+            return;
+        }
+        try
+        {
+            OnConfigReading(offset, destination.Length);
+        }
+        catch (Exception exception)
+        {
+            Fail("config space", exception);
+        }
+        Config.Read(offset, destination);
     }
 
     /// <inheritdoc/>
@@ -275,6 +285,13 @@ public abstract partial class PciFunction : IPciFunction
     /// <param name="length">Bytes.</param>
     /// <param name="effects">What the write asked for.</param>
     protected virtual void OnConfigChanged(int offset, int length, ConfigEffects effects)
+    {
+    }
+
+    /// <summary>Told of each read of config space before it is done, for a register whose value is only known then.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="length">Bytes.</param>
+    protected virtual void OnConfigReading(int offset, int length)
     {
     }
 

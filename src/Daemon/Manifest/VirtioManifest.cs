@@ -1,0 +1,26 @@
+using System.Globalization;
+
+namespace Virtbus.Daemon.Manifest;
+
+/// <summary>A virtio device on PCI.</summary>
+/// <param name="Type">blk, console or rng.</param>
+/// <param name="Disk">What is said of a disk: its sectors, and the rest.</param>
+/// <param name="IsTransitional">Whether drivers from before version 1.0 of the standard find it.</param>
+/// <param name="Vectors">The number of MSI-X vectors.</param>
+internal sealed record VirtioManifest(ManifestValue<VirtioType> Type, DiskManifest? Disk, ManifestValue<bool>? IsTransitional, ManifestValue<int>? Vectors)
+{
+    /// <summary>What is said of it, as attributes of its profile.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Values
+    {
+        get
+        {
+            yield return new("virtio", Type.Value.ToString().ToLowerInvariant());
+            foreach (var value in Disk?.Values ?? [])
+                yield return value;
+            if (IsTransitional is { } transitional)
+                yield return new("transitional", transitional.Value ? "true" : "false");
+            if (Vectors is { } vectors)
+                yield return new("vectors", vectors.Value.ToString(CultureInfo.InvariantCulture));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+namespace Virtbus.Daemon.Manifest;
+
+/// <summary>The virtio devices that a manifest can name.</summary>
+internal enum VirtioType
+{
+    Blk,
+    Console,
+    Rng,
+}

@@ -1,0 +1,19 @@
+namespace Virtbus.Hardware.VirtioPci;
+
+/// <summary>How a virtio device is put behind PCI registers.</summary>
+public sealed record VirtioFunctionOptions
+{
+    /// <summary>
+    /// Whether drivers from before version 1.0 of the standard find their registers too: I/O ports in BAR 0, a device id from 0x1000 on, revision 0.
+    /// </summary>
+    public bool IsTransitional { get; init; }
+
+    /// <summary>MSI-X vectors, 0 for none at all, at most 2048; null for one a queue and one for the configuration.</summary>
+    public int? Vectors { get; init; }
+
+    /// <summary>Whether a driver may put the index of what it made available into its notifications (VIRTIO_F_NOTIFICATION_DATA).</summary>
+    public bool HasNotificationData { get; init; }
+
+    /// <summary>Virtual functions that can be enabled, 0 to 256.</summary>
+    public int VirtualFunctions { get; init; }
+}

@@ -1,0 +1,242 @@
+using System.Buffers.Binary;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using static Virtbus.Virtio.VirtioCommonConfig;
+using static Virtbus.Virtio.VirtioStatus;
+
+namespace Virtbus.Hardware.VirtioPci;
+
+/// <summary>
+/// The ports by which drivers from before version 1.0 of the standard know a device (VIRTIO 1.3, 4.1.4.10 and 2.7.2): features of 32 bits, a ring in one
+/// piece at a page number, no FEATURES_OK. What they write is done by the registers of the standard, in the order that the standard wants.
+/// </summary>
+/// <remarks>Under the lock of the registers.</remarks>
+internal sealed class VirtioLegacyRegisters
+{
+    internal const int HeaderSize = 20;
+    internal const int VectorBytes = 4;
+    internal const int SavedSize = 16;
+
+    private const int HostFeatures = 0;
+    private const int GuestFeatures = 4;
+    private const int QueuePage = 8;
+    private const int QueueSizeRegister = 12;
+    private const int QueueSelect = 14;
+    private const int QueueNotify = 16;
+    private const int StatusRegister = 18;
+    private const int Isr = 19;
+    private const int ConfigVector = 20;
+    private const int QueueVector = 22;
+
+    private const int PageShift = 12;
+    private const uint AnyLayout = 1u << 27;
+    private const byte Known = ACKNOWLEDGE | DRIVER | DRIVER_OK | FAILED;
+
+    private readonly VirtioDevice _device;
+    private readonly VirtioConfigRegisters _registers;
+    private readonly IVirtioUnitPort _port;
+    private readonly VirtioInterruptStatus _interrupts;
+    private readonly uint[] _pages;
+    private uint _features;
+    private ushort _select;
+    private byte _status;
+    private bool _isRunning;
+
+    internal VirtioLegacyRegisters(VirtioDevice device, VirtioConfigRegisters registers, IVirtioUnitPort port, VirtioInterruptStatus interrupts)
+    {
+        _device = device;
+        _registers = registers;
+        _port = port;
+        _interrupts = interrupts;
+        _pages = new uint[device.QueueCount];
+    }
+
+    private int ConfigOffset => _port.IsMsixEnabled ? HeaderSize + VectorBytes : HeaderSize;
+
+    internal void Reset()
+    {
+        _features = 0;
+        _select = 0;
+        _status = 0;
+        _isRunning = false;
+        Array.Clear(_pages);
+    }
+
+    /// <summary>Reads ports, any number of them from any place.</summary>
+    internal void Read(int offset, Span<byte> destination)
+    {
+        var config = ConfigOffset;
+        Span<byte> header = stackalloc byte[HeaderSize + VectorBytes];
+        header.Clear();
+        Build(header, takesIsr: offset <= Isr && offset + destination.Length > Isr);
+        if (offset < config)
+        {
+            var length = Math.Min(destination.Length, config - offset);
+            header.Slice(offset, length).CopyTo(destination);
+            destination = destination[length..];
+            offset += length;
+        }
+
+        if (destination.Length > 0)
+            _registers.ReadConfig(offset - config, destination);
+    }
+
+    /// <summary>Writes a port of 1, 2 or 4 bytes.</summary>
+    internal void Write(int offset, ReadOnlySpan<byte> source, ulong value)
+    {
+        if (offset >= ConfigOffset)
+        {
+            _device.TrySetConfig(offset - ConfigOffset, source, out _);
+            return;
+        }
+
+        switch (offset, source.Length)
+        {
+            case (GuestFeatures, 4) when !_isRunning:
+                _features = (uint)value & Offered;
+                break;
+            case (QueuePage, 4) when _select < _pages.Length:
+                SetPage((uint)value);
+                break;
+            case (QueueSelect, 2):
+                _select = (ushort)value;
+                break;
+            case (QueueNotify, 2) when (ushort)value < _pages.Length:
+                // Drivers of the time used their queues before they said that they are ready (3.1.2).
+                Begin();
+                _device.KickQueue((ushort)value);
+                break;
+            case (StatusRegister, 1):
+                SetStatus((byte)value);
+                break;
+            case (ConfigVector, 2):
+                _registers.Write(config_msix_vector, 2, value);
+                break;
+            case (QueueVector, 2):
+                Select(_select);
+                _registers.Write(queue_msix_vector, 2, value);
+                break;
+        }
+    }
+
+    /// <summary>Writes what moves with the state, without the pages.</summary>
+    internal void Save(Span<byte> to)
+    {
+        to[..SavedSize].Clear();
+        BinaryPrimitives.WriteUInt32LittleEndian(to, _features);
+        BinaryPrimitives.WriteUInt16LittleEndian(to[4..], _select);
+        to[6] = _status;
+        to[7] = _isRunning ? (byte)1 : (byte)0;
+    }
+
+    /// <summary>The pages of the queues, for who moves them.</summary>
+    internal ReadOnlySpan<uint> Pages => _pages;
+
+    /// <summary>Takes over what <see cref="Save"/> wrote.</summary>
+    internal void Restore(ReadOnlySpan<byte> from, ReadOnlySpan<uint> pages)
+    {
+        _features = BinaryPrimitives.ReadUInt32LittleEndian(from) & Offered;
+        _select = BinaryPrimitives.ReadUInt16LittleEndian(from[4..]);
+        _status = (byte)(from[6] & Known);
+        _isRunning = from[7] == 1;
+        pages.CopyTo(_pages);
+    }
+
+    private uint Offered => _device.DeviceFeatures.Word(0) | AnyLayout;
+
+    private void Build(Span<byte> r, bool takesIsr)
+    {
+        BinaryPrimitives.WriteUInt32LittleEndian(r[HostFeatures..], Offered);
+        BinaryPrimitives.WriteUInt32LittleEndian(r[GuestFeatures..], _features);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[QueueSelect..], _select);
+        r[StatusRegister] = _status;
+        if (takesIsr)
+            r[Isr] = _interrupts.Take();
+        Span<byte> common = stackalloc byte[VirtioCommonConfig.Size];
+        Select(_select);
+        _registers.Read(common);
+        common.Slice(config_msix_vector, 2).CopyTo(r[ConfigVector..]);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[QueueVector..], VIRTIO_MSI_NO_VECTOR);
+        if (_select >= _pages.Length)
+            return;
+        BinaryPrimitives.WriteUInt32LittleEndian(r[QueuePage..], _pages[_select]);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[QueueSizeRegister..], (ushort)_device.MaxQueueSize);
+        common.Slice(queue_msix_vector, 2).CopyTo(r[QueueVector..]);
+    }
+
+    private void SetStatus(byte status)
+    {
+        if (status == 0)
+        {
+            _registers.Reset();
+            Reset();
+            _interrupts.Take();
+            return;
+        }
+
+        _status = (byte)(status & Known);
+        if ((status & DRIVER_OK) != 0)
+            Begin();
+        if ((status & FAILED) != 0)
+            _registers.Write(device_status, 1, (ulong)(_device.Status | FAILED));
+    }
+
+    private void SetPage(uint page)
+    {
+        _pages[_select] = page;
+        if (!_isRunning)
+            return;
+        Select(_select);
+        if (page == 0)
+            StopSelected();
+        else
+            StartQueue(_select);
+    }
+
+    // The driver knows no FEATURES_OK and enables no queue: that is done for it, once.
+    private void Begin()
+    {
+        if (_isRunning)
+            return;
+        _isRunning = true;
+        _registers.Write(driver_feature_select, 4, 0);
+        _registers.Write(driver_feature, 4, _features & ~AnyLayout);
+        _registers.Write(driver_feature_select, 4, 1);
+        _registers.Write(driver_feature, 4, 0);
+        _registers.Write(device_status, 1, ACKNOWLEDGE);
+        _registers.Write(device_status, 1, ACKNOWLEDGE | DRIVER);
+        _registers.Write(device_status, 1, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        for (var queue = 0; queue < _pages.Length; queue++)
+        {
+            if (_pages[queue] != 0)
+                StartQueue(queue);
+        }
+
+        _registers.Write(device_status, 1, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    // Descriptors, then the available ring, then the used ring on a page of its own (2.7.2).
+    private void StartQueue(int queue)
+    {
+        var size = (ulong)_device.MaxQueueSize;
+        var descriptors = (ulong)_pages[queue] << PageShift;
+        var available = descriptors + (16 * size);
+        var end = available + 6 + (2 * size);
+        Select(queue);
+        StopSelected();
+        _registers.Write(queue_desc, 8, descriptors);
+        _registers.Write(queue_driver, 8, available);
+        _registers.Write(queue_device, 8, (end + 4095) & ~4095UL);
+        _registers.Write(queue_enable, 2, 1);
+    }
+
+    private void StopSelected()
+    {
+        _registers.Write(queue_enable, 2, 0);
+        var queue = _registers.SelectedQueue;
+        if (queue >= 0)
+            _device.TrySetQueueState(queue, default, out _);
+    }
+
+    private void Select(int queue) => _registers.Write(queue_select, 2, (ulong)queue);
+}

@@ -1,0 +1,64 @@
+using Virtbus.Memory.Dma;
+using Virtbus.Pci;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+
+namespace Virtbus.Hardware.VirtioPci;
+
+/// <summary>A virtual function of a virtio function: a device of its own behind modern registers.</summary>
+internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPort, IMovableState
+{
+    private readonly VirtioUnit _unit;
+    private readonly VirtioConfigWindow _window;
+
+    internal VirtioVirtualFunction(VirtioFunction physical, int index, ConfigLayout config, VirtioDevice device)
+        : base(physical, index, config)
+    {
+        _unit = new VirtioUnit(this, device, new VirtioFunctionOptions());
+        _window = new VirtioConfigWindow(this, Config);
+    }
+
+    public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
+
+    int IVirtioUnitPort.Vectors => MsixTable?.Vectors ?? 0;
+
+    bool IVirtioUnitPort.IsMsixEnabled => InterruptMode == PciInterruptMode.MsiX;
+
+    FaultSource? IVirtioUnitPort.Faults => Faults;
+
+    void IVirtioUnitPort.RaiseVector(int vector) => RaiseMsix(vector);
+
+    void IVirtioUnitPort.StageLine(bool asserted) => StageInterrupt(asserted);
+
+    void IVirtioUnitPort.ShowLine() => ShowInterrupt();
+
+    public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
+
+    public bool TryPause(out Fault fault) => _unit.TryPause(out fault);
+
+    public void Resume() => _unit.Resume();
+
+    public bool TrySave(StateWriter writer, out Fault fault) => _unit.TrySave(writer, out fault);
+
+    public bool TryRestore(StateReader reader, out Fault fault) => _unit.TryRestore(reader, out fault);
+
+    protected override void ReadRegister(int bar, ulong offset, Span<byte> destination) => _unit.Read(bar, offset, destination);
+
+    protected override void WriteRegister(int bar, ulong offset, ReadOnlySpan<byte> source) => _unit.Write(bar, offset, source);
+
+    protected override void OnConfigReading(int offset, int length) => _window.Reading(offset, length);
+
+    protected override void OnConfigChanged(int offset, int length, ConfigEffects effects) => _window.Written(offset, length);
+
+    protected override void OnReset(PciResetKind kind) => _unit.Reset();
+
+    protected override void OnPlugged(DmaPort dma) => _unit.Plugged(dma);
+
+    protected override void OnUnplugged() => _unit.Unplugged();
+
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        _unit.Dispose();
+    }
+}

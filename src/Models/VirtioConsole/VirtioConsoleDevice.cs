@@ -1,0 +1,116 @@
+using Virtbus.Platform;
+using Virtbus.Virtio;
+
+namespace Virtbus.Models.VirtioConsole;
+
+/// <summary>
+/// A virtio console with one port (VIRTIO 1.3, 5.3): queue 0 brings text to the guest, queue 1 from it. The members of the line are safe from any thread;
+/// of the rest see <see cref="VirtioDevice"/>.
+/// </summary>
+public sealed class VirtioConsoleDevice : VirtioDevice
+{
+    private const int ReceiveQueue = 0;
+    private const int TransmitQueue = 1;
+    private const int QueueSizeOfAll = 128;
+    // cols and rows, max_nr_ports, emerg_wr: of features that are not offered.
+    private const int ConfigBytes = 12;
+    private const string Section = "virtio-console";
+
+    private readonly ConsoleInput _input = new();
+    private readonly ConsoleOutput _output = new();
+    private IConsolePeer? _peer;
+    private int _resets;
+
+    /// <summary>Makes a device, reset, with no driver and nobody at the other end.</summary>
+    /// <param name="name">What it is called in logs and thread names.</param>
+    public VirtioConsoleDevice(string name)
+        : base(name, 2, QueueSizeOfAll) =>
+        CreateQueues(queue => queue == ReceiveQueue
+            ? new ConsoleInputQueue(_input, () => Volatile.Read(ref _peer)?.CanSend())
+            : new ConsoleOutputQueue(_output, bytes => Volatile.Read(ref _peer)?.Receive(bytes) ?? bytes.Length));
+
+    /// <inheritdoc/>
+    public override uint DeviceId => VirtioDeviceId.VIRTIO_ID_CONSOLE;
+
+    /// <inheritdoc/>
+    public override VirtioFeatures DeviceFeatures =>
+        VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1);
+
+    /// <inheritdoc/>
+    public override int ConfigSize => ConfigBytes;
+
+    /// <summary>How often another user began; a new user of the line begins with that.</summary>
+    public int Resets => Volatile.Read(ref _resets);
+
+    /// <summary>Plugs the other end in.</summary>
+    /// <param name="peer">Who gets what the guest sends. What it sent before is lost, as on a line that leads nowhere.</param>
+    /// <param name="fault">EBUSY: somebody else is connected.</param>
+    public bool TryConnect(IConsolePeer peer, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(peer);
+        return Interlocked.CompareExchange(ref _peer, peer, null) is null
+            ? Done(out fault)
+            : Refuse(Errno.EBUSY, "somebody is connected to the console already", out fault);
+    }
+
+    /// <summary>Plugs the other end out. A call of it that is under way may end after the return.</summary>
+    /// <param name="peer">Who is connected; without effect when that is somebody else.</param>
+    public void Disconnect(IConsolePeer peer)
+    {
+        if (Interlocked.CompareExchange(ref _peer, null, peer) == peer)
+            ResumeOutput();
+    }
+
+    /// <summary>Sends bytes to the guest, as many as the device has room for until the guest takes them.</summary>
+    /// <param name="bytes">The bytes.</param>
+    /// <param name="resets">
+    /// What <see cref="Resets"/> was before the bytes came; with another count by now they are for a user before and vanish. Null for bytes of now.
+    /// </param>
+    /// <returns>How many were taken, from the first on. After fewer than all, <see cref="IConsolePeer.CanSend"/> is called once there is room.</returns>
+    public int TrySend(ReadOnlySpan<byte> bytes, int? resets = null)
+    {
+        if (resets is { } before && before != Resets)
+            return bytes.Length;
+        var taken = _input.Add(bytes);
+        KickQueue(ReceiveQueue);
+        return taken;
+    }
+
+    /// <summary>Says that <see cref="IConsolePeer.Receive"/> takes bytes again, after it took fewer than it was given.</summary>
+    public void ResumeOutput() => KickQueue(TransmitQueue);
+
+    /// <inheritdoc/>
+    protected override void ReadConfig(int offset, Span<byte> destination, VirtioFeatures? driverFeatures) => destination.Clear();
+
+    /// <inheritdoc/>
+    protected override bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, VirtioFeatures? driverFeatures, out Fault fault) =>
+        Refuse(Errno.EROFS, "nothing in a console's configuration is the driver's without emergency writes", out fault);
+
+    /// <inheritdoc/>
+    protected override void OnBeginUse()
+    {
+        Interlocked.Increment(ref _resets);
+        _input.Clear();
+        _output.Clear();
+        Volatile.Read(ref _peer)?.DropUnsent();
+    }
+
+    /// <inheritdoc/>
+    protected override bool TrySaveModel(StateWriter writer, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(writer);
+        writer.Add(Section, 1, _output.Left);
+        return Done(out fault);
+    }
+
+    /// <inheritdoc/>
+    protected override bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
+    {
+        ArgumentNullException.ThrowIfNull(reader);
+        apply = static () => { };
+        if (!reader.TryTake(Section, 1, 0, ConsoleOutput.Capacity, out var section, out fault))
+            return false;
+        apply = () => _output.Replace(section.Content.Span);
+        return true;
+    }
+}
