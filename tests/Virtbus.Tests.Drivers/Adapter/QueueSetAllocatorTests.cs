@@ -63,25 +63,25 @@ public sealed class QueueSetAllocatorTests
     [Fact]
     public void Hardware_counts_virtqueues_and_frame_queues_as_one()
     {
-        var function = AdapterRig.Make(merlin: false, vfs: 1, vdpas: 1);
+        var function = AdapterDriver.Make(merlin: false, vfs: 1, vdpas: 1);
         using var memory = new MemoryBackend(1 << 20);
         function.Engine.AttachMedium("disk0", memory);
-        using var physical = new AdapterRig(function);
+        using var physical = new AdapterDriver(function);
         physical.Enable();
         Assert.Equal(Errno.None, physical.Do(AdapterOpcode.SetFunction, 1, 0x0200000000AA, 3).Status);
-        using var rig = new AdapterRig(AdapterRig.EnableVirtual(function, 1)[0]);
+        using var rig = new AdapterDriver(AdapterDriver.EnableVirtual(function, 1)[0]);
         rig.Enable();
         Assert.True(rig.AttachPasid(1));
         var parameters = new byte[VirtioBlockParameters.Size];
         (parameters[0], parameters[4]) = (1, 2);
         "disk0"u8.CopyTo(parameters.AsSpan(128));
-        rig.WriteMemory(AdapterRig.Free + 0x80000, parameters);
+        rig.WriteMemory(AdapterDriver.Free + 0x80000, parameters);
 
         var queues = rig.CreateQueues(0);
-        var window = rig.Do(AdapterOpcode.CreateVirtioBlock, 0, AdapterRig.Free + 0x80000);
+        var window = rig.Do(AdapterOpcode.CreateVirtioBlock, 0, AdapterDriver.Free + 0x80000);
         Assert.Equal(Errno.None, window.Status);
         Assert.Equal(Errno.ENOSPC, rig.Do(AdapterOpcode.CreateQueueSet, 0, queues.Arguments).Status);
-        Assert.Equal(Errno.ENOSPC, rig.Do(AdapterOpcode.CreateVirtioBlock, 0, AdapterRig.Free + 0x80000).Status);
+        Assert.Equal(Errno.ENOSPC, rig.Do(AdapterOpcode.CreateVirtioBlock, 0, AdapterDriver.Free + 0x80000).Status);
         Assert.Equal(Errno.None, rig.Do(AdapterOpcode.DestroyVirtio, (uint)window.First).Status);
         rig.CreateQueues(1);
         rig.CreateQueues(2);

@@ -16,8 +16,8 @@ public sealed class AdapterFunctionTests
     [MemberData(nameof(Makes))]
     public void Registers_say_who_the_adapter_is(bool merlin)
     {
-        using var function = AdapterRig.Make(merlin, vfs: 7, nets: 3, vdpas: 1);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin, vfs: 7, nets: 3, vdpas: 1);
+        using var rig = new AdapterDriver(function);
         Assert.Equal(merlin ? 0x1_4E4C524DUL : 0x1_52524148UL, rig.Read(AdapterRegister.Identity));
         Assert.Equal(3UL | 1 << 16, rig.Read(AdapterRegister.Parts));
         Assert.Equal(512UL | 15 << 16 | 512UL << 32, rig.Read(AdapterRegister.Queues));
@@ -30,8 +30,8 @@ public sealed class AdapterFunctionTests
     [MemberData(nameof(Makes))]
     public void Read_only_registers_and_holes_swallow_writes(bool merlin)
     {
-        using var function = AdapterRig.Make(merlin);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin);
+        using var rig = new AdapterDriver(function);
         foreach (var register in new[] { AdapterRegister.Identity, AdapterRegister.Parts, AdapterRegister.MacAddress, AdapterRegister.Error, AdapterRegister.CommandConsumer })
         {
             var before = rig.Read(register);
@@ -47,8 +47,8 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Registers_are_read_in_any_length_and_place()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         var whole = new byte[64];
         function.ReadBar(0, 0, whole);
         for (var offset = 0; offset < 16; offset++)
@@ -66,14 +66,14 @@ public sealed class AdapterFunctionTests
     [MemberData(nameof(Makes))]
     public void Copy_moves_bytes_and_answers_by_event_and_interrupt(bool merlin)
     {
-        using var function = AdapterRig.Make(merlin);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var data = Enumerable.Range(0, 5000).Select(i => (byte)(i * 7)).ToArray();
-        rig.WriteMemory(AdapterRig.Free, data);
-        var answer = rig.Do(AdapterOpcode.Copy, 0, AdapterRig.Free, AdapterRig.Free + 0x8000, 5000);
+        rig.WriteMemory(AdapterDriver.Free, data);
+        var answer = rig.Do(AdapterOpcode.Copy, 0, AdapterDriver.Free, AdapterDriver.Free + 0x8000, 5000);
         Assert.Equal((Errno.None, 5000UL), (answer.Status, answer.First));
-        Assert.Equal(data, rig.ReadMemory(AdapterRig.Free + 0x8000, 5000));
+        Assert.Equal(data, rig.ReadMemory(AdapterDriver.Free + 0x8000, 5000));
         rig.WaitInterrupt(0);
         Assert.Equal(1UL, rig.Read(AdapterRegister.CommandConsumer));
     }
@@ -82,8 +82,8 @@ public sealed class AdapterFunctionTests
     [MemberData(nameof(Makes))]
     public void Rings_go_round(bool merlin)
     {
-        using var function = AdapterRig.Make(merlin);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         for (var i = 0; i < 200; i++)
             Assert.Equal(Errno.None, rig.Do(AdapterOpcode.Nop).Status);
@@ -92,18 +92,18 @@ public sealed class AdapterFunctionTests
     public static TheoryData<ushort, uint, ulong[], Errno> WrongCommands => new()
     {
         { 0x7777, 0, [], Errno.EOPNOTSUPP },
-        { (ushort)AdapterOpcode.Copy, 0, [AdapterRig.Free, AdapterRig.Free, 0], Errno.EINVAL },
-        { (ushort)AdapterOpcode.Copy, 0, [AdapterRig.Free, AdapterRig.Free, 0x10001], Errno.EINVAL },
-        { (ushort)AdapterOpcode.Copy, 0, [0x10, AdapterRig.Free, 16], Errno.EFAULT },
-        { (ushort)AdapterOpcode.Copy, 0, [AdapterRig.Free, AdapterRig.Base + AdapterRig.Size - 8, 16], Errno.EFAULT },
-        { (ushort)AdapterOpcode.Copy, 0, [ulong.MaxValue - 4, AdapterRig.Free, 16], Errno.EFAULT },
-        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterRig.Free + 8, AdapterRig.Free, AdapterRig.Free, 0x00010404], Errno.EINVAL },
-        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterRig.Free, AdapterRig.Free, AdapterRig.Free + 16, 0x00010404], Errno.EINVAL },
-        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterRig.Free, AdapterRig.Free, AdapterRig.Free, 0x00010400], Errno.EINVAL },
-        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterRig.Free, AdapterRig.Free, AdapterRig.Free, 0x00011004], Errno.EINVAL },
-        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterRig.Free, AdapterRig.Free, AdapterRig.Free, 0x02000404], Errno.EINVAL },
-        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterRig.Free, AdapterRig.Free, AdapterRig.Free, 0x1_00010404], Errno.EINVAL },
-        { (ushort)AdapterOpcode.CreateQueueSet, 0, [ulong.MaxValue - 15, AdapterRig.Free, AdapterRig.Free, 0x00010404], Errno.EINVAL },
+        { (ushort)AdapterOpcode.Copy, 0, [AdapterDriver.Free, AdapterDriver.Free, 0], Errno.EINVAL },
+        { (ushort)AdapterOpcode.Copy, 0, [AdapterDriver.Free, AdapterDriver.Free, 0x10001], Errno.EINVAL },
+        { (ushort)AdapterOpcode.Copy, 0, [0x10, AdapterDriver.Free, 16], Errno.EFAULT },
+        { (ushort)AdapterOpcode.Copy, 0, [AdapterDriver.Free, AdapterDriver.Base + AdapterDriver.Size - 8, 16], Errno.EFAULT },
+        { (ushort)AdapterOpcode.Copy, 0, [ulong.MaxValue - 4, AdapterDriver.Free, 16], Errno.EFAULT },
+        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterDriver.Free + 8, AdapterDriver.Free, AdapterDriver.Free, 0x00010404], Errno.EINVAL },
+        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterDriver.Free, AdapterDriver.Free, AdapterDriver.Free + 16, 0x00010404], Errno.EINVAL },
+        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterDriver.Free, AdapterDriver.Free, AdapterDriver.Free, 0x00010400], Errno.EINVAL },
+        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterDriver.Free, AdapterDriver.Free, AdapterDriver.Free, 0x00011004], Errno.EINVAL },
+        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterDriver.Free, AdapterDriver.Free, AdapterDriver.Free, 0x02000404], Errno.EINVAL },
+        { (ushort)AdapterOpcode.CreateQueueSet, 0, [AdapterDriver.Free, AdapterDriver.Free, AdapterDriver.Free, 0x1_00010404], Errno.EINVAL },
+        { (ushort)AdapterOpcode.CreateQueueSet, 0, [ulong.MaxValue - 15, AdapterDriver.Free, AdapterDriver.Free, 0x00010404], Errno.EINVAL },
         { (ushort)AdapterOpcode.DestroyQueueSet, 0, [], Errno.ENOENT },
         { (ushort)AdapterOpcode.DestroyQueueSet, 512, [], Errno.ENOENT },
         { (ushort)AdapterOpcode.DestroyQueueSet, uint.MaxValue, [], Errno.ENOENT },
@@ -118,7 +118,7 @@ public sealed class AdapterFunctionTests
         { (ushort)AdapterOpcode.SuspendFunction, 1, [], Errno.ENODEV },
         { (ushort)AdapterOpcode.SaveFunction, 2, [], Errno.ENODEV },
         { (ushort)AdapterOpcode.CreateVirtioBlock, 0, [0x10], Errno.EFAULT },
-        { (ushort)AdapterOpcode.CreateVirtioBlock, 0, [AdapterRig.Free], Errno.EINVAL },
+        { (ushort)AdapterOpcode.CreateVirtioBlock, 0, [AdapterDriver.Free], Errno.EINVAL },
         { (ushort)AdapterOpcode.DestroyVirtio, 0, [], Errno.ENOENT },
         { (ushort)AdapterOpcode.DestroyVirtio, 1000, [], Errno.ENOENT },
     };
@@ -127,8 +127,8 @@ public sealed class AdapterFunctionTests
     [MemberData(nameof(WrongCommands))]
     public void Wrong_command_gets_an_error_and_the_next_one_works(ushort opcode, uint index, ulong[] arguments, Errno errno)
     {
-        using var function = AdapterRig.Make(merlin: true, vfs: 2);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true, vfs: 2);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         Assert.Equal(errno, rig.Do((AdapterOpcode)opcode, index, arguments).Status);
         Assert.Equal(Errno.None, rig.Do(AdapterOpcode.QueryCapabilities).Status);
@@ -137,8 +137,8 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Command_with_reserved_bits_is_refused()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         foreach (var at in new[] { 2, 3, 12, 15 })
         {
@@ -155,13 +155,13 @@ public sealed class AdapterFunctionTests
     [InlineData(3)]
     public void Random_commands_never_break_the_function(int seed)
     {
-        using var function = AdapterRig.Make(merlin: true, vfs: 4, vdpas: 1);
-        AdapterRig.EnableVirtual(function, 2);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true, vfs: 4, vdpas: 1);
+        AdapterDriver.EnableVirtual(function, 2);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var random = new Random(seed);
         AdapterOpcode[] opcodes = Enum.GetValues<AdapterOpcode>();
-        ulong[] interesting = [0, 1, 16, 64, 0x00010404, AdapterRig.Free, AdapterRig.Base + AdapterRig.Size - 64, ulong.MaxValue, 1UL << 63];
+        ulong[] interesting = [0, 1, 16, 64, 0x00010404, AdapterDriver.Free, AdapterDriver.Base + AdapterDriver.Size - 64, ulong.MaxValue, 1UL << 63];
         for (var i = 0; i < 3000; i++)
         {
             var command = new byte[64];
@@ -189,8 +189,8 @@ public sealed class AdapterFunctionTests
     [MemberData(nameof(Makes))]
     public void Commands_that_cannot_be_read_stop_the_function_until_it_is_enabled_anew(bool merlin)
     {
-        using var function = AdapterRig.Make(merlin);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         rig.Disable();
         rig.Write(AdapterRegister.CommandBase, 0x40);
@@ -214,11 +214,11 @@ public sealed class AdapterFunctionTests
     [InlineData(0xFFFFFFFFFFFFFFC0, 4)]
     public void Ring_that_is_not_aligned_or_has_no_size_keeps_the_function_disabled(ulong start, uint log)
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Write(AdapterRegister.CommandBase, start);
         rig.Write(AdapterRegister.CommandSize, log);
-        rig.Write(AdapterRegister.EventBase, AdapterRig.Events);
+        rig.Write(AdapterRegister.EventBase, AdapterDriver.Events);
         rig.Write(AdapterRegister.EventSize, 4);
         rig.Write(AdapterRegister.Control, AdapterControl.Enable);
         rig.WaitFor(AdapterRegister.Error, uint.MaxValue, (ulong)AdapterError.BadRing);
@@ -231,10 +231,10 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Doorbell_that_runs_ahead_of_the_ring_stops_the_function()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
-        rig.RingCommands((1 << AdapterRig.CommandLog) + 1);
+        rig.RingCommands((1 << AdapterDriver.CommandLog) + 1);
         rig.WaitFor(AdapterRegister.Error, uint.MaxValue, (ulong)AdapterError.BadIndex);
         rig.Disable();
         rig.Enable();
@@ -245,11 +245,11 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Full_event_ring_holds_commands_back_and_loses_none()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
-        rig.Write(AdapterRegister.CommandBase, AdapterRig.Commands);
-        rig.Write(AdapterRegister.CommandSize, AdapterRig.CommandLog);
-        rig.Write(AdapterRegister.EventBase, AdapterRig.Events);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
+        rig.Write(AdapterRegister.CommandBase, AdapterDriver.Commands);
+        rig.Write(AdapterRegister.CommandSize, AdapterDriver.CommandLog);
+        rig.Write(AdapterRegister.EventBase, AdapterDriver.Events);
         rig.Write(AdapterRegister.EventSize, 2);
         rig.Write(AdapterRegister.Control, AdapterControl.Enable);
         rig.WaitFor(AdapterRegister.Status, AdapterStatus.Enabled, AdapterStatus.Enabled);
@@ -271,8 +271,8 @@ public sealed class AdapterFunctionTests
     [MemberData(nameof(Makes))]
     public void Frame_goes_from_one_queue_set_to_another(bool merlin)
     {
-        using var function = AdapterRig.Make(merlin);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var (from, to) = (rig.CreateQueues(0), rig.CreateQueues(1));
         to.Post(8);
@@ -288,8 +288,8 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Frame_of_many_parts_arrives_whole_in_many_buffers()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var (from, to) = (rig.CreateQueues(0), rig.CreateQueues(1));
         for (var round = 0; round < 10; round++)
@@ -307,8 +307,8 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Frame_without_room_is_dropped_whole_and_counted()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var (from, to) = (rig.CreateQueues(0), rig.CreateQueues(1));
         from.Send(Frame(60));
@@ -323,14 +323,14 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Frame_that_cannot_be_read_stops_its_queue_set_and_no_other()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var (bad, good) = (rig.CreateQueues(0), rig.CreateQueues(1));
         bad.Add(0x4000, 60);
         bad.Publish();
         rig.RingTransmit(0);
-        Assert.Equal(new RigEvent(AdapterEventType.QueueError, Errno.None, 0, (ulong)AdapterError.DmaFault, 0), rig.TakeEvent());
+        Assert.Equal(new AdapterEvent(AdapterEventType.QueueError, Errno.None, 0, (ulong)AdapterError.DmaFault, 0), rig.TakeEvent());
         Assert.True(SpinWait.SpinUntil(() => bad.Error == (uint)AdapterError.DmaFault, TimeSpan.FromSeconds(10)));
         Assert.Equal(0UL, rig.Read(AdapterRegister.Error));
         Assert.NotEqual(0, rig.Dma.Faults);
@@ -346,14 +346,14 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Frame_that_cannot_be_written_stops_the_receiver_and_not_the_sender()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var (from, to) = (rig.CreateQueues(0), rig.CreateQueues(1));
         rig.WriteMemory(to.ReceiveRing, [0, 0x40, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0]);
         rig.SetWord(to.Start + QueueSet.ReceiveProducerOffset, 1);
         from.Send(Frame(64));
-        Assert.Equal(new RigEvent(AdapterEventType.QueueError, Errno.None, 1, (ulong)AdapterError.DmaFault, 0), rig.TakeEvent());
+        Assert.Equal(new AdapterEvent(AdapterEventType.QueueError, Errno.None, 1, (ulong)AdapterError.DmaFault, 0), rig.TakeEvent());
         Assert.Equal(0u, from.Error);
         from.Send(Frame(64));
         Assert.True(SpinWait.SpinUntil(() => from.TransmitConsumer == 2, TimeSpan.FromSeconds(10)));
@@ -367,11 +367,11 @@ public sealed class AdapterFunctionTests
     [InlineData(60, 4)]
     public void Descriptor_that_makes_no_sense_stops_the_queue_set(uint length, uint flags)
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var queues = rig.CreateQueues(0);
-        queues.Add(AdapterRig.Free, length, flags);
+        queues.Add(AdapterDriver.Free, length, flags);
         queues.Publish();
         rig.RingTransmit(0);
         Assert.Equal((ulong)AdapterError.BadDescriptor, rig.TakeEvent().First);
@@ -385,12 +385,12 @@ public sealed class AdapterFunctionTests
     [InlineData(14, uint.MaxValue - 13, false)]
     public void Frame_of_several_descriptors_has_the_bound_of_a_frame(uint first, uint second, bool taken)
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var queues = rig.CreateQueues(0);
-        queues.Add(AdapterRig.Free + 0x80000, first, QueueSet.FlagMore);
-        queues.Add(AdapterRig.Free + 0x80000, second);
+        queues.Add(AdapterDriver.Free + 0x80000, first, QueueSet.FlagMore);
+        queues.Add(AdapterDriver.Free + 0x80000, second);
         queues.Publish();
         rig.RingTransmit(0);
         Assert.True(SpinWait.SpinUntil(() => queues.TransmitConsumer == 2 || queues.Error != 0, TimeSpan.FromSeconds(10)));
@@ -400,12 +400,12 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Frame_whose_end_fits_into_no_ring_stops_the_queue_set()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var queues = rig.CreateQueues(0);
-        for (var i = 0; i < 1 << RigQueues.Log; i++)
-            queues.Add(AdapterRig.Free, 10, QueueSet.FlagMore);
+        for (var i = 0; i < 1 << AdapterQueues.Log; i++)
+            queues.Add(AdapterDriver.Free, 10, QueueSet.FlagMore);
         queues.Publish();
         rig.RingTransmit(0);
         Assert.Equal((ulong)AdapterError.BadDescriptor, rig.TakeEvent().First);
@@ -414,25 +414,25 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Index_that_runs_ahead_stops_the_queue_set()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var (first, second) = (rig.CreateQueues(0), rig.CreateQueues(1));
         first.Publish(17);
         rig.RingTransmit(0);
-        Assert.Equal(new RigEvent(AdapterEventType.QueueError, Errno.None, 0, (ulong)AdapterError.BadIndex, 0), rig.TakeEvent());
+        Assert.Equal(new AdapterEvent(AdapterEventType.QueueError, Errno.None, 0, (ulong)AdapterError.BadIndex, 0), rig.TakeEvent());
         rig.SetWord(second.Start + QueueSet.ReceiveProducerOffset, 17);
         Assert.Equal(Errno.None, rig.Do(AdapterOpcode.DestroyQueueSet, 0).Status);
         rig.CreateQueues(0).Send(Frame(60));
-        Assert.Equal(new RigEvent(AdapterEventType.QueueError, Errno.None, 1, (ulong)AdapterError.BadIndex, 0), rig.TakeEvent());
+        Assert.Equal(new AdapterEvent(AdapterEventType.QueueError, Errno.None, 1, (ulong)AdapterError.BadIndex, 0), rig.TakeEvent());
     }
 
     [Theory]
     [MemberData(nameof(Makes))]
     public void Signals_of_an_eventfd_ring_the_transmit_doorbell(bool merlin)
     {
-        using var function = AdapterRig.Make(merlin);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         var (from, to) = (rig.CreateQueues(0), rig.CreateQueues(1));
         to.Post(8);
@@ -456,8 +456,8 @@ public sealed class AdapterFunctionTests
     [MemberData(nameof(Makes))]
     public void Reset_returns_everything_to_power_on(bool merlin)
     {
-        using var function = AdapterRig.Make(merlin);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin);
+        using var rig = new AdapterDriver(function);
         var fresh = Dump(function);
         foreach (var byConfig in new[] { true, false })
         {
@@ -478,7 +478,7 @@ public sealed class AdapterFunctionTests
             }
             Assert.Equal(fresh, Dump(function));
             Assert.Equal(0, function.Engine.QueueSetCount);
-            rig.Fill(AdapterRig.Commands, 0x2000);
+            rig.Fill(AdapterDriver.Commands, 0x2000);
         }
         rig.Enable();
         Assert.Equal(Errno.None, rig.Do(AdapterOpcode.Nop).Status);
@@ -487,8 +487,8 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Without_bus_mastering_nothing_moves_and_with_it_all_goes_on()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         rig.SetMaster(false);
         rig.Post(AdapterOpcode.Nop);
@@ -501,26 +501,26 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Link_event_reaches_the_driver_before_the_answer()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         rig.Enable();
         rig.Post(AdapterOpcode.SetLink, 0, 0);
-        Assert.Equal(new RigEvent(AdapterEventType.Link, Errno.None, 0, 0, 0), rig.TakeEvent());
-        Assert.Equal(new RigEvent(AdapterEventType.CommandDone, Errno.None, 0, 0, 0), rig.TakeEvent());
+        Assert.Equal(new AdapterEvent(AdapterEventType.Link, Errno.None, 0, 0, 0), rig.TakeEvent());
+        Assert.Equal(new AdapterEvent(AdapterEventType.CommandDone, Errno.None, 0, 0, 0), rig.TakeEvent());
         Assert.Equal(0UL, rig.Read(AdapterRegister.Status) & AdapterStatus.LinkUp);
     }
 
     [Fact]
     public void Unplugged_function_does_no_dma_and_forgets_its_queues()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using (var rig = new AdapterRig(function))
+        using var function = AdapterDriver.Make(merlin: true);
+        using (var rig = new AdapterDriver(function))
         {
             rig.Enable();
             rig.CreateQueues(0);
         }
         Assert.Equal(0, function.Engine.QueueSetCount);
-        using var again = new AdapterRig(function);
+        using var again = new AdapterDriver(function);
         again.Enable();
         Assert.Equal(Errno.None, again.Do(AdapterOpcode.Nop).Status);
     }
@@ -528,8 +528,8 @@ public sealed class AdapterFunctionTests
     [Fact]
     public void Wire_carries_frames_both_ways_while_the_link_is_up()
     {
-        using var function = AdapterRig.Make(merlin: true);
-        using var rig = new AdapterRig(function);
+        using var function = AdapterDriver.Make(merlin: true);
+        using var rig = new AdapterDriver(function);
         using var sent = new SemaphoreSlim(0);
         var frames = new List<byte[]>();
         var wire = function.Engine.ConnectWire((in EthernetFrame frame) =>

@@ -11,19 +11,19 @@ namespace Virtbus.Tests.Hardware.Adapter;
 public sealed class AdapterLaneTests : IDisposable
 {
     private const ulong Remote = 0x4000_0000;
-    private const ulong State = AdapterRig.Free + 0x80000;
-    private readonly AdapterFunction _function = AdapterRig.Make(merlin: true, vfs: 2);
+    private const ulong State = AdapterDriver.Free + 0x80000;
+    private readonly AdapterFunction _function = AdapterDriver.Make(merlin: true, vfs: 2);
     private readonly SlowMemory _memory = new();
-    private readonly AdapterRig _physical;
-    private readonly AdapterRig _slow;
-    private readonly AdapterRig _other;
+    private readonly AdapterDriver _physical;
+    private readonly AdapterDriver _slow;
+    private readonly AdapterDriver _other;
 
     public AdapterLaneTests()
     {
-        _physical = new AdapterRig(_function);
+        _physical = new AdapterDriver(_function);
         _physical.Enable();
-        var functions = AdapterRig.EnableVirtual(_function, 2);
-        (_slow, _other) = (new AdapterRig(functions[0]), new AdapterRig(functions[1]));
+        var functions = AdapterDriver.EnableVirtual(_function, 2);
+        (_slow, _other) = (new AdapterDriver(functions[0]), new AdapterDriver(functions[1]));
         _slow.Enable();
         _other.Enable();
         Assert.True(_slow.Space.TryMap(new IovaRange(new Iova(Remote), 0x10000), _memory, DmaAccess.ReadWrite, out _));
@@ -98,20 +98,20 @@ public sealed class AdapterLaneTests : IDisposable
     {
         Stick();
         // As many as the command ring holds, and the event ring twice that.
-        for (var i = 0; i < 1 << AdapterRig.CommandLog; i++)
+        for (var i = 0; i < 1 << AdapterDriver.CommandLog; i++)
             _physical.Post(AdapterOpcode.ResumeFunction, 1);
-        _physical.WaitFor(AdapterRegister.CommandConsumer, ulong.MaxValue, 1 << AdapterRig.CommandLog);
-        for (var i = 0; i < 1 << AdapterRig.CommandLog; i++)
+        _physical.WaitFor(AdapterRegister.CommandConsumer, ulong.MaxValue, 1 << AdapterDriver.CommandLog);
+        for (var i = 0; i < 1 << AdapterDriver.CommandLog; i++)
             _physical.Post(AdapterOpcode.Nop);
         // Events nobody takes: the ring has room for the answers that are to come, and for no link event beside them.
-        _physical.WaitFor(AdapterRegister.EventProducer, ulong.MaxValue, 1 << AdapterRig.CommandLog);
+        _physical.WaitFor(AdapterRegister.EventProducer, ulong.MaxValue, 1 << AdapterDriver.CommandLog);
         _function.Engine.SetLink(false);
         Free();
-        _physical.WaitFor(AdapterRegister.EventProducer, ulong.MaxValue, 2 << AdapterRig.CommandLog);
+        _physical.WaitFor(AdapterRegister.EventProducer, ulong.MaxValue, 2 << AdapterDriver.CommandLog);
         var tags = new List<uint>();
-        for (var i = 0; i < 2 << AdapterRig.CommandLog; i++)
+        for (var i = 0; i < 2 << AdapterDriver.CommandLog; i++)
             tags.Add(Answer().Tag);
-        Assert.Equal(Enumerable.Range(0, 2 << AdapterRig.CommandLog), tags.Select(t => (int)t).Order());
+        Assert.Equal(Enumerable.Range(0, 2 << AdapterDriver.CommandLog), tags.Select(t => (int)t).Order());
         Assert.Equal(AdapterEventType.Link, _physical.TakeEvent().Type);
     }
 
@@ -132,7 +132,7 @@ public sealed class AdapterLaneTests : IDisposable
     [Fact]
     public void Function_changes_its_thread_with_its_owner_and_starts_anew()
     {
-        using var function = AdapterRig.Make(merlin: false);
+        using var function = AdapterDriver.Make(merlin: false);
         var group = new IommuGroup(7);
         using var slot = new BareSlot(new DmaPort("bare", group));
         function.Plug(slot);
@@ -174,7 +174,7 @@ public sealed class AdapterLaneTests : IDisposable
             Assert.Equal(Errno.None, Answer().Status);
             Assert.Equal(Errno.None, Answer().Status);
             Until(() => own.TransmitConsumer == round + 1);
-            _other.Fill(AdapterRig.Commands, 0x2000);
+            _other.Fill(AdapterDriver.Commands, 0x2000);
             _other.Enable();
         }
         var last = Ready(_other);
@@ -182,7 +182,7 @@ public sealed class AdapterLaneTests : IDisposable
         Assert.Equal(AdapterFunctionTests.Frame(70), last.Receive().Frame);
     }
 
-    private static RigQueues Ready(AdapterRig rig)
+    private static AdapterQueues Ready(AdapterDriver rig)
     {
         var queues = rig.CreateQueues(0);
         queues.Post(8);
@@ -208,7 +208,7 @@ public sealed class AdapterLaneTests : IDisposable
     private void Free()
     {
         _memory.Answer();
-        RigEvent copied;
+        AdapterEvent copied;
         do
             copied = _slow.TakeEvent();
         while (copied.Type != AdapterEventType.CommandDone);

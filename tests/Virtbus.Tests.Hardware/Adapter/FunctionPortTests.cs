@@ -12,18 +12,18 @@ public sealed class FunctionPortTests : IDisposable
     private const uint Pasid = 9;
     private const ulong Place = 0x40000;
     private const int FirstVector = 4;
-    private const ulong Commands = AdapterRig.Free + 0x40000;
+    private const ulong Commands = AdapterDriver.Free + 0x40000;
     private const ulong Events = Commands + 0x1000;
-    private const ulong State = AdapterRig.Free + 0x80000;
+    private const ulong State = AdapterDriver.Free + 0x80000;
 
-    private readonly AdapterFunction _function = AdapterRig.Make(merlin: true, vfs: 2);
-    private readonly AdapterRig _physical;
+    private readonly AdapterFunction _function = AdapterDriver.Make(merlin: true, vfs: 2);
+    private readonly AdapterDriver _physical;
     private readonly FunctionUnit _piece;
     private uint _producer;
 
     public FunctionPortTests()
     {
-        _physical = new AdapterRig(_function);
+        _physical = new AdapterDriver(_function);
         _physical.Enable();
         Assert.True(_physical.AttachPasid(Pasid));
         _function.Functions.Declare(Id, new FunctionSettings(0x0A00000000EE, 2));
@@ -51,7 +51,7 @@ public sealed class FunctionPortTests : IDisposable
 
         var own = _physical.CreateQueues(0);
         own.Post(4);
-        var queues = new RigQueues(_physical, AdapterRig.Free + 0x20000, 1);
+        var queues = new AdapterQueues(_physical, AdapterDriver.Free + 0x20000, 1);
         _physical.Fill(queues.Start, 0x1000);
         Assert.Equal(Errno.None, Do(AdapterOpcode.CreateQueueSet, queues.Arguments));
         var frame = AdapterFunctionTests.Frame(70);
@@ -88,7 +88,7 @@ public sealed class FunctionPortTests : IDisposable
         Assert.Equal(Errno.None, Do(AdapterOpcode.Nop));
 
         // Its state is none of a virtual function, though both are of one make.
-        using var virtualRig = new AdapterRig(AdapterRig.EnableVirtual(_function, 1)[0]);
+        using var virtualRig = new AdapterDriver(AdapterDriver.EnableVirtual(_function, 1)[0]);
         _physical.Do(AdapterOpcode.SuspendFunction, FunctionIdentity.OfVirtual(0), 0);
         Assert.Equal(Errno.EINVAL, _physical.Do(AdapterOpcode.LoadFunction, FunctionIdentity.OfVirtual(0), State, saved.First).Status);
     }
@@ -103,7 +103,7 @@ public sealed class FunctionPortTests : IDisposable
         Assert.Equal(Errno.ENODEV, _physical.Do(AdapterOpcode.SuspendFunction, Id + 1).Status);
     }
 
-    private static (ulong First, ulong Second) Answer(RigEvent answer) => (answer.First, answer.Second);
+    private static (ulong First, ulong Second) Answer(AdapterEvent answer) => (answer.First, answer.Second);
 
     private ulong Read(ulong offset)
     {
@@ -122,9 +122,9 @@ public sealed class FunctionPortTests : IDisposable
     private void Enable()
     {
         Write(0, 0x80, Commands);
-        Write(0, 0x88, AdapterRig.CommandLog);
+        Write(0, 0x88, AdapterDriver.CommandLog);
         Write(0, 0xC0, Events);
-        Write(0, 0xC8, AdapterRig.EventLog);
+        Write(0, 0xC8, AdapterDriver.EventLog);
         Write(0, 0x40, AdapterControl.Enable);
         Assert.True(SpinWait.SpinUntil(() => (Read(0x48) & AdapterStatus.Enabled) != 0, TimeSpan.FromSeconds(10)));
     }

@@ -14,16 +14,16 @@ public sealed class VirtioWindowTests : IDisposable
 {
     private const int Window = 0x8000;
     private const uint Pasid = 5;
-    private const ulong Parameters = AdapterRig.Free;
-    private const ulong RingAt = AdapterRig.Base + 0x40000;
-    private readonly AdapterFunction _function = AdapterRig.Make(merlin: true, vfs: 1, vdpas: 1);
-    private readonly AdapterRig _rig;
+    private const ulong Parameters = AdapterDriver.Free;
+    private const ulong RingAt = AdapterDriver.Base + 0x40000;
+    private readonly AdapterFunction _function = AdapterDriver.Make(merlin: true, vfs: 1, vdpas: 1);
+    private readonly AdapterDriver _rig;
     private readonly MemoryBackend _medium = new(1 << 20);
 
     public VirtioWindowTests()
     {
         _function.Engine.AttachMedium("disk0", _medium);
-        _rig = new AdapterRig(_function);
+        _rig = new AdapterDriver(_function);
         _rig.Enable();
     }
 
@@ -57,9 +57,9 @@ public sealed class VirtioWindowTests : IDisposable
         Assert.Equal(2UL, Read(0x50, 8));
 
         // The map changes under the queue; it goes on.
-        _rig.Space.TryUnmap(new Memory.Dma.IovaRange(new Iova(AdapterRig.Base), AdapterRig.Size), out _, out _);
+        _rig.Space.TryUnmap(new Memory.Dma.IovaRange(new Iova(AdapterDriver.Base), AdapterDriver.Size), out _, out _);
         Assert.Equal(1u, Read(28, 2));
-        Assert.True(_rig.Space.TryMap(new Iova(AdapterRig.Base), AdapterRig.Size, _rig.Memory, 0, DmaAccess.ReadWrite, out _));
+        Assert.True(_rig.Space.TryMap(new Iova(AdapterDriver.Base), AdapterDriver.Size, _rig.Memory, 0, DmaAccess.ReadWrite, out _));
         Request(ring);
         kick.Signal();
         _rig.WaitInterrupt(3);
@@ -162,7 +162,7 @@ public sealed class VirtioWindowTests : IDisposable
     [Fact]
     public void Virtual_function_with_a_window_is_not_saved()
     {
-        using var virtualRig = new AdapterRig(AdapterRig.EnableVirtual(_function, 1)[0]);
+        using var virtualRig = new AdapterDriver(AdapterDriver.EnableVirtual(_function, 1)[0]);
         virtualRig.Enable();
         WriteParameters(virtualRig, Pasid, 1, "disk0");
         Assert.Equal(Errno.None, virtualRig.Do(AdapterOpcode.CreateVirtioBlock, 0, Parameters).Status);
@@ -198,7 +198,7 @@ public sealed class VirtioWindowTests : IDisposable
         _rig.WaitInterrupt(3);
     }
 
-    private static void WriteParameters(AdapterRig rig, uint pasid, ushort queues, string medium)
+    private static void WriteParameters(AdapterDriver rig, uint pasid, ushort queues, string medium)
     {
         var parameters = new byte[256];
         BinaryPrimitives.WriteUInt32LittleEndian(parameters, pasid);
@@ -209,7 +209,7 @@ public sealed class VirtioWindowTests : IDisposable
         rig.WriteMemory(Parameters, parameters);
     }
 
-    private RigEvent Create(uint pasid = Pasid, ushort queues = 1, string medium = "disk0")
+    private AdapterEvent Create(uint pasid = Pasid, ushort queues = 1, string medium = "disk0")
     {
         WriteParameters(_rig, pasid, queues, medium);
         return _rig.Do(AdapterOpcode.CreateVirtioBlock, 0, Parameters);
@@ -224,7 +224,7 @@ public sealed class VirtioWindowTests : IDisposable
         Write(8, 1, 4);
         Write(12, 1, 4);
         Write(20, 11, 1);
-        var ring = new SplitDriverRing(_rig.Memory, new Iova(AdapterRig.Base), RingAt - AdapterRig.Base, 16, eventIndex: false, indirect: false);
+        var ring = new SplitDriverRing(_rig.Memory, new Iova(AdapterDriver.Base), RingAt - AdapterDriver.Base, 16, eventIndex: false, indirect: false);
         Write(22, 0, 2);
         Write(24, 16, 2);
         Write(26, 3, 2);

@@ -9,13 +9,13 @@ namespace Virtbus.Tests.Hardware.Adapter;
 /// <summary>Virtual functions under the commands of their physical one: configure, suspend, save, load. PV-01, VS-04, migration.</summary>
 public sealed class VirtualFunctionStateTests : IDisposable
 {
-    private const ulong State = AdapterRig.Free + 0x80000;
-    private readonly AdapterFunction _function = AdapterRig.Make(merlin: true, vfs: 4);
-    private readonly AdapterRig _physical;
+    private const ulong State = AdapterDriver.Free + 0x80000;
+    private readonly AdapterFunction _function = AdapterDriver.Make(merlin: true, vfs: 4);
+    private readonly AdapterDriver _physical;
 
     public VirtualFunctionStateTests()
     {
-        _physical = new AdapterRig(_function);
+        _physical = new AdapterDriver(_function);
         _physical.Enable();
     }
 
@@ -29,9 +29,9 @@ public sealed class VirtualFunctionStateTests : IDisposable
     public void Virtual_function_is_configured_before_it_is_there_and_not_after()
     {
         Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SetFunction, 2, 0x0200000000AA, 3).Status);
-        var functions = AdapterRig.EnableVirtual(_function, 2);
-        using var first = new AdapterRig(functions[0]);
-        using var second = new AdapterRig(functions[1]);
+        var functions = AdapterDriver.EnableVirtual(_function, 2);
+        using var first = new AdapterDriver(functions[0]);
+        using var second = new AdapterDriver(functions[1]);
         Assert.Equal(0x0200000000AAUL, second.Read(AdapterRegister.MacAddress));
         Assert.Equal(3UL, second.Read(AdapterRegister.Queues) & 0xFFFF);
         Assert.Equal(0x060000000010UL, first.Read(AdapterRegister.MacAddress));
@@ -76,7 +76,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
         var (one, other) = (Ready(rigs[0]), Ready(rigs[1]));
         Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.SuspendFunction, 1, 0).Status);
         Assert.Equal((ulong)AdapterStatus.Suspended, rigs[0].Read(AdapterRegister.Status) & AdapterStatus.Suspended);
-        rigs[0].Space.TryUnmap(new Memory.Dma.IovaRange(new Memory.Iova(AdapterRig.Base), AdapterRig.Size), out _, out _);
+        rigs[0].Space.TryUnmap(new Memory.Dma.IovaRange(new Memory.Iova(AdapterDriver.Base), AdapterDriver.Size), out _, out _);
         one.Send(AdapterFunctionTests.Frame(64));
         rigs[0].Post(AdapterOpcode.Nop);
         other.Send(AdapterFunctionTests.Frame(65));
@@ -86,7 +86,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
         Assert.True(SpinWait.SpinUntil(() => other.TransmitConsumer == 2, TimeSpan.FromSeconds(10)));
         Assert.Equal(0, rigs[0].Dma.Faults);
 
-        Assert.True(rigs[0].Space.TryMap(new Memory.Iova(AdapterRig.Base), AdapterRig.Size, rigs[0].Memory, 0, Memory.DmaAccess.ReadWrite, out _));
+        Assert.True(rigs[0].Space.TryMap(new Memory.Iova(AdapterDriver.Base), AdapterDriver.Size, rigs[0].Memory, 0, Memory.DmaAccess.ReadWrite, out _));
         Assert.Equal(Errno.None, _physical.Do(AdapterOpcode.ResumeFunction, 1).Status);
         Assert.Equal(AdapterFunctionTests.Frame(64), other.Receive().Frame);
         Assert.Equal(AdapterEventType.CommandDone, rigs[0].TakeEvent().Type);
@@ -117,10 +117,10 @@ public sealed class VirtualFunctionStateTests : IDisposable
     public void State_moves_under_traffic_to_the_byte_and_no_frame_is_lost_or_doubled(int seed)
     {
         // The source is function 0, the destination function 1, which has the same memory, as after a migration. Function 2 is the peer.
-        var functions = AdapterRig.EnableVirtual(_function, 3);
-        using var source = new AdapterRig(functions[0]);
-        using var destination = new AdapterRig(functions[1], source.Memory);
-        using var peer = new AdapterRig(functions[2]);
+        var functions = AdapterDriver.EnableVirtual(_function, 3);
+        using var source = new AdapterDriver(functions[0]);
+        using var destination = new AdapterDriver(functions[1], source.Memory);
+        using var peer = new AdapterDriver(functions[2]);
         source.Enable();
         var queues = source.CreateQueues(0);
         var sink = Ready(peer);
@@ -156,9 +156,9 @@ public sealed class VirtualFunctionStateTests : IDisposable
     [Fact]
     public void Address_that_came_with_a_users_state_goes_with_the_user()
     {
-        var functions = AdapterRig.EnableVirtual(_function, 2);
-        using var source = new AdapterRig(functions[0]);
-        using var destination = new AdapterRig(functions[1], source.Memory);
+        var functions = AdapterDriver.EnableVirtual(_function, 2);
+        using var source = new AdapterDriver(functions[0]);
+        using var destination = new AdapterDriver(functions[1], source.Memory);
         var (moved, own) = (source.Read(AdapterRegister.MacAddress), destination.Read(AdapterRegister.MacAddress));
         Assert.NotEqual(moved, own);
         _physical.Do(AdapterOpcode.SuspendFunction, 1, 0);
@@ -352,7 +352,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
         rig.ResetFunction();
         rig.SetMaster(true);
         rig.EnableInterrupts();
-        rig.Fill(AdapterRig.Commands, 0x2000);
+        rig.Fill(AdapterDriver.Commands, 0x2000);
         rig.Enable();
         Assert.Equal(Errno.None, rig.Do(AdapterOpcode.Nop).Status);
         rig.Dispose();
@@ -370,7 +370,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
         Assert.Equal(0, _function.Engine.QueueSetCount);
         _physical.SetMaster(true);
         _physical.EnableInterrupts();
-        _physical.Fill(AdapterRig.Commands, 0x2000);
+        _physical.Fill(AdapterDriver.Commands, 0x2000);
         _physical.Enable();
         Assert.Equal(0x060000000010UL, _physical.Do(AdapterOpcode.QueryFunction, 1).First);
     }
@@ -378,9 +378,9 @@ public sealed class VirtualFunctionStateTests : IDisposable
     [Fact]
     public async Task Functions_come_go_and_are_reset_beside_others_that_carry_traffic()
     {
-        var functions = AdapterRig.EnableVirtual(_function, 4);
-        using var from = new AdapterRig(functions[0]);
-        using var to = new AdapterRig(functions[1]);
+        var functions = AdapterDriver.EnableVirtual(_function, 4);
+        using var from = new AdapterDriver(functions[0]);
+        using var to = new AdapterDriver(functions[1]);
         var (sender, receiver) = (Ready(from), Ready(to));
         using var stop = new CancellationTokenSource();
         // As long as there is traffic, on a host that has the time.
@@ -390,21 +390,21 @@ public sealed class VirtualFunctionStateTests : IDisposable
         own.AsSpan(6, 6).CopyTo(own);
         var resets = Task.Run(() =>
         {
-            using var rig = new AdapterRig(functions[2]);
+            using var rig = new AdapterDriver(functions[2]);
             for (var i = 0; GoesOn(i); i++)
             {
                 Ready(rig).Send(own);
                 rig.ResetFunction();
                 rig.SetMaster(true);
                 rig.EnableInterrupts();
-                rig.Fill(AdapterRig.Commands, 0x2000);
+                rig.Fill(AdapterDriver.Commands, 0x2000);
             }
         });
         var plugs = Task.Run(() =>
         {
             for (var i = 0; GoesOn(i); i++)
             {
-                using var rig = new AdapterRig(functions[3]);
+                using var rig = new AdapterDriver(functions[3]);
                 Ready(rig).Send(own);
             }
         });
@@ -435,7 +435,7 @@ public sealed class VirtualFunctionStateTests : IDisposable
         return frame;
     }
 
-    private static RigQueues Ready(AdapterRig rig)
+    private static AdapterQueues Ready(AdapterDriver rig)
     {
         rig.Enable();
         var queues = rig.CreateQueues(0);
@@ -443,13 +443,13 @@ public sealed class VirtualFunctionStateTests : IDisposable
         return queues;
     }
 
-    private static void DisposeAll(AdapterRig[] rigs)
+    private static void DisposeAll(AdapterDriver[] rigs)
     {
         foreach (var rig in rigs)
             rig.Dispose();
     }
 
-    private AdapterRig[] Virtual(int count) => [.. AdapterRig.EnableVirtual(_function, count).Select(f => new AdapterRig(f))];
+    private AdapterDriver[] Virtual(int count) => [.. AdapterDriver.EnableVirtual(_function, count).Select(f => new AdapterDriver(f))];
 
     private ulong Generation(int vf) => _physical.Do(AdapterOpcode.QueryGeneration, FunctionIdentity.OfVirtual(vf)).First;
 
