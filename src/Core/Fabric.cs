@@ -103,7 +103,7 @@ public sealed class Fabric
 
     internal ClassObservers Observers { get; }
 
-    internal DeviceDirectory Roots { get; } = new(byPlace: true);
+    internal ChildDirectory Roots { get; } = new(parent: null);
 
     /// <summary>Registers a bus.</summary>
     /// <param name="bus">The bus.</param>
@@ -470,7 +470,7 @@ public sealed class Fabric
 
     internal UeventVariables VariablesOf(Device device)
     {
-        var variables = new UeventVariables();
+        var variables = Uevents.NewVariables();
         if (device.Driver is { } driver)
             variables.Add("DRIVER", driver.Name);
         if (device.Modalias is { } modalias)

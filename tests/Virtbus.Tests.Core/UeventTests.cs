@@ -87,6 +87,23 @@ public sealed class UeventTests
     }
 
     [Fact]
+    public async Task Event_that_was_taken_keeps_its_words_when_the_log_has_forgotten_it()
+    {
+        var world = await World.NewAsync(new FabricOptions { UeventHistory = 3 });
+        using var subscription = world.Fabric.Uevents.Subscribe();
+        await world.RegisterAsync("d", "a");
+        var device = await world.AddAsync("a", 1);
+        var taken = world.Fabric.Uevents.History().Concat((await subscription.ReadAsync().In()).Events).Where(e => e.DevPath == device.DevPath).ToList();
+        Assert.Equal(["add", "bind", "add", "bind"], taken.Select(e => e.ActionName));
+        var before = taken.ConvertAll(e => Encoding.UTF8.GetString(e.ToKernelFormat()));
+        for (var i = 2u; i < 20; i++)
+            await world.AddAsync("b", i);
+        Assert.Equal(before, taken.Select(e => Encoding.UTF8.GetString(e.ToKernelFormat())));
+        // Nor has what took its place a word of it.
+        Assert.All(world.Fabric.Uevents.History(), e => Assert.Equal(["MODALIAS=auxiliary:mod.b"], e.Variables.Select(v => $"{v.Key}={v.Value}")));
+    }
+
+    [Fact]
     public async Task Slow_subscriber_loses_the_oldest_and_is_told()
     {
         var fabric = new Fabric();

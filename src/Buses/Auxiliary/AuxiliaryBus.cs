@@ -72,17 +72,8 @@ public sealed class AuxiliaryBus : Bus
     }
 
     /// <inheritdoc/>
-    public override DeviceId? Match(IDeviceIdentity device, Driver driver)
-    {
-        if (device is not IAuxiliaryIdentity identity || driver is not IAuxiliaryDriver { IdTable: var table })
-            return null;
-        foreach (var id in table)
-        {
-            if (id.Name == identity.MatchName)
-                return id;
-        }
-        return null;
-    }
+    public override DeviceId? Match(IDeviceIdentity device, Driver driver) =>
+        device is IAuxiliaryIdentity identity && driver is IAuxiliaryDriver auxiliary ? auxiliary.IdTable.Find(identity.MatchName) : null;
 
     /// <inheritdoc/>
     protected override DeviceId? MatchOverride(IDeviceIdentity device, Driver driver) =>
@@ -93,7 +84,7 @@ public sealed class AuxiliaryBus : Bus
 
     /// <inheritdoc/>
     protected override IReadOnlyCollection<string>? MatchKeys(Driver driver) =>
-        driver is IAuxiliaryDriver auxiliary ? [.. auxiliary.IdTable.Select(i => i.Name)] : null;
+        driver is IAuxiliaryDriver auxiliary ? [.. auxiliary.IdTable.All.Select(i => i.Name)] : null;
 
     /// <inheritdoc/>
     protected override string? GetModalias(Device device) => (device as AuxiliaryDevice)?.ModaliasText;

@@ -15,6 +15,9 @@ namespace Virtbus.Buses.Auxiliary;
 /// </remarks>
 public class AuxiliaryDevice : Device, IAuxiliaryIdentity
 {
+    // What a name has at most: its two halves and their dot, a dot and the number.
+    private const int NameLength = AuxiliaryName.MaxLength + 11;
+
     private SortedSet<int>? _irqs;
     private readonly AuxiliaryName _name;
 
@@ -32,7 +35,7 @@ public class AuxiliaryDevice : Device, IAuxiliaryIdentity
 
     private AuxiliaryDevice(AuxiliaryBus bus, AuxiliaryName name, uint id, Device parent)
         : base(
-            string.Concat(name.MatchName, ".", id.ToString()),
+            string.Create(null, stackalloc char[NameLength], $"{name.MatchName}.{id}"),
             parent ?? throw new ArgumentNullException(nameof(parent)),
             bus)
     {

@@ -13,7 +13,7 @@ public abstract class AuxiliaryDriver<TDevice> : TypedDriver<TDevice, AuxiliaryD
     where TDevice : AuxiliaryDevice
 {
     private readonly AuxiliaryDeviceId[] _static;
-    private AuxiliaryDeviceId[] _all;
+    private AuxiliaryIdTable _all;
 
     /// <summary>Makes a driver named <c>module.name</c>, or <c>module</c> when it has no name of its own.</summary>
     /// <param name="bus">The fabric's auxiliary bus.</param>
@@ -33,16 +33,17 @@ public abstract class AuxiliaryDriver<TDevice> : TypedDriver<TDevice, AuxiliaryD
             throw new VirtbusException(Errno.EINVAL, $"Auxiliary driver {Name} has no id table. Put [AuxiliaryDeviceTable(\"module.name\")] on its class.");
         foreach (var id in ids)
             CheckId(id);
-        _all = _static = [.. ids];
+        _static = [.. ids];
+        _all = new AuxiliaryIdTable(_static);
     }
 
     /// <inheritdoc/>
     public sealed override Bus Bus { get; }
 
     /// <summary>The id table with the dynamic entries, those first.</summary>
-    public IReadOnlyList<AuxiliaryDeviceId> IdTable => _all;
+    public IReadOnlyList<AuxiliaryDeviceId> IdTable => _all.All;
 
-    AuxiliaryDeviceId[] IAuxiliaryDriver.IdTable => Volatile.Read(ref _all);
+    AuxiliaryIdTable IAuxiliaryDriver.IdTable => Volatile.Read(ref _all);
 
     /// <summary>
     /// Narrows what the table serves, see <see cref="Driver.Accepts(IDeviceIdentity)"/>: for a driver that wants those devices of a name only
@@ -60,10 +61,10 @@ public abstract class AuxiliaryDriver<TDevice> : TypedDriver<TDevice, AuxiliaryD
     public async ValueTask AddDynamicIdAsync(AuxiliaryDeviceId id)
     {
         CheckId(id);
-        if (_all.Any(i => i.Name == id.Name))
+        if (_all.Find(id.Name) is not null)
             throw new VirtbusException(Errno.EEXIST, $"Driver {Name} has the id '{id.Name}' already.");
         if (Bus.Fabric is { } fabric)
-            await fabric.ChangeIdsAsync(this, () => _all = [id, .. _all]);
+            await fabric.ChangeIdsAsync(this, () => _all = new AuxiliaryIdTable([id, .. _all.All]));
     }
 
     /// <summary>Removes a dynamic id. Devices that are bound stay bound.</summary>
@@ -71,10 +72,10 @@ public abstract class AuxiliaryDriver<TDevice> : TypedDriver<TDevice, AuxiliaryD
     /// <exception cref="VirtbusException">ENODEV: no dynamic id of that name.</exception>
     public async ValueTask RemoveDynamicIdAsync(string name)
     {
-        if (_static.Any(i => i.Name == name) || !_all.Any(i => i.Name == name))
+        if (_static.Any(i => i.Name == name) || _all.Find(name) is null)
             throw new VirtbusException(Errno.ENODEV, $"Driver {Name} has no dynamic id '{name}'. Only ids added by new_id can be removed.");
         if (Bus.Fabric is { } fabric)
-            await fabric.ChangeIdsAsync(this, () => _all = [.. _all.Where(i => i.Name != name)]);
+            await fabric.ChangeIdsAsync(this, () => _all = new AuxiliaryIdTable([.. _all.All.Where(i => i.Name != name)]));
     }
 
     private void CheckId(AuxiliaryDeviceId? id)

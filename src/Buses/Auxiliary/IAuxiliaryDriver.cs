@@ -3,7 +3,7 @@ namespace Virtbus.Buses.Auxiliary;
 /// <summary>What the bus needs of a driver, whatever device type it takes.</summary>
 internal interface IAuxiliaryDriver
 {
-    AuxiliaryDeviceId[] IdTable { get; }
+    AuxiliaryIdTable IdTable { get; }
 
     ValueTask AddDynamicIdAsync(AuxiliaryDeviceId id);
 

@@ -322,7 +322,7 @@ public sealed class FabricTree
 
     private static readonly ObjectAttribute<Device> DeviceUevent = new(
         "uevent",
-        d => string.Concat(d.Fabric!.VariablesOf(d).Pairs.Select(p => $"{p.Key}={p.Value}\n")),
+        d => string.Concat(d.Fabric!.VariablesOf(d).ToArray().Select(p => $"{p.Key}={p.Value}\n")),
         (d, value, _) =>
         {
             SyntheticUevent(value, d.DevPath, (action, more) => d.Fabric!.EmitUevent(d, action, more));

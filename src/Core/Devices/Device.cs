@@ -75,10 +75,26 @@ public class Device : IDeviceIdentity
     public bool IsGone { get; internal set; }
 
     /// <summary>Why the last probe asked to be tried again, while the device waits for that; else null.</summary>
-    public string? DeferredReason { get; internal set; }
+    public string? DeferredReason
+    {
+        get => _extras?.DeferredReason;
+        internal set
+        {
+            if (value != DeferredReason)
+                Extras.DeferredReason = value;
+        }
+    }
 
     /// <summary>Only a driver of this name may bind, whatever its table says; null when not set. Taking effect needs an unbind and a bind.</summary>
-    public string? DriverOverride { get; internal set; }
+    public string? DriverOverride
+    {
+        get => _extras?.DriverOverride;
+        internal set
+        {
+            if (value != DriverOverride)
+                Extras.DriverOverride = value;
+        }
+    }
 
     /// <summary>The position in creation order, which power transitions follow; 0 before the device is added.</summary>
     public long Sequence { get; internal set; }
@@ -87,7 +103,7 @@ public class Device : IDeviceIdentity
     public DeviceResources Resources => LazyInitializer.EnsureInitialized(ref _resources, () => new DeviceResources(this));
 
     /// <summary>Power state of the device.</summary>
-    public DevicePower Power => LazyInitializer.EnsureInitialized(ref PowerState, () => new DevicePower(this));
+    public DevicePower Power => LazyInitializer.EnsureInitialized(ref Extras.Power, () => new DevicePower(this));
 
     /// <summary>True while system sleep has suspended the device. Unlike <see cref="Power"/> it costs no object.</summary>
     public bool IsSuspended => PowerState?.IsSuspended == true;
@@ -214,13 +230,13 @@ public class Device : IDeviceIdentity
     }
 
     /// <summary>The children in creation order, at this moment.</summary>
-    public IReadOnlyList<Device> Children => _children is null ? [] : [.. _children.Snapshot()];
+    public IReadOnlyList<Device> Children => Below is { } below ? [.. below.Snapshot()] : [];
 
     /// <summary>The path below the tree's root, as Linux spells it: <c>/devices/…</c>.</summary>
     public string DevPath => string.Concat(Folder, "/", Place);
 
     // The directory that the device's place is in. A parent keeps its own path, so that its children share the one string.
-    internal string Folder => Parent is null ? Class is null ? "/devices" : "/devices/virtual" : Parent._path ??= Parent.DevPath;
+    internal string Folder => Parent is null ? Class is null ? "/devices" : "/devices/virtual" : Parent.Extras.Path ??= Parent.DevPath;
 
     // A class device hangs in a directory of its class, so that names of several classes under one parent never meet.
     internal string Place => Class is null || Parent?.Class is not null ? Name : string.Concat(Class.Name, "/", Name);
@@ -245,30 +261,36 @@ public class Device : IDeviceIdentity
 
     internal DeviceResources? ResourcesOrNull => _resources;
 
-    internal DeviceDirectory ChildDirectory => LazyInitializer.EnsureInitialized(ref _children, static () => new DeviceDirectory(byPlace: true));
+    internal ChildDirectory ChildDirectory => Below ?? LazyInitializer.EnsureInitialized(ref Extras.Children, () => new ChildDirectory(this));
 
     internal bool TryGetChild(string name, [System.Diagnostics.CodeAnalysis.NotNullWhen(true)] out Device? child)
     {
         child = null;
-        return _children is not null && _children.TryGet(name, out child);
+        return Below is { } below && below.TryGet(name, out child);
     }
 
-    internal IEnumerable<Device> ChildrenNewestFirst => _children is null ? [] : _children.Snapshot().Reverse();
+    internal IEnumerable<Device> ChildrenNewestFirst => Below is { } below ? below.Snapshot().Reverse() : [];
 
-    internal bool HasChildren => _children is { IsEmpty: false };
+    internal bool HasChildren => Below is { IsEmpty: false };
+
+    /// <summary>The power state when somebody asked for it.</summary>
+    internal DevicePower? PowerState => _extras?.Power;
+
+    internal DeviceLinks? Links => _extras?.Links;
+
+    internal DeviceExtras Extras => LazyInitializer.EnsureInitialized(ref _extras, static () => new DeviceExtras());
+
+    private ChildDirectory? Below => _extras?.Children;
 
     private DeviceResources? _resources;
-    private DeviceDirectory? _children;
-    private string? _path;
-    internal DevicePower? PowerState;
-    internal DeviceLinks? Links;
+    private DeviceExtras? _extras;
 
     // The rest is guarded by the fabric's gate.
     internal bool AddedOnce;
     internal TransitionFrame? Holder;
-    internal List<TransitionWaiter>? Waiters;
     internal CancellationTokenSource? ProbeCancellation;
-    internal HashSet<Device>? PendingDescendants;
+    internal List<TransitionWaiter>? Waiters => _extras?.Waiters;
+    internal HashSet<Device>? PendingDescendants => _extras?.PendingDescendants;
     internal int Deletes;
     internal volatile bool IsOut;
     internal bool IsDeferred;
@@ -277,4 +299,7 @@ public class Device : IDeviceIdentity
     // A device is on one of two lists: its bus's unbound devices, or its driver's devices.
     internal DeviceList? List;
     internal int ListIndex;
+
+    // Its place in the directory of its parent, or of the fabric.
+    internal int ChildIndex;
 }

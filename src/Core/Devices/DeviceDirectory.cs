@@ -3,16 +3,19 @@ using System.Diagnostics.CodeAnalysis;
 namespace Virtbus.Core;
 
 /// <summary>
-/// Devices by name: a hash table with open addressing, so that membership costs a slot and no object, at a thousand devices and at a
-/// million. Readers take no lock and never wait; writers hold the fabric's gate.
+/// Devices by name: the devices themselves in a row, in the order in which they came, and a hash table of numbers that finds a place in the
+/// row. Readers take no lock and never wait; writers hold the fabric's gate.
 /// </summary>
+/// <remarks>
+/// References stand in the row only. The collector looks again at whatever part of an old array was written to: in a row that is its end,
+/// in a hash table it would be all of it, at each collection.
+/// </remarks>
 internal sealed class DeviceDirectory
 {
     private const int MinSlots = 8;
-    private static readonly Device Gone = new("gone");
 
     private readonly bool _byPlace;
-    private Slot[] _slots = new Slot[MinSlots];
+    private Table _table = new(MinSlots);
     private int _used;
 
     /// <summary>Makes an empty directory.</summary>
@@ -29,14 +32,20 @@ internal sealed class DeviceDirectory
         return device is not null;
     }
 
+    /// <summary>Whether the directory has a device of the same name.</summary>
+    public bool Has(Device device) => !IsEmpty && Find(Key(device), HashOf(device)) is not null;
+
     public bool TryAdd(Device device)
     {
         var hash = HashOf(device);
         if (Find(Key(device), hash) is not null)
             return false;
-        if ((_used + 1) * 2 > _slots.Length)
+        if (_used == _table.Row.Length)
             Rebuild();
-        Insert(_slots, device, hash);
+        var (slots, row) = _table;
+        // A reader that finds the slot finds the device.
+        Volatile.Write(ref row[_used], device);
+        Volatile.Write(ref slots[FreeSlot(slots, hash)], Slot.Make(hash, _used));
         _used++;
         Count++;
         return true;
@@ -44,13 +53,15 @@ internal sealed class DeviceDirectory
 
     public void Remove(Device device)
     {
-        var slots = _slots;
-        for (var i = HashOf(device) & (slots.Length - 1); slots[i].Device is { } found; i = (i + 1) & (slots.Length - 1))
+        var (slots, row) = _table;
+        var hash = HashOf(device);
+        for (var i = hash & (slots.Length - 1); slots[i] != Slot.Empty; i = (i + 1) & (slots.Length - 1))
         {
-            if (found != device)
+            if (!Slot.Is(slots[i], hash) || row[Slot.Place(slots[i])] != device)
                 continue;
+            row[Slot.Place(slots[i])] = null;
             // A reader on its way past must not take this slot for the end.
-            Volatile.Write(ref slots[i].Device, Gone);
+            Volatile.Write(ref slots[i], Slot.Gone);
             Count--;
             if (slots.Length > MinSlots && Count * 16 < slots.Length)
                 Rebuild();
@@ -61,11 +72,10 @@ internal sealed class DeviceDirectory
     /// <summary>The devices in creation order.</summary>
     public Device[] Snapshot()
     {
-        var slots = Volatile.Read(ref _slots);
         var devices = new List<Device>(Count);
-        for (var i = 0; i < slots.Length; i++)
+        foreach (ref var place in Volatile.Read(ref _table).Row.AsSpan())
         {
-            if (Volatile.Read(ref slots[i].Device) is { } device && device != Gone)
+            if (Volatile.Read(ref place) is { } device)
                 devices.Add(device);
         }
         devices.Sort(static (a, b) => a.Sequence.CompareTo(b.Sequence));
@@ -80,43 +90,76 @@ internal sealed class DeviceDirectory
 
     private Device? Find(string name, int hash)
     {
-        var slots = Volatile.Read(ref _slots);
-        for (var i = hash & (slots.Length - 1); Volatile.Read(ref slots[i].Device) is { } found; i = (i + 1) & (slots.Length - 1))
+        var (slots, row) = Volatile.Read(ref _table);
+        for (var i = hash & (slots.Length - 1); Volatile.Read(ref slots[i]) is var slot && slot != Slot.Empty; i = (i + 1) & (slots.Length - 1))
         {
-            // The hash was written before the device, so it is there when the device is; it keeps most devices from being touched.
-            if (slots[i].Hash == hash && found != Gone && Key(found) == name)
+            // The hash keeps most devices from being touched. A place in the row is not used again, so what is there is what the slot stands for.
+            if (Slot.Is(slot, hash) && Volatile.Read(ref row[Slot.Place(slot)]) is { } found && Key(found) == name)
                 return found;
         }
         return null;
     }
 
+    // A quarter full at most, with the devices closed up. Readers keep the table that they have.
     private void Rebuild()
     {
+        var old = _table;
         var size = MinSlots;
-        while (size < (Count + 1) * 4)
+        while (size < Count * 4)
             size *= 2;
-        var slots = new Slot[size];
-        foreach (var slot in _slots)
+        var table = new Table(size);
+        var places = Count == _used ? null : new int[_used];
+        var used = 0;
+        for (var i = 0; i < _used; i++)
         {
-            if (slot.Device is { } device && device != Gone)
-                Insert(slots, device, slot.Hash);
+            if (old.Row[i] is not { } device)
+                continue;
+            if (places is not null)
+                places[i] = used;
+            table.Row[used++] = device;
         }
-        _used = Count;
-        Volatile.Write(ref _slots, slots);
+        foreach (var slot in old.Slots)
+        {
+            if (slot is Slot.Empty or Slot.Gone)
+                continue;
+            var place = Slot.Place(slot);
+            table.Slots[FreeSlot(table.Slots, Slot.Hash(slot))] = Slot.Make(Slot.Hash(slot), places is null ? place : places[place]);
+        }
+        _used = used;
+        Volatile.Write(ref _table, table);
     }
 
-    private static void Insert(Slot[] slots, Device device, int hash)
+    private static int FreeSlot(ulong[] slots, int hash)
     {
         var i = hash & (slots.Length - 1);
-        while (slots[i].Device is not null)
+        while (slots[i] != Slot.Empty)
             i = (i + 1) & (slots.Length - 1);
-        slots[i].Hash = hash;
-        Volatile.Write(ref slots[i].Device, device);
+        return i;
     }
 
-    private struct Slot
+    // Hash table and row are replaced together, so that the numbers in one are places in the other.
+    private sealed class Table(int slots)
     {
-        public Device? Device;
-        public int Hash;
+        public ulong[] Slots { get; } = new ulong[slots];
+
+        /// <summary>Ends where the hash table is half full.</summary>
+        public Device?[] Row { get; } = new Device?[slots / 2];
+
+        public void Deconstruct(out ulong[] slots, out Device?[] row) => (slots, row) = (Slots, Row);
+    }
+
+    // The hash above, one more than the place in the row below: written and read in one step.
+    private static class Slot
+    {
+        public const ulong Empty = 0;
+        public const ulong Gone = ulong.MaxValue;
+
+        public static ulong Make(int hash, int place) => ((ulong)(uint)hash << 32) | (uint)(place + 1);
+
+        public static bool Is(ulong slot, int hash) => slot != Gone && Hash(slot) == hash;
+
+        public static int Hash(ulong slot) => (int)(slot >> 32);
+
+        public static int Place(ulong slot) => (int)(uint)slot - 1;
     }
 }

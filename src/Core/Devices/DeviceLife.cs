@@ -224,9 +224,9 @@ internal sealed class DeviceLife
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is of class {@class.Name}, which is not registered with this fabric. Register the class first.");
         if (device.Parent is { } parent && (parent.State != DeviceState.Added || parent.IsGone || parent.Fabric != _fabric))
             throw new VirtbusException(Errno.ENODEV, $"Device {device.Name}: its parent {parent.Name} is not in the tree. Add the parent first.");
-        if (device.Bus is { } b && b.TryGetDevice(device.Name, out _))
+        if (device.Bus is { } b && b.Directory.Has(device))
             throw Duplicate(device, $"bus {b.Name}");
-        if (device.Class is { } c && c.TryGetDevice(device.Name, out _))
+        if (device.Class is { } c && c.Directory.Has(device))
             throw Duplicate(device, $"class {c.Name}");
         if (device.Parent is null ? device.Place == "virtual" : OwnFiles.Contains(device.Place))
             throw Duplicate(device, device.Parent?.DevPath ?? "/devices");

@@ -289,7 +289,7 @@ internal sealed class Binder(Fabric fabric)
     {
         if (ProbingAbove(device) is { } above)
         {
-            (above.PendingDescendants ??= []).Add(device);
+            (above.Extras.PendingDescendants ??= []).Add(device);
             return true;
         }
         if (PowerTransitions.SleepingSelfOrAncestor(device) is null)
@@ -452,7 +452,7 @@ internal sealed class Binder(Fabric fabric)
         lock (fabric.Gate)
         {
             pending = InOrder(device.PendingDescendants ?? []);
-            device.PendingDescendants = null;
+            device.Extras.PendingDescendants = null;
         }
         await AttachManyAsync(pending);
     }

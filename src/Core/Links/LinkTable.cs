@@ -140,8 +140,8 @@ internal sealed class LinkTable
         }
         var link = new DeviceLink(supplier, consumer);
         link.Add(flags, isFirst: true);
-        var ofConsumer = consumer.Links ??= new DeviceLinks();
-        var ofSupplier = supplier.Links ??= new DeviceLinks();
+        var ofConsumer = consumer.Extras.Links ??= new DeviceLinks();
+        var ofSupplier = supplier.Extras.Links ??= new DeviceLinks();
         ofConsumer.Suppliers = [.. ofConsumer.Suppliers, link];
         ofSupplier.Consumers = [.. ofSupplier.Consumers, link];
         _links.Add(link);

@@ -75,7 +75,7 @@ internal sealed class Transitions(Fabric fabric)
             victim.SetException(Deadlock(victim.Device));
         }
         waiter = new TransitionWaiter(device, frame, mustSucceed);
-        (device.Waiters ??= []).Add(waiter);
+        (device.Extras.Waiters ??= []).Add(waiter);
         _waiting.Add(waiter);
         return frame;
     }
@@ -111,7 +111,7 @@ internal sealed class Transitions(Fabric fabric)
             return false;
         waiter.Device.Waiters!.Remove(waiter);
         if (waiter.Device.Waiters.Count == 0)
-            waiter.Device.Waiters = null;
+            waiter.Device.Extras.Waiters = null;
         return true;
     }
 
@@ -137,7 +137,7 @@ internal sealed class Transitions(Fabric fabric)
                 next = waiters[0];
                 waiters.RemoveAt(0);
                 if (waiters.Count == 0)
-                    device.Waiters = null;
+                    device.Extras.Waiters = null;
                 device.Holder = next.Frame;
                 _waiting.Remove(next);
             }

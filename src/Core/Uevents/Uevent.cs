@@ -5,19 +5,18 @@ namespace Virtbus.Core;
 /// <summary>One event of the fabric, in the kernel's terms and format. Immutable.</summary>
 public sealed class Uevent
 {
-    private readonly ArraySegment<KeyValuePair<string, string>> _variables;
+    private readonly KeyValuePair<string, string>[] _variables;
     private readonly string _folder;
     private readonly string _name;
 
-    // Most events are never looked at, so the path is put together when someone does.
-    internal Uevent(long seqnum, UeventAction action, string folder, string name, string subsystem, UeventVariables? variables)
+    internal Uevent(long seqnum, UeventAction action, string folder, string name, string subsystem, KeyValuePair<string, string>[] variables)
     {
         Seqnum = seqnum;
         Action = action;
         _folder = folder;
         _name = name;
         Subsystem = subsystem;
-        _variables = variables?.Pairs ?? ArraySegment<KeyValuePair<string, string>>.Empty;
+        _variables = variables;
     }
 
     /// <summary>The event's number: each event's is one more than that of the event before it.</summary>

@@ -29,5 +29,8 @@ public sealed class UeventVariables
         _pairs[_count++] = new(key, value);
     }
 
-    internal ArraySegment<KeyValuePair<string, string>> Pairs => new(_pairs, 0, _count);
+    internal KeyValuePair<string, string>[] ToArray() => _pairs.AsSpan(0, _count).ToArray();
+
+    /// <summary>Empties it, so that it serves the next event.</summary>
+    internal void Clear() => _count = _bytes = 0;
 }
