@@ -458,6 +458,7 @@ public sealed class ModuleTests : IDisposable
         _folder.Make("ready");
         using var loader = new ModuleLoader(_fabric, _folder.Path, watch: false) { InitLimit = TimeSpan.FromMilliseconds(50) };
         await Expect.RefusedAsync(Errno.ETIMEDOUT, () => new ValueTask(loader.LoadAsync("never_ready")));
+        loader.InitLimit = Deadline.Limit;
         await loader.LoadAsync("ready");
         Assert.Equal("ready", Assert.Single(loader.Loaded).Info.Name);
         // What it still tries comes too late.
