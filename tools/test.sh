@@ -31,7 +31,7 @@ projects=("$@")
 if ((${#projects[@]} == 0)); then
   for project in "$root"/tests/Virtbus.Tests*/; do
     name=$(basename "$project")
-    grep -qs xunit.v3 "$project/$name.csproj" && projects+=("$name")
+    [[ -f $project/$name.csproj && $name != *.Module ]] && projects+=("$name")
   done
 fi
 

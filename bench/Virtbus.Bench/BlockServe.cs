@@ -3,7 +3,7 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
 using Virtbus.Block;
-using Virtbus.Tests.DataPath;
+using Virtbus.Tests;
 using Virtbus.Transports.VhostUser;
 
 namespace Virtbus.Bench;

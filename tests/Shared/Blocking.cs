@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 using Virtbus.Platform;
-using Xunit;
 
 namespace Virtbus.Tests;
 

@@ -1,5 +1,4 @@
 using Virtbus.Remote.Pci.VfioUser;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -1,6 +1,5 @@
 using Virtbus.Daemon.Provisioning;
 using Virtbus.Platform;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text;
 using Virtbus.Remote.Pci.VfioUser;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -4,7 +4,6 @@ using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -1,5 +1,4 @@
 using Virtbus.Block;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

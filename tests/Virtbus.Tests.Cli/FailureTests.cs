@@ -1,6 +1,5 @@
 using System.Reflection;
 using Virtbus.Platform;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

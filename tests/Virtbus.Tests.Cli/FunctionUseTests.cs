@@ -1,6 +1,5 @@
 using System.Net.Sockets;
 using Virtbus.Remote.Pci.VfioUser;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -4,7 +4,6 @@ using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using Virtbus.Remote.Pci.VfioUser;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

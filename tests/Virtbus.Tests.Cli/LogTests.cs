@@ -1,6 +1,5 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Daemon.Logs;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

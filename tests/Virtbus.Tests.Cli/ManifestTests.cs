@@ -1,7 +1,6 @@
 using Virtbus.Block;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Platform;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using Virtbus.Testing;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

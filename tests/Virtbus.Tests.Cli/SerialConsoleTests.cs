@@ -4,7 +4,6 @@ using System.Text;
 using Microsoft.Extensions.Logging.Abstractions;
 using Virtbus.Daemon.Provisioning;
 using Virtbus.Hardware.Serial;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -2,7 +2,6 @@ using System.Net.Sockets;
 using System.Text.Json;
 using Virtbus.Platform;
 using Virtbus.Remote.Pci.VfioUser;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -8,7 +8,6 @@ using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Subsystems.Net;
-using Xunit;
 using Adapter = Virtbus.Daemon.Provisioning.Adapter;
 
 namespace Virtbus.Tests.Cli;

@@ -2,7 +2,6 @@ using Virtbus.Daemon.Logs;
 using Virtbus.Platform;
 using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Transports.VfioUser;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -1,5 +1,4 @@
 using Virtbus.Daemon.Manifest;
-using Xunit;
 
 namespace Virtbus.Tests.Cli;
 

@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Text;
 using System.Text.Json;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 
@@ -70,13 +69,13 @@ public sealed class CommandLineTests
 
     private static async Task ReadUntilAsync(Process process, string text)
     {
-        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        using var progress = new Progress(process.Id);
         var seen = new StringBuilder();
         var one = new char[1];
         while (!seen.ToString().EndsWith(text, StringComparison.Ordinal))
         {
-            if (await process.StandardOutput.ReadAsync(one, deadline.Token) == 0)
-                Assert.Fail($"The guest ended: {seen}{await process.StandardError.ReadToEndAsync(deadline.Token)}");
+            if (await process.StandardOutput.ReadAsync(one, progress.Token) == 0)
+                Assert.Fail($"The guest ended: {seen}{await process.StandardError.ReadToEndAsync(progress.Token)}");
             seen.Append(one[0]);
         }
     }

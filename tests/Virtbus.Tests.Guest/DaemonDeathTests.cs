@@ -1,8 +1,6 @@
-using System.Diagnostics;
 using System.Security.Cryptography;
 using Virtbus.Tests.Cli;
 using Virtbus.Vm;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 
@@ -58,7 +56,8 @@ public sealed class DaemonDeathTests
         {
             var written = bytes.AsMemory(pass * Block, Blocks * Block);
             await guest.TellAsync($"{pass}");
-            WaitFor(image.Path, written[..Block].ToArray());
+            var first = written[..Block].ToArray();
+            guest.Until(() => ReadBlock(image.Path, 0).AsSpan().SequenceEqual(first), "the first block of the pass");
             daemon.Kill();
             await daemon.EndsAsync();
             // What was not written yet will be.
@@ -74,13 +73,6 @@ public sealed class DaemonDeathTests
         Assert.Equal(Deaths, deaths);
         Assert.Equal([$"{image.Sum}  -"], await guest.EndAsync());
         Assert.True(image.IsAsExpected);
-    }
-
-    private static void WaitFor(string path, byte[] first)
-    {
-        var since = Stopwatch.GetTimestamp();
-        while (!ReadBlock(path, 0).AsSpan().SequenceEqual(first))
-            Assert.True(Stopwatch.GetElapsedTime(since) < TestFabric.Deadline, "the guest writes nothing");
     }
 
     private static byte[] ReadBlock(string path, int number)

@@ -1,6 +1,5 @@
 using System.Security.Cryptography;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 

@@ -1,5 +1,4 @@
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 

@@ -1,6 +1,5 @@
 using System.Text.RegularExpressions;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 

@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 [assembly: System.Runtime.Versioning.SupportedOSPlatform("linux")]
 
@@ -57,9 +56,18 @@ internal sealed class Guest
     /// <summary>Reads the next line of the script's output, which must be the expected one.</summary>
     public async Task SeeAsync(string line)
     {
-        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
-        var read = await _program.StandardOutput.ReadLineAsync(deadline.Token);
-        Assert.True(read == line, $"The guest was to print '{line}', but printed '{read}'. {(read is null ? await _errors.WaitAsync(deadline.Token) : "")}");
+        using var progress = new Progress(_program.Id);
+        string? read;
+        try
+        {
+            read = await _program.StandardOutput.ReadLineAsync(progress.Token);
+        }
+        catch (OperationCanceledException e)
+        {
+            throw new TimeoutException($"The guest was to print '{line}': {progress.Why}.", e);
+        }
+
+        Assert.True(read == line, $"The guest was to print '{line}', but printed '{read}'. {(read is null ? await _errors.WaitAsync(progress.Token) : "")}");
     }
 
     /// <summary>Reads the next line of the script's output, whatever it is.</summary>
@@ -101,6 +109,13 @@ internal sealed class Guest
         return errors;
     }
 
+    /// <summary>Waits until something outside of the guest is as its script makes it.</summary>
+    public void Until(Func<bool> condition, string what)
+    {
+        using var progress = new Progress(_program.Id);
+        progress.Until(condition, what);
+    }
+
     /// <summary>Kills QEMU as it runs.</summary>
     public void KillQemu()
     {
@@ -119,11 +134,18 @@ internal sealed class Guest
 
     private async Task<(int Code, string Output, string Errors)> WaitAsync()
     {
-        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        using var progress = new Progress(_program.Id);
         _program.StandardInput.Close();
-        var output = await _program.StandardOutput.ReadToEndAsync(deadline.Token);
-        var errors = await _errors.WaitAsync(deadline.Token);
-        await _program.WaitForExitAsync(deadline.Token);
-        return (_program.ExitCode, output, errors);
+        try
+        {
+            var output = await _program.StandardOutput.ReadToEndAsync(progress.Token);
+            var errors = await _errors.WaitAsync(progress.Token);
+            await _program.WaitForExitAsync(progress.Token);
+            return (_program.ExitCode, output, errors);
+        }
+        catch (OperationCanceledException e)
+        {
+            throw new TimeoutException($"The guest was to end: {progress.Why}.", e);
+        }
     }
 }

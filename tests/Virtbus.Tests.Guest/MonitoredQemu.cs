@@ -2,7 +2,6 @@ using System.Net.Sockets;
 using System.Text.Json;
 using Virtbus.Tests.Cli;
 using Virtbus.Vm;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 
@@ -28,8 +27,8 @@ internal sealed class MonitoredQemu : IDisposable
     /// <param name="reconnect">By which option it connects again to devices whose server has gone; null: it does not.</param>
     public static async Task<MonitoredQemu> MakeAsync(TestFabric fabric, VmDeviceKind kind, string? reconnect = null)
     {
-        using var deadline = new CancellationTokenSource(TimeSpan.FromMinutes(5));
-        var qemu = await new QemuFinder().FindAsync([QemuFinder.DeviceName(kind)], deadline.Token);
+        // A first one is made, which takes what the mirror and the host let it.
+        var qemu = await new QemuFinder().FindAsync([QemuFinder.DeviceName(kind)], TestContext.Current.CancellationToken);
         var socket = Path.Combine(Path.GetDirectoryName(fabric.Runtime)!, "qmp");
         var command = string.Join(' ', qemu.Command.Select(part => $"'{part.Replace("'", "'\\''", StringComparison.Ordinal)}'"));
         const string Each = "for a; do shift; case $a in socket,id=dev*-socket,*) a=$a,OPTION;; esac; set -- \"$@\" \"$a\"; done\n";

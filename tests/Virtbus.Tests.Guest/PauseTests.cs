@@ -1,7 +1,6 @@
 using System.Security.Cryptography;
 using Virtbus.Tests.Cli;
 using Virtbus.Vm;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 

@@ -1,7 +1,6 @@
 using System.Security.Cryptography;
 using System.Text;
 using Virtbus.Tests.Cli;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 

@@ -2,7 +2,6 @@ using System.Security.Cryptography;
 using System.Text;
 using Virtbus.Tests.Cli;
 using Virtbus.Vm;
-using Xunit;
 
 namespace Virtbus.Tests.Guest;
 

@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using System.Text.RegularExpressions;
 using Virtbus.Vm;
-using Xunit;
 
 namespace Virtbus.Tests.Vm;
 

@@ -2,7 +2,6 @@ using System.Buffers.Binary;
 using System.Text;
 using Virtbus.Platform;
 using Virtbus.Vm;
-using Xunit;
 
 namespace Virtbus.Tests.Vm;
 

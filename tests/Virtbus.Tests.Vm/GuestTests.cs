@@ -4,15 +4,12 @@ using System.Security.Cryptography;
 using System.Text;
 using Virtbus.Platform;
 using Virtbus.Vm;
-using Xunit;
 
 namespace Virtbus.Tests.Vm;
 
 /// <summary>Real boots, with QEMU under TCG.</summary>
 public sealed class GuestTests
 {
-    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(60);
-
     [Fact]
     public async Task Guest_exit_code_is_ours()
     {
@@ -130,17 +127,17 @@ public sealed class GuestTests
             Input = input.Reader.AsStream(),
             Output = output.Writer.AsStream(),
             CanReboot = true,
-            Deadline = Limit,
         });
-        Task<int> run = runner.RunAsync(CancellationToken.None);
+        using Progress progress = new(Environment.ProcessId);
+        Task<int> run = runner.RunAsync(progress.Token);
         foreach (string word in new[] { "again", "again", "end" })
         {
-            Assert.Equal("up", await lines.ReadLineAsync().WaitAsync(Limit));
+            Assert.Equal("up", await lines.ReadLineAsync(progress.Token));
             await input.Writer.WriteAsync(Encoding.ASCII.GetBytes(word + "\n"));
         }
 
         Assert.Equal(3, await run);
-        Assert.Equal("end", await lines.ReadLineAsync().WaitAsync(Limit));
+        Assert.Equal("end", await lines.ReadLineAsync(progress.Token));
     }
 
     [Fact]
@@ -149,8 +146,9 @@ public sealed class GuestTests
         RequireQemu();
         const string script = "ls /sys/class/iommu; for device in /sys/bus/pci/devices/*; do [ -e $device/iommu_group ] || echo $device; done";
         using MemoryStream output = new();
-        VmRunner runner = new(new VmOptions { Command = ["sh", "-c", script], Iommu = true, Output = output, Deadline = Limit });
-        await runner.RunAsync(CancellationToken.None);
+        VmRunner runner = new(new VmOptions { Command = ["sh", "-c", script], Iommu = true, Output = output });
+        using Progress progress = new(Environment.ProcessId);
+        await runner.RunAsync(progress.Token);
         Assert.Equal("dmar0\n", Encoding.ASCII.GetString(output.ToArray()));
     }
 
@@ -179,7 +177,8 @@ public sealed class GuestTests
         using CancellationTokenSource cancel = new();
         VmRunner? used = null;
         Task<Result> run = RunAsync(["sleep", "1000"], cancellation: cancel.Token, seen: runner => used = runner);
-        await used!.Up.WaitAsync(Limit);
+        using Progress progress = new(Environment.ProcessId);
+        await used!.Up.WaitAsync(progress.Token);
         Assert.True(Directory.Exists($"/proc/{used.QemuProcessId}"));
         await cancel.CancelAsync();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => run);
@@ -193,10 +192,11 @@ public sealed class GuestTests
         ProcessStartInfo start = new(Path.Combine(AppContext.BaseDirectory, "Virtbus.Tests.Vm")) { RedirectStandardOutput = true, UseShellExecute = false };
         start.ArgumentList.Add(Program.RunGuest);
         using Process parent = Process.Start(start)!;
-        string? line = await parent.StandardOutput.ReadLineAsync().WaitAsync(Limit);
+        using Progress progress = new(parent.Id);
+        string? line = await parent.StandardOutput.ReadLineAsync(progress.Token);
         using Process qemu = Process.GetProcessById(int.Parse(line!));
         parent.Kill();
-        await qemu.WaitForExitAsync().WaitAsync(Limit);
+        await qemu.WaitForExitAsync(progress.Token);
     }
 
     [Fact]
@@ -217,7 +217,7 @@ public sealed class GuestTests
             await TypeAsync(shell, "\u0003");
             await SeeAsync(shell, "# ");
             await TypeAsync(shell, "exit\r");
-            await shell.WaitForExitAsync().WaitAsync(Limit);
+            await WaitForExitAsync(shell);
             Assert.Equal(0, shell.ExitCode);
         }
         finally
@@ -236,11 +236,18 @@ public sealed class GuestTests
     {
         StringBuilder seen = new();
         char[] one = new char[1];
+        using Progress progress = new(shell.Id);
         while (!seen.ToString().EndsWith(text))
         {
-            Assert.Equal(1, await shell.StandardOutput.ReadAsync(one).AsTask().WaitAsync(Limit));
+            Assert.Equal(1, await shell.StandardOutput.ReadAsync(one, progress.Token));
             seen.Append(one[0]);
         }
+    }
+
+    private static async Task WaitForExitAsync(Process process)
+    {
+        using Progress progress = new(process.Id);
+        await process.WaitForExitAsync(progress.Token);
     }
 
     private static async Task<Result> RunAsync(
@@ -257,10 +264,12 @@ public sealed class GuestTests
             Input = input,
             Output = output,
             Error = error,
-            Deadline = deadline ?? Limit,
+            Deadline = deadline,
         });
         seen?.Invoke(runner);
-        int code = await runner.RunAsync(cancellation);
+        using Progress progress = new(Environment.ProcessId);
+        using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(cancellation, progress.Token);
+        int code = await runner.RunAsync(either.Token);
         return new Result(code, output.ToArray(), error.ToArray());
     }
 

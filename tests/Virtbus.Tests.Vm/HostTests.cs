@@ -1,7 +1,6 @@
 using System.Text;
 using Virtbus.Platform;
 using Virtbus.Vm;
-using Xunit;
 
 namespace Virtbus.Tests.Vm;
 

@@ -24,13 +24,13 @@ internal sealed class PciHotplug(PciBus bus, PciSlots slots)
         {
             if (slots.ReserveEmptyPort(function, label, isOwned, place, out var host) is { } slot)
                 return await AddAsync(slot, prepare);
-            if (place is { } wanted && host is not null && slots.HasPortFrom(host, wanted.Bus, out var isComing))
+            if (place is { } wanted && host is not null && slots.HasPortFrom(host, wanted.Bus, out var coming))
             {
                 // The port that leads there is being added by somebody else; or it is taken, or passed over.
-                if (isComing)
-                    await Task.Yield();
-                else
+                if (coming is null)
                     place = null;
+                else
+                    await coming;
                 continue;
             }
             // Ports that lead to numbers before it come first, and stay empty.
@@ -69,7 +69,7 @@ internal sealed class PciHotplug(PciBus bus, PciSlots slots)
             if (!slots.TryBeginLeave(slot, device))
             {
                 // A scan gives it a device just now, or gave it another one.
-                await Task.Yield();
+                await slots.ScanEnd(slot);
                 continue;
             }
             await LeaveAsync(slot, device);

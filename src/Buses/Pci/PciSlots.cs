@@ -15,6 +15,8 @@ internal sealed class PciSlots(PciBus bus)
 
     private readonly SortedDictionary<ushort, PciHostBridge> _hosts = [];
     private readonly IdAllocator _ports = new(255);
+    // Somebody waits for it.
+    private TaskCompletionSource? _scanEnded;
 
     /// <summary>Guards all that is here, and what slots, segments and host bridges say is guarded by it.</summary>
     internal Lock Topology { get; } = new();
@@ -88,19 +90,34 @@ internal sealed class PciSlots(PciBus bus)
     }
 
     /// <summary>
-    /// Whether a port of a host bridge leads to a bus of that number, or of a higher one: no port that is added leads there then. It is coming when it is
-    /// empty and has no device yet, or came since somebody looked for it.
+    /// Whether a port of a host bridge leads to a bus of that number, or of a higher one: no port that is added leads there then. When it is empty and has no
+    /// device yet, it is coming: it is there, or another one has come, when the task ends.
     /// </summary>
-    internal bool HasPortFrom(PciHostBridge host, int number, out bool isComing)
+    internal bool HasPortFrom(PciHostBridge host, int number, out Task? coming)
     {
         lock (Topology)
         {
-            var ports = host.Root.Slots.Values.Where(static p => p.Port is not null).ToList();
-            isComing = ports.Exists(p => p.Secondary is { } there
-                ? there.Number == number && there.Slots.Count == 0 && (p.IsScanning || p.Device?.State == DeviceState.Added)
-                : p.IsScanning);
-            return isComing || ports.Exists(p => p.Secondary is { } behind && behind.Number >= number);
+            coming = null;
+            var isFrom = false;
+            foreach (var port in host.Root.Slots.Values.Where(static p => p.Port is not null))
+            {
+                isFrom |= port.Secondary is { } there && there.Number >= number;
+                var isWanted = port.Secondary is null || (port.Secondary.Number == number && port.Secondary.Slots.Count == 0);
+                // It came since somebody looked for it.
+                if (isWanted && port.Device?.State == DeviceState.Added)
+                    coming = Task.CompletedTask;
+                else if (isWanted && port.IsScanning)
+                    coming ??= ScanEnd(port);
+            }
+            return isFrom || coming is not null;
         }
+    }
+
+    /// <summary>Ends with a scan, when that of a slot is going on; at once when it is not.</summary>
+    internal Task ScanEnd(PciSlot slot)
+    {
+        lock (Topology)
+            return slot.IsScanning ? (_scanEnded ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)).Task : Task.CompletedTask;
     }
 
     /// <summary>The slot that a function is in, with the device that stands for it now.</summary>
@@ -248,8 +265,13 @@ internal sealed class PciSlots(PciBus bus)
 
     internal void EndScan(PciSlot slot)
     {
+        TaskCompletionSource? ended;
         lock (Topology)
+        {
             slot.IsScanning = false;
+            (ended, _scanEnded) = (_scanEnded, null);
+        }
+        ended?.SetResult();
     }
 
     /// <summary>Gives a device its addresses, and a bridge its bus numbers; the device stands for the slot from here on.</summary>

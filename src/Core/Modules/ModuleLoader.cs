@@ -71,7 +71,7 @@ public sealed class ModuleLoader : IDisposable
     }
 
     /// <summary>How long a module's init may take; 30 s unless set.</summary>
-    public TimeSpan InitLimit { get; init; } = TimeSpan.FromSeconds(30);
+    public TimeSpan InitLimit { get; set; } = TimeSpan.FromSeconds(30);
 
     /// <summary>The modules folders, the first one first.</summary>
     public IReadOnlyList<string> Folders { get; }

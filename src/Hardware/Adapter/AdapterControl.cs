@@ -1,7 +1,7 @@
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>Bits of the control register.</summary>
-internal static class AdapterControl
+public static class AdapterControl
 {
     /// <summary>Commands are taken and events written. Taking it back stops the function and destroys its queue sets.</summary>
     public const uint Enable = 1;

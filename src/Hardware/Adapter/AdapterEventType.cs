@@ -1,7 +1,7 @@
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>Kinds of events.</summary>
-internal enum AdapterEventType : ushort
+public enum AdapterEventType : ushort
 {
     /// <summary>A command was executed: its tag, status and results.</summary>
     CommandDone = 1,

@@ -1,7 +1,7 @@
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>Commands; the fields are named as in docs/adapter-registers.md.</summary>
-internal enum AdapterOpcode : ushort
+public enum AdapterOpcode : ushort
 {
     /// <summary>Does nothing.</summary>
     Nop = 0,

@@ -1,7 +1,7 @@
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>The registers that every make has, each at its own place and in its own width. All are 64 bits wide inside.</summary>
-internal enum AdapterRegister
+public enum AdapterRegister
 {
     /// <summary>Nothing there: reads as 0.</summary>
     None,

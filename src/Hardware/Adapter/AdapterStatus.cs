@@ -1,7 +1,7 @@
 namespace Virtbus.Hardware.Adapter;
 
 /// <summary>Bits of the status register.</summary>
-internal static class AdapterStatus
+public static class AdapterStatus
 {
     /// <summary>Commands are taken.</summary>
     public const uint Enabled = 1;

@@ -1,5 +1,4 @@
 using Virtbus.Pci;
-using Virtbus.Tests.Pci.Functions;
 
 namespace Virtbus.Tests.Pci.Config;
 

@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Globalization;
 using Virtbus.Hardware.Serial;
 using Virtbus.Pci;
-using Virtbus.Tests.Pci.Functions;
 
 namespace Virtbus.Tests.Pci.Config;
 

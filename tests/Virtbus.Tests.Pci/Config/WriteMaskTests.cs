@@ -2,7 +2,6 @@ using System.Buffers.Binary;
 using FsCheck;
 using FsCheck.Fluent;
 using Virtbus.Pci;
-using Virtbus.Tests.Pci.Functions;
 
 namespace Virtbus.Tests.Pci.Config;
 

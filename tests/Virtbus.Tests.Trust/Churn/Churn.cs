@@ -2,7 +2,6 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
 using Virtbus.Platform;
-using Virtbus.Tests.DataPath;
 
 namespace Virtbus.Tests.Trust;
 

@@ -1,5 +1,4 @@
 using System.Xml.Linq;
-using Xunit;
 
 namespace Virtbus.Tests.House;
 
@@ -96,6 +95,17 @@ public sealed class LayeringTests
     [InlineData("Drivers", "Remote.Pci", false)]
     [InlineData("Daemon", "Remote.Pci", true)]
     public void Rules_say_no_where_they_must(string from, string to, bool allowed) => Assert.Equal(allowed, Allowed(from, to));
+
+    // The daemon is tested as the program's process; the library for tests by a project outside of the tree.
+    [Fact]
+    public void Every_floor_has_a_project_of_tests_that_refers_to_it()
+    {
+        foreach (var floor in Floors.Keys.Except(["Daemon", "Testing"]).Select(static f => f.Split('.')[0]))
+        {
+            var project = Path.Combine(RepositoryRoot(), "tests", $"Virtbus.Tests.{floor}", $"Virtbus.Tests.{floor}.csproj");
+            Assert.Contains(XDocument.Load(project).Descendants("ProjectReference"), r => ((string)r.Attribute("Include")!).StartsWith($"../../src/{floor}/", StringComparison.Ordinal));
+        }
+    }
 
     private static bool Allowed(string from, string to) => Floors[from].Any(f => f == to || Allowed(f, to));
 

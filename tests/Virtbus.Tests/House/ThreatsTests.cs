@@ -3,8 +3,6 @@ using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
-using Virtbus.Tests.Modules;
-using Xunit;
 
 namespace Virtbus.Tests.House;
 

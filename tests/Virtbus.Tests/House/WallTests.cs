@@ -1,7 +1,6 @@
 using System.Reflection;
 using Virtbus.Buses.Pci;
 using Virtbus.Pci;
-using Xunit;
 
 namespace Virtbus.Tests.House;
 
