@@ -17,7 +17,7 @@ using Virtbus.Subsystems.Vfio;
 namespace Virtbus.Daemon;
 
 /// <summary>A running fabric: made from a manifest, controlled through a socket, taken down in order.</summary>
-internal sealed partial class FabricDaemon
+internal sealed class FabricDaemon
 {
     private static readonly TimeSpan TimeToStop = TimeSpan.FromMilliseconds(1800);
     private static readonly TimeSpan TimeToReturn = TimeSpan.FromSeconds(1);
@@ -95,7 +95,7 @@ internal sealed partial class FabricDaemon
     {
         HostSignals.IgnoreFileSizeLimit();
         var log = loggers.CreateLogger("Virtbus.Daemon");
-        ServiceThread.Unhandled = (name, exception) => ThreadFailed(log, name, exception);
+        ServiceThread.Unhandled = (name, exception) => DaemonLog.ThreadFailed(log, name, exception);
     }
 
     /// <summary>Brings a fabric up. Returns when all that the manifest names is there and every probe has ended.</summary>
@@ -130,7 +130,7 @@ internal sealed partial class FabricDaemon
                 daemon._server = await server;
             }
             daemon.State = DaemonState.Ready;
-            Started(daemon._log, options.ManifestName, Version);
+            DaemonLog.Started(daemon._log, options.ManifestName, Version);
             return daemon;
         }
         catch
@@ -166,12 +166,12 @@ internal sealed partial class FabricDaemon
         catch (TimeoutException)
         {
             clean = false;
-            StopHangs(_log, Volatile.Read(ref step), (int)TimeToStop.TotalMilliseconds);
+            DaemonLog.StopHangs(_log, Volatile.Read(ref step), (int)TimeToStop.TotalMilliseconds);
         }
         catch (Exception e)
         {
             clean = false;
-            StopFailed(_log, Volatile.Read(ref step), e);
+            DaemonLog.StopFailed(_log, Volatile.Read(ref step), e);
         }
         _takenDown.SetResult(new ShutdownAnswer(Environment.ProcessId, clean, (long)Stopwatch.GetElapsedTime(start).TotalMilliseconds));
         if (_server is not null)
@@ -494,16 +494,4 @@ internal sealed partial class FabricDaemon
     }
 
     private static async ValueTask FinishAsync<T>(ValueTask<T> work) => await work;
-
-    [LoggerMessage(601, LogLevel.Information, "Fabric of {Manifest} is up, version {Version}")]
-    private static partial void Started(ILogger log, string manifest, string version);
-
-    [LoggerMessage(602, LogLevel.Error, "Going down hangs at '{Step}' after {Milliseconds} ms; the process ends all the same")]
-    private static partial void StopHangs(ILogger log, string step, int milliseconds);
-
-    [LoggerMessage(604, LogLevel.Error, "Thread '{Name}' failed; the rest goes on")]
-    private static partial void ThreadFailed(ILogger log, string name, Exception error);
-
-    [LoggerMessage(603, LogLevel.Error, "Going down failed at '{Step}'; the process ends all the same")]
-    private static partial void StopFailed(ILogger log, string step, Exception error);
 }

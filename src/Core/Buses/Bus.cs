@@ -85,7 +85,7 @@ public abstract class Bus
 
     /// <summary>Adds the bus's variables to a device's events.</summary>
     /// <param name="device">The device.</param>
-    /// <param name="variables">The event's variables; add to them.</param>
+    /// <param name="variables">The event's variables; add to them, and do not keep them: a later event has the object.</param>
     protected internal virtual void AddUeventVariables(Device device, UeventVariables variables)
     {
     }

@@ -224,7 +224,7 @@ public class Device : IDeviceIdentity
     protected internal virtual IReadOnlyList<Device> Dependents => [];
 
     /// <summary>Adds variables of this kind of device to its events.</summary>
-    /// <param name="variables">The event's variables; add to them.</param>
+    /// <param name="variables">The event's variables; add to them, and do not keep them: a later event has the object.</param>
     protected internal virtual void AddUeventVariables(UeventVariables variables)
     {
     }
