@@ -64,6 +64,25 @@ public sealed class VirtioTests
     }
 
     [Fact]
+    public async Task Guest_takes_packed_rings_where_the_function_offers_them()
+    {
+        await using var fabric = new TestFabric();
+        var (image, digest) = Image(fabric);
+        await fabric.UpAsync($"functions:\n  - {{ name: disk0, virtio: blk, file: {image}, format: raw, queues: 2, packed: true }}\n");
+        Assert.Equal(
+            ["1", digest, "same", "same"],
+            await Guest.RunAsync(
+                fabric,
+                Find + """
+                # RING_PACKED is bit 34.
+                cut -c 35 </sys/block/${disk#/dev/}/device/features
+                work
+                work | tail -n 1
+                """,
+                "disk0"));
+    }
+
+    [Fact]
     public async Task Guest_does_by_the_line_alone_what_it_does_by_messages()
     {
         await using var fabric = new TestFabric();

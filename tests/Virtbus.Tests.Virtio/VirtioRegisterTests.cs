@@ -367,7 +367,8 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
         Assert.True(_driver.TryReadConfig(0, config, out _));
         Assert.Equal(BinaryPrimitives.ReadUInt32LittleEndian(config), BinaryPrimitives.ReadUInt32LittleEndian(config.AsSpan(4)));
         Assert.Equal(10u, BinaryPrimitives.ReadUInt32LittleEndian(config));
-        Assert.Equal(4u, _driver.ConfigGeneration);
+        // Before the first pass, and in two of them: all that changed between two looks counts once.
+        Assert.Equal(3u, _driver.ConfigGeneration);
 
         _betweenConfigReads = () => _device.SetNumber(1);
         Assert.False(_driver.TryReadConfig(0, config, out var fault));

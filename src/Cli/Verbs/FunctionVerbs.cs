@@ -275,7 +275,7 @@ internal static class FunctionVerbs
         var other = Names.WithSourcesOf(new Option<string>("--function") { Description = "The provider's name for the function, beside --provider.", HelpName = "NAME" }, providers[^1]);
         var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be. For a virtio device vfio-pci when absent." }, Bus);
         var virtio = providers[^2];
-        var pairs = Names.WithFields(Pairs("Attributes of a virtio device, as 'virtbus function kinds' lists them."), (_, _) => Virtio);
+        var pairs = Names.WithFields(Pairs("Attributes of a virtio device, as 'virtbus function kinds' lists them."), (_, line) => line.GetResult(virtio) is null ? null : Virtio);
         var command = CommandLine.Asking(
             "plug",
             "Plug a function into a free slot.",

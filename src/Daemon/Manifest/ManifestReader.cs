@@ -148,7 +148,7 @@ internal sealed class ManifestReader
         var virtio = new Field<VirtioType>("virtio", new ChoiceRule<VirtioType>(), "a virtio device: blk, console or rng; offered to guests on a vfio-user socket.");
         var transitional = new Field<bool>("transitional", new BooleanRule(), "virtio: whether drivers from before version 1.0 of the standard find it too; false when absent.");
         var vectors = new Field<int>("vectors", new CountRule(0, 2048), "virtio: the number of MSI-X vectors, 0 for none; one a queue and one for the configuration when absent.");
-        Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, serial];
+        Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, packed, serial];
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
         var functions = new Field<IReadOnlyList<ManifestValue<FunctionManifest>>>(

@@ -31,7 +31,7 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
     private static readonly ProfileField<bool> Transitional = ProfileFields.Flag("transitional");
     private static readonly ProfileField<int> Vectors = ProfileFields.Number("vectors", "MSI-X vectors", 0, 2048);
     private static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci", standard: "vfio-pci");
-    private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Serial];
+    private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial];
     private static readonly ProfileField[] All = [Type, .. OfBlock, Transitional, Vectors, DriverName];
 
     private readonly ProvisioningContext _context;
@@ -135,7 +135,7 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
         {
             device = profile.Get(Type) switch
             {
-                Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), RingSize, new CacheModeFile(_context.RuntimeFolder, name)),
+                Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), RingSize, new CacheModeFile(_context.RuntimeFolder, name), profile.Get(VdpaFields.Packed)),
                 Console => new VirtioConsoleDevice(name),
                 _ => new VirtioRngDevice(name),
             };
