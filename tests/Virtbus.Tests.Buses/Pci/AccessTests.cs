@@ -375,12 +375,17 @@ public sealed class AccessTests
             Assert.Equal(1, world.Bus.DeviceCount);
             Assert.Equal(DeviceState.Released, device.State);
 
-            Task Use(Action access) => Task.Run(() =>
-            {
-                Assert.True(start.SignalAndWait(Within.Limit), "the others do not come");
-                while (device.ReadConfig16(0) != 0xFFFF)
-                    access();
-            });
+            // Threads of their own: those of the pool may all be at work for other tests while these wait for each other.
+            Task Use(Action access) => Task.Factory.StartNew(
+                () =>
+                {
+                    Assert.True(start.SignalAndWait(Within.Limit), "the others do not come");
+                    while (device.ReadConfig16(0) != 0xFFFF)
+                        access();
+                },
+                TestContext.Current.CancellationToken,
+                TaskCreationOptions.LongRunning,
+                TaskScheduler.Default);
         }
     }
 

@@ -348,7 +348,7 @@ internal sealed class CardRegisters
 /// <summary>Waits that end.</summary>
 internal static class Within
 {
-    public static readonly TimeSpan Limit = TimeSpan.FromSeconds(30);
+    public static readonly TimeSpan Limit = Deadline.Limit;
 
     public static Task In(this Task task) => task.WaitAsync(Limit);
 
