@@ -74,14 +74,10 @@ internal sealed class FabricHardware : IAsyncDisposable
         select new DeviceSocket((device.Parent as PciDevice)?.Label ?? device.Label, "vfio-user", endpoint, device.Parent, device, device.Label);
 
     private IEnumerable<DeviceSocket> Consoles =>
-    [
-        .. from serial in _serials.Ports
-           select new DeviceSocket(serial.Name, "console", serial.Console, serial.Device, Address: serial.Device?.Name),
-        .. from part in _virtio.Parts
-           let console = part.Console
-           where console is not null
-           select new DeviceSocket(part.Name, "console", console, part.Device, Address: part.Device?.Name),
-    ];
+        from part in _serials.Parts.Concat(_virtio.Parts)
+        let console = part.Console
+        where console is not null
+        select new DeviceSocket(part.Name, "console", console, part.Device, Address: part.Device?.Name);
 
     /// <summary>Makes ready to offer devices on sockets; called once, before anything is made.</summary>
     public async ValueTask StartAsync()

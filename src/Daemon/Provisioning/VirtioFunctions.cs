@@ -1,14 +1,10 @@
-using System.Collections.Concurrent;
 using Microsoft.Extensions.Logging;
 using Virtbus.Block;
-using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
-using Virtbus.Core;
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Models.VirtioConsole;
 using Virtbus.Models.VirtioRng;
-using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
 using Virtbus.Virtio;
@@ -16,7 +12,7 @@ using Virtbus.Virtio;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>Virtio devices on PCI, as functions: block, console and entropy source, which every guest has drivers for.</summary>
-internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDisposable
+internal sealed partial class VirtioFunctions : PluggedFunctions
 {
     internal const string KindName = "virtio";
     private const string Block = "blk";
@@ -30,33 +26,21 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
     private static readonly ProfileField<int> Queues = VdpaFields.Queues(MaxQueues);
     private static readonly ProfileField<bool> Transitional = ProfileFields.Flag("transitional");
     private static readonly ProfileField<int> Vectors = ProfileFields.Number("vectors", "MSI-X vectors", 0, 2048);
-    private static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci", standard: "vfio-pci");
     private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial];
     private static readonly ProfileField[] All = [Type, .. OfBlock, Transitional, Vectors, DriverName];
 
-    private readonly ProvisioningContext _context;
-    private readonly PciBus _bus;
-    private readonly ProvisioningEngine _engine;
     private readonly ILogger _log;
-    private readonly ConcurrentDictionary<string, VirtioPart> _parts = new();
 
     public VirtioFunctions(ProvisioningContext context)
+        : base(context)
     {
-        _context = context;
         _log = context.LoggerFactory.CreateLogger("Virtbus.Virtio");
-        _bus = context.Fabric.GetBus<PciBus>();
-        _engine = ProvisioningEngine.Of(context.Fabric);
-        _engine.AddProvider(this);
+        Engine.AddProvider(this);
     }
 
     public override string Kind => KindName;
 
-    public override IReadOnlyList<string> Parents => [];
-
     public override IReadOnlyList<ProfileField> Fields => All;
-
-    /// <summary>The functions that there are, by name.</summary>
-    public IEnumerable<VirtioPart> Parts => _parts.Values.OrderBy(static p => p.Name, StringComparer.Ordinal);
 
     public override void Check(FunctionProfile profile)
     {
@@ -77,55 +61,7 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
         return Medium.DescribeStandard(profile, field) ?? base.DescribeStandard(profile, field);
     }
 
-    public override Device? Find(FunctionProfile profile, Device device) =>
-        // After a remove and a rescan another device stands for the same hardware.
-        base.Find(profile, device) ?? _bus.Devices.OfType<PciDevice>().FirstOrDefault(d => d.Label == profile.Name);
-
-    public override string? PlaceOf(Device device) => device.Name;
-
-    /// <summary>Takes the functions down; what was defined to last is as it was.</summary>
-    public async ValueTask DisposeAsync()
-    {
-        _engine.RemoveProvider(this);
-        foreach (var part in Parts.Reverse().ToList())
-            await part.DisposeAsync();
-    }
-
-    protected override async ValueTask<Device> ActivateAsync(FunctionProfile profile, CancellationToken cancellationToken)
-    {
-        var driver = profile.Get(DriverName);
-        await _engine.LoadDriverAsync(_bus, driver);
-        var part = Make(profile);
-        try
-        {
-            part.Device = await _bus.PlugAsync(
-                part.Function,
-                profile.Name,
-                device =>
-                {
-                    // Before it is visible, so that no other driver has it first.
-                    _context.Fabric.SetDriverOverride(device, driver);
-                    return default;
-                },
-                PciAddress.TryParse(profile.Place, out var place) ? place : null);
-            _engine.RequireDriver(profile.Name, part.Device, driver);
-            _parts[profile.Name] = part;
-            return part.Device;
-        }
-        catch
-        {
-            await part.DisposeAsync();
-            throw;
-        }
-    }
-
-    protected override async ValueTask DeactivateAsync(FunctionProfile profile, Device device)
-    {
-        if (_parts.TryRemove(profile.Name, out var part))
-            await part.DisposeAsync();
-    }
-
-    private VirtioPart Make(FunctionProfile profile)
+    protected override PluggedPart Make(FunctionProfile profile)
     {
         var name = profile.Name;
         var medium = profile.Get(Type) == Block ? Medium.Open(profile, _log) : null;
@@ -135,7 +71,7 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
         {
             device = profile.Get(Type) switch
             {
-                Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), RingSize, new CacheModeFile(_context.RuntimeFolder, name), profile.Get(VdpaFields.Packed)),
+                Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), RingSize, new CacheModeFile(Context.RuntimeFolder, name), profile.Get(VdpaFields.Packed)),
                 Console => new VirtioConsoleDevice(name),
                 _ => new VirtioRngDevice(name),
             };
@@ -145,7 +81,7 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
                 Vectors = profile.TryGet(Vectors, out var vectors) ? vectors : null,
             });
             function.SetDriverFaultCallback((queue, fault) => DriverFault(_log, name, queue, fault.Message));
-            return new VirtioPart(name, function, medium, device is VirtioConsoleDevice console ? Listen(name, console) : null);
+            return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, medium);
         }
         catch
         {
@@ -155,9 +91,6 @@ internal sealed partial class VirtioFunctions : SingleFunctionProvider, IAsyncDi
             throw;
         }
     }
-
-    private SerialConsole Listen(string name, VirtioConsoleDevice console) =>
-        new(new ConsoleTextPort(console), Path.Combine(_context.RuntimeFolder, name + ".console.sock"), _log, _context.Fabric.Time);
 
     [LoggerMessage(640, LogLevel.Warning, "Function {Function}: its guest's driver did what can't be served on queue {Queue}: {Reason}. The queue stands still until the driver resets the device; "
         + "it is told of no more until another user has the function")]

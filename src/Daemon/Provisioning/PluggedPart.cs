@@ -1,23 +1,22 @@
-using Virtbus.Block;
 using Virtbus.Buses.Pci;
-using Virtbus.Hardware.VirtioPci;
+using Virtbus.Pci;
 
 namespace Virtbus.Daemon.Provisioning;
 
-/// <summary>A virtio function with what is behind it: a disk's medium, a console's socket.</summary>
+/// <summary>A function that is plugged in, with what is behind it: the socket of a line, a disk's medium.</summary>
 /// <param name="name">Its name.</param>
 /// <param name="function">The hardware.</param>
-/// <param name="medium">The medium of a disk; else null.</param>
-/// <param name="console">The socket of a console; else null.</param>
-internal sealed class VirtioPart(string name, VirtioFunction function, IBlockBackend? medium, SerialConsole? console) : IAsyncDisposable
+/// <param name="console">The socket of its line or console; null when it has none.</param>
+/// <param name="medium">What it is on; null for nothing.</param>
+internal sealed class PluggedPart(string name, IPciFunction function, SerialConsole? console, IDisposable? medium = null) : IAsyncDisposable
 {
     /// <summary>Its name.</summary>
     public string Name => name;
 
     /// <summary>The hardware.</summary>
-    public VirtioFunction Function => function;
+    public IPciFunction Function => function;
 
-    /// <summary>The socket of a console; else null.</summary>
+    /// <summary>The socket of its line or console; null when it has none.</summary>
     public SerialConsole? Console => console;
 
     /// <summary>The device that the function was given first; null until it is in its slot.</summary>

@@ -1,0 +1,84 @@
+using System.Collections.Concurrent;
+using Microsoft.Extensions.Logging;
+using Virtbus.Buses.Pci;
+using Virtbus.Core;
+using Virtbus.Pci;
+using Virtbus.Provisioning;
+
+namespace Virtbus.Daemon.Provisioning;
+
+/// <summary>
+/// A kind of function whose hardware this program makes and plugs into the PCI bus, for the driver that its profile names. A kind adds itself to the engine
+/// when it is made, and says what the hardware is.
+/// </summary>
+internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFunctionProvider, IAsyncDisposable
+{
+    protected static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci", standard: "vfio-pci");
+
+    private readonly PciBus _bus = context.Fabric.GetBus<PciBus>();
+    private readonly ConcurrentDictionary<string, PluggedPart> _parts = new();
+
+    public override IReadOnlyList<string> Parents => [];
+
+    /// <summary>The functions that there are, by name.</summary>
+    public IEnumerable<PluggedPart> Parts => _parts.Values.OrderBy(static p => p.Name, StringComparer.Ordinal);
+
+    protected ProvisioningContext Context => context;
+
+    protected ProvisioningEngine Engine { get; } = ProvisioningEngine.Of(context.Fabric);
+
+    public override Device? Find(FunctionProfile profile, Device device) =>
+        // After a remove and a rescan another device stands for the same hardware.
+        base.Find(profile, device) ?? _bus.Devices.OfType<PciDevice>().FirstOrDefault(d => d.Label == profile.Name);
+
+    public override string? PlaceOf(Device device) => device.Name;
+
+    /// <summary>Takes the functions down; what was defined to last is as it was.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        Engine.RemoveProvider(this);
+        foreach (var part in Parts.Reverse().ToList())
+            await part.DisposeAsync();
+    }
+
+    /// <summary>Makes the hardware and what is behind it; nothing is left when it fails.</summary>
+    protected abstract PluggedPart Make(FunctionProfile profile);
+
+    protected override async ValueTask<Device> ActivateAsync(FunctionProfile profile, CancellationToken cancellationToken)
+    {
+        var driver = profile.Get(DriverName);
+        await Engine.LoadDriverAsync(_bus, driver);
+        var part = Make(profile);
+        try
+        {
+            part.Device = await _bus.PlugAsync(
+                part.Function,
+                profile.Name,
+                device =>
+                {
+                    // Before it is visible, so that no other driver has it first.
+                    Context.Fabric.SetDriverOverride(device, driver);
+                    return default;
+                },
+                PciAddress.TryParse(profile.Place, out var place) ? place : null);
+            Engine.RequireDriver(profile.Name, part.Device, driver);
+            _parts[profile.Name] = part;
+            return part.Device;
+        }
+        catch
+        {
+            await part.DisposeAsync();
+            throw;
+        }
+    }
+
+    protected override async ValueTask DeactivateAsync(FunctionProfile profile, Device device)
+    {
+        if (_parts.TryRemove(profile.Name, out var part))
+            await part.DisposeAsync();
+    }
+
+    /// <summary>The socket of a part's line, in the runtime folder.</summary>
+    protected SerialConsole Listen(string name, ITextPort port, ILogger log) =>
+        new(port, Path.Combine(Context.RuntimeFolder, name + ".console.sock"), log, Context.Fabric.Time);
+}
