@@ -129,6 +129,8 @@ public abstract partial class DeviceRing
             if (!use.IsEmpty)
                 use.End();
         }
+
+        _order?.Clear();
     }
 
     /// <summary>Makes the device side of a form.</summary>

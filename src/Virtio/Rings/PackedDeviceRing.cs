@@ -134,7 +134,6 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     internal override void LetGo()
     {
         base.LetGo();
-        _order?.Clear();
         _unpublishedCount = 0;
         _unpublishedSlots = 0;
         _openSlots = 0;

@@ -122,7 +122,6 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     internal override void LetGo()
     {
         base.LetGo();
-        _order?.Clear();
         _nextAvailable = (ushort)(_publishedUsed + _ahead);
     }
 
