@@ -173,7 +173,7 @@ public sealed class AccessTests
         Assert.True(device.IommuGroup.TryClaimForUser(user, "web1", out _));
         Assert.Equal("user web1\n", world.Read(device.DevPath + "/dma_owner"));
         var card = await world.RegisterAsync("card", Cards);
-        var e = await Within.Refused(Errno.EBUSY, () => world.Fabric.BindAsync(card, device.Name));
+        var e = await Expect.RefusedAsync(Errno.EBUSY, () => world.Fabric.BindAsync(card, device.Name));
         Assert.Equal("Probe of 0000:01:00.0 by card failed: Device 0000:01:00.0 is owned by web1, so driver card can't have its DMA. Let that user close it first.", e.Message);
         // One that leaves the DMA to users may, and gets none itself.
         var vfio = new TestDriver(world, "users", Cards) { IsUsers = true };
@@ -302,14 +302,14 @@ public sealed class AccessTests
         await world.WriteAsync(device, "reset", "1");
         Assert.Equal(["card prepare 0000:01:00.0", "card done 0000:01:00.0"], world.Calls);
         Assert.Equal(1, card.Resets);
-        await Within.Refused(Errno.EINVAL, () => world.WriteAsync(device, "reset", "2"));
-        await Within.Refused(Errno.EINVAL, () => world.WriteAsync(device, "reset_method", "pm"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.WriteAsync(device, "reset", "2"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.WriteAsync(device, "reset_method", "pm"));
         await world.WriteAsync(device, "reset_method", "bus");
         Assert.Equal("bus\n", world.Read(device.DevPath + "/reset_method"));
         await world.WriteAsync(device, "reset", "1");
         Assert.Equal(2, card.Resets);
         await world.WriteAsync(device, "reset_method", "");
-        await Within.Refused(Errno.ENOTTY, () => world.WriteAsync(device, "reset", "1"));
+        await Expect.RefusedAsync(Errno.ENOTTY, () => world.WriteAsync(device, "reset", "1"));
         await world.WriteAsync(device, "reset_method", "default");
         Assert.Equal("flr bus\n", world.Read(device.DevPath + "/reset_method"));
     }
@@ -367,7 +367,7 @@ public sealed class AccessTests
                 Use(() => device.ReadConfig32(0)),
                 Use(() => device.TryReset(out _)),
             };
-            Assert.True(start.SignalAndWait(Within.Limit), "the others do not come");
+            Assert.True(start.SignalAndWait(Deadline.Limit), "the others do not come");
             Thread.SpinWait(round * 50);
             card.Pull();
             await Task.WhenAll(users).In();
@@ -379,7 +379,7 @@ public sealed class AccessTests
             Task Use(Action access) => Task.Factory.StartNew(
                 () =>
                 {
-                    Assert.True(start.SignalAndWait(Within.Limit), "the others do not come");
+                    Assert.True(start.SignalAndWait(Deadline.Limit), "the others do not come");
                     while (device.ReadConfig16(0) != 0xFFFF)
                         access();
                 },

@@ -95,7 +95,7 @@ public sealed class AttributeTests
         await world.WriteAsync(device, "config", "04: 02 00\n3c: 0b");
         Assert.Equal((2, 11), (device.ReadConfig16(4), device.ReadConfig8(0x3C)));
         foreach (var wrong in new[] { "04 02", "04:", "zz: 01", "fff: 01 02", "04: 1ff" })
-            await Within.Refused(Errno.EINVAL, () => world.WriteAsync(device, "config", wrong));
+            await Expect.RefusedAsync(Errno.EINVAL, () => world.WriteAsync(device, "config", wrong));
         Assert.Throws<VirtbusException>(() => ((TreeFile)world.Fabric.Tree.Find(device.DevPath + "/vendor")).ReadBytes(0, bytes));
     }
 
@@ -118,7 +118,7 @@ public sealed class AttributeTests
     {
         var world = await PciWorld.NewAsync();
         var (_, device) = await world.PlugAsync();
-        await Within.Refused(Errno.EIO, () => world.WriteAsync(device, "enable", "0"));
+        await Expect.RefusedAsync(Errno.EIO, () => world.WriteAsync(device, "enable", "0"));
         await world.WriteAsync(device, "enable", "1");
         await world.WriteAsync(device, "enable", "1");
         Assert.Equal("2\n", world.Read(device.DevPath + "/enable"));
@@ -126,9 +126,9 @@ public sealed class AttributeTests
         Assert.Equal(3, device.ReadConfig16(4) & 3);
         await world.WriteAsync(device, "enable", "0");
         Assert.Equal(0, device.ReadConfig16(4) & 3);
-        await Within.Refused(Errno.EINVAL, () => world.WriteAsync(device, "enable", "on"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.WriteAsync(device, "enable", "on"));
         await world.RegisterAsync("card", new PciDeviceId(0x1AF4, 0x10F5));
-        var e = await Within.Refused(Errno.EBUSY, () => world.WriteAsync(device, "enable", "1"));
+        var e = await Expect.RefusedAsync(Errno.EBUSY, () => world.WriteAsync(device, "enable", "1"));
         Assert.Equal("Device 0000:01:00.0 is bound to card, which enables and disables it. Unbind it first.", e.Message);
         Assert.Equal("1\n", world.Read(device.DevPath + "/enable"));
     }

@@ -20,15 +20,15 @@ public sealed class InterruptTests
         Assert.Equal((PciInterruptKinds.INTx, 1), await AllocateAsync(world, new CardOptions { HasMsix = false, HasMsi = false }, 1, 4));
         var (_, device) = await world.PlugAsync();
         device.Enable();
-        var e = Within.Refused(Errno.ENOSPC, () => device.AllocateVectors(9, 16));
+        var e = Expect.Refused(Errno.ENOSPC, () => device.AllocateVectors(9, 16));
         Assert.Equal($"Device {device.Name} has not 9 interrupt vectors of the kinds All. Ask for fewer, or allow another kind.", e.Message);
-        Within.Refused(Errno.ENOSPC, () => device.AllocateVectors(2, 4, PciInterruptKinds.INTx));
+        Expect.Refused(Errno.ENOSPC, () => device.AllocateVectors(2, 4, PciInterruptKinds.INTx));
         device.AllocateVectors(1, 1);
-        Within.Refused(Errno.EBUSY, () => device.AllocateVectors(1, 1));
+        Expect.Refused(Errno.EBUSY, () => device.AllocateVectors(1, 1));
         device.FreeVectors();
         device.FreeVectors();
         device.Disable();
-        Within.Refused(Errno.EIO, () => device.AllocateVectors(1, 1));
+        Expect.Refused(Errno.EIO, () => device.AllocateVectors(1, 1));
     }
 
     [Theory]
@@ -233,7 +233,7 @@ public sealed class InterruptTests
             CancellationToken.None,
             TaskCreationOptions.LongRunning,
             TaskScheduler.Default);
-        Assert.True(started.Wait(Within.Limit));
+        Assert.True(started.Wait(Deadline.Limit));
         var late = 0;
         for (var i = 0; i < LoopLimit; i++)
         {
@@ -291,11 +291,11 @@ public sealed class InterruptTests
         device.AllocateVectors(1, 1)[0].SetHandler(() =>
         {
             entered.Set();
-            go.Wait(Within.Limit);
+            go.Wait(Deadline.Limit);
             Volatile.Write(ref isOver, true);
         });
         var raiser = Task.Run(() => card.Raise(0));
-        Assert.True(entered.Wait(Within.Limit));
+        Assert.True(entered.Wait(Deadline.Limit));
         var free = Task.Run(device.FreeVectors);
         Assert.False(free.IsCompleted);
         go.Set();

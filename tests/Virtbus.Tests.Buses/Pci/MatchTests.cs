@@ -81,7 +81,7 @@ public sealed class MatchTests
         var driver = await world.RegisterAsync("variant", new PciDeviceId(0x1AF4, 0x10F5, DriverData: 3, IsOverrideOnly: true));
         var (_, card) = await world.PlugAsync();
         Assert.Null(card.Driver);
-        await Within.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(driver, card.Name));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.BindAsync(driver, card.Name));
         await world.WriteAsync(card, "driver_override", "variant");
         await world.Fabric.Tree.WriteAsync("/bus/pci/drivers_probe", card.Name);
         Assert.Same(driver, card.Driver);
@@ -122,7 +122,7 @@ public sealed class MatchTests
         // Bound stays bound; unbound is not found again.
         Assert.Same(driver, card.Driver);
         await world.Fabric.UnbindAsync(driver, card.Name);
-        await Within.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(driver, card.Name));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.BindAsync(driver, card.Name));
         await world.Fabric.Tree.WriteAsync(Drivers + "d/new_id", "0x1af4 0x10f5 1af4 1100 020000 ff0000 6");
         Assert.Same(driver, card.Driver);
         Assert.Equal(["d probe 0000:01:00.0 0", "d remove 0000:01:00.0", "d probe 0000:01:00.0 6"], world.Calls);
@@ -149,7 +149,7 @@ public sealed class MatchTests
     {
         var world = await PciWorld.NewAsync();
         await world.RegisterAsync("d", new PciDeviceId(0x1AF4, 0x10F5, DriverData: 1));
-        await Within.Refused(errno, () => world.Fabric.Tree.WriteAsync(Drivers + "d/" + file, value));
+        await Expect.RefusedAsync(errno, () => world.Fabric.Tree.WriteAsync(Drivers + "d/" + file, value));
     }
 
     [Fact]
@@ -158,7 +158,7 @@ public sealed class MatchTests
         var world = await PciWorld.NewAsync();
         await world.RegisterAsync("d");
         await world.Fabric.Tree.WriteAsync(Drivers + "d/new_id", "1af4 10f5");
-        var e = await Within.Refused(Errno.EEXIST, () => world.Fabric.Tree.WriteAsync(Drivers + "d/new_id", "1af4 10f5"));
+        var e = await Expect.RefusedAsync(Errno.EEXIST, () => world.Fabric.Tree.WriteAsync(Drivers + "d/new_id", "1af4 10f5"));
         Assert.Equal("new_id of d: it serves 1af4 10f5 already (pci:v00001AF4d000010F5sv*sd*bc*sc*i*).", e.Message);
     }
 

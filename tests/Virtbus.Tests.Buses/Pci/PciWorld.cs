@@ -344,30 +344,3 @@ internal sealed class CardRegisters
             _bytes.AsSpan().Clear();
     }
 }
-
-/// <summary>Waits that end.</summary>
-internal static class Within
-{
-    public static readonly TimeSpan Limit = Deadline.Limit;
-
-    public static Task In(this Task task) => task.WaitAsync(Limit);
-
-    public static Task In(this ValueTask task) => task.AsTask().WaitAsync(Limit);
-
-    public static Task<T> In<T>(this ValueTask<T> task) => task.AsTask().WaitAsync(Limit);
-
-    /// <summary>The error that a call is refused with.</summary>
-    public static async Task<VirtbusException> Refused(Errno errno, Func<ValueTask> call)
-    {
-        var e = await Assert.ThrowsAnyAsync<VirtbusException>(() => call().In());
-        Assert.True(errno == e.Errno, $"{e.Errno}: {e.Message}");
-        return e;
-    }
-
-    public static VirtbusException Refused(Errno errno, Action call)
-    {
-        var e = Assert.ThrowsAny<VirtbusException>(call);
-        Assert.True(errno == e.Errno, $"{e.Errno}: {e.Message}");
-        return e;
-    }
-}

@@ -32,7 +32,7 @@ public sealed class SriovTests
         await world.WriteAsync(device, "sriov_numvfs", $"{before}");
         if (errno is { } refused)
         {
-            await Within.Refused(refused, () => world.WriteAsync(device, "sriov_numvfs", value));
+            await Expect.RefusedAsync(refused, () => world.WriteAsync(device, "sriov_numvfs", value));
             value = $"{before}";
         }
         else
@@ -49,17 +49,17 @@ public sealed class SriovTests
     {
         var world = await PciWorld.NewAsync();
         var (_, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
-        var e = await Within.Refused(Errno.ENOENT, () => world.WriteAsync(device, "sriov_numvfs", "2"));
+        var e = await Expect.RefusedAsync(Errno.ENOENT, () => world.WriteAsync(device, "sriov_numvfs", "2"));
         Assert.Equal("Device 0000:01:00.0 has no driver, which would enable its virtual functions. Bind one first.", e.Message);
         await world.Fabric.RegisterDriverAsync(new TestDriver(world, "plain", Cards) { HasVirtualFunctions = false });
-        e = await Within.Refused(Errno.ENOENT, () => world.WriteAsync(device, "sriov_numvfs", "2"));
+        e = await Expect.RefusedAsync(Errno.ENOENT, () => world.WriteAsync(device, "sriov_numvfs", "2"));
         Assert.Equal("Driver plain of 0000:01:00.0 enables no virtual functions. Bind one that does.", e.Message);
         // As many as there are is no change, whoever asks.
         await world.WriteAsync(device, "sriov_numvfs", "0");
         var (_, single) = await world.PlugAsync();
         Assert.DoesNotContain(List(world, single), n => n.StartsWith("sriov_", StringComparison.Ordinal));
-        await Within.Refused(Errno.ENOSYS, () => single.SetVirtualFunctionsAsync(1));
-        await Within.Refused(Errno.ERANGE, () => device.SetVirtualFunctionsAsync(9));
+        await Expect.RefusedAsync(Errno.ENOSYS, () => single.SetVirtualFunctionsAsync(1));
+        await Expect.RefusedAsync(Errno.ERANGE, () => device.SetVirtualFunctionsAsync(9));
     }
 
     [Fact]
@@ -146,7 +146,7 @@ public sealed class SriovTests
         await world.RegisterAsync("pf", Cards);
         var (card, device) = await world.PlugAsync(new CardOptions { TotalVfs = 256, VfStride = 3 });
         await world.PlugAsync();
-        var e = await Within.Refused(Errno.ENOSPC, () => world.WriteAsync(device, "sriov_numvfs", "256"));
+        var e = await Expect.RefusedAsync(Errno.ENOSPC, () => world.WriteAsync(device, "sriov_numvfs", "256"));
         Assert.Equal("Device 0000:01:00.0: virtual function 171 would be on bus 03, which is not free. Plug the device behind another port.", e.Message);
         Assert.Empty(card.VirtualFunctions);
         Assert.Empty(device.VirtualFunctions);
@@ -162,7 +162,7 @@ public sealed class SriovTests
         await world.RegisterAsync("pf", Cards);
         var device = await world.Bus.AddFunctionAsync(world.Host, new Card(new CardOptions { TotalVfs = 16 }));
         var other = await world.Bus.AddFunctionAsync(world.Host, new Card(new CardOptions()), 2);
-        var e = await Within.Refused(Errno.EEXIST, () => world.WriteAsync(device, "sriov_numvfs", "16"));
+        var e = await Expect.RefusedAsync(Errno.EEXIST, () => world.WriteAsync(device, "sriov_numvfs", "16"));
         Assert.Equal("Device 0000:00:01.0: virtual function 7 would be at 0000:00:02.0, which is taken. Plug the device behind a port of its own.", e.Message);
         await world.Bus.UnplugAsync(other);
         await world.WriteAsync(device, "sriov_numvfs", "16");
@@ -228,7 +228,7 @@ public sealed class SriovTests
         await world.WriteAsync(device, "sriov_drivers_autoprobe", "0");
         await world.WriteAsync(device, "sriov_numvfs", "2");
         Assert.All(device.VirtualFunctions, f => Assert.Null(f.Driver));
-        var e = await Within.Refused(Errno.ENODEV, () => world.Fabric.BindAsync(vf, "0000:01:00.1"));
+        var e = await Expect.RefusedAsync(Errno.ENODEV, () => world.Fabric.BindAsync(vf, "0000:01:00.1"));
         Assert.Contains("sriov_drivers_autoprobe of 0000:01:00.0 is 0", e.Message, StringComparison.Ordinal);
         await world.WriteAsync(device.VirtualFunctions[0], "driver_override", "vf");
         await world.Fabric.BindAsync(vf, "0000:01:00.1");
@@ -268,7 +268,7 @@ public sealed class SriovTests
         var world = await PciWorld.NewAsync();
         await world.RegisterAsync("pf", Cards);
         var (card, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
-        await Within.Refused(Errno.EINVAL, () => device.SetVirtualFunctionsAsync(4, f => f.VirtualFunctionIndex == 2 ? throw new VirtbusException(Errno.EINVAL, "no profile") : default));
+        await Expect.RefusedAsync(Errno.EINVAL, () => device.SetVirtualFunctionsAsync(4, f => f.VirtualFunctionIndex == 2 ? throw new VirtbusException(Errno.EINVAL, "no profile") : default));
         Assert.Empty(card.VirtualFunctions);
         Assert.Empty(device.VirtualFunctions);
         await device.SetVirtualFunctionsAsync(4);
@@ -283,7 +283,7 @@ public sealed class SriovTests
         var (_, device) = await world.PlugAsync(new CardOptions { TotalVfs = 8 });
         await world.WriteAsync(device, "sriov_numvfs", "2");
         var function = device.VirtualFunctions[1];
-        await Within.Refused(Errno.EOPNOTSUPP, () => world.WriteAsync(function, "sriov_vf_msix_count", "5"));
+        await Expect.RefusedAsync(Errno.EOPNOTSUPP, () => world.WriteAsync(function, "sriov_vf_msix_count", "5"));
         await world.Fabric.UnregisterDriverAsync(plain);
         var given = new List<string>();
         await world.Fabric.RegisterDriverAsync(new TestDriver(world, "sharing", Cards) { OnVectors = (f, count) => given.Add($"{f.Name} {count}") });
@@ -292,9 +292,9 @@ public sealed class SriovTests
         await world.WriteAsync(function, "sriov_vf_msix_count", "5");
         Assert.Equal(["0000:01:00.2 5"], given);
         Assert.Equal("64\n", world.Read(device.DevPath + "/sriov_vf_total_msix"));
-        await Within.Refused(Errno.EINVAL, () => world.WriteAsync(function, "sriov_vf_msix_count", "-5"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.WriteAsync(function, "sriov_vf_msix_count", "-5"));
         await world.RegisterAsync("vf", Parts);
-        await Within.Refused(Errno.EBUSY, () => world.WriteAsync(function, "sriov_vf_msix_count", "6"));
+        await Expect.RefusedAsync(Errno.EBUSY, () => world.WriteAsync(function, "sriov_vf_msix_count", "6"));
         Assert.Single(given);
     }
 
@@ -427,7 +427,7 @@ public sealed class SriovTests
         world.ClearCalls();
         card.Pull();
         mayGoOn.SetResult();
-        await Within.Refused(Errno.ENODEV, () => new ValueTask(reset));
+        await Expect.RefusedAsync(Errno.ENODEV, () => new ValueTask(reset));
         await Task.Run(() => Deadline.Until(() => world.Bus.Devices.Count == 1, "the end of the card"));
         Assert.Equal(["pf done 0000:01:00.0", "vf done 0000:01:00.2", "vf done 0000:01:00.1"], world.Calls[..3]);
         Assert.Equal(3, world.Calls.Count(c => c.Contains(" remove ", StringComparison.Ordinal)));

@@ -64,16 +64,16 @@ public sealed class TopologyTests
         var (_, device) = await world.PlugAsync();
         var card = new Card(new CardOptions());
         var count = world.Bus.DeviceCount;
-        var e = await Within.Refused(Errno.EEXIST, async () => await world.Bus.AddFunctionAsync(world.Host, card, 1));
+        var e = await Expect.RefusedAsync(Errno.EEXIST, async () => await world.Bus.AddFunctionAsync(world.Host, card, 1));
         Assert.Equal("Slot 0000:00:01.0 is taken. Unplug what is there or choose another one.", e.Message);
-        e = await Within.Refused(Errno.ENOSPC, async () => await world.Bus.AddFunctionAsync(device.Parent!, card));
+        e = await Expect.RefusedAsync(Errno.ENOSPC, async () => await world.Bus.AddFunctionAsync(device.Parent!, card));
         Assert.Equal("Every slot of 0000:00:01.0 is taken. Unplug a device or add a port.", e.Message);
-        e = await Within.Refused(Errno.EINVAL, async () => await world.Bus.AddFunctionAsync(device, card));
+        e = await Expect.RefusedAsync(Errno.EINVAL, async () => await world.Bus.AddFunctionAsync(device, card));
         Assert.Equal("Device 0000:01:00.0 is no bridge of this PCI bus. Name a host bridge or a port.", e.Message);
-        await Within.Refused(Errno.EINVAL, async () => await world.Bus.AddFunctionAsync(world.Host, card, 32));
-        await Within.Refused(Errno.EEXIST, async () => await world.Bus.AddHostBridgeAsync());
+        await Expect.RefusedAsync(Errno.EINVAL, async () => await world.Bus.AddFunctionAsync(world.Host, card, 32));
+        await Expect.RefusedAsync(Errno.EEXIST, async () => await world.Bus.AddHostBridgeAsync());
         card.Dispose();
-        e = await Within.Refused(Errno.ENODEV, async () => await world.Bus.AddFunctionAsync(world.Host, new Nothing()));
+        e = await Expect.RefusedAsync(Errno.ENODEV, async () => await world.Bus.AddFunctionAsync(world.Host, new Nothing()));
         Assert.Equal("Nothing answers at 0000:00:02.0: the function's vendor id reads as none.", e.Message);
         Assert.Equal(count, world.Bus.DeviceCount);
         // The place is free again.
@@ -117,7 +117,7 @@ public sealed class TopologyTests
         for (var i = 0; i < 15; i++)
             (_, last) = await world.PlugAsync();
         Assert.Equal(0UL, last.GetRegion(2).Start);
-        var e = Within.Refused(Errno.EINVAL, last.Enable);
+        var e = Expect.Refused(Errno.EINVAL, last.Enable);
         Assert.Equal("Device 0000:1f:00.0 can't be enabled: BAR 2 of 64 bytes has no address. Free space below 0000:00:10.0 or plug it elsewhere.", e.Message);
         Assert.Contains(world.Lines.Lines, l => l.Contains("0000:1f:00.0: BAR 2 of 64 bytes got no address", StringComparison.Ordinal));
     }
@@ -145,7 +145,7 @@ public sealed class TopologyTests
         await world.WriteAsync(again, "remove", "1");
         await world.WriteAsync((PciDevice)device.Parent!, "rescan", "1");
         Assert.NotNull(world.Bus.Find(device.Address));
-        await Within.Refused(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/bus/pci/rescan", "yes"));
+        await Expect.RefusedAsync(Errno.EINVAL, () => world.Fabric.Tree.WriteAsync("/bus/pci/rescan", "yes"));
     }
 
     [Fact]
@@ -185,7 +185,7 @@ public sealed class TopologyTests
         await world.Bus.RemoveAsync(device);
         await world.Bus.RescanAsync();
         Assert.NotSame(device, world.Bus.Find(device.Address));
-        await Within.Refused(Errno.ENODEV, () => world.Bus.UnplugAsync(device));
+        await Expect.RefusedAsync(Errno.ENODEV, () => world.Bus.UnplugAsync(device));
         await world.Bus.UnplugAsync(card);
         await world.Bus.RescanAsync();
         Assert.Null(world.Bus.Find(device.Address));
@@ -402,7 +402,7 @@ public sealed class TopologyTests
         engine.Undefine("two");
         world.Bus.RemoveProvider(shelf);
         Assert.Empty(world.Bus.Providers);
-        await Within.Refused(Errno.ENOENT, async () => await world.Bus.PlugAsync("shelf", "card"));
+        await Expect.RefusedAsync(Errno.ENOENT, async () => await world.Bus.PlugAsync("shelf", "card"));
         Assert.Equal(Errno.EOPNOTSUPP, Assert.Throws<VirtbusException>(() => engine.Define("two", "pci", null, [new("shelf", "card")])).Errno);
         world.Bus.AddProvider(other);
         engine.Define("two", "pci", null, [new("shelf", "card")]);
@@ -437,12 +437,12 @@ public sealed class TopologyTests
         Assert.Equal((4, 4), (shelf.Opened, shelf.Ended));
         // One that stays, while others are refused.
         var five = await world.Bus.PlugAsync("shelf", "card", "five");
-        e = await Within.Refused(Errno.EEXIST, async () => await world.Bus.PlugAsync("shelf", "card", "five"));
+        e = await Expect.RefusedAsync(Errno.EEXIST, async () => await world.Bus.PlugAsync("shelf", "card", "five"));
         Assert.Equal($"The function at {five.Name} is called 'five' already. Choose another name.", e.Message);
-        await Within.Refused(Errno.ENOENT, async () => await world.Bus.PlugAsync("shelf", "other"));
-        e = await Within.Refused(Errno.ENOENT, async () => await world.Bus.PlugAsync("drawer", "card"));
+        await Expect.RefusedAsync(Errno.ENOENT, async () => await world.Bus.PlugAsync("shelf", "other"));
+        e = await Expect.RefusedAsync(Errno.ENOENT, async () => await world.Bus.PlugAsync("drawer", "card"));
         Assert.Equal("The PCI bus has no provider 'drawer'. It has: shelf.", e.Message);
-        await Within.Refused(Errno.EINVAL, async () => await world.WriteAsync(five, "unplug", "2"));
+        await Expect.RefusedAsync(Errno.EINVAL, async () => await world.WriteAsync(five, "unplug", "2"));
         Assert.Equal((6, 5), (shelf.Opened, shelf.Ended));
         var (_, mine) = await world.PlugAsync();
         await world.Bus.UnplugOpenedAsync();
