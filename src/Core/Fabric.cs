@@ -458,6 +458,19 @@ public sealed class Fabric
         }
     }
 
+    /// <summary>
+    /// Waits for the attempt to bind a device that was added while a probe above it went on: such an add returns at once, since the caller may be what that
+    /// probe waits for. Who goes by the device's driver calls this, and holds nothing that a removal of the device waits for. Inside of a transition it
+    /// does not wait.
+    /// </summary>
+    /// <param name="device">The device; for one that is not in the tree any more there is nothing to wait for.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    public ValueTask AwaitAttemptAsync(Device device, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        return Binder.HeldBack.AwaitAsync(device, cancellationToken);
+    }
+
     /// <summary>Starts work beside the caller; <see cref="SettleAsync"/> waits for it, its errors are logged.</summary>
     /// <param name="name">What the work is, for the log.</param>
     /// <param name="work">The work.</param>

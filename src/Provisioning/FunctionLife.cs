@@ -202,13 +202,16 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
     }
 
     /// <summary>Activates those that a provider had and should have again, beside the caller.</summary>
-    public void Return(FunctionProvider provider)
+    public void Return(FunctionProvider provider) => Return(provider, book.All);
+
+    /// <summary>Of some functions.</summary>
+    public void Return(FunctionProvider provider, IReadOnlyList<ProvisionedFunction> functions)
     {
         List<ProvisionedFunction> wanted;
         lock (book.Lock)
         {
             // Those that are kept and were active when the program ended have no device yet, and come in any case.
-            wanted = [.. book.All.Where(f => f.Now.Provider == provider && (provider.Returns || f.Now.Device is null) && IsFree(f))];
+            wanted = [.. functions.Where(f => f.Now.Provider == provider && (provider.Returns || f.Now.Device is null) && IsFree(f))];
         }
 
         Start(provider, wanted);
@@ -243,6 +246,8 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
             }
 
             book.Change(functions.ConvertAll(static f => (f, f.Now with { IsWanted = false, Failure = null })));
+            foreach (var function in functions)
+                function.IsWantedWhenTaken = false;
             active = functions.FindAll(static f => f.IsActive);
             forgotten = [.. functions.Except(active)];
             foreach (var function in active)
@@ -259,7 +264,7 @@ internal sealed class FunctionLife(Fabric fabric, DefinitionBook book)
         foreach (var function in functions.Where(static f => f.Now.Work != Work.Activating))
         {
             function.ThrowIfBusy();
-            if (!function.Now.IsWanted && !function.IsActive && !cancelled.Contains(function))
+            if (!function.Now.IsWanted && !function.IsWantedWhenTaken && !function.IsActive && !cancelled.Contains(function))
                 throw new VirtbusException(Errno.EINVAL, $"Function '{function.Name}' is not active, so it can't be deactivated. 'virtbus function list' shows what is.");
         }
 

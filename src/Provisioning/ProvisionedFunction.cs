@@ -8,8 +8,6 @@ namespace Virtbus.Provisioning;
 /// </summary>
 public sealed class ProvisionedFunction
 {
-    // It was active, and what makes it does not take it yet.
-    private bool _isWantedWhenTaken;
     private volatile Moment _now;
 
     internal ProvisionedFunction(string name, string kind, string? parent, long order, bool isKept)
@@ -116,6 +114,9 @@ public sealed class ProvisionedFunction
         set => _now = value;
     }
 
+    /// <summary>It was active, and what makes it does not take it yet.</summary>
+    internal bool IsWantedWhenTaken { get; set; }
+
     /// <summary>Why its provider refused the definition when it came; null when it did not.</summary>
     internal string? Refusal { get; private set; }
 
@@ -200,7 +201,7 @@ public sealed class ProvisionedFunction
 
     internal void Begin(Work work)
     {
-        _isWantedWhenTaken = false;
+        IsWantedWhenTaken = false;
         Now = Now with { Work = work, Failure = null };
         (IsLost, IsPassedOver) = (false, false);
         Done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -225,7 +226,7 @@ public sealed class ProvisionedFunction
     internal void Adopt(FunctionProvider provider)
     {
         var profile = Now.Profile;
-        var isWanted = Now.IsWanted || _isWantedWhenTaken;
+        var isWanted = Now.IsWanted || IsWantedWhenTaken;
         Refusal = null;
         try
         {
@@ -241,7 +242,7 @@ public sealed class ProvisionedFunction
             Refusal = e.Message;
         }
 
-        _isWantedWhenTaken = isWanted && profile is null;
+        IsWantedWhenTaken = isWanted && profile is null;
         Now = Now with { Provider = provider, Profile = profile, IsWanted = isWanted && profile is not null, Failure = null };
     }
 

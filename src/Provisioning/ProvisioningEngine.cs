@@ -108,13 +108,17 @@ public sealed class ProvisioningEngine
     public void Reconsider(FunctionProvider provider)
     {
         ArgumentNullException.ThrowIfNull(provider);
+        List<ProvisionedFunction> refused;
         lock (_book.Lock)
         {
-            foreach (var function in FunctionsOf(provider).Where(static f => f is { Refusal: not null, IsIdle: true }))
+            refused = [.. FunctionsOf(provider).Where(static f => f is { Refusal: not null, IsIdle: true })];
+            foreach (var function in refused)
                 function.Adopt(provider);
         }
 
-        Return(provider);
+        // Those alone: what others failed at is not begun again by this.
+        if (!_waits)
+            _life.Return(provider, refused);
     }
 
     /// <summary>Removes a provider. Its functions are gone for the engine; their definitions stay. What it is just making is cancelled.</summary>
@@ -355,10 +359,13 @@ public sealed class ProvisioningEngine
     /// <param name="function">The function's name.</param>
     /// <param name="device">Its device.</param>
     /// <param name="driver">The driver.</param>
+    /// <param name="cancellationToken">Ends the wait for a probe above the device.</param>
     /// <exception cref="VirtbusException">ENODEV, or what <see cref="WhyNotBound"/> says.</exception>
-    public void RequireDriver(string function, Device device, string driver)
+    public async ValueTask RequireDriverAsync(string function, Device device, string driver, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(device);
+        if (device.Fabric is { } fabric)
+            await fabric.AwaitAttemptAsync(device, cancellationToken);
         if (device.Driver?.Name == driver)
             return;
         var why = WhyNotBound?.Invoke(device);

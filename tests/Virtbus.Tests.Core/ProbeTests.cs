@@ -197,7 +197,7 @@ public sealed class ProbeTests
     }
 
     [Fact]
-    public async Task Child_added_from_elsewhere_during_a_probe_has_its_driver_when_the_add_ends()
+    public async Task Who_adds_a_child_from_elsewhere_during_a_probe_can_wait_for_its_driver()
     {
         var world = await World.NewAsync();
         var child = await world.RegisterAsync("child", "c");
@@ -210,12 +210,23 @@ public sealed class ProbeTests
             return new ValueTask(go.Task);
         };
         var top = world.AddAsync("a", 1);
-        var add = world.AddAsync("c", 1, await inProbe.Task.In());
-        Assert.False(add.IsCompleted);
+        var added = await world.AddAsync("c", 1, await inProbe.Task.In()).In();
+        Assert.Null(added.Driver);
+        using var cancel = new CancellationTokenSource();
+        var givenUp = world.Fabric.AwaitAttemptAsync(added, cancel.Token).AsTask();
+        var attempt = world.Fabric.AwaitAttemptAsync(added).AsTask();
+        await cancel.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => givenUp.In());
+        Assert.False(attempt.IsCompleted);
         go.SetResult();
-        Assert.Same(child, (await add.In()).Driver);
+        await attempt.In();
+        Assert.Same(child, added.Driver);
         await top.In();
         Assert.Equal(["test.top probe mod.a.1 1", "test.child probe mod.c.1 1"], world.Calls);
+        // Nothing is waited for where there is nothing.
+        await world.Fabric.AwaitAttemptAsync(added).In();
+        await world.Fabric.DeleteAsync(added);
+        await world.Fabric.AwaitAttemptAsync(added).In();
     }
 
     [Fact]

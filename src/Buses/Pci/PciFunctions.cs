@@ -60,7 +60,7 @@ internal sealed class PciFunctions(PciBus bus, ProvisioningEngine engine) : Sing
         try
         {
             if (driver is not null)
-                engine.RequireDriver(profile.Name, device, driver);
+                await engine.RequireDriverAsync(profile.Name, device, driver, cancellationToken);
         }
         catch
         {

@@ -28,7 +28,7 @@ internal sealed class VdpaFunctions(VdpaManagement management, ProvisioningEngin
         try
         {
             if (isChosen)
-                engine.RequireDriver(profile.Name, device, driver!);
+                await engine.RequireDriverAsync(profile.Name, device, driver!, cancellationToken);
         }
         catch
         {

@@ -52,7 +52,7 @@ internal sealed class DeviceLife
                 listener(modalias);
         }
         if (bus.DriversAutoprobe)
-            await _fabric.Binder.AttachAddedAsync(device);
+            await _fabric.Binder.AttachOrStartAsync(device, only: null);
     }
 
     internal async ValueTask SurpriseRemoveAsync(Device device)

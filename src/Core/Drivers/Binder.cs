@@ -10,6 +10,8 @@ internal sealed class Binder(Fabric fabric)
     // Guarded by the fabric's gate.
     private readonly HashSet<Device> _parked = [];
 
+    internal HeldBackProbes HeldBack { get; } = new(fabric);
+
     internal DeferredProbes Deferred { get; } = new(fabric);
 
     /// <summary>The devices whose probe waits for the end of a sleep.</summary>
@@ -68,7 +70,7 @@ internal sealed class Binder(Fabric fabric)
             await Task.WhenAll(running);
     }
 
-    private async ValueTask<AttachResult> AttachAfterParentAsync(Device device, Driver? only, Dictionary<Device, Task> attempts)
+    private async ValueTask AttachAfterParentAsync(Device device, Driver? only, Dictionary<Device, Task> attempts)
     {
         for (var above = device.Parent; above is not null; above = above.Parent)
         {
@@ -78,39 +80,18 @@ internal sealed class Binder(Fabric fabric)
                 break;
             }
         }
-        return await AttachOrStartAsync(device, only);
+        await AttachOrStartAsync(device, only);
     }
 
-    public async ValueTask<AttachResult> AttachOrStartAsync(Device device, Driver? only)
+    public async ValueTask AttachOrStartAsync(Device device, Driver? only)
     {
         try
         {
-            return (await AttachAsync(device, only, mayStart: true)).Result;
+            await AttachAsync(device, only, mayStart: true);
         }
         catch (VirtbusException e) when (e.Errno == Errno.EDEADLK)
         {
             StartAttach(device, only, fromOrder: 0);
-            return AttachResult.Started;
-        }
-    }
-
-    /// <summary>
-    /// Attaches a device that was just added. Who adds it from elsewhere while a probe above it goes on waits for that, and finds the device with its driver
-    /// as at any other time. A caller inside of a transition does not: that probe may be its own, or wait for it.
-    /// </summary>
-    public async ValueTask AttachAddedAsync(Device device)
-    {
-        while (await AttachOrStartAsync(device, only: null) == AttachResult.Parked && Transitions.Ambient is null)
-        {
-            Device? above;
-            lock (fabric.Gate)
-            {
-                above = ProbingAbove(device);
-                if (above is null && _parked.Contains(device))
-                    return;
-            }
-            if (above is not null)
-                await fabric.Transitions.RunAsync(above, 0, static (_, _) => new ValueTask<int>(0));
         }
     }
 
@@ -221,6 +202,7 @@ internal sealed class Binder(Fabric fabric)
     {
         Deferred.RemoveInGate(device);
         _parked.Remove(device);
+        HeldBack.RemoveInGate(device);
     }
 
     /// <summary>The entry of a driver's table that serves a device, what its user asked for considered; null when the driver does not serve it.</summary>
@@ -243,6 +225,7 @@ internal sealed class Binder(Fabric fabric)
             return new(AttachResult.NoDriver);
         lock (fabric.Gate)
         {
+            HeldBack.RemoveInGate(device);
             if (device.State != DeviceState.Added || device.IsGone)
                 return new(AttachResult.Gone);
             if (device.Driver is not null)
@@ -287,23 +270,15 @@ internal sealed class Binder(Fabric fabric)
     // Parents before children: a device found during a probe above it is probed when that has ended, one found during a sleep when that has.
     private bool ParkInGate(Device device)
     {
-        if (ProbingAbove(device) is { } above)
+        if (HeldBackProbes.ProbingAbove(device) is { } above)
         {
-            (above.Extras.PendingDescendants ??= []).Add(device);
+            HeldBack.AddInGate(device, above);
             return true;
         }
         if (PowerTransitions.SleepingSelfOrAncestor(device) is null)
             return false;
         _parked.Add(device);
         return true;
-    }
-
-    private static Device? ProbingAbove(Device device)
-    {
-        var above = device.Parent;
-        while (above is { Binding.State: not BindingState.Probing })
-            above = above.Parent;
-        return above;
     }
 
     private static Device[] InOrder(HashSet<Device> devices)

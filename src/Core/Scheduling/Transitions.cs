@@ -54,6 +54,10 @@ internal sealed class Transitions(Fabric fabric)
         return waiter is null ? RunHeldAsync(device, frame, arg, body) : RunInTurnAsync(waiter, arg, body, cancellationToken);
     }
 
+    /// <summary>Waits for the transitions of a device that were asked for before; makes none. The caller is inside of none.</summary>
+    public async ValueTask AwaitAsync(Device device, CancellationToken cancellationToken) =>
+        await RunAsync(device, 0, static (_, _) => new ValueTask<int>(0), cancellationToken: cancellationToken);
+
     /// <summary>Takes the transition, or a place in its queue.</summary>
     /// <param name="device">The device.</param>
     /// <param name="mustSucceed">A step of the core's own below a held transition: another wait of the cycle is refused instead of this one.</param>

@@ -91,7 +91,7 @@ internal sealed class DiskFunctions : SingleFunctionProvider, IDisposable
         {
             if (isNew)
                 PutIn(profile);
-            return await AddAsync(management, profile);
+            return await AddAsync(management, profile, cancellationToken);
         }
         catch when (isNew)
         {
@@ -107,17 +107,26 @@ internal sealed class DiskFunctions : SingleFunctionProvider, IDisposable
         TakeOut(profile.Name);
     }
 
-    private async ValueTask<Device> AddAsync(VdpaManagement management, FunctionProfile profile)
+    private async ValueTask<Device> AddAsync(VdpaManagement management, FunctionProfile profile, CancellationToken cancellationToken)
     {
         var device = await management.AddAsync(management.Profile(
             profile.Name, [new("medium", profile.Name), new("serial", VdpaFields.SerialOf(profile)), new("queues", $"{profile.Get(Queues)}"),
                 new("packed", profile.Get(VdpaFields.Packed) ? "true" : "false")]));
-        if (device.Driver is not null && _exporter.ErrorOf(device.Name) is null)
+        try
+        {
+            // Its management is told of while the part's probe goes on.
+            await _context.Fabric.AwaitAttemptAsync(device, cancellationToken);
+            if (_exporter.ErrorOf(device.Name) is { } error)
+                throw new VirtbusException(error.Errno, error.Message, error);
+            if (device.Driver is null)
+                throw new VirtbusException(Errno.ENODEV, $"Disk {device.Name} was made but no driver took it: {device.DeferredReason ?? "the log says why"}. Load vhost_vdpa and bind it.");
             return device;
-        var error = _exporter.ErrorOf(device.Name)
-            ?? new VirtbusException(Errno.ENODEV, $"Disk {device.Name} was made but no driver took it: {device.DeferredReason ?? "the log says why"}. Load vhost_vdpa and bind it.");
-        await management.RemoveAsync(device);
-        throw new VirtbusException(error.Errno, error.Message, error);
+        }
+        catch
+        {
+            await management.RemoveAsync(device);
+            throw;
+        }
     }
 
     private void PutIn(FunctionProfile profile)

@@ -61,7 +61,7 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
                     return default;
                 },
                 PciAddress.TryParse(profile.Place, out var place) ? place : null);
-            Engine.RequireDriver(profile.Name, part.Device, driver);
+            await Engine.RequireDriverAsync(profile.Name, part.Device, driver, cancellationToken);
             _parts[profile.Name] = part;
             return part.Device;
         }
@@ -74,8 +74,11 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
 
     protected override async ValueTask DeactivateAsync(FunctionProfile profile, Device device)
     {
-        if (_parts.TryRemove(profile.Name, out var part))
-            await part.DisposeAsync();
+        if (!_parts.TryGetValue(profile.Name, out var part))
+            return;
+        // One that can't go stays known.
+        await part.DisposeAsync();
+        _parts.TryRemove(profile.Name, out _);
     }
 
     /// <summary>The socket of a part's line, in the runtime folder.</summary>

@@ -91,7 +91,7 @@ internal sealed class NicVirtualFunctions : FunctionProvider, IDisposable
                 foreach (var profile in sorted)
                 {
                     if (DriverOf(profile) is { } driver)
-                        _engine.RequireDriver(profile.Name, _device.VirtualFunctions[profile.Get(Index)], driver);
+                        await _engine.RequireDriverAsync(profile.Name, _device.VirtualFunctions[profile.Get(Index)], driver, cancellationToken);
                 }
             }
             catch

@@ -97,6 +97,57 @@ public sealed class SimulatedDiskTests
         Assert.Equal(VirtioDeviceId.VIRTIO_ID_BLOCK, net.Probed);
     }
 
+    [Fact]
+    public async Task Part_that_goes_in_the_middle_of_its_probe_does_not_wait_for_who_makes_a_disk_below_it()
+    {
+        var fabric = new Fabric();
+        var vdpa = fabric.RegisterBus(new VdpaBus());
+        var parts = fabric.RegisterBus(new PartBus());
+        var driver = new PartDriver(parts, vdpa);
+        await fabric.RegisterDriverAsync(driver);
+        var part = new Device("part", null, parts);
+        var add = fabric.AddAsync(part).AsTask();
+        var management = await driver.InProbe.Task.In();
+        var made = MakeAsync();
+        var removal = fabric.DeleteAsync(part).AsTask();
+        driver.Go.SetResult();
+        await removal.In();
+        await made.In();
+        await add.In();
+        Assert.Empty(vdpa.Devices);
+
+        async Task MakeAsync()
+        {
+            var disk = await management.AddAsync(management.Profile("disk1", [new("capacity", "1MiB")]));
+            await fabric.AwaitAttemptAsync(disk);
+        }
+    }
+
+    private sealed class PartBus() : Bus("parts")
+    {
+        public override DeviceId? Match(IDeviceIdentity device, Driver driver) => new PartId();
+    }
+
+    private sealed record PartId() : DeviceId(0);
+
+    /// <summary>Registers its management and goes on when the test says so, as a part that is slow to start.</summary>
+    private sealed class PartDriver(PartBus bus, VdpaBus vdpa) : Driver("part")
+    {
+        public TaskCompletionSource<VdpaManagement> InProbe { get; } = new();
+
+        public TaskCompletionSource Go { get; } = new();
+
+        public override Bus Bus => bus;
+
+        protected internal override async ValueTask ProbeAsync(Device device, DeviceId id, CancellationToken cancellationToken)
+        {
+            var management = vdpa.RegisterManagement(device, new VdpaSimBlkOps());
+            device.Resources.AddAction(() => vdpa.UnregisterManagementAsync(management));
+            InProbe.SetResult(management);
+            await Go.Task;
+        }
+    }
+
     private sealed class TypeDriver(VdpaBus bus, string name, uint[] types, string? only = null) : VdpaDriver(bus, name)
     {
         public uint Probed { get; private set; }
