@@ -69,7 +69,7 @@ internal sealed class PciHotplug(PciBus bus, PciSlots slots)
             if (!slots.TryBeginLeave(slot, device))
             {
                 // A scan gives it a device just now, or gave it another one.
-                await slots.ScanEnd(slot);
+                await slots.UntilDevice(slot);
                 continue;
             }
             await LeaveAsync(slot, device);
@@ -180,10 +180,10 @@ internal sealed class PciHotplug(PciBus bus, PciSlots slots)
     private async ValueTask<PciDevice?> ScanAsync(PciSlot slot, Func<PciDevice, ValueTask>? prepare = null)
     {
         var fabric = bus.FabricOrThrow();
-        var group = slots.BeginScan(slot, out var parent);
         PciDevice? device = null;
         try
         {
+            var group = slots.BeginScan(slot, out var parent);
             device = new PciDevice(bus, slot.Address, parent, slot.Function, slot.Segment, group) { Slot = slot };
             if (!device.Enter())
                 return null;

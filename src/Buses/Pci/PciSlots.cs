@@ -15,8 +15,8 @@ internal sealed class PciSlots(PciBus bus)
 
     private readonly SortedDictionary<ushort, PciHostBridge> _hosts = [];
     private readonly IdAllocator _ports = new(255);
-    // Somebody waits for it.
-    private TaskCompletionSource? _scanEnded;
+    // Somebody waits for what a scan makes of a slot.
+    private TaskCompletionSource? _changed;
 
     /// <summary>Guards all that is here, and what slots, segments and host bridges say is guarded by it.</summary>
     internal Lock Topology { get; } = new();
@@ -107,17 +107,26 @@ internal sealed class PciSlots(PciBus bus)
                 if (isWanted && port.Device?.State == DeviceState.Added)
                     coming = Task.CompletedTask;
                 else if (isWanted && port.IsScanning)
-                    coming ??= ScanEnd(port);
+                    coming ??= NextChange();
             }
             return isFrom || coming is not null;
         }
     }
 
-    /// <summary>Ends with a scan, when that of a slot is going on; at once when it is not.</summary>
-    internal Task ScanEnd(PciSlot slot)
+    /// <summary>Ends when a slot that is being scanned may have its device, or is scanned no more; at once when it has one or is not scanned.</summary>
+    internal Task UntilDevice(PciSlot slot)
     {
         lock (Topology)
-            return slot.IsScanning ? (_scanEnded ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)).Task : Task.CompletedTask;
+            return slot is { IsScanning: true, Device: null, IsEmpty: false } ? NextChange() : Task.CompletedTask;
+    }
+
+    // Under the topology lock, as what tells of it.
+    private Task NextChange() => (_changed ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)).Task;
+
+    private void TellChange()
+    {
+        _changed?.SetResult();
+        _changed = null;
     }
 
     /// <summary>The slot that a function is in, with the device that stands for it now.</summary>
@@ -230,6 +239,7 @@ internal sealed class PciSlots(PciBus bus)
         if (slot.IsEmpty)
             return;
         slot.IsEmpty = true;
+        TellChange();
         slot.Function.SetLostCallback(null);
         slot.Segment.Slots.Remove(slot.DevFn);
         if (slot.Segment.Slots.Count == 0)
@@ -265,13 +275,11 @@ internal sealed class PciSlots(PciBus bus)
 
     internal void EndScan(PciSlot slot)
     {
-        TaskCompletionSource? ended;
         lock (Topology)
         {
             slot.IsScanning = false;
-            (ended, _scanEnded) = (_scanEnded, null);
+            TellChange();
         }
-        ended?.SetResult();
     }
 
     /// <summary>Gives a device its addresses, and a bridge its bus numbers; the device stands for the slot from here on.</summary>
@@ -291,6 +299,7 @@ internal sealed class PciSlots(PciBus bus)
             }
             var without = PciScan.Assign(device);
             slot.Device = device;
+            TellChange();
             return without;
         }
     }
