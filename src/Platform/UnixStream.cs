@@ -290,10 +290,12 @@ public sealed class UnixStream : IDisposable
     public void Dispose()
     {
         // Who reads and who writes may both be the last.
-        if (Interlocked.Exchange(ref _isDisposed, true) || Descriptor.IsClosed)
+        if (Interlocked.Exchange(ref _isDisposed, true))
             return;
         if (Interlocked.Exchange(ref _held, -1) >= 0)
             Descriptor.DangerousRelease();
+        if (Descriptor.IsClosed)
+            return;
         // Nothing comes after that.
         if (_isOurs)
             Shutdown();
