@@ -3,6 +3,7 @@ using System.Text;
 using System.Text.Json;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Daemon.Provisioning;
+using Virtbus.Platform;
 using Virtbus.Provisioning;
 
 namespace Virtbus.Daemon.Apply;
@@ -24,7 +25,9 @@ internal static class ManifestExport
         Section(text, "functions", passing.Where(static f => f.Kind is ManifestFunction.Plugged or VirtioFunctions.KindName).Select(static f => Function(f)));
         Section(text, "devices", groups.All.Select(static g => Group(g.Group)));
         // Those that were loaded by hand as well: without the module its functions are refused.
-        List<string> names = [.. modules.Names.Select(static n => n.Value).Union(passing.Where(static f => f.Kind == ManifestFunction.Plugged).Select(hardware.ModuleOf).OfType<string>())];
+        List<string> names = [.. modules.Names.Select(static n => n.Value)];
+        var said = names.Select(ModuleName.Of).ToHashSet();
+        names.AddRange(passing.Where(static f => f.Kind == ManifestFunction.Plugged).Select(hardware.ModuleOf).OfType<string>().Where(said.Add));
         if (modules.Folders is [var folder] && names.Count == 0)
             text.Append("modules: ").Append(Scalar(folder)).Append('\n');
         else if (modules.Folders.Count + names.Count > 0)
