@@ -14,6 +14,9 @@ public readonly ref struct EthernetFrame
     /// <summary>The longest frame in bytes: 9,000 of payload with header and two VLAN tags.</summary>
     public const int MaxLength = 9022;
 
+    /// <summary>The longest frame that is still to be cut, in bytes: the longest IP packet with header and two VLAN tags.</summary>
+    public const int MaxUncutLength = 65557;
+
     /// <summary>What a frame has beside its payload, in bytes: a header with one VLAN tag.</summary>
     public const int Overhead = 18;
 
@@ -36,7 +39,7 @@ public readonly ref struct EthernetFrame
     public int Length => Bytes.Length;
 
     /// <summary>Whether the length is one that Ethernet has. Peers' frames are looked at only when it is.</summary>
-    public bool IsValid => Length is >= MinLength and <= MaxLength;
+    public bool IsValid => Length >= MinLength && Length <= (Offload.Segmentation == SegmentationType.None ? MaxLength : MaxUncutLength);
 
     /// <summary>The address that it goes to, 48 bits.</summary>
     public ulong Destination => Address(Bytes);

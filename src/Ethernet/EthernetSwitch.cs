@@ -1,8 +1,8 @@
 namespace Virtbus.Ethernet;
 
 /// <summary>
-/// A small learning switch. Its ports belong to lanes, one for each thread that works for some of them. Safe from any thread. Frames come from
-/// guests and are not trusted: the table of addresses is bounded, and multicast sources are not learned.
+/// A small learning switch. Its ports belong to lanes, one for each thread that works for some of them, or take frames on any thread. Safe from any
+/// thread. Frames come from guests and are not trusted: the table of addresses is bounded, and multicast sources are not learned.
 /// </summary>
 public sealed class EthernetSwitch
 {
@@ -10,9 +10,11 @@ public sealed class EthernetSwitch
     private readonly Lock _lock = new();
     private readonly Dictionary<ulong, SwitchPort> _learned = [];
     private SwitchLane[] _lanes = [];
+    // Those without a lane.
+    private SwitchPort[] _free = [];
 
-    /// <summary>The ports of all lanes at this moment.</summary>
-    public IReadOnlyList<SwitchPort> Ports => [.. Volatile.Read(ref _lanes).SelectMany(l => l.Ports)];
+    /// <summary>All ports at this moment.</summary>
+    public IReadOnlyList<SwitchPort> Ports => [.. Volatile.Read(ref _lanes).SelectMany(l => l.Ports), .. Volatile.Read(ref _free)];
 
     /// <summary>Makes a lane.</summary>
     /// <param name="arrived">Told on any thread, under no lock, that frames of other lanes wait; <see cref="SwitchLane.TakeInbound"/> hands them on.</param>
@@ -33,15 +35,28 @@ public sealed class EthernetSwitch
             Volatile.Write(ref _lanes, [.. _lanes.Where(l => l != lane)]);
     }
 
+    /// <summary>Puts a port on that takes frames on any thread.</summary>
+    /// <param name="port">One without a lane.</param>
+    public void Join(SwitchPort port)
+    {
+        ArgumentNullException.ThrowIfNull(port);
+        if (port.Lane is not null)
+            throw new ArgumentException("A port of a lane joins by its lane.", nameof(port));
+        lock (_lock)
+            Volatile.Write(ref _free, [.. _free, port]);
+    }
+
     /// <summary>Takes a port off, and forgets the addresses that were seen at it.</summary>
     /// <param name="port">The port; what is under way to it may still arrive, and its sink sees <see cref="SwitchPort.IsGone"/>.</param>
     public void Leave(SwitchPort port)
     {
         ArgumentNullException.ThrowIfNull(port);
         port.IsGone = true;
-        port.Lane.Leave(port);
+        port.Lane?.Leave(port);
         lock (_lock)
         {
+            if (port.Lane is null)
+                Volatile.Write(ref _free, [.. _free.Where(p => p != port)]);
             foreach (var (address, at) in _learned)
             {
                 if (at.IsGone)
@@ -50,24 +65,34 @@ public sealed class EthernetSwitch
         }
     }
 
-    /// <summary>Switches a frame that came in by a port; on the thread of the port's lane.</summary>
-    internal void Forward(SwitchPort from, in EthernetFrame frame)
+    /// <summary>Switches a frame that came in by a port; on the thread of the batch.</summary>
+    internal void Forward(SwitchBatch batch, SwitchPort from, in EthernetFrame frame)
     {
-        var lane = from.Lane;
+        var lane = batch.Lane;
         if (Learn(from, frame) is { } to)
         {
             if (to == from)
                 return;
-            if (to.Lane == lane)
+            if (to.Lane is null)
+                batch.Deliver(to, frame);
+            else if (to.Lane == lane)
                 to.Sink.Deliver(frame);
             else if (!to.Lane.TryAccept(frame))
                 to.Sink.Miss();
             return;
         }
-        foreach (var port in lane.Ports)
+        foreach (var port in Volatile.Read(ref _free))
         {
             if (port != from)
-                port.Sink.Deliver(frame);
+                batch.Deliver(port, frame);
+        }
+        if (lane is not null)
+        {
+            foreach (var port in lane.Ports)
+            {
+                if (port != from)
+                    port.Sink.Deliver(frame);
+            }
         }
         foreach (var other in Volatile.Read(ref _lanes))
         {

@@ -39,9 +39,9 @@ public sealed class FrameRing
         if (!frame.IsValid || end - Volatile.Read(ref _first) == _slots.Length)
             return false;
         ref var slot = ref _slots[end & _mask];
-        // A slot grows once, to the size class of the longest frame that it has seen.
+        // A slot grows to the size class of the longest frame that it has seen.
         if (slot is null || slot.Length < frame.Length)
-            slot = new byte[frame.Length <= SmallFrame ? SmallFrame : EthernetFrame.MaxLength];
+            slot = new byte[frame.Length <= SmallFrame ? SmallFrame : frame.Length <= EthernetFrame.MaxLength ? EthernetFrame.MaxLength : EthernetFrame.MaxUncutLength];
         frame.Bytes.CopyTo(slot);
         _heads[end & _mask] = new Head(frame.Length, frame.Offload);
         Volatile.Write(ref _end, end + 1);

@@ -11,7 +11,7 @@ public sealed class SwitchLane
     private readonly Action _arrived;
     private readonly Lock _lock = new();
     private readonly Lock _producers = new();
-    private readonly List<SwitchPort> _touched = [];
+    private readonly SwitchBatch _batch;
     private SwitchPort[] _ports = [];
     private FrameRing? _inbound;
 
@@ -19,6 +19,7 @@ public sealed class SwitchLane
     {
         _owner = owner;
         _arrived = arrived;
+        _batch = new SwitchBatch(owner, this);
     }
 
     /// <summary>The ports; a copy of the moment, not to be changed.</summary>
@@ -35,7 +36,7 @@ public sealed class SwitchLane
     /// <summary>Switches a frame that came in by a port of this lane.</summary>
     /// <param name="from">The port.</param>
     /// <param name="frame">The frame; valid by its length (<see cref="EthernetFrame.IsValid"/>).</param>
-    public void Forward(SwitchPort from, in EthernetFrame frame) => _owner.Forward(from, frame);
+    public void Forward(SwitchPort from, in EthernetFrame frame) => _batch.Forward(from, frame);
 
     /// <summary>Hands on what other lanes sent until now.</summary>
     /// <param name="most">How many frames at most.</param>
@@ -54,34 +55,11 @@ public sealed class SwitchLane
 
     /// <summary>Has a port's <see cref="IFrameSink.Flush"/> called at the end of the batch.</summary>
     /// <param name="port">One of this lane.</param>
-    public void Touch(SwitchPort port)
-    {
-        if (port.IsTouched)
-            return;
-        port.IsTouched = true;
-        _touched.Add(port);
-    }
+    public void Touch(SwitchPort port) => _batch.Touch(port);
 
     /// <summary>Ends a batch: flushes the ports that were touched in it.</summary>
     /// <param name="failed">Told of a bug of this program in a port; the others are flushed all the same.</param>
-    public void EndBatch(Action<IFrameSink, Exception> failed)
-    {
-        // By index: an interrupt's handler may make another port's turn end here.
-        for (var i = 0; i < _touched.Count; i++)
-        {
-            var port = _touched[i];
-            port.IsTouched = false;
-            try
-            {
-                port.Sink.Flush();
-            }
-            catch (Exception exception)
-            {
-                failed(port.Sink, exception);
-            }
-        }
-        _touched.Clear();
-    }
+    public void EndBatch(Action<IFrameSink, Exception> failed) => _batch.End(failed);
 
     /// <summary>Takes a frame of another lane in, for the ports of this one. Any thread.</summary>
     /// <returns>False when too many wait: it is lost, as in any switch.</returns>

@@ -1,17 +1,33 @@
 namespace Virtbus.Ethernet;
 
-/// <summary>What frames go in and out by. On the switch from <see cref="SwitchLane.Join"/> to <see cref="EthernetSwitch.Leave"/>.</summary>
-/// <param name="lane">The lane; the same one as long as the port lives.</param>
-/// <param name="sink">What lies behind it.</param>
-public sealed class SwitchPort(SwitchLane lane, IFrameSink sink)
+/// <summary>What frames go in and out by. On the switch from its joining to <see cref="EthernetSwitch.Leave"/>.</summary>
+public sealed class SwitchPort
 {
     private bool _gone;
 
-    /// <summary>The lane whose thread works for it.</summary>
-    public SwitchLane Lane => lane;
+    /// <summary>Makes a port whose sink is called on the thread of a lane only.</summary>
+    /// <param name="lane">The lane; the same one as long as the port lives.</param>
+    /// <param name="sink">What lies behind it.</param>
+    public SwitchPort(SwitchLane lane, IFrameSink sink)
+        : this(sink)
+    {
+        ArgumentNullException.ThrowIfNull(lane);
+        Lane = lane;
+    }
+
+    /// <summary>Makes a port whose sink takes frames on any thread, several at the same time. On the switch from <see cref="EthernetSwitch.Join"/> on.</summary>
+    /// <param name="sink">What lies behind it.</param>
+    public SwitchPort(IFrameSink sink)
+    {
+        ArgumentNullException.ThrowIfNull(sink);
+        Sink = sink;
+    }
+
+    /// <summary>The lane whose thread works for it; null for a port whose sink takes frames on any thread.</summary>
+    public SwitchLane? Lane { get; }
 
     /// <summary>What lies behind it.</summary>
-    public IFrameSink Sink => sink;
+    public IFrameSink Sink { get; }
 
     /// <summary>Whether the port was taken off the switch. Any thread.</summary>
     public bool IsGone

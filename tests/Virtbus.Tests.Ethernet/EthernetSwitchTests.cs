@@ -186,6 +186,8 @@ public sealed class EthernetSwitchTests
 
         public FrameOffload Last { get; private set; }
 
+        public OffloadKinds Takes { get; set; }
+
         public void Deliver(in EthernetFrame frame)
         {
             Count++;

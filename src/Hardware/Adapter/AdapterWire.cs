@@ -68,6 +68,8 @@ public sealed class AdapterWire : IDisposable
             return true;
         }
 
+        public OffloadKinds Takes => OffloadKinds.None;
+
         public void Deliver(in EthernetFrame frame)
         {
             lock (Gate)

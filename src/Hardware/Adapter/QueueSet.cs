@@ -91,6 +91,8 @@ internal sealed class QueueSet : AdapterWork, IFrameSink
         }
     }
 
+    public OffloadKinds Takes => OffloadKinds.None;
+
     public void Deliver(in EthernetFrame frame)
     {
         if (!_placement.TryEnter(Lane))
