@@ -448,7 +448,7 @@ internal sealed class FabricDaemon
         // The drivers of adapters are loaded by their aliases, beside us.
         await Fabric.SettleAsync(cancellationToken);
         var errors = new List<ManifestError>();
-        foreach (var function in sets.SelectMany(static s => s.Functions))
+        foreach (var function in sets.Where(static s => !s.IsOfFunction).SelectMany(static s => s.Functions))
         {
             try
             {
@@ -468,7 +468,7 @@ internal sealed class FabricDaemon
         foreach (var set in sets)
         {
             _options.Progress(set.Title);
-            await At(e => set.Functions.Count == 0 ? set.At.Place : PlaceOf(set.Functions, e), set.ActivateAsync(_engine, cancellationToken));
+            await At(e => set.Functions.Count == 0 ? set.At.Place : PlaceOf(set.Functions, e), set.IsOfFunction ? set.MakeAsync(_engine, cancellationToken) : set.ActivateAsync(_engine, cancellationToken));
         }
     }
 

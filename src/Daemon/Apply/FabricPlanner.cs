@@ -209,12 +209,14 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         }
     }
 
-    // Adapters whose set of virtual functions is to be another one.
+    // Adapters and functions whose set of virtual functions is to be another one, or has to go with them.
     private HashSet<string> SetsToRenew(List<ProvisionedFunction> there, IReadOnlyList<FunctionSet> sets, HashSet<string> renewed)
     {
         var wanted = sets.SelectMany(static s => s.Functions).ToList();
+        HashSet<string> madeAgain = [.. there.Where(f => f.Kind != Virtual && (wanted.Find(w => w.Name == f.Name) is not { } next || IsRenewed(f, next, renewed, []))).Select(static f => f.Name)];
         return
         [
+            .. there.Where(f => f.Kind == Virtual && madeAgain.Contains(f.Parent!)).Select(static f => f.Parent!),
             .. there.Where(f => f.Kind == Virtual && wanted.Find(w => w.Name == f.Name) is var next && (next is null || f.Device is null || Difference(f, next).Length > 0)).Select(static f => f.Parent!),
             .. wanted.Where(w => w.Kind == Virtual && !renewed.Contains(w.Parent!) && !there.Exists(f => f.Name == w.Name)).Select(static w => w.Parent!),
             .. sets.Where(static s => s.Lasting.Any(static f => f.Device is null)).Select(static s => s.Adapter!),

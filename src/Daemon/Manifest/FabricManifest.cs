@@ -32,12 +32,33 @@ internal sealed record FabricManifest(
             f.Name, f.Kind, null, [.. f.Values], f.Place.At, f.Place.Path, f.Title)
         {
             Places = ManifestFunction.PlacesOf(
-                ("driver", f.Driver?.Place), ("provider", f.ProviderPlace), ("queues", f.Virtio?.Disk?.Queues.Place), ("serial", f.Virtio?.Disk?.Serial.Place), ("vectors", f.Virtio?.Vectors?.Place)),
+                ("driver", f.Driver?.Place), ("provider", f.ProviderPlace), ("queues", f.Virtio?.Disk?.Queues.Place ?? f.Virtio?.Net?.Queues?.Place), ("serial", f.Virtio?.Disk?.Serial.Place), ("vectors", f.Virtio?.Vectors?.Place),
+                ("switch", f.Virtio?.Net?.Switch?.Place), ("mac", f.Virtio?.Net?.Mac?.Place), ("mtu", f.Virtio?.Net?.Mtu?.Place), ("vlan", f.Virtio?.Net?.Vlan?.Place), ("vfs", f.Virtio?.VirtualFunctions?.Place)),
         }),
+        .. Functions.SelectMany(VirtualFunctionsOf),
     ];
 
     /// <summary>The disks, those that are functions by themselves among them.</summary>
     public IEnumerable<DiskManifest> AllDisks() => [.. Disks, .. Functions.Select(static f => f.Virtio?.Disk).OfType<DiskManifest>()];
+
+    private static IEnumerable<ManifestFunction> VirtualFunctionsOf(FunctionManifest function)
+    {
+        for (var i = 0; i < (function.Virtio?.VirtualFunctions?.Value ?? 0); i++)
+        {
+            var place = function.Virtio!.VirtualFunctions!.Value.Place;
+            yield return new ManifestFunction(
+                function.Name with { Value = ManifestFunction.NameOf(function.Name, i) },
+                ManifestFunction.VirtualFunction,
+                function.Name,
+                [new(ManifestFunction.Index, i.ToString(CultureInfo.InvariantCulture)), new("driver", "vfio-pci")],
+                place.At,
+                place.Path,
+                $"virtual functions of {function.Name}")
+            {
+                IsSaid = false,
+            };
+        }
+    }
 
     private static IEnumerable<ManifestFunction> VirtualFunctionsOf(AdapterManifest adapter)
     {

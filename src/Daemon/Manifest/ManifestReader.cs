@@ -145,15 +145,21 @@ internal sealed class ManifestReader
         var functionDriver = new Field<string>("driver", driverName, "the only driver that may take it; what the bus chooses when absent.");
         var provider = new Field<string>("provider", new TextRule("a provider's name, for example that of a module", "^[A-Za-z0-9_-]+$", 63), "the name of any other provider of the PCI bus, for example one that a module brings.");
         var providersFunction = new Field<string>("function", new TextRule("the provider's name for a function", "^[!-~]+$", 255), "the provider's name for the function, beside 'provider'.");
-        var virtio = new Field<VirtioType>("virtio", new ChoiceRule<VirtioType>(), "a virtio device: blk, console or rng; offered to guests on a vfio-user socket.");
+        var virtio = new Field<VirtioType>("virtio", new ChoiceRule<VirtioType>(), "a virtio device: blk, net, console or rng; offered to guests on a vfio-user socket.");
         var transitional = new Field<bool>("transitional", new BooleanRule(), "virtio: whether drivers from before version 1.0 of the standard find it too; false when absent.");
         var vectors = new Field<int>("vectors", new CountRule(0, 2048), "virtio: the number of MSI-X vectors, 0 for none; one a queue and one for the configuration when absent.");
+        var place = new Field<string>("switch", name, "virtio net: the switch that it is on, by any name; switch0 when absent.");
+        var mtu = new Field<int>("mtu", new CountRule(VirtioFunctions.MinMtu, VirtioFunctions.MaxMtu), "virtio net: the longest payload of a frame in bytes; 1500 when absent.");
+        var vlan = new Field<int>("vlan", new CountRule(1, 4094), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
+        var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
         Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, packed, serial];
+        Field[] ofNet = [place, mac, queues, mtu, vlan, packed];
+        Field[] ofVirtio = [.. ofDisk.Union(ofNet), ownVfs, transitional, vectors];
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
         var functions = new Field<IReadOnlyList<ManifestValue<FunctionManifest>>>(
             "functions",
-            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, virtio, provider, providersFunction, functionDriver, .. ofDisk, transitional, vectors], [simulated, vfioUser, host, virtio, provider], r =>
+            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, virtio, provider, providersFunction, functionDriver, .. ofVirtio], [simulated, vfioUser, host, virtio, provider], r =>
             {
                 var theName = r.Read(functionName);
                 var theDriver = r.Read(functionDriver);
@@ -181,7 +187,7 @@ internal sealed class ManifestReader
             var theVectors = r.Read(vectors);
             if (r.Read(virtio) is not { } type)
             {
-                if (!r.Has(virtio) && Array.Find([.. ofDisk, transitional, vectors], r.Has) is { } alone)
+                if (!r.Has(virtio) && Array.Find(ofVirtio, r.Has) is { } alone)
                     r.Report(alone, $"only a virtio device has '{alone.Name}'. Remove the key, or make the function one with 'virtio'.");
                 return null;
             }
@@ -194,12 +200,19 @@ internal sealed class ManifestReader
                 if (places.Count(r.Has) != 1)
                     r.Report(type, $"a disk has exactly one of file, memory, null; this has {(places.Any(r.Has) ? string.Join(", ", places.Where(r.Has).Select(static f => f.Name)) + ". Keep one." : "none. Add one.")}");
             }
-            else if (Array.Find(ofDisk, r.Has) is { } foreign)
-            {
-                r.Report(foreign, $"only a disk has '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
-            }
 
-            return new VirtioManifest(type, disk, theTransitional, theVectors);
+            var net = type.Value == VirtioType.Net ? new NetManifest(r.Read(place), r.Read(mac), r.Read(queues), r.Read(mtu), r.Read(vlan), r.Read(packed)) : null;
+            var theVfs = r.Read(ownVfs);
+            Field[] own = type.Value switch
+            {
+                VirtioType.Blk => ofDisk,
+                VirtioType.Net => [.. ofNet, ownVfs],
+                VirtioType.Rng => [ownVfs],
+                _ => [],
+            };
+            foreach (var foreign in ofDisk.Union(ofNet).Append(ownVfs).Except(own).Where(r.Has))
+                r.Report(foreign, $"{(ofDisk.Contains(foreign) ? ofNet.Contains(foreign) ? "only a disk or a network device has" : "only a disk has" : ofNet.Contains(foreign) ? "only a network device has" : "no such device has virtual functions, and so no")} '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
+            return new VirtioManifest(type, disk, net, theVfs, theTransitional, theVectors);
         }
 
         var module = new Field<string>("module", word, "the creator's module name.", required: true);

@@ -41,12 +41,15 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
             await part.DisposeAsync();
     }
 
+    /// <summary>The only driver that may take it.</summary>
+    protected virtual string DriverOf(FunctionProfile profile) => profile.Get(DriverName);
+
     /// <summary>Makes the hardware and what is behind it; nothing is left when it fails.</summary>
     protected abstract PluggedPart Make(FunctionProfile profile);
 
     protected override async ValueTask<Device> ActivateAsync(FunctionProfile profile, CancellationToken cancellationToken)
     {
-        var driver = profile.Get(DriverName);
+        var driver = DriverOf(profile);
         await Engine.LoadDriverAsync(_bus, driver);
         var part = Make(profile);
         try
