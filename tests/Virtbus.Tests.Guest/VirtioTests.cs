@@ -231,7 +231,7 @@ public sealed class VirtioTests
         Assert.Equal(["1", digest, "same"], await Guest.RunAsync(fabric, Find + "cut -c 34 </sys/block/${disk#/dev/}/device/features\nwork\n", "disk0", "--viommu"));
     }
 
-    private static async Task<string> ForceLegacyAsync(TestFabric fabric)
+    internal static async Task<string> ForceLegacyAsync(TestFabric fabric)
     {
         using var deadline = new CancellationTokenSource(TimeSpan.FromMinutes(5));
         var qemu = await new QemuFinder().FindAsync([QemuFinder.DeviceName(VmDeviceKind.VfioUserPci)], deadline.Token);

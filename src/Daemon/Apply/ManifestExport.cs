@@ -61,6 +61,8 @@ internal static class ManifestExport
         yield return ("ports", adapter.Ports.Value.ToString(CultureInfo.InvariantCulture));
         if (adapter.Tap is { } tap)
             yield return ("tap", Scalar(tap));
+        if (adapter.Switch is { } place)
+            yield return ("switch", Scalar(place));
         if (functions.Count == 0)
             yield break;
         // Those that last are counted, since PCI enables the first so many; what they are they say by themselves.

@@ -34,6 +34,7 @@ internal sealed class ManifestReader
         var parts = new Field<IReadOnlyList<ManifestValue<AdapterParts>>>("parts", new ListRule<AdapterParts>(new ChoiceRule<AdapterParts>(), unique: true), "what the adapter is capable of; both net and vdpa when absent; may be [].");
         var ports = new Field<int>("ports", new CountRule(1, 16), "the number of network parts, when net is among the parts; 1 when absent.");
         var tap = new Field<string>("tap", new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15), "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
+        var uplink = new Field<string>("switch", name, "the switch of virtio network devices, by any name, that is joined to the adapter's own.");
         var vfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "the number of virtual functions that are enabled; 0 when absent.");
         var vfNumber = new Field<int>("vf", new CountRule(0, MaxVirtualFunctions - 1), "which virtual function, from 0.", required: true);
         var vfName = new Field<string>("name", name, "its name as a function; that of the adapter with v and the number when absent.");
@@ -54,7 +55,7 @@ internal sealed class ManifestReader
             "what some of the virtual functions are to be, before they are enabled.");
         var adapters = new Field<IReadOnlyList<ManifestValue<AdapterManifest>>>(
             "adapters",
-            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, ports, tap, vfs, profiles], [], r =>
+            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, ports, tap, uplink, vfs, profiles], [], r =>
             {
                 var theName = r.Read(adapterName);
                 var theModel = r.Read(model);
@@ -65,11 +66,12 @@ internal sealed class ManifestReader
                     : r.Absent(AdapterParts.Net | AdapterParts.Vdpa);
                 var thePorts = r.Read(ports, 1);
                 var theTap = r.Read(tap);
+                var theSwitch = r.Read(uplink);
                 var theCount = r.Read(vfs, 0);
                 var theProfiles = r.Read(profiles, []);
                 // A wrong model does not take the adapter's name away from those who refer to it.
                 return theName is { } n
-                    ? new AdapterManifest(n, theModel ?? r.Absent(default(AdapterModel)), theMac, theParts, thePorts, theTap, theCount, theProfiles.Value)
+                    ? new AdapterManifest(n, theModel ?? r.Absent(default(AdapterModel)), theMac, theParts, thePorts, theTap, theSwitch, theCount, theProfiles.Value)
                     : null;
             })),
             "simulated multi-function adapters.");
@@ -151,9 +153,10 @@ internal sealed class ManifestReader
         var place = new Field<string>("switch", name, "virtio net: the switch that it is on, by any name; switch0 when absent.");
         var mtu = new Field<int>("mtu", new CountRule(VirtioFunctions.MinMtu, VirtioFunctions.MaxMtu), "virtio net: the longest payload of a frame in bytes; 1500 when absent.");
         var vlan = new Field<int>("vlan", new CountRule(1, 4094), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
+        var offloads = new Field<bool>("offloads", new BooleanRule(), "virtio net: whether checksums and long segments may be left to it, and are left to its driver; true when absent.");
         var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
         Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, packed, serial];
-        Field[] ofNet = [place, mac, queues, mtu, vlan, packed];
+        Field[] ofNet = [place, mac, queues, mtu, vlan, packed, offloads];
         Field[] ofVirtio = [.. ofDisk.Union(ofNet), ownVfs, transitional, vectors];
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
@@ -201,7 +204,7 @@ internal sealed class ManifestReader
                     r.Report(type, $"a disk has exactly one of file, memory, null; this has {(places.Any(r.Has) ? string.Join(", ", places.Where(r.Has).Select(static f => f.Name)) + ". Keep one." : "none. Add one.")}");
             }
 
-            var net = type.Value == VirtioType.Net ? new NetManifest(r.Read(place), r.Read(mac), r.Read(queues), r.Read(mtu), r.Read(vlan), r.Read(packed)) : null;
+            var net = type.Value == VirtioType.Net ? new NetManifest(r.Read(place), r.Read(mac), r.Read(queues), r.Read(mtu), r.Read(vlan), r.Read(packed), r.Read(offloads)) : null;
             var theVfs = r.Read(ownVfs);
             Field[] own = type.Value switch
             {

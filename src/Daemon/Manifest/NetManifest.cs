@@ -10,13 +10,15 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Mtu">The longest payload of a frame, in bytes.</param>
 /// <param name="Vlan">The VLAN that its port is of.</param>
 /// <param name="Packed">Whether it offers packed rings beside split ones.</param>
+/// <param name="Offloads">Whether checksums and segments may be left to it, and are left to its driver.</param>
 internal sealed record NetManifest(
     ManifestValue<string>? Switch,
     ManifestValue<PhysicalAddress>? Mac,
     ManifestValue<int>? Queues,
     ManifestValue<int>? Mtu,
     ManifestValue<int>? Vlan,
-    ManifestValue<bool>? Packed)
+    ManifestValue<bool>? Packed,
+    ManifestValue<bool>? Offloads)
 {
     /// <summary>The same, as attributes of its profile.</summary>
     public IEnumerable<KeyValuePair<string, string>> Values
@@ -33,8 +35,11 @@ internal sealed record NetManifest(
                     yield return new(name, number.Value.ToString(CultureInfo.InvariantCulture));
             }
 
-            if (Packed is { } packed)
-                yield return new("packed", packed.Value ? "true" : "false");
+            foreach (var (name, value) in ((string, ManifestValue<bool>?)[])[("packed", Packed), ("offloads", Offloads)])
+            {
+                if (value is { } flag)
+                    yield return new(name, flag.Value ? "true" : "false");
+            }
         }
     }
 }

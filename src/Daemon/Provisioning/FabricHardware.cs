@@ -94,7 +94,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     /// <exception cref="VirtbusException">The adapter can't be made.</exception>
     public async ValueTask<Device> AddAdapterAsync(AdapterManifest adapter)
     {
-        var made = await Adapter.CreateAsync(_context.Fabric, adapter);
+        var made = await Adapter.CreateAsync(_context.Fabric, adapter, _context.Switches);
         try
         {
             _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _context))];

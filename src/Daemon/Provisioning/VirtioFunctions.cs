@@ -37,14 +37,14 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private static readonly ProfileField<ulong> Mac = ProfileFields.Mac("mac");
     private static readonly ProfileField<int> Mtu = ProfileFields.Number("mtu", "bytes", MinMtu, MaxMtu, standard: 1500);
     private static readonly ProfileField<int> Vlan = ProfileFields.Number("vlan", "the VLAN", 1, 4094);
+    private static readonly ProfileField<bool> Offloads = ProfileFields.Flag("offloads", standard: true);
     private static readonly ProfileField<int> VirtualFunctions = ProfileFields.Number("vfs", "virtual functions that there can be", 0, VirtioFunction.MaxVirtualFunctions, standard: 0);
     private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial];
-    private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Vlan, VdpaFields.Packed, VirtualFunctions];
+    private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Vlan, VdpaFields.Packed, Offloads, VirtualFunctions];
     private static readonly ProfileField[] OfEntropy = [VirtualFunctions];
     private static readonly ProfileField[] All = [Type, .. OfBlock.Union(OfNet), Transitional, Vectors, DriverName];
 
     private readonly ILogger _log;
-    private readonly NamedSwitches _switches = new();
 
     public VirtioFunctions(ProvisioningContext context)
         : base(context)
@@ -93,7 +93,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     {
         var name = profile.Name;
         var medium = profile.Get(Type) == Block ? Medium.Open(profile, _log) : null;
-        var network = profile.Get(Type) == Net ? _switches.Open(profile.TryGet(Switch, out var place) ? place : StandardSwitch) : null;
+        var network = profile.Get(Type) == Net ? Context.Switches.Open(profile.TryGet(Switch, out var place) ? place : StandardSwitch) : null;
         VirtioDevice? device = null;
         VirtioFunction? function = null;
         try
