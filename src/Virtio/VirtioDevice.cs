@@ -183,6 +183,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
             _driverFeatures = VirtioFeatures.None;
             Interlocked.Exchange(ref _status, 0);
+            OnReset();
         }
     }
 
@@ -299,6 +300,11 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <param name="fault">EROFS for a field that a driver may not write; EINVAL for a value that it can't have.</param>
     /// <returns>Whether it was written.</returns>
     protected abstract bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, VirtioFeatures? driverFeatures, out Fault fault);
+
+    /// <summary>The device is reset; queues stand still. What a driver set by commands is to be forgotten. Under the device's lock.</summary>
+    protected virtual void OnReset()
+    {
+    }
 
     /// <summary>Another user begins; queues stand still.</summary>
     protected abstract void OnBeginUse();
