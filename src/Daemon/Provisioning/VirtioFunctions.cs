@@ -5,6 +5,7 @@ using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Models.VirtioConsole;
+using Virtbus.Models.VirtioNet;
 using Virtbus.Models.VirtioRng;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
@@ -132,7 +133,14 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         var name = index is { } number ? ManifestFunction.NameOf(profile.Name, number) : profile.Name;
         if (network is null)
             return new VirtioRngDevice(name);
-        throw new NotSupportedException();
+        return new VirtioNetDevice(name, network.Switch, new VirtioNetOptions(AddressOf(profile) + (ulong)(index + 1 ?? 0))
+        {
+            QueuePairs = profile.Get(Queues),
+            Mtu = profile.Get(Mtu),
+            Vlan = (ushort)(profile.TryGet(Vlan, out var vlan) ? vlan : 0),
+            Packed = profile.Get(VdpaFields.Packed),
+            Offloads = profile.Get(Offloads),
+        });
     }
 
     private static ProfileField[] OwnOf(string type) => type switch

@@ -19,6 +19,11 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_SPEED_DUPLEX,
         VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1, VirtioFeatures.VIRTIO_F_IN_ORDER);
 
+    // What one that does all by itself offers less.
+    private static readonly VirtioFeatures OfOffloads = VirtioFeatures.Of(
+        VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_ECN,
+        VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_USO);
+
     private static readonly VirtioFeatures OfPairs = VirtioFeatures.Of(VIRTIO_NET_F_MQ, VIRTIO_NET_F_RSS);
 
     // A feature, and those of which it needs one (5.1.3.1).
@@ -59,7 +64,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         _network = network;
         _options = options;
         Settings = new NetSettings(options.Mac);
-        DeviceFeatures = Offered | (options.QueuePairs > 1 ? OfPairs : VirtioFeatures.None)
+        DeviceFeatures = (options.Offloads ? Offered : Offered & ~OfOffloads) | (options.QueuePairs > 1 ? OfPairs : VirtioFeatures.None)
             | (options.Packed ? VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_RING_PACKED) : VirtioFeatures.None);
         _receive = new ReceiveQueue[options.QueuePairs];
         _transmit = new TransmitQueue[options.QueuePairs];
@@ -70,7 +75,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         }
 
         _sink = new NetPort(this, _receive);
-        Port = new SwitchPort(_sink);
+        Port = new SwitchPort(_sink) { AccessVlan = options.Vlan };
         CreateQueues(Queue);
         network.Join(Port);
     }

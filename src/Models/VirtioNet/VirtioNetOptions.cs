@@ -8,6 +8,7 @@ namespace Virtbus.Models.VirtioNet;
 public sealed record VirtioNetOptions(ulong Mac)
 {
     private const int LeastMtu = 68;
+    private const int MostVlan = 4094;
     private const int MostMtu = EthernetFrame.MaxLength - 22;
 
     /// <summary>Queue pairs, 1 to <see cref="VirtioNetConfig.MostPairs"/>.</summary>
@@ -28,6 +29,12 @@ public sealed record VirtioNetOptions(ulong Mac)
     /// <summary>Whether VIRTIO_F_RING_PACKED is offered.</summary>
     public bool Packed { get; init; }
 
+    /// <summary>Whether checksums and segments may be left to the device, and are left to its driver.</summary>
+    public bool Offloads { get; init; } = true;
+
+    /// <summary>The VLAN that its port gives access to, 1 to 4094; 0 for a trunk.</summary>
+    public ushort Vlan { get; init; }
+
     /// <summary>Checks them.</summary>
     /// <exception cref="VirtbusException">EINVAL: one is out of bounds.</exception>
     internal VirtioNetOptions Checked(string name)
@@ -38,6 +45,8 @@ public sealed record VirtioNetOptions(ulong Mac)
             throw Wrong(name, $"{QueuePairs} queue pairs", $"1 to {VirtioNetConfig.MostPairs}");
         if (Mtu is < LeastMtu or > MostMtu)
             throw Wrong(name, $"an MTU of {Mtu}", $"{LeastMtu} to {MostMtu}");
+        if (Vlan > MostVlan)
+            throw Wrong(name, $"VLAN {Vlan}", $"1 to {MostVlan}, or 0 for none");
         if (Speed > int.MaxValue)
             throw Wrong(name, $"a speed of {Speed} Mbit/s", $"at most {int.MaxValue}, or none");
         return this;
