@@ -14,7 +14,7 @@ public sealed class NetTests
         await using var fabric = new TestFabric();
         await fabric.UpAsync(Pair("queues: 2", "queues: 2"));
         var (server, client) = await StartAsync(fabric);
-        await server.TellAsync($"net_test sniff $dev >/tmp/seen & echo $! >/tmp/pid; net_test serve 5001 {GiB} 1; kill $(cat /tmp/pid); wait; tail -n 1 /tmp/seen");
+        await server.TellAsync($"net_test plain $dev; net_test sniff $dev >/tmp/seen & echo $! >/tmp/pid; net_test serve 5001 {GiB} 1; kill $(cat /tmp/pid); wait; tail -n 1 /tmp/seen");
         await server.SeeAsync("listening");
         await client.TellAsync($"net_test talk 10.0.0.1 5001 {GiB} 1");
         await client.SeeAsync("same");
@@ -32,7 +32,7 @@ public sealed class NetTests
         await using var fabric = new TestFabric();
         await fabric.UpAsync(Pair("offloads: false", "queues: 1"));
         var (server, client) = await StartAsync(fabric);
-        await server.TellAsync($"net_test sniff $dev >/tmp/seen & echo $! >/tmp/pid; net_test serve 5001 {GiB >> 5} 1; kill $(cat /tmp/pid); wait; tail -n 1 /tmp/seen");
+        await server.TellAsync($"net_test plain $dev; net_test sniff $dev >/tmp/seen & echo $! >/tmp/pid; net_test serve 5001 {GiB >> 5} 1; kill $(cat /tmp/pid); wait; tail -n 1 /tmp/seen");
         await server.SeeAsync("listening");
         // Its own segments are as long as ever.
         await client.TellAsync($"net_test talk 10.0.0.1 5001 {GiB >> 5} 1; cat /sys/class/net/$dev/device/features | cut -c 12");

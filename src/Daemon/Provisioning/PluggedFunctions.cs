@@ -41,11 +41,23 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
     {
         _isOver = true;
         Engine.RemoveProvider(this);
+        List<Exception> errors = [];
         foreach (var part in Parts.Reverse().ToList())
         {
-            if (_parts.TryRemove(part.Name, out _))
-                await part.DisposeAsync();
+            try
+            {
+                if (_parts.TryRemove(part.Name, out _))
+                    await part.DisposeAsync();
+            }
+            catch (Exception e)
+            {
+                // The others go all the same.
+                errors.Add(e);
+            }
         }
+
+        if (errors.Count > 0)
+            throw new AggregateException(errors);
     }
 
     /// <summary>The only driver that may take it.</summary>

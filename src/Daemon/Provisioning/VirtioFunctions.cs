@@ -25,6 +25,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private const string Console = "console";
     private const string Entropy = "rng";
     private const int MaxQueues = 64;
+    private const int MostFaultsTold = 10;
     private const string StandardSwitch = "switch0";
     private const string StubDriver = "pci-pf-stub";
     // The descriptors fill one page: a guest's IOMMU maps page by page, and each part of a ring has to lie in one piece.
@@ -114,7 +115,13 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
                     VirtualFunctions = profile.Get(VirtualFunctions),
                 },
                 index => MakeSmall(profile, network, index));
-            function.SetDriverFaultCallback((queue, fault) => DriverFault(_log, name, queue, fault.Message));
+            // Over all its users: one that comes again and again would fill the log.
+            var limiter = new LogLimiter(Context.Fabric.Time, MostFaultsTold, TimeSpan.FromMinutes(1));
+            function.SetDriverFaultCallback((queue, fault) =>
+            {
+                if (limiter.TryTake(out var suppressed))
+                    DriverFault(_log, name, queue, fault.Message, suppressed);
+            });
             return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, (IDisposable?)medium ?? network);
         }
         catch
@@ -156,6 +163,6 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         profile.TryGet(Mac, out var mac) ? mac : 0x06_00_00_00_00_00 | ((ulong)StableHash.Of(profile.Name) << 8);
 
     [LoggerMessage(640, LogLevel.Warning, "Function {Function}: its guest's driver did what can't be served on queue {Queue}: {Reason}. The queue stands still until the driver resets the device; "
-        + "it is told of no more until another user has the function")]
-    private static partial void DriverFault(ILogger log, string function, int queue, string reason);
+        + "it is told of no more until another user has the function. {Suppressed} such lines were left out before")]
+    private static partial void DriverFault(ILogger log, string function, int queue, string reason, long suppressed);
 }

@@ -5,6 +5,7 @@
 //   net_test sniff INTERFACE               counts TCP frames that come in until it is told to end (SIGTERM), and prints what they were:
 //                                          "long N short N wrong N open N": above the MTU's 1514 bytes, not above, with a wrong
 //                                          checksum, with one that is still to be put in
+//   net_test plain INTERFACE               has the guest join no segments that come in (GRO off), so that a sniffer sees them as they came
 //   net_test hear INTERFACE TYPE           waits for a frame of an EtherType (hexadecimal) and prints its length and the sum of its bytes
 //   net_test say INTERFACE TYPE LENGTH TO  sends one with such bytes to an address
 //
@@ -12,8 +13,10 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/ethtool.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -23,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -206,6 +210,15 @@ static void sniff(const char *interface)
     printf("long %lu short %lu wrong %lu open %lu\n", longs, shorts, wrong, open);
 }
 
+static void plain(const char *interface)
+{
+    struct ethtool_value value = { .cmd = ETHTOOL_SGRO };
+    struct ifreq request = { .ifr_data = (void *)&value };
+    strncpy(request.ifr_name, interface, IFNAMSIZ - 1);
+    if (ioctl(socket(AF_INET, SOCK_DGRAM, 0), SIOCETHTOOL, &request))
+        die("GRO of %s: %s", interface, strerror(errno));
+}
+
 static void hear(const char *interface, int type)
 {
     static uint8_t frame[70000];
@@ -255,6 +268,8 @@ int main(int count, char **words)
         talk(words[2], atoi(words[3]), size_of(words[4]), atoi(words[5]));
     else if (count == 3 && !strcmp(words[1], "sniff"))
         sniff(words[2]);
+    else if (count == 3 && !strcmp(words[1], "plain"))
+        plain(words[2]);
     else if (count == 4 && !strcmp(words[1], "hear"))
         hear(words[2], strtol(words[3], NULL, 16));
     else if (count == 6 && !strcmp(words[1], "say"))
