@@ -73,7 +73,7 @@ public sealed class FrameRing
     /// <param name="offload">Its offload data.</param>
     /// <param name="destination">Where its bytes go: as many, of any content. One that is not put in is given up with the next.</param>
     /// <returns>False when the ring is full or the length is not one that Ethernet has.</returns>
-    public bool TryReserve(int length, in FrameOffload offload, out Span<byte> destination)
+    public bool TryReserve(int length, scoped in FrameOffload offload, out Span<byte> destination)
     {
         destination = default;
         if (!EthernetFrame.HasValidLength(length, offload))

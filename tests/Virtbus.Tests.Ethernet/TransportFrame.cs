@@ -73,6 +73,7 @@ internal sealed record TransportFrame(bool IsV6, bool IsTcp, int Tags = 0, int O
             for (var i = 12; i < 20; i++)
                 ip[i] = (byte)(i * 7);
             ip[20..(20 + Options)].Fill(1);
+            BinaryPrimitives.WriteUInt16BigEndian(ip[10..], (ushort)~Sum(ip[..(20 + Options)], 0));
         }
         var transport = frame.AsSpan(Transport);
         if (IsTcp)
