@@ -419,6 +419,8 @@ internal sealed class FabricDaemon
         _engine.Restore(new DefinitionFolder(_options.Runtime.StateFolder), waits: true);
         if (FunctionSet.FindConflicts(manifest, _engine.Functions, _options.Runtime.StateFolder) is { Count: > 0 } conflicts)
             throw new ManifestException(manifest.File, conflicts);
+        foreach (var one in manifest.Switches)
+            await At(_ => one.Tap?.Place ?? one.Name.Place, _hardware.AddSwitchAsync(one));
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");

@@ -35,6 +35,7 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
             throw new ManifestException(after.File, conflicts);
         var plan = new FabricPlan();
         PlanModules(plan, after);
+        PlanSwitches(plan, after);
         var renewed = PlanAdapters(plan, after);
         PlanFunctions(plan, after, renewed);
         PlanGroups(plan, after, renewed);
@@ -50,6 +51,32 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         {
             plan.Say('+', $"module {name}");
             plan.Make($"module {name}", _ => new ValueTask(loader.LoadAsync(name)));
+        }
+    }
+
+    private void PlanSwitches(FabricPlan plan, FabricManifest after)
+    {
+        foreach (var there in hardware.Switches.All)
+        {
+            string name = there.Name;
+            var wanted = after.Switches.FirstOrDefault(s => s.Name == name);
+            if (wanted?.Text == there.Text)
+                continue;
+            plan.Say(wanted is null ? '-' : '~', $"switch {name}: {there.Text}{(wanted is null ? "" : $" -> {wanted.Text}")}");
+            plan.TakeAway($"switch {name}", _ =>
+            {
+                hardware.Switches.Remove(name);
+                return default;
+            });
+        }
+
+        foreach (var wanted in after.Switches)
+        {
+            var there = hardware.Switches.All.FirstOrDefault(s => s.Name == wanted.Name);
+            if (there is null)
+                plan.Say('+', $"switch {wanted.Name}: {wanted.Text}");
+            if (there?.Text != wanted.Text)
+                plan.Make($"switch {wanted.Name}", _ => hardware.AddSwitchAsync(wanted));
         }
     }
 

@@ -5,6 +5,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <summary>What a fabric is made of.</summary>
 /// <param name="File">The file, for messages.</param>
 /// <param name="Adapters">The simulated adapters.</param>
+/// <param name="Switches">The switches of virtio network devices that are there in any case.</param>
 /// <param name="Disks">The disks.</param>
 /// <param name="Serials">The serial ports on PCI.</param>
 /// <param name="Functions">PCI functions of other providers.</param>
@@ -13,6 +14,7 @@ namespace Virtbus.Daemon.Manifest;
 internal sealed record FabricManifest(
     string File,
     IReadOnlyList<AdapterManifest> Adapters,
+    IReadOnlyList<SwitchManifest> Switches,
     IReadOnlyList<DiskManifest> Disks,
     IReadOnlyList<SerialManifest> Serials,
     IReadOnlyList<FunctionManifest> Functions,

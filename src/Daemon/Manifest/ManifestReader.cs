@@ -1,6 +1,7 @@
 using Virtbus.Block;
 using Virtbus.Daemon.Provisioning;
 using Virtbus.Platform;
+using Virtbus.Transports.Tap;
 
 namespace Virtbus.Daemon.Manifest;
 
@@ -33,7 +34,8 @@ internal sealed class ManifestReader
         var mac = new Field<System.Net.NetworkInformation.PhysicalAddress>("mac", new MacRule(), "the station address; derived from the name when absent.");
         var parts = new Field<IReadOnlyList<ManifestValue<AdapterParts>>>("parts", new ListRule<AdapterParts>(new ChoiceRule<AdapterParts>(), unique: true), "what the adapter is capable of; both net and vdpa when absent; may be [].");
         var ports = new Field<int>("ports", new CountRule(1, 16), "the number of network parts, when net is among the parts; 1 when absent.");
-        var tap = new Field<string>("tap", new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15), "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
+        var tapName = new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15);
+        var tap = new Field<string>("tap", tapName, "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
         var uplink = new Field<string>("switch", name, "the switch of virtio network devices, by any name, that is joined to the adapter's own.");
         var vfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "the number of virtual functions that are enabled; 0 when absent.");
         var vfNumber = new Field<int>("vf", new CountRule(0, MaxVirtualFunctions - 1), "which virtual function, from 0.", required: true);
@@ -75,6 +77,24 @@ internal sealed class ManifestReader
                     : null;
             })),
             "simulated multi-function adapters.");
+
+        var switchName = new Field<string>("name", name, "the switch's name.", required: true);
+        var switchTap = new Field<string>("tap", tapName, "a TAP device of the host that is a port of the switch; making it needs privilege.");
+        var tapQueues = new Field<int>("queues", new CountRule(1, TapPort.MaxQueues), "how many queues the TAP device has; 1 when absent.");
+        var tapVlan = new Field<int>("vlan", new CountRule(1, 4094), "the VLAN that the TAP device's port is of; frames pass with their tags when absent.");
+        var switches = new Field<IReadOnlyList<ManifestValue<SwitchManifest>>>(
+            "switches",
+            new ListRule<SwitchManifest>(new SectionRule<SwitchManifest>("a switch", [switchName, switchTap, tapQueues, tapVlan], [], r =>
+            {
+                var theName = r.Read(switchName);
+                var theTap = r.Read(switchTap);
+                var theQueues = r.Read(tapQueues, 1);
+                var theVlan = r.Read(tapVlan);
+                if (!r.Has(switchTap) && Array.Find([tapQueues, tapVlan], r.Has) is { } alone)
+                    r.Report(alone, $"only a TAP device has '{alone.Name}', and this switch has none. Remove the key, or add 'tap'.");
+                return theName is { } n ? new SwitchManifest(n, theTap, theQueues, theVlan) : null;
+            })),
+            "switches of virtio network devices, with a way to the host; others come with the devices that name them.");
 
         var diskName = new Field<string>("name", name, "the device's name.", required: true);
         var adapter = new Field<string>("adapter", name, "the adapter on whose vdpa part the disk is.", required: true);
@@ -236,9 +256,10 @@ internal sealed class ManifestReader
 
         var modules = new Field<ModulesManifest>("modules", new ModulesRule(baseFolder), "a folder of driver modules besides the program's own; or a list of such folders, each with a '/', and of modules that are loaded at the start.");
 
-        return new SectionRule<FabricManifest>("a manifest", [adapters, disks, serials, functions, devices, modules], [], r => new FabricManifest(
+        return new SectionRule<FabricManifest>("a manifest", [adapters, switches, disks, serials, functions, devices, modules], [], r => new FabricManifest(
             file,
             [.. r.Read(adapters, []).Value.Select(v => v.Value)],
+            [.. r.Read(switches, []).Value.Select(v => v.Value)],
             [.. r.Read(disks, []).Value.Select(v => v.Value)],
             [.. r.Read(serials, []).Value.Select(v => v.Value)],
             [.. r.Read(functions, []).Value.Select(v => v.Value)],
@@ -352,6 +373,18 @@ internal sealed class ManifestReader
         {
             if (!named.TryAdd(name, name.At))
                 Add(name, $"'{name}' is the name of the object at line {named[name].Line} already. Choose another.");
+        }
+        var switches = new Dictionary<string, ManifestPosition>();
+        var taps = new Dictionary<string, ManifestPosition>();
+        foreach (var one in manifest.Switches)
+        {
+            if (!switches.TryAdd(one.Name, one.Name.At))
+                Add(one.Name, $"'{one.Name}' is the name of the switch at line {switches[one.Name].Line} already. Choose another.");
+        }
+        foreach (var tap in manifest.Switches.Select(static s => s.Tap).Concat(manifest.Adapters.Select(static a => a.Tap)).OfType<ManifestValue<string>>())
+        {
+            if (!taps.TryAdd(tap, tap.At))
+                Add(tap, $"the TAP device '{tap}' is that of line {taps[tap].Line} already. Name another.");
         }
         var groups = new Dictionary<string, ManifestPosition>();
         foreach (var group in manifest.Devices)
