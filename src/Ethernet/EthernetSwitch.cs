@@ -127,7 +127,10 @@ public sealed class EthernetSwitch
             if (other == batch.Lane || ports.Length == 0 || other.TryAccept(switched))
                 continue;
             foreach (var port in ports)
-                port.Sink.Miss();
+            {
+                if (switched.MayLeaveBy(port.AccessVlan))
+                    port.Sink.Miss();
+            }
         }
     }
 

@@ -66,9 +66,7 @@ internal ref struct FrameCutter
         cutter = default;
         var offload = edit.Adjust(frame.Offload);
         var length = frame.Length + edit.Growth;
-        var head = Math.Min(length, offload.ChecksumStart + FrameLayout.MaxTransportHeader);
-        if (head > buffer.Length)
-            return false;
+        var head = Math.Min(Math.Min(length, offload.ChecksumStart + FrameLayout.MaxTransportHeader), buffer.Length);
         edit.CopyTo(frame.Bytes, buffer[..head]);
         if (!FrameLayout.TryRead(buffer[..head], length, offload, 0, out var layout) || layout.HeaderLength == 0)
             return false;

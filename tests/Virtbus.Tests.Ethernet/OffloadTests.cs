@@ -157,7 +157,7 @@ public sealed class OffloadTests
             ("short extension header", v6, v6.Offload, f => f[55] = 0),
             ("another protocol behind it", v6, v6.Offload, f => f[54] = 17),
             ("three tags", v4 with { Tags = 3 }, (v4 with { Tags = 3 }).Offload, null),
-            ("longer than IP can be", v4 with { Payload = 65500 }, v4.Offload, null),
+            ("longer than IP can be", v4 with { Payload = 65490 }, v4.Offload, null),
             ("open checksum behind the end", whole, open with { ChecksumStart = last, ChecksumOffset = 1 }, null),
             ("open checksum far behind the end", whole, open with { ChecksumStart = ushort.MaxValue, ChecksumOffset = ushort.MaxValue }, null),
             ("open checksum in the header", whole, open with { ChecksumStart = 13 }, null),
@@ -187,6 +187,9 @@ public sealed class OffloadTests
         var wide = new TransportFrame(IsV6: true, IsTcp: false, Tags: 2, Payload: 30000, SegmentSize: EthernetFrame.MaxLength - 22 - 48);
         Forward(wide.Build(), wide.Offload);
         Assert.Equal(EthernetFrame.MaxLength, _sink.Frames[^2].Length);
+        var deep = new TransportFrame(IsV6: true, IsTcp: false, Options: 8912, Payload: 200, SegmentSize: 40);
+        Forward(deep.Build(), deep.Offload);
+        deep.Check(_sink.Frames[^1], 160, 40, 4);
     }
 
     [Fact]
@@ -231,6 +234,9 @@ public sealed class OffloadTests
         var from = new SwitchPort(new KeepingSink());
         var isFirst = true;
         _switch.Join(from);
+        // The batch has its memory already.
+        Forward(bytes, frame.Offload);
+        _sink.Frames.Clear();
         _sink.Delivered = _ =>
         {
             if (!isFirst)
@@ -265,6 +271,8 @@ public sealed class OffloadTests
             bytes.AsSpan().Fill(0xFF);
             Assert.Equal(TransportFrame.Sum(bytes, 0), InternetChecksum.Sum(bytes));
         }
+        // The carry of 32 bits carries again.
+        Assert.Equal(0x0100, InternetChecksum.Sum([0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0]));
     }
 
     [Fact]

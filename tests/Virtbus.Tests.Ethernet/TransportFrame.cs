@@ -57,10 +57,14 @@ internal sealed record TransportFrame(bool IsV6, bool IsTcp, int Tags = 0, int O
             ip[6] = Options > 0 ? (byte)60 : Protocol;
             for (var i = 8; i < 40; i++)
                 ip[i] = (byte)(i * 7);
-            if (Options > 0)
+            // Each header of options has 2,048 bytes at most.
+            for (var (at, rest) = (40, Options); rest > 0;)
             {
-                ip[40] = Protocol;
-                ip[41] = (byte)((Options / 8) - 1);
+                var size = Math.Min(rest, 2048);
+                rest -= size;
+                ip[at] = rest > 0 ? (byte)60 : Protocol;
+                ip[at + 1] = (byte)((size / 8) - 1);
+                at += size;
             }
         }
         else
