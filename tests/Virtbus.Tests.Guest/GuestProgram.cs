@@ -8,21 +8,20 @@ internal sealed class GuestProgram
 {
     private const int Block = 4096;
     private readonly string _name;
-    // Compiled once, when a test first needs it.
-    private readonly Lazy<Task<byte[]>> _bytes;
+    private readonly Task<byte[]> _bytes;
 
-    /// <summary>Names one.</summary>
+    /// <summary>Begins to compile one.</summary>
     /// <param name="name">The name of the source without its end, and of the program in the guest's /bin.</param>
     public GuestProgram(string name)
     {
         _name = name;
-        _bytes = new Lazy<Task<byte[]>>(CompileAsync);
+        _bytes = CompileAsync();
     }
 
     /// <summary>The begin of a script that takes the program.</summary>
     public async Task<string> PreludeAsync() => $"""
         echo send
-        dd of=/bin/{_name} bs={Block} count={(await _bytes.Value).Length / Block} iflag=fullblock
+        dd of=/bin/{_name} bs={Block} count={(await _bytes).Length / Block} iflag=fullblock
         chmod +x /bin/{_name}
 
         """;
@@ -31,7 +30,7 @@ internal sealed class GuestProgram
     public async Task SendAsync(Guest guest)
     {
         await guest.SeeAsync("send");
-        await guest.TellAsync(await _bytes.Value);
+        await guest.TellAsync(await _bytes);
     }
 
     private async Task<byte[]> CompileAsync()

@@ -85,7 +85,7 @@ public sealed class TapPortTests
     }
 
     [Fact]
-    public void Tcp_between_two_stacks_passes_uncut()
+    public async Task Tcp_between_two_stacks_passes_uncut()
     {
         SkipWithoutTap();
         const int Bytes = 16 << 20;
@@ -107,7 +107,7 @@ public sealed class TapPortTests
             var program = $"head -c {Bytes} /dev/zero > /dev/tcp/10.213.7.1/{port}";
             var sender = Task.Run(() => Programs.Run("ip", "netns", "exec", space, "bash", "-c", program), TestContext.Current.CancellationToken);
             var accepted = listener.AcceptAsync(TestContext.Current.CancellationToken);
-            using var connection = accepted.In().GetAwaiter().GetResult();
+            using var connection = await accepted.AsTask().In();
             connection.ReceiveTimeout = (int)Deadline.Limit.TotalMilliseconds;
             var buffer = new byte[1 << 16];
             var received = 0;
@@ -138,7 +138,7 @@ public sealed class TapPortTests
         Assert.Equal(2, _switch.Ports.Count);
         tap.Dispose();
         Assert.DoesNotContain(NetworkInterface.GetAllNetworkInterfaces(), i => i.Name == _name);
-        Assert.Equal(1, _switch.Ports.Count);
+        Assert.Single(_switch.Ports);
         // What is under way to it still is taken and goes nowhere.
         tap.Port.Sink.Deliver(new EthernetFrame(new byte[60]));
         Assert.Equal(0, tap.Dropped);
