@@ -242,6 +242,7 @@ public sealed class VirtioNetHostileTests : IDisposable
         user.Restart();
         Assert.NotEqual(before, _b.Settings.Generation);
         // A queue that runs takes it of its own user only; one that was never started none.
+        Assert.False(_b.Receiver.TryAdd(new EthernetFrame(Net.Frame(MacB, MacA, 60, 1)), before));
         Assert.False(queue.TryAdd(new EthernetFrame(Net.Frame(MacB, MacA, 60, 1)), _b.Settings.Generation));
         _b.Port.Sink.Deliver(new EthernetFrame(Net.Frame(MacB, MacA, 61, 2)));
         _b.Port.Sink.Flush();
@@ -263,6 +264,23 @@ public sealed class VirtioNetHostileTests : IDisposable
             Assert.Equal(Net.Frame(MacB, MacA, 60, i), user.Receive()[20..]);
         Deadline.Until(() => _b.Counters.ReceivedFrames + _b.Counters.ReceiveLost == 300, "the rest to come or be lost");
         Assert.InRange(_b.Counters.ReceiveLost, 28UL, 44UL);
+    }
+
+    [Fact]
+    public void Frame_that_wants_more_buffers_than_come_goes_when_it_keeps_all_others_waiting()
+    {
+        using var user = new VirtioNetUser(_b, queueSize: 16, slotSize: 256);
+        for (var i = 0; i < 12; i++)
+            _b.Port.Sink.Deliver(new EthernetFrame(Net.Frame(MacB, MacA, 60, i)));
+        _b.Port.Sink.Flush();
+        // Not offered anew: four are left.
+        for (var i = 0; i < 12; i++)
+            Deadline.Until(() => user.Ring(0).TryTakeUsed(out _, out _, out _), "a frame");
+        _b.Port.Sink.Deliver(new EthernetFrame(Net.Frame(MacB, MacA, 1500, 1)));
+        for (var i = 0; i < 255; i++)
+            _b.Port.Sink.Deliver(new EthernetFrame(Net.Frame(MacB, MacA, 60, 100 + i)));
+        _b.Port.Sink.Flush();
+        Assert.Equal(Net.Frame(MacB, MacA, 60, 100), user.Receive()[20..]);
     }
 
     [Fact]
