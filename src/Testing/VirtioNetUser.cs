@@ -72,14 +72,16 @@ public sealed class VirtioNetUser : IDisposable
     /// <summary>Number of the control queue.</summary>
     public int ControlQueue { get; }
 
-    /// <summary>How many interrupts came.</summary>
-    public int Interrupts => Volatile.Read(ref _interrupts);
-
-    private int _interrupts;
+    /// <summary>The memory, for a test that writes where a driver does not: the rings lie in it too.</summary>
+    public HostMemory Memory => _memory;
 
     /// <summary>The ring of a queue, for a test that puts something unusual into it.</summary>
     /// <param name="queue">Its number.</param>
     public DriverRing Ring(int queue) => _rings[queue];
+
+    /// <summary>Where in <see cref="Memory"/> the ring of a queue begins.</summary>
+    /// <param name="queue">Its number.</param>
+    public ulong RingOffset(int queue) => (ulong)queue * _queueBytes;
 
     /// <summary>Where the device finds a slot of a queue.</summary>
     /// <param name="queue">The queue.</param>
@@ -229,8 +231,6 @@ public sealed class VirtioNetUser : IDisposable
     public void Dispose()
     {
         _device.TrySetStatus(0, out _);
-        for (var queue = 0; queue < _rings.Length; queue++)
-            _device.SetQueueInterrupt(queue, null);
         _device.SetDma(null);
         _space.Dispose();
         _memory.Dispose();
@@ -296,7 +296,6 @@ public sealed class VirtioNetUser : IDisposable
         var layout = _rings[queue].Layout;
         Step("a queue's size", _device.TrySetQueueSize(queue, layout.Size, out var fault), fault);
         Step("a queue's addresses", _device.TrySetQueueAddress(queue, layout.DescriptorArea, layout.DriverArea, layout.DeviceArea, out fault), fault);
-        _device.SetQueueInterrupt(queue, () => Interlocked.Increment(ref _interrupts));
         Step("a queue", _device.TrySetQueueReady(queue, true, out fault), fault);
     }
 

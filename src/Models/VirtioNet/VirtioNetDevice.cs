@@ -118,6 +118,8 @@ public sealed partial class VirtioNetDevice : VirtioDevice
 
     internal SwitchPort Port { get; }
 
+    internal ReceiveQueue Receiver => _receive[0];
+
     internal FlowTable Flows { get; } = new();
 
     /// <summary>Plugs the cable in or out, and tells the driver. Any thread but a queue's.</summary>
