@@ -168,7 +168,8 @@ internal sealed class VirtioLegacyRegisters
     {
         if (status == 0)
         {
-            _registers.Reset();
+            // Such a driver does not ask whether it is done.
+            _registers.BeginReset(isPolled: false);
             Reset();
             _interrupts.Take();
             return;
@@ -232,10 +233,9 @@ internal sealed class VirtioLegacyRegisters
 
     private void StopSelected()
     {
-        _registers.Write(queue_enable, 2, 0);
         var queue = _registers.SelectedQueue;
         if (queue >= 0)
-            _device.TrySetQueueState(queue, default, out _);
+            _device.BeginResetQueue(queue);
     }
 
     private void Select(int queue) => _registers.Write(queue_select, 2, (ulong)queue);

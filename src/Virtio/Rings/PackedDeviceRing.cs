@@ -76,8 +76,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
         _openSlots = 0;
         _isBatchOpen = false;
         _kicksEnabled = false;
-        fault = Fault.None;
-        return true;
+        return TryBegin(out fault);
     }
 
     /// <inheritdoc/>
@@ -130,6 +129,8 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
             _availableWrap = !_availableWrap;
         }
     }
+
+    private protected override bool TryFetchAll() => _copy!.TryFetchAll();
 
     internal override void LetGo()
     {
@@ -233,8 +234,9 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
             _deviceEvent = (uint*)deviceEvent;
         }
 
-        if (error == Errno.EOPNOTSUPP && PackedRingCopy.TryMake(layout, dma) is { } copy)
+        if (error == Errno.EOPNOTSUPP)
         {
+            var copy = new PackedRingCopy(layout, MakeFar(dma));
             _copy = copy;
             _descriptors = copy.Descriptors;
             _heads = copy.Heads;
@@ -243,7 +245,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
             error = Errno.None;
         }
 
-        fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
+        fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring is not all in the memory that the device reaches, or not aligned there");
         if (error == Errno.None)
             Begin(layout, dma, descriptors, driver, device);
         return error == Errno.None;
@@ -384,7 +386,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
         for (var i = used.Length - 1; i >= 0; i--)
         {
             var rest = used[i].Rest;
-            _dma!.TryWrite(RestAddress(used[i].Place), MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(in rest)));
+            _far!.TryWrite(RestAddress(used[i].Place), MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(in rest)), isRing: true);
         }
     }
 
@@ -394,7 +396,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     {
         Volatile.Write(ref *_deviceEvent, wish);
         if (_copy is not null)
-            _dma!.TryWrite(_deviceAddress, MemoryMarshal.AsBytes(new ReadOnlySpan<uint>(in wish)));
+            _far!.TryWrite(_deviceAddress, MemoryMarshal.AsBytes(new ReadOnlySpan<uint>(in wish)), isRing: true);
         else if (_dma!.IsLogged)
             _dma.MarkWritten(_deviceAddress, PackedRing.EventSize);
     }
