@@ -81,6 +81,24 @@ public sealed class FunctionSlot : IPciPort, IDisposable
             throw new ExpectationException($"Nothing can be mapped at 0x{address:x}: {fault.Message}.");
     }
 
+    /// <summary>Takes <see cref="Memory"/> away from the function's DMA. Returns when the function has let go of it.</summary>
+    /// <exception cref="ExpectationException">It is away.</exception>
+    public void Unmap()
+    {
+        if (!_space.TryUnmap(new IovaRange(new Iova(MemoryAddress), MemorySize), out var bytes, out var fault) || bytes == 0)
+            throw new ExpectationException($"The memory can't be unmapped: {fault.Message}.");
+    }
+
+    /// <summary>Gives <see cref="Memory"/> back after <see cref="Unmap"/>.</summary>
+    /// <param name="memory">Who reaches it, by calls; null for the memory itself.</param>
+    /// <exception cref="ExpectationException">It is there.</exception>
+    public void Remap(IRemoteMemory? memory = null)
+    {
+        var range = new IovaRange(new Iova(MemoryAddress), MemorySize);
+        if (!(memory is null ? _space.TryMap(range.Start, range.Size, Memory, 0, DmaAccess.ReadWrite, out var fault) : _space.TryMap(range, memory, DmaAccess.ReadWrite, out fault)))
+            throw new ExpectationException($"The memory can't be mapped: {fault.Message}.");
+    }
+
     /// <summary>Lets a PASID of the function reach what the function reaches.</summary>
     /// <param name="pasid">1 to 2^20 - 1.</param>
     /// <exception cref="ExpectationException">It can't be attached.</exception>

@@ -31,4 +31,12 @@ public interface IVirtioRegisterHost
     /// <see cref="VirtioConfigRegisters.TakeConfigChange"/> say what. On any thread; it must not wait for the device.
     /// </summary>
     void Tell();
+
+    /// <summary>
+    /// A reset that the driver asked for is done, some time after its write, and the driver sees it next: what came of the device meanwhile is to be
+    /// forgotten. On any thread; it must not wait for the device.
+    /// </summary>
+    void ResetEnding()
+    {
+    }
 }

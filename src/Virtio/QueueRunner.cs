@@ -22,6 +22,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private readonly IQueueProcessor _processor;
     private readonly Action<int, Fault> _faulted;
     private readonly Action<string, Exception> _failed;
+    private readonly Action<QueueRunner> _ended;
     // Of the form that the driver negotiated last.
     private DeviceRing _ring = DeviceRing.Create(isPacked: false);
     private Action? _interrupt;
@@ -34,18 +35,23 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private bool _isMoving;
     private volatile string? _whyNotMoved;
     private bool _hasFailed;
+    // What the run that ends leaves behind is nobody's.
+    private volatile bool _isForgotten;
+    private volatile bool _isEnding;
     private QueueState _state;
     private ulong _kicks;
     private ulong _calls;
     private ulong _ringErrors;
 
-    internal QueueRunner(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted, Action<string, Exception> failed)
+    internal QueueRunner(int index, string device, IQueueProcessor processor, Action<int, Fault> faulted, Action<string, Exception> failed,
+        Action<QueueRunner> ended)
     {
         _index = index;
         _name = $"{device}-vq{index}";
         _processor = processor;
         _faulted = faulted;
         _failed = failed;
+        _ended = ended;
     }
 
     internal int Size { get; set; }
@@ -75,6 +81,13 @@ internal sealed class QueueRunner : IPollWork, IDisposable
 
     internal bool IsRunning => _client is not null;
 
+    /// <summary>Whether it was asked by <see cref="BeginStop"/> to stop, and its thread is not through.</summary>
+    internal bool IsEnding
+    {
+        get => _isEnding;
+        private set => _isEnding = value;
+    }
+
     /// <summary>Set by the queue's thread when the driver broke the ring; cleared when the queue is made ready anew.</summary>
     internal bool IsBroken
     {
@@ -85,7 +98,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     /// <summary>Where the queue goes on; settled while it does not run.</summary>
     internal QueueState State
     {
-        get => IsRunning ? _ring.State : _state;
+        get => IsRunning && !_isForgotten ? _ring.State : _state;
         set => _state = value;
     }
 
@@ -131,14 +144,16 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         try
         {
             _processor.Start(_ring, features);
-            // Its first turn needs no kick: the driver may have kicked before anybody listened.
-            _client = PollThreads.Shared.Attach(_name, this, Sources(), new PollOptions
+            var client = PollThreads.Shared.Attach(_name, this, Sources(), new PollOptions
             {
                 // A ring that is reached by messages waits for the peer at each look.
                 OwnThread = OwnThread || _processor.MayBlock || _ring.IsFar,
                 Spins = true,
                 IntervalMilliseconds = Kick is null && Polls ? PollInterval : 0,
             });
+            Volatile.Write(ref _client, client);
+            // A kick that came before found nobody; the first turn may have been before it.
+            client.Kick();
             return true;
         }
         catch (VirtbusException e)
@@ -165,6 +180,41 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     }
 
     /// <summary>
+    /// Ends the queue's service as <see cref="Stop"/> does, but for a ring that is reached by messages does not wait: the peer may answer none while the
+    /// caller keeps it waiting. The queue's thread tells, by the callback, when a <see cref="Stop"/> has nothing left to wait for.
+    /// </summary>
+    /// <param name="cuts">Whether what is in work by messages is given up, but for the message that is under way.</param>
+    internal void BeginStop(bool cuts = false)
+    {
+        if (_client is not { } client || client.IsOver || !_ring.IsFar)
+        {
+            Stop();
+            return;
+        }
+
+        IsEnding = true;
+        AskToStop(client, cuts);
+        // It may have ended by itself, and not have seen that it was asked.
+        Interlocked.MemoryBarrier();
+        if (client.IsOver)
+            _ended(this);
+    }
+
+    /// <summary>Forgets the set-up; what the queue has in work ends as <see cref="BeginStop"/> or <see cref="Stop"/> says.</summary>
+    /// <param name="size">The size that it has from here on.</param>
+    internal void Forget(int size)
+    {
+        _isForgotten = _client is not null;
+        Ready = false;
+        IsBroken = false;
+        State = default;
+        Size = size;
+        DescriptorArea = default;
+        DriverArea = default;
+        DeviceArea = default;
+    }
+
+    /// <summary>
     /// Ends the queue's service after the batch in hand, with all requests in work done, and lets go of the ring. What the queue calls (interrupt,
     /// fault) may not want the lock that this is called with.
     /// </summary>
@@ -175,6 +225,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         DrainOnThread(_client);
         _client.Detach();
         _client = null;
+        IsEnding = false;
         Finish();
         // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
         _runningKick?.TryRead(out _);
@@ -184,27 +235,39 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     // What a thread has asked the kernel to do may be cancelled when the thread ends, so it ends with nothing in flight.
     private void DrainOnThread(PollClient client)
     {
-        if (_processor.Completion is null)
+        if (_processor.Completion is null && !_ring.IsFar)
             return;
-        _stop = StopState.Asked;
-        client.Kick();
+        AskToStop(client, cuts: false);
         var spinner = default(SpinWait);
         while (_stop != StopState.Done && !client.IsOver)
             spinner.SpinOnce(sleep1Threshold: 50);
     }
 
-    /// <summary>Lets go of what a change took away: stops when the ring lies there, else waits for the requests that use it.</summary>
+    private void AskToStop(PollClient client, bool cuts)
+    {
+        if (_stop == StopState.None)
+            _stop = StopState.Asked;
+        // Whoever waits for memory that is gone would wait for long.
+        _ring.GiveUpFar(cuts);
+        client.Kick();
+    }
+
+    /// <summary>
+    /// Lets go of what a change took away: stops when the ring lies there, else waits for the requests that use it. A ring that is reached by messages
+    /// lies nowhere here, and the peer itself looks at each of them: its thread looks again, or waits until it is back.
+    /// </summary>
     internal void LetGo(in DmaChange change)
     {
         if (!IsRunning)
             return;
-        if (_ring.DependsOn(change))
+        _ring.TellFar();
+        if (_ring.IsFar ? _ring.Uses(change) : _ring.DependsOn(change))
             Stop();
         else if (change.Kind == DmaChangeKind.Unmapped)
             _ring.WaitUntilUnused(change);
     }
 
-    internal void Poke() => _client?.Kick();
+    internal void Poke() => Volatile.Read(ref _client)?.Kick();
 
     // What a back end has in flight does not end in the ring, and a ring that is far costs a message a look.
     bool IPollWork.MaySpin => !_processor.IsWaiting && !_ring.IsFar && !_ring.IsHeldUp;
@@ -220,6 +283,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
                 _processor.Drain();
                 Publish();
                 _stop = StopState.Done;
+                TellEnd();
             }
 
             return false;
@@ -228,11 +292,17 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         if (_broken)
         {
             // Nothing more is taken, and no source may wake the thread for nothing. The handle may not be there yet in the first turn.
-            _client?.Detach();
+            End();
             return false;
         }
 
-        if (_processor.Process(out var fault))
+        if (!_ring.TryFetch(out var fault))
+        {
+            GiveUp(fault);
+            return false;
+        }
+
+        if (_processor.Process(out fault))
         {
             Publish();
             return true;
@@ -243,35 +313,59 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         else if (_ring.IsHeldUp)
             AskForThread();
         if (fault != Fault.None)
-        {
-            // Nothing is in use any more: who unmaps memory would wait for it.
-            _processor.Drain();
-            Publish();
-            _ring.LetGo();
-            Break(fault);
-            _client?.Detach();
-        }
-
+            GiveUp(fault);
         return false;
+    }
+
+    private void GiveUp(Fault fault)
+    {
+        // The ring went because of the stop, in the next turn.
+        if (_stop != StopState.None)
+            return;
+        // Nothing is in use any more: who unmaps memory would wait for it.
+        _processor.Drain();
+        Publish();
+        _ring.LetGo();
+        Break(fault);
+        End();
+    }
+
+    // It is worked for no more. Who asked meanwhile for a stop that it has no turn for is told.
+    private void End()
+    {
+        _client?.Detach();
+        Interlocked.MemoryBarrier();
+        TellEnd();
+    }
+
+    private void TellEnd()
+    {
+        if (IsEnding)
+            _ended(this);
     }
 
     // Where nothing more can be taken, buffers that wait in the ring are no reason to look again.
     bool IPollWork.PrepareToSleep()
     {
-        if (_stop != StopState.None || _processor.IsFull)
+        if (_stop != StopState.None || _broken || _processor.IsFull)
             return false;
         // What it waits for is told by its move, or by what is in flight. Without the handle it could not ask yet.
         if (_ring.IsHeldUp)
-            return !_isMoving && !_processor.IsWaiting && !_broken;
-        return _ring.EnableKicks() && !_broken;
+            return !_isMoving && !_processor.IsWaiting;
+        return _ring.EnableKicks();
     }
 
-    void IPollWork.Awake() => _ring.DisableKicks();
+    void IPollWork.Awake()
+    {
+        if (_stop == StopState.None)
+            _ring.DisableKicks();
+    }
 
     // A bug of this program: the queue fails, the process lives.
     bool IPollWork.Failed(Exception exception)
     {
         Fail(exception);
+        TellEnd();
         return true;
     }
 
@@ -332,7 +426,9 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private void CloseRun()
     {
         _runningKick = null;
-        _state = _ring.State;
+        if (!_isForgotten)
+            _state = _ring.State;
+        _isForgotten = false;
         _ring.Stop();
     }
 
@@ -349,7 +445,8 @@ internal sealed class QueueRunner : IPollWork, IDisposable
 
     private void Publish()
     {
-        if (!_ring.Publish() || Interrupt is not { } interrupt)
+        // Whoever has reset it knows nothing of what comes still.
+        if (!_ring.Publish() || _isForgotten || Interrupt is not { } interrupt)
             return;
         _calls++;
         interrupt();

@@ -49,6 +49,7 @@ public sealed partial class VirtioConfigRegisters
         }
         device.SetQueueFaultCallback(OnFault);
         device.SetConfigCallback(OnConfigChange);
+        device.SetResetCallback(_host.ResetEnding);
     }
 
     /// <summary>How many queues there are.</summary>
@@ -81,14 +82,16 @@ public sealed partial class VirtioConfigRegisters
         if (SelectedQueue < 0)
             return;
         var queue = _queues[_queueSelect];
+        var isEnding = _device.IsQueueEnding(_queueSelect);
         BinaryPrimitives.WriteUInt16LittleEndian(r[queue_size..], SizeOf(queue));
         BinaryPrimitives.WriteUInt16LittleEndian(r[queue_msix_vector..], queue.Vector);
-        BinaryPrimitives.WriteUInt16LittleEndian(r[queue_enable..], _device.IsQueueReady(_queueSelect) ? (ushort)1 : (ushort)0);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[queue_enable..], _device.IsQueueReady(_queueSelect) || isEnding ? (ushort)1 : (ushort)0);
         BinaryPrimitives.WriteUInt16LittleEndian(r[queue_notify_off..], _queueSelect);
         BinaryPrimitives.WriteUInt64LittleEndian(r[queue_desc..], queue.Descriptors);
         BinaryPrimitives.WriteUInt64LittleEndian(r[queue_driver..], queue.Driver);
         BinaryPrimitives.WriteUInt64LittleEndian(r[queue_device..], queue.Device);
         BinaryPrimitives.WriteUInt16LittleEndian(r[queue_notify_data..], _queueSelect);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[queue_reset..], isEnding ? (ushort)1 : (ushort)0);
     }
 
     /// <summary>Writes one register, or half of a 64-bit one; what is no register takes nothing.</summary>
@@ -164,10 +167,23 @@ public sealed partial class VirtioConfigRegisters
         return changed;
     }
 
-    /// <summary>What a driver does by writing status 0: all registers are as at first.</summary>
+    /// <summary>All registers are as at first, and nothing of the device is under way any more.</summary>
     public void Reset()
     {
         _device.Reset();
+        Clear();
+    }
+
+    /// <summary>What a driver does by writing status 0: as <see cref="Reset"/>, but for what has to wait, as <see cref="VirtioDevice.BeginReset"/> says.</summary>
+    /// <param name="isPolled">Whether the driver asks for the status until it is 0.</param>
+    public void BeginReset(bool isPolled = true)
+    {
+        _device.BeginReset(isPolled);
+        Clear();
+    }
+
+    private void Clear()
+    {
         _driverFeatures = VirtioFeatures.None;
         _deviceFeatureSelect = _driverFeatureSelect = 0;
         Volatile.Write(ref _configVector, VIRTIO_MSI_NO_VECTOR);
@@ -268,8 +284,7 @@ public sealed partial class VirtioConfigRegisters
     // The queue is as after a reset of the device (2.6.1).
     private void ResetQueue(Queue queue)
     {
-        SetReady(queue, false);
-        _device.TrySetQueueState(_queueSelect, default, out _);
+        _device.BeginResetQueue(_queueSelect);
         queue.Clear();
     }
 
@@ -285,7 +300,9 @@ public sealed partial class VirtioConfigRegisters
     {
         _configUntold = true;
         _host.Tell();
-        _host.RaiseConfig(Volatile.Read(ref _configVector));
+        // A line that is asserted for a driver that is not there yet would be asserted for ever, to the harm of who shares it.
+        if ((_device.Status & VirtioStatus.DRIVER_OK) != 0)
+            _host.RaiseConfig(Volatile.Read(ref _configVector));
     }
 
     /// <summary>A fault as an object, so that it is replaced at once.</summary>

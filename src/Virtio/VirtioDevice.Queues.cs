@@ -60,7 +60,9 @@ public abstract partial class VirtioDevice
                 return Done(out fault);
             if (ready && !VirtioStatusRules.Allows(Status, VirtioStep.EnableQueue, out fault))
                 return false;
-            target.Stop();
+            // What ends begins anew behind it.
+            if (!target.IsEnding)
+                target.Stop();
             target.IsBroken = false;
             target.Ready = ready;
             if (!ready || TryRun(target, out fault))
@@ -84,6 +86,25 @@ public abstract partial class VirtioDevice
             Forget(At(queue));
         }
     }
+
+    /// <summary>
+    /// As <see cref="ResetQueue"/>, for a driver that asks whether it is done: what has to wait for a peer that is reached by messages is done later, and
+    /// <see cref="IsQueueEnding"/> until then.
+    /// </summary>
+    /// <param name="queue">Queue number.</param>
+    public void BeginResetQueue(int queue)
+    {
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            At(queue).BeginStop();
+            At(queue).Forget(MaxQueueSize);
+        }
+    }
+
+    /// <summary>Whether a queue that was reset has something in work still. One that is made ready meanwhile begins after it.</summary>
+    /// <param name="queue">Queue number.</param>
+    public bool IsQueueEnding(int queue) => At(queue).IsEnding;
 
     /// <summary>Whether a queue is ready.</summary>
     /// <param name="queue">Queue number.</param>
@@ -176,14 +197,36 @@ public abstract partial class VirtioDevice
     private void Forget(QueueRunner queue)
     {
         queue.Stop();
-        queue.Ready = false;
-        queue.IsBroken = false;
-        queue.State = default;
-        queue.Size = MaxQueueSize;
-        queue.DescriptorArea = default;
-        queue.DriverArea = default;
-        queue.DeviceArea = default;
+        queue.Forget(MaxQueueSize);
     }
+
+    // On the queue's thread, which is not through with its turn.
+    private void QueueEnded(QueueRunner queue) =>
+        ThreadPool.UnsafeQueueUserWorkItem(_ => ServiceThread.Guard(Name, () => EndQueue(queue)), null);
+
+    private void EndQueue(QueueRunner queue)
+    {
+        bool isReset;
+        lock (_lock)
+        {
+            if (queue.IsEnding)
+                queue.Stop();
+            if (!_isResetting)
+                Run(queue);
+            isReset = _isResetting && !HasEnding;
+        }
+        if (!isReset)
+            return;
+        // Before the driver sees it, and begins anew.
+        Volatile.Read(ref _resetEnding)?.Invoke();
+        lock (_lock)
+        {
+            if (_isResetting && !HasEnding)
+                EndReset();
+        }
+    }
+
+    private bool HasEnding => Array.Exists(_queues, static queue => queue.IsEnding);
 
     private QueueRunner At(int queue)
     {
@@ -201,7 +244,7 @@ public abstract partial class VirtioDevice
     private bool TryRun(QueueRunner queue, out Fault fault)
     {
         // A function goes while its driver writes a register. One that stands still starts what was asked for when it goes on.
-        if (_disposed || _isPaused || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
+        if (_disposed || _isPaused || _isResetting || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
             return Done(out fault);
         if (_dma is null)
             return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);

@@ -20,6 +20,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     private VirtioFeatures _driverFeatures;
     private int _status;
     private uint _configGeneration;
+    private Action? _resetEnding;
+    private bool _isResetting;
     private bool _disposed;
 
     /// <summary>Makes a device, reset, with no driver. The derived constructor calls <see cref="CreateQueues"/> at its end.</summary>
@@ -153,6 +155,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
         lock (_lock)
         {
+            if (_isResetting)
+                return Refuse(Errno.EBUSY, "the device is being reset", out fault);
             var old = Status;
             if (!VirtioStatusRules.TryAdvance(old, status, out fault))
                 return false;
@@ -180,12 +184,37 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         {
             foreach (var queue in _queues)
                 Forget(queue);
-
-            _driverFeatures = VirtioFeatures.None;
-            Interlocked.Exchange(ref _status, 0);
-            OnReset();
+            EndReset();
         }
     }
+
+    /// <summary>
+    /// As <see cref="Reset"/>, for a driver that asks for the status until it is 0: where a queue has to wait for a peer that is reached by messages, the
+    /// status stays what it was until that is done, and the peer is not kept waiting meanwhile. Else it is done when the call returns.
+    /// </summary>
+    /// <param name="isPolled">Whether the driver asks. For one that does not, the status is 0 at once: what is in work is given up, but for a message that is under way.</param>
+    public void BeginReset(bool isPolled = true)
+    {
+        lock (_lock)
+        {
+            foreach (var queue in _queues)
+            {
+                queue.BeginStop(cuts: !isPolled);
+                queue.Forget(MaxQueueSize);
+            }
+
+            // Who sees 0 already does not ask any more.
+            _isResetting = isPolled && HasEnding && Status != 0;
+            if (_isResetting)
+                _driverFeatures = VirtioFeatures.None;
+            else
+                EndReset();
+        }
+    }
+
+    /// <summary>Sets what is called at the end of a <see cref="BeginReset"/> that took longer, before the driver sees it.</summary>
+    /// <param name="callback">The callback, on any thread, under no lock, not to block; null for none.</param>
+    public void SetResetCallback(Action? callback) => Volatile.Write(ref _resetEnding, callback);
 
     /// <summary>Resets the device for another user, who knows nothing of it yet: what the one before read of its configuration does not count.</summary>
     public void BeginUse()
@@ -280,7 +309,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     {
         for (var i = 0; i < _queues.Length; i++)
         {
-            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted, (work, exception) => FaultSource.Report(Faults, work, exception))
+            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted, (work, exception) => FaultSource.Report(Faults, work, exception), QueueEnded)
             {
                 Size = MaxQueueSize,
             };
@@ -343,6 +372,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
             }
         }
         Volatile.Read(ref _configChanged)?.Invoke();
+    }
+
+    private void EndReset()
+    {
+        _isResetting = false;
+        _driverFeatures = VirtioFeatures.None;
+        OnReset();
+        Interlocked.Exchange(ref _status, 0);
     }
 
     private VirtioFeatures? SettledFeatures => (_status & VirtioStatus.FEATURES_OK) != 0 ? _driverFeatures : null;

@@ -231,6 +231,63 @@ public sealed class VirtioTests
         Assert.Equal(["1", digest, "same"], await Guest.RunAsync(fabric, Find + "cut -c 34 </sys/block/${disk#/dev/}/device/features\nwork\n", "disk0", "--viommu"));
     }
 
+    [Fact]
+    public async Task Guest_that_shares_no_memory_drives_its_disk_entropy_and_console()
+    {
+        await using var fabric = new TestFabric();
+        var (image, digest) = Image(fabric);
+        await fabric.UpAsync($$"""
+            functions:
+              - { name: disk0, virtio: blk, file: {{image}}, format: raw, queues: 2 }
+              - { name: rng0, virtio: rng }
+              - { name: talk0, virtio: console }
+            """);
+        var console = new ConsoleClient(fabric, "talk0");
+        var guest = Guest.Start(
+            fabric,
+            Find + """
+            work
+            device=$(basename $(readlink -f /sys/block/${disk#/dev/}/device))
+            for round in 1 2 3; do
+                echo $device >/sys/bus/virtio/drivers/virtio_blk/unbind
+                echo $device >/sys/bus/virtio/drivers/virtio_blk/bind
+                echo $fn >/sys/bus/pci/drivers/virtio-pci/unbind
+                echo $fn >/sys/bus/pci/drivers/virtio-pci/bind
+                disk=$(find_disk disk0)
+                device=$(basename $(readlink -f /sys/block/${disk#/dev/}/device))
+                work | tail -n 1
+            done
+            dd if=/dev/hwrng bs=1k count=16 iflag=fullblock 2>/dev/null | gzip -c | wc -c
+            stty -F /dev/hvc0 raw -echo
+            exec 3<>/dev/hvc0
+            echo ready
+            read -r text <&3
+            printf '%s\n' "$text" >&3
+            echo end
+            read what || exit 0
+            reboot -f
+            """,
+            "disk0",
+            "rng0",
+            "talk0",
+            "--reboot",
+            "--no-shared-memory");
+        for (var boot = 0; boot < 2; boot++)
+        {
+            await guest.SeeAsync(boot == 0 ? digest : Convert.ToHexStringLower(SHA256.HashData(await File.ReadAllBytesAsync(image))));
+            await guest.SeeAsync("same", "same", "same", "same");
+            Assert.True(int.Parse(await guest.HearAsync(), System.Globalization.CultureInfo.InvariantCulture) > 16384);
+            await guest.SeeAsync("ready");
+            await console.SayAsync("hello");
+            Assert.Equal("hello", await console.HearAsync());
+            await guest.SeeAsync("end");
+            if (boot == 0)
+                await guest.TellAsync("reboot");
+        }
+
+        await guest.EndAsync();
+    }
+
     internal static async Task<string> ForceLegacyAsync(TestFabric fabric)
     {
         using var deadline = new CancellationTokenSource(TimeSpan.FromMinutes(5));

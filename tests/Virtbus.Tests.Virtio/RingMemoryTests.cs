@@ -102,6 +102,58 @@ public sealed class RingMemoryTests : IDisposable
         Assert.False(_queue.DependsOn(new DmaChange(DmaChangeKind.Mapped, new IovaRange(At(0), Page))));
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_ring_may_be_mapped_in_pieces_that_lie_side_by_side_or_not(bool isSideBySide)
+    {
+        const ulong Entries = 1024;
+        using var again = Again(out var memory);
+        using (memory)
+        {
+            // A table of 4 pages, an available ring and a used ring that cross a border each.
+            for (var page = 0UL; page < 8; page++)
+            {
+                var part = isSideBySide || page % 2 == 0 ? memory : again;
+                Assert.True(_space.TryMap(At(page * Page), Page, part, page * Page, DmaAccess.ReadWrite, out var fault), fault.Message);
+            }
+
+            var driver = new SplitDriverRing(memory, new Iova(Base), 0, (int)Entries, eventIndex: true, indirect: false);
+            Assert.True(_queue.TryStart(driver.Layout, _dma.Port, QueueState.Split(0), out var why), why.Message);
+            Assert.Equal(!isSideBySide, _queue.IsFar);
+            for (var i = 0UL; i < Entries + 2; i++)
+            {
+                driver.Add([new DriverBuffer(At((7 * Page) + 8), 16, true)]);
+                driver.Publish();
+                Assert.True(_queue.TryTake(_chain, out why), why.Message);
+                _queue.Complete(_chain, (uint)i % 16);
+                _queue.Publish();
+                Assert.True(driver.TryTakeUsed(out _, out var written, out _));
+                Assert.Equal((uint)i % 16, written);
+            }
+
+            Assert.True(_queue.DependsOn(new DmaChange(DmaChangeKind.Unmapped, new IovaRange(At(3 * Page), Page))));
+            Assert.False(_queue.DependsOn(new DmaChange(DmaChangeKind.Unmapped, new IovaRange(At(7 * Page), Page))));
+            _queue.Stop();
+            // Of which one is missing.
+            Unmap(3, 1);
+            Assert.False(_queue.TryStart(driver.Layout, _dma.Port, QueueState.Split(0), out why));
+            Assert.Equal(Errno.EFAULT, why.Errno);
+            Assert.True(_space.TryUnmapAll(out _, out _));
+        }
+    }
+
+    [Fact]
+    public void A_ring_beyond_the_end_of_the_address_space_is_nowhere()
+    {
+        Map(0, 1);
+        Assert.True(_space.TryMap(new Iova(0), Page, _memory, Page, DmaAccess.ReadWrite, out _));
+        Assert.True(_space.TryMap(new Iova(ulong.MaxValue - Page + 1), Page, _memory, 0, DmaAccess.ReadWrite, out _));
+        var layout = _driver.Layout with { DescriptorArea = new Iova(ulong.MaxValue - 63) };
+        Assert.False(_queue.TryStart(layout, _dma.Port, QueueState.Split(0), out var fault));
+        Assert.Equal(Errno.EFAULT, fault.Errno);
+    }
+
     [Fact]
     public void What_the_device_writes_is_marked_and_nothing_else()
     {
@@ -440,6 +492,17 @@ public sealed class RingMemoryTests : IDisposable
 
         Assert.Equal([1, 2, 1, 1], counts);
         Assert.Equal([0u, 16u, 0u, 16u, 16u], chains.Select(chain => chain.Copied));
+    }
+
+    // The same memory, at two places of this process.
+    private static HostMemory Again(out HostMemory memory)
+    {
+        memory = HostMemory.Allocate("virtbus-test", Pages * Page, out var file);
+        using (file)
+        {
+            Assert.True(HostMemory.TryMap(file, 0, Pages * Page, DmaAccess.ReadWrite, out var again, out _));
+            return again!;
+        }
     }
 
     private static Iova At(ulong offset) => new(Base + offset);

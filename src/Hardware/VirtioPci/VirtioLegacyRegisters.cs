@@ -101,7 +101,7 @@ internal sealed class VirtioLegacyRegisters
             case (QueueSelect, 2):
                 _select = (ushort)value;
                 break;
-            case (QueueNotify, 2) when (ushort)value < _pages.Length:
+            case (QueueNotify, 2) when (ushort)value < _pages.Length && _pages[(ushort)value] != 0:
                 // Drivers of the time used their queues before they said that they are ready (3.1.2).
                 Begin();
                 _device.KickQueue((ushort)value);
@@ -168,7 +168,8 @@ internal sealed class VirtioLegacyRegisters
     {
         if (status == 0)
         {
-            _registers.Reset();
+            // Such a driver does not ask whether it is done.
+            _registers.BeginReset(isPolled: false);
             Reset();
             _interrupts.Take();
             return;
@@ -232,10 +233,9 @@ internal sealed class VirtioLegacyRegisters
 
     private void StopSelected()
     {
-        _registers.Write(queue_enable, 2, 0);
         var queue = _registers.SelectedQueue;
         if (queue >= 0)
-            _device.TrySetQueueState(queue, default, out _);
+            _device.BeginResetQueue(queue);
     }
 
     private void Select(int queue) => _registers.Write(queue_select, 2, (ulong)queue);

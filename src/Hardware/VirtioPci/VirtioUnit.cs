@@ -85,6 +85,12 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             TellFault(queue);
     }
 
+    void IVirtioRegisterHost.ResetEnding()
+    {
+        _interrupts.Take();
+        _port.ShowLine();
+    }
+
     /// <summary>Sets who is told, once a user, of what a driver did wrong; on any thread, not to block.</summary>
     internal void SetDriverFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _driverFault, callback);
 
@@ -271,7 +277,8 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         switch (offset, size)
         {
             case (VirtioCommonConfig.device_status, 1) when value == 0:
-                ResetHeld();
+                _registers.BeginReset();
+                ClearHeld();
                 break;
             // Who comes by these registers is no old driver, and has to say so (6.1).
             case (VirtioCommonConfig.device_status, 1) when !_registers.DriverFeatures.Has(VirtioFeatures.VIRTIO_F_VERSION_1):
@@ -300,6 +307,11 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private void ResetHeld()
     {
         _registers.Reset();
+        ClearHeld();
+    }
+
+    private void ClearHeld()
+    {
         _legacy?.Reset();
         _interrupts.Take();
     }

@@ -109,7 +109,15 @@ public sealed class DmaPort
     /// <param name="address">First byte.</param>
     /// <param name="destination">Where to.</param>
     /// <returns>False when a part could not be read; the destination then holds the part before it.</returns>
-    public bool TryRead(Iova address, Span<byte> destination)
+    public bool TryRead(Iova address, Span<byte> destination) => Read(address, destination) == Errno.None;
+
+    /// <summary>As <see cref="TryRead"/>, with the cause.</summary>
+    /// <param name="address">First byte.</param>
+    /// <param name="destination">Where to.</param>
+    /// <returns>
+    /// None; EPERM: no bus master; ENODEV: nothing is attached; EFAULT; EACCES; EAGAIN: a peer's memory that is being unmapped; what else a peer answers.
+    /// </returns>
+    internal Errno Read(Iova address, Span<byte> destination)
     {
         var slot = AccessSlot.Mine;
         var done = 0;
@@ -127,17 +135,24 @@ public sealed class DmaPort
                 continue;
             if (!remote.TryRead(new Iova(address.Value + (uint)done), destination.Slice(done, count), out var fault))
                 return Refuse(address, done, DmaAccess.Read, fault);
+
             done += count;
         }
 
-        return true;
+        return Errno.None;
     }
 
     /// <summary>Writes memory, over the borders of ranges, and marks it in the dirty logs. A fault is counted and reported.</summary>
     /// <param name="address">First byte.</param>
     /// <param name="source">Where from.</param>
     /// <returns>False when a part could not be written; the part before it is.</returns>
-    public bool TryWrite(Iova address, ReadOnlySpan<byte> source)
+    public bool TryWrite(Iova address, ReadOnlySpan<byte> source) => Write(address, source) == Errno.None;
+
+    /// <summary>As <see cref="TryWrite"/>, with the cause.</summary>
+    /// <param name="address">First byte.</param>
+    /// <param name="source">Where from.</param>
+    /// <returns>As for <see cref="Read"/>.</returns>
+    internal Errno Write(Iova address, ReadOnlySpan<byte> source)
     {
         var slot = AccessSlot.Mine;
         var done = 0;
@@ -155,11 +170,12 @@ public sealed class DmaPort
             var at = new Iova(address.Value + (uint)done);
             if (!remote.TryWrite(at, source.Slice(done, count), out var fault))
                 return Refuse(address, done, DmaAccess.Write, fault);
+
             Mark(slot, space, at, (uint)count);
             done += count;
         }
 
-        return true;
+        return Errno.None;
     }
 
     /// <summary>
@@ -319,14 +335,14 @@ public sealed class DmaPort
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool Refuse(Iova address, int done, DmaAccess access, Fault fault)
+    private Errno Refuse(Iova address, int done, DmaAccess access, Fault fault)
     {
         var what = new DmaFault(this, new Iova(address.Value + (uint)done), access, fault);
         Count(what);
         if (!ReferenceEquals(_function, this))
             _function.Count(what);
         Group.Report(what);
-        return false;
+        return fault.Errno == Errno.None ? Errno.EIO : fault.Errno;
     }
 
     private void Count(in DmaFault fault)

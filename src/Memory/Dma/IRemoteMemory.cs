@@ -9,7 +9,7 @@ public interface IRemoteMemory
     /// <summary>Copies from the peer's memory.</summary>
     /// <param name="address">First byte, as the peer mapped it.</param>
     /// <param name="destination">Where to.</param>
-    /// <param name="fault">What the peer answered; ECONNRESET when it is gone.</param>
+    /// <param name="fault">What the peer answered; EAGAIN: it is unmapping the range at this moment; ECONNRESET when it is gone.</param>
     bool TryRead(Iova address, Span<byte> destination, out Fault fault);
 
     /// <summary>Copies into the peer's memory.</summary>

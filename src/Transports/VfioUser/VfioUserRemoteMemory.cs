@@ -62,7 +62,7 @@ internal sealed class VfioUserRemoteMemory(VfioUserChannel channel, int maxTrans
             _blocked = true;
             _blockStart = start;
             _blockLast = last;
-            channel.GiveUp(start, last, new Fault(Errno.EFAULT, "the memory is being unmapped"));
+            channel.GiveUp(start, last, new Fault(Errno.EAGAIN, "the memory is being unmapped"));
         }
     }
 
@@ -91,7 +91,7 @@ internal sealed class VfioUserRemoteMemory(VfioUserChannel channel, int maxTrans
         lock (_lock)
         {
             if (_blocked && call.Address <= _blockLast && _blockStart <= call.Address + (call.Length - 1))
-                return VfioUserProtocol.Refuse(Errno.EFAULT, "the memory is being unmapped", out fault);
+                return VfioUserProtocol.Refuse(Errno.EAGAIN, "the memory is being unmapped", out fault);
             return channel.TryBegin(call, command, 1, out fault);
         }
     }

@@ -203,13 +203,13 @@ public sealed unsafe class DescriptorChain
     }
 
     /// <summary>Adds a run that is reached by messages only: a copy of it.</summary>
-    /// <param name="dma">Who reaches it.</param>
+    /// <param name="memory">Who reaches it.</param>
     /// <param name="address">First byte.</param>
     /// <param name="length">Bytes.</param>
     /// <param name="writable">Whether the device writes it.</param>
     /// <param name="fault">EFAULT: it could not be read; E2BIG: no room, or too much of it.</param>
     /// <returns>Whether it was added.</returns>
-    internal bool TryAddCopy(DmaPort dma, ulong address, uint length, bool writable, out Fault fault)
+    internal bool TryAddCopy(FarMemory memory, ulong address, uint length, bool writable, out Fault fault)
     {
         if (length > MostCopied - Copied)
         {
@@ -219,7 +219,7 @@ public sealed unsafe class DescriptorChain
 
         // What lay there before is sent to nobody: of what the device writes, only that goes out.
         var bytes = GC.AllocateUninitializedArray<byte>((int)length, pinned: true);
-        if (!writable && !dma.TryRead(new Iova(address), bytes))
+        if (!writable && !memory.TryRead(new Iova(address), bytes, isRing: false))
         {
             fault = new Fault(Errno.EFAULT, "a buffer cannot be read");
             return false;
@@ -238,9 +238,9 @@ public sealed unsafe class DescriptorChain
     }
 
     /// <summary>Sends what the device wrote into copies, and lets go of them. What does not arrive is counted and reported by the port.</summary>
-    /// <param name="dma">Who reaches their memory.</param>
+    /// <param name="memory">Who reaches their memory.</param>
     /// <param name="written">Bytes from the start of the writable part; with a trailer, one more.</param>
-    internal void WriteBack(DmaPort dma, uint written)
+    internal void WriteBack(FarMemory memory, uint written)
     {
         if (Copied == 0)
             return;
@@ -255,9 +255,9 @@ public sealed unsafe class DescriptorChain
                 before += (uint)_vectors[run].Length;
             var count = copy.Run < _end && before < data ? (int)Math.Min(data - before, (uint)_vectors[copy.Run].Length) : 0;
             if (count > 0)
-                dma.TryWrite(new Iova(_addresses[copy.Run]), copy.Bytes.AsSpan(0, count));
+                memory.TryWrite(new Iova(_addresses[copy.Run]), copy.Bytes.AsSpan(0, count), isRing: false);
             if (_trailer != 0 && copy.Run == _trailerRun)
-                dma.TryWrite(new Iova(_trailerAddress), copy.Bytes.AsSpan(copy.Bytes.Length - 1));
+                memory.TryWrite(new Iova(_trailerAddress), copy.Bytes.AsSpan(copy.Bytes.Length - 1), isRing: false);
         }
 
         DropCopies();

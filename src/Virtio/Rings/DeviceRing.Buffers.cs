@@ -14,6 +14,7 @@ public abstract partial class DeviceRing
 
     private readonly IndirectTable _indirect = new();
     private protected DmaPort? _dma;
+    private protected FarMemory? _far;
     private protected bool _eventIndex;
     private protected bool _isHeldUp;
     // Since the stay began.
@@ -31,6 +32,8 @@ public abstract partial class DeviceRing
     private protected void End()
     {
         _dma = null;
+        _far = null;
+        _isUnseen = false;
         _order = null;
         Size = 0;
     }
@@ -72,7 +75,7 @@ public abstract partial class DeviceRing
     {
         _copied -= chain.Copied;
         if (chain.Copied != 0)
-            chain.WriteBack(_dma!, written);
+            chain.WriteBack(_far!, written);
         // Marked before it is let go: who unmaps it reads the log after that.
         if (_dma!.IsLogged)
             chain.MarkWritten(_dma, written);
@@ -107,7 +110,7 @@ public abstract partial class DeviceRing
         // By messages only where they were found to be due: a peer who maps memory at this moment where there was none holds up no thread of others.
         if (error != Errno.EOPNOTSUPP)
             _dma!.ReportFault(new Iova(at), DmaAccess.Read);
-        else if (_dma!.TryRead(table.Start, _indirect.Bytes(table)))
+        else if (_far!.TryRead(table.Start, _indirect.Bytes(table), isRing: false))
             return TryEnter(out section, out fault);
         fault = new Fault(Errno.EPROTO, "an indirect table lies outside guest memory");
         return false;
@@ -181,7 +184,7 @@ public abstract partial class DeviceRing
         section.Leave();
         section = default;
         if (error == Errno.EOPNOTSUPP)
-            return chain.TryAddCopy(_dma!, address, length, access == DmaAccess.Write, out fault) && TryEnter(out section, out fault);
+            return chain.TryAddCopy(_far!, address, length, access == DmaAccess.Write, out fault) && TryEnter(out section, out fault);
         _dma!.ReportFault(new Iova(address), access);
         fault = OutsideMemory;
         return false;

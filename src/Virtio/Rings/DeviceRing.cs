@@ -14,10 +14,12 @@ namespace Virtbus.Virtio.Rings;
 /// </remarks>
 public abstract partial class DeviceRing
 {
+    private static readonly Fault Unreadable = new(Errno.EFAULT, "the ring cannot be read");
     private static long _starts;
     private readonly IovaRange[] _areas = new IovaRange[3];
     private DmaUse[] _uses = [];
     private long _start;
+    private bool _isUnseen;
 
     private protected DeviceRing()
     {
@@ -37,8 +39,8 @@ public abstract partial class DeviceRing
     /// <param name="dma">What the device may reach. Who stops the queue by <see cref="DependsOn"/> keeps it from what is gone.</param>
     /// <param name="state">Where it begins.</param>
     /// <param name="fault">
-    /// EINVAL for a size or an alignment that the standard forbids, or a state of another format; EFAULT for a ring that does not lie in one
-    /// region.
+    /// EINVAL for a size or an alignment that the standard forbids, or a state of another format; EFAULT for a ring that is not reached, or not aligned in
+    /// host memory.
     /// </param>
     /// <returns>Whether it is started.</returns>
     public abstract bool TryStart(in RingLayout layout, DmaPort dma, QueueState state, out Fault fault);
@@ -97,8 +99,8 @@ public abstract partial class DeviceRing
     public abstract bool EnableKicks();
 
     /// <summary>
-    /// Whether the ring itself is reached by messages: each look at it costs a turn with the peer, and blocks, so it is looked at only when the
-    /// driver kicked.
+    /// Whether the ring itself is reached by messages, or lies in pieces of host memory, and is copied: a look at it costs a turn with the peer, and blocks,
+    /// so it is looked at only when the driver kicked.
     /// </summary>
     public virtual bool IsFar => false;
 
@@ -107,6 +109,44 @@ public abstract partial class DeviceRing
     /// would hold them up. It is taken on another thread.
     /// </summary>
     internal bool IsHeldUp => _isHeldUp;
+
+    /// <summary>
+    /// Whether <see cref="TryStart"/> leaves the first look at a ring that is far to <see cref="TryFetch"/>, because its thread may not wait for the peer.
+    /// What goes away for a moment is waited for then, so who stops the queue calls <see cref="GiveUpFar"/> first.
+    /// </summary>
+    internal bool WaitsForFar { get; init; }
+
+    /// <summary>Takes the first look at a ring that is far, once after a start; without effect for another.</summary>
+    /// <param name="fault">EFAULT: it can't be read.</param>
+    internal bool TryFetch(out Fault fault)
+    {
+        fault = Fault.None;
+        if (!_isUnseen)
+            return true;
+        _isUnseen = !TryFetchAll();
+        if (_isUnseen)
+            fault = Unreadable;
+        return !_isUnseen;
+    }
+
+    /// <summary>Tells a ring that is far of a change of what is reached. Any thread, while it is started.</summary>
+    internal void TellFar() => _far?.Changed();
+
+    /// <summary>Has a ring that is far wait for nothing that is gone. Any thread, while it is started.</summary>
+    /// <param name="cuts">Whether it asks nothing of the peer any more either.</param>
+    internal void GiveUpFar(bool cuts) => _far?.End(cuts);
+
+    /// <summary>Whether a change takes memory away that a buffer in work uses. From another thread.</summary>
+    internal bool Uses(in DmaChange change)
+    {
+        foreach (var use in Volatile.Read(ref _uses))
+        {
+            if (use.Uses(change))
+                return true;
+        }
+
+        return false;
+    }
 
     /// <summary>Whether a change takes memory away in which the ring lies, so that the queue has to stop. Safe from any thread while it is started.</summary>
     /// <param name="change">The change.</param>
@@ -145,7 +185,28 @@ public abstract partial class DeviceRing
     }
 
     /// <summary>Makes the device side of a form.</summary>
-    internal static DeviceRing Create(bool isPacked) => isPacked ? new PackedDeviceRing() : new SplitDeviceRing();
+    internal static DeviceRing Create(bool isPacked) =>
+        isPacked ? new PackedDeviceRing { WaitsForFar = true } : new SplitDeviceRing { WaitsForFar = true };
+
+    /// <summary>Fetches a ring that is far as it is now.</summary>
+    private protected abstract bool TryFetchAll();
+
+    /// <summary>The memory of a ring that is far, for a start.</summary>
+    private protected FarMemory MakeFar(DmaPort dma)
+    {
+        _isUnseen = true;
+        return _far = new FarMemory(dma, WaitsForFar);
+    }
+
+    /// <summary>The end of a start: a ring that is far is looked at now or later.</summary>
+    private protected bool TryBegin(out Fault fault)
+    {
+        fault = Fault.None;
+        if (WaitsForFar || TryFetch(out fault))
+            return true;
+        Stop();
+        return false;
+    }
 
     /// <summary>Kicks are asked for from the place on that comes next now, until the next take.</summary>
     private protected abstract void MarkEnd();
@@ -155,6 +216,7 @@ public abstract partial class DeviceRing
     {
         (_areas[0], _areas[1], _areas[2]) = (descriptors, driver, device);
         _dma = dma;
+        _far ??= new FarMemory(dma, waits: false);
         Size = layout.Size;
         _eventIndex = layout.EventIndex;
         _indirectAllowed = layout.Indirect;

@@ -79,8 +79,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
         _isBatchOpen = false;
         _kicksEnabled = false;
         _kicksFrom = null;
-        fault = Fault.None;
-        return true;
+        return TryBegin(out fault);
     }
 
     /// <inheritdoc/>
@@ -134,6 +133,8 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
             _availableWrap = !_availableWrap;
         }
     }
+
+    private protected override bool TryFetchAll() => _copy!.TryFetchAll();
 
     internal override void LetGo()
     {
@@ -234,8 +235,9 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
             _deviceEvent = (uint*)deviceEvent;
         }
 
-        if (error == Errno.EOPNOTSUPP && PackedRingCopy.TryMake(layout, dma) is { } copy)
+        if (error == Errno.EOPNOTSUPP)
         {
+            var copy = new PackedRingCopy(layout, MakeFar(dma));
             _copy = copy;
             _descriptors = copy.Descriptors;
             _heads = copy.Heads;
@@ -244,7 +246,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
             error = Errno.None;
         }
 
-        fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
+        fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring is not all in the memory that the device reaches, or not aligned there");
         if (error == Errno.None)
             Begin(layout, dma, descriptors, driver, device);
         return error == Errno.None;
@@ -390,7 +392,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
         for (var i = used.Length - 1; i >= 0; i--)
         {
             var rest = used[i].Rest;
-            _dma!.TryWrite(RestAddress(used[i].Place), MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(in rest)));
+            _far!.TryWrite(RestAddress(used[i].Place), MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(in rest)), isRing: true);
         }
     }
 
@@ -400,7 +402,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     {
         Volatile.Write(ref *_deviceEvent, wish);
         if (_copy is not null)
-            _dma!.TryWrite(_deviceAddress, MemoryMarshal.AsBytes(new ReadOnlySpan<uint>(in wish)));
+            _far!.TryWrite(_deviceAddress, MemoryMarshal.AsBytes(new ReadOnlySpan<uint>(in wish)), isRing: true);
         else if (_dma!.IsLogged)
             _dma.MarkWritten(_deviceAddress, PackedRing.EventSize);
     }

@@ -1,7 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Virtbus.Memory;
-using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Virtio.Rings;
@@ -16,16 +15,16 @@ namespace Virtbus.Virtio.Rings;
 /// </remarks>
 internal sealed unsafe class PackedRingCopy
 {
-    private readonly DmaPort _dma;
+    private readonly FarMemory _memory;
     private readonly RingLayout _layout;
     // Pinned: walked by pointer, as a ring in host memory.
     private readonly PackedDescriptor[] _heads;
     private readonly PackedDescriptor[] _descriptors;
     private readonly uint[] _events = GC.AllocateArray<uint>(2, pinned: true);
 
-    private PackedRingCopy(in RingLayout layout, DmaPort dma)
+    internal PackedRingCopy(in RingLayout layout, FarMemory memory)
     {
-        _dma = dma;
+        _memory = memory;
         _layout = layout;
         _heads = GC.AllocateArray<PackedDescriptor>(layout.Size, pinned: true);
         _descriptors = GC.AllocateArray<PackedDescriptor>(layout.Size, pinned: true);
@@ -39,19 +38,15 @@ internal sealed unsafe class PackedRingCopy
 
     internal uint* DeviceEvent => (uint*)Unsafe.AsPointer(ref _events[1]);
 
-    /// <summary>Makes a copy of a ring as it is now; null when it cannot be read.</summary>
-    internal static PackedRingCopy? TryMake(in RingLayout layout, DmaPort dma)
-    {
-        var copy = new PackedRingCopy(layout, dma);
-        return copy.FetchWish() && copy.TryFetch(out _) ? copy : null;
-    }
+    /// <summary>Fetches the ring as it is now, before all else.</summary>
+    internal bool TryFetchAll() => FetchWish() && TryFetch(out _);
 
     /// <summary>Asks for the descriptor at a place alone; true also when it can't be read.</summary>
     internal bool IsAnnounced(int place, bool wrap)
     {
         PackedDescriptor descriptor = default;
         var bytes = MemoryMarshal.AsBytes(new Span<PackedDescriptor>(ref descriptor));
-        return !_dma.TryRead(new Iova(_layout.DescriptorArea.Value + ((ulong)place * PackedRing.DescriptorSize)), bytes)
+        return !TryRead(new Iova(_layout.DescriptorArea.Value + ((ulong)place * PackedRing.DescriptorSize)), bytes)
             || PackedRing.IsAvailable(descriptor.Flags, wrap);
     }
 
@@ -59,12 +54,14 @@ internal sealed unsafe class PackedRingCopy
     /// <param name="fault">EFAULT: it is not reached any more.</param>
     internal bool TryFetch(out Fault fault)
     {
-        var fetched = _dma.TryRead(_layout.DescriptorArea, MemoryMarshal.AsBytes(_heads.AsSpan()))
-            && _dma.TryRead(_layout.DescriptorArea, MemoryMarshal.AsBytes(_descriptors.AsSpan()));
+        var fetched = TryRead(_layout.DescriptorArea, MemoryMarshal.AsBytes(_heads.AsSpan()))
+            && TryRead(_layout.DescriptorArea, MemoryMarshal.AsBytes(_descriptors.AsSpan()));
         fault = fetched ? Fault.None : new Fault(Errno.EFAULT, "the ring cannot be read any more");
         return fetched;
     }
 
     /// <summary>Fetches what the driver wants to be told of.</summary>
-    internal bool FetchWish() => _dma.TryRead(_layout.DriverArea, MemoryMarshal.AsBytes(_events.AsSpan(0, 1)));
+    internal bool FetchWish() => TryRead(_layout.DriverArea, MemoryMarshal.AsBytes(_events.AsSpan(0, 1)));
+
+    private bool TryRead(Iova address, Span<byte> destination) => _memory.TryRead(address, destination, isRing: true);
 }

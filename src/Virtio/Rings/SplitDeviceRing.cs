@@ -69,14 +69,11 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _mask = (ushort)(layout.Size - 1);
         _nextAvailable = state.NextAvailable;
         _seenAvailable = _nextAvailable;
-        _nextUsed = Volatile.Read(ref Index(_used));
-        _publishedUsed = _nextUsed;
-        _ahead = (ushort)(_nextAvailable - _nextUsed);
         _isBatchOpen = false;
         _kicksEnabled = false;
         _kicksFrom = null;
-        fault = Fault.None;
-        return true;
+        BeginAtUsed();
+        return TryBegin(out fault);
     }
 
     /// <inheritdoc/>
@@ -121,6 +118,14 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             Forget(chain);
             _nextAvailable--;
         }
+    }
+
+    private protected override bool TryFetchAll()
+    {
+        if (!_copy!.TryFetchAll())
+            return false;
+        BeginAtUsed();
+        return true;
     }
 
     internal override void LetGo()
@@ -226,8 +231,9 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             _used = (byte*)used;
         }
 
-        if (error == Errno.EOPNOTSUPP && SplitRingCopy.TryMake(layout, dma) is { } copy)
+        if (error == Errno.EOPNOTSUPP)
         {
+            var copy = new SplitRingCopy(layout, MakeFar(dma));
             _copy = copy;
             _descriptors = (SplitDescriptor*)copy.Descriptors;
             _available = copy.Available;
@@ -235,7 +241,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             error = Errno.None;
         }
 
-        fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring does not lie within one region of guest memory");
+        fault = error == Errno.None ? Fault.None : new Fault(Errno.EFAULT, "a ring is not all in the memory that the device reaches, or not aligned there");
         if (error == Errno.None)
             Begin(layout, dma, descriptors, driver, device);
         return error == Errno.None;
@@ -255,6 +261,13 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             _isBatchOpen = held.IsWhole;
             _nextUsed++;
         }
+    }
+
+    private void BeginAtUsed()
+    {
+        _nextUsed = Volatile.Read(ref Index(_used));
+        _publishedUsed = _nextUsed;
+        _ahead = (ushort)(_nextAvailable - _nextUsed);
     }
 
     private bool IsAnnounced(ushort from)

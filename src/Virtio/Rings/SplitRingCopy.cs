@@ -1,6 +1,5 @@
 using System.Runtime.CompilerServices;
 using Virtbus.Memory;
-using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 
 namespace Virtbus.Virtio.Rings;
@@ -11,16 +10,16 @@ namespace Virtbus.Virtio.Rings;
 /// </summary>
 internal sealed unsafe class SplitRingCopy
 {
-    private readonly DmaPort _dma;
+    private readonly FarMemory _memory;
     private readonly RingLayout _layout;
     // Pinned: walked by pointer, as a ring in host memory.
     private readonly byte[] _descriptors;
     private readonly byte[] _available;
     private readonly byte[] _used;
 
-    private SplitRingCopy(in RingLayout layout, DmaPort dma)
+    internal SplitRingCopy(in RingLayout layout, FarMemory memory)
     {
-        _dma = dma;
+        _memory = memory;
         _layout = layout;
         _descriptors = GC.AllocateArray<byte>((int)SplitRing.DescriptorAreaSize(layout.Size), pinned: true);
         _available = GC.AllocateArray<byte>((int)SplitRing.DriverAreaSize(layout.Size), pinned: true);
@@ -33,15 +32,11 @@ internal sealed unsafe class SplitRingCopy
 
     internal byte* Used => (byte*)Unsafe.AsPointer(ref _used[0]);
 
-    /// <summary>Makes a copy of a ring as it is now; null when it cannot be read.</summary>
-    internal static SplitRingCopy? TryMake(in RingLayout layout, DmaPort dma)
-    {
-        var copy = new SplitRingCopy(layout, dma);
-        return dma.TryRead(layout.DriverArea, copy._available) && dma.TryRead(layout.DeviceArea, copy._used) ? copy : null;
-    }
+    /// <summary>Fetches the ring as it is now, before all else.</summary>
+    internal bool TryFetchAll() => TryRead(_layout.DriverArea, _available) && TryRead(_layout.DeviceArea, _used);
 
     /// <summary>Fetches the index that announces buffers.</summary>
-    internal bool TryFetchIndex() => _dma.TryRead(_layout.DriverArea, _available.AsSpan(0, 4));
+    internal bool TryFetchIndex() => TryRead(_layout.DriverArea, _available.AsSpan(0, 4));
 
     /// <summary>Fetches the index, and what it announces when it has moved.</summary>
     /// <param name="seen">The index that is known.</param>
@@ -50,7 +45,7 @@ internal sealed unsafe class SplitRingCopy
     {
         // Entries and descriptors after the index that announces them (2.7.13.3); the index stays what it was then.
         var fetched = TryFetchIndex() && (BitConverter.ToUInt16(_available, 2) == seen ||
-            (_dma.TryRead(new Iova(_layout.DriverArea.Value + 4), _available.AsSpan(4)) && _dma.TryRead(_layout.DescriptorArea, _descriptors)));
+            (TryRead(new Iova(_layout.DriverArea.Value + 4), _available.AsSpan(4)) && TryRead(_layout.DescriptorArea, _descriptors)));
         fault = fetched ? Fault.None : new Fault(Errno.EFAULT, "the ring cannot be read any more");
         return fetched;
     }
@@ -59,7 +54,7 @@ internal sealed unsafe class SplitRingCopy
     internal void FetchWish()
     {
         if (_layout.EventIndex)
-            _dma.TryRead(new Iova(_layout.DriverArea.Value + 4 + (2 * (uint)_layout.Size)), _available.AsSpan(4 + (2 * _layout.Size), 2));
+            TryRead(new Iova(_layout.DriverArea.Value + 4 + (2 * (uint)_layout.Size)), _available.AsSpan(4 + (2 * _layout.Size), 2));
         else
             TryFetchFlags();
     }
@@ -81,7 +76,9 @@ internal sealed unsafe class SplitRingCopy
     }
 
     /// <summary>Sends bytes of the used ring. What does not arrive is counted and reported by the port.</summary>
-    internal void Store(int offset, int length) => _dma.TryWrite(new Iova(_layout.DeviceArea.Value + (uint)offset), _used.AsSpan(offset, length));
+    internal void Store(int offset, int length) => _memory.TryWrite(new Iova(_layout.DeviceArea.Value + (uint)offset), _used.AsSpan(offset, length), isRing: true);
 
-    private void TryFetchFlags() => _dma.TryRead(_layout.DriverArea, _available.AsSpan(0, 2));
+    private bool TryRead(Iova address, Span<byte> destination) => _memory.TryRead(address, destination, isRing: true);
+
+    private void TryFetchFlags() => TryRead(_layout.DriverArea, _available.AsSpan(0, 2));
 }

@@ -38,8 +38,12 @@ internal sealed class VirtioCard : IDisposable
 
     internal VirtioFeatures Features { get; private set; }
 
+    /// <summary>Called before it goes: what its end would wait for ends there.</summary>
+    internal Action? Leaving { get; set; }
+
     public void Dispose()
     {
+        Leaving?.Invoke();
         Function.Dispose();
         Slot.Dispose();
     }
@@ -71,7 +75,7 @@ internal sealed class VirtioCard : IDisposable
     /// <summary>Brings the device up with rings in the slot's memory. All features are taken but for those left out.</summary>
     internal void Start(VirtioFeatures without = default, Func<int, ushort>? vectors = null)
     {
-        Assert.True(Driver.TryReset(out _));
+        Deadline.Until(() => Driver.TryReset(out _), "the end of the reset");
         Assert.True(Driver.TrySetStatus(ACKNOWLEDGE, out _));
         Assert.True(Driver.TrySetStatus(ACKNOWLEDGE | DRIVER, out _));
         Features = Driver.DeviceFeatures & ~without & ~VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_RING_PACKED, VirtioFeatures.VIRTIO_F_IN_ORDER);

@@ -196,7 +196,7 @@ public sealed class BadMessageTests : IDisposable
                 front.Do(SET_VRING_KICK, Number(1), front.Kick.Descriptor);
                 return front.Ask(SET_VRING_ENABLE, State(1, 1), 9);
             },
-            "does not lie within one region");
+            "is not all in the memory");
     }
 
     [Fact]

@@ -1,0 +1,211 @@
+using Virtbus.Hardware.VirtioPci;
+using Virtbus.Memory;
+using Virtbus.Models.VirtioRng;
+using Virtbus.Pci;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
+using static Virtbus.Virtio.VirtioCommonConfig;
+using static Virtbus.Virtio.VirtioStatus;
+
+namespace Virtbus.Tests.Hardware.Virtio;
+
+/// <summary>A virtio function whose driver's memory is reached by messages. Its VMM answers none while it waits for a register access or an unmap.</summary>
+public sealed class VirtioFarMemoryTests
+{
+    [Fact]
+    public void Device_starts_while_the_peer_answers_nothing_and_works_when_it_does()
+    {
+        using var card = Far(out var memory);
+        memory.Hold();
+        card.Start();
+        Assert.Equal(VirtioCard.Running, card.Driver.Status);
+        memory.Release();
+        Assert.Equal(16, card.Fill(0, 16).Length);
+    }
+
+    [Fact]
+    public void Reset_is_answered_at_once_and_is_done_when_the_status_says_so()
+    {
+        using var card = Far(out var memory);
+        card.Start();
+        Busy(card, memory);
+        card.Registers.Write(device_status, [0]);
+        Assert.Equal(VirtioCard.Running, card.Driver.Status);
+        // Nothing else is heard meanwhile.
+        card.Registers.Write(device_status, [VirtioCard.Running | FAILED]);
+        Assert.Equal(VirtioCard.Running, card.Driver.Status);
+        Assert.NotEqual(0, memory.Waiting);
+        memory.Release();
+        Deadline.Until(() => card.Driver.Status == 0, "the end of the reset");
+        var calls = memory.Calls;
+        Assert.Equal(0, memory.Waiting);
+        // What came of the queue meanwhile is nobody's.
+        Assert.False(card.Slot.Line);
+        Assert.Equal(0, card.Registers.TakeInterrupts());
+        Assert.Equal(VirtioFeatures.None, card.Function.Device.DriverFeatures);
+        Assert.Equal(calls, memory.Calls);
+        card.Start();
+        Assert.Equal(16, card.Fill(0, 16).Length);
+    }
+
+    [Fact]
+    public void Queue_reset_reads_1_until_it_is_done()
+    {
+        using var card = Far(out var memory);
+        card.Start();
+        Assert.Equal(16, card.Fill(0, 16).Length);
+        Busy(card, memory);
+        card.Driver.Select(0);
+        card.Registers.WriteUInt16(queue_reset, 1);
+        Assert.Equal((1, true), (card.Registers.ReadUInt16(queue_reset), card.Driver.IsEnabled));
+        memory.Release();
+        Deadline.Until(() => card.Registers.ReadUInt16(queue_reset) == 0, "the end of the queue's reset");
+        Assert.False(card.Driver.IsEnabled);
+        Assert.Equal(0, memory.Waiting);
+        card.Rings[0] = card.SetUp(0);
+        Assert.True(card.Driver.TryEnable());
+        // From the beginning of the ring.
+        Assert.Equal(16, card.Fill(0, 16).Length);
+    }
+
+    [Fact]
+    public async Task Function_reset_waits_for_what_is_under_way()
+    {
+        using var card = Far(out var memory);
+        card.Start();
+        Busy(card, memory);
+        card.Registers.Write(device_status, [0]);
+        var reset = Task.Run(card.Function.Reset);
+        Assert.False(reset.IsCompleted);
+        memory.Release();
+        await reset.In();
+        Assert.Equal((0, 0), (card.Driver.Status, memory.Waiting));
+    }
+
+    [Fact]
+    public void Unmap_waits_for_no_answer_and_the_queue_goes_on_when_its_ring_is_back()
+    {
+        using var card = Far(out var memory);
+        card.Start();
+        for (var round = 0; round < 20; round++)
+        {
+            Busy(card, memory);
+            card.Slot.Unmap();
+            Assert.NotEqual(0, memory.Waiting);
+            memory.Release();
+            card.Slot.Remap(memory);
+            card.Await(0);
+            Assert.Equal(VirtioCard.Running, card.Driver.Status);
+        }
+    }
+
+    [Fact]
+    public void Answer_that_is_given_up_for_an_unmap_is_asked_for_again()
+    {
+        using var card = Far(out var memory);
+        card.Start();
+        for (var round = 0; round < 20; round++)
+        {
+            Busy(card, memory);
+            memory.Release(Errno.EAGAIN);
+            card.Slot.Unmap();
+            card.Slot.Remap(memory);
+            card.Await(0);
+            Assert.Equal(VirtioCard.Running, card.Driver.Status);
+        }
+    }
+
+    [Fact]
+    public void Ring_that_is_gone_does_not_keep_a_reset()
+    {
+        using var card = Far(out var memory);
+        for (var round = 0; round < 20; round++)
+        {
+            card.Start();
+            Assert.Equal(16, card.Fill(0, 16).Length);
+            card.Slot.Unmap();
+            card.Registers.Notify(0);
+            card.Registers.Write(device_status, [0]);
+            Deadline.Until(() => card.Driver.Status == 0, "the end of the reset");
+            card.Slot.Remap(memory);
+        }
+    }
+
+    [Fact]
+    public void Function_goes_in_the_middle_of_a_reset_whose_ring_is_gone()
+    {
+        for (var round = 0; round < 20; round++)
+        {
+            using var card = Far(out _);
+            card.Start();
+            Assert.Equal(16, card.Fill(0, 16).Length);
+            card.Slot.Unmap();
+            card.Registers.Notify(0);
+            card.Registers.Write(device_status, [0]);
+        }
+    }
+
+    [Fact]
+    public void Function_that_is_no_bus_master_waits_without_keeping_anybody()
+    {
+        using var card = Far(out var memory);
+        card.Start();
+        Busy(card, memory);
+        card.SetCommand(PciCommand.PCI_COMMAND_MEMORY);
+        Assert.NotEqual(0, memory.Waiting);
+        memory.Release();
+        Deadline.Until(() => memory.Waiting == 0, "the answer");
+        card.SetCommand(PciCommand.PCI_COMMAND_MEMORY | PciCommand.PCI_COMMAND_MASTER);
+        card.Await(0);
+        Assert.Equal(VirtioCard.Running, card.Driver.Status);
+    }
+
+    [Fact]
+    public void Peer_that_refuses_what_it_mapped_breaks_the_queue()
+    {
+        using var card = Far(out var memory);
+        card.Start();
+        Assert.Equal(16, card.Fill(0, 16).Length);
+        memory.Error = Errno.EIO;
+        card.Registers.Notify(0);
+        Deadline.Until(() => (card.Driver.Status & DEVICE_NEEDS_RESET) != 0, "DEVICE_NEEDS_RESET");
+        memory.Error = Errno.None;
+        card.Start();
+        Assert.Equal(16, card.Fill(0, 16).Length);
+    }
+
+    [Fact]
+    public void Old_driver_that_does_not_ask_finds_its_device_reset_at_once()
+    {
+        using var card = Far(out var memory, new VirtioFunctionOptions { IsTransitional = true });
+        card.Start();
+        Busy(card, memory);
+        card.Function.WriteBar(0, 18, [0]);
+        Assert.Equal([0], card.Bar(0, 18, 1));
+        Assert.Equal(0, card.Driver.Status);
+        // What is set up meanwhile begins behind.
+        card.Start();
+        memory.Release();
+        Assert.Equal(16, card.Fill(0, 16).Length);
+    }
+
+    private static VirtioCard Far(out HeldMemory memory, VirtioFunctionOptions? options = null)
+    {
+        var card = new VirtioCard(new VirtioRngDevice("rng"), options);
+        var held = memory = new HeldMemory(card.Slot);
+        card.Leaving = () => held.Release();
+        card.Slot.Unmap();
+        card.Slot.Remap(memory);
+        return card;
+    }
+
+    // A request is under way whose next message is not answered.
+    private static void Busy(VirtioCard card, HeldMemory memory)
+    {
+        memory.Hold();
+        card.Offer(0, 16);
+        card.Registers.Notify(0);
+        Deadline.Until(() => memory.Waiting > 0, "a message");
+    }
+}
