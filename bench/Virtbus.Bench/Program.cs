@@ -9,6 +9,8 @@ return args switch
     ["interrupts", .. var rest] => await InterruptBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
     ["map", .. var rest] => MapBench.Run(rest),
+    ["net-switch", .. var rest] => SwitchBench.Run(rest),
+    ["net", .. var rest] => NetBench.Run(rest),
     ["poll", .. var rest] => PollBench.Run(rest),
     ["ring", .. var rest] => RingBench.Run(rest),
     ["vfio-user", .. var rest] => await VfioUserBench.RunAsync(rest),
@@ -26,6 +28,8 @@ static int Usage()
                Virtbus.Bench interrupts [--rounds N]
                Virtbus.Bench lookup [--rounds N]
                Virtbus.Bench map [--rounds N]
+               Virtbus.Bench net-switch [--rounds N]
+               Virtbus.Bench net [--rounds N] [--milliseconds N]
                Virtbus.Bench poll [--rounds N]
                Virtbus.Bench poll drive own|shared DEPTH SECONDS
                Virtbus.Bench ring [--rounds N]

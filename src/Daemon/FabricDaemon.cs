@@ -419,6 +419,8 @@ internal sealed class FabricDaemon
         _engine.Restore(new DefinitionFolder(_options.Runtime.StateFolder), waits: true);
         if (FunctionSet.FindConflicts(manifest, _engine.Functions, _options.Runtime.StateFolder) is { Count: > 0 } conflicts)
             throw new ManifestException(manifest.File, conflicts);
+        foreach (var one in manifest.Switches)
+            await At(_ => one.Tap?.Place ?? one.Name.Place, _hardware.AddSwitchAsync(one));
         foreach (var adapter in manifest.Adapters)
         {
             _options.Progress($"adapter {adapter.Name} ({adapter.Model.ToString().ToLowerInvariant()})");
@@ -448,7 +450,7 @@ internal sealed class FabricDaemon
         // The drivers of adapters are loaded by their aliases, beside us.
         await Fabric.SettleAsync(cancellationToken);
         var errors = new List<ManifestError>();
-        foreach (var function in sets.SelectMany(static s => s.Functions))
+        foreach (var function in sets.Where(static s => !s.IsOfFunction).SelectMany(static s => s.Functions))
         {
             try
             {
@@ -468,7 +470,7 @@ internal sealed class FabricDaemon
         foreach (var set in sets)
         {
             _options.Progress(set.Title);
-            await At(e => set.Functions.Count == 0 ? set.At.Place : PlaceOf(set.Functions, e), set.ActivateAsync(_engine, cancellationToken));
+            await At(e => set.Functions.Count == 0 ? set.At.Place : PlaceOf(set.Functions, e), set.IsOfFunction ? set.MakeAsync(_engine, cancellationToken) : set.ActivateAsync(_engine, cancellationToken));
         }
     }
 

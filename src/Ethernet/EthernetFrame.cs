@@ -39,7 +39,7 @@ public readonly ref struct EthernetFrame
     public int Length => Bytes.Length;
 
     /// <summary>Whether the length is one that Ethernet has. Peers' frames are looked at only when it is.</summary>
-    public bool IsValid => Length >= MinLength && Length <= (Offload.Segmentation == SegmentationType.None ? MaxLength : MaxUncutLength);
+    public bool IsValid => HasValidLength(Length, Offload);
 
     /// <summary>The address that it goes to, 48 bits.</summary>
     public ulong Destination => Address(Bytes);
@@ -50,6 +50,12 @@ public readonly ref struct EthernetFrame
     /// <summary>Whether an address is that of a group: the lowest bit of its first byte (IEEE 802.3, 3.2.3).</summary>
     /// <param name="address">48 bits.</param>
     public static bool IsMulticast(ulong address) => (address >> 40 & 1) != 0;
+
+    /// <summary>Whether a length is one that Ethernet has.</summary>
+    /// <param name="length">Bytes.</param>
+    /// <param name="offload">Whether it is still to be cut.</param>
+    internal static bool HasValidLength(int length, in FrameOffload offload) =>
+        length >= MinLength && length <= (offload.Segmentation == SegmentationType.None ? MaxLength : MaxUncutLength);
 
     private static ulong Address(ReadOnlySpan<byte> bytes) =>
         ((ulong)BinaryPrimitives.ReadUInt16BigEndian(bytes) << 32) | BinaryPrimitives.ReadUInt32BigEndian(bytes[2..]);

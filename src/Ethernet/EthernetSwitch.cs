@@ -1,20 +1,46 @@
 namespace Virtbus.Ethernet;
 
 /// <summary>
-/// A small learning switch. Its ports belong to lanes, one for each thread that works for some of them, or take frames on any thread. Safe from any
-/// thread. Frames come from guests and are not trusted: the table of addresses is bounded, and multicast sources are not learned.
+/// A small learning switch with VLANs (IEEE 802.1Q). Its ports belong to lanes, one for each thread that works for some of them, or take frames on any
+/// thread. Safe from any thread. Frames come from guests and are not trusted: the table of addresses is bounded, multicast sources are not learned,
+/// and a frame whose offload data is nonsense goes nowhere. What a port's sink does not take of the offload data is done before it is given the frame.
 /// </summary>
 public sealed class EthernetSwitch
 {
-    private const int MaxAddresses = 4096;
+    private static readonly TimeSpan DefaultAge = TimeSpan.FromSeconds(300);
     private readonly Lock _lock = new();
-    private readonly Dictionary<ulong, SwitchPort> _learned = [];
+    private readonly TimeProvider _time;
+    private readonly AddressTable _addresses;
     private SwitchLane[] _lanes = [];
     // Those without a lane.
     private SwitchPort[] _free = [];
 
+    /// <summary>Makes a switch without ports.</summary>
+    /// <param name="time">The clock that addresses age by; the system's by default.</param>
+    public EthernetSwitch(TimeProvider? time = null)
+    {
+        _time = time ?? TimeProvider.System;
+        _addresses = new AddressTable(_time.TimestampFrequency);
+        AddressAge = DefaultAge;
+    }
+
+    /// <summary>How long an address is known that is not seen again: 300 s (IEEE 802.1Q, 8.8.3) when not set. More than nothing.</summary>
+    public TimeSpan AddressAge
+    {
+        get;
+        set
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThanOrEqual(value, TimeSpan.Zero);
+            field = value;
+            _addresses.MaxAge = (long)(value.TotalSeconds * _time.TimestampFrequency);
+        }
+    }
+
     /// <summary>All ports at this moment.</summary>
     public IReadOnlyList<SwitchPort> Ports => [.. Volatile.Read(ref _lanes).SelectMany(l => l.Ports), .. Volatile.Read(ref _free)];
+
+    /// <summary>The clock, in its own units.</summary>
+    internal long Now => _time.GetTimestamp();
 
     /// <summary>Makes a lane.</summary>
     /// <param name="arrived">Told on any thread, under no lock, that frames of other lanes wait; <see cref="SwitchLane.TakeInbound"/> hands them on.</param>
@@ -57,84 +83,87 @@ public sealed class EthernetSwitch
         {
             if (port.Lane is null)
                 Volatile.Write(ref _free, [.. _free.Where(p => p != port)]);
-            foreach (var (address, at) in _learned)
-            {
-                if (at.IsGone)
-                    _learned.Remove(address);
-            }
         }
+        _addresses.ForgetGone();
     }
 
     /// <summary>Switches a frame that came in by a port; on the thread of the batch.</summary>
     internal void Forward(SwitchBatch batch, SwitchPort from, in EthernetFrame frame)
     {
-        var lane = batch.Lane;
-        if (Learn(from, frame) is { } to)
+        if (!SwitchedFrame.TryRead(frame, from.AccessVlan, out var switched))
         {
-            if (to == from)
-                return;
-            if (to.Lane is null)
-                batch.Deliver(to, frame);
-            else if (to.Lane == lane)
-                to.Sink.Deliver(frame);
-            else if (!to.Lane.TryAccept(frame))
-                to.Sink.Miss();
+            from.CountMalformed();
+            return;
+        }
+        if (!switched.MayLeaveBy(from.AccessVlan))
+        {
+            from.CountFiltered();
+            return;
+        }
+        if (!EthernetFrame.IsMulticast(switched.Source) && !from.IsGone)
+            _addresses.Learn(switched.Source, switched.Vlan, from, batch.Now);
+        if (Find(switched, batch.Now) is { } to)
+        {
+            if (to != from)
+                SendOne(batch, to, switched);
             return;
         }
         foreach (var port in Volatile.Read(ref _free))
         {
-            if (port != from)
-                batch.Deliver(port, frame);
+            if (port != from && switched.MayLeaveBy(port.AccessVlan))
+                batch.Send(port, switched);
         }
-        if (lane is not null)
+        if (batch.Lane is { } lane)
         {
             foreach (var port in lane.Ports)
             {
-                if (port != from)
-                    port.Sink.Deliver(frame);
+                if (port != from && switched.MayLeaveBy(port.AccessVlan))
+                    batch.Send(port, switched);
             }
         }
         foreach (var other in Volatile.Read(ref _lanes))
         {
             var ports = other.Ports;
-            if (other == lane || ports.Length == 0 || other.TryAccept(frame))
+            if (other == batch.Lane || ports.Length == 0 || other.TryAccept(switched))
                 continue;
             foreach (var port in ports)
-                port.Sink.Miss();
+            {
+                if (switched.MayLeaveBy(port.AccessVlan))
+                    port.Sink.Miss();
+            }
         }
     }
 
     /// <summary>Hands a frame of another lane to the ports of this one that it is for; on the lane's thread.</summary>
-    internal void Distribute(SwitchLane lane, in EthernetFrame frame)
+    internal void Distribute(SwitchBatch batch, SwitchLane lane, in EthernetFrame frame)
     {
-        SwitchPort? to;
-        lock (_lock)
-            to = FindLocked(frame);
-        if (to is not null)
+        // It was looked at where it came in, but its sender may have changed it before it was copied.
+        if (!SwitchedFrame.TryRead(frame, 0, out var switched))
+            return;
+        if (Find(switched, batch.Now) is { } to)
         {
-            if (to.Lane == lane)
-                to.Sink.Deliver(frame);
+            if (to.Lane == lane && switched.MayLeaveBy(to.AccessVlan))
+                batch.Send(to, switched);
             return;
         }
         foreach (var port in lane.Ports)
-            port.Sink.Deliver(frame);
-    }
-
-    // Notes where a frame came from, and looks up where it goes to; null for all.
-    private SwitchPort? Learn(SwitchPort from, in EthernetFrame frame)
-    {
-        var source = frame.Source;
-        lock (_lock)
         {
-            if (!EthernetFrame.IsMulticast(source) && !from.IsGone && (_learned.Count < MaxAddresses || _learned.ContainsKey(source)))
-                _learned[source] = from;
-            return FindLocked(frame);
+            if (switched.MayLeaveBy(port.AccessVlan))
+                batch.Send(port, switched);
         }
     }
 
-    private SwitchPort? FindLocked(in EthernetFrame frame)
+    private static void SendOne(SwitchBatch batch, SwitchPort to, in SwitchedFrame frame)
     {
-        var destination = frame.Destination;
-        return !EthernetFrame.IsMulticast(destination) && _learned.TryGetValue(destination, out var to) && !to.IsGone ? to : null;
+        if (!frame.MayLeaveBy(to.AccessVlan))
+            return;
+        if (to.Lane is null || to.Lane == batch.Lane)
+            batch.Send(to, frame);
+        else if (!to.Lane.TryAccept(frame))
+            to.Sink.Miss();
     }
+
+    // The port that an address was seen at; null for all.
+    private SwitchPort? Find(in SwitchedFrame frame, long now) =>
+        EthernetFrame.IsMulticast(frame.Destination) ? null : _addresses.Find(frame.Destination, frame.Vlan, now);
 }

@@ -1,13 +1,19 @@
 namespace Virtbus.Ethernet;
 
 /// <summary>
-/// What a thread keeps while it switches frames: which ports were given some, and are to be told at the batch's end. One thread uses it at a time.
+/// What a thread keeps while it switches frames: which ports were given some, and are to be told at the batch's end, and the memory that frames are
+/// made ready in. One thread uses it at a time.
 /// </summary>
 public sealed class SwitchBatch
 {
     private readonly EthernetSwitch _owner;
     private readonly SwitchLane? _lane;
     private readonly List<SwitchPort> _touched = [];
+    // Those of them without a lane.
+    private readonly HashSet<SwitchPort> _marked = [];
+    private byte[] _scratch = [];
+    private long _now;
+    private bool _knowsTime;
 
     /// <summary>Makes one for a thread that works for ports without a lane.</summary>
     /// <param name="owner">The switch.</param>
@@ -26,20 +32,42 @@ public sealed class SwitchBatch
     /// <summary>The lane whose thread uses it; null when it is another thread.</summary>
     internal SwitchLane? Lane => _lane;
 
+    /// <summary>When the batch began, by the switch's clock.</summary>
+    internal long Now
+    {
+        get
+        {
+            if (!_knowsTime)
+            {
+                _now = _owner.Now;
+                _knowsTime = true;
+            }
+            return _now;
+        }
+    }
+
     /// <summary>Switches a frame that came in by a port.</summary>
     /// <param name="from">The port: of the lane, or without a lane.</param>
-    /// <param name="frame">The frame; valid by its length (<see cref="EthernetFrame.IsValid"/>).</param>
-    public void Forward(SwitchPort from, in EthernetFrame frame) => _owner.Forward(this, from, frame);
+    /// <param name="frame">The frame; one that is not valid is counted at the port and dropped.</param>
+    public void Forward(SwitchPort from, in EthernetFrame frame)
+    {
+        ArgumentNullException.ThrowIfNull(from);
+        _owner.Forward(this, from, frame);
+    }
 
     /// <summary>Ends a batch: flushes the ports that were touched in it.</summary>
     /// <param name="failed">Told of a bug of this program in a port; the others are flushed all the same.</param>
     public void End(Action<IFrameSink, Exception> failed)
     {
+        _knowsTime = false;
         // By index: an interrupt's handler may make another port's turn end here.
         for (var i = 0; i < _touched.Count; i++)
         {
             var port = _touched[i];
-            port.IsTouched = false;
+            if (port.Lane is null)
+                _marked.Remove(port);
+            else
+                port.IsTouched = false;
             try
             {
                 port.Sink.Flush();
@@ -60,15 +88,49 @@ public sealed class SwitchBatch
         _touched.Add(port);
     }
 
-    /// <summary>Gives a frame to a port that takes it on any thread. Others may touch it at the same time, so the port has no mark.</summary>
-    internal void Deliver(SwitchPort port, in EthernetFrame frame)
+    /// <summary>Gives a frame to a port: of the lane, or one that takes it on any thread. What its sink does not take is done before.</summary>
+    internal void Send(SwitchPort to, in SwitchedFrame frame)
     {
-        port.Sink.Deliver(frame);
-        for (var i = _touched.Count - 1; i >= 0; i--)
+        var edit = frame.EditFor(to.AccessVlan);
+        var lacks = frame.Needs == OffloadKinds.None ? OffloadKinds.None : frame.Needs & ~to.Sink.Takes;
+        if (edit.IsNone && lacks == OffloadKinds.None)
+            to.Sink.Deliver(frame.Frame);
+        else
+            SendReady(to, frame.Frame, edit, lacks);
+        // Others may touch one without a lane at the same time, so that it has no mark of its own.
+        if (to.Lane is null && (_touched.Count == 0 || _touched[^1] != to) && _marked.Add(to))
+            _touched.Add(to);
+    }
+
+    private void SendReady(SwitchPort to, in EthernetFrame frame, in TagEdit edit, OffloadKinds lacks)
+    {
+        var isCut = lacks != OffloadKinds.None && frame.Offload.Segmentation != SegmentationType.None;
+        var length = isCut ? FrameCutter.BufferSize : frame.Length + edit.Growth;
+        // Taken out while a sink is given what lies in it: should that sink send on this batch, the frame stays whole.
+        var scratch = _scratch;
+        _scratch = [];
+        if (scratch.Length < length)
+            scratch = new byte[length <= EthernetFrame.MaxLength ? EthernetFrame.MaxLength : EthernetFrame.MaxUncutLength];
+        if (isCut)
         {
-            if (_touched[i] == port)
-                return;
+            if (FrameCutter.TryBegin(scratch, frame, edit, out var cutter))
+            {
+                while (cutter.TryNext(out var piece))
+                    to.Sink.Deliver(piece);
+            }
         }
-        _touched.Add(port);
+        else
+        {
+            var bytes = scratch.AsSpan(0, length);
+            edit.CopyTo(frame.Bytes, bytes);
+            var offload = edit.Adjust(frame.Offload);
+            if (lacks != OffloadKinds.None)
+            {
+                InternetChecksum.Put(bytes[offload.ChecksumStart..], offload.ChecksumOffset);
+                offload = new FrameOffload { HashReport = offload.HashReport, Hash = offload.Hash };
+            }
+            to.Sink.Deliver(new EthernetFrame(bytes, offload));
+        }
+        _scratch = scratch;
     }
 }

@@ -47,7 +47,7 @@ public sealed class SwitchLane
         {
             if (frames is null || !frames.TryPeek(out var frame))
                 return false;
-            _owner.Distribute(this, frame);
+            _owner.Distribute(_batch, this, frame);
             frames.Release();
         }
         return true;
@@ -61,14 +61,19 @@ public sealed class SwitchLane
     /// <param name="failed">Told of a bug of this program in a port; the others are flushed all the same.</param>
     public void EndBatch(Action<IFrameSink, Exception> failed) => _batch.End(failed);
 
-    /// <summary>Takes a frame of another lane in, for the ports of this one. Any thread.</summary>
+    /// <summary>Takes a frame of another lane in, for the ports of this one. Any thread. Its VLAN goes with it, as its tag.</summary>
     /// <returns>False when too many wait: it is lost, as in any switch.</returns>
-    internal bool TryAccept(in EthernetFrame frame)
+    internal bool TryAccept(in SwitchedFrame frame)
     {
+        var edit = frame.EditFor(accessVlan: 0);
+        var source = frame.Frame;
         lock (_producers)
         {
-            if (!(_inbound ??= new FrameRing(InboundDepth)).TryWrite(frame))
+            _inbound ??= new FrameRing(InboundDepth);
+            if (!_inbound.TryReserve(source.Length + edit.Growth, edit.Adjust(source.Offload), out var place))
                 return false;
+            edit.CopyTo(source.Bytes, place);
+            _inbound.Commit();
         }
         _arrived();
         return true;

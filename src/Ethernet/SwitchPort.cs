@@ -4,6 +4,8 @@ namespace Virtbus.Ethernet;
 public sealed class SwitchPort
 {
     private bool _gone;
+    private long _malformed;
+    private long _filtered;
 
     /// <summary>Makes a port whose sink is called on the thread of a lane only.</summary>
     /// <param name="lane">The lane; the same one as long as the port lives.</param>
@@ -29,6 +31,28 @@ public sealed class SwitchPort
     /// <summary>What lies behind it.</summary>
     public IFrameSink Sink { get; }
 
+    /// <summary>
+    /// The VLAN that the port gives access to, 1 to 4094; 0 for a trunk, by which all frames go as they are and those without a tag are of no VLAN.
+    /// At one of access, frames come and go without a tag. One that comes with a tag of this VLAN, or of none (a priority), is taken as if it had none;
+    /// one of another VLAN is dropped (IEEE 802.1Q, 8.6.2). Tags of services (type 0x88A8) are payload.
+    /// </summary>
+    /// <exception cref="ArgumentOutOfRangeException">More than 4094.</exception>
+    public ushort AccessVlan
+    {
+        get;
+        init
+        {
+            ArgumentOutOfRangeException.ThrowIfGreaterThan(value, VlanTag.MaxId);
+            field = value;
+        }
+    }
+
+    /// <summary>Frames that came in by the port and were dropped: their length or their offload data was nonsense. Any thread.</summary>
+    public long Malformed => Interlocked.Read(ref _malformed);
+
+    /// <summary>Frames that came in by the port and were dropped: they were of another VLAN. Any thread.</summary>
+    public long Filtered => Interlocked.Read(ref _filtered);
+
     /// <summary>Whether the port was taken off the switch. Any thread.</summary>
     public bool IsGone
     {
@@ -38,4 +62,8 @@ public sealed class SwitchPort
 
     /// <summary>Whether the port waits for the end of the batch; the lane's mark.</summary>
     internal bool IsTouched { get; set; }
+
+    internal void CountMalformed() => Interlocked.Increment(ref _malformed);
+
+    internal void CountFiltered() => Interlocked.Increment(ref _filtered);
 }

@@ -48,8 +48,10 @@ public sealed class ProvisioningEngine
     /// <exception cref="VirtbusException">ENOENT: none has it.</exception>
     public ProvisionedFunction Get(string name) => _book.Get(name);
 
-    internal static bool IsName(string name) =>
-        name.Length is > 0 and <= 63 && char.IsAsciiLetterOrDigit(name[0]) && name.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '.' or '-');
+    /// <summary>Whether a text can be a function's name: 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.</summary>
+    /// <param name="name">The text.</param>
+    public static bool IsName(string name) =>
+        name?.Length is > 0 and <= 63 && char.IsAsciiLetterOrDigit(name[0]) && name.All(static c => char.IsAsciiLetterOrDigit(c) || c is '_' or '.' or '-');
 
     /// <summary>The functions of a provider, in the order in which they were defined.</summary>
     /// <param name="provider">The provider.</param>

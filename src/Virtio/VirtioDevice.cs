@@ -330,6 +330,11 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <returns>Whether it was written.</returns>
     protected abstract bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, VirtioFeatures? driverFeatures, out Fault fault);
 
+    /// <summary>The device is reset; queues stand still. What a driver set by commands is to be forgotten. Under the device's lock.</summary>
+    protected virtual void OnReset()
+    {
+    }
+
     /// <summary>Another user begins; queues stand still.</summary>
     protected abstract void OnBeginUse();
 
@@ -374,6 +379,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         _isResetting = false;
         _driverFeatures = VirtioFeatures.None;
         Interlocked.Exchange(ref _status, 0);
+        OnReset();
     }
 
     private VirtioFeatures? SettledFeatures => (_status & VirtioStatus.FEATURES_OK) != 0 ? _driverFeatures : null;

@@ -8,6 +8,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Subsystems.Net;
+using Virtbus.Daemon.Provisioning;
 using Adapter = Virtbus.Daemon.Provisioning.Adapter;
 
 namespace Virtbus.Tests.Cli;
@@ -27,7 +28,7 @@ public sealed class TapTests
         fabric.RegisterBus(new PciBus());
         using var loader = new ModuleLoader(fabric, Path.Combine(Path.GetDirectoryName(TestFabric.Program)!, "modules"), watch: false);
         var manifest = ManifestReader.ReadText($"adapters: [{{ name: adapter0, model: merlin, tap: {tap} }}]", "/tap.yaml").Adapters[0];
-        await using (await Adapter.CreateAsync(fabric, manifest))
+        await using (await Adapter.CreateAsync(fabric, manifest, new NamedSwitches()))
         {
             await fabric.SettleAsync();
             Assert.True(NetSubsystem.Of(fabric).Class.TryGetDevice("adapter0np0", out var device));

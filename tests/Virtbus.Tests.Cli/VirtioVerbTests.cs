@@ -45,12 +45,57 @@ public sealed class VirtioVerbTests
         Assert.Contains(": bound to vfio-pci\n", await fabric.OkAsync("function", "plug", "rng0", "--virtio", "rng"), StringComparison.Ordinal);
         Assert.Contains(": bound to vfio-pci\n", await fabric.OkAsync("function", "plug", "disk0", "--virtio", "blk", "memory=1MiB", "queues=3", "transitional=true"), StringComparison.Ordinal);
         Assert.Contains("one of file, memory, null", await fabric.RefusedAsync("function", "plug", "disk1", "--virtio", "blk"), StringComparison.Ordinal);
-        Assert.Contains("one of: blk, console, rng", await fabric.RefusedAsync("function", "plug", "disk1", "--virtio", "floppy"), StringComparison.Ordinal);
+        Assert.Contains("one of: blk, net, console, rng", await fabric.RefusedAsync("function", "plug", "disk1", "--virtio", "floppy"), StringComparison.Ordinal);
         Assert.Contains("only a disk has 'memory'", await fabric.RefusedAsync("function", "plug", "rng1", "--virtio", "rng", "memory=1MiB"), StringComparison.Ordinal);
         Assert.DoesNotContain("rng1", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
         Assert.EndsWith(": unplugged\n", await fabric.OkAsync("function", "unplug", "disk0"), StringComparison.Ordinal);
         Assert.EndsWith(": unplugged\n", await fabric.OkAsync("function", "unplug", "rng0"), StringComparison.Ordinal);
         Assert.DoesNotContain("virtio", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Function_of_a_manifest_has_its_virtual_functions_and_they_go_and_come_with_it()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("functions:\n  - { name: dice, virtio: rng, vfs: 2 }\n");
+        var functions = await fabric.OkAsync("function", "list");
+        Assert.Matches("dice +virtio +active", functions);
+        Assert.Matches("dicev0 +vf +dice +active", functions);
+        Assert.Matches("dicev1 +vf +dice +active", functions);
+        var physical = "/bus/pci/devices/" + await AddressOfAsync(fabric, "dice");
+        Assert.Equal("2\n", await fabric.OkAsync("attr", "get", physical + "/sriov_numvfs"));
+        Assert.Equal("2\n", await fabric.OkAsync("attr", "get", physical + "/sriov_totalvfs"));
+        Assert.Contains("pci-pf-stub", await fabric.OkAsync("device", "show", "dice"), StringComparison.Ordinal);
+        var sockets = await fabric.OkAsync("socket", "list");
+        Assert.DoesNotMatch("dice \\(", sockets);
+        Assert.Matches("dicev0 \\([0-9a-f:.]+\\) +vfio-user", sockets);
+        Assert.Equal("0x1044\n", await fabric.OkAsync("attr", "get", "/bus/pci/devices/" + await AddressOfAsync(fabric, "dicev1") + "/device"));
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("same.yaml", await fabric.OkAsync("export"))));
+        Assert.Contains("go together, and dicev0 would stay", await fabric.RefusedAsync("function", "deactivate", "dicev1"), StringComparison.OrdinalIgnoreCase);
+        Assert.Equal(
+            "~ function dice (virtio rng): vfs 2 -> 3; made again\n~ virtual function dicev0 driver=vfio-pci\n~ virtual function dicev1 driver=vfio-pci\n+ virtual function dicev2 driver=vfio-pci\n4 changes done.\n",
+            await fabric.OkAsync("apply", fabric.Write("three.yaml", "functions:\n  - { name: dice, virtio: rng, vfs: 3 }\n")));
+        Assert.Matches("dicev2 +vf +dice +active", await fabric.OkAsync("function", "list"));
+        Assert.Equal(
+            "- virtual function dicev2\n- virtual function dicev1\n- virtual function dicev0\n- function dice\n4 changes done.\n",
+            await fabric.OkAsync("apply", fabric.Write("none.yaml", "{}\n")));
+        Assert.DoesNotContain("dice", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Virtual_functions_are_enabled_by_their_number_while_the_fabric_runs()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("{}\n");
+        Assert.Contains(": bound to pci-pf-stub\n", await fabric.OkAsync("function", "plug", "dice", "--virtio", "rng", "vfs=4"), StringComparison.Ordinal);
+        await fabric.OkAsync("vf", "enable", "dice", "2");
+        Assert.Matches("dicev1 +vf +dice +active", await fabric.OkAsync("function", "list"));
+        await fabric.OkAsync("vf", "disable", "dice");
+        Assert.DoesNotContain("dicev1", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
+        await fabric.OkAsync("vf", "enable", "dice", "4");
+        Assert.EndsWith(": unplugged\n", await fabric.OkAsync("function", "unplug", "dice"), StringComparison.Ordinal);
+        Assert.DoesNotContain("dice", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
+        Assert.Contains("only a network device or an entropy source has 'vfs'", await fabric.RefusedAsync("function", "plug", "talk0", "--virtio", "console", "vfs=1"), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -77,6 +122,10 @@ public sealed class VirtioVerbTests
               - { name: e, virtio: blk, memory: 1MiB, direct: true }
               - { name: f, virtio: disk }
               - { name: g, virtio: rng, vectors: 2049 }
+              - { name: h, virtio: console, vfs: 1 }
+              - { name: i, virtio: blk, memory: 1MiB, mtu: 1500 }
+              - { name: j, virtio: net, vlan: 4095 }
+              - { name: k, virtio: rng, queues: 2 }
             """,
             "t.yaml"));
         string[] expected =
@@ -88,6 +137,10 @@ public sealed class VirtioVerbTests
             "functions[4].direct: only a file has a page cache",
             "functions[5].virtio",
             "functions[6].vectors",
+            "functions[7].vfs: no such device has virtual functions",
+            "functions[8].mtu: only a network device has 'mtu', and this is a virtio blk",
+            "functions[9].vlan",
+            "functions[10].queues: only a disk or a network device has 'queues', and this is a virtio rng",
         ];
         foreach (var line in expected)
             Assert.Contains(line, error.Message, StringComparison.Ordinal);

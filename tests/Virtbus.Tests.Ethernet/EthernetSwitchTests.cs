@@ -84,8 +84,10 @@ public sealed class EthernetSwitchTests
         var sink = new Sink();
         var from = Join(here, new Sink());
         Join(there, sink);
-        var offload = new FrameOffload(FrameFlags.NeedsChecksum, SegmentationType.TcpV4 | SegmentationType.Ecn, 54, 1448, 34, 16, 3, 0xABCD);
-        here.Forward(from, new EthernetFrame(Bytes(Everyone, 1), offload));
+        var sent = new TransportFrame(IsV6: false, IsTcp: true);
+        var offload = sent.Offload with { Segmentation = SegmentationType.TcpV4 | SegmentationType.Ecn };
+        sink.Takes = OffloadKinds.All;
+        here.Forward(from, new EthernetFrame(sent.Build(), offload));
         Assert.Equal((1, 0), (_arrivals, sink.Count));
         Assert.False(there.TakeInbound());
         Assert.Equal((1, offload), (sink.Count, sink.Last));

@@ -288,7 +288,7 @@ public sealed class VirtioTests
         await guest.EndAsync();
     }
 
-    private static async Task<string> ForceLegacyAsync(TestFabric fabric)
+    internal static async Task<string> ForceLegacyAsync(TestFabric fabric)
     {
         using var deadline = new CancellationTokenSource(TimeSpan.FromMinutes(5));
         var qemu = await new QemuFinder().FindAsync([QemuFinder.DeviceName(VmDeviceKind.VfioUserPci)], deadline.Token);

@@ -36,8 +36,12 @@ internal sealed class Shelf(Fabric fabric, Device parent, string kind = "thing")
 
     public List<Thing> Made { get; } = [];
 
+    /// <summary>Asked of each profile; throws to refuse it.</summary>
+    public Action<FunctionProfile> OnCheck { get; set; } = static _ => { };
+
     public override void Check(FunctionProfile profile)
     {
+        OnCheck(profile);
         if (profile.TryGet(Size, out var size) && size > 1 << 20 && profile.Get(Count) == 1)
             throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': one screw holds at most 1MiB. Write count=2.");
     }

@@ -35,6 +35,7 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
             throw new ManifestException(after.File, conflicts);
         var plan = new FabricPlan();
         PlanModules(plan, after);
+        PlanSwitches(plan, after);
         var renewed = PlanAdapters(plan, after);
         PlanFunctions(plan, after, renewed);
         PlanGroups(plan, after, renewed);
@@ -50,6 +51,32 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         {
             plan.Say('+', $"module {name}");
             plan.Make($"module {name}", _ => new ValueTask(loader.LoadAsync(name)));
+        }
+    }
+
+    private void PlanSwitches(FabricPlan plan, FabricManifest after)
+    {
+        foreach (var there in hardware.Switches.All)
+        {
+            string name = there.Name;
+            var wanted = after.Switches.FirstOrDefault(s => s.Name == name);
+            if (wanted?.Text == there.Text)
+                continue;
+            plan.Say(wanted is null ? '-' : '~', $"switch {name}: {there.Text}{(wanted is null ? "" : $" -> {wanted.Text}")}");
+            plan.TakeAway($"switch {name}", _ =>
+            {
+                hardware.Switches.Remove(name);
+                return default;
+            });
+        }
+
+        foreach (var wanted in after.Switches)
+        {
+            var there = hardware.Switches.All.FirstOrDefault(s => s.Name == wanted.Name);
+            if (there is null)
+                plan.Say('+', $"switch {wanted.Name}: {wanted.Text}");
+            if (there?.Text != wanted.Text)
+                plan.Make($"switch {wanted.Name}", _ => hardware.AddSwitchAsync(wanted));
         }
     }
 
@@ -209,12 +236,14 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         }
     }
 
-    // Adapters whose set of virtual functions is to be another one.
+    // Adapters and functions whose set of virtual functions is to be another one, or has to go with them.
     private HashSet<string> SetsToRenew(List<ProvisionedFunction> there, IReadOnlyList<FunctionSet> sets, HashSet<string> renewed)
     {
         var wanted = sets.SelectMany(static s => s.Functions).ToList();
+        HashSet<string> madeAgain = [.. there.Where(f => f.Kind != Virtual && (wanted.Find(w => w.Name == f.Name) is not { } next || IsRenewed(f, next, renewed, []))).Select(static f => f.Name)];
         return
         [
+            .. there.Where(f => f.Kind == Virtual && madeAgain.Contains(f.Parent!)).Select(static f => f.Parent!),
             .. there.Where(f => f.Kind == Virtual && wanted.Find(w => w.Name == f.Name) is var next && (next is null || f.Device is null || Difference(f, next).Length > 0)).Select(static f => f.Parent!),
             .. wanted.Where(w => w.Kind == Virtual && !renewed.Contains(w.Parent!) && !there.Exists(f => f.Name == w.Name)).Select(static w => w.Parent!),
             .. sets.Where(static s => s.Lasting.Any(static f => f.Device is null)).Select(static s => s.Adapter!),
@@ -294,5 +323,5 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         $"virtual function {function.Name}{string.Concat(function.Values.Where(static v => v.Key != "index").Select(static v => $" {v.Key}={v.Value}"))}";
 
     private static string Describe(AdapterManifest adapter) =>
-        $"{adapter.Model.Value.ToString().ToLowerInvariant()}, {adapter.Parts.Value.ToString().ToLowerInvariant()}, {adapter.Ports} port{(adapter.Ports.Value == 1 ? "" : "s")}{(adapter.Mac is { } mac ? $", mac {string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture)))}" : "")}{(adapter.Tap is { } tap ? $", tap {tap}" : "")}";
+        $"{adapter.Model.Value.ToString().ToLowerInvariant()}, {adapter.Parts.Value.ToString().ToLowerInvariant()}, {adapter.Ports} port{(adapter.Ports.Value == 1 ? "" : "s")}{(adapter.Mac is { } mac ? $", mac {string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture)))}" : "")}{(adapter.Tap is { } tap ? $", tap {tap}" : "")}{(adapter.Switch is { } place ? $", switch {place}" : "")}";
 }

@@ -7,7 +7,7 @@ namespace Virtbus.Daemon.Apply;
 /// <summary>Functions of a manifest that come together: the virtual functions of an adapter, of all else one each.</summary>
 /// <param name="At">What it comes from, for who has to be told.</param>
 /// <param name="Title">What is made, in a few words.</param>
-/// <param name="Adapter">The adapter, of virtual functions; else null.</param>
+/// <param name="Adapter">The adapter or the function that they are of, of virtual functions; else null.</param>
 /// <param name="Functions">Those that the manifest defines.</param>
 /// <param name="Lasting">Virtual functions that the manifest counts and that were defined to last: the manifest does not define those.</param>
 /// <param name="Returning">Others of the adapter that were defined to last and are to come back: PCI enables all at once, so they come with these or not at all.</param>
@@ -19,13 +19,16 @@ internal sealed record FunctionSet(
     IReadOnlyList<ProvisionedFunction> Lasting,
     IReadOnlyList<ProvisionedFunction> Returning)
 {
+    /// <summary>Whether they are the virtual functions of a function: they can be defined when that one is there.</summary>
+    public bool IsOfFunction { get; private init; }
+
     /// <summary>The sets of a manifest, in the order in which they are made.</summary>
     /// <param name="manifest">The manifest.</param>
     /// <param name="engine">What lasts is defined there.</param>
     public static IReadOnlyList<FunctionSet> Of(FabricManifest manifest, ProvisioningEngine engine)
     {
         var sets = new List<FunctionSet>();
-        foreach (var group in manifest.AllFunctions().GroupBy(static f => f.Kind == ManifestFunction.VirtualFunction ? f.Parent! : f.Name))
+        foreach (var group in manifest.AllFunctions().GroupBy(static f => (IsVirtual: f.Kind == ManifestFunction.VirtualFunction, Name: f.Kind == ManifestFunction.VirtualFunction ? f.Parent! : f.Name.Value)))
         {
             var functions = group.ToList();
             if (functions[0] is not { Kind: ManifestFunction.VirtualFunction, Parent: { } adapter } first)
@@ -41,7 +44,10 @@ internal sealed record FunctionSet(
                 adapter,
                 [.. functions.Where(w => !lasting[true].Any(f => Indexes(w, f)))],
                 [.. lasting[true]],
-                [.. lasting[false].Where(static f => f.IsAwaited)]));
+                [.. lasting[false].Where(static f => f.IsAwaited)])
+            {
+                IsOfFunction = manifest.Functions.Any(f => f.Name == adapter),
+            });
         }
 
         return sets;

@@ -20,6 +20,7 @@ internal static class ManifestExport
         var functions = engine.Functions;
         var passing = functions.Where(static f => !f.IsKept && f.Device is not null).ToList();
         Section(text, "adapters", hardware.Adapters.Select(a => Adapter(a, [.. functions.Where(f => f.Kind == ManifestFunction.VirtualFunction && f.Parent == a.Name && f.Device is not null).OrderBy(IndexOf)])));
+        Section(text, "switches", hardware.Switches.All.Select(Switch));
         Section(text, "disks", passing.Where(static f => f.Kind == DiskFunctions.KindName).Select(static f => Function(f, ("adapter", f.Parent!))));
         Section(text, "serials", passing.Where(static f => f.Kind == SerialFunctions.KindName).Select(static f => Function(f)));
         Section(text, "functions", passing.Where(static f => f.Kind is ManifestFunction.Plugged or VirtioFunctions.KindName).Select(static f => Function(f)));
@@ -61,6 +62,8 @@ internal static class ManifestExport
         yield return ("ports", adapter.Ports.Value.ToString(CultureInfo.InvariantCulture));
         if (adapter.Tap is { } tap)
             yield return ("tap", Scalar(tap));
+        if (adapter.Switch is { } place)
+            yield return ("switch", Scalar(place));
         if (functions.Count == 0)
             yield break;
         // Those that last are counted, since PCI enables the first so many; what they are they say by themselves.
@@ -68,6 +71,17 @@ internal static class ManifestExport
         var said = functions.Select(VirtualFunction).OfType<string>().ToList();
         if (said.Count > 0)
             yield return ("vf_profiles", $"[ {string.Join(", ", said)} ]");
+    }
+
+    private static IEnumerable<(string Key, string Value)> Switch(SwitchManifest manifest)
+    {
+        yield return ("name", Scalar(manifest.Name));
+        if (manifest.Tap is not { } tap)
+            yield break;
+        yield return ("tap", Scalar(tap));
+        yield return ("queues", manifest.Queues.Value.ToString(CultureInfo.InvariantCulture));
+        if (manifest.Vlan is { } vlan)
+            yield return ("vlan", vlan.Value.ToString(CultureInfo.InvariantCulture));
     }
 
     private static int IndexOf(ProvisionedFunction function) => int.Parse(function.Values[ManifestFunction.Index], CultureInfo.InvariantCulture);

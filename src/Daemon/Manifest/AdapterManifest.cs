@@ -9,6 +9,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Parts">What the adapter is capable of.</param>
 /// <param name="Ports">How many network parts it has, when it has any.</param>
 /// <param name="Tap">The host's TAP device that is joined to the adapter's switch.</param>
+/// <param name="Switch">The switch that is joined to the adapter's own, by its name.</param>
 /// <param name="VirtualFunctions">How many virtual functions are enabled.</param>
 /// <param name="Profiles">What some of them are to be.</param>
 internal sealed record AdapterManifest(
@@ -18,5 +19,6 @@ internal sealed record AdapterManifest(
     ManifestValue<AdapterParts> Parts,
     ManifestValue<int> Ports,
     ManifestValue<string>? Tap,
+    ManifestValue<string>? Switch,
     ManifestValue<int> VirtualFunctions,
     IReadOnlyList<ManifestValue<VirtualFunctionManifest>> Profiles);

@@ -5,6 +5,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <summary>What a fabric is made of.</summary>
 /// <param name="File">The file, for messages.</param>
 /// <param name="Adapters">The simulated adapters.</param>
+/// <param name="Switches">The switches of virtio network devices that are there in any case.</param>
 /// <param name="Disks">The disks.</param>
 /// <param name="Serials">The serial ports on PCI.</param>
 /// <param name="Functions">PCI functions of other providers.</param>
@@ -13,6 +14,7 @@ namespace Virtbus.Daemon.Manifest;
 internal sealed record FabricManifest(
     string File,
     IReadOnlyList<AdapterManifest> Adapters,
+    IReadOnlyList<SwitchManifest> Switches,
     IReadOnlyList<DiskManifest> Disks,
     IReadOnlyList<SerialManifest> Serials,
     IReadOnlyList<FunctionManifest> Functions,
@@ -32,12 +34,33 @@ internal sealed record FabricManifest(
             f.Name, f.Kind, null, [.. f.Values], f.Place.At, f.Place.Path, f.Title)
         {
             Places = ManifestFunction.PlacesOf(
-                ("driver", f.Driver?.Place), ("provider", f.ProviderPlace), ("queues", f.Virtio?.Disk?.Queues.Place), ("serial", f.Virtio?.Disk?.Serial.Place), ("vectors", f.Virtio?.Vectors?.Place)),
+                ("driver", f.Driver?.Place), ("provider", f.ProviderPlace), ("queues", f.Virtio?.Disk?.Queues.Place ?? f.Virtio?.Net?.Queues?.Place), ("serial", f.Virtio?.Disk?.Serial.Place), ("vectors", f.Virtio?.Vectors?.Place),
+                ("switch", f.Virtio?.Net?.Switch?.Place), ("mac", f.Virtio?.Net?.Mac?.Place), ("mtu", f.Virtio?.Net?.Mtu?.Place), ("vlan", f.Virtio?.Net?.Vlan?.Place), ("vfs", f.Virtio?.VirtualFunctions?.Place)),
         }),
+        .. Functions.SelectMany(VirtualFunctionsOf),
     ];
 
     /// <summary>The disks, those that are functions by themselves among them.</summary>
     public IEnumerable<DiskManifest> AllDisks() => [.. Disks, .. Functions.Select(static f => f.Virtio?.Disk).OfType<DiskManifest>()];
+
+    private static IEnumerable<ManifestFunction> VirtualFunctionsOf(FunctionManifest function)
+    {
+        for (var i = 0; i < (function.Virtio?.VirtualFunctions?.Value ?? 0); i++)
+        {
+            var place = function.Virtio!.VirtualFunctions!.Value.Place;
+            yield return new ManifestFunction(
+                function.Name with { Value = ManifestFunction.NameOf(function.Name, i) },
+                ManifestFunction.VirtualFunction,
+                function.Name,
+                [new(ManifestFunction.Index, i.ToString(CultureInfo.InvariantCulture)), new("driver", "vfio-pci")],
+                place.At,
+                place.Path,
+                $"virtual functions of {function.Name}")
+            {
+                IsSaid = false,
+            };
+        }
+    }
 
     private static IEnumerable<ManifestFunction> VirtualFunctionsOf(AdapterManifest adapter)
     {

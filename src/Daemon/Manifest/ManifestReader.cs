@@ -1,6 +1,7 @@
 using Virtbus.Block;
 using Virtbus.Daemon.Provisioning;
 using Virtbus.Platform;
+using Virtbus.Transports.Tap;
 
 namespace Virtbus.Daemon.Manifest;
 
@@ -33,7 +34,9 @@ internal sealed class ManifestReader
         var mac = new Field<System.Net.NetworkInformation.PhysicalAddress>("mac", new MacRule(), "the station address; derived from the name when absent.");
         var parts = new Field<IReadOnlyList<ManifestValue<AdapterParts>>>("parts", new ListRule<AdapterParts>(new ChoiceRule<AdapterParts>(), unique: true), "what the adapter is capable of; both net and vdpa when absent; may be [].");
         var ports = new Field<int>("ports", new CountRule(1, 16), "the number of network parts, when net is among the parts; 1 when absent.");
-        var tap = new Field<string>("tap", new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15), "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
+        var tapName = new TextRule("a network device name of at most 15 characters", "^[A-Za-z0-9_.-]+$", 15);
+        var tap = new Field<string>("tap", tapName, "a TAP device of the host, joined to the adapter's switch; making it needs privilege.");
+        var uplink = new Field<string>("switch", name, "the switch of virtio network devices, by any name, that is joined to the adapter's own.");
         var vfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "the number of virtual functions that are enabled; 0 when absent.");
         var vfNumber = new Field<int>("vf", new CountRule(0, MaxVirtualFunctions - 1), "which virtual function, from 0.", required: true);
         var vfName = new Field<string>("name", name, "its name as a function; that of the adapter with v and the number when absent.");
@@ -54,7 +57,7 @@ internal sealed class ManifestReader
             "what some of the virtual functions are to be, before they are enabled.");
         var adapters = new Field<IReadOnlyList<ManifestValue<AdapterManifest>>>(
             "adapters",
-            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, ports, tap, vfs, profiles], [], r =>
+            new ListRule<AdapterManifest>(new SectionRule<AdapterManifest>("an adapter", [adapterName, model, mac, parts, ports, tap, uplink, vfs, profiles], [], r =>
             {
                 var theName = r.Read(adapterName);
                 var theModel = r.Read(model);
@@ -65,14 +68,33 @@ internal sealed class ManifestReader
                     : r.Absent(AdapterParts.Net | AdapterParts.Vdpa);
                 var thePorts = r.Read(ports, 1);
                 var theTap = r.Read(tap);
+                var theSwitch = r.Read(uplink);
                 var theCount = r.Read(vfs, 0);
                 var theProfiles = r.Read(profiles, []);
                 // A wrong model does not take the adapter's name away from those who refer to it.
                 return theName is { } n
-                    ? new AdapterManifest(n, theModel ?? r.Absent(default(AdapterModel)), theMac, theParts, thePorts, theTap, theCount, theProfiles.Value)
+                    ? new AdapterManifest(n, theModel ?? r.Absent(default(AdapterModel)), theMac, theParts, thePorts, theTap, theSwitch, theCount, theProfiles.Value)
                     : null;
             })),
             "simulated multi-function adapters.");
+
+        var switchName = new Field<string>("name", name, "the switch's name.", required: true);
+        var switchTap = new Field<string>("tap", tapName, "a TAP device of the host that is a port of the switch; making it needs privilege.");
+        var tapQueues = new Field<int>("queues", new CountRule(1, TapPort.MaxQueues), "how many queues the TAP device has; 1 when absent.");
+        var tapVlan = new Field<int>("vlan", new CountRule(1, 4094), "the VLAN that the TAP device's port is of; frames pass with their tags when absent.");
+        var switches = new Field<IReadOnlyList<ManifestValue<SwitchManifest>>>(
+            "switches",
+            new ListRule<SwitchManifest>(new SectionRule<SwitchManifest>("a switch", [switchName, switchTap, tapQueues, tapVlan], [], r =>
+            {
+                var theName = r.Read(switchName);
+                var theTap = r.Read(switchTap);
+                var theQueues = r.Read(tapQueues, 1);
+                var theVlan = r.Read(tapVlan);
+                if (!r.Has(switchTap) && Array.Find([tapQueues, tapVlan], r.Has) is { } alone)
+                    r.Report(alone, $"only a TAP device has '{alone.Name}', and this switch has none. Remove the key, or add 'tap'.");
+                return theName is { } n ? new SwitchManifest(n, theTap, theQueues, theVlan) : null;
+            })),
+            "switches of virtio network devices, with a way to the host; others come with the devices that name them.");
 
         var diskName = new Field<string>("name", name, "the device's name.", required: true);
         var adapter = new Field<string>("adapter", name, "the adapter on whose vdpa part the disk is.", required: true);
@@ -145,15 +167,22 @@ internal sealed class ManifestReader
         var functionDriver = new Field<string>("driver", driverName, "the only driver that may take it; what the bus chooses when absent.");
         var provider = new Field<string>("provider", new TextRule("a provider's name, for example that of a module", "^[A-Za-z0-9_-]+$", 63), "the name of any other provider of the PCI bus, for example one that a module brings.");
         var providersFunction = new Field<string>("function", new TextRule("the provider's name for a function", "^[!-~]+$", 255), "the provider's name for the function, beside 'provider'.");
-        var virtio = new Field<VirtioType>("virtio", new ChoiceRule<VirtioType>(), "a virtio device: blk, console or rng; offered to guests on a vfio-user socket.");
+        var virtio = new Field<VirtioType>("virtio", new ChoiceRule<VirtioType>(), "a virtio device: blk, net, console or rng; offered to guests on a vfio-user socket.");
         var transitional = new Field<bool>("transitional", new BooleanRule(), "virtio: whether drivers from before version 1.0 of the standard find it too; false when absent.");
         var vectors = new Field<int>("vectors", new CountRule(0, 2048), "virtio: the number of MSI-X vectors, 0 for none; one a queue and one for the configuration when absent.");
+        var place = new Field<string>("switch", name, "virtio net: the switch that it is on, by any name; switch0 when absent.");
+        var mtu = new Field<int>("mtu", new CountRule(VirtioFunctions.MinMtu, VirtioFunctions.MaxMtu), "virtio net: the longest payload of a frame in bytes; 1500 when absent.");
+        var vlan = new Field<int>("vlan", new CountRule(1, 4094), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
+        var offloads = new Field<bool>("offloads", new BooleanRule(), "virtio net: whether checksums and long segments may be left to it, and are left to its driver; true when absent.");
+        var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
         Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, packed, serial];
+        Field[] ofNet = [place, mac, queues, mtu, vlan, packed, offloads];
+        Field[] ofVirtio = [.. ofDisk.Union(ofNet), ownVfs, transitional, vectors];
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
         var functions = new Field<IReadOnlyList<ManifestValue<FunctionManifest>>>(
             "functions",
-            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, virtio, provider, providersFunction, functionDriver, .. ofDisk, transitional, vectors], [simulated, vfioUser, host, virtio, provider], r =>
+            new ListRule<FunctionManifest>(new SectionRule<FunctionManifest>("a function", [functionName, simulated, vfioUser, host, virtio, provider, providersFunction, functionDriver, .. ofVirtio], [simulated, vfioUser, host, virtio, provider], r =>
             {
                 var theName = r.Read(functionName);
                 var theDriver = r.Read(functionDriver);
@@ -181,7 +210,7 @@ internal sealed class ManifestReader
             var theVectors = r.Read(vectors);
             if (r.Read(virtio) is not { } type)
             {
-                if (!r.Has(virtio) && Array.Find([.. ofDisk, transitional, vectors], r.Has) is { } alone)
+                if (!r.Has(virtio) && Array.Find(ofVirtio, r.Has) is { } alone)
                     r.Report(alone, $"only a virtio device has '{alone.Name}'. Remove the key, or make the function one with 'virtio'.");
                 return null;
             }
@@ -194,12 +223,19 @@ internal sealed class ManifestReader
                 if (places.Count(r.Has) != 1)
                     r.Report(type, $"a disk has exactly one of file, memory, null; this has {(places.Any(r.Has) ? string.Join(", ", places.Where(r.Has).Select(static f => f.Name)) + ". Keep one." : "none. Add one.")}");
             }
-            else if (Array.Find(ofDisk, r.Has) is { } foreign)
-            {
-                r.Report(foreign, $"only a disk has '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
-            }
 
-            return new VirtioManifest(type, disk, theTransitional, theVectors);
+            var net = type.Value == VirtioType.Net ? new NetManifest(r.Read(place), r.Read(mac), r.Read(queues), r.Read(mtu), r.Read(vlan), r.Read(packed), r.Read(offloads)) : null;
+            var theVfs = r.Read(ownVfs);
+            Field[] own = type.Value switch
+            {
+                VirtioType.Blk => ofDisk,
+                VirtioType.Net => [.. ofNet, ownVfs],
+                VirtioType.Rng => [ownVfs],
+                _ => [],
+            };
+            foreach (var foreign in ofDisk.Union(ofNet).Append(ownVfs).Except(own).Where(r.Has))
+                r.Report(foreign, $"{(ofDisk.Contains(foreign) ? ofNet.Contains(foreign) ? "only a disk or a network device has" : "only a disk has" : ofNet.Contains(foreign) ? "only a network device has" : "no such device has virtual functions, and so no")} '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
+            return new VirtioManifest(type, disk, net, theVfs, theTransitional, theVectors);
         }
 
         var module = new Field<string>("module", word, "the creator's module name.", required: true);
@@ -220,9 +256,10 @@ internal sealed class ManifestReader
 
         var modules = new Field<ModulesManifest>("modules", new ModulesRule(baseFolder), "a folder of driver modules besides the program's own; or a list of such folders, each with a '/', and of modules that are loaded at the start.");
 
-        return new SectionRule<FabricManifest>("a manifest", [adapters, disks, serials, functions, devices, modules], [], r => new FabricManifest(
+        return new SectionRule<FabricManifest>("a manifest", [adapters, switches, disks, serials, functions, devices, modules], [], r => new FabricManifest(
             file,
             [.. r.Read(adapters, []).Value.Select(v => v.Value)],
+            [.. r.Read(switches, []).Value.Select(v => v.Value)],
             [.. r.Read(disks, []).Value.Select(v => v.Value)],
             [.. r.Read(serials, []).Value.Select(v => v.Value)],
             [.. r.Read(functions, []).Value.Select(v => v.Value)],
@@ -336,6 +373,18 @@ internal sealed class ManifestReader
         {
             if (!named.TryAdd(name, name.At))
                 Add(name, $"'{name}' is the name of the object at line {named[name].Line} already. Choose another.");
+        }
+        var switches = new Dictionary<string, ManifestPosition>();
+        var taps = new Dictionary<string, ManifestPosition>();
+        foreach (var one in manifest.Switches)
+        {
+            if (!switches.TryAdd(one.Name, one.Name.At))
+                Add(one.Name, $"'{one.Name}' is the name of the switch at line {switches[one.Name].Line} already. Choose another.");
+        }
+        foreach (var tap in manifest.Switches.Select(static s => s.Tap).Concat(manifest.Adapters.Select(static a => a.Tap)).OfType<ManifestValue<string>>())
+        {
+            if (!taps.TryAdd(tap, tap.At))
+                Add(tap, $"the TAP device '{tap}' is that of line {taps[tap].Line} already. Name another.");
         }
         var groups = new Dictionary<string, ManifestPosition>();
         foreach (var group in manifest.Devices)

@@ -4,6 +4,7 @@ namespace Virtbus.Daemon.Manifest;
 internal enum VirtioType
 {
     Blk,
+    Net,
     Console,
     Rng,
 }

@@ -15,13 +15,14 @@ namespace Virtbus.Daemon.Provisioning;
 internal sealed class Adapter : IAsyncDisposable
 {
     private readonly AdapterFunction _hardware;
-    private readonly Wire? _wire;
+    // To a TAP device of the host, and to a switch.
+    private readonly IReadOnlyList<IDisposable> _wires;
 
-    private Adapter(AdapterManifest manifest, AdapterFunction hardware, Wire? wire, PciDevice device)
+    private Adapter(AdapterManifest manifest, AdapterFunction hardware, IReadOnlyList<IDisposable> wires, PciDevice device)
     {
         Manifest = manifest;
         _hardware = hardware;
-        _wire = wire;
+        _wires = wires;
         Device = device;
     }
 
@@ -39,7 +40,7 @@ internal sealed class Adapter : IAsyncDisposable
 
     /// <summary>Makes the hardware and plugs it in. The manifest's name is the device's label.</summary>
     /// <exception cref="VirtbusException">What the host answers to the TAP device, and the bus to the hardware. Nothing is left behind.</exception>
-    public static async ValueTask<Adapter> CreateAsync(Fabric fabric, AdapterManifest manifest)
+    public static async ValueTask<Adapter> CreateAsync(Fabric fabric, AdapterManifest manifest, NamedSwitches switches)
     {
         var parts = manifest.Parts.Value;
         var engine = new AdapterEngine(
@@ -50,16 +51,18 @@ internal sealed class Adapter : IAsyncDisposable
         var hardware = manifest.Model.Value == AdapterModel.Merlin
             ? AdapterFunction.CreateMerlin(engine, AdapterFunction.MaxVirtualFunctions)
             : AdapterFunction.CreateHarrier(engine, AdapterFunction.MaxVirtualFunctions);
-        Wire? wire = null;
+        var wires = new List<IDisposable>();
         try
         {
             if (manifest.Tap is { } name)
-                wire = Connect(engine, name);
-            return new Adapter(manifest, hardware, wire, await fabric.GetBus<PciBus>().PlugAsync(hardware, label: manifest.Name));
+                wires.Add(Connect(engine, name));
+            if (manifest.Switch is { } place)
+                wires.Add(new SwitchUplink(engine, switches.Open(place)));
+            return new Adapter(manifest, hardware, wires, await fabric.GetBus<PciBus>().PlugAsync(hardware, label: manifest.Name));
         }
         catch
         {
-            wire?.Dispose();
+            wires.ForEach(static w => w.Dispose());
             hardware.Dispose();
             throw;
         }
@@ -72,7 +75,8 @@ internal sealed class Adapter : IAsyncDisposable
     {
         // Not the device: by a remove and a rescan that is another one now. Somebody may have pulled the hardware out, too.
         await Device.Fabric!.GetBus<PciBus>().UnplugAsync(_hardware);
-        _wire?.Dispose();
+        foreach (var wire in _wires)
+            wire.Dispose();
         _hardware.Dispose();
     }
 

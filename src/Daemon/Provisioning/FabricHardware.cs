@@ -34,6 +34,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     private readonly SocketExporter _vfioExporter;
     private readonly SerialFunctions _serials;
     private readonly VirtioFunctions _virtio;
+    private readonly DeclaredSwitches _switches;
     // In the order in which they were made; replaced as a whole.
     private volatile (Adapter Adapter, DiskFunctions Disks)[] _adapters = [];
     private volatile bool _closing;
@@ -56,6 +57,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         _pci.AddProvider(new HostFunctionProvider(context.LoggerFactory));
         _serials = new SerialFunctions(context);
         _virtio = new VirtioFunctions(context);
+        _switches = new DeclaredSwitches(context.Switches);
     }
 
     public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles];
@@ -86,6 +88,17 @@ internal sealed class FabricHardware : IAsyncDisposable
         await _context.Fabric.AddClassObserverAsync(_vhost.Class, _vhostExporter);
     }
 
+    /// <summary>The switches that are there in any case.</summary>
+    public DeclaredSwitches Switches => _switches;
+
+    /// <summary>Makes a switch.</summary>
+    /// <exception cref="VirtbusException">What the host says of its TAP device.</exception>
+    public ValueTask AddSwitchAsync(SwitchManifest manifest)
+    {
+        _switches.Add(manifest);
+        return default;
+    }
+
     /// <summary>The adapters, as they were made.</summary>
     public IEnumerable<AdapterManifest> Adapters => _adapters.Select(static a => a.Adapter.Manifest);
 
@@ -94,7 +107,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     /// <exception cref="VirtbusException">The adapter can't be made.</exception>
     public async ValueTask<Device> AddAdapterAsync(AdapterManifest adapter)
     {
-        var made = await Adapter.CreateAsync(_context.Fabric, adapter);
+        var made = await Adapter.CreateAsync(_context.Fabric, adapter, _context.Switches);
         try
         {
             _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _context))];
@@ -174,6 +187,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         await _serials.DisposeAsync();
         while (_adapters is [.., var (last, _)])
             await RemoveAdapterAsync(last.Name);
+        _switches.Dispose();
         await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);
     }

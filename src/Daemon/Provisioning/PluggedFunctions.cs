@@ -3,6 +3,7 @@ using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Pci;
+using Virtbus.Platform;
 using Virtbus.Provisioning;
 
 namespace Virtbus.Daemon.Provisioning;
@@ -16,7 +17,9 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
     protected static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci", standard: "vfio-pci");
 
     private readonly PciBus _bus = context.Fabric.GetBus<PciBus>();
+    // Whoever takes one out of it disposes it.
     private readonly ConcurrentDictionary<string, PluggedPart> _parts = new();
+    private volatile bool _isOver;
 
     public override IReadOnlyList<string> Parents => [];
 
@@ -36,17 +39,36 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
     /// <summary>Takes the functions down; what was defined to last is as it was.</summary>
     public async ValueTask DisposeAsync()
     {
+        _isOver = true;
         Engine.RemoveProvider(this);
+        List<Exception> errors = [];
         foreach (var part in Parts.Reverse().ToList())
-            await part.DisposeAsync();
+        {
+            try
+            {
+                if (_parts.TryRemove(part.Name, out _))
+                    await part.DisposeAsync();
+            }
+            catch (Exception e)
+            {
+                // The others go all the same.
+                errors.Add(e);
+            }
+        }
+
+        if (errors.Count > 0)
+            throw new AggregateException(errors);
     }
+
+    /// <summary>The only driver that may take it.</summary>
+    protected virtual string DriverOf(FunctionProfile profile) => profile.Get(DriverName);
 
     /// <summary>Makes the hardware and what is behind it; nothing is left when it fails.</summary>
     protected abstract PluggedPart Make(FunctionProfile profile);
 
     protected override async ValueTask<Device> ActivateAsync(FunctionProfile profile, CancellationToken cancellationToken)
     {
-        var driver = profile.Get(DriverName);
+        var driver = DriverOf(profile);
         await Engine.LoadDriverAsync(_bus, driver);
         var part = Make(profile);
         try
@@ -63,13 +85,18 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
                 PciAddress.TryParse(profile.Place, out var place) ? place : null);
             await Engine.RequireDriverAsync(profile.Name, part.Device, driver, cancellationToken);
             _parts[profile.Name] = part;
-            return part.Device;
         }
         catch
         {
             await part.DisposeAsync();
             throw;
         }
+
+        // The end may have looked before it was there.
+        if (!_isOver || !_parts.TryRemove(profile.Name, out _))
+            return part.Device;
+        await part.DisposeAsync();
+        throw new VirtbusException(Errno.ENODEV, $"Function '{profile.Name}' was not made: the fabric is taken down.");
     }
 
     protected override async ValueTask DeactivateAsync(FunctionProfile profile, Device device)

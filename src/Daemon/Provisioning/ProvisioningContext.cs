@@ -8,4 +8,8 @@ namespace Virtbus.Daemon.Provisioning;
 /// <param name="Modules">Loads driver modules by name.</param>
 /// <param name="RuntimeFolder">Where sockets go.</param>
 /// <param name="LoggerFactory">Makes loggers.</param>
-internal sealed record ProvisioningContext(Fabric Fabric, ModuleLoader Modules, string RuntimeFolder, ILoggerFactory LoggerFactory);
+internal sealed record ProvisioningContext(Fabric Fabric, ModuleLoader Modules, string RuntimeFolder, ILoggerFactory LoggerFactory)
+{
+    /// <summary>The switches that network devices are on.</summary>
+    public NamedSwitches Switches { get; } = new();
+}

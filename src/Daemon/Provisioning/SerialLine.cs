@@ -9,7 +9,6 @@ namespace Virtbus.Daemon.Provisioning;
 /// <summary>One client's connection with a serial port or a console. It is over when the client has closed and the guest has taken all that it sent.</summary>
 internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
 {
-    private const int BufferSize = 64 << 10;
     private const int ChunkSize = 4 << 10;
     private readonly ITextPort _port;
     private readonly Socket _client;
@@ -18,7 +17,7 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
     private readonly SemaphoreSlim _room = new(0);
     private readonly SemaphoreSlim _filled = new(0);
     private readonly Lock _lock = new();
-    private readonly byte[] _text = new byte[BufferSize];
+    private readonly byte[] _text;
     private readonly Task _talk;
     private int _begin;
     private int _count;
@@ -33,6 +32,7 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
     public SerialLine(ITextPort port, Socket client, PeerDescriptors peers, DateTimeOffset since)
     {
         _port = port;
+        _text = new byte[port.Backlog];
         _client = client;
         _stream = UnixStream.Duplicate(client.SafeHandle, peers);
         Connection = new EndpointConnection(_stream.PeerProcess, PeerProcess.NameOf(_stream), since, 0, 0, 0);
@@ -51,9 +51,9 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
     {
         lock (_lock)
         {
-            var taken = Math.Min(bytes.Length, BufferSize - _count);
-            var end = (_begin + _count) % BufferSize;
-            var first = Math.Min(taken, BufferSize - end);
+            var taken = Math.Min(bytes.Length, _text.Length - _count);
+            var end = (_begin + _count) % _text.Length;
+            var first = Math.Min(taken, _text.Length - end);
             bytes[..first].CopyTo(_text.AsSpan(end));
             bytes[first..taken].CopyTo(_text);
             if (_count == 0 && taken > 0)
@@ -171,10 +171,10 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
         lock (_lock)
         {
             taken = Math.Min(_count, chunk.Length);
-            var first = Math.Min(taken, BufferSize - _begin);
+            var first = Math.Min(taken, _text.Length - _begin);
             _text.AsSpan(_begin, first).CopyTo(chunk);
             _text.AsSpan(0, taken - first).CopyTo(chunk.AsSpan(first));
-            _begin = (_begin + taken) % BufferSize;
+            _begin = (_begin + taken) % _text.Length;
             _count -= taken;
             resume = _isRefusing && taken > 0;
             _isRefusing &= !resume;

@@ -1,33 +1,50 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Block;
 using Virtbus.Buses.Vdpa;
+using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Models.VirtioConsole;
+using Virtbus.Models.VirtioNet;
 using Virtbus.Models.VirtioRng;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
+using Virtbus.Subsystems.Net;
 using Virtbus.Virtio;
 
 namespace Virtbus.Daemon.Provisioning;
 
-/// <summary>Virtio devices on PCI, as functions: block, console and entropy source, which every guest has drivers for.</summary>
+/// <summary>Virtio devices on PCI, as functions: block, network, console and entropy source, which every guest has drivers for.</summary>
 internal sealed partial class VirtioFunctions : PluggedFunctions
 {
     internal const string KindName = "virtio";
+    internal const int MinMtu = 68;
+    internal const int MaxMtu = 9000;
     private const string Block = "blk";
+    private const string Net = "net";
     private const string Console = "console";
     private const string Entropy = "rng";
     private const int MaxQueues = 64;
+    private const int MostFaultsTold = 10;
+    private const string StandardSwitch = "switch0";
+    private const string StubDriver = "pci-pf-stub";
     // The descriptors fill one page: a guest's IOMMU maps page by page, and each part of a ring has to lie in one piece.
     private const int RingSize = 256;
 
-    private static readonly ProfileField<string> Type = ProfileFields.Choice("virtio", [Block, Console, Entropy], isRequired: true);
+    private static readonly ProfileField<string> Type = ProfileFields.Choice("virtio", [Block, Net, Console, Entropy], isRequired: true);
     private static readonly ProfileField<int> Queues = VdpaFields.Queues(MaxQueues);
     private static readonly ProfileField<bool> Transitional = ProfileFields.Flag("transitional");
     private static readonly ProfileField<int> Vectors = ProfileFields.Number("vectors", "MSI-X vectors", 0, 2048);
+    private static readonly ProfileField<string> Switch = ProfileFields.Text("switch", "1 to 63 letters, digits, '_', '.' and '-', a letter or digit first", ProvisioningEngine.IsName);
+    private static readonly ProfileField<ulong> Mac = ProfileFields.Mac("mac");
+    private static readonly ProfileField<int> Mtu = ProfileFields.Number("mtu", "bytes", MinMtu, MaxMtu, standard: 1500);
+    private static readonly ProfileField<int> Vlan = ProfileFields.Number("vlan", "the VLAN", 1, 4094);
+    private static readonly ProfileField<bool> Offloads = ProfileFields.Flag("offloads", standard: true);
+    private static readonly ProfileField<int> VirtualFunctions = ProfileFields.Number("vfs", "virtual functions that there can be", 0, VirtioFunction.MaxVirtualFunctions, standard: 0);
     private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial];
-    private static readonly ProfileField[] All = [Type, .. OfBlock, Transitional, Vectors, DriverName];
+    private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Vlan, VdpaFields.Packed, Offloads, VirtualFunctions];
+    private static readonly ProfileField[] OfEntropy = [VirtualFunctions];
+    private static readonly ProfileField[] All = [Type, .. OfBlock.Union(OfNet), Transitional, Vectors, DriverName];
 
     private readonly ILogger _log;
 
@@ -44,8 +61,12 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
 
     public override void Check(FunctionProfile profile)
     {
-        if (profile.TryGet(Type, out var type) && type != Block && OfBlock.FirstOrDefault(profile.IsSet) is { } field)
-            throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': only a disk has '{field.Name}', and this is a virtio {type}. Take it away.");
+        if (profile.TryGet(Type, out var type) && OfBlock.Union(OfNet).Except(OwnOf(type)).FirstOrDefault(profile.IsSet) is { } field)
+        {
+            var who = string.Join(" or ", (((string Type, string Word)[])[(Block, "a disk"), (Net, "a network device"), (Entropy, "an entropy source")]).Where(t => OwnOf(t.Type).Contains(field)).Select(static t => t.Word));
+            throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': only {who} has '{field.Name}', and this is a virtio {type}. Take it away.");
+        }
+
         Medium.Check(profile);
     }
 
@@ -54,17 +75,27 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
 
     public override string? DescribeStandard(FunctionProfile profile, ProfileField field)
     {
-        if (OfBlock.Contains(field) && !(profile.TryGet(Type, out var type) && type == Block))
+        if (OfBlock.Union(OfNet).Contains(field) && !(profile.TryGet(Type, out var type) && OwnOf(type).Contains(field)))
             return null;
+        if (field == Switch)
+            return StandardSwitch;
+        if (field == Mac)
+            return NetDevice.FormatAddress(AddressOf(profile));
+        if (field == DriverName)
+            return DriverOf(profile);
         if (field == VdpaFields.Serial)
             return VdpaFields.SerialOf(profile);
         return Medium.DescribeStandard(profile, field) ?? base.DescribeStandard(profile, field);
     }
 
+    protected override string DriverOf(FunctionProfile profile) =>
+        !profile.IsSet(DriverName) && profile.Get(VirtualFunctions) > 0 ? StubDriver : base.DriverOf(profile);
+
     protected override PluggedPart Make(FunctionProfile profile)
     {
         var name = profile.Name;
         var medium = profile.Get(Type) == Block ? Medium.Open(profile, _log) : null;
+        var network = profile.Get(Type) == Net ? Context.Switches.Open(profile.TryGet(Switch, out var place) ? place : StandardSwitch) : null;
         VirtioDevice? device = null;
         VirtioFunction? function = null;
         try
@@ -73,26 +104,65 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
             {
                 Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), RingSize, new CacheModeFile(Context.RuntimeFolder, name), profile.Get(VdpaFields.Packed)),
                 Console => new VirtioConsoleDevice(name),
-                _ => new VirtioRngDevice(name),
+                _ => MakeSmall(profile, network, index: null),
             };
-            function = new VirtioFunction(device, new VirtioFunctionOptions
+            function = new VirtioFunction(
+                device,
+                new VirtioFunctionOptions
+                {
+                    IsTransitional = profile.Get(Transitional),
+                    Vectors = profile.TryGet(Vectors, out var vectors) ? vectors : null,
+                    VirtualFunctions = profile.Get(VirtualFunctions),
+                },
+                index => MakeSmall(profile, network, index));
+            // Over all its users: one that comes again and again would fill the log.
+            var limiter = new LogLimiter(Context.Fabric.Time, MostFaultsTold, TimeSpan.FromMinutes(1));
+            function.SetDriverFaultCallback((queue, fault) =>
             {
-                IsTransitional = profile.Get(Transitional),
-                Vectors = profile.TryGet(Vectors, out var vectors) ? vectors : null,
+                if (limiter.TryTake(out var suppressed))
+                    DriverFault(_log, name, queue, fault.Message, suppressed);
             });
-            function.SetDriverFaultCallback((queue, fault) => DriverFault(_log, name, queue, fault.Message));
-            return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, medium);
+            return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, (IDisposable?)medium ?? network);
         }
         catch
         {
             function?.Dispose();
             device?.Dispose();
             medium?.Dispose();
+            network?.Dispose();
             throw;
         }
     }
 
+    // Those that can be virtual functions too, by their number; null for the physical one.
+    private static VirtioDevice MakeSmall(FunctionProfile profile, NamedSwitch? network, int? index)
+    {
+        var name = index is { } number ? ManifestFunction.NameOf(profile.Name, number) : profile.Name;
+        if (network is null)
+            return new VirtioRngDevice(name);
+        return new VirtioNetDevice(name, network.Switch, new VirtioNetOptions(AddressOf(profile) + (ulong)(index + 1 ?? 0))
+        {
+            QueuePairs = profile.Get(Queues),
+            Mtu = profile.Get(Mtu),
+            Vlan = (ushort)(profile.TryGet(Vlan, out var vlan) ? vlan : 0),
+            Packed = profile.Get(VdpaFields.Packed),
+            Offloads = profile.Get(Offloads),
+        });
+    }
+
+    private static ProfileField[] OwnOf(string type) => type switch
+    {
+        Block => OfBlock,
+        Net => OfNet,
+        Entropy => OfEntropy,
+        _ => [],
+    };
+
+    // Locally administered, the same at every start, with room for the virtual functions behind it.
+    private static ulong AddressOf(FunctionProfile profile) =>
+        profile.TryGet(Mac, out var mac) ? mac : 0x06_00_00_00_00_00 | ((ulong)StableHash.Of(profile.Name) << 8);
+
     [LoggerMessage(640, LogLevel.Warning, "Function {Function}: its guest's driver did what can't be served on queue {Queue}: {Reason}. The queue stands still until the driver resets the device; "
-        + "it is told of no more until another user has the function")]
-    private static partial void DriverFault(ILogger log, string function, int queue, string reason);
+        + "it is told of no more until another user has the function. {Suppressed} such lines were left out before")]
+    private static partial void DriverFault(ILogger log, string function, int queue, string reason, long suppressed);
 }

@@ -195,7 +195,9 @@ public sealed class VfioPciConfig
             return;
         // What the user may not write goes back as it is; bits that a 1 clears are all the user's to write, so none is cleared by that.
         Span<byte> bytes = stackalloc byte[last - first + 1];
-        _device.ReadConfig(offset + first, bytes);
+        // A read may do something too, so there is none where nothing is kept.
+        if (!IsAllTheUsers(offset + first, bytes.Length))
+            _device.ReadConfig(offset + first, bytes);
         for (var i = 0; i < bytes.Length; i++)
         {
             var at = offset + first + i;
@@ -203,6 +205,16 @@ public sealed class VfioPciConfig
             bytes[i] = (byte)((bytes[i] & ~passed) | (source[first + i] & passed));
         }
         _device.WriteConfig(offset + first, bytes);
+    }
+
+    private bool IsAllTheUsers(int offset, int length)
+    {
+        for (var at = offset; at < offset + length; at++)
+        {
+            if ((_image.Writable[at] & ~_image.Emulated[at]) != 0xFF)
+                return false;
+        }
+        return true;
     }
 
     // No more messages than the function has, or than SET_IRQS has set up.

@@ -6,7 +6,8 @@ namespace Virtbus.Hardware.VirtioPci;
 
 /// <summary>
 /// The window in config space by which firmware reaches a BAR that it has not mapped (VIRTIO 1.3, 4.1.4.9): an access to the data of the capability is one
-/// to the BAR, of as many bytes as the capability's length says. One that would not be right there reads as it was, and writes nothing.
+/// to the BAR, of as many bytes as the capability's length says. One that would not be right there reads as it was, and writes nothing. The MSI-X table is
+/// not reached by it: where somebody else sets up the messages, the driver would write past that.
 /// </summary>
 internal sealed class VirtioConfigWindow(PciFunction function, ConfigSpace config)
 {
@@ -37,7 +38,7 @@ internal sealed class VirtioConfigWindow(PciFunction function, ConfigSpace confi
         offset = config.Read32(WindowOffset);
         var length = config.Read32(WindowLength);
         size = (int)(length & 7);
-        if (length is not (1 or 2 or 4) || bar >= PciBar.Rom || offset % length != 0)
+        if (length is not (1 or 2 or 4) || bar is not (RegisterBar or LegacyBar) || offset % length != 0)
             return false;
         var behind = function.GetBar(bar);
         return behind.Kind is PciBarKind.Io or PciBarKind.Memory32 or PciBarKind.Memory64 && offset + length <= behind.Size;

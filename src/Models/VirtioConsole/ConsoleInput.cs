@@ -9,14 +9,23 @@ internal sealed class ConsoleInput
     private readonly byte[] _bytes = new byte[Capacity];
     private int _begin;
     private int _count;
+    private int _users;
     private bool _isRefusing;
 
     internal bool IsEmpty => Volatile.Read(ref _count) == 0;
 
-    internal int Add(ReadOnlySpan<byte> bytes)
+    /// <summary>How many users there were before the one of now.</summary>
+    internal int Users => Volatile.Read(ref _users);
+
+    /// <summary>Adds as many as there is room for.</summary>
+    /// <param name="bytes">The text.</param>
+    /// <param name="users">For which user it is; for one that went it vanishes. Null for the one of now.</param>
+    internal int Add(ReadOnlySpan<byte> bytes, int? users)
     {
         lock (_lock)
         {
+            if (users is { } before && before != _users)
+                return bytes.Length;
             var taken = Math.Min(bytes.Length, Capacity - _count);
             for (var i = 0; i < taken; i++)
                 _bytes[(_begin + _count + i) % Capacity] = bytes[i];
@@ -50,9 +59,13 @@ internal sealed class ConsoleInput
         }
     }
 
-    internal void Clear()
+    /// <summary>Another user begins: what was for the one before is gone.</summary>
+    internal void BeginUse()
     {
         lock (_lock)
+        {
+            Volatile.Write(ref _users, _users + 1);
             _count = 0;
+        }
     }
 }

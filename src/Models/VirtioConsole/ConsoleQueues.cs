@@ -11,12 +11,14 @@ internal delegate int ConsoleSink(ReadOnlySpan<byte> bytes);
 /// <summary>What both queues have.</summary>
 internal abstract class ConsoleQueue : IQueueProcessor
 {
+    protected const int MostText = 64 << 10;
     private const int SpareRuns = 64;
 
     private ulong _requests;
     private ulong _bytes;
+    private ulong _errors;
 
-    public (ulong Requests, ulong Bytes, ulong Errors) Counters => (Volatile.Read(ref _requests), Volatile.Read(ref _bytes), 0);
+    public (ulong Requests, ulong Bytes, ulong Errors) Counters => (Volatile.Read(ref _requests), Volatile.Read(ref _bytes), Volatile.Read(ref _errors));
 
     public abstract bool IsFull { get; }
 
@@ -48,6 +50,8 @@ internal abstract class ConsoleQueue : IQueueProcessor
         _requests++;
         _bytes += (ulong)bytes;
     }
+
+    protected void Lose() => _errors++;
 }
 
 /// <summary>Queue 0: the guest's buffers wait there until there is text for them.</summary>
@@ -71,36 +75,26 @@ internal sealed class ConsoleInputQueue(ConsoleInput input, Action canSend) : Co
     }
 }
 
-/// <summary>Queue 1: a buffer is the guest's again as soon as its text is copied, and the next one waits until the other end has that.</summary>
-internal sealed class ConsoleOutputQueue(ConsoleOutput output, ConsoleSink send) : ConsoleQueue
+/// <summary>
+/// Queue 1: a buffer is the guest's again as soon as its text is copied. None is held back for who does not read: a kernel that prints waits for it with
+/// its interrupts off.
+/// </summary>
+internal sealed class ConsoleOutputQueue(ConsoleSink send) : ConsoleQueue
 {
-    public override bool IsFull => !output.IsEmpty;
+    private readonly byte[] _text = new byte[MostText];
+
+    public override bool IsFull => false;
 
     public override bool Process(out Fault fault)
     {
-        fault = Fault.None;
-        if (!output.IsEmpty && !TrySend())
-            return false;
         if (!Ring.TryTake(Chain, out fault))
             return false;
-        // More at once than there is room for is no text that a console has.
-        var length = (int)Math.Min(Chain.ReadableLength, ConsoleOutput.Capacity);
-        Chain.TryTakeReadable(output.Fill(length));
+        // More at once is no text that a console has.
+        var length = (int)Math.Min(Chain.ReadableLength, MostText);
+        Chain.TryTakeReadable(_text.AsSpan(0, length));
         Complete(0, length);
-        TrySend();
-        return true;
-    }
-
-    private bool TrySend()
-    {
-        while (!output.IsEmpty)
-        {
-            var taken = send(output.Left);
-            if (taken == 0)
-                return false;
-            output.Taken(taken);
-        }
-
+        if (send(_text.AsSpan(0, length)) < length)
+            Lose();
         return true;
     }
 }

@@ -5,10 +5,7 @@ public interface IConsolePeer
 {
     /// <summary>Bytes that the guest sent.</summary>
     /// <param name="bytes">One or more.</param>
-    /// <returns>
-    /// How many were taken, from the first on. The device keeps the rest, and with it the guest waits, until
-    /// <see cref="VirtioConsoleDevice.ResumeOutput"/>.
-    /// </returns>
+    /// <returns>How many were taken, from the first on. The rest is lost: a guest that waited would wait with its interrupts off.</returns>
     int Receive(ReadOnlySpan<byte> bytes);
 
     /// <summary>The guest has room again, after <see cref="VirtioConsoleDevice.TrySend"/> took less than it was given.</summary>

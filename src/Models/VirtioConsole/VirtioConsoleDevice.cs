@@ -10,16 +10,12 @@ namespace Virtbus.Models.VirtioConsole;
 public sealed class VirtioConsoleDevice : VirtioDevice
 {
     private const int ReceiveQueue = 0;
-    private const int TransmitQueue = 1;
     private const int QueueSizeOfAll = 128;
     // cols and rows, max_nr_ports, emerg_wr: of features that are not offered.
     private const int ConfigBytes = 12;
-    private const string Section = "virtio-console";
 
     private readonly ConsoleInput _input = new();
-    private readonly ConsoleOutput _output = new();
     private IConsolePeer? _peer;
-    private int _resets;
 
     /// <summary>Makes a device, reset, with no driver and nobody at the other end.</summary>
     /// <param name="name">What it is called in logs and thread names.</param>
@@ -27,7 +23,7 @@ public sealed class VirtioConsoleDevice : VirtioDevice
         : base(name, 2, QueueSizeOfAll) =>
         CreateQueues(queue => queue == ReceiveQueue
             ? new ConsoleInputQueue(_input, () => Volatile.Read(ref _peer)?.CanSend())
-            : new ConsoleOutputQueue(_output, bytes => Volatile.Read(ref _peer)?.Receive(bytes) ?? bytes.Length));
+            : new ConsoleOutputQueue(bytes => Volatile.Read(ref _peer)?.Receive(bytes) ?? bytes.Length));
 
     /// <inheritdoc/>
     public override uint DeviceId => VirtioDeviceId.VIRTIO_ID_CONSOLE;
@@ -40,7 +36,7 @@ public sealed class VirtioConsoleDevice : VirtioDevice
     public override int ConfigSize => ConfigBytes;
 
     /// <summary>How often another user began; a new user of the line begins with that.</summary>
-    public int Resets => Volatile.Read(ref _resets);
+    public int Resets => _input.Users;
 
     /// <summary>Plugs the other end in.</summary>
     /// <param name="peer">Who gets what the guest sends. What it sent before is lost, as on a line that leads nowhere.</param>
@@ -55,11 +51,7 @@ public sealed class VirtioConsoleDevice : VirtioDevice
 
     /// <summary>Plugs the other end out. A call of it that is under way may end after the return.</summary>
     /// <param name="peer">Who is connected; without effect when that is somebody else.</param>
-    public void Disconnect(IConsolePeer peer)
-    {
-        if (Interlocked.CompareExchange(ref _peer, null, peer) == peer)
-            ResumeOutput();
-    }
+    public void Disconnect(IConsolePeer peer) => Interlocked.CompareExchange(ref _peer, null, peer);
 
     /// <summary>Sends bytes to the guest, as many as the device has room for until the guest takes them.</summary>
     /// <param name="bytes">The bytes.</param>
@@ -69,15 +61,10 @@ public sealed class VirtioConsoleDevice : VirtioDevice
     /// <returns>How many were taken, from the first on. After fewer than all, <see cref="IConsolePeer.CanSend"/> is called once there is room.</returns>
     public int TrySend(ReadOnlySpan<byte> bytes, int? resets = null)
     {
-        if (resets is { } before && before != Resets)
-            return bytes.Length;
-        var taken = _input.Add(bytes);
+        var taken = _input.Add(bytes, resets);
         KickQueue(ReceiveQueue);
         return taken;
     }
-
-    /// <summary>Says that <see cref="IConsolePeer.Receive"/> takes bytes again, after it took fewer than it was given.</summary>
-    public void ResumeOutput() => KickQueue(TransmitQueue);
 
     /// <inheritdoc/>
     protected override void ReadConfig(int offset, Span<byte> destination, VirtioFeatures? driverFeatures) => destination.Clear();
@@ -89,28 +76,11 @@ public sealed class VirtioConsoleDevice : VirtioDevice
     /// <inheritdoc/>
     protected override void OnBeginUse()
     {
-        Interlocked.Increment(ref _resets);
-        _input.Clear();
-        _output.Clear();
-        Volatile.Read(ref _peer)?.DropUnsent();
-    }
-
-    /// <inheritdoc/>
-    protected override bool TrySaveModel(StateWriter writer, out Fault fault)
-    {
-        ArgumentNullException.ThrowIfNull(writer);
-        writer.Add(Section, 1, _output.Left);
-        return Done(out fault);
-    }
-
-    /// <inheritdoc/>
-    protected override bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
-    {
-        ArgumentNullException.ThrowIfNull(reader);
-        apply = static () => { };
-        if (!reader.TryTake(Section, 1, 0, ConsoleOutput.Capacity, out var section, out fault))
-            return false;
-        apply = () => _output.Replace(section.Content.Span);
-        return true;
+        var peer = Volatile.Read(ref _peer);
+        // Before the count: who reads the new one takes nothing from the peer's line that is of before.
+        peer?.DropUnsent();
+        _input.BeginUse();
+        if (_input.TakeRefusal())
+            peer?.CanSend();
     }
 }

@@ -64,11 +64,14 @@ public abstract class PciPhysicalFunction : PciFunction
                     made[i] = CreateVirtualFunction(i);
                 _virtualFunctions = made;
             }
-            catch (VirtbusException)
+            catch (Exception e)
             {
                 foreach (var function in made)
                     function?.Dispose();
                 Config.Set(_sriov + PCI_SRIOV_CTRL, PCI_SRIOV_CTRL_VFE, 0);
+                // The bus sees that there are none. What is no refusal is a bug of the model.
+                if (e is not VirtbusException)
+                    FaultSource.Report(Faults, "virtual functions", e);
             }
         }
     }

@@ -132,18 +132,31 @@ public sealed unsafe class DescriptorChain
     /// <summary>Copies into the writable part, from its start.</summary>
     /// <param name="source">Where from; what does not fit is left out.</param>
     /// <returns>Bytes written.</returns>
-    public uint Write(ReadOnlySpan<byte> source)
+    public uint Write(ReadOnlySpan<byte> source) => Write(0, source);
+
+    /// <summary>Copies into the writable part.</summary>
+    /// <param name="offset">Bytes of the writable part before it.</param>
+    /// <param name="source">Where from; what does not fit is left out.</param>
+    /// <returns>Bytes written.</returns>
+    public uint Write(uint offset, ReadOnlySpan<byte> source)
     {
         var written = 0u;
         foreach (var run in Writable)
         {
             if (source.IsEmpty)
                 break;
-            var count = (int)Math.Min(run.Length, (nuint)source.Length);
-            // SAFETY: as in TryTakeReadable.
-            source[..count].CopyTo(new Span<byte>((void*)run.Address, count));
+            if (offset >= run.Length)
+            {
+                offset -= (uint)run.Length;
+                continue;
+            }
+
+            var count = (int)Math.Min(run.Length - offset, (nuint)source.Length);
+            // SAFETY: as in TryTakeReadable; the offset lies within the run.
+            source[..count].CopyTo(new Span<byte>((byte*)run.Address + offset, count));
             source = source[count..];
             written += (uint)count;
+            offset = 0;
         }
 
         return written;

@@ -65,6 +65,17 @@ public abstract partial class DeviceRing
     public abstract void PutBack(ReadOnlySpan<DescriptorChain> chains);
 
     /// <summary>
+    /// Puts back the buffers that were taken last and are too few, with no more behind them: until the next <see cref="Take"/>, <see cref="EnableKicks"/> asks
+    /// for one more than them, and they are no reason to look again.
+    /// </summary>
+    /// <param name="chains">All that were taken from one of them on.</param>
+    public void PutBackUntilMore(ReadOnlySpan<DescriptorChain> chains)
+    {
+        MarkEnd();
+        PutBack(chains);
+    }
+
+    /// <summary>
     /// Hands a buffer back that was taken; the driver sees it after <see cref="Publish"/>. Order is free: where VIRTIO_F_IN_ORDER was negotiated the ring
     /// holds it back until all that were taken before it are handed back too.
     /// </summary>
@@ -196,6 +207,9 @@ public abstract partial class DeviceRing
         Stop();
         return false;
     }
+
+    /// <summary>Kicks are asked for from the place on that comes next now, until the next take.</summary>
+    private protected abstract void MarkEnd();
 
     /// <summary>A start: no chain is known, and the ring lies there.</summary>
     private protected void Begin(in RingLayout layout, DmaPort dma, IovaRange descriptors, IovaRange driver, IovaRange device)

@@ -32,6 +32,8 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     // Whether the last one may stand for one more that is used in order.
     private bool _isBatchOpen;
     private bool _kicksEnabled;
+    // From where on a kick is asked for, where that is not what comes next.
+    private (int Next, bool Wrap)? _kicksFrom;
 
     /// <inheritdoc/>
     public override bool IsFar => _copy is not null;
@@ -76,6 +78,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
         _openSlots = 0;
         _isBatchOpen = false;
         _kicksEnabled = false;
+        _kicksFrom = null;
         return TryBegin(out fault);
     }
 
@@ -94,6 +97,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     public override int Take(ReadOnlySpan<DescriptorChain> chains, out Fault fault)
     {
         _isHeldUp = false;
+        _kicksFrom = null;
         fault = Fault.None;
         if (chains.IsEmpty || IsLaden || !IsFetched(out fault))
             return 0;
@@ -181,13 +185,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     }
 
     /// <inheritdoc/>
-    public override bool HasAvailable()
-    {
-        if (IsLaden)
-            return false;
-        // What can't be read is for TryTake to say.
-        return IsNextAvailable() || (_copy is not null && _copy.IsAnnounced(_nextAvailable, _availableWrap));
-    }
+    public override bool HasAvailable() => HasAvailable(_nextAvailable, _availableWrap);
 
     /// <inheritdoc/>
     public override void DisableKicks()
@@ -202,13 +200,16 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     public override bool EnableKicks()
     {
         _kicksEnabled = true;
+        var (next, wrap) = _kicksFrom ?? (_nextAvailable, _availableWrap);
         WriteWish(_eventIndex
-            ? PackedRing.Event(PackedRing.Place(_nextAvailable, _availableWrap), PackedRing.RING_EVENT_FLAGS_DESC)
+            ? PackedRing.Event(PackedRing.Place(next, wrap), PackedRing.RING_EVENT_FLAGS_DESC)
             : PackedRing.Event(0, PackedRing.RING_EVENT_FLAGS_ENABLE));
         // Full fence: the wish has to be out before the ring is read again, or both sides may sleep (2.8.21.3).
         Interlocked.MemoryBarrier();
-        return HasAvailable();
+        return HasAvailable(next, wrap);
     }
+
+    private protected override void MarkEnd() => _kicksFrom = (_nextAvailable, _availableWrap);
 
     private static bool Refuse(string why, out Fault fault)
     {
@@ -253,7 +254,12 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
 
     // Acquire: what belongs to a descriptor is read after the flags that make it available (2.8.21.1).
     // SAFETY: the place is below the queue size, and the ring's area was checked when the queue started.
-    private bool IsNextAvailable() => PackedRing.IsAvailable(PackedDescriptor.ReadFlags(_heads + _nextAvailable), _availableWrap);
+    private bool IsAvailable(int next, bool wrap) => PackedRing.IsAvailable(PackedDescriptor.ReadFlags(_heads + next), wrap);
+
+    private bool IsNextAvailable() => IsAvailable(_nextAvailable, _availableWrap);
+
+    // What can't be read is for TryTake to say.
+    private bool HasAvailable(int next, bool wrap) => !IsLaden && (IsAvailable(next, wrap) || (_copy is not null && _copy.IsAnnounced(next, wrap)));
 
     private bool IsFetched(out Fault fault)
     {

@@ -21,6 +21,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     // By how many the index of what is taken was before that of what is used at the start.
     private ushort _ahead;
     private bool _kicksEnabled;
+    // From where on a kick is asked for, where that is not what comes next.
+    private ushort? _kicksFrom;
     // The element that stands for a batch of buffers that are used in order: where it is, and whether it may stand for one more.
     private ushort _batch;
     private bool _isBatchOpen;
@@ -69,6 +71,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _seenAvailable = _nextAvailable;
         _isBatchOpen = false;
         _kicksEnabled = false;
+        _kicksFrom = null;
         BeginAtUsed();
         return TryBegin(out fault);
     }
@@ -87,6 +90,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     public override int Take(ReadOnlySpan<DescriptorChain> chains, out Fault fault)
     {
         _isHeldUp = false;
+        _kicksFrom = null;
         chains = chains[..Math.Min(chains.Length, Waiting(out fault))];
         foreach (var chain in chains)
             Enlist(chain);
@@ -169,7 +173,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     }
 
     /// <inheritdoc/>
-    public override bool HasAvailable() => !IsLaden && (_nextAvailable != _seenAvailable || IsAnnounced());
+    public override bool HasAvailable() => HasAvailable(_nextAvailable);
 
     /// <inheritdoc/>
     public override void DisableKicks()
@@ -186,9 +190,10 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     public override bool EnableKicks()
     {
         _kicksEnabled = true;
+        var from = _kicksFrom ?? _nextAvailable;
         if (_eventIndex)
         {
-            Volatile.Write(ref *(ushort*)(_used + 4 + (8 * Size)), _nextAvailable);
+            Volatile.Write(ref *(ushort*)(_used + 4 + (8 * Size)), from);
             Stored(4 + (8 * Size), 2);
         }
         else
@@ -198,8 +203,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
         // Full fence: the wish has to be out before the index is read again, or both sides may sleep (2.7.10).
         Interlocked.MemoryBarrier();
-        return HasAvailable();
+        return HasAvailable(from);
     }
+
+    private protected override void MarkEnd() => _kicksFrom = _nextAvailable;
+
+    private bool HasAvailable(ushort from) => !IsLaden && (from != _seenAvailable || IsAnnounced(from));
 
     // SAFETY: idx is the second 16-bit word of both rings, whose areas were checked when the queue started.
     private static ref ushort Index(byte* ring) => ref *(ushort*)(ring + 2);
@@ -261,12 +270,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _ahead = (ushort)(_nextAvailable - _nextUsed);
     }
 
-    private bool IsAnnounced()
+    private bool IsAnnounced(ushort from)
     {
         // What can't be read is for TryTake to say.
         if (_copy is not null && !_copy.TryFetchIndex())
             return true;
-        return Volatile.Read(ref Index(_available)) != _nextAvailable;
+        return Volatile.Read(ref Index(_available)) != from;
     }
 
     private void WriteFlags(ushort flags)

@@ -17,7 +17,7 @@ public sealed class LayeringTests
         ["Ethernet"] = ["Memory"],
         ["Block"] = ["Memory"],
         ["Pci"] = ["Memory"],
-        ["Models"] = ["Virtio", "Block"],
+        ["Models"] = ["Virtio", "Block", "Ethernet"],
         ["Hardware"] = ["Pci", "Ethernet", "Models"],
         ["Provisioning"] = ["Core"],
         ["Buses"] = ["Provisioning", "Pci", "Virtio"],
@@ -65,6 +65,8 @@ public sealed class LayeringTests
     [InlineData("Ethernet", "Pci", false)]
     [InlineData("Pci", "Ethernet", false)]
     [InlineData("Hardware", "Ethernet", true)]
+    [InlineData("Models", "Ethernet", true)]
+    [InlineData("Ethernet", "Virtio", false)]
     [InlineData("Subsystems", "Ethernet", true)]
     [InlineData("Drivers", "Vm", false)]
     [InlineData("Block", "Pci", false)]

@@ -1,0 +1,148 @@
+using System.Buffers.Binary;
+using System.Numerics;
+using Virtbus.Ethernet;
+using Virtbus.Virtio;
+using static Virtbus.Models.VirtioNet.VirtioNetConfig;
+
+namespace Virtbus.Models.VirtioNet;
+
+/// <summary>What each command does. The data is a copy, and not trusted: its length has to be right, and one that is wrong changes nothing.</summary>
+internal sealed class NetCommands(VirtioNetDevice device)
+{
+    private const int MostRxModes = ReceiveFilter.ModeCount;
+    // le32 hash_types, le16 mask, le16 unclassified_queue; the table; le16 max_tx_vq, u8 hash_key_length; the key (5.1.6.5.7.1).
+    private const int RssHead = 8;
+    private const int RssTail = 3;
+
+    /// <summary>What the driver took.</summary>
+    internal VirtioFeatures Features { get; set; }
+
+    /// <summary>Does one; false is answered VIRTIO_NET_ERR.</summary>
+    internal bool TryDo(byte @class, byte command, ReadOnlySpan<byte> data) => (@class, command) switch
+    {
+        (0, < MostRxModes) => Has(command < 2 ? VIRTIO_NET_F_CTRL_RX : VIRTIO_NET_F_CTRL_RX_EXTRA) && TrySetMode(command, data),
+        (1, 0) => Has(VIRTIO_NET_F_CTRL_RX) && TrySetTables(data),
+        (1, 1) => Has(VIRTIO_NET_F_CTRL_MAC_ADDR) && TrySetAddress(data),
+        (2, 0 or 1) => Has(VIRTIO_NET_F_CTRL_VLAN) && TrySetVlan(data, command == 0),
+        (3, 0) => Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && data.IsEmpty && device.Settings.SetStatus(VIRTIO_NET_S_ANNOUNCE, false),
+        (4, 0) => Has(VIRTIO_NET_F_MQ) && TrySetPairs(data),
+        (4, 1) => Has(VIRTIO_NET_F_RSS) && TrySetRss(data),
+        (4, 2) => Has(VIRTIO_NET_F_HASH_REPORT) && TrySetHash(data),
+        (5, 0) => Has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) && data.Length == sizeof(ulong)
+            && device.Settings.TrySetOffloads(BinaryPrimitives.ReadUInt64LittleEndian(data)),
+        _ => false,
+    };
+
+    private bool Has(int feature) => Features.Has(feature);
+
+    private bool TrySetMode(int mode, ReadOnlySpan<byte> data)
+    {
+        if (data.Length != 1 || data[0] > 1)
+            return false;
+        var on = data[0] == 1;
+        device.Settings.Change((ReceiveFilter filter) => filter.WithMode(mode, on));
+        return true;
+    }
+
+    private bool TrySetTables(ReadOnlySpan<byte> data)
+    {
+        if (!TryReadTable(ref data, out var unicast) || !TryReadTable(ref data, out var multicast) || !data.IsEmpty)
+            return false;
+        device.Settings.Change((ReceiveFilter filter) => filter with { Unicast = unicast, Multicast = multicast });
+        return true;
+    }
+
+    // le32 entries; u8 macs[entries][6]. More than there is room for is all of them (5.1.6.5.2).
+    private static bool TryReadTable(ref ReadOnlySpan<byte> data, out ulong[]? table)
+    {
+        table = null;
+        if (data.Length < sizeof(uint))
+            return false;
+        var entries = BinaryPrimitives.ReadUInt32LittleEndian(data);
+        data = data[sizeof(uint)..];
+        if (entries > (uint)data.Length / MacSize)
+            return false;
+        var bytes = data[..((int)entries * MacSize)];
+        data = data[bytes.Length..];
+        if (entries > ReceiveFilter.MostAddresses)
+            return true;
+        table = new ulong[entries];
+        for (var i = 0; i < table.Length; i++)
+            table[i] = ReadMac(bytes[(i * MacSize)..]);
+        return true;
+    }
+
+    private bool TrySetAddress(ReadOnlySpan<byte> data)
+    {
+        if (data.Length != MacSize)
+            return false;
+        var mac = ReadMac(data);
+        if (mac == 0 || EthernetFrame.IsMulticast(mac))
+            return false;
+        device.Settings.Change((ReceiveFilter filter) => filter with { Mac = mac });
+        return true;
+    }
+
+    private bool TrySetVlan(ReadOnlySpan<byte> data, bool on)
+    {
+        if (data.Length != sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var vlan && vlan >= ReceiveFilter.VlanCount)
+            return false;
+        device.Settings.Change((ReceiveFilter filter) => filter.WithVlan(vlan, on));
+        return true;
+    }
+
+    private bool TrySetPairs(ReadOnlySpan<byte> data)
+    {
+        if (data.Length != sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var pairs && (pairs == 0 || pairs > device.QueuePairs))
+            return false;
+        // The last command says which way of steering is in force (5.1.6.5.4); a hash is reported as before.
+        device.Settings.Change((FlowSteering steering) => steering with { Pairs = pairs, Table = null });
+        return true;
+    }
+
+    private bool TrySetRss(ReadOnlySpan<byte> data)
+    {
+        if (data.Length < RssHead)
+            return false;
+        var types = BinaryPrimitives.ReadUInt32LittleEndian(data);
+        var entries = BinaryPrimitives.ReadUInt16LittleEndian(data[4..]) + 1;
+        var unclassified = BinaryPrimitives.ReadUInt16LittleEndian(data[6..]);
+        if (entries > MostTableEntries || !BitOperations.IsPow2(entries) || unclassified >= device.QueuePairs
+            || data.Length < RssHead + (entries * sizeof(ushort)) + RssTail)
+            return false;
+        var table = new ushort[entries];
+        for (var i = 0; i < entries; i++)
+        {
+            table[i] = BinaryPrimitives.ReadUInt16LittleEndian(data[(RssHead + (i * sizeof(ushort)))..]);
+            if (table[i] >= device.QueuePairs)
+                return false;
+        }
+
+        data = data[(RssHead + (entries * sizeof(ushort)))..];
+        var pairs = BinaryPrimitives.ReadUInt16LittleEndian(data);
+        if (pairs == 0 || pairs > device.QueuePairs || !TryReadHash(types, data[sizeof(ushort)..], out var hash))
+            return false;
+        device.Settings.Change((FlowSteering _) => new FlowSteering(pairs) { Hash = hash, Table = table, Unclassified = unclassified });
+        return true;
+    }
+
+    private bool TrySetHash(ReadOnlySpan<byte> data)
+    {
+        // In the place of the table's fields are four words of 0.
+        if (data.Length < RssHead + sizeof(uint) + 1 || data[sizeof(uint)..(RssHead + sizeof(uint))].ContainsAnyExcept((byte)0)
+            || !TryReadHash(BinaryPrimitives.ReadUInt32LittleEndian(data), data[(RssHead + sizeof(uint))..], out var hash))
+            return false;
+        device.Settings.Change((FlowSteering steering) => steering with { Hash = hash, Table = null });
+        return true;
+    }
+
+    // u8 hash_key_length; u8 hash_key_data[hash_key_length].
+    private static bool TryReadHash(uint types, ReadOnlySpan<byte> data, out FlowHash hash)
+    {
+        hash = null!;
+        if ((types & ~HashTypes) != 0 || data[0] > MostKeyBytes || data.Length != data[0] + 1)
+            return false;
+        hash = new FlowHash(types, data[1..]);
+        return true;
+    }
+}

@@ -1,0 +1,98 @@
+using Virtbus.Ethernet;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
+
+namespace Virtbus.Models.VirtioNet;
+
+/// <summary>
+/// Frames from the driver to the network. Each is copied once and looked at in the copy, and its buffer is the driver's again: what the network checked, by
+/// the length, the addresses or a VLAN, is what it hands on.
+/// </summary>
+internal sealed class TransmitQueue : NetQueue
+{
+    private const int Batch = 64;
+
+    private readonly VirtioNetDevice _device;
+    private readonly SwitchBatch _batch;
+    private readonly int _pair;
+    private readonly Action<IFrameSink, Exception> _failed;
+    private byte[] _frame = [];
+    private OffloadKinds _allowed;
+
+    internal TransmitQueue(VirtioNetDevice device, EthernetSwitch network, int pair)
+        : base(Batch)
+    {
+        _device = device;
+        _batch = new SwitchBatch(network);
+        _pair = pair;
+        _failed = (_, exception) => FaultSource.Report(device.Faults, $"{device.Name}: a port that frames were sent to", exception);
+    }
+
+    public override void Start(DeviceRing ring, VirtioFeatures features)
+    {
+        base.Start(ring, features);
+        _device.Settings.Settle(features);
+        _allowed = NetOffloads.Allowed(features);
+        if (_frame.Length == 0)
+            _frame = new byte[EthernetFrame.MaxUncutLength];
+    }
+
+    public override bool Process(out Fault fault)
+    {
+        var chains = Chains;
+        var taken = Ring.Take(chains, out fault);
+        if (taken == 0)
+            return false;
+        var isUp = _device.Settings.IsLinkUp;
+        var steers = _device.Settings.Steering is { Pairs: > 1, Table: null };
+        for (var i = 0; i < taken; i++)
+        {
+            if (!TrySend(chains[i], isUp, steers))
+            {
+                // It and those behind it are as if they had not been taken.
+                Ring.PutBack(chains.AsSpan(i, taken - i));
+                fault = new Fault(Errno.EPROTO, "a frame to be sent has no header");
+                break;
+            }
+
+            Ring.Complete(chains[i], 0);
+        }
+
+        _batch.End(_failed);
+        if (taken == chains.Length)
+            TryGrow();
+        return fault == Fault.None;
+    }
+
+    // False when there is no header; a frame that can't be sent is lost, and its buffer used.
+    private bool TrySend(DescriptorChain chain, bool isUp, bool steers)
+    {
+        Span<byte> header = stackalloc byte[NetHeader.MostBytes];
+        header = header[..HeaderSize];
+        if (!chain.TryTakeReadable(header))
+            return false;
+        var length = chain.ReadableLength;
+        if (!isUp || length is < EthernetFrame.MinLength or > EthernetFrame.MaxUncutLength
+            || !NetHeader.TryRead(header, _allowed, (int)length, out var offload))
+        {
+            Lose();
+            return true;
+        }
+
+        var bytes = _frame.AsSpan(0, (int)length);
+        chain.TryTakeReadable(bytes);
+        var frame = new EthernetFrame(bytes, offload);
+        if (!frame.IsValid || _device.IsTooLong(frame))
+        {
+            Lose();
+            return true;
+        }
+
+        if (steers)
+            _device.Flows.Note(bytes, _pair);
+        _batch.Forward(_device.Port, frame);
+        Count(bytes.Length);
+        return true;
+    }
+}

@@ -1,0 +1,41 @@
+using System.Buffers.Binary;
+using Virtbus.Ethernet;
+using Virtbus.Platform;
+
+namespace Virtbus.Transports.Tap;
+
+/// <summary>The header before a frame of a TAP queue: struct virtio_net_hdr_v1 (VIRTIO 1.2, 5.1.6), in little endian.</summary>
+internal static class TapHeader
+{
+    /// <summary>Reads one.</summary>
+    /// <param name="header"><see cref="TapFile.HeaderSize"/> bytes.</param>
+    public static FrameOffload Read(ReadOnlySpan<byte> header) => new(
+        (FrameFlags)header[0],
+        (SegmentationType)header[1],
+        BinaryPrimitives.ReadUInt16LittleEndian(header[2..]),
+        BinaryPrimitives.ReadUInt16LittleEndian(header[4..]),
+        BinaryPrimitives.ReadUInt16LittleEndian(header[6..]),
+        BinaryPrimitives.ReadUInt16LittleEndian(header[8..]),
+        0,
+        0);
+
+    /// <summary>Writes one.</summary>
+    /// <param name="header"><see cref="TapFile.HeaderSize"/> bytes.</param>
+    /// <param name="offload">The frame's offload data.</param>
+    /// <param name="length">Bytes of the frame: the host refuses a header that says more, and this one is a hint of a guest's.</param>
+    public static void Write(Span<byte> header, in FrameOffload offload, int length)
+    {
+        header.Clear();
+        header[0] = (byte)(offload.Flags & (FrameFlags.NeedsChecksum | FrameFlags.DataValid));
+        if (offload.Segmentation != SegmentationType.None)
+        {
+            header[1] = (byte)offload.Segmentation;
+            BinaryPrimitives.WriteUInt16LittleEndian(header[2..], (ushort)Math.Min(offload.HeaderLength, length));
+            BinaryPrimitives.WriteUInt16LittleEndian(header[4..], offload.SegmentSize);
+        }
+        if ((offload.Flags & FrameFlags.NeedsChecksum) == FrameFlags.None)
+            return;
+        BinaryPrimitives.WriteUInt16LittleEndian(header[6..], offload.ChecksumStart);
+        BinaryPrimitives.WriteUInt16LittleEndian(header[8..], offload.ChecksumOffset);
+    }
+}

@@ -1,0 +1,151 @@
+using Virtbus.Ethernet;
+
+namespace Virtbus.Tests.Ethernet;
+
+/// <summary>What the switch knows of addresses: how long, how many, and from several threads.</summary>
+public sealed class AddressTableTests
+{
+    private readonly ManualTime _time = new();
+
+    [Fact]
+    public void Address_that_is_not_seen_again_is_forgotten()
+    {
+        var switching = new EthernetSwitch(_time);
+        Assert.Equal(TimeSpan.FromSeconds(300), switching.AddressAge);
+        var batch = new SwitchBatch(switching);
+        var (first, second) = (new KeepingSink(), new KeepingSink());
+        var (a, b, c) = (new SwitchPort(first), new SwitchPort(second), new SwitchPort(new KeepingSink()));
+        foreach (var port in new[] { a, b, c })
+            switching.Join(port);
+        Send(a, 0xFFFFFFFFFFFF, 1);
+        _time.Advance(TimeSpan.FromSeconds(299));
+        Send(a, 0xFFFFFFFFFFFF, 1);
+        _time.Advance(TimeSpan.FromSeconds(300));
+        Assert.Equal((1, 0), Reach());
+        _time.Advance(TimeSpan.FromSeconds(1));
+        Assert.Equal((1, 1), Reach());
+        Send(a, 0xFFFFFFFFFFFF, 1);
+        Assert.Equal((1, 0), Reach());
+        switching.AddressAge = TimeSpan.FromSeconds(10);
+        _time.Advance(TimeSpan.FromSeconds(11));
+        Assert.Equal((1, 1), Reach());
+        Assert.Throws<ArgumentOutOfRangeException>(() => switching.AddressAge = TimeSpan.Zero);
+
+        (int, int) Reach()
+        {
+            first.Frames.Clear();
+            second.Frames.Clear();
+            Send(c, 1, 0xFFFFFFFFFFFF);
+            return (first.Frames.Count, second.Frames.Count);
+        }
+
+        void Send(SwitchPort from, ulong destination, ulong source)
+        {
+            var bytes = new byte[60];
+            for (var i = 0; i < 6; i++)
+                (bytes[i], bytes[6 + i]) = ((byte)(destination >> (40 - (8 * i))), (byte)(source >> (40 - (8 * i))));
+            batch.Forward(from, new EthernetFrame(bytes));
+            batch.End(static (_, exception) => throw exception);
+        }
+    }
+
+    [Fact]
+    public void Full_table_gives_up_what_is_old_and_keeps_the_rest()
+    {
+        var table = new AddressTable(frequency: 10) { MaxAge = 5000 };
+        var port = new SwitchPort(new KeepingSink());
+        for (ulong i = 0; i < AddressTable.MaxAddresses; i++)
+            table.Learn(i, 0, port, now: (long)i);
+        table.Learn(0xFFFF, 0, port, now: 4095);
+        // Those from 1000 on are seen again.
+        for (ulong i = 1000; i < AddressTable.MaxAddresses; i++)
+            table.Learn(i, 0, port, now: 6000);
+        Assert.Null(table.Find(0xFFFF, 0, 4095));
+        table.Learn(0xFFFF, 0, port, now: 6000);
+        Assert.Same(port, table.Find(0xFFFF, 0, 6000));
+        Assert.Null(table.Find(999, 0, 6000));
+        Assert.Same(port, table.Find(1000, 0, 6000));
+        Assert.Same(port, table.Find(4095, 0, 6000));
+        // There is room for all that were given up.
+        for (ulong i = 0; i < 1000; i++)
+            table.Learn(0x10000 + i, 0, port, now: 6000);
+        Assert.Same(port, table.Find(0x10000 + 998, 0, 6000));
+        Assert.Null(table.Find(0x10000 + 999, 0, 6000));
+    }
+
+    [Fact]
+    public void Full_table_costs_an_unknown_address_no_allocation()
+    {
+        var table = new AddressTable(frequency: 1) { MaxAge = 300 };
+        var port = new SwitchPort(new KeepingSink());
+        for (ulong i = 0; i < AddressTable.MaxAddresses + 1; i++)
+            table.Learn(i, 0, port, now: 0);
+        var before = GC.GetAllocatedBytesForCurrentThread();
+        for (ulong i = 0; i < 100_000; i++)
+            table.Learn(0x10000 + i, 0, port, now: 1);
+        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+    }
+
+    [Fact]
+    public void Address_that_moves_costs_no_allocation_and_is_where_it_was_seen_last()
+    {
+        var table = new AddressTable(frequency: 1) { MaxAge = 300 };
+        SwitchPort[] ports = [new(new KeepingSink()), new(new KeepingSink())];
+        table.Learn(1, 0, ports[0], 0);
+        var before = GC.GetAllocatedBytesForCurrentThread();
+        for (var i = 1; i < 1000; i++)
+        {
+            table.Learn(1, 0, ports[i % 2], 0);
+            if (table.Find(1, 0, 0) != ports[i % 2])
+                Assert.Fail("It is not where it was seen last.");
+        }
+        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+    }
+
+    [Fact]
+    public void Gone_port_is_not_found_and_not_learned()
+    {
+        var table = new AddressTable(frequency: 1) { MaxAge = 300 };
+        var (gone, stays) = (new SwitchPort(new KeepingSink()), new SwitchPort(new KeepingSink()));
+        table.Learn(1, 5, gone, 0);
+        table.Learn(2, 5, stays, 0);
+        Assert.Same(gone, table.Find(1, 5, 0));
+        Assert.Null(table.Find(1, 6, 0));
+        gone.IsGone = true;
+        Assert.Null(table.Find(1, 5, 0));
+        table.ForgetGone();
+        table.Learn(3, 5, gone, 0);
+        Assert.Equal((null, stays, null), (table.Find(1, 5, 0), table.Find(2, 5, 0), table.Find(3, 5, 0)));
+    }
+
+    [Fact]
+    public void What_is_known_is_found_while_others_learn_and_forget()
+    {
+        var table = new AddressTable(frequency: 1) { MaxAge = 300 };
+        var known = new SwitchPort(new KeepingSink());
+        for (ulong i = 0; i < 50; i++)
+            table.Learn(i, 0, known, 0);
+        var isDone = false;
+        var writer = new Thread(() =>
+        {
+            for (var round = 0; round < 200; round++)
+            {
+                var port = new SwitchPort(new KeepingSink());
+                for (ulong i = 0; i < 500; i++)
+                    table.Learn(0x1000 + i, (ushort)round, port, 0);
+                port.IsGone = true;
+                table.ForgetGone();
+            }
+            Volatile.Write(ref isDone, true);
+        });
+        writer.Start();
+        var missed = 0;
+        while (!Volatile.Read(ref isDone))
+        {
+            for (ulong i = 0; i < 50; i++)
+                missed += table.Find(i, 0, 0) == known ? 0 : 1;
+        }
+        writer.Join();
+        Assert.Equal(0, missed);
+    }
+}
