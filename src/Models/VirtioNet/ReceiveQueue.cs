@@ -12,6 +12,8 @@ namespace Virtbus.Models.VirtioNet;
 internal sealed class ReceiveQueue : NetQueue
 {
     private const int Depth = 256;
+    // Room for as many segments as a window of TCP has.
+    private const int Bytes = 1 << 20;
     private const int Batch = 64;
     // The most buffers for one frame.
     private const int MostBuffers = 128;
@@ -29,6 +31,8 @@ internal sealed class ReceiveQueue : NetQueue
     private int _held;
     // The oldest frame wants more buffers than there are.
     private bool _isShort;
+    // A frame found no room since the last one was taken out.
+    private volatile bool _isFull;
     private ulong _refused;
 
     internal ReceiveQueue(VirtioNetDevice device)
@@ -56,7 +60,7 @@ internal sealed class ReceiveQueue : NetQueue
             if (_waiting!.TryWrite(frame))
                 Volatile.Write(ref _added, _added + 1);
             else
-                _refused++;
+                Refuse();
             return true;
         }
     }
@@ -66,7 +70,7 @@ internal sealed class ReceiveQueue : NetQueue
         base.Start(ring, features);
         _device.Settings.Settle(features);
         _merges = features.Has(VirtioNetConfig.VIRTIO_NET_F_MRG_RXBUF);
-        _waiting ??= new FrameRing(Depth);
+        _waiting ??= new FrameRing(Depth, Bytes);
         lock (_senders)
         {
             _generation = _device.Settings.Generation;
@@ -88,6 +92,7 @@ internal sealed class ReceiveQueue : NetQueue
         while (done < frames && _waiting!.TryPeek(out var frame) && TryGive(frame, ref fault))
         {
             _waiting.Release();
+            _isFull = false;
             Volatile.Write(ref _taken, _taken + 1);
             done++;
         }
@@ -106,12 +111,18 @@ internal sealed class ReceiveQueue : NetQueue
 
     public override void Dispose() => Close();
 
+    private void Refuse()
+    {
+        _refused++;
+        _isFull = true;
+    }
+
     private void Close()
     {
         lock (_senders)
             _isOpen = false;
         // Nobody adds any more, and no thread of the queue takes.
-        while (_waiting is { IsEmpty: false })
+        while (_waiting is not null && _waiting.TryPeek(out _))
             _waiting.Release();
         Volatile.Write(ref _taken, _added);
     }
@@ -178,7 +189,7 @@ internal sealed class ReceiveQueue : NetQueue
     }
 
     // All that the driver can offer at once are too few, or all that there may be; or it keeps all others waiting and the driver brings no more.
-    private bool IsHopeless(int end) => end - _next >= Math.Min(Ring.Size, MostBuffers) || Volatile.Read(ref _added) - _taken == Depth;
+    private bool IsHopeless(int end) => end - _next >= Math.Min(Ring.Size, MostBuffers) || _isFull || Volatile.Read(ref _added) - _taken == Depth;
 
     private static bool IsBuffer(DescriptorChain chain, int least, ref Fault fault)
     {

@@ -79,7 +79,7 @@ public sealed class VirtioWindowTests : IDisposable
         Assert.Equal((uint)Errno.EFAULT, Read(0x4C, 4));
         var text = new byte[96];
         _function.ReadBar(0, Window + 0x80, text);
-        Assert.Contains("guest memory", Encoding.UTF8.GetString(text));
+        Assert.Contains("not all in the memory that the device reaches", Encoding.UTF8.GetString(text));
     }
 
     [Fact]
