@@ -50,7 +50,7 @@ internal static class NetBench
             var frame = new byte[length];
             VirtioNetConfig.WriteMac(frame, MacB);
             VirtioNetConfig.WriteMac(frame.AsSpan(6), MacA);
-            (frame[12], frame[14]) = (8, 0x45);
+            NetTurns.WriteTcp(frame);
             byte[] header = cut ? [1, 1, 54, 0, 0xA8, 5, 34, 0, 16, 0] : [];
             // The switch comes to know where the other one is, and the code is compiled.
             to.Send(Swapped(frame));

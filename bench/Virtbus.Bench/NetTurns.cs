@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using Virtbus.Ethernet;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
@@ -64,7 +65,7 @@ internal sealed class NetTurns : IDisposable
         var frame = new byte[HeaderSize + length];
         VirtioNetConfig.WriteMac(frame.AsSpan(HeaderSize), MacA);
         VirtioNetConfig.WriteMac(frame.AsSpan(HeaderSize + 6), MacB);
-        (frame[HeaderSize + 12], frame[HeaderSize + 14]) = (8, 0x45);
+        WriteTcp(frame.AsSpan(HeaderSize));
         // The switch comes to know the port.
         new SwitchBatch(network).Forward(port, new EthernetFrame(frame.AsSpan(HeaderSize, 60)));
         VirtioNetConfig.WriteMac(frame.AsSpan(HeaderSize), MacB);
@@ -78,6 +79,15 @@ internal sealed class NetTurns : IDisposable
         }
 
         _drivers[0].Publish();
+    }
+
+    /// <summary>Makes a frame behind its addresses one of TCP over IPv4, which a switch looks at before it lets it be cut.</summary>
+    /// <param name="frame">The frame.</param>
+    internal static void WriteTcp(Span<byte> frame)
+    {
+        (frame[12], frame[14], frame[22], frame[23]) = (8, 0x45, 64, 6);
+        BinaryPrimitives.WriteUInt16BigEndian(frame[16..], (ushort)(frame.Length - 14));
+        frame[46] = 0x50;
     }
 
     /// <summary>Sends frames and takes them.</summary>

@@ -5,6 +5,9 @@ namespace Virtbus.Vm;
 /// <summary>What a virtual machine consists of and what runs in it.</summary>
 public sealed class VmOptions
 {
+    /// <summary>The most processors that a guest can have.</summary>
+    public const int MaxCpus = 64;
+
     /// <summary>The devices, in the order in which the guest finds them: the first disk is /dev/vda.</summary>
     public IReadOnlyList<VmDevice> Devices { get; init; } = [];
 
@@ -52,8 +55,8 @@ public sealed class VmOptions
     {
         if (MemoryMiB < 128)
             throw new VirtbusException(Errno.EINVAL, $"A guest cannot run in {MemoryMiB} MiB of memory. Give it 128 or more.");
-        if (Cpus is < 1 or > 64)
-            throw new VirtbusException(Errno.EINVAL, $"A guest cannot have {Cpus} CPUs. Give it 1 to 64.");
+        if (Cpus is < 1 or > MaxCpus)
+            throw new VirtbusException(Errno.EINVAL, $"A guest cannot have {Cpus} CPUs. Give it 1 to {MaxCpus}.");
         foreach (VmDevice device in Devices)
         {
             if (device.Queues < 1)

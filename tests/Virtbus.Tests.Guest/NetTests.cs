@@ -49,13 +49,13 @@ public sealed class NetTests
     {
         await using var fabric = new TestFabric();
         await fabric.UpAsync(Pair("queues: 2", "queues: 2"));
-        var (server, client) = await StartAsync(fabric);
+        var (server, client) = await StartAsync(fabric, "--cpus=2");
         const string Count = """
             for q in 0 1; do awk -v q="virtio[0-9]+-input.$q" '$NF ~ q { n = 0; for (i = 2; i < NF; i++) if ($i ~ /^[0-9]+$/) n += $i; print (n > 100 ? "busy" : "idle " n) }' /proc/interrupts; done
             """;
-        await server.TellAsync($"net_test serve 5001 {GiB >> 6} 16; {Count}");
+        await server.TellAsync($"net_test serve 5001 {GiB >> 10} 16; {Count}");
         await server.SeeAsync("listening");
-        await client.TellAsync($"net_test talk 10.0.0.1 5001 {GiB >> 6} 16");
+        await client.TellAsync($"net_test talk 10.0.0.1 5001 {GiB >> 10} 16");
         await client.SeeAsync("same");
         await server.SeeAsync("same", "busy", "busy");
         await EndAsync(server, client);
@@ -103,10 +103,10 @@ public sealed class NetTests
           - { name: nic2, virtio: net, mac: "02:00:00:00:00:02", {{second}} }
         """;
 
-    private static async Task<(Guest Server, Guest Client)> StartAsync(TestFabric fabric)
+    private static async Task<(Guest Server, Guest Client)> StartAsync(TestFabric fabric, params string[] options)
     {
-        var server = Guest.Start(fabric, await ScriptAsync(1), "nic1");
-        var client = Guest.Start(fabric, await ScriptAsync(2), "nic2");
+        var server = Guest.Start(fabric, await ScriptAsync(1), ["nic1", .. options]);
+        var client = Guest.Start(fabric, await ScriptAsync(2), ["nic2", .. options]);
         await ReadyAsync(server, client);
         return (server, client);
     }

@@ -16,14 +16,17 @@ internal static class VmVerb
         var devices = Names.Sockets();
         var isolated = new Option<bool>("--no-shared-memory") { Description = "Keep the guest's memory from the devices: they ask for each byte of it by messages. For vfio-user devices only." };
         var iommu = new Option<bool>("--viommu") { Description = "Give the guest an IOMMU, which its own vfio-pci needs." };
+        var cpus = new Option<string>("--cpus") { Description = $"How many processors the guest has, 1 to {VmOptions.MaxCpus}; 1 when absent.", HelpName = "N" };
         var reboot = new Option<bool>("--reboot") { Description = "Let the guest reboot, and start the command anew at each boot; without it a reboot ends the guest." };
         var prepare = new Option<bool>("--prepare") { Description = "Only fetch or make what guests need (QEMU, kernel, tools), so that later ones start at once." };
         var print = new Option<bool>("--print") { Description = "Only print the command line of QEMU for a guest with a shell, to run it by hand or to learn from it." };
-        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, reboot, prepare, print };
+        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, cpus, reboot, prepare, print };
         command.Validators.Add(result =>
         {
             if (result.GetValue(devices) is null or [] && !result.GetValue(prepare))
                 result.AddError("'virtbus vm' needs a DEVICE that offers a socket.");
+            if (result.GetValue(cpus) is { } count && !TryParseCpus(count, out _))
+                result.AddError($"'virtbus vm --cpus' takes 1 to {VmOptions.MaxCpus}, not '{count}'.");
             if (result.GetValue(print) && result.GetValue(prepare))
                 result.AddError("'virtbus vm' takes one of --print and --prepare.");
             if (result.GetValue(print) && guestCommand is not null)
@@ -34,13 +37,16 @@ internal static class VmVerb
             if (result.GetValue(prepare))
                 return PrepareAsync(cancellation);
             var isPrinted = result.GetValue(print);
-            var machine = new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot));
+            var machine = new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot), TryParseCpus(result.GetValue(cpus), out var count) ? count : 1);
             var client = ControlClient.FromEnvironment();
             VmDevice[] found = [.. Resolve(client, result.GetRequiredValue(devices), mayBeInUse: isPrinted).Select(socket => DeviceOf(client, socket))];
             return isPrinted ? PrintAsync(found, machine, CommandLine.OutputOf(result), cancellation) : RunAsync(found, machine, guestCommand);
         });
         return command;
     }
+
+    private static bool TryParseCpus(string? text, out int count) =>
+        int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out count) && count is >= 1 and <= VmOptions.MaxCpus;
 
     private static IReadOnlyList<SocketAnswer> Resolve(ControlClient client, IReadOnlyList<string> names, bool mayBeInUse)
     {
@@ -100,6 +106,7 @@ internal static class VmVerb
         SharedMemory = machine.SharedMemory,
         Iommu = machine.Iommu,
         CanReboot = machine.CanReboot,
+        Cpus = machine.Cpus,
         Command = guestCommand,
         Input = input,
         Output = output,
@@ -147,7 +154,7 @@ internal static class VmVerb
     }
 
     /// <summary>What the guest is to be like, besides its devices.</summary>
-    private sealed record Machine(bool SharedMemory, bool Iommu, bool CanReboot);
+    private sealed record Machine(bool SharedMemory, bool Iommu, bool CanReboot, int Cpus);
 
     // Progress goes to the error stream, so that the command's output stays alone; in order, so not through a thread pool.
     private sealed class ErrorLines : IProgress<string>
