@@ -64,7 +64,7 @@ public sealed class ManifestTests
             /manifests/m.yaml:9:5: adapters[1]: 'model' is here a second time. Remove one of the two.
             /manifests/m.yaml:11:5: adapters[2]: an adapter has no 'name'. Add it: the device's name.
             /manifests/m.yaml:12:10: adapters[2].tap: 'this-name-is-far-too-long' is not right here. Write a network device name of at most 15 characters.
-            /manifests/m.yaml:13:5: adapters[3]: 'adapter3' is not right here. Write an adapter with the keys name, model, mac, parts, ports, tap, vfs, vf_profiles.
+            /manifests/m.yaml:13:5: adapters[3]: 'adapter3' is not right here. Write an adapter with the keys name, model, mac, parts, ports, tap, switch, vfs, vf_profiles.
             /manifests/m.yaml:15:11: disks[0].name: 'disk 0' is not right here. Write 1 to 63 letters, digits, '_', '.' and '-', a letter or digit first.
             /manifests/m.yaml:17:13: disks[0].memory: '64MB' is not right here. Did you mean '64MiB'? Write a size such as 512KiB, 64MiB or 1GiB, or a number of bytes; a multiple of 512 up to 1024TiB.
             /manifests/m.yaml:18:5: disks[1]: a disk has exactly one of file, memory, null; this has memory, null. Keep one.
