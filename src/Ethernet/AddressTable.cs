@@ -9,7 +9,7 @@ namespace Virtbus.Ethernet;
 internal sealed class AddressTable
 {
     /// <summary>How many addresses it holds.</summary>
-    public const int MaxAddresses = 4096;
+    public const int MaxAddresses = EthernetSwitch.MaxAddresses;
 
     private const int FirstSize = 64;
     private readonly Lock _lock = new();
@@ -91,19 +91,20 @@ internal sealed class AddressTable
     private void Add(ulong key, SwitchPort port, long now)
     {
         // A table that is full costs no lock, whatever addresses a guest makes up.
-        if (Volatile.Read(ref _count) == MaxAddresses && now < Volatile.Read(ref _nextSweep))
+        if ((Volatile.Read(ref _count) == MaxAddresses || port.Learned >= port.MaxAddresses) && now < Volatile.Read(ref _nextSweep))
             return;
         lock (_lock)
         {
             if (port.IsGone || Find(_entries, key) is not null)
                 return;
-            if (_count == MaxAddresses)
+            if (_count == MaxAddresses || port.Learned >= port.MaxAddresses)
                 Sweep(now);
-            if (_count == MaxAddresses)
+            if (_count == MaxAddresses || port.Learned >= port.MaxAddresses)
                 return;
             if ((_count + 1) * 2 > _entries.Length)
                 Rebuild(static (_, _) => true, 0);
             Place(_entries, new Entry(key, port, now));
+            port.Learned++;
             Volatile.Write(ref _count, _count + 1);
         }
     }
@@ -128,8 +129,16 @@ internal sealed class AddressTable
         Entry[] kept = [.. _entries.Where(e => e is not null && stays(e, oldest)).Select(e => e!)];
         // Half of it stays free, so that few entries are looked at for an address.
         var entries = new Entry?[Math.Max(FirstSize, (int)BitOperations.RoundUpToPowerOf2((uint)(kept.Length + 1) * 2))];
+        foreach (var entry in _entries)
+        {
+            if (entry is not null)
+                Volatile.Read(ref entry.Port).Learned = 0;
+        }
         foreach (var entry in kept)
+        {
             Place(entries, entry);
+            Volatile.Read(ref entry.Port).Learned++;
+        }
         Volatile.Write(ref _entries, entries);
         Volatile.Write(ref _count, kept.Length);
     }

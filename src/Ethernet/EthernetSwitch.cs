@@ -7,6 +7,9 @@ namespace Virtbus.Ethernet;
 /// </summary>
 public sealed class EthernetSwitch
 {
+    /// <summary>How many addresses a switch knows.</summary>
+    public const int MaxAddresses = 4096;
+
     private static readonly TimeSpan DefaultAge = TimeSpan.FromSeconds(300);
     private readonly Lock _lock = new();
     private readonly TimeProvider _time;

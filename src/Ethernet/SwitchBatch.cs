@@ -12,6 +12,7 @@ public sealed class SwitchBatch
     // Those of them without a lane.
     private readonly HashSet<SwitchPort> _marked = [];
     private byte[] _scratch = [];
+    private int _pieces;
     private long _now;
     private bool _knowsTime;
 
@@ -46,6 +47,9 @@ public sealed class SwitchBatch
         }
     }
 
+    /// <summary>Pieces that frames were cut into since the last end: what the batch costs beyond its frames.</summary>
+    public int Pieces => _pieces;
+
     /// <summary>Switches a frame that came in by a port.</summary>
     /// <param name="from">The port: of the lane, or without a lane.</param>
     /// <param name="frame">The frame; one that is not valid is counted at the port and dropped.</param>
@@ -60,6 +64,7 @@ public sealed class SwitchBatch
     public void End(Action<IFrameSink, Exception> failed)
     {
         _knowsTime = false;
+        _pieces = 0;
         // By index: an interrupt's handler may make another port's turn end here.
         for (var i = 0; i < _touched.Count; i++)
         {
@@ -116,7 +121,10 @@ public sealed class SwitchBatch
             if (FrameCutter.TryBegin(scratch, frame, edit, out var cutter))
             {
                 while (cutter.TryNext(out var piece))
+                {
+                    _pieces++;
                     to.Sink.Deliver(piece);
+                }
             }
         }
         else

@@ -47,6 +47,12 @@ public sealed class SwitchPort
         }
     }
 
+    /// <summary>
+    /// How many addresses are learned at the port at most; as many as a switch knows when nothing is said. A port's that is one guest's has fewer, or that
+    /// guest could have all.
+    /// </summary>
+    public int MaxAddresses { get; init; } = EthernetSwitch.MaxAddresses;
+
     /// <summary>Frames that came in by the port and were dropped: their length or their offload data was nonsense. Any thread.</summary>
     public long Malformed => Interlocked.Read(ref _malformed);
 
@@ -62,6 +68,9 @@ public sealed class SwitchPort
 
     /// <summary>Whether the port waits for the end of the batch; the lane's mark.</summary>
     internal bool IsTouched { get; set; }
+
+    /// <summary>How many addresses were learned at it; under the lock of the table.</summary>
+    internal int Learned { get; set; }
 
     internal void CountMalformed() => Interlocked.Increment(ref _malformed);
 

@@ -47,6 +47,10 @@ public sealed class VirtioVerbTests
         Assert.Contains("one of file, memory, null", await fabric.RefusedAsync("function", "plug", "disk1", "--virtio", "blk"), StringComparison.Ordinal);
         Assert.Contains("one of: blk, net, console, rng", await fabric.RefusedAsync("function", "plug", "disk1", "--virtio", "floppy"), StringComparison.Ordinal);
         Assert.Contains("only a disk has 'memory'", await fabric.RefusedAsync("function", "plug", "rng1", "--virtio", "rng", "memory=1MiB"), StringComparison.Ordinal);
+        Assert.Contains("not 4 more addresses", await fabric.RefusedAsync("function", "plug", "nic1", "--virtio", "net", "mac=02:ff:ff:ff:ff:fe", "vfs=4"), StringComparison.Ordinal);
+        Assert.Contains(": bound to vfio-pci\n", await fabric.OkAsync("function", "plug", "nic0", "--virtio", "net", "mtu=9000", "vlan=7"), StringComparison.Ordinal);
+        Assert.Contains("switch=switch0 (not set)\n", await fabric.OkAsync("function", "show", "nic0"), StringComparison.Ordinal);
+        Assert.EndsWith(": unplugged\n", await fabric.OkAsync("function", "unplug", "nic0"), StringComparison.Ordinal);
         Assert.DoesNotContain("rng1", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
         Assert.EndsWith(": unplugged\n", await fabric.OkAsync("function", "unplug", "disk0"), StringComparison.Ordinal);
         Assert.EndsWith(": unplugged\n", await fabric.OkAsync("function", "unplug", "rng0"), StringComparison.Ordinal);

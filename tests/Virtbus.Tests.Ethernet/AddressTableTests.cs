@@ -8,6 +8,46 @@ public sealed class AddressTableTests
     private readonly ManualTime _time = new();
 
     [Fact]
+    public void Port_of_one_guest_has_so_many_addresses_and_others_have_theirs()
+    {
+        var switching = new EthernetSwitch(_time);
+        var batch = new SwitchBatch(switching);
+        var (first, second) = (new KeepingSink(), new KeepingSink());
+        var (a, b, c) = (new SwitchPort(first) { MaxAddresses = 2 }, new SwitchPort(second), new SwitchPort(new KeepingSink()));
+        foreach (var port in new[] { a, b, c })
+            switching.Join(port);
+        for (ulong address = 1; address <= 3; address++)
+            Send(a, 0xFFFFFFFFFFFF, address);
+        Send(b, 0xFFFFFFFFFFFF, 9);
+        Assert.Equal((1, 0), Reach(1));
+        Assert.Equal((1, 0), Reach(2));
+        // The third one is known nowhere, that of another port is.
+        Assert.Equal((1, 1), Reach(3));
+        Assert.Equal((0, 1), Reach(9));
+        // What is forgotten makes room.
+        _time.Advance(TimeSpan.FromSeconds(301));
+        Send(a, 0xFFFFFFFFFFFF, 3);
+        Assert.Equal((1, 0), Reach(3));
+
+        (int, int) Reach(ulong address)
+        {
+            first.Frames.Clear();
+            second.Frames.Clear();
+            Send(c, address, 0xFFFFFFFFFFFF);
+            return (first.Frames.Count, second.Frames.Count);
+        }
+
+        void Send(SwitchPort from, ulong destination, ulong source)
+        {
+            var bytes = new byte[60];
+            for (var i = 0; i < 6; i++)
+                (bytes[i], bytes[6 + i]) = ((byte)(destination >> (40 - (8 * i))), (byte)(source >> (40 - (8 * i))));
+            batch.Forward(from, new EthernetFrame(bytes));
+            batch.End(static (_, exception) => throw exception);
+        }
+    }
+
+    [Fact]
     public void Address_that_is_not_seen_again_is_forgotten()
     {
         var switching = new EthernetSwitch(_time);

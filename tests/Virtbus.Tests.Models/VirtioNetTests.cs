@@ -42,6 +42,71 @@ public sealed class VirtioNetTests
         Assert.Equal((0UL, 0UL), (a.Counters.SendLost, b.Counters.ReceiveLost));
     }
 
+    [Fact]
+    public void Frame_that_nobody_is_there_for_is_not_cut_before_it_is_lost()
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        Assert.Equal(OffloadKinds.All, a.Port.Sink.Takes);
+        using var user = new VirtioNetUser(a, VirtioFeatures.Of(
+            VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6));
+        Assert.Equal(OffloadKinds.None, a.Port.Sink.Takes);
+        a.SetLink(false);
+        Assert.Equal(OffloadKinds.All, a.Port.Sink.Takes);
+    }
+
+    [Fact]
+    public void Frames_that_are_cut_into_thousands_go_out_whole_over_several_turns()
+    {
+        const int Frames = 16;
+        const int Payload = 1024;
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        using var user = new VirtioNetUser(a);
+        var sink = new Counter();
+        _network.Join(new SwitchPort(sink));
+        for (var i = 0; i < Frames; i++)
+            Assert.True(user.TryPut(1, Net.Header(1, 1, 54, 1, 34, 16), Net.Tcp(Broadcast, MacA, 54 + Payload)));
+        user.Push(1);
+        Deadline.Until(() => a.Counters.SentFrames == Frames, "the frames to be sent");
+        Assert.Equal(Frames * Payload, sink.Count);
+        Assert.Equal(0, sink.Wrong);
+    }
+
+    [Fact]
+    public void Service_tag_is_payload_to_the_filter_of_VLANs()
+    {
+        var filter = new ReceiveFilter(MacA) { Modes = 0, FiltersVlans = true };
+        var frame = Net.Frame(MacA, MacB, 60, 1);
+        BinaryPrimitives.WriteUInt16BigEndian(frame.AsSpan(12), 0x8100);
+        Assert.False(filter.Accepts(new EthernetFrame(frame)));
+        BinaryPrimitives.WriteUInt16BigEndian(frame.AsSpan(12), 0x88A8);
+        Assert.True(filter.Accepts(new EthernetFrame(frame)));
+    }
+
+    private sealed class Counter : IFrameSink
+    {
+        private int _count;
+        private int _wrong;
+
+        internal int Count => Volatile.Read(ref _count);
+
+        internal int Wrong => Volatile.Read(ref _wrong);
+
+        public OffloadKinds Takes => OffloadKinds.None;
+
+        public void Deliver(in EthernetFrame frame)
+        {
+            Interlocked.Increment(ref _count);
+            if (frame.Length != 55 || !frame.Offload.IsNone)
+                Interlocked.Increment(ref _wrong);
+        }
+
+        public void Miss() => Interlocked.Increment(ref _wrong);
+
+        public void Flush()
+        {
+        }
+    }
+
     [Theory]
     [InlineData(false, 10)]
     [InlineData(true, 12)]

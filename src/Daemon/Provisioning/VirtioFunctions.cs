@@ -26,6 +26,8 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private const string Entropy = "rng";
     private const int MaxQueues = 64;
     private const int MostFaultsTold = 10;
+    // Of the five bytes behind the first, which says whether an address is a group's.
+    private const ulong LastOfGroup = 0xFF_FF_FF_FF_FF;
     private const string StandardSwitch = "switch0";
     private const string StubDriver = "pci-pf-stub";
     // The descriptors fill one page: a guest's IOMMU maps page by page, and each part of a ring has to lie in one piece.
@@ -67,6 +69,8 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
             throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': only {who} has '{field.Name}', and this is a virtio {type}. Take it away.");
         }
 
+        if (profile.TryGet(Mac, out var mac) && (mac & LastOfGroup) + (ulong)profile.Get(VirtualFunctions) > LastOfGroup)
+            throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': behind {NetDevice.FormatAddress(mac)} there are not {profile.Get(VirtualFunctions)} more addresses for its virtual functions. Choose a lower one.");
         Medium.Check(profile);
     }
 

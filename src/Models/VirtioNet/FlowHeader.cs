@@ -26,8 +26,8 @@ internal readonly record struct FlowHeader(int AddressesAt, bool IsV6, int Ports
     /// <summary>Bytes of addresses.</summary>
     internal int AddressBytes => AddressesAt == 0 ? 0 : IsV6 ? 32 : 8;
 
-    /// <summary>Whether a frame has a VLAN tag.</summary>
-    internal static bool IsTagged(ReadOnlySpan<byte> frame) => frame.Length >= EthernetFrame.MinLength + TagSize && IsTag(Type(frame, 12));
+    /// <summary>Whether a frame has the tag of a VLAN that a driver chooses: a customer's. A service's is payload.</summary>
+    internal static bool IsTagged(ReadOnlySpan<byte> frame) => frame.Length >= EthernetFrame.MinLength + TagSize && Type(frame, 12) == 0x8100;
 
     /// <summary>Bytes of the Ethernet header with its tags.</summary>
     internal static int EthernetBytes(ReadOnlySpan<byte> frame)

@@ -8,7 +8,8 @@ internal sealed class NetPort(VirtioNetDevice device, ReceiveQueue[] queues) : I
 {
     private ulong _lost;
 
-    public OffloadKinds Takes => device.Settings.Takes;
+    // What nobody is there for is lost in any case: it is not cut before.
+    public OffloadKinds Takes => device.HasDriver && device.Settings.IsLinkUp ? device.Settings.Takes : OffloadKinds.All;
 
     /// <summary>Frames that no queue took.</summary>
     internal ulong Lost => Volatile.Read(ref _lost);

@@ -74,6 +74,7 @@ internal sealed class ReceiveQueue : NetQueue
         lock (_senders)
         {
             _generation = _device.Settings.Generation;
+            _isFull = false;
             _isOpen = true;
         }
     }

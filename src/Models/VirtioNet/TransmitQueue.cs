@@ -12,6 +12,8 @@ namespace Virtbus.Models.VirtioNet;
 internal sealed class TransmitQueue : NetQueue
 {
     private const int Batch = 64;
+    // Of frames that are cut for others; the rest of the batch waits for the next turn, behind whoever else is on the thread.
+    private const int MostPieces = 4096;
 
     private readonly VirtioNetDevice _device;
     private readonly SwitchBatch _batch;
@@ -57,6 +59,10 @@ internal sealed class TransmitQueue : NetQueue
             }
 
             Ring.Complete(chains[i], 0);
+            if (_batch.Pieces < MostPieces)
+                continue;
+            Ring.PutBack(chains.AsSpan(i + 1, taken - i - 1));
+            break;
         }
 
         _batch.End(_failed);

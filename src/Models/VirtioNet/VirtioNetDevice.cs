@@ -46,6 +46,9 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         (VIRTIO_NET_F_RSS, VirtioFeatures.Of(VIRTIO_NET_F_CTRL_VQ)),
     ];
 
+    // More than guests have, and not enough for one to take the switch's table from all others.
+    private const int MostAddresses = 256;
+
     private readonly EthernetSwitch _network;
     private readonly VirtioNetOptions _options;
     private readonly ReceiveQueue[] _receive;
@@ -75,7 +78,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         }
 
         _sink = new NetPort(this, _receive);
-        Port = new SwitchPort(_sink) { AccessVlan = options.Vlan };
+        Port = new SwitchPort(_sink) { AccessVlan = options.Vlan, MaxAddresses = MostAddresses };
         CreateQueues(Queue);
         network.Join(Port);
     }
@@ -115,6 +118,8 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     }
 
     internal NetSettings Settings { get; }
+
+    internal bool HasDriver => (Status & VirtioStatus.DRIVER_OK) != 0;
 
     internal SwitchPort Port { get; }
 
