@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 
 namespace Virtbus.Ethernet;
@@ -25,6 +26,24 @@ public readonly record struct FrameOffload(
     ushort HashReport,
     uint Hash)
 {
+    /// <summary>Writes it as struct virtio_net_hdr (VIRTIO 1.3, 5.1.6), in little endian, up to csum_offset; what has no place or does not count stays as it is.</summary>
+    /// <param name="header">Ten bytes or more, 0.</param>
+    /// <param name="flags">Which flags whoever reads it takes.</param>
+    public void WriteTo(Span<byte> header, FrameFlags flags)
+    {
+        header[0] = (byte)(Flags & flags);
+        if (Segmentation != SegmentationType.None)
+        {
+            header[1] = (byte)Segmentation;
+            BinaryPrimitives.WriteUInt16LittleEndian(header[2..], HeaderLength);
+            BinaryPrimitives.WriteUInt16LittleEndian(header[4..], SegmentSize);
+        }
+        if ((Flags & flags & FrameFlags.NeedsChecksum) == FrameFlags.None)
+            return;
+        BinaryPrimitives.WriteUInt16LittleEndian(header[6..], ChecksumStart);
+        BinaryPrimitives.WriteUInt16LittleEndian(header[8..], ChecksumOffset);
+    }
+
     /// <summary>Whether there is nothing to do and nothing known.</summary>
     public bool IsNone => this == default;
 }

@@ -380,7 +380,6 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         _driverFeatures = VirtioFeatures.None;
         OnReset();
         Interlocked.Exchange(ref _status, 0);
-        OnReset();
     }
 
     private VirtioFeatures? SettledFeatures => (_status & VirtioStatus.FEATURES_OK) != 0 ? _driverFeatures : null;

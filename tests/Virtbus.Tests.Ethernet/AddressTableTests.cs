@@ -17,8 +17,8 @@ public sealed class AddressTableTests
         foreach (var port in new[] { a, b, c })
             switching.Join(port);
         for (ulong address = 1; address <= 3; address++)
-            Send(a, 0xFFFFFFFFFFFF, address);
-        Send(b, 0xFFFFFFFFFFFF, 9);
+            Send(batch, a, 0xFFFFFFFFFFFF, address);
+        Send(batch, b, 0xFFFFFFFFFFFF, 9);
         Assert.Equal((1, 0), Reach(1));
         Assert.Equal((1, 0), Reach(2));
         // The third one is known nowhere, that of another port is.
@@ -26,24 +26,15 @@ public sealed class AddressTableTests
         Assert.Equal((0, 1), Reach(9));
         // What is forgotten makes room.
         _time.Advance(TimeSpan.FromSeconds(301));
-        Send(a, 0xFFFFFFFFFFFF, 3);
+        Send(batch, a, 0xFFFFFFFFFFFF, 3);
         Assert.Equal((1, 0), Reach(3));
 
         (int, int) Reach(ulong address)
         {
             first.Frames.Clear();
             second.Frames.Clear();
-            Send(c, address, 0xFFFFFFFFFFFF);
+            Send(batch, c, address, 0xFFFFFFFFFFFF);
             return (first.Frames.Count, second.Frames.Count);
-        }
-
-        void Send(SwitchPort from, ulong destination, ulong source)
-        {
-            var bytes = new byte[60];
-            for (var i = 0; i < 6; i++)
-                (bytes[i], bytes[6 + i]) = ((byte)(destination >> (40 - (8 * i))), (byte)(source >> (40 - (8 * i))));
-            batch.Forward(from, new EthernetFrame(bytes));
-            batch.End(static (_, exception) => throw exception);
         }
     }
 
@@ -57,14 +48,14 @@ public sealed class AddressTableTests
         var (a, b, c) = (new SwitchPort(first), new SwitchPort(second), new SwitchPort(new KeepingSink()));
         foreach (var port in new[] { a, b, c })
             switching.Join(port);
-        Send(a, 0xFFFFFFFFFFFF, 1);
+        Send(batch, a, 0xFFFFFFFFFFFF, 1);
         _time.Advance(TimeSpan.FromSeconds(299));
-        Send(a, 0xFFFFFFFFFFFF, 1);
+        Send(batch, a, 0xFFFFFFFFFFFF, 1);
         _time.Advance(TimeSpan.FromSeconds(300));
         Assert.Equal((1, 0), Reach());
         _time.Advance(TimeSpan.FromSeconds(1));
         Assert.Equal((1, 1), Reach());
-        Send(a, 0xFFFFFFFFFFFF, 1);
+        Send(batch, a, 0xFFFFFFFFFFFF, 1);
         Assert.Equal((1, 0), Reach());
         switching.AddressAge = TimeSpan.FromSeconds(10);
         _time.Advance(TimeSpan.FromSeconds(11));
@@ -75,17 +66,8 @@ public sealed class AddressTableTests
         {
             first.Frames.Clear();
             second.Frames.Clear();
-            Send(c, 1, 0xFFFFFFFFFFFF);
+            Send(batch, c, 1, 0xFFFFFFFFFFFF);
             return (first.Frames.Count, second.Frames.Count);
-        }
-
-        void Send(SwitchPort from, ulong destination, ulong source)
-        {
-            var bytes = new byte[60];
-            for (var i = 0; i < 6; i++)
-                (bytes[i], bytes[6 + i]) = ((byte)(destination >> (40 - (8 * i))), (byte)(source >> (40 - (8 * i))));
-            batch.Forward(from, new EthernetFrame(bytes));
-            batch.End(static (_, exception) => throw exception);
         }
     }
 
@@ -187,5 +169,14 @@ public sealed class AddressTableTests
         }
         writer.Join();
         Assert.Equal(0, missed);
+    }
+
+    private static void Send(SwitchBatch batch, SwitchPort from, ulong destination, ulong source)
+    {
+        var bytes = new byte[60];
+        for (var i = 0; i < 6; i++)
+            (bytes[i], bytes[6 + i]) = ((byte)(destination >> (40 - (8 * i))), (byte)(source >> (40 - (8 * i))));
+        batch.Forward(from, new EthernetFrame(bytes));
+        batch.End(static (_, exception) => throw exception);
     }
 }

@@ -323,5 +323,5 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         $"virtual function {function.Name}{string.Concat(function.Values.Where(static v => v.Key != "index").Select(static v => $" {v.Key}={v.Value}"))}";
 
     private static string Describe(AdapterManifest adapter) =>
-        $"{adapter.Model.Value.ToString().ToLowerInvariant()}, {adapter.Parts.Value.ToString().ToLowerInvariant()}, {adapter.Ports} port{(adapter.Ports.Value == 1 ? "" : "s")}{(adapter.Mac is { } mac ? $", mac {string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture)))}" : "")}{(adapter.Tap is { } tap ? $", tap {tap}" : "")}{(adapter.Switch is { } place ? $", switch {place}" : "")}";
+        $"{adapter.Model.Value.ToString().ToLowerInvariant()}, {adapter.Parts.Value.ToString().ToLowerInvariant()}, {adapter.Ports} port{(adapter.Ports.Value == 1 ? "" : "s")}{(adapter.Mac is { } mac ? $", mac {MacText.Of(mac)}" : "")}{(adapter.Tap is { } tap ? $", tap {tap}" : "")}{(adapter.Switch is { } place ? $", switch {place}" : "")}";
 }

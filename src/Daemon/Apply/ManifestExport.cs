@@ -57,7 +57,7 @@ internal static class ManifestExport
         yield return ("name", Scalar(adapter.Name));
         yield return ("model", adapter.Model.Value.ToString().ToLowerInvariant());
         if (adapter.Mac is { } mac)
-            yield return ("mac", Scalar(string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture)))));
+            yield return ("mac", Scalar(MacText.Of(mac)));
         yield return ("parts", $"[{string.Join(", ", Enum.GetValues<AdapterParts>().Where(p => p != AdapterParts.None && adapter.Parts.Value.HasFlag(p)).Select(static p => p.ToString().ToLowerInvariant()))}]");
         yield return ("ports", adapter.Ports.Value.ToString(CultureInfo.InvariantCulture));
         if (adapter.Tap is { } tap)

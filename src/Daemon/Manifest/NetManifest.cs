@@ -28,7 +28,7 @@ internal sealed record NetManifest(
             if (Switch is { } place)
                 yield return new("switch", place);
             if (Mac is { } mac)
-                yield return new("mac", string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture))));
+                yield return new("mac", MacText.Of(mac));
             foreach (var (name, value) in ((string, ManifestValue<int>?)[])[("queues", Queues), ("mtu", Mtu), ("vlan", Vlan)])
             {
                 if (value is { } number)

@@ -22,7 +22,7 @@ internal sealed record VirtualFunctionManifest(
         get
         {
             if (Mac is { } mac)
-                yield return new("mac", string.Join(':', mac.Value.GetAddressBytes().Select(static b => b.ToString("x2", CultureInfo.InvariantCulture))));
+                yield return new("mac", MacText.Of(mac));
             if (Queues is { } queues)
                 yield return new("queues", queues.Value.ToString(CultureInfo.InvariantCulture));
             if (Driver is { } driver)

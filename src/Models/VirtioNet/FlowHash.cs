@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Virtbus.Ethernet;
 
 namespace Virtbus.Models.VirtioNet;
 

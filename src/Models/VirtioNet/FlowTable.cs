@@ -1,3 +1,5 @@
+using Virtbus.Ethernet;
+
 namespace Virtbus.Models.VirtioNet;
 
 /// <summary>Which queue pair sent last in a flow. Flows of one slot share it; any thread.</summary>

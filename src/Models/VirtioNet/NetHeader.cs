@@ -68,20 +68,7 @@ internal static class NetHeader
             BinaryPrimitives.WriteUInt16LittleEndian(header[10..], (ushort)buffers);
         if (offload.IsNone)
             return;
-        header[0] = (byte)(offload.Flags & flags);
-        if ((offload.Flags & flags & FrameFlags.NeedsChecksum) != FrameFlags.None)
-        {
-            BinaryPrimitives.WriteUInt16LittleEndian(header[6..], offload.ChecksumStart);
-            BinaryPrimitives.WriteUInt16LittleEndian(header[8..], offload.ChecksumOffset);
-        }
-
-        if (offload.Segmentation != SegmentationType.None)
-        {
-            header[1] = (byte)offload.Segmentation;
-            BinaryPrimitives.WriteUInt16LittleEndian(header[2..], offload.HeaderLength);
-            BinaryPrimitives.WriteUInt16LittleEndian(header[4..], offload.SegmentSize);
-        }
-
+        offload.WriteTo(header, flags);
         if (header.Length == MostBytes)
         {
             BinaryPrimitives.WriteUInt32LittleEndian(header[12..], offload.Hash);

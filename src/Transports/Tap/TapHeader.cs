@@ -26,16 +26,6 @@ internal static class TapHeader
     public static void Write(Span<byte> header, in FrameOffload offload, int length)
     {
         header.Clear();
-        header[0] = (byte)(offload.Flags & (FrameFlags.NeedsChecksum | FrameFlags.DataValid));
-        if (offload.Segmentation != SegmentationType.None)
-        {
-            header[1] = (byte)offload.Segmentation;
-            BinaryPrimitives.WriteUInt16LittleEndian(header[2..], (ushort)Math.Min(offload.HeaderLength, length));
-            BinaryPrimitives.WriteUInt16LittleEndian(header[4..], offload.SegmentSize);
-        }
-        if ((offload.Flags & FrameFlags.NeedsChecksum) == FrameFlags.None)
-            return;
-        BinaryPrimitives.WriteUInt16LittleEndian(header[6..], offload.ChecksumStart);
-        BinaryPrimitives.WriteUInt16LittleEndian(header[8..], offload.ChecksumOffset);
+        (offload with { HeaderLength = (ushort)Math.Min(offload.HeaderLength, length) }).WriteTo(header, FrameFlags.NeedsChecksum | FrameFlags.DataValid);
     }
 }

@@ -80,7 +80,10 @@ public sealed class TapPort : IDisposable
     }
 
     // All frames of a flow go by one queue, so that they stay in order.
-    private TapFile QueueOf(in EthernetFrame frame) => _queues.Length == 1 ? _queues[0] : _queues[FlowHash.Of(frame) % (uint)_queues.Length];
+    private TapFile QueueOf(in EthernetFrame frame) => _queues.Length == 1 ? _queues[0] : _queues[HashOf(frame) % (uint)_queues.Length];
+
+    // The sender's own, when there is one.
+    internal static uint HashOf(in EthernetFrame frame) => frame.Offload.HashReport != 0 ? frame.Offload.Hash : FlowHeader.Parse(frame.Bytes).SymmetricHash(frame.Bytes);
 
     private sealed class Sink(TapPort owner) : IFrameSink
     {

@@ -168,17 +168,17 @@ public sealed class TapPortTests
         {
             var (frame, offload) = Datagrams(Payload(100), flow);
             var (longer, _) = Datagrams(Payload(900), flow);
-            var hash = FlowHash.Of(new EthernetFrame(frame, offload));
-            Assert.Equal(hash, FlowHash.Of(new EthernetFrame(longer, offload)));
+            var hash = TapPort.HashOf(new EthernetFrame(frame, offload));
+            Assert.Equal(hash, TapPort.HashOf(new EthernetFrame(longer, offload)));
             byte[] tagged = [.. frame[..12], 0x81, 0, 0, 10, .. frame[12..]];
-            Assert.Equal(hash, FlowHash.Of(new EthernetFrame(tagged)));
+            Assert.Equal(hash, TapPort.HashOf(new EthernetFrame(tagged)));
             hashes.Add(hash % 4 + (hash & 0xFFFFFF00));
             // Short ones have no ports, and no fault.
             for (var length = EthernetFrame.MinLength; length < Headers; length++)
-                FlowHash.Of(new EthernetFrame(tagged.AsSpan(0, length)));
+                TapPort.HashOf(new EthernetFrame(tagged.AsSpan(0, length)));
         }
         Assert.True(hashes.Count > 200);
-        Assert.Equal(77u, FlowHash.Of(new EthernetFrame(new byte[60], new FrameOffload { HashReport = 1, Hash = 77 })));
+        Assert.Equal(77u, TapPort.HashOf(new EthernetFrame(new byte[60], new FrameOffload { HashReport = 1, Hash = 77 })));
     }
 
     [Fact]
@@ -186,11 +186,11 @@ public sealed class TapPortTests
     {
         var (frame, _) = Datagrams(Payload(100), 1);
         frame[20] = 0x20;
-        var first = FlowHash.Of(new EthernetFrame(frame));
+        var first = TapPort.HashOf(new EthernetFrame(frame));
         frame[20] = 0;
         frame[21] = 100;
         frame[Headers - 8]++;
-        Assert.Equal(first, FlowHash.Of(new EthernetFrame(frame)));
+        Assert.Equal(first, TapPort.HashOf(new EthernetFrame(frame)));
     }
 
     [Fact]

@@ -1,9 +1,8 @@
 using System.Buffers.Binary;
 using System.Numerics;
 using System.Runtime.InteropServices;
-using Virtbus.Ethernet;
 
-namespace Virtbus.Models.VirtioNet;
+namespace Virtbus.Ethernet;
 
 /// <summary>Where in a frame lies what names its flow. The frame is a peer's: what is cut short, or in fragments, has less of it.</summary>
 /// <param name="AddressesAt">First byte of the source address, the other one behind it; 0 for no IP.</param>
@@ -11,11 +10,14 @@ namespace Virtbus.Models.VirtioNet;
 /// <param name="PortsAt">First byte of the source port, the other one behind it; 0 for none.</param>
 /// <param name="Protocol">What lies in the IP packet.</param>
 [StructLayout(LayoutKind.Auto)]
-internal readonly record struct FlowHeader(int AddressesAt, bool IsV6, int PortsAt, byte Protocol)
+public readonly record struct FlowHeader(int AddressesAt, bool IsV6, int PortsAt, byte Protocol)
 {
-    internal const byte Tcp = 6;
-    internal const byte Udp = 17;
-    private const int TagSize = 4;
+    /// <summary>The protocol TCP.</summary>
+    public const byte Tcp = 6;
+
+    /// <summary>The protocol UDP.</summary>
+    public const byte Udp = 17;
+
     private const int MostTags = 2;
     private const int MostExtensions = 8;
     private const byte HopByHop = 0;
@@ -24,22 +26,25 @@ internal readonly record struct FlowHeader(int AddressesAt, bool IsV6, int Ports
     private const byte DestinationOptions = 60;
 
     /// <summary>Bytes of addresses.</summary>
-    internal int AddressBytes => AddressesAt == 0 ? 0 : IsV6 ? 32 : 8;
+    public int AddressBytes => AddressesAt == 0 ? 0 : IsV6 ? 32 : 8;
 
     /// <summary>Whether a frame has the tag of a VLAN that a driver chooses: a customer's. A service's is payload.</summary>
-    internal static bool IsTagged(ReadOnlySpan<byte> frame) => frame.Length >= EthernetFrame.MinLength + TagSize && Type(frame, 12) == 0x8100;
+    /// <param name="frame">A frame, of its header or more.</param>
+    public static bool IsTagged(ReadOnlySpan<byte> frame) => frame.Length >= EthernetFrame.MinLength + VlanTag.Length && Type(frame, VlanTag.Offset) == VlanTag.CustomerType;
 
-    /// <summary>Bytes of the Ethernet header with its tags.</summary>
-    internal static int EthernetBytes(ReadOnlySpan<byte> frame)
+    /// <summary>Bytes of the Ethernet header with its tags, two at most.</summary>
+    /// <param name="frame">A frame, of its header or more.</param>
+    public static int EthernetBytes(ReadOnlySpan<byte> frame)
     {
-        var at = 12;
-        for (var tags = 0; tags < MostTags && at + TagSize + 2 <= frame.Length && IsTag(Type(frame, at)); tags++)
-            at += TagSize;
+        var at = VlanTag.Offset;
+        for (var tags = 0; tags < MostTags && at + VlanTag.Length + 2 <= frame.Length && Type(frame, at) is VlanTag.CustomerType or VlanTag.ServiceType; tags++)
+            at += VlanTag.Length;
         return at + 2;
     }
 
     /// <summary>Finds it.</summary>
-    internal static FlowHeader Parse(ReadOnlySpan<byte> frame)
+    /// <param name="frame">A frame, of its header or more.</param>
+    public static FlowHeader Parse(ReadOnlySpan<byte> frame)
     {
         var ip = EthernetBytes(frame);
         return Type(frame, ip - 2) switch
@@ -51,7 +56,8 @@ internal readonly record struct FlowHeader(int AddressesAt, bool IsV6, int Ports
     }
 
     /// <summary>A number that both directions of a flow have.</summary>
-    internal uint SymmetricHash(ReadOnlySpan<byte> frame)
+    /// <param name="frame">The frame in which this was found.</param>
+    public uint SymmetricHash(ReadOnlySpan<byte> frame)
     {
         ulong mixed = Protocol;
         var addresses = AddressesAt == 0 ? frame[..12] : frame.Slice(AddressesAt, AddressBytes);
@@ -95,8 +101,6 @@ internal readonly record struct FlowHeader(int AddressesAt, bool IsV6, int Ports
     }
 
     private static bool HasPorts(byte protocol) => protocol is Tcp or Udp;
-
-    private static bool IsTag(ushort type) => type is 0x8100 or 0x88A8;
 
     private static ushort Type(ReadOnlySpan<byte> frame, int at) => BinaryPrimitives.ReadUInt16BigEndian(frame[at..]);
 }
