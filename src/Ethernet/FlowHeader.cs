@@ -68,8 +68,10 @@ public readonly record struct FlowHeader(int AddressesAt, bool IsV6, int PortsAt
                 ^ (ulong)(BinaryPrimitives.ReadUInt16LittleEndian(addresses[i..]) ^ BinaryPrimitives.ReadUInt16LittleEndian(addresses[(half + i)..]));
         }
 
+        // At the low end: a product carries upwards only, and all bits of the answer are to depend on them.
         if (PortsAt != 0)
-            mixed ^= (ulong)(BinaryPrimitives.ReadUInt16LittleEndian(frame[PortsAt..]) ^ BinaryPrimitives.ReadUInt16LittleEndian(frame[(PortsAt + 2)..])) << 48;
+            mixed = BitOperations.RotateLeft(mixed, 11)
+                ^ (ulong)(BinaryPrimitives.ReadUInt16LittleEndian(frame[PortsAt..]) ^ BinaryPrimitives.ReadUInt16LittleEndian(frame[(PortsAt + 2)..]));
         return (uint)((mixed * 0x9E3779B97F4A7C15UL) >> 32);
     }
 
