@@ -47,7 +47,7 @@ public sealed class LimitTests
     [Fact]
     public async Task Clients_of_the_control_socket_that_stay_do_not_take_all_descriptors()
     {
-        const int Most = 75;
+        const int Most = 37;
         await using var fabric = new TestFabric();
         var run = await UnderAsync(fabric, "ulimit -n 600", TestFabric.Program, $"up '{fabric.Write("m.yaml", TestFabric.DemoManifest)}' --detach");
         Assert.True(run.Code == 0, run.ToString());

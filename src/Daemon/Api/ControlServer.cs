@@ -2,6 +2,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
@@ -28,10 +29,6 @@ internal sealed partial class ControlServer : IAsyncDisposable
     private readonly ILogger _log;
     private readonly WebApplication _app;
 
-    // At the limit of descriptors the runtime starts no thread any more, and ends. Many where there are many: one that is closed by its client
-    // counts until that is noticed, and who comes above the bound is not served.
-    private static int MostConnections => Math.Max(Math.Min(PeerDescriptors.Reserve, PeerDescriptors.Ceiling / 3) / 2, PeerDescriptors.Ceiling / 8);
-
     private ControlServer(FabricDaemon daemon, ILoggerFactory loggers, UnixListener socket)
     {
         _daemon = daemon;
@@ -42,12 +39,12 @@ internal sealed partial class ControlServer : IAsyncDisposable
         {
             options.AddServerHeader = false;
             options.Limits.MaxRequestBodySize = MaxBodyBytes;
-            options.Limits.MaxConcurrentConnections = MostConnections;
-            // Not its path: .NET would remove the file at the end, whosever it is by then.
+            // What the listener takes the place of; by its path .NET would remove the file at the end, whosever it is by then.
             options.ListenHandle((ulong)socket.Descriptor.Number, listen => listen.Protocols = Microsoft.AspNetCore.Server.Kestrel.Core.HttpProtocols.Http1);
         });
         builder.Services.AddRoutingCore();
         builder.Services.AddSingleton(loggers);
+        builder.Services.AddSingleton<IConnectionListenerFactory>(new ControlListener(socket, _log, daemon.Fabric.Time));
         // Signals are the program's business: it takes the fabric down in order.
         builder.Services.AddSingleton<IHostLifetime, NoLifetime>();
         _app = builder.Build();

@@ -1,5 +1,5 @@
-using System.Net.Sockets;
 using Microsoft.Extensions.Logging;
+using Virtbus.Daemon.Clients;
 using Virtbus.Platform;
 using Virtbus.Subsystems;
 
@@ -9,14 +9,12 @@ namespace Virtbus.Daemon.Provisioning;
 /// The far end of a serial port or a console: a Unix socket that carries the text both ways. One client at a time; a newer one takes the line over, as when
 /// somebody else sits down at a terminal. What the guest says while nobody is there is lost.
 /// </summary>
-internal sealed partial class SerialConsole : IDeviceEndpoint, IAsyncDisposable
+internal sealed class SerialConsole : IDeviceEndpoint, IAsyncDisposable
 {
-    private static readonly TimeSpan AcceptRetry = TimeSpan.FromSeconds(1);
     private readonly ITextPort _port;
-    private readonly ILogger _log;
     private readonly TimeProvider _time;
     private readonly UnixListener _listener;
-    private readonly Socket _socket;
+    private readonly ClientListener _clients;
     private readonly CancellationTokenSource _stop = new();
     private readonly Task _serving;
     private SerialLine? _line;
@@ -31,11 +29,9 @@ internal sealed partial class SerialConsole : IDeviceEndpoint, IAsyncDisposable
     public SerialConsole(ITextPort port, string path, ILogger log, TimeProvider time)
     {
         _port = port;
-        _log = log;
         _time = time;
         _listener = UnixListener.Listen(path);
-        // The listener owns the descriptor and sees to the file; the socket only waits on it.
-        _socket = new Socket(new SafeSocketHandle(_listener.Descriptor.Number, ownsHandle: false));
+        _clients = new ClientListener(_listener, log, time);
         _serving = ServeAsync(_stop.Token);
     }
 
@@ -61,7 +57,7 @@ internal sealed partial class SerialConsole : IDeviceEndpoint, IAsyncDisposable
     {
         await _stop.CancelAsync();
         await _serving;
-        _socket.Dispose();
+        _clients.Dispose();
         _listener.Dispose();
     }
 
@@ -71,20 +67,11 @@ internal sealed partial class SerialConsole : IDeviceEndpoint, IAsyncDisposable
         {
             while (true)
             {
-                var client = await AcceptAsync(stop);
+                var client = await _clients.AcceptAsync(stop);
                 if (_line is { } before)
                     await before.DisposeAsync();
-                try
-                {
-                    Volatile.Write(ref _line, new SerialLine(_port, client, _listener.Peers, _time.GetUtcNow()));
-                    Interlocked.Increment(ref _connections);
-                }
-                catch (VirtbusException e)
-                {
-                    client.Dispose();
-                    AcceptFailed(_log, Path, e.Message);
-                    await Task.Delay(AcceptRetry, _time, stop);
-                }
+                Volatile.Write(ref _line, new SerialLine(_port, client, _time.GetUtcNow()));
+                Interlocked.Increment(ref _connections);
             }
         }
         catch (OperationCanceledException)
@@ -94,24 +81,4 @@ internal sealed partial class SerialConsole : IDeviceEndpoint, IAsyncDisposable
                 await last.DisposeAsync();
         }
     }
-
-    private async Task<Socket> AcceptAsync(CancellationToken stop)
-    {
-        while (true)
-        {
-            try
-            {
-                return await _socket.AcceptAsync(stop);
-            }
-            catch (SocketException e)
-            {
-                // No descriptor left, for one: the client waits.
-                AcceptFailed(_log, Path, e.Message);
-                await Task.Delay(AcceptRetry, _time, stop);
-            }
-        }
-    }
-
-    [LoggerMessage(621, LogLevel.Warning, "{Path} can't take a client: {Reason}; it is tried again")]
-    private static partial void AcceptFailed(ILogger log, string path, string reason);
 }

@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using Virtbus.Daemon.Clients;
 using Virtbus.Hardware.Serial;
 using Virtbus.Models.VirtioConsole;
 using Virtbus.Platform;
@@ -11,8 +12,7 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
 {
     private const int ChunkSize = 4 << 10;
     private readonly ITextPort _port;
-    private readonly Socket _client;
-    private readonly UnixStream _stream;
+    private readonly ClientSocket _client;
     private readonly CancellationTokenSource _stop = new();
     private readonly SemaphoreSlim _room = new(0);
     private readonly SemaphoreSlim _filled = new(0);
@@ -26,16 +26,13 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
     /// <summary>Connects the client.</summary>
     /// <param name="port">The port, to which nobody is connected.</param>
     /// <param name="client">The client; it belongs to the line.</param>
-    /// <param name="peers">Among whose descriptors those count that it sends.</param>
     /// <param name="since">Now.</param>
-    /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
-    public SerialLine(ITextPort port, Socket client, PeerDescriptors peers, DateTimeOffset since)
+    public SerialLine(ITextPort port, ClientSocket client, DateTimeOffset since)
     {
         _port = port;
         _text = new byte[port.Backlog];
         _client = client;
-        _stream = UnixStream.Duplicate(client.SafeHandle, peers);
-        Connection = new EndpointConnection(_stream.PeerProcess, PeerProcess.NameOf(_stream), since, 0, 0, 0);
+        Connection = new EndpointConnection(client.Process, client.ProcessName, since, 0, 0, 0);
         if (!port.TryConnect(this, out var fault))
             throw new InvalidOperationException(fault.Message);
         _talk = TalkAsync(_stop.Token);
@@ -73,7 +70,7 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
         {
             // No more than there is now, or a client that goes on sending would never let it end.
             var left = _client.Available;
-            while (left > 0 && Receive(dropped[..Math.Min(left, ChunkSize)], out _) is > 0 and var count)
+            while (left > 0 && _client.Receive(dropped[..Math.Min(left, ChunkSize)], out _) is > 0 and var count)
                 left -= count;
         }
         catch (Exception e) when (e is SocketException or ObjectDisposedException)
@@ -106,7 +103,6 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
         await over.CancelAsync();
         await sending;
         _client.Dispose();
-        _stream.Dispose();
     }
 
     private async Task ReceiveAsync(CancellationToken over)
@@ -114,11 +110,10 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
         var buffer = new byte[ChunkSize];
         while (true)
         {
-            // Only waited for with the runtime's socket: its receive would have the kernel close descriptors that came along, and that may wait.
+            await _client.WaitAsync(over);
             // The count of resets has to be that of the moment at which bytes are taken.
-            await _client.ReceiveAsync(Memory<byte>.Empty, over);
             var resets = _port.Resets;
-            var count = Receive(buffer, out var error);
+            var count = _client.Receive(buffer, out var error);
             if (error is Errno.EAGAIN)
                 continue;
             if (count <= 0)
@@ -132,16 +127,6 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
         }
     }
 
-    // A line carries text: descriptors are let go of.
-    private int Receive(Span<byte> buffer, out Errno error)
-    {
-        var descriptors = new List<FileDescriptor>();
-        var count = _stream.Receive(buffer, descriptors, out error);
-        foreach (var descriptor in descriptors)
-            descriptor.Dispose();
-        return count;
-    }
-
     private async Task SendAsync(CancellationToken over)
     {
         var chunk = new byte[ChunkSize];
@@ -152,10 +137,7 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
                 await _filled.WaitAsync(over);
                 int count;
                 while ((count = Take(chunk)) > 0)
-                {
-                    for (var sent = 0; sent < count;)
-                        sent += await _client.SendAsync(chunk.AsMemory(sent, count - sent), over);
-                }
+                    await _client.SendAsync(chunk.AsMemory(0, count), over);
             }
         }
         catch (Exception e) when (e is SocketException or OperationCanceledException)
