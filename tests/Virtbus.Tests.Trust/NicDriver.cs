@@ -101,22 +101,11 @@ internal sealed class NicDriver(VfioUserClient client, GuestMemory memory, Iova 
         if (!TryPost(opcode, index, arguments))
             return new Fault(Errno.EAGAIN, "the command ring is full");
         var tag = _commands;
-        var begin = Stopwatch.GetTimestamp();
-        while (true)
-        {
-            while (TryTakeEvent(out var type, out var status, out var answered, out var first))
-            {
-                if (type != CommandDone || answered != tag)
-                    continue;
-                result = first;
-                return status == 0 ? Fault.None : new Fault((Errno)status, "the command was refused");
-            }
-            if (!Client.IsConnected)
-                return new Fault(Errno.ECONNRESET, "the function is gone");
-            if (Stopwatch.GetElapsedTime(begin) > patience)
-                return new Fault(Errno.ETIMEDOUT, "the command was not answered");
-            Thread.Yield();
-        }
+        var (answer, value) = (Fault.None, 0UL);
+        if (!Patient.Await(Client, () => TryTakeAnswer(tag, out answer, out value), patience))
+            return new Fault(Errno.ETIMEDOUT, "the command was not answered");
+        result = value;
+        return answer;
     }
 
     /// <summary>Gives the function a command.</summary>
@@ -176,6 +165,19 @@ internal sealed class NicDriver(VfioUserClient client, GuestMemory memory, Iova 
     public void Write32(int offset, uint value) => memory.Write32(at + offset, value);
 
     public void Write(int offset, ReadOnlySpan<byte> bytes) => memory.Write(at + offset, bytes);
+
+    private bool TryTakeAnswer(uint tag, out Fault fault, out ulong result)
+    {
+        while (TryTakeEvent(out var type, out var status, out var answered, out result))
+        {
+            if (type != CommandDone || answered != tag)
+                continue;
+            fault = status == 0 ? Fault.None : new Fault((Errno)status, "the command was refused");
+            return true;
+        }
+        fault = Fault.None;
+        return false;
+    }
 
     private bool TryTakeEvent(out int type, out int status, out uint tag, out ulong result)
     {

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Security.Cryptography;
 using Virtbus.Platform;
 using Virtbus.Remote.Pci.VfioUser;
@@ -80,15 +79,17 @@ internal sealed class NicUser : UserDevice
         _driver[from].Ring();
         // It may be signalled already: for a frame that was sent, too.
         DemandSignal(1 + to.Number);
-        var begin = Stopwatch.GetTimestamp();
-        ReadOnlySpan<byte> seen;
-        while (!to.TryTake(out seen))
-        {
-            Demand(Stopwatch.GetElapsedTime(begin) < Patience, "the frame did not arrive");
-            Thread.Yield();
-        }
-        Demand(seen.SequenceEqual(frame), "another frame arrived than was sent");
+        byte[] seen = [];
+        Demand(Patient.Await(Client, () => TryTake(to, out seen), Patience), "the frame did not arrive");
+        Demand(seen.AsSpan().SequenceEqual(frame), "another frame arrived than was sent");
         to.Offer();
+    }
+
+    private static bool TryTake(NicQueueSet set, out byte[] frame)
+    {
+        var isThere = set.TryTake(out var seen);
+        frame = isThere ? seen.ToArray() : [];
+        return isThere;
     }
 
     private void Exchange(Random random)

@@ -134,7 +134,7 @@ internal abstract class UserDevice : IDisposable
         FaultOf(Client.TrySetIrqs(new VfioIrqSet { Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger, Index = index, Start = 0, Count = (uint)count, EventFds = Signals.AsSpan(0, count)! }, out var fault), fault);
 
     protected void DemandSignal(int vector) =>
-        Demand(SpinWait.SpinUntil(() => Signals[vector].TryRead(out _), Patience), $"interrupt {vector} did not come");
+        Demand(Patient.Await(Client, () => Signals[vector].TryRead(out _), Patience), $"interrupt {vector} did not come");
 
     protected Fault Write32(uint region, ulong offset, uint value)
     {

@@ -103,6 +103,7 @@ internal sealed class Churn : IAsyncDisposable
         await Task.WhenAll(OperateAsync(new Random(~_seed)), SampleAsync());
         foreach (var thread in threads)
             Assert.True(thread.Join(TimeSpan.FromMinutes(5)), "a part of the churn does not end");
+        HostilePeer.LetGo();
         await SettleAsync(before);
         Judge(quiet);
         _tell(string.Join(", ", _counts.OrderBy(static c => c.Key, StringComparer.Ordinal).Select(static c => string.Create(CultureInfo.InvariantCulture, $"{c.Value} {c.Key}"))));

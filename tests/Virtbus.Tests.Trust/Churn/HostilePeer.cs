@@ -325,6 +325,13 @@ internal sealed class HostilePeer : IDisposable
         return [file];
     }
 
+    /// <summary>Ends what closes in the daemon may still wait for.</summary>
+    public static void LetGo()
+    {
+        while (Unread.TryDequeue(out var oldest))
+            oldest.Dispose();
+    }
+
     // A TCP connection whose close waits for the other side to read.
     private FileDescriptor Lingering()
     {
