@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Text;
 using Virtbus.Platform;
 
 namespace Virtbus.Tests.Cli;
@@ -14,20 +16,30 @@ public sealed class ControlDescriptorTests
     public async Task One_whose_close_waits_holds_up_no_request(string text)
     {
         await using var fabric = new TestFabric();
-        await fabric.OkAsync("up", fabric.Write("m.yaml", TestFabric.DemoManifest), "--detach");
+        var daemon = await fabric.StartUpAsync(TestFabric.DemoManifest);
         var lingering = Enumerable.Range(0, Clients).Select(static _ => new Lingering()).ToList();
         var clients = new List<UnixStream>();
+        // It takes nothing meanwhile, so that its close is the last one.
+        await SignalAsync(daemon, "-STOP");
         foreach (var one in lingering)
         {
             var client = UnixStream.TryConnect(fabric.ControlSocket, out _)!;
             clients.Add(client);
-            Assert.Equal(text.Length, client.Send(System.Text.Encoding.ASCII.GetBytes(text), [one.Descriptor], out _));
+            Assert.Equal(text.Length, client.Send(Encoding.ASCII.GetBytes(text), [one.Descriptor], out _));
             one.Forget();
         }
+        await SignalAsync(daemon, "-CONT");
         await fabric.OkAsync("status");
         clients.ForEach(static client => client.Dispose());
         await fabric.OkAsync("status");
         await fabric.OkAsync("down");
+        await daemon.EndsAsync();
         lingering.ForEach(static one => one.Dispose());
+    }
+
+    private static async Task SignalAsync(Process process, string signal)
+    {
+        using var kill = Process.Start("kill", [signal, $"{process.Id}"]);
+        await kill.EndsAsync();
     }
 }
