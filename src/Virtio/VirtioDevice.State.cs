@@ -92,7 +92,7 @@ public abstract partial class VirtioDevice
                 return Refuse(Errno.EBUSY, "the device does not stand still", out fault);
             if (!reader.TryTake(DeviceSection, StateVersion, DeviceSectionSize, DeviceSectionSize, out var device, out fault)
                 || !reader.TryTake(QueuesSection, StateVersion, QueueSize, _queues.Length * QueueSize, out var queues, out fault)
-                || !TryReadModel(reader, out var applyModel, out fault) || !reader.TryFinish(out fault))
+                || !TryReadModel(reader, FeaturesIn(device), out var applyModel, out fault) || !reader.TryFinish(out fault))
                 return false;
             if (!TryCheck(device, out var features, out fault) || !TryReadQueues(queues, device.Content.Span[6], features, out var states, out fault))
                 return false;
@@ -113,10 +113,11 @@ public abstract partial class VirtioDevice
 
     /// <summary>Takes and checks the sections of a model, and changes nothing yet.</summary>
     /// <param name="reader">The sections; not trusted.</param>
+    /// <param name="driverFeatures">What the state says that the driver took; they are checked behind this.</param>
     /// <param name="apply">Takes over what was read; called when all else of the state is found right, and not at all otherwise. It can't fail. What differs
     /// from what the driver knows it tells by <see cref="ChangeConfig"/>, which reaches the driver when the device goes on.</param>
     /// <param name="fault">EINVAL: the section and version that do not fit, and why.</param>
-    protected virtual bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
+    protected virtual bool TryReadModel(StateReader reader, VirtioFeatures driverFeatures, out Action apply, out Fault fault)
     {
         apply = static () => { };
         return Done(out fault);
@@ -133,10 +134,13 @@ public abstract partial class VirtioDevice
         BinaryPrimitives.WriteUInt32LittleEndian(to[28..], queue.State.Encode());
     }
 
+    private static VirtioFeatures FeaturesIn(in StateSection section) => new(
+        BinaryPrimitives.ReadUInt64LittleEndian(section.Content.Span[8..]), BinaryPrimitives.ReadUInt64LittleEndian(section.Content.Span[16..]));
+
     private bool TryCheck(in StateSection section, out VirtioFeatures features, out Fault fault)
     {
         var from = section.Content.Span;
-        features = new VirtioFeatures(BinaryPrimitives.ReadUInt64LittleEndian(from[8..]), BinaryPrimitives.ReadUInt64LittleEndian(from[16..]));
+        features = FeaturesIn(section);
         var type = BinaryPrimitives.ReadUInt32LittleEndian(from);
         var status = from[6];
         if (type != DeviceId)
