@@ -232,6 +232,7 @@ public abstract partial class VirtioDevice
         {
             if (queue.IsEnding)
                 queue.Stop();
+            TryEndSuspending();
             if (!_isResetting)
                 Run(queue);
             isReset = _isResetting && !HasEnding;
@@ -265,7 +266,7 @@ public abstract partial class VirtioDevice
     private bool TryRun(QueueRunner queue, out Fault fault)
     {
         // A function goes while its driver writes a register. One that stands still starts what was asked for when it goes on.
-        if (_disposed || _isPaused || _isResetting || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
+        if (_disposed || _isPaused || _isResetting || _isSuspending || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
             return Done(out fault);
         if (_dma is null)
             return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);

@@ -106,7 +106,10 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         {
             if (offset < 0 || offset > ConfigSize || destination.Length > ConfigSize - offset)
                 return Refuse(Errno.EINVAL, "the range leaves the configuration space", out fault);
-            ReadConfig(offset, destination, SettledFeatures);
+            if (_frozenConfig is { } frozen)
+                frozen.AsSpan(offset, destination.Length).CopyTo(destination);
+            else
+                ReadConfig(offset, destination, SettledFeatures);
             return Done(out fault);
         }
     }
@@ -114,12 +117,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Writes the configuration space, as a driver may.</summary>
     /// <param name="offset">Byte offset.</param>
     /// <param name="source">What.</param>
-    /// <param name="fault">EINVAL when the range leaves the space; EROFS for a field that a driver may not write.</param>
+    /// <param name="fault">EINVAL when the range leaves the space; EROFS for a field that a driver may not write; EBUSY while it is suspended.</param>
     /// <returns>Whether it was written.</returns>
     public bool TrySetConfig(int offset, ReadOnlySpan<byte> source, out Fault fault)
     {
         lock (_lock)
         {
+            if (IsSuspended)
+                return Refuse(Errno.EBUSY, "the device is suspended", out fault);
             if (offset < 0 || offset > ConfigSize || source.Length > ConfigSize - offset)
                 return Refuse(Errno.EINVAL, "the range leaves the configuration space", out fault);
             return TryWriteConfig(offset, source, SettledFeatures, out fault);
@@ -140,7 +145,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     public FaultSource? Faults { get; set; }
 
     /// <summary>Sets the status bits.</summary>
-    /// <param name="status">All bits; 0 resets the device.</param>
+    /// <param name="status">All bits; 0 resets the device. DRIVER_OK ends a suspension.</param>
     /// <param name="fault">
     /// EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), and what the model says of the features.
     /// </param>
@@ -153,6 +158,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
             return Done(out fault);
         }
 
+        bool owes;
         lock (_lock)
         {
             if (_isResetting)
@@ -163,15 +169,20 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
             if ((status & ~old & VirtioStatus.FEATURES_OK) != 0 && !TryAcceptFeatures(_driverFeatures, out fault))
                 return false;
             // DEVICE_NEEDS_RESET is the device's own bit; a queue's thread may set it at any moment (2.1.1).
-            Interlocked.Or(ref _status, status & ~VirtioStatus.DEVICE_NEEDS_RESET);
+            Interlocked.Or(ref _status, status & ~(VirtioStatus.DEVICE_NEEDS_RESET | VirtioStatus.SUSPEND));
             if ((status & ~old & VirtioStatus.DRIVER_OK) != 0)
             {
+                EndSuspension();
                 foreach (var queue in _queues)
                     Run(queue);
             }
 
-            return Done(out fault);
+            owes = TakeConfigNotice();
         }
+
+        if (owes)
+            Volatile.Read(ref _configChanged)?.Invoke();
+        return Done(out fault);
     }
 
     /// <summary>
@@ -205,6 +216,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
             // Who sees 0 already does not ask any more.
             _isResetting = isPolled && HasEnding && Status != 0;
+            _isSuspending = false;
             if (_isResetting)
                 _driverFeatures = VirtioFeatures.None;
             else
@@ -363,9 +375,10 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         lock (_lock)
         {
             change();
-            Volatile.Write(ref _configGeneration, _configGeneration + 1);
-            // Who stands still tells when it goes on.
-            if (_isPaused)
+            // Who stands still tells when it goes on; a driver that suspended the device sees nothing of it before.
+            if (!IsSuspended)
+                Volatile.Write(ref _configGeneration, _configGeneration + 1);
+            if (_isPaused || IsSuspended)
             {
                 _owesConfigNotice = true;
                 return;
@@ -377,6 +390,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     private void EndReset()
     {
         _isResetting = false;
+        ForgetSuspension();
         _driverFeatures = VirtioFeatures.None;
         OnReset();
         Interlocked.Exchange(ref _status, 0);

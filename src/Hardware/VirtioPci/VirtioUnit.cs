@@ -235,7 +235,8 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             VirtioFeatures.VIRTIO_F_ACCESS_PLATFORM,
             VirtioFeatures.VIRTIO_F_ORDER_PLATFORM,
             VirtioFeatures.VIRTIO_F_NOTIF_CONFIG_DATA,
-            VirtioFeatures.VIRTIO_F_RING_RESET);
+            VirtioFeatures.VIRTIO_F_RING_RESET,
+            VirtioFeatures.VIRTIO_F_SUSPEND);
         if (options.HasNotificationData)
             features = features.With(VirtioFeatures.VIRTIO_F_NOTIFICATION_DATA);
         return options.VirtualFunctions > 0 ? features.With(VirtioFeatures.VIRTIO_F_SR_IOV) : features;

@@ -144,7 +144,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     /// <returns>False when it did not take VIRTIO_NET_F_GUEST_ANNOUNCE.</returns>
     public bool Announce()
     {
-        if (!DriverFeatures.Has(VIRTIO_NET_F_GUEST_ANNOUNCE) || (Status & VirtioStatus.DRIVER_OK) == 0)
+        if (!DriverFeatures.Has(VIRTIO_NET_F_GUEST_ANNOUNCE) || (Status & (VirtioStatus.DRIVER_OK | VirtioStatus.SUSPEND)) == 0)
             return false;
         ChangeConfig(() => Settings.SetStatus(VIRTIO_NET_S_ANNOUNCE, true));
         return true;
