@@ -72,6 +72,12 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Size of the configuration space in bytes.</summary>
     public abstract int ConfigSize { get; }
 
+    /// <summary>
+    /// Memory that the device shares with its driver; none, unless a model has some. How many regions there are, their ids and their sizes never change. The
+    /// memory itself is there until the device is disposed, or exchanged by <see cref="OnUserChanged"/>; what is in it is the model's to clear, save and restore.
+    /// </summary>
+    public virtual IReadOnlyList<VirtioSharedMemory> SharedMemory => [];
+
     /// <summary>Number that changes when the configuration space changes under the driver.</summary>
     public uint ConfigGeneration => Volatile.Read(ref _configGeneration);
 
@@ -238,6 +244,9 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         }
     }
 
+    /// <summary>Tells the device that it changed hands (<see cref="OnUserChanged"/>): who offers its shared memory calls it.</summary>
+    public void ChangeUser() => OnUserChanged();
+
     /// <summary>
     /// Says through what the device does DMA: rings and buffers are reached by that port and by nothing else. A change there that a running queue does
     /// not use does not disturb it. One whose ring is not reachable any more waits until a later change brings it back.
@@ -349,6 +358,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
     /// <summary>Another user begins; queues stand still.</summary>
     protected abstract void OnBeginUse();
+
+    /// <summary>
+    /// The device changed hands: who had it may keep what it mapped of <see cref="SharedMemory"/>, so the next one gets other memory. Nobody reaches the memory by
+    /// registers meanwhile.
+    /// </summary>
+    protected virtual void OnUserChanged()
+    {
+    }
 
     /// <summary>The device goes; what it listens to is to be let go of.</summary>
     protected virtual void OnDispose()

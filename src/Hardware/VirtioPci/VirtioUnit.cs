@@ -23,7 +23,10 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private readonly VirtioConfigRegisters _registers;
     private readonly VirtioInterruptStatus _interrupts;
     private readonly VirtioLegacyRegisters? _legacy;
+    private readonly VirtioSharedBar _shared;
     private readonly EventFd?[] _kicks;
+    private IDisposable? _ownerWatch;
+    private bool _hasUser;
     private Action<int, Fault>? _driverFault;
     private int _isFaultTold;
     private bool _disposed;
@@ -35,6 +38,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         _kicks = new EventFd?[device.QueueCount];
         for (var i = 0; i < _kicks.Length; i++)
             device.SetQueueKick(i, null, polls: false);
+        _shared = new VirtioSharedBar(device);
         _interrupts = new VirtioInterruptStatus(port);
         _registers = new VirtioConfigRegisters(device, this, TransportFeatures(options));
         if (options.IsTransitional)
@@ -94,10 +98,19 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     /// <summary>Sets who is told, once a user, of what a driver did wrong; on any thread, not to block.</summary>
     internal void SetDriverFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _driverFault, callback);
 
+    /// <summary>What of a BAR can be mapped.</summary>
+    internal IReadOnlyList<PciBarArea> GetAreas(int bar) => bar == SharedBar ? _shared.Areas : [];
+
     /// <summary>Reads registers; what is none reads 0.</summary>
     internal void Read(int bar, ulong offset, Span<byte> destination)
     {
         destination.Clear();
+        if (bar == SharedBar)
+        {
+            _shared.Read(offset, destination);
+            return;
+        }
+
         if (bar == LegacyBar && _legacy is not null)
         {
             lock (_access)
@@ -127,6 +140,12 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         if (bar == RegisterBar && offset >= NotifyPage * PageSize)
         {
             Notify((int)offset - (NotifyPage * PageSize), source.Length);
+            return;
+        }
+
+        if (bar == SharedBar)
+        {
+            _shared.Write(offset, source);
             return;
         }
 
@@ -182,11 +201,16 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     {
         _device.Faults = _port.Faults;
         _device.SetDma(dma);
+        if (_shared.Size != 0)
+            _ownerWatch = dma.Group.Observe(null, () => ChangeUser(dma.Group.OwnerKind == DmaOwnerKind.User));
     }
 
     /// <summary>The function is out of its slot: no queue runs when this returns.</summary>
     internal void Unplugged()
     {
+        _ownerWatch?.Dispose();
+        _ownerWatch = null;
+        ChangeUser(false);
         lock (_access)
         {
             if (_disposed)
@@ -223,10 +247,25 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             if (_disposed)
                 return;
             _disposed = true;
+            _shared.Dispose();
             _device.Dispose();
             foreach (var kick in _kicks)
                 kick?.Dispose();
         }
+    }
+
+    private void ChangeUser(bool hasUser)
+    {
+        if (_shared.Size == 0)
+            return;
+        lock (_access)
+        {
+            if (_hasUser == hasUser)
+                return;
+            _hasUser = hasUser;
+        }
+
+        _shared.ChangeUser();
     }
 
     private static VirtioFeatures TransportFeatures(VirtioFunctionOptions options)

@@ -15,7 +15,7 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
         : base(physical, index, config)
     {
         _unit = new VirtioUnit(this, device, new VirtioFunctionOptions());
-        _window = new VirtioConfigWindow(this, Config);
+        _window = new VirtioConfigWindow(this, Config, VirtioFunctionLayout.WindowAt(device));
     }
 
     public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
@@ -31,6 +31,8 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
     void IVirtioUnitPort.StageLine(bool asserted) => StageInterrupt(asserted);
 
     void IVirtioUnitPort.ShowLine() => ShowInterrupt();
+
+    public override IReadOnlyList<PciBarArea> GetBarAreas(int bar) => _unit.GetAreas(bar);
 
     public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
 
