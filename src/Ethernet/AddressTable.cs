@@ -60,7 +60,7 @@ internal sealed class AddressTable
             Add(key, port, now);
             return;
         }
-        if (Volatile.Read(ref entry.Port) != port && !TryMove(entry, port))
+        if (Volatile.Read(ref entry.Port) != port && !TryMove(entry, port, now))
             return;
         // Written when it changes only: threads on several processors read it.
         if (now - Volatile.Read(ref entry.Seen) >= _second)
@@ -94,29 +94,39 @@ internal sealed class AddressTable
         if ((Volatile.Read(ref _count) == MaxAddresses || port.Learned >= port.MaxAddresses) && now < Volatile.Read(ref _nextSweep))
             return;
         lock (_lock)
-        {
-            if (port.IsGone || Find(_entries, key) is not null)
-                return;
-            if (_count == MaxAddresses || port.Learned >= port.MaxAddresses)
-                Sweep(now);
-            if (_count == MaxAddresses || port.Learned >= port.MaxAddresses)
-                return;
-            if ((_count + 1) * 2 > _entries.Length)
-                Rebuild(static (_, _) => true, 0);
-            Place(_entries, new Entry(key, port, now));
-            port.Learned++;
-            Volatile.Write(ref _count, _count + 1);
-        }
+            AddLocked(key, port, now);
+    }
+
+    private void AddLocked(ulong key, SwitchPort port, long now)
+    {
+        if (port.IsGone || Find(_entries, key) is not null)
+            return;
+        if (_count == MaxAddresses || port.Learned >= port.MaxAddresses)
+            Sweep(now);
+        if (_count == MaxAddresses || port.Learned >= port.MaxAddresses)
+            return;
+        if ((_count + 1) * 2 > _entries.Length)
+            Rebuild(static (_, _) => true, 0);
+        Place(_entries, new Entry(key, port, now));
+        port.Learned++;
+        Volatile.Write(ref _count, _count + 1);
     }
 
     // A port that has as many as it may gets none of another's either.
-    private bool TryMove(Entry entry, SwitchPort port)
+    private bool TryMove(Entry entry, SwitchPort port, long now)
     {
         if (port.Learned >= port.MaxAddresses)
             return false;
         lock (_lock)
         {
-            if (port.IsGone || port.Learned >= port.MaxAddresses || Find(_entries, entry.Key) != entry)
+            if (Find(_entries, entry.Key) != entry)
+            {
+                // It was forgotten meanwhile, with the port that it was at.
+                AddLocked(entry.Key, port, now);
+                return false;
+            }
+
+            if (port.IsGone || port.Learned >= port.MaxAddresses)
                 return false;
             var before = Volatile.Read(ref entry.Port);
             before.Learned--;

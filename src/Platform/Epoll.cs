@@ -8,6 +8,10 @@ namespace Virtbus.Platform;
 public sealed class Epoll : IDisposable
 {
     private const int BatchSize = 8;
+    private const long Second = 1_000_000_000;
+
+    // Linux before 5.11, or a container that knows its calls by name, does not have it.
+    private static volatile bool _hasPreciseWait = true;
     private readonly FileDescriptor _descriptor;
 
     /// <summary>Makes an empty set.</summary>
@@ -74,10 +78,28 @@ public sealed class Epoll : IDisposable
     {
         var events = stackalloc byte[BatchSize * 16];
         // SAFETY: the buffer holds BatchSize events of the larger of the two shapes.
-        var count = Libc.epoll_wait(_descriptor, events, Math.Min(BatchSize, tokens.Length), milliseconds);
-        for (var i = 0; i < count; i++)
-            tokens[i] = Unsafe.ReadUnaligned<ulong>(events + (i * EpollLayout.Size) + EpollLayout.DataOffset);
-        return Math.Max(count, 0);
+        return Take(events, Libc.epoll_wait(_descriptor, events, Math.Min(BatchSize, tokens.Length), milliseconds), tokens);
+    }
+
+    /// <summary>As <see cref="Wait(Span{ulong}, int)"/>, as exactly as the host can; where it can't, in milliseconds and no shorter.</summary>
+    /// <param name="tokens">As there.</param>
+    /// <param name="nanoseconds">How long at most; above 0.</param>
+    internal unsafe int WaitFor(Span<ulong> tokens, long nanoseconds)
+    {
+        if (!_hasPreciseWait)
+            return Wait(tokens, (int)Math.Min(1 + (nanoseconds / 1_000_000), int.MaxValue));
+        var events = stackalloc byte[BatchSize * 16];
+        // struct __kernel_timespec.
+        var timeout = stackalloc long[2] { nanoseconds / Second, nanoseconds % Second };
+        // SAFETY: the buffer holds BatchSize events of the larger of the two shapes; the time and no signal mask are only read.
+        var count = (int)Libc.epoll_pwait2(Libc.SYS_epoll_pwait2, _descriptor, events, Math.Min(BatchSize, tokens.Length), timeout, null, 0);
+        if (count < 0 && Libc.LastError is Errno.ENOSYS or Errno.EPERM)
+        {
+            _hasPreciseWait = false;
+            return WaitFor(tokens, nanoseconds);
+        }
+
+        return Take(events, count, tokens);
     }
 
     /// <summary>Closes the set.</summary>
@@ -86,6 +108,13 @@ public sealed class Epoll : IDisposable
     /// <summary>As <see cref="Add(FileDescriptor, ulong, bool, bool)"/>, with the host's refusal as an answer.</summary>
     internal bool TryAdd(FileDescriptor descriptor, ulong token, bool edge, out Errno error) =>
         TryAdd(descriptor, token, Libc.EPOLLIN | (edge ? Libc.EPOLLET : 0), out error);
+
+    private static unsafe int Take(byte* events, int count, Span<ulong> tokens)
+    {
+        for (var i = 0; i < count; i++)
+            tokens[i] = Unsafe.ReadUnaligned<ulong>(events + (i * EpollLayout.Size) + EpollLayout.DataOffset);
+        return Math.Max(count, 0);
+    }
 
     private void Add(FileDescriptor descriptor, ulong token, uint events)
     {

@@ -78,6 +78,7 @@ internal static unsafe partial class Libc
     // Of x86-64, as the code that uses it.
     internal const int SYS_futex = 202;
     internal const int SYS_pidfd_open = 434;
+    internal const int SYS_epoll_pwait2 = 441;
     // The same on every architecture.
     internal const int SYS_io_uring_setup = 425;
     internal const int SYS_io_uring_enter = 426;
@@ -212,6 +213,9 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int epoll_wait(FileDescriptor epoll, void* events, int count, int timeout);
+
+    [LibraryImport("libc", SetLastError = true, EntryPoint = "syscall")]
+    internal static partial nint epoll_pwait2(nint number, FileDescriptor epoll, void* events, nint count, long* timeout, void* signals, nint size);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int poll(PollEntry* entries, nuint count, int timeout);

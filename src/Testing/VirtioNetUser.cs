@@ -219,6 +219,37 @@ public sealed class VirtioNetUser : IDisposable
         return answer[0];
     }
 
+    /// <summary>Gives the device a command that has an answer, and waits for it.</summary>
+    /// <param name="class">Its class.</param>
+    /// <param name="command">Its number.</param>
+    /// <param name="data">What belongs to it; up to 20,000 bytes together with the answer.</param>
+    /// <param name="answer">Where to; all of it is the device's to write.</param>
+    /// <param name="written">How many bytes the device says that it wrote, the acknowledgement among them.</param>
+    /// <returns>VIRTIO_NET_OK, 0, or VIRTIO_NET_ERR, 1.</returns>
+    /// <exception cref="TimeoutException">None comes.</exception>
+    public byte Ask(byte @class, byte command, ReadOnlySpan<byte> data, Span<byte> answer, out uint written)
+    {
+        var ring = _rings[ControlQueue];
+        var at = Offset(ControlQueue, 0);
+        var place = at + 3 + (ulong)data.Length;
+        _memory.Write(at, [0xEE, @class, command]);
+        _memory.Write(at + 3, data);
+        _memory.Write(place, answer);
+        if (ring.Add([
+            new DriverBuffer(new Iova(Base + at + 1), (uint)(2 + data.Length), false),
+            new DriverBuffer(new Iova(Base + place), (uint)answer.Length, true),
+            new DriverBuffer(new Iova(Base + at), 1, true)]) < 0)
+            throw new ExpectationException("The control queue has no room.");
+        Push(ControlQueue);
+        var length = 0u;
+        Deadline.Until(() => ring.TryTakeUsed(out _, out length, out _), "the answer to a command");
+        written = length;
+        Span<byte> acknowledgement = stackalloc byte[1];
+        _memory.Read(at, acknowledgement);
+        _memory.Read(place, answer);
+        return acknowledgement[0];
+    }
+
     /// <summary>Resets the device and brings it up again, as a driver that is bound anew.</summary>
     /// <exception cref="ExpectationException">The device refuses a step.</exception>
     public void Restart()

@@ -14,9 +14,11 @@ public sealed class VirtioPciAccess : IVirtioRegisterAccess
     private const byte IsrCfg = 3;
     private const byte DeviceCfg = 4;
     private const byte PciCfg = 5;
+    private const byte SharedMemoryCfg = 8;
 
     private readonly IPciFunction _function;
     private readonly Dictionary<byte, VirtioPciPlace> _places = [];
+    private readonly List<VirtioPciRegion> _regions = [];
     private readonly uint _multiplier;
 
     /// <summary>Finds the registers of a function.</summary>
@@ -26,12 +28,24 @@ public sealed class VirtioPciAccess : IVirtioRegisterAccess
     {
         ArgumentNullException.ThrowIfNull(function);
         _function = function;
-        Span<byte> bytes = stackalloc byte[20];
+        Span<byte> bytes = stackalloc byte[24];
         for (var at = ConfigByte(PciHeader.PCI_CAPABILITY_LIST); at != 0; at = ConfigByte(at + 1))
         {
             if (ConfigByte(at) != PciCapabilityId.PCI_CAP_ID_VNDR)
                 continue;
-            function.ReadConfig(at, bytes);
+            function.ReadConfig(at, bytes[..Math.Min(bytes.Length, ConfigByte(at + 2))]);
+            if (bytes[3] == SharedMemoryCfg)
+            {
+                // The lower halves, and the upper ones behind them.
+                var (offset, length) = (BinaryPrimitives.ReadUInt32LittleEndian(bytes[8..]), BinaryPrimitives.ReadUInt32LittleEndian(bytes[12..]));
+                _regions.Add(new VirtioPciRegion(
+                    bytes[5],
+                    bytes[4],
+                    offset | ((ulong)BinaryPrimitives.ReadUInt32LittleEndian(bytes[16..]) << 32),
+                    length | ((ulong)BinaryPrimitives.ReadUInt32LittleEndian(bytes[20..]) << 32)));
+                continue;
+            }
+
             var place = new VirtioPciPlace(bytes[4], BinaryPrimitives.ReadUInt32LittleEndian(bytes[8..]), BinaryPrimitives.ReadUInt32LittleEndian(bytes[12..]), at);
             _places.TryAdd(bytes[3], place);
             if (bytes[3] == NotifyCfg)
@@ -59,6 +73,9 @@ public sealed class VirtioPciAccess : IVirtioRegisterAccess
 
     /// <summary>The window in config space.</summary>
     public VirtioPciPlace Window => _places[PciCfg];
+
+    /// <summary>The memory that the device shares, region by region.</summary>
+    public IReadOnlyList<VirtioPciRegion> SharedMemory => _regions;
 
     /// <inheritdoc/>
     public void Read(int offset, Span<byte> destination) => _function.ReadBar(Common.Bar, Common.Offset + (uint)offset, destination);

@@ -9,7 +9,7 @@ namespace Virtbus.Virtio;
 /// One virtqueue of a device, a client of the poll threads while it runs. Set-up and start and stop come from one control thread at a time
 /// (the device's lock); between start and stop only the poll thread that the queue is on touches the ring.
 /// </summary>
-internal sealed class QueueRunner : IPollWork, IDisposable
+internal sealed partial class QueueRunner : IPollWork, IDisposable
 {
     private const int KickBit = 0;
     private const int CompletionBit = 1;
@@ -28,6 +28,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     private Action? _interrupt;
     private PollClient? _client;
     private EventFd? _runningKick;
+    private volatile bool _isReady;
     private volatile bool _broken;
     // What a stop asks of the thread, and whether that was done.
     private volatile StopState _stop;
@@ -62,7 +63,12 @@ internal sealed class QueueRunner : IPollWork, IDisposable
 
     internal Iova DeviceArea { get; set; }
 
-    internal bool Ready { get; set; }
+    /// <summary>Whether the driver has enabled it; changed under the device's lock, read by any thread.</summary>
+    internal bool Ready
+    {
+        get => _isReady;
+        set => _isReady = value;
+    }
 
     internal EventFd? Kick { get; set; }
 
@@ -140,6 +146,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         _stop = StopState.None;
         _isMoving = false;
         _whyNotMoved = null;
+        _heldSince = 0;
         _runningKick = Kick;
         try
         {
@@ -302,11 +309,18 @@ internal sealed class QueueRunner : IPollWork, IDisposable
             return false;
         }
 
+        var isHeldBack = BeginBatch();
         if (_processor.Process(out fault))
         {
-            Publish();
+            if (isHeldBack)
+                HoldBack();
+            else
+                Publish();
             return true;
         }
+
+        if (_heldSince != 0)
+            TellIfDue();
 
         if (_ring.IsHeldUp && _whyNotMoved is { } why)
             fault = new Fault(Errno.EAGAIN, why);
@@ -441,15 +455,6 @@ internal sealed class QueueRunner : IPollWork, IDisposable
         if (_processor.Completion is { } completion)
             sources.Add(new PollSource(completion, CompletionBit, IsEdge: true));
         return [.. sources];
-    }
-
-    private void Publish()
-    {
-        // Whoever has reset it knows nothing of what comes still.
-        if (!_ring.Publish() || _isForgotten || Interrupt is not { } interrupt)
-            return;
-        _calls++;
-        interrupt();
     }
 
     private void Break(Fault fault)

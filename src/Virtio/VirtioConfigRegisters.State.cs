@@ -76,9 +76,12 @@ public sealed partial class VirtioConfigRegisters
         }
     }
 
-    /// <summary>Tells the driver of used buffers in all queues that are enabled, whether there are any or not.</summary>
+    /// <summary>Tells the driver of used buffers in all queues that are enabled, whether there are any or not; of a suspended device when it goes on.</summary>
     public void RaiseAll()
     {
+        _owesInterrupts = _device.IsSuspended;
+        if (_owesInterrupts)
+            return;
         for (var i = 0; i < _queues.Length; i++)
         {
             if (_device.IsQueueReady(i))

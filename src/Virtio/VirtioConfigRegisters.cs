@@ -27,6 +27,7 @@ public sealed partial class VirtioConfigRegisters
     private byte _generation;
     private uint _seenGeneration;
     private volatile bool _configUntold;
+    private volatile bool _owesInterrupts;
 
     /// <summary>Puts a device behind registers. Its callbacks and its queues' interrupts are theirs from then on.</summary>
     /// <param name="device">The device, which stays the caller's.</param>
@@ -100,6 +101,9 @@ public sealed partial class VirtioConfigRegisters
     /// <param name="value">The value.</param>
     public void Write(int offset, int size, ulong value)
     {
+        // Nothing of a suspended device changes but its status (VIRTIO 1.4, 3.4).
+        if (_device.IsSuspended && offset is not (device_status or device_feature_select or driver_feature_select or queue_select))
+            return;
         switch (offset, size)
         {
             case (device_feature_select, 4):
@@ -193,6 +197,7 @@ public sealed partial class VirtioConfigRegisters
             queue.Clear();
         }
         _configUntold = false;
+        _owesInterrupts = false;
     }
 
     private void Write(Queue queue, int offset, int size, ulong value)
@@ -256,13 +261,24 @@ public sealed partial class VirtioConfigRegisters
             Reset();
             return;
         }
+        // SUSPEND is ignored until all is set up, and where it was not negotiated (VIRTIO 1.4, 3.4); the other bits of the write are not.
+        var suspends = false;
+        if ((status & ~_device.Status & VirtioStatus.SUSPEND) != 0)
+        {
+            status &= unchecked((byte)~VirtioStatus.SUSPEND);
+            suspends = (status & _device.Status & VirtioStatus.DRIVER_OK) != 0 && _driverFeatures.Has(VirtioFeatures.VIRTIO_F_SUSPEND);
+        }
+
         // Features that the device does not take are refused by not taking FEATURES_OK (3.1.1).
         if ((status & ~_device.Status & VirtioStatus.FEATURES_OK) != 0 && !_device.TrySetDriverFeatures(_driverFeatures & ~_transport, out _))
             status &= unchecked((byte)~VirtioStatus.FEATURES_OK);
         // Nothing is left of it; what the driver did not write is no reset.
         if (status == 0)
             return;
-        _device.TrySetStatus(status, out _);
+        if (_device.TrySetStatus(status, out _) && suspends)
+            _device.BeginSuspend();
+        if (_owesInterrupts)
+            RaiseAll();
     }
 
     private ushort Vector(ushort wanted) => wanted < _host.VectorLimit ? wanted : VIRTIO_MSI_NO_VECTOR;

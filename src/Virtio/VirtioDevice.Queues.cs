@@ -64,6 +64,8 @@ public abstract partial class VirtioDevice
             if (!target.IsEnding)
                 target.Stop();
             target.IsBroken = false;
+            if (ready)
+                OnQueueEnabling(queue);
             target.Ready = ready;
             if (!ready || TryRun(target, out fault))
                 return Done(out fault);
@@ -188,6 +190,25 @@ public abstract partial class VirtioDevice
         }
     }
 
+    /// <summary>
+    /// Has the driver be told of a queue's used buffers not at once but of several together: of so many requests, or so long after the first of them, whichever
+    /// is earlier, and when the queue stops. Any thread, a queue's own too; it is in force at once.
+    /// </summary>
+    /// <param name="queue">Queue number.</param>
+    /// <param name="packets">How many requests, by the processor's counters; 0 for telling it at once.</param>
+    /// <param name="microseconds">How long; 0 for telling it at once. A host without precise waits takes whole milliseconds.</param>
+    protected void SetQueueCoalescing(int queue, uint packets, uint microseconds) => At(queue).SetCoalescing(packets, microseconds);
+
+    /// <summary>Whether a queue is enabled, as <see cref="IsQueueReady"/>, for a queue's own thread: it takes no lock.</summary>
+    /// <param name="queue">Queue number.</param>
+    protected bool IsQueueEnabled(int queue) => At(queue).Ready;
+
+    /// <summary>The driver is about to enable a queue: what belongs to the queue alone begins anew. Under the device's lock.</summary>
+    /// <param name="queue">Queue number.</param>
+    protected virtual void OnQueueEnabling(int queue)
+    {
+    }
+
     private static bool RefuseReady(out Fault fault) => Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault);
 
     // A packed ring has any size (2.8.10.1).
@@ -211,6 +232,7 @@ public abstract partial class VirtioDevice
         {
             if (queue.IsEnding)
                 queue.Stop();
+            TryEndSuspending();
             if (!_isResetting)
                 Run(queue);
             isReset = _isResetting && !HasEnding;
@@ -244,7 +266,7 @@ public abstract partial class VirtioDevice
     private bool TryRun(QueueRunner queue, out Fault fault)
     {
         // A function goes while its driver writes a register. One that stands still starts what was asked for when it goes on.
-        if (_disposed || _isPaused || _isResetting || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
+        if (_disposed || _isPaused || _isResetting || _isSuspending || !queue.Ready || queue.IsRunning || queue.IsBroken || !VirtioStatusRules.Allows(Status, VirtioStep.RunQueues, out _))
             return Done(out fault);
         if (_dma is null)
             return Refuse(Errno.EFAULT, "the device reaches no memory", out fault);

@@ -19,14 +19,13 @@ public abstract partial class VirtioDevice
     private const ushort BrokenFlag = 2;
     private const ushort PackedFlag = 4;
     private const byte KnownStatus = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER | VirtioStatus.DRIVER_OK | VirtioStatus.FEATURES_OK
-        | VirtioStatus.DEVICE_NEEDS_RESET | VirtioStatus.FAILED;
+        | VirtioStatus.SUSPEND | VirtioStatus.DEVICE_NEEDS_RESET | VirtioStatus.FAILED;
 
     private bool _isPaused;
     private bool _owesConfigNotice;
 
     /// <summary>Whether the driver is to be told of a change of the configuration when the device goes on. Under the device's lock.</summary>
     protected bool OwesConfigNotice => _owesConfigNotice;
-
 
     /// <inheritdoc/>
     /// <remarks>From any thread that is no queue's. A reset by the driver ends what it set up, not the pause.</remarks>
@@ -38,6 +37,7 @@ public abstract partial class VirtioDevice
             _isPaused = true;
             foreach (var queue in _queues)
                 queue.Stop();
+            TryEndSuspending();
             return Done(out fault);
         }
     }
@@ -49,7 +49,7 @@ public abstract partial class VirtioDevice
         lock (_lock)
         {
             _isPaused = false;
-            (owes, _owesConfigNotice) = (_owesConfigNotice, false);
+            owes = TakeConfigNotice();
             foreach (var queue in _queues)
                 Run(queue);
         }
@@ -78,6 +78,7 @@ public abstract partial class VirtioDevice
             for (var i = 0; i < _queues.Length; i++)
                 Write(_queues[i], queues.AsSpan(i * QueueSize));
             writer.Add(QueuesSection, StateVersion, queues);
+            SaveSuspension(writer);
             return TrySaveModel(writer, out fault);
         }
     }
@@ -92,7 +93,8 @@ public abstract partial class VirtioDevice
                 return Refuse(Errno.EBUSY, "the device does not stand still", out fault);
             if (!reader.TryTake(DeviceSection, StateVersion, DeviceSectionSize, DeviceSectionSize, out var device, out fault)
                 || !reader.TryTake(QueuesSection, StateVersion, QueueSize, _queues.Length * QueueSize, out var queues, out fault)
-                || !TryReadModel(reader, out var applyModel, out fault) || !reader.TryFinish(out fault))
+                || !TryReadSuspension(reader, device.Content.Span[6], out var suspension, out fault)
+                || !TryReadModel(reader, FeaturesIn(device), out var applyModel, out fault) || !reader.TryFinish(out fault))
                 return false;
             if (!TryCheck(device, out var features, out fault) || !TryReadQueues(queues, device.Content.Span[6], features, out var states, out fault))
                 return false;
@@ -101,6 +103,7 @@ public abstract partial class VirtioDevice
             _driverFeatures = features;
             Interlocked.Exchange(ref _status, device.Content.Span[6]);
             Volatile.Write(ref _configGeneration, BinaryPrimitives.ReadUInt32LittleEndian(device.Content.Span[24..]));
+            ApplySuspension(suspension);
             applyModel();
             return true;
         }
@@ -113,10 +116,11 @@ public abstract partial class VirtioDevice
 
     /// <summary>Takes and checks the sections of a model, and changes nothing yet.</summary>
     /// <param name="reader">The sections; not trusted.</param>
+    /// <param name="driverFeatures">What the state says that the driver took; they are checked behind this.</param>
     /// <param name="apply">Takes over what was read; called when all else of the state is found right, and not at all otherwise. It can't fail. What differs
     /// from what the driver knows it tells by <see cref="ChangeConfig"/>, which reaches the driver when the device goes on.</param>
     /// <param name="fault">EINVAL: the section and version that do not fit, and why.</param>
-    protected virtual bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
+    protected virtual bool TryReadModel(StateReader reader, VirtioFeatures driverFeatures, out Action apply, out Fault fault)
     {
         apply = static () => { };
         return Done(out fault);
@@ -133,10 +137,13 @@ public abstract partial class VirtioDevice
         BinaryPrimitives.WriteUInt32LittleEndian(to[28..], queue.State.Encode());
     }
 
+    private static VirtioFeatures FeaturesIn(in StateSection section) => new(
+        BinaryPrimitives.ReadUInt64LittleEndian(section.Content.Span[8..]), BinaryPrimitives.ReadUInt64LittleEndian(section.Content.Span[16..]));
+
     private bool TryCheck(in StateSection section, out VirtioFeatures features, out Fault fault)
     {
         var from = section.Content.Span;
-        features = new VirtioFeatures(BinaryPrimitives.ReadUInt64LittleEndian(from[8..]), BinaryPrimitives.ReadUInt64LittleEndian(from[16..]));
+        features = FeaturesIn(section);
         var type = BinaryPrimitives.ReadUInt32LittleEndian(from);
         var status = from[6];
         if (type != DeviceId)
@@ -146,7 +153,8 @@ public abstract partial class VirtioDevice
         if (!features.IsWithin(DeviceFeatures))
             return Refuse(section, $"has features {features & ~DeviceFeatures} that this device does not offer", out fault);
         var hasFeatures = (status & VirtioStatus.FEATURES_OK) != 0;
-        if ((status & ~KnownStatus) != 0 || from[7] != 0 || ((status & VirtioStatus.DRIVER_OK) != 0 && !hasFeatures))
+        var hasRun = status & (VirtioStatus.DRIVER_OK | VirtioStatus.SUSPEND);
+        if ((status & ~KnownStatus) != 0 || from[7] != 0 || (hasRun != 0 && !hasFeatures) || hasRun == (VirtioStatus.DRIVER_OK | VirtioStatus.SUSPEND))
             return Refuse(section, $"has a status 0x{status:x} that no driver can set", out fault);
         return !hasFeatures || TryAcceptFeatures(features, out fault) ? Done(out fault) : false;
     }

@@ -72,6 +72,12 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Size of the configuration space in bytes.</summary>
     public abstract int ConfigSize { get; }
 
+    /// <summary>
+    /// Memory that the device shares with its driver; none, unless a model has some. How many regions there are, their ids and their sizes never change. The
+    /// memory itself is there until the device is disposed, or exchanged by <see cref="OnUserChanged"/>; what is in it is the model's to clear, save and restore.
+    /// </summary>
+    public virtual IReadOnlyList<VirtioSharedMemory> SharedMemory => [];
+
     /// <summary>Number that changes when the configuration space changes under the driver.</summary>
     public uint ConfigGeneration => Volatile.Read(ref _configGeneration);
 
@@ -106,7 +112,10 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         {
             if (offset < 0 || offset > ConfigSize || destination.Length > ConfigSize - offset)
                 return Refuse(Errno.EINVAL, "the range leaves the configuration space", out fault);
-            ReadConfig(offset, destination, SettledFeatures);
+            if (_frozenConfig is { } frozen)
+                frozen.AsSpan(offset, destination.Length).CopyTo(destination);
+            else
+                ReadConfig(offset, destination, SettledFeatures);
             return Done(out fault);
         }
     }
@@ -114,12 +123,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Writes the configuration space, as a driver may.</summary>
     /// <param name="offset">Byte offset.</param>
     /// <param name="source">What.</param>
-    /// <param name="fault">EINVAL when the range leaves the space; EROFS for a field that a driver may not write.</param>
+    /// <param name="fault">EINVAL when the range leaves the space; EROFS for a field that a driver may not write; EBUSY while it is suspended.</param>
     /// <returns>Whether it was written.</returns>
     public bool TrySetConfig(int offset, ReadOnlySpan<byte> source, out Fault fault)
     {
         lock (_lock)
         {
+            if (IsSuspended)
+                return Refuse(Errno.EBUSY, "the device is suspended", out fault);
             if (offset < 0 || offset > ConfigSize || source.Length > ConfigSize - offset)
                 return Refuse(Errno.EINVAL, "the range leaves the configuration space", out fault);
             return TryWriteConfig(offset, source, SettledFeatures, out fault);
@@ -140,7 +151,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     public FaultSource? Faults { get; set; }
 
     /// <summary>Sets the status bits.</summary>
-    /// <param name="status">All bits; 0 resets the device.</param>
+    /// <param name="status">All bits; 0 resets the device. DRIVER_OK ends a suspension.</param>
     /// <param name="fault">
     /// EINVAL for a bit that comes too early or would be taken back (<see cref="VirtioStatusRules"/>), and what the model says of the features.
     /// </param>
@@ -153,6 +164,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
             return Done(out fault);
         }
 
+        bool owes;
         lock (_lock)
         {
             if (_isResetting)
@@ -163,15 +175,20 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
             if ((status & ~old & VirtioStatus.FEATURES_OK) != 0 && !TryAcceptFeatures(_driverFeatures, out fault))
                 return false;
             // DEVICE_NEEDS_RESET is the device's own bit; a queue's thread may set it at any moment (2.1.1).
-            Interlocked.Or(ref _status, status & ~VirtioStatus.DEVICE_NEEDS_RESET);
+            Interlocked.Or(ref _status, status & ~(VirtioStatus.DEVICE_NEEDS_RESET | VirtioStatus.SUSPEND));
             if ((status & ~old & VirtioStatus.DRIVER_OK) != 0)
             {
+                EndSuspension();
                 foreach (var queue in _queues)
                     Run(queue);
             }
 
-            return Done(out fault);
+            owes = TakeConfigNotice();
         }
+
+        if (owes)
+            Volatile.Read(ref _configChanged)?.Invoke();
+        return Done(out fault);
     }
 
     /// <summary>
@@ -205,6 +222,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
             // Who sees 0 already does not ask any more.
             _isResetting = isPolled && HasEnding && Status != 0;
+            _isSuspending = false;
             if (_isResetting)
                 _driverFeatures = VirtioFeatures.None;
             else
@@ -225,6 +243,9 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
             OnBeginUse();
         }
     }
+
+    /// <summary>Tells the device that it changed hands (<see cref="OnUserChanged"/>): who offers its shared memory calls it.</summary>
+    public void ChangeUser() => OnUserChanged();
 
     /// <summary>
     /// Says through what the device does DMA: rings and buffers are reached by that port and by nothing else. A change there that a running queue does
@@ -338,6 +359,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Another user begins; queues stand still.</summary>
     protected abstract void OnBeginUse();
 
+    /// <summary>
+    /// The device changed hands: who had it may keep what it mapped of <see cref="SharedMemory"/>, so the next one gets other memory. Nobody reaches the memory by
+    /// registers meanwhile.
+    /// </summary>
+    protected virtual void OnUserChanged()
+    {
+    }
+
     /// <summary>The device goes; what it listens to is to be let go of.</summary>
     protected virtual void OnDispose()
     {
@@ -363,9 +392,10 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         lock (_lock)
         {
             change();
-            Volatile.Write(ref _configGeneration, _configGeneration + 1);
-            // Who stands still tells when it goes on.
-            if (_isPaused)
+            // Who stands still tells when it goes on; a driver that suspended the device sees nothing of it before.
+            if (!IsSuspended)
+                Volatile.Write(ref _configGeneration, _configGeneration + 1);
+            if (_isPaused || IsSuspended)
             {
                 _owesConfigNotice = true;
                 return;
@@ -377,6 +407,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     private void EndReset()
     {
         _isResetting = false;
+        ForgetSuspension();
         _driverFeatures = VirtioFeatures.None;
         OnReset();
         Interlocked.Exchange(ref _status, 0);

@@ -47,6 +47,9 @@ public readonly record struct VirtioFeatures(ulong Low, ulong High = 0)
     /// <summary>The device has administration queues.</summary>
     public const int VIRTIO_F_ADMIN_VQ = 41;
 
+    /// <summary>The driver may suspend the device.</summary>
+    public const int VIRTIO_F_SUSPEND = 43;
+
     private const int WordBits = 32;
 
     /// <summary>The empty set.</summary>

@@ -100,6 +100,31 @@ public sealed class VirtioRegisterTransport
         return Refuse(Errno.ETIMEDOUT, "the device does not come out of its reset", out fault);
     }
 
+    /// <summary>Suspends the device, and waits until it is (VIRTIO 1.4, 3.4). No buffer is made available and no register written until it is resumed.</summary>
+    /// <param name="fault">EINVAL: the driver did not take VIRTIO_F_SUSPEND, or has not set DRIVER_OK; EIO: the device failed, and needs a reset; ETIMEDOUT: it does not
+    /// get there.</param>
+    /// <returns>Whether it is suspended.</returns>
+    public bool TrySuspend(out Fault fault)
+    {
+        var status = Status;
+        if ((status & VirtioStatus.DRIVER_OK) == 0 || !DriverFeatures.Has(VirtioFeatures.VIRTIO_F_SUSPEND))
+            return Refuse(Errno.EINVAL, "the device can't be suspended: it is not set up, or VIRTIO_F_SUSPEND was not taken", out fault);
+        _registers.Write(device_status, [(byte)(status | VirtioStatus.SUSPEND)]);
+        return TryAwait(VirtioStatus.SUSPEND, out fault);
+    }
+
+    /// <summary>Has a suspended device go on, and waits until it does.</summary>
+    /// <param name="fault">EINVAL: it is not suspended; EIO, ETIMEDOUT as for <see cref="TrySuspend"/>.</param>
+    /// <returns>Whether it goes on.</returns>
+    public bool TryResume(out Fault fault)
+    {
+        var status = Status;
+        if ((status & VirtioStatus.SUSPEND) == 0)
+            return Refuse(Errno.EINVAL, "the device is not suspended", out fault);
+        _registers.Write(device_status, [(byte)(status | VirtioStatus.DRIVER_OK)]);
+        return TryAwait(VirtioStatus.DRIVER_OK, out fault);
+    }
+
     /// <summary>
     /// Reads the configuration space in one piece: when the device changes it meanwhile, all of it is read again (2.5.3).
     /// </summary>
@@ -163,6 +188,25 @@ public sealed class VirtioRegisterTransport
     {
         _registers.WriteUInt16(queue_enable, 1);
         return IsEnabled;
+    }
+
+    private bool TryAwait(byte bit, out Fault fault)
+    {
+        for (var i = 0; i < ResetPatience; i++)
+        {
+            var status = Status;
+            if ((status & VirtioStatus.DEVICE_NEEDS_RESET) != 0)
+                return Refuse(Errno.EIO, "the device failed, and needs a reset", out fault);
+            if ((status & (VirtioStatus.SUSPEND | VirtioStatus.DRIVER_OK)) == bit)
+            {
+                fault = Fault.None;
+                return true;
+            }
+
+            Thread.Yield();
+        }
+
+        return Refuse(Errno.ETIMEDOUT, "the device does not come to a standstill, or out of it", out fault);
     }
 
     private static bool Refuse(Errno errno, string message, out Fault fault)

@@ -15,6 +15,9 @@ public static class VirtioStatus
     /// <summary>Features are settled.</summary>
     public const byte FEATURES_OK = 8;
 
+    /// <summary>The driver has suspended the device (VIRTIO 1.4, 3.4); DRIVER_OK is not set meanwhile.</summary>
+    public const byte SUSPEND = 16;
+
     /// <summary>The device met an error that only a reset mends.</summary>
     public const byte DEVICE_NEEDS_RESET = 64;
 

@@ -28,15 +28,20 @@ public static class VirtioStatusRules
         (VirtioStep.RunQueues, DRIVER_OK, 0, new Fault(Errno.EAGAIN, "the driver is not ready")),
     ];
 
-    /// <summary>Asks whether a driver may write a status other than 0, which resets the device and may always be written.</summary>
+    /// <summary>
+    /// Asks whether a driver may write a status other than 0, which resets the device and may always be written. SUSPEND is no bit of this order: it comes by
+    /// <see cref="VirtioDevice.BeginSuspend"/>, and goes with DRIVER_OK, written with it or without.
+    /// </summary>
     /// <param name="status">The status as it is.</param>
     /// <param name="wanted">All bits that are written; DEVICE_NEEDS_RESET, the device's own bit, may be among them or not (2.1.1).</param>
     /// <param name="fault">EINVAL: a bit is taken back, comes too early, or is none.</param>
     /// <returns>Whether it may.</returns>
     public static bool TryAdvance(byte status, byte wanted, out Fault fault)
     {
-        if ((wanted & ~Known) != 0)
+        if ((wanted & ~(Known | (status & SUSPEND))) != 0)
             return Refuse("a status bit was set that there is not", out fault);
+        if ((wanted & DRIVER_OK) != 0)
+            status &= unchecked((byte)~SUSPEND);
         if ((status & ~DEVICE_NEEDS_RESET & ~wanted) != 0)
             return Refuse("a status bit was taken back without a reset", out fault);
         foreach (var (bit, beside, before, message) in Bits)

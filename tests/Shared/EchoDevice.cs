@@ -24,6 +24,15 @@ internal sealed class EchoDevice : VirtioDevice
     /// <summary>What the start of a queue throws; null for nothing.</summary>
     internal Exception? ThrowsAtStart { get; set; }
 
+    /// <summary>Whether requests stay in work until the queue is to stop.</summary>
+    internal bool HoldsBack { get; init; }
+
+    /// <summary>How many are in work.</summary>
+    internal int Held { get; private set; }
+
+    /// <summary>Called when what is in work is to be finished; null for nothing.</summary>
+    internal Action? Draining { get; set; }
+
     public override uint DeviceId => 42;
 
     public override VirtioFeatures DeviceFeatures =>
@@ -71,21 +80,40 @@ internal sealed class EchoDevice : VirtioDevice
 
         public bool Process(out Fault fault)
         {
-            if (!_ring.TryTake(_chain, out fault))
+            fault = Fault.None;
+            if (device.Held > 0 || !_ring.TryTake(_chain, out fault))
                 return false;
-            var length = (int)Math.Min(_chain.ReadableLength, (uint)_buffer.Length);
-            _chain.TryTakeReadable(_buffer.AsSpan(0, length));
-            _ring.Complete(_chain, _chain.Write(_buffer.AsSpan(0, length)));
-            _requests++;
+            if (device.HoldsBack)
+            {
+                device.Held = 1;
+                return true;
+            }
+
+            Answer();
             return true;
         }
 
         public void Drain()
         {
+            if (device.Held == 0)
+                return;
+            device.Draining?.Invoke();
+            device.Held = 0;
+            Answer();
         }
+
+        public void Abandon() => device.Held = 0;
 
         public void Dispose()
         {
+        }
+
+        private void Answer()
+        {
+            var length = (int)Math.Min(_chain.ReadableLength, (uint)_buffer.Length);
+            _chain.TryTakeReadable(_buffer.AsSpan(0, length));
+            _ring.Complete(_chain, _chain.Write(_buffer.AsSpan(0, length)));
+            _requests++;
         }
     }
 }

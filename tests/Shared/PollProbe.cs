@@ -3,12 +3,14 @@ using Virtbus.Platform;
 namespace Virtbus.Tests;
 
 /// <summary>A client that counts its turns and notes what may not happen: two calls at once, or a call after its end.</summary>
-internal sealed class PollProbe(Func<ulong, bool>? work = null, Func<bool>? prepare = null) : IPollWork
+internal sealed class PollProbe(Func<ulong, bool>? work = null, Func<bool>? prepare = null, Func<long>? due = null) : IPollWork
 {
     private int _inCall;
     private int _turns;
     private int _wrongs;
     private ulong _signals;
+
+    public long DueAt => due?.Invoke() ?? long.MaxValue;
 
     internal int Turns => Volatile.Read(ref _turns);
 

@@ -74,6 +74,42 @@ public sealed class AddressTableTests
     }
 
     [Fact]
+    public void Address_of_a_port_that_goes_is_learned_anew_at_once()
+    {
+        const int Rounds = 300;
+        var switching = new EthernetSwitch(_time);
+        var (stays, sees) = (new SwitchPort(new KeepingSink()), new KeepingSink { Keeps = false });
+        var flooded = 0;
+        sees.Delivered = _ => flooded++;
+        switching.Join(stays);
+        switching.Join(new SwitchPort(sees));
+        var (mine, others) = (new SwitchBatch(switching), new SwitchBatch(switching));
+        using var stop = new CancellationTokenSource();
+        var leaver = new Thread(() =>
+        {
+            for (var i = 0; i < Rounds; i++)
+            {
+                var goes = new SwitchPort(new KeepingSink());
+                switching.Join(goes);
+                // To itself, as what comes next.
+                Send(others, goes, 1, 1);
+                switching.Leave(goes);
+            }
+            stop.Cancel();
+        });
+        Send(mine, stays, 1, 1);
+        leaver.Start();
+        while (!stop.IsCancellationRequested)
+            Send(mine, stays, 1, 1);
+        leaver.Join();
+        // From where the frame comes or from the port that took the address: nobody else sees it, but in the moment in which nobody has it.
+        Assert.InRange(flooded, 0, Rounds);
+        flooded = 0;
+        Send(mine, stays, 1, 1);
+        Assert.Equal(0, flooded);
+    }
+
+    [Fact]
     public void Address_that_is_not_seen_again_is_forgotten()
     {
         var switching = new EthernetSwitch(_time);

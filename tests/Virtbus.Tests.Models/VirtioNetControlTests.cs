@@ -44,10 +44,14 @@ public sealed class VirtioNetControlTests : IDisposable
         Assert.Same(filter, settings.Filter);
         Assert.Same(steering, settings.Steering);
         Assert.Null(settings.Offloads);
+        commands.TryDo(6, 0, [8, 0, 0, 0, 9, 0, 0, 0]);
+        Assert.True(_device.Coalescing.IsDefault);
         // Of the user of now they do.
         commands.Generation = settings.Generation;
         Assert.True(commands.TryDo(4, 0, [2, 0]));
         Assert.True(commands.TryDo(5, 0, new byte[8]));
+        Assert.True(commands.TryDo(6, 0, [8, 0, 0, 0, 9, 0, 0, 0]));
+        Assert.False(_device.Coalescing.IsDefault);
         Assert.Equal((2, 0UL), (settings.Steering.Pairs, settings.Offloads));
     }
 

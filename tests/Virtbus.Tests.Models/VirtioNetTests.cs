@@ -376,6 +376,8 @@ public sealed class VirtioNetTests
     [InlineData(VIRTIO_NET_F_MQ, VIRTIO_NET_F_CTRL_VQ)]
     [InlineData(VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ)]
     [InlineData(VIRTIO_NET_F_RSS, VIRTIO_NET_F_CTRL_VQ)]
+    [InlineData(VIRTIO_NET_F_NOTF_COAL, VIRTIO_NET_F_CTRL_VQ)]
+    [InlineData(VIRTIO_NET_F_VQ_NOTF_COAL, VIRTIO_NET_F_CTRL_VQ)]
     public void Feature_without_the_one_that_it_needs_is_refused(int feature, int needs)
     {
         using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA) { QueuePairs = 2 });

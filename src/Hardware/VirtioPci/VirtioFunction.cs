@@ -27,7 +27,8 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     /// <param name="device">The model, reset, with nobody else's callbacks; it is disposed with the function.</param>
     /// <param name="options">How; modern, with MSI-X, when null.</param>
     /// <param name="virtualDevice">
-    /// Makes the model of a virtual function by its number, all of the physical one's type and with equally many queues; needed with virtual functions only.
+    /// Makes the model of a virtual function by its number, all of the physical one's type, with equally many queues and as much shared memory; needed with
+    /// virtual functions only.
     /// </param>
     /// <exception cref="VirtbusException">EINVAL: the options do not go with the device.</exception>
     public VirtioFunction(VirtioDevice device, VirtioFunctionOptions? options = null, Func<int, VirtioDevice>? virtualDevice = null)
@@ -35,7 +36,7 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     {
         _virtual = virtualDevice;
         _unit = new VirtioUnit(this, device, options ?? new VirtioFunctionOptions());
-        _window = new VirtioConfigWindow(this, Config);
+        _window = new VirtioConfigWindow(this, Config, VirtioFunctionLayout.WindowAt(device));
     }
 
     /// <summary>The model.</summary>
@@ -57,6 +58,9 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     void IVirtioUnitPort.StageLine(bool asserted) => StageInterrupt(asserted);
 
     void IVirtioUnitPort.ShowLine() => ShowInterrupt();
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<PciBarArea> GetBarAreas(int bar) => _unit.GetAreas(bar);
 
     /// <summary>
     /// Sets who is told that a driver of this function or of a virtual one did something that its device can't go on with. Told once for each function,
@@ -90,6 +94,12 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
         if (_virtual is null)
             throw new VirtbusException(Errno.ENODEV, $"Function '{Device.Name}' has nobody who makes its virtual functions.");
         var device = _virtual(index);
+        if (!VirtioFunctionLayout.SharesAs(device, Device))
+        {
+            device.Dispose();
+            throw new VirtbusException(Errno.EINVAL, $"Device '{device.Name}' shares other memory than '{Device.Name}', whose virtual function it is. Give it regions of the same ids and sizes.");
+        }
+
         _virtualConfig ??= VirtioFunctionLayout.BuildVirtual(device, ConfigLayout);
         return new VirtioVirtualFunction(this, index, _virtualConfig, device);
     }

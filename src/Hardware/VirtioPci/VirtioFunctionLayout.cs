@@ -8,12 +8,13 @@ namespace Virtbus.Hardware.VirtioPci;
 
 /// <summary>
 /// Where the registers of a virtio function are, and the config space that says so (VIRTIO 1.3, 4.1.2 and 4.1.4). A page for each of the four
-/// structures in BAR 4, MSI-X in BAR 1, and the ports of old drivers in BAR 0.
+/// structures in BAR 4, MSI-X in BAR 1, the ports of old drivers in BAR 0, and in BAR 2 the memory that a device shares.
 /// </summary>
 internal static class VirtioFunctionLayout
 {
     internal const int LegacyBar = 0;
     internal const int MsixBar = 1;
+    internal const int SharedBar = 2;
     internal const int RegisterBar = 4;
 
     internal const int PageSize = 0x1000;
@@ -25,12 +26,15 @@ internal static class VirtioFunctionLayout
     /// <summary>Bytes from one queue's notification to the next one's: a notification with data has four.</summary>
     internal const int NotifyStride = 4;
 
-    /// <summary>The window capability, by which config space reaches the BARs: here, so that an access to it is found without a search.</summary>
-    internal const int WindowCapability = 0xE8;
-    internal const int WindowBar = WindowCapability + 4;
-    internal const int WindowOffset = WindowCapability + 8;
-    internal const int WindowLength = WindowCapability + 12;
-    internal const int WindowData = WindowCapability + 16;
+    // The window capability's fields.
+    internal const int WindowBar = 4;
+    internal const int WindowOffset = 8;
+    internal const int WindowLength = 12;
+    internal const int WindowData = 16;
+
+    // With a shared region it is at the very end: before it is room for that one's capability, and not for a second.
+    private const int WindowCapability = 0xE8;
+    private const int LastWindowCapability = 0xEC;
 
     private const ushort Vendor = 0x1AF4;
     private const ushort ModernBase = 0x1040;
@@ -43,9 +47,17 @@ internal static class VirtioFunctionLayout
     private const byte IsrCfg = 3;
     private const byte DeviceCfg = 4;
     private const byte PciCfg = 5;
+    private const byte SharedMemoryCfg = 8;
 
     // Type, transitional device id (4.1.2).
     private static readonly (uint Type, ushort Id)[] TransitionalIds = [(1, 0x1000), (2, 0x1001), (3, 0x1003), (4, 0x1005), (5, 0x1002), (8, 0x1004), (9, 0x1009)];
+
+    /// <summary>Where the window capability is, by which config space reaches the BARs: so that an access to it is found without a search.</summary>
+    internal static int WindowAt(VirtioDevice device) => device.SharedMemory.Count == 0 ? WindowCapability : LastWindowCapability;
+
+    /// <summary>Whether two devices have the same regions of shared memory.</summary>
+    internal static bool SharesAs(VirtioDevice device, VirtioDevice other) =>
+        device.SharedMemory.Select(static region => (region.Id, region.Memory.Size)).SequenceEqual(other.SharedMemory.Select(static region => (region.Id, region.Memory.Size)));
 
     /// <summary>Whether there is a transitional form of a device type.</summary>
     internal static bool HasTransitional(uint type) => Array.Exists(TransitionalIds, t => t.Type == type);
@@ -72,6 +84,9 @@ internal static class VirtioFunctionLayout
             .Subsystem(Vendor, options.IsTransitional ? (ushort)type : ModernSubsystem)
             .InterruptPin(1)
             .MemoryBar64(RegisterBar, RegisterBytes);
+        using var shared = new VirtioSharedBar(device);
+        if (shared.Size != 0)
+            builder.MemoryBar64(SharedBar, shared.Size);
         if (options.IsTransitional)
             builder.IoBar(LegacyBar, LegacyBytes(device));
         builder.PowerManagement();
@@ -83,10 +98,17 @@ internal static class VirtioFunctionLayout
         }
 
         builder.Express(new PciExpressOptions { Type = options.IsTransitional ? PciPortType.LegacyEndpoint : PciPortType.Endpoint });
-        AddCapabilities(builder, device);
+        AddCapabilities(builder, device, shared);
         if (options.VirtualFunctions > 0)
-            AddVirtual(builder, device, options);
-        return builder.Build();
+            AddVirtual(builder, device, options, shared);
+        try
+        {
+            return builder.Build();
+        }
+        catch (ArgumentException) when (shared.Regions.Count > 0)
+        {
+            throw new VirtbusException(Errno.EINVAL, $"Device '{device.Name}' has {shared.Regions.Count} regions of shared memory, and config space has no room to name them all. Give it one, or no vectors and no configuration and two.");
+        }
     }
 
     /// <summary>Makes the config space of the virtual functions of one.</summary>
@@ -99,24 +121,32 @@ internal static class VirtioFunctionLayout
             .Subsystem(Vendor, ModernSubsystem)
             .PowerManagement()
             .Msix(vectors, MsixBar, 0, MsixBar, MsixBytes(vectors) / 2);
-        AddCapabilities(builder, device);
+        using var shared = new VirtioSharedBar(device);
+        AddCapabilities(builder, device, shared);
         return builder.Ari().Build();
     }
 
     private static ushort ModernId(uint type) => (ushort)(ModernBase + type);
 
-    private static void AddVirtual(ConfigSpaceBuilder builder, VirtioDevice device, VirtioFunctionOptions options)
+    private static void AddVirtual(ConfigSpaceBuilder builder, VirtioDevice device, VirtioFunctionOptions options, VirtioSharedBar shared)
     {
         var none = default(PciBar);
         builder.Ari().Sriov(new SriovOptions
         {
             TotalVfs = options.VirtualFunctions,
             VfDeviceId = ModernId(device.DeviceId),
-            VfBars = [none, new PciBar(PciBarKind.Memory32, MsixBytes(device.QueueCount + 1)), none, none, new PciBar(PciBarKind.Memory64, RegisterBytes, true)],
+            VfBars =
+            [
+                none,
+                new PciBar(PciBarKind.Memory32, MsixBytes(device.QueueCount + 1)),
+                shared.Size == 0 ? none : new PciBar(PciBarKind.Memory64, shared.Size, true),
+                none,
+                new PciBar(PciBarKind.Memory64, RegisterBytes, true),
+            ],
         });
     }
 
-    private static void AddCapabilities(ConfigSpaceBuilder builder, VirtioDevice device)
+    private static void AddCapabilities(ConfigSpaceBuilder builder, VirtioDevice device, VirtioSharedBar shared)
     {
         Span<byte> bytes = stackalloc byte[17];
         builder.Vendor(Describe(bytes, CommonCfg, CommonPage, VirtioCommonConfig.Size))
@@ -124,6 +154,8 @@ internal static class VirtioFunctionLayout
             .Vendor(Describe(bytes, IsrCfg, IsrPage, 1));
         if (device.ConfigSize > 0)
             builder.Vendor(Describe(bytes, DeviceCfg, ConfigPage, device.ConfigSize));
+        foreach (var (id, offset, length) in shared.Regions)
+            builder.Vendor(DescribeShared(id, offset, length));
         // Bar, offset, length and data are the driver's (4.1.4.9).
         Span<byte> writable = stackalloc byte[17];
         writable.Clear();
@@ -131,7 +163,19 @@ internal static class VirtioFunctionLayout
         writable[5..].Fill(0xFF);
         bytes.Clear();
         bytes[0] = PciCfg;
-        builder.Vendor(bytes, writable, WindowCapability);
+        builder.Vendor(bytes, writable, WindowAt(device));
+    }
+
+    // As below, with the upper halves of offset and length (4.1.4.7).
+    private static byte[] DescribeShared(byte id, ulong offset, ulong length)
+    {
+        var bytes = new byte[21];
+        (bytes[0], bytes[1], bytes[2]) = (SharedMemoryCfg, SharedBar, id);
+        BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(5), (uint)offset);
+        BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(9), (uint)length);
+        BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(13), (uint)(offset >> 32));
+        BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(17), (uint)(length >> 32));
+        return bytes;
     }
 
     // What follows the length byte: type, bar, id, padding, offset, length, and the multiplier of notifications.

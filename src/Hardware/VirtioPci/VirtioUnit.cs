@@ -23,7 +23,10 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private readonly VirtioConfigRegisters _registers;
     private readonly VirtioInterruptStatus _interrupts;
     private readonly VirtioLegacyRegisters? _legacy;
+    private readonly VirtioSharedBar _shared;
     private readonly EventFd?[] _kicks;
+    private IDisposable? _ownerWatch;
+    private bool _hasUser;
     private int _isFaultTold;
     private bool _disposed;
 
@@ -34,6 +37,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         _kicks = new EventFd?[device.QueueCount];
         for (var i = 0; i < _kicks.Length; i++)
             device.SetQueueKick(i, null, polls: false);
+        _shared = new VirtioSharedBar(device);
         _interrupts = new VirtioInterruptStatus(port);
         _registers = new VirtioConfigRegisters(device, this, TransportFeatures(options));
         if (options.IsTransitional)
@@ -90,10 +94,19 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         _port.ShowLine();
     }
 
+    /// <summary>What of a BAR can be mapped.</summary>
+    internal IReadOnlyList<PciBarArea> GetAreas(int bar) => bar == SharedBar ? _shared.Areas : [];
+
     /// <summary>Reads registers; what is none reads 0.</summary>
     internal void Read(int bar, ulong offset, Span<byte> destination)
     {
         destination.Clear();
+        if (bar == SharedBar)
+        {
+            _shared.Read(offset, destination);
+            return;
+        }
+
         if (bar == LegacyBar && _legacy is not null)
         {
             lock (_access)
@@ -123,6 +136,12 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         if (bar == RegisterBar && offset >= NotifyPage * PageSize)
         {
             Notify((int)offset - (NotifyPage * PageSize), source.Length);
+            return;
+        }
+
+        if (bar == SharedBar)
+        {
+            _shared.Write(offset, source);
             return;
         }
 
@@ -178,11 +197,16 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     {
         _device.Faults = _port.Faults;
         _device.SetDma(dma);
+        if (_shared.Size != 0)
+            _ownerWatch = dma.Group.Observe(null, () => ChangeUser(dma.Group.OwnerKind == DmaOwnerKind.User));
     }
 
     /// <summary>The function is out of its slot: no queue runs when this returns.</summary>
     internal void Unplugged()
     {
+        _ownerWatch?.Dispose();
+        _ownerWatch = null;
+        ChangeUser(false);
         lock (_access)
         {
             if (_disposed)
@@ -219,10 +243,25 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             if (_disposed)
                 return;
             _disposed = true;
+            _shared.Dispose();
             _device.Dispose();
             foreach (var kick in _kicks)
                 kick?.Dispose();
         }
+    }
+
+    private void ChangeUser(bool hasUser)
+    {
+        if (_shared.Size == 0)
+            return;
+        lock (_access)
+        {
+            if (_hasUser == hasUser)
+                return;
+            _hasUser = hasUser;
+        }
+
+        _shared.ChangeUser();
     }
 
     private static VirtioFeatures TransportFeatures(VirtioFunctionOptions options)
@@ -231,7 +270,8 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             VirtioFeatures.VIRTIO_F_ACCESS_PLATFORM,
             VirtioFeatures.VIRTIO_F_ORDER_PLATFORM,
             VirtioFeatures.VIRTIO_F_NOTIF_CONFIG_DATA,
-            VirtioFeatures.VIRTIO_F_RING_RESET);
+            VirtioFeatures.VIRTIO_F_RING_RESET,
+            VirtioFeatures.VIRTIO_F_SUSPEND);
         if (options.HasNotificationData)
             features = features.With(VirtioFeatures.VIRTIO_F_NOTIFICATION_DATA);
         return options.VirtualFunctions > 0 ? features.With(VirtioFeatures.VIRTIO_F_SR_IOV) : features;

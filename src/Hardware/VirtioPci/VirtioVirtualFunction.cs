@@ -17,7 +17,7 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
     {
         _physical = physical;
         _unit = new VirtioUnit(this, device, new VirtioFunctionOptions());
-        _window = new VirtioConfigWindow(this, Config);
+        _window = new VirtioConfigWindow(this, Config, VirtioFunctionLayout.WindowAt(device));
     }
 
     public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
@@ -35,6 +35,8 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
     void IVirtioUnitPort.StageLine(bool asserted) => StageInterrupt(asserted);
 
     void IVirtioUnitPort.ShowLine() => ShowInterrupt();
+
+    public override IReadOnlyList<PciBarArea> GetBarAreas(int bar) => _unit.GetAreas(bar);
 
     public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
 

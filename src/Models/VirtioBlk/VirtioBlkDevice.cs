@@ -134,7 +134,7 @@ public class VirtioBlkDevice : VirtioDevice
     }
 
     /// <inheritdoc/>
-    protected override bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
+    protected override bool TryReadModel(StateReader reader, VirtioFeatures driverFeatures, out Action apply, out Fault fault)
     {
         ArgumentNullException.ThrowIfNull(reader);
         apply = static () => { };

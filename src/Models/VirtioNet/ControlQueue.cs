@@ -49,19 +49,30 @@ internal sealed class ControlQueue(VirtioNetDevice device) : IQueueProcessor
         }
 
         var isDone = false;
+        var written = 1u;
         if (_chain.ReadableLength <= MostBytes)
         {
             var data = _data.AsSpan(0, (int)_chain.ReadableLength);
             _chain.TryTakeReadable(data);
             _bytes += (ulong)data.Length;
-            isDone = _commands.TryDo(command[0], command[1], data);
+            isDone = NetCommands.HasAnswer(command[0], command[1]) ? TryAnswer(data, ref written) : _commands.TryDo(command[0], command[1], data);
         }
 
         _requests++;
         if (!isDone)
             _errors++;
         _chain.WriteTrailer(isDone ? Ok : Error);
-        _ring.Complete(_chain, 1);
+        _ring.Complete(_chain, written);
+        return true;
+    }
+
+    // The answer stands before the acknowledgement, as the data that it is a part of does (5.1.6.5.9).
+    private bool TryAnswer(ReadOnlySpan<byte> data, ref uint written)
+    {
+        Span<byte> answer = stackalloc byte[NetCommands.MostAnswer];
+        if (_chain.WritableLength < (uint)answer.Length || !_commands.TryAnswer(data, answer))
+            return false;
+        written += _chain.Write(answer);
         return true;
     }
 

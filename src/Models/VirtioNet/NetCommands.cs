@@ -14,6 +14,17 @@ internal sealed class NetCommands(VirtioNetDevice device)
     private const int RssHead = 8;
     private const int RssTail = 3;
 
+    /// <summary>The most bytes of an answer.</summary>
+    internal const int MostAnswer = Coalescing.Bytes;
+
+    // VIRTIO_NET_CTRL_NOTF_COAL and its commands; le16 vq_index, le16 reserved before the parameters (5.1.6.5.9).
+    private const byte Coalesce = 6;
+    private const byte CoalesceTransmit = 0;
+    private const byte CoalesceReceive = 1;
+    private const byte CoalesceQueue = 2;
+    private const byte CoalescingOfQueue = 3;
+    private const int QueueBytes = 4;
+
     /// <summary>What the driver took.</summary>
     internal VirtioFeatures Features { get; set; }
 
@@ -33,8 +44,25 @@ internal sealed class NetCommands(VirtioNetDevice device)
         (4, 2) => Has(VIRTIO_NET_F_HASH_REPORT) && TrySetHash(data),
         (5, 0) => Has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) && data.Length == sizeof(ulong)
             && device.Settings.TrySetOffloads(BinaryPrimitives.ReadUInt64LittleEndian(data), Generation),
+        (Coalesce, CoalesceTransmit) => Has(VIRTIO_NET_F_NOTF_COAL) && TryCoalesce(1, data),
+        (Coalesce, CoalesceReceive) => Has(VIRTIO_NET_F_NOTF_COAL) && TryCoalesce(0, data),
+        (Coalesce, CoalesceQueue) => Has(VIRTIO_NET_F_VQ_NOTF_COAL) && TryCoalesceQueue(data),
         _ => false,
     };
+
+    /// <summary>Whether a command is answered by more than whether it was done.</summary>
+    internal static bool HasAnswer(byte @class, byte command) => (@class, command) == (Coalesce, CoalescingOfQueue);
+
+    /// <summary>Does the one that <see cref="HasAnswer"/>; false is answered VIRTIO_NET_ERR.</summary>
+    /// <param name="data">What belongs to it.</param>
+    /// <param name="answer">Where to; <see cref="MostAnswer"/> bytes.</param>
+    internal bool TryAnswer(ReadOnlySpan<byte> data, Span<byte> answer)
+    {
+        if (!Has(VIRTIO_NET_F_VQ_NOTF_COAL) || data.Length != QueueBytes || !TryReadQueue(data, out var queue))
+            return false;
+        device.Coalescing.Get(queue).Write(answer);
+        return true;
+    }
 
     private bool Has(int feature) => Features.Has(feature);
 
@@ -137,6 +165,29 @@ internal sealed class NetCommands(VirtioNetDevice device)
             return false;
         device.Settings.Change((FlowSteering steering) => steering with { Hash = hash, Table = null }, Generation);
         return true;
+    }
+
+    private bool TryCoalesce(int kind, ReadOnlySpan<byte> data)
+    {
+        if (data.Length != Coalescing.Bytes)
+            return false;
+        device.Coalescing.SetKind(kind, Coalescing.Read(data), Features, Generation);
+        return true;
+    }
+
+    private bool TryCoalesceQueue(ReadOnlySpan<byte> data)
+    {
+        if (data.Length != QueueBytes + Coalescing.Bytes || !TryReadQueue(data, out var queue))
+            return false;
+        device.Coalescing.Set(queue, Coalescing.Read(data[QueueBytes..]), Generation);
+        return true;
+    }
+
+    // An enabled receive or transmit queue; what is reserved is not looked at.
+    private bool TryReadQueue(ReadOnlySpan<byte> data, out int queue)
+    {
+        queue = BinaryPrimitives.ReadUInt16LittleEndian(data);
+        return queue < device.Coalescing.QueuesOf(Features) && device.IsEnabled(queue);
     }
 
     // u8 hash_key_length; u8 hash_key_data[hash_key_length].

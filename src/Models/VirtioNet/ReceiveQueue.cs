@@ -29,8 +29,9 @@ internal sealed class ReceiveQueue : NetQueue
     private bool _merges;
     private int _next;
     private int _held;
-    // The oldest frame wants more buffers than there are.
+    // The oldest frame wants more buffers than there are, and how many there were at the look before.
     private bool _isShort;
+    private int _shortWith;
     // A frame found no room since the last one was taken out.
     private volatile bool _isFull;
     private ulong _refused;
@@ -94,6 +95,7 @@ internal sealed class ReceiveQueue : NetQueue
         {
             _waiting.Release();
             _isFull = false;
+            _shortWith = 0;
             Volatile.Write(ref _taken, _taken + 1);
             done++;
         }
@@ -165,7 +167,7 @@ internal sealed class ReceiveQueue : NetQueue
             // Without merging, or with more buffers than a frame may have, it never fits. The buffers stay for the next one.
             if (fault != Fault.None)
                 return false;
-            _isShort = _merges && !IsHopeless(end);
+            _isShort = _merges && !IsHopeless(end - _next);
             if (_isShort)
                 return false;
             Lose();
@@ -189,8 +191,16 @@ internal sealed class ReceiveQueue : NetQueue
         return true;
     }
 
-    // All that the driver can offer at once are too few, or all that there may be; or it keeps all others waiting and the driver brings no more.
-    private bool IsHopeless(int end) => end - _next >= Math.Min(Ring.Size, MostBuffers) || _isFull || Volatile.Read(ref _added) - _taken == Depth;
+    // All that the driver can offer at once are too few, or all that there may be; or it keeps all others waiting and the driver brought no more since the
+    // look before: one that is just filling its ring does.
+    private bool IsHopeless(int buffers)
+    {
+        if (buffers >= Math.Min(Ring.Size, MostBuffers))
+            return true;
+        var before = _shortWith;
+        _shortWith = buffers;
+        return buffers == before && (_isFull || Volatile.Read(ref _added) - _taken == Depth);
+    }
 
     private static bool IsBuffer(DescriptorChain chain, int least, ref Fault fault)
     {

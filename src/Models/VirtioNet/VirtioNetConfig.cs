@@ -67,6 +67,12 @@ public static class VirtioNetConfig
     /// <summary>The driver sets its address by a command.</summary>
     public const int VIRTIO_NET_F_CTRL_MAC_ADDR = 23;
 
+    /// <summary>The driver says for each queue how many used buffers it is told of together.</summary>
+    public const int VIRTIO_NET_F_VQ_NOTF_COAL = 52;
+
+    /// <summary>The driver says for all queues of a kind how many used buffers it is told of together.</summary>
+    public const int VIRTIO_NET_F_NOTF_COAL = 53;
+
     /// <summary>The driver takes UDP over IPv4, several datagrams in one.</summary>
     public const int VIRTIO_NET_F_GUEST_USO4 = 54;
 

@@ -7,6 +7,7 @@ namespace Virtbus.Models.VirtioNet;
 public sealed partial class VirtioNetDevice
 {
     private const string StateSectionName = "virtio-net";
+    private const string CoalescingSection = "virtio-net-coalescing";
     private const ushort StateVersion = 1;
 
     /// <inheritdoc/>
@@ -14,11 +15,14 @@ public sealed partial class VirtioNetDevice
     {
         ArgumentNullException.ThrowIfNull(writer);
         writer.Add(StateSectionName, StateVersion, NetImage.Write(Settings, _options.Mtu));
+        // A device that knows nothing of it takes the state of a driver that made no use of it.
+        if (!Coalescing.IsDefault)
+            writer.Add(CoalescingSection, StateVersion, Coalescing.Save());
         return Done(out fault);
     }
 
     /// <inheritdoc/>
-    protected override bool TryReadModel(StateReader reader, out Action apply, out Fault fault)
+    protected override bool TryReadModel(StateReader reader, VirtioFeatures driverFeatures, out Action apply, out Fault fault)
     {
         ArgumentNullException.ThrowIfNull(reader);
         apply = static () => { };
@@ -27,7 +31,17 @@ public sealed partial class VirtioNetDevice
         var image = new NetImage(section.Content.Span);
         if (image.WhatIsWrong(_options) is { } why)
             return Refuse(Errno.EINVAL, $"section '{section.Name}', version {section.Version}, {why}", out fault);
-        apply = () => image.Apply(Settings);
+        var size = Coalescing.ImageBytes;
+        if (!reader.TryTakeIfThere(CoalescingSection, StateVersion, size, size, out var coalescing, out fault))
+            return false;
+        var parameters = coalescing is { } there ? there.Content.ToArray() : new byte[size];
+        if (!Coalescing.IsPossible(parameters, driverFeatures))
+            return Refuse(Errno.EINVAL, $"section '{CoalescingSection}', version {StateVersion}, has what its driver can't have set", out fault);
+        apply = () =>
+        {
+            image.Apply(Settings);
+            Coalescing.Restore(parameters);
+        };
         return true;
     }
 }

@@ -16,7 +16,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_ECN,
         VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_RX_EXTRA,
         VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_USO,
-        VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_SPEED_DUPLEX,
+        VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_SPEED_DUPLEX, VIRTIO_NET_F_NOTF_COAL, VIRTIO_NET_F_VQ_NOTF_COAL,
         VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1, VirtioFeatures.VIRTIO_F_IN_ORDER);
 
     // What one that does all by itself offers less.
@@ -44,6 +44,8 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         (VIRTIO_NET_F_MQ, VirtioFeatures.Of(VIRTIO_NET_F_CTRL_VQ)),
         (VIRTIO_NET_F_CTRL_MAC_ADDR, VirtioFeatures.Of(VIRTIO_NET_F_CTRL_VQ)),
         (VIRTIO_NET_F_RSS, VirtioFeatures.Of(VIRTIO_NET_F_CTRL_VQ)),
+        (VIRTIO_NET_F_NOTF_COAL, VirtioFeatures.Of(VIRTIO_NET_F_CTRL_VQ)),
+        (VIRTIO_NET_F_VQ_NOTF_COAL, VirtioFeatures.Of(VIRTIO_NET_F_CTRL_VQ)),
     ];
 
     // More than guests have, and not enough for one to take the switch's table from all others.
@@ -67,6 +69,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         _network = network;
         _options = options;
         Settings = new NetSettings(options.Mac);
+        Coalescing = new NetCoalescing(this, 2 * options.QueuePairs);
         DeviceFeatures = (options.Offloads ? Offered : Offered & ~OfOffloads) | (options.QueuePairs > 1 ? OfPairs : VirtioFeatures.None)
             | (options.Packed ? VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_RING_PACKED) : VirtioFeatures.None);
         _receive = new ReceiveQueue[options.QueuePairs];
@@ -119,6 +122,8 @@ public sealed partial class VirtioNetDevice : VirtioDevice
 
     internal NetSettings Settings { get; }
 
+    internal NetCoalescing Coalescing { get; }
+
     internal bool HasDriver => (Status & VirtioStatus.DRIVER_OK) != 0;
 
     internal SwitchPort Port { get; }
@@ -139,11 +144,17 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     /// <returns>False when it did not take VIRTIO_NET_F_GUEST_ANNOUNCE.</returns>
     public bool Announce()
     {
-        if (!DriverFeatures.Has(VIRTIO_NET_F_GUEST_ANNOUNCE) || (Status & VirtioStatus.DRIVER_OK) == 0)
+        if (!DriverFeatures.Has(VIRTIO_NET_F_GUEST_ANNOUNCE) || (Status & (VirtioStatus.DRIVER_OK | VirtioStatus.SUSPEND)) == 0)
             return false;
         ChangeConfig(() => Settings.SetStatus(VIRTIO_NET_S_ANNOUNCE, true));
         return true;
     }
+
+    /// <summary>Whether a queue is enabled; on any thread.</summary>
+    internal bool IsEnabled(int queue) => IsQueueEnabled(queue);
+
+    /// <summary>What is said of a queue is in force from now on; on any thread.</summary>
+    internal void Coalesce(int queue, Coalescing value) => SetQueueCoalescing(queue, value.MaxPackets, value.MaxMicroseconds);
 
     /// <summary>Whether a frame that is whole is longer than the network is to have.</summary>
     internal bool IsTooLong(in EthernetFrame frame)
@@ -191,8 +202,12 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     protected override void OnReset()
     {
         Settings.Reset();
+        Coalescing.Reset();
         Flows.Clear();
     }
+
+    /// <inheritdoc/>
+    protected override void OnQueueEnabling(int queue) => Coalescing.Enable(queue, DriverFeatures);
 
     /// <inheritdoc/>
     protected override void OnBeginUse()

@@ -25,6 +25,12 @@ public interface IPollWork
     /// <returns>True when something came meanwhile, so that it does not sleep.</returns>
     bool PrepareToSleep();
 
+    /// <summary>
+    /// When the client is to have a turn although nothing woke it, by <see cref="System.Diagnostics.Stopwatch.GetTimestamp"/>; <see cref="long.MaxValue"/>
+    /// for never. Asked each time that it goes to sleep. The turn may come some ten microseconds late, and one too early as well.
+    /// </summary>
+    long DueAt => long.MaxValue;
+
     /// <summary>The client does not sleep any more, or after all did not: its sources need not tell of anything.</summary>
     void Awake();
 

@@ -12,6 +12,7 @@ public sealed class PollThread
     private const int TokensAtOnce = 8;
     private const int LooksAtOnce = 32;
     private const int SpinsBetweenLooksAtTheClock = 8;
+    private const long NanosecondsPerSecond = 1_000_000_000;
 
     // How long those that sleep wait at most, beside one batch of each that is awake, until the thread notices that they were woken.
     // While clients are awake, how often sources of the others are looked at: a system call, so it is made less often as long as it finds nothing.
@@ -306,7 +307,26 @@ public sealed class PollThread
         }
 
         seat.IsArmed = true;
+        PlanDue(seat);
         return false;
+    }
+
+    // A turn that it wants by itself. It comes within a second, whatever is wanted, so that who ended meanwhile is let go of.
+    private void PlanDue(PollSeat seat)
+    {
+        var due = seat.Work.DueAt;
+        if (due == long.MaxValue)
+            return;
+        due = Math.Min(due, _now + Stopwatch.Frequency);
+        if (!seat.IsTimed)
+        {
+            seat.IsTimed = true;
+            _timed.Add(seat);
+            seat.NextTick = due;
+        }
+
+        seat.NextTick = seat.IntervalMilliseconds > 0 ? Math.Min(seat.NextTick, due) : due;
+        _nextTick = Math.Min(_nextTick, seat.NextTick);
     }
 
     private void Fail(PollSeat seat, Exception exception)
@@ -325,25 +345,26 @@ public sealed class PollThread
         Interlocked.Exchange(ref _isAsleep, 1);
         // Looked at after the mark: who kicks later finds the mark and signals.
         var isWanted = Volatile.Read(ref _kicked) is not null || _isEnding;
-        Look(isWanted ? 0 : MillisecondsToTick());
+        Look(isWanted ? 0 : NanosecondsToTick());
         Volatile.Write(ref _isAsleep, 0);
         _now = Stopwatch.GetTimestamp();
     }
 
-    private int MillisecondsToTick()
+    private long NanosecondsToTick()
     {
         if (_nextTick == long.MaxValue)
             return Timeout.Infinite;
         var left = _nextTick - Stopwatch.GetTimestamp();
-        return left <= 0 ? 0 : (int)Math.Min(1 + (left * 1000 / Stopwatch.Frequency), int.MaxValue);
+        // Of a time that is far away a second at a time: more of them would not fit.
+        return left <= 0 ? 0 : Math.Min(left, Stopwatch.Frequency) * NanosecondsPerSecond / Stopwatch.Frequency;
     }
 
-    private void Look(int milliseconds)
+    private void Look(long nanoseconds)
     {
         Span<ulong> tokens = stackalloc ulong[TokensAtOnce];
         for (var i = 0; i < LooksAtOnce; i++)
         {
-            var count = _watches.Wait(tokens, i == 0 ? milliseconds : 0);
+            var count = _watches.Wait(tokens, i == 0 ? nanoseconds : 0);
             if (i == 0)
                 _lookInterval = count > 0 ? LeastLook : Math.Min(MostLook, _lookInterval * 2);
             foreach (var token in tokens[..count])
@@ -388,20 +409,26 @@ public sealed class PollThread
         for (var i = _timed.Count - 1; i >= 0; i--)
         {
             var seat = _timed[i];
-            if (seat.IsDead)
+            var isOver = seat.IsDead;
+            if (!isOver && _now < seat.NextTick)
             {
-                _timed[i] = _timed[^1];
-                _timed.RemoveAt(_timed.Count - 1);
+                _nextTick = Math.Min(_nextTick, seat.NextTick);
+                continue;
             }
-            else if (_now >= seat.NextTick)
+
+            if (!isOver && seat.IntervalMilliseconds > 0)
             {
                 Plan(seat);
-                Activate(seat);
             }
             else
             {
-                _nextTick = Math.Min(_nextTick, seat.NextTick);
+                seat.IsTimed = false;
+                _timed[i] = _timed[^1];
+                _timed.RemoveAt(_timed.Count - 1);
             }
+
+            if (!isOver)
+                Activate(seat);
         }
     }
 

@@ -24,7 +24,10 @@ internal sealed class PollWatches : IDisposable
     internal void AddWake(FileDescriptor descriptor) => _epoll.Add(descriptor, WakeToken, edge: true);
 
     /// <summary>Waits for tokens of descriptors that are ready.</summary>
-    internal int Wait(Span<ulong> tokens, int milliseconds) => _epoll.Wait(tokens, milliseconds);
+    /// <param name="nanoseconds">How long at most; -1 for ever, 0 not at all.</param>
+    /// <param name="tokens">Filled with them.</param>
+    internal int Wait(Span<ulong> tokens, long nanoseconds) =>
+        nanoseconds > 0 ? _epoll.WaitFor(tokens, nanoseconds) : _epoll.Wait(tokens, (int)nanoseconds);
 
     /// <summary>What a token stands for; null for one of a descriptor that was taken out meanwhile.</summary>
     internal PollWatch? Find(ulong token)

@@ -87,6 +87,18 @@ public abstract partial class DeviceRing
     /// <returns>Whether the driver wants to be told.</returns>
     public abstract bool Publish();
 
+    /// <summary>
+    /// Lets the driver see all completed buffers, and leaves it to a later <see cref="IsNoticeWanted"/> whether it wants to be told of them: where it is told
+    /// of many at once.
+    /// </summary>
+    internal abstract void Show();
+
+    /// <summary>Asks whether the driver wants to be told of what it can see since this was asked the last time.</summary>
+    internal abstract bool IsNoticeWanted();
+
+    /// <summary>How much it can see since then: used elements of a split ring, descriptors of a packed one. At <see cref="Size"/> it is asked.</summary>
+    internal abstract int Untold { get; }
+
     /// <summary>Asks whether buffers are waiting; cheap enough to poll with.</summary>
     /// <returns>Whether <see cref="TryTake"/> has something to say.</returns>
     public abstract bool HasAvailable();

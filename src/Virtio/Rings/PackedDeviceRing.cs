@@ -26,6 +26,8 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     private int _unpublishedCount;
     // Descriptors of the ring that those stand for; and with them those that are with the device.
     private int _unpublishedSlots;
+    // That the driver sees, and was not told of yet.
+    private int _untoldSlots;
     private int _openSlots;
     // By how many what is taken was before what is used at the start.
     private int _ahead;
@@ -75,6 +77,7 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
             _unpublished = new Used[layout.Size];
         _unpublishedCount = 0;
         _unpublishedSlots = 0;
+        _untoldSlots = 0;
         _openSlots = 0;
         _isBatchOpen = false;
         _kicksEnabled = false;
@@ -165,8 +168,16 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     /// <inheritdoc/>
     public override bool Publish()
     {
+        Show();
+        return IsNoticeWanted();
+    }
+
+    internal override int Untold => _untoldSlots;
+
+    internal override void Show()
+    {
         if (_unpublishedCount == 0)
-            return false;
+            return;
         var used = _unpublished.AsSpan(0, _unpublishedCount);
         if (_copy is not null)
             Send(used);
@@ -180,6 +191,15 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
         _isBatchOpen = false;
         // Full fence: the descriptors have to be out before the driver's wish is read, or both sides may sleep (2.8.21.3).
         Interlocked.MemoryBarrier();
+        _untoldSlots += slots;
+    }
+
+    internal override bool IsNoticeWanted()
+    {
+        var slots = _untoldSlots;
+        if (slots == 0)
+            return false;
+        _untoldSlots = 0;
         _copy?.FetchWish();
         return PackedRing.NeedEvent(Volatile.Read(ref *_driverEvent), _eventIndex, Size, _nextUsed, _usedWrap, slots);
     }

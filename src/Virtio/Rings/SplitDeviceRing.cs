@@ -18,6 +18,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private ushort _seenAvailable;
     private ushort _nextUsed;
     private ushort _publishedUsed;
+    // Up to where the driver was told, or did not want to be.
+    private ushort _toldUsed;
     // By how many the index of what is taken was before that of what is used at the start.
     private ushort _ahead;
     private bool _kicksEnabled;
@@ -152,9 +154,17 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     /// <inheritdoc/>
     public override bool Publish()
     {
+        Show();
+        return IsNoticeWanted();
+    }
+
+    internal override int Untold => (ushort)(_publishedUsed - _toldUsed);
+
+    internal override void Show()
+    {
         var old = _publishedUsed;
         if (_nextUsed == old)
-            return false;
+            return;
         // The elements, before the index that announces them.
         _copy?.StoreUsed(old, _nextUsed);
         // Release: the used elements are seen before the index that announces them (2.7.8.2).
@@ -166,9 +176,17 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             MarkUsed(old, _nextUsed);
         // Full fence: the index has to be out before the driver's wish is read, or both sides may sleep (2.7.10).
         Interlocked.MemoryBarrier();
+    }
+
+    internal override bool IsNoticeWanted()
+    {
+        var old = _toldUsed;
+        if (_publishedUsed == old)
+            return false;
+        _toldUsed = _publishedUsed;
         _copy?.FetchWish();
         if (_eventIndex)
-            return SplitRing.NeedEvent(Volatile.Read(ref *(ushort*)(_available + 4 + (2 * Size))), _nextUsed, old);
+            return SplitRing.NeedEvent(Volatile.Read(ref *(ushort*)(_available + 4 + (2 * Size))), _publishedUsed, old);
         return (Volatile.Read(ref *(ushort*)_available) & SplitRing.VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
     }
 
@@ -267,6 +285,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     {
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
+        _toldUsed = _nextUsed;
         _ahead = (ushort)(_nextAvailable - _nextUsed);
     }
 

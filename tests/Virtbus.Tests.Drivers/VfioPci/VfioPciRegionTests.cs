@@ -1,7 +1,9 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Drivers.VfioPci;
 using Virtbus.Hardware.Probe;
+using Virtbus.Hardware.VirtioPci;
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
@@ -35,6 +37,29 @@ public sealed class VfioPciRegionTests
         Assert.Equal((0ul, 0x10000ul), (area.Offset, area.Size));
         Assert.Equal(0xAA55ul, user.Read(6, 0, 2));
         Assert.Equal(Errno.EINVAL, user.ErrorOfWrite(6, 0, 4));
+    }
+
+    [Fact]
+    public async Task Memory_that_a_virtio_device_shares_is_mapped_and_the_next_user_gets_other_memory()
+    {
+        var world = await VfioPciWorld.NewAsync();
+        var model = new SharingDevice((7, 0x2800));
+        var device = await world.PlugAsync(new VirtioFunction(model));
+        for (var round = 0; round < 3; round++)
+        {
+            using var user = VfioPciWorld.Open(device);
+            Assert.True(user.Handle.TryGetRegionInfo(2, out var info, out _));
+            Assert.Equal((VfioRegionFlags.Read | VfioRegionFlags.Write | VfioRegionFlags.Mmap, 0x4000ul), (info!.Flags, info.Size));
+            var area = Assert.Single(info.Areas);
+            Assert.True(HostMemory.TryMap(area.File, area.FileOffset, area.Size, DmaAccess.ReadWrite, out var mapped, out _));
+            using (mapped)
+            {
+                // Nothing of the one before.
+                Assert.Equal(0ul, user.Read(2, 0x1FF8, 8));
+                mapped!.Write(0x1FF8, [1, 2, 3, 4, 5, 6, 7, 8]);
+                Assert.Equal(0x0807060504030201ul, user.Read(2, 0x1FF8, 8));
+            }
+        }
     }
 
     [Theory]

@@ -87,17 +87,18 @@ public sealed class VirtioRegisterAccessTests
     [Fact]
     public void Status_goes_as_the_model_says_in_every_order()
     {
-        byte[] bits = [ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK, FAILED];
+        byte[] bits = [ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK, SUSPEND, FAILED];
         var random = new Random(11);
-        for (var round = 0; round < 300; round++)
+        for (var round = 0; round < 600; round++)
         {
             using var card = new VirtioCard(new VirtioRngDevice("rng"));
             var takesVersion = round % 3 != 0;
+            var suspends = takesVersion && round % 2 == 0;
             if (takesVersion)
-                card.Driver.TrySetDriverFeatures(VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1), out _);
+                card.Driver.TrySetDriverFeatures(VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1, suspends ? VirtioFeatures.VIRTIO_F_SUSPEND : VirtioFeatures.VIRTIO_F_VERSION_1), out _);
             byte model = 0;
             var taken = takesVersion;
-            for (var step = 0; step < 12; step++)
+            for (var step = 0; step < 24; step++)
             {
                 var wanted = random.Next(8) switch
                 {
@@ -106,7 +107,7 @@ public sealed class VirtioRegisterAccessTests
                     _ => (byte)(model | bits[random.Next(bits.Length)]),
                 };
                 card.Registers.Write(device_status, [wanted]);
-                model = Next(model, wanted, ref taken);
+                model = Next(model, wanted, suspends, ref taken);
                 Assert.Equal(model, card.Driver.Status);
             }
         }
@@ -236,8 +237,8 @@ public sealed class VirtioRegisterAccessTests
         return (bar, (ulong)Math.Min(offset, length - size));
     }
 
-    // Written from the text of the standard, not from the code: 2.1, 3.1.1, 6.1.
-    private static byte Next(byte status, byte wanted, ref bool version)
+    // Written from the text of the standard, not from the code: 2.1, 3.1.1, 6.1; of VIRTIO 1.4, 3.4.
+    private static byte Next(byte status, byte wanted, bool canSuspend, ref bool version)
     {
         if (wanted == 0)
         {
@@ -245,6 +246,27 @@ public sealed class VirtioRegisterAccessTests
             return 0;
         }
 
+        if ((status & SUSPEND) != 0)
+        {
+            // All bits but SUSPEND stay written, and DRIVER_OK has it go on.
+            if ((wanted & 32) != 0 || (status & ~wanted & ~SUSPEND) != 0 || (wanted & (SUSPEND | DRIVER_OK)) == 0)
+                return status;
+            return (wanted & DRIVER_OK) != 0 ? (byte)(wanted & ~(SUSPEND | DEVICE_NEEDS_RESET)) : (byte)(wanted & ~DEVICE_NEEDS_RESET);
+        }
+
+        var asks = (wanted & SUSPEND) != 0;
+        wanted &= unchecked((byte)~SUSPEND);
+        var next = Next(status, wanted, ref version);
+        // With DRIVER_OK set, a write that is not taken is one that takes a bit back, or has one that there is not.
+        if (!asks || !canSuspend || !version || (status & wanted & DRIVER_OK) == 0 || (wanted & 32) != 0 || (status & ~wanted & ~DEVICE_NEEDS_RESET) != 0)
+            return next;
+        return (byte)((next & ~DRIVER_OK) | SUSPEND);
+    }
+
+    private static byte Next(byte status, byte wanted, ref bool version)
+    {
+        if (wanted == 0)
+            return status;
         if ((wanted & FEATURES_OK) != 0 && (status & FEATURES_OK) == 0 && !version)
             wanted &= unchecked((byte)~FEATURES_OK);
         const byte Own = DEVICE_NEEDS_RESET;

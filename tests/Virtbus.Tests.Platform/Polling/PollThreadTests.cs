@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Virtbus.Platform;
 
 namespace Virtbus.Tests.Platform.Polling;
@@ -118,6 +119,66 @@ public sealed class PollThreadTests : IDisposable
         Deadline.Until(() => Volatile.Read(ref left) < 0, "the sleep");
         client.Detach();
         Assert.Equal((4, 3), (probe.Turns, probe.Awakenings));
+    }
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1000)]
+    public void Client_that_wants_a_turn_at_a_time_gets_it_without_a_signal_and_no_other(int interval)
+    {
+        var due = long.MaxValue;
+        var early = 0;
+        var late = 0;
+        var probe = new PollProbe(
+            _ =>
+            {
+                // It wants ten of them.
+                if (Volatile.Read(ref due) == long.MaxValue)
+                    return false;
+                if (Stopwatch.GetTimestamp() < due)
+                    early++;
+                else
+                    Volatile.Write(ref due, ++late == 10 ? long.MaxValue : Stopwatch.GetTimestamp() + (Stopwatch.Frequency / 5000));
+                return false;
+            },
+            due: () => Volatile.Read(ref due));
+        // One beside it that wants none in this life.
+        var other = new PollProbe(due: static () => long.MaxValue - 1);
+        var client = _pool.Attach("due", probe, [], new PollOptions { IntervalMilliseconds = interval });
+        var beside = _pool.Attach("never", other, []);
+        Deadline.Until(() => probe.Turns == 1 && other.Turns == 1, "the first turns");
+        Settle();
+        Volatile.Write(ref due, Stopwatch.GetTimestamp() + (Stopwatch.Frequency / 5000));
+        client.Kick();
+        Deadline.Until(() => Volatile.Read(ref late) == 10, "ten turns");
+        client.Detach();
+        beside.Detach();
+        Assert.InRange(early, 0, 2);
+    }
+
+    [Fact]
+    public void Client_that_ended_before_its_time_is_let_go_of_soon()
+    {
+        var gone = Forget();
+        // Another one's turns take the thread along.
+        Deadline.Until(
+            () =>
+            {
+                GC.Collect();
+                return !gone.TryGetTarget(out _);
+            },
+            "the end of the client");
+
+        [System.Runtime.CompilerServices.MethodImpl(System.Runtime.CompilerServices.MethodImplOptions.NoInlining)]
+        WeakReference<PollProbe> Forget()
+        {
+            var probe = new PollProbe(due: static () => long.MaxValue - 1);
+            var client = _pool.Attach("gone", probe, []);
+            Deadline.Until(() => probe.Turns == 1, "the first turn");
+            Settle();
+            client.Detach();
+            return new WeakReference<PollProbe>(probe);
+        }
     }
 
     [Fact]
