@@ -1,4 +1,3 @@
-using System.Text.RegularExpressions;
 using Virtbus.Platform;
 
 namespace Virtbus.Vm;
@@ -7,7 +6,7 @@ namespace Virtbus.Vm;
 /// The packages of another Debian suite than those of this machine's apt sources, from the same mirror. Its package lists are in a folder of
 /// their own, so the machine's apt knows nothing of it and no privilege is needed.
 /// </summary>
-internal static partial class DebianSuite
+internal static class DebianSuite
 {
     private const string Keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
     private const string Remedy = "Check the network, the name of the suite, and that package debian-archive-keyring is as new as the suite.";
@@ -36,10 +35,7 @@ internal static partial class DebianSuite
     /// <summary>Throws EINVAL for what is no name of a suite: it becomes part of a source line and of a path.</summary>
     public static void Check(string suite)
     {
-        if (!Name().IsMatch(suite))
+        if (suite is "" or ['-', ..] or [.., '-'] || !suite.All(c => char.IsAsciiLetterLower(c) || c == '-'))
             throw new VirtbusException(Errno.EINVAL, $"'{suite}' is no name of a Debian suite. Those are such as 'bookworm', 'trixie' or 'trixie-backports'.");
     }
-
-    [GeneratedRegex(@"^[a-z]+(-[a-z]+)*\z")]
-    private static partial Regex Name();
 }
