@@ -40,8 +40,11 @@ rm -rf "$results"
 mkdir -p "$results"
 # The program as its users run it: some tests start it.
 "$root/virtbus" --build --version >/dev/null || exit 1
-# What real guests run with, a private QEMU above all, is fetched while the tests are built. A test waits for it, or says what is missing.
-"$root/virtbus" vm --prepare 2>"$results/prepare.log" &
+# What real guests run with, a private QEMU above all and a second kernel, is fetched while the tests are built. A test waits for it, or says what is missing.
+{
+  "$root/virtbus" vm --prepare
+  "$root/virtbus" vm --prepare --kernel trixie
+} 2>"$results/prepare.log" &
 dotnet build "$root/Virtbus.slnx" -c Release -m:2 -p:UseSharedCompilation=true --nologo -v quiet -clp:NoSummary || { echo "virtbus test: the build failed." >&2; exit 1; }
 
 # A test that hangs costs its program this long, and not the whole run; what has run for 'slow' seconds is named as long as it runs.

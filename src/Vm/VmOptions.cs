@@ -14,6 +14,12 @@ public sealed class VmOptions
     /// <summary>The program and its arguments that busybox sh runs in the guest. Empty for a shell on the user's terminal.</summary>
     public IReadOnlyList<string> Command { get; init; } = [];
 
+    /// <summary>
+    /// The Debian suite whose kernel the guest boots, such as <c>trixie</c>: it is fetched once. Null for an installed kernel, else one of the
+    /// machine's own sources.
+    /// </summary>
+    public string? KernelSuite { get; init; }
+
     /// <summary>Guest memory in MiB, from 128.</summary>
     public int MemoryMiB { get; init; } = 256;
 

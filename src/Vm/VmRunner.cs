@@ -60,7 +60,7 @@ public sealed class VmRunner
         using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
         using PosixSignalRegistration hangUp = PosixSignalRegistration.Create(PosixSignal.SIGHUP, Stop);
 
-        (QemuProgram qemu, GuestImage image) = await PrepareAsync(_options.Devices.Select(device => device.Kind), _progress, stop.Token);
+        (QemuProgram qemu, GuestImage image) = await PrepareAsync(_options.Devices.Select(device => device.Kind), _options.KernelSuite, _progress, stop.Token);
         return _options.Command.Count == 0
             ? await RunShellAsync(qemu, accelerator, image, stop.Token)
             : await RunCommandAsync(qemu, accelerator, image, stop.Token);
@@ -71,10 +71,12 @@ public sealed class VmRunner
     /// <see cref="VirtbusException"/> that says what is missing and how to get it.
     /// </summary>
     /// <param name="kinds">The kinds of devices that the guest is to have.</param>
+    /// <param name="kernelSuite">The kernel, as <see cref="VmOptions.KernelSuite"/>.</param>
     /// <param name="progress">Gets a line for each step that takes time, or null.</param>
     /// <param name="cancellation">Ends the making; nothing half-made stays.</param>
-    public static async Task PrepareAsync(IReadOnlyCollection<VmDeviceKind> kinds, IProgress<string>? progress, CancellationToken cancellation) =>
-        await PrepareAsync((IEnumerable<VmDeviceKind>)kinds, progress, cancellation);
+    public static async Task PrepareAsync(
+        IReadOnlyCollection<VmDeviceKind> kinds, string? kernelSuite, IProgress<string>? progress, CancellationToken cancellation) =>
+        await PrepareAsync((IEnumerable<VmDeviceKind>)kinds, kernelSuite, progress, cancellation);
 
     /// <summary>
     /// The command line of a guest with a shell on the terminal that it is run from, and nothing of ours around it. Finds or makes what it needs,
@@ -85,7 +87,7 @@ public sealed class VmRunner
     {
         _options.Check();
         VmAccelerator accelerator = _options.ResolveAccelerator(Environment.GetEnvironmentVariable);
-        (QemuProgram qemu, GuestImage image) = await PrepareAsync(_options.Devices.Select(device => device.Kind), _progress, cancellation);
+        (QemuProgram qemu, GuestImage image) = await PrepareAsync(_options.Devices.Select(device => device.Kind), _options.KernelSuite, _progress, cancellation);
         string[] arguments = [.. qemu.Command, .. QemuArguments.Machine(_options, accelerator, image, ShellKernel(UserTerminal.Describe())), .. QemuArguments.Terminal()];
         return new VmCommandLine(arguments, image.Kernel, image.Initramfs, CacheFolder.FromEnvironment(null).Root);
     }
@@ -93,12 +95,12 @@ public sealed class VmRunner
     private static string ShellKernel(string terminal) => $"virtbus_mode=shell {terminal}";
 
     private static async Task<(QemuProgram Qemu, GuestImage Image)> PrepareAsync(
-        IEnumerable<VmDeviceKind> kinds, IProgress<string>? progress, CancellationToken cancellation)
+        IEnumerable<VmDeviceKind> kinds, string? kernelSuite, IProgress<string>? progress, CancellationToken cancellation)
     {
         VmDeviceKind[] distinct = [.. kinds.Distinct()];
         QemuProgram qemu = await new QemuFinder(progress).FindAsync([.. distinct.Select(QemuFinder.DeviceName)], cancellation);
         bool isPci = distinct.Contains(VmDeviceKind.VfioUserPci);
-        return (qemu, await GuestImage.GetAsync(CacheFolder.FromEnvironment(progress), isPci, progress, cancellation));
+        return (qemu, await GuestImage.GetAsync(CacheFolder.FromEnvironment(progress), kernelSuite, isPci, progress, cancellation));
     }
 
     private async Task<int> RunShellAsync(QemuProgram qemu, VmAccelerator accelerator, GuestImage image, CancellationToken cancellation)

@@ -18,7 +18,7 @@ internal sealed class CountingBackend : IBlockBackend, IBlockChannel
         remove { }
     }
 
-    public BlockInfo Info { get; } = new() { Capacity = 1 << 20 };
+    public BlockInfo Info { get; } = new() { Capacity = 1 << 20, MaxDiscard = 1 << 20, DiscardAlignment = 512, MaxWriteZeroes = 1 << 20 };
 
     public BlockWays Ways => default;
 

@@ -1,3 +1,4 @@
+using System.ComponentModel;
 using System.Diagnostics;
 using System.Globalization;
 
@@ -100,8 +101,9 @@ internal sealed class Progress : IDisposable
         {
             return Process.GetProcessById(process).TotalProcessorTime;
         }
-        catch (Exception e) when (e is ArgumentException or InvalidOperationException)
+        catch (Exception e) when (e is ArgumentException or InvalidOperationException or Win32Exception)
         {
+            // It has ended, in the middle of the look too.
             return TimeSpan.Zero;
         }
     }

@@ -9,6 +9,7 @@ namespace Virtbus.Tests.Guest;
 internal sealed class MonitoredQemu : IDisposable
 {
     private readonly string _socket;
+    private readonly List<JsonElement> _events = [];
     private StreamReader? _answers;
     private NetworkStream? _stream;
 
@@ -25,7 +26,8 @@ internal sealed class MonitoredQemu : IDisposable
     /// <param name="fabric">Whose folder it is put in.</param>
     /// <param name="kind">A device that the QEMU must have; the first of this machine that has it is taken.</param>
     /// <param name="reconnect">By which option it connects again to devices whose server has gone; null: it does not.</param>
-    public static async Task<MonitoredQemu> MakeAsync(TestFabric fabric, VmDeviceKind kind, string? reconnect = null)
+    /// <param name="slots">How many slots it has for devices that come and go: slot1, slot2 and so on.</param>
+    public static async Task<MonitoredQemu> MakeAsync(TestFabric fabric, VmDeviceKind kind, string? reconnect = null, int slots = 0)
     {
         // A first one is made, which takes what the mirror and the host let it.
         var qemu = await new QemuFinder().FindAsync([QemuFinder.DeviceName(kind)], TestContext.Current.CancellationToken);
@@ -33,13 +35,31 @@ internal sealed class MonitoredQemu : IDisposable
         var command = string.Join(' ', qemu.Command.Select(part => $"'{part.Replace("'", "'\\''", StringComparison.Ordinal)}'"));
         const string Each = "for a; do shift; case $a in socket,id=dev*-socket,*) a=$a,OPTION;; esac; set -- \"$@\" \"$a\"; done\n";
         var again = reconnect is null ? "" : Each.Replace("OPTION", reconnect, StringComparison.Ordinal);
-        var program = fabric.Write("qemu", $"#!/bin/sh\n{again}exec {command} \"$@\" -qmp unix:{socket},server=on,wait=off\n");
+        var ports = string.Concat(Enumerable.Range(1, slots).Select(static i => $" -device pcie-root-port,id=slot{i},chassis={i},slot={i}"));
+        var program = fabric.Write("qemu", $"#!/bin/sh\n{again}exec {command} \"$@\"{ports} -qmp unix:{socket},server=on,wait=off\n");
         File.SetUnixFileMode(program, UnixFileMode.UserRead | UnixFileMode.UserExecute);
         return new MonitoredQemu(program, socket);
     }
 
+    /// <summary>Plugs a PCI function in.</summary>
+    /// <param name="id">The device's name in QEMU.</param>
+    /// <param name="slot">The number of its slot.</param>
+    /// <param name="socket">Where the function is served by vfio-user.</param>
+    public Task PlugAsync(string id, int slot, string socket) => DoAsync(
+        "device_add",
+        new Dictionary<string, object> { ["driver"] = QemuFinder.DeviceName(VmDeviceKind.VfioUserPci), ["id"] = id, ["bus"] = $"slot{slot}", ["socket"] = new { type = "unix", path = socket } });
+
+    /// <summary>Asks the guest to give a device up, waits until it has, and the device is gone from QEMU too.</summary>
+    public async Task UnplugAsync(string id)
+    {
+        await DoAsync("device_del", new { id });
+        while (!_events.Exists(e => e.GetProperty("event").GetString() == "DEVICE_DELETED" && e.GetProperty("data").TryGetProperty("device", out var device) && device.GetString() == id))
+            await ReadAsync();
+        _events.Clear();
+    }
+
     /// <summary>Has it do a command and waits for the answer.</summary>
-    public async Task<JsonElement> DoAsync(string command)
+    public async Task<JsonElement> DoAsync(string command, object? arguments = null)
     {
         if (_stream is null)
         {
@@ -49,18 +69,29 @@ internal sealed class MonitoredQemu : IDisposable
             _answers = new StreamReader(_stream);
             await DoAsync("qmp_capabilities");
         }
-        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
-        await _stream.WriteAsync(JsonSerializer.SerializeToUtf8Bytes(new { execute = command }), deadline.Token);
-        while (await _answers!.ReadLineAsync(deadline.Token) is { } line)
+        var request = new Dictionary<string, object> { ["execute"] = command };
+        if (arguments is not null)
+            request["arguments"] = arguments;
+        await _stream.WriteAsync(JsonSerializer.SerializeToUtf8Bytes(request));
+        JsonElement? result;
+        while ((result = await ReadAsync()) is null)
         {
-            // What is no answer is its greeting or an event.
-            var answer = JsonDocument.Parse(line).RootElement;
-            Assert.False(answer.TryGetProperty("error", out _), line);
-            if (answer.TryGetProperty("return", out var result))
-                return result;
         }
-        Assert.Fail("QEMU has closed its monitor.");
-        return default;
+
+        return result.Value;
+    }
+
+    // What is no answer is its greeting or an event, which is kept.
+    private async Task<JsonElement?> ReadAsync()
+    {
+        using var deadline = new CancellationTokenSource(TestFabric.Deadline);
+        var line = await _answers!.ReadLineAsync(deadline.Token);
+        Assert.True(line is not null, "QEMU has closed its monitor.");
+        var answer = JsonDocument.Parse(line!).RootElement;
+        Assert.False(answer.TryGetProperty("error", out _), line);
+        if (answer.TryGetProperty("event", out _))
+            _events.Add(answer);
+        return answer.TryGetProperty("return", out var result) ? result : null;
     }
 
     public void Dispose()

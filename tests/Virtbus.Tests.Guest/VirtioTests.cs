@@ -10,10 +10,15 @@ public sealed class VirtioTests
 {
     private const int DiskBytes = 8 << 20;
 
-    // The disk that is no other: QEMU's own virtio devices of the guest are on another function.
-    private const string Find = """
+    /// <summary>A function for scripts that gives the disk with a serial number: QEMU has virtio devices of its own, so the first need not be ours.</summary>
+    internal const string FindDisk = """
+        find_disk() { for d in /sys/block/vd*; do [ "$(cat $d/serial 2>/dev/null)" != "$1" ] || echo /dev/${d##*/}; done; }
+
+        """;
+
+    /// <summary>The begin of a script: finds the disk that is disk0 ($disk, $fn), and has a function that works on it.</summary>
+    internal const string Find = FindDisk + """
         modprobe -a virtio_blk virtio_rng virtio_console
-        find_disk() { for d in /sys/block/vd*; do [ "$(cat $d/serial 2>/dev/null)" = "$1" ] && echo /dev/${d##*/}; done; }
         disk=$(find_disk disk0)
         fn=$(basename $(readlink -f /sys/block/${disk#/dev/}/device/..))
         [ "$fn" ]

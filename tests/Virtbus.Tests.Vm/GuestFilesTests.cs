@@ -54,6 +54,7 @@ public sealed class GuestFilesTests
         File.WriteAllText(folder.PathOf("modules.builtin"), "kernel/drivers/virtio_c.ko\n");
         KernelModules modules = KernelModules.Open(folder.Path);
         Assert.True(modules.Has("virtio_c"));
+        Assert.True(modules.IsBuiltin("virtio_c") && !modules.IsBuiltin("virtio_b"));
         Assert.Equal(["virtio_b", "virtio_a"], (await modules.LoadAsync(["virtio_a"], CancellationToken.None)).Select(module => module.Name));
         VirtbusException error = await Assert.ThrowsAsync<VirtbusException>(() => modules.LoadAsync(["nvme"], CancellationToken.None));
         Assert.Contains("'nvme'", error.Message);
@@ -76,6 +77,26 @@ public sealed class GuestFilesTests
         const string record = "Package: linux-image-cloud-amd64\nDepends: linux-base, linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)\nSize: 1\n";
         Assert.Equal("linux-image-6.1.0-56-cloud-amd64", DebianPackage.ParseDependency(record, "linux-image-"));
         Assert.Null(DebianPackage.ParseDependency("Package: x\n", "linux-image-"));
+    }
+
+    [Theory]
+    [InlineData("trixie", true)]
+    [InlineData("trixie-backports", true)]
+    [InlineData("", false)]
+    [InlineData("Trixie", false)]
+    [InlineData("trixie main", false)]
+    [InlineData("trixie\n", false)]
+    [InlineData("../trixie", false)]
+    [InlineData("trixie-", false)]
+    public async Task Kernel_is_of_a_suite_that_has_the_name_of_one(string suite, bool isOne)
+    {
+        using TestFolder folder = new();
+        // One that was fetched before, without the drivers: what is no name is refused before the cache is looked at.
+        Directory.CreateDirectory(folder.PathOf($"kernel-{suite}"));
+        VirtbusException error = await Assert.ThrowsAsync<VirtbusException>(
+            () => GuestKernel.GetAsync(new CacheFolder(folder.Path, progress: null), suite, progress: null, CancellationToken.None));
+        Assert.Equal(isOne ? Errno.ENOENT : Errno.EINVAL, error.Errno);
+        Assert.Contains(suite, error.Message);
     }
 
     [Fact]

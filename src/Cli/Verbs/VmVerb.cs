@@ -17,10 +17,11 @@ internal static class VmVerb
         var isolated = new Option<bool>("--no-shared-memory") { Description = "Keep the guest's memory from the devices: they ask for each byte of it by messages. For vfio-user devices only." };
         var iommu = new Option<bool>("--viommu") { Description = "Give the guest an IOMMU, which its own vfio-pci needs." };
         var cpus = new Option<string>("--cpus") { Description = $"How many processors the guest has, 1 to {VmOptions.MaxCpus}; 1 when absent.", HelpName = "N" };
+        var kernel = new Option<string>("--kernel") { Description = "Boot the kernel of this Debian suite (such as trixie), fetched once, and not the one that is there.", HelpName = "SUITE" };
         var reboot = new Option<bool>("--reboot") { Description = "Let the guest reboot, and start the command anew at each boot; without it a reboot ends the guest." };
         var prepare = new Option<bool>("--prepare") { Description = "Only fetch or make what guests need (QEMU, kernel, tools), so that later ones start at once." };
         var print = new Option<bool>("--print") { Description = "Only print the command line of QEMU for a guest with a shell, to run it by hand or to learn from it." };
-        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, cpus, reboot, prepare, print };
+        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, cpus, kernel, reboot, prepare, print };
         command.Validators.Add(result =>
         {
             if (result.GetValue(devices) is null or [] && !result.GetValue(prepare))
@@ -35,9 +36,9 @@ internal static class VmVerb
         command.SetAction((result, cancellation) =>
         {
             if (result.GetValue(prepare))
-                return PrepareAsync(cancellation);
+                return PrepareAsync(result.GetValue(kernel), cancellation);
             var isPrinted = result.GetValue(print);
-            var machine = new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot), TryParseCpus(result.GetValue(cpus), out var count) ? count : 1);
+            var machine = new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot), TryParseCpus(result.GetValue(cpus), out var count) ? count : 1, result.GetValue(kernel));
             var client = ControlClient.FromEnvironment();
             VmDevice[] found = [.. Resolve(client, result.GetRequiredValue(devices), mayBeInUse: isPrinted).Select(socket => DeviceOf(client, socket))];
             return isPrinted ? PrintAsync(found, machine, CommandLine.OutputOf(result), cancellation) : RunAsync(found, machine, guestCommand);
@@ -82,9 +83,9 @@ internal static class VmVerb
             $"No device '{name}' offers a socket.{Suggestion.For(name, sockets.Select(static s => s.Device))} {(sockets.Count == 0 ? "No device of this fabric does; add a disk or a serial port to the manifest." : $"Those that do are {string.Join(", ", sockets.Select(s => s.Device))}.")}");
     }
 
-    private static async Task<int> PrepareAsync(CancellationToken cancellation)
+    private static async Task<int> PrepareAsync(string? kernel, CancellationToken cancellation)
     {
-        await VmRunner.PrepareAsync([VmDeviceKind.VhostUserBlk, VmDeviceKind.VfioUserPci], new ErrorLines(), cancellation);
+        await VmRunner.PrepareAsync([VmDeviceKind.VhostUserBlk, VmDeviceKind.VfioUserPci], kernel, new ErrorLines(), cancellation);
         return ExitCode.Done;
     }
 
@@ -107,6 +108,7 @@ internal static class VmVerb
         Iommu = machine.Iommu,
         CanReboot = machine.CanReboot,
         Cpus = machine.Cpus,
+        KernelSuite = machine.Kernel,
         Command = guestCommand,
         Input = input,
         Output = output,
@@ -154,7 +156,7 @@ internal static class VmVerb
     }
 
     /// <summary>What the guest is to be like, besides its devices.</summary>
-    private sealed record Machine(bool SharedMemory, bool Iommu, bool CanReboot, int Cpus);
+    private sealed record Machine(bool SharedMemory, bool Iommu, bool CanReboot, int Cpus, string? Kernel);
 
     // Progress goes to the error stream, so that the command's output stays alone; in order, so not through a thread pool.
     private sealed class ErrorLines : IProgress<string>

@@ -27,6 +27,12 @@ public static class VirtioBlkConfig
     /// <summary>num_queues is valid.</summary>
     public const int VIRTIO_BLK_F_MQ = 12;
 
+    /// <summary>The disk takes the discard request, and its fields in the configuration are valid.</summary>
+    public const int VIRTIO_BLK_F_DISCARD = 13;
+
+    /// <summary>The disk takes the write zeroes request, and its fields in the configuration are valid.</summary>
+    public const int VIRTIO_BLK_F_WRITE_ZEROES = 14;
+
     /// <summary>Size of struct virtio_blk_config in bytes; fields of features that are not offered read as zero.</summary>
     public const int Size = 96;
 
@@ -36,7 +42,11 @@ public static class VirtioBlkConfig
     /// <summary>Byte offset of the field writeback, the only one that a driver may write.</summary>
     public const int WritebackOffset = 32;
 
+    /// <summary>The most sectors that one discard or write zeroes request is about, 1 GiB: it bounds how long one takes.</summary>
+    public const uint MaxRangeSectors = 1 << 21;
+
     internal const int SectorShift = 9;
+    internal const int RangeSize = 16;
     internal const int HeaderSize = 16;
     internal const int IdSize = 20;
 
@@ -51,6 +61,15 @@ public static class VirtioBlkConfig
 
     /// <summary>Type of a request: reads the serial, 20 bytes.</summary>
     public const uint VIRTIO_BLK_T_GET_ID = 8;
+
+    /// <summary>Type of a request: the sectors of a range are not needed any more. Its data is one struct virtio_blk_discard_write_zeroes.</summary>
+    public const uint VIRTIO_BLK_T_DISCARD = 11;
+
+    /// <summary>Type of a request: makes the sectors of a range zeros. Its data is as that of a discard.</summary>
+    public const uint VIRTIO_BLK_T_WRITE_ZEROES = 13;
+
+    /// <summary>Flag of a range that is made zeros: its room may be given back.</summary>
+    public const uint VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP = 1;
 
     /// <summary>Status of a request: done.</summary>
     public const byte VIRTIO_BLK_S_OK = 0;
@@ -69,8 +88,28 @@ public static class VirtioBlkConfig
         BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(12), SegMax);
         BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(20), (uint)info.BlockSize);
         BinaryPrimitives.WriteUInt16LittleEndian(space.AsSpan(34), (ushort)queueCount);
+        if (Discards(info))
+        {
+            BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(36), MostSectors(info.MaxDiscard));
+            BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(40), 1);
+            BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(44), (uint)info.DiscardAlignment >> SectorShift);
+        }
+
+        if (WritesZeroes(info))
+        {
+            BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(48), MostSectors(info.MaxWriteZeroes));
+            BinaryPrimitives.WriteUInt32LittleEndian(space.AsSpan(52), 1);
+            space[56] = 1;
+        }
+
         return space;
     }
+
+    internal static bool Discards(BlockInfo info) => !info.IsReadOnly && info.MaxDiscard > 0;
+
+    internal static bool WritesZeroes(BlockInfo info) => !info.IsReadOnly && info.MaxWriteZeroes > 0;
+
+    internal static uint MostSectors(long bytes) => (uint)Math.Min(bytes >> SectorShift, MaxRangeSectors);
 
     internal static void SetCapacity(Span<byte> space, BlockInfo info) => BinaryPrimitives.WriteUInt64LittleEndian(space, (ulong)info.Capacity >> SectorShift);
 }

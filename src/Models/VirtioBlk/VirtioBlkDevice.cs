@@ -53,7 +53,7 @@ public class VirtioBlkDevice : VirtioDevice
             throw new VirtbusException(Errno.EINVAL, $"Serial '{serial}' of device '{name}' does not fit. Choose at most {IdSize} ASCII characters.");
         _backend = backend;
         _config = Build(backend, queueCount);
-        DeviceFeatures = (backend.Info.IsReadOnly ? Offered.With(VIRTIO_BLK_F_RO) : Offered) | (packed ? Packed : VirtioFeatures.None);
+        DeviceFeatures = OfferedBy(backend.Info) | (packed ? Packed : VirtioFeatures.None);
         _toldCapacity = backend.Info.Capacity;
         _cacheMode = cacheMode ?? new VolatileCacheMode();
         _writeback = _cacheMode.IsWriteback;
@@ -164,6 +164,13 @@ public class VirtioBlkDevice : VirtioDevice
     protected override void OnDispose() => _backend.InfoChanged -= OnInfoChanged;
 
     private void OnInfoChanged(object? sender, EventArgs e) => ChangeConfig(() => SetCapacity(_config, _backend.Info));
+
+    private static VirtioFeatures OfferedBy(BlockInfo info)
+    {
+        var features = info.IsReadOnly ? Offered.With(VIRTIO_BLK_F_RO) : Offered;
+        features = Discards(info) ? features.With(VIRTIO_BLK_F_DISCARD) : features;
+        return WritesZeroes(info) ? features.With(VIRTIO_BLK_F_WRITE_ZEROES) : features;
+    }
 
     private static bool IsWithin(int offset, int length) => offset <= WritebackOffset && WritebackOffset - offset < length;
 

@@ -192,6 +192,12 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
                 place.Request.Length = 0;
                 Forward(place.Request);
                 break;
+            case VIRTIO_BLK_T_DISCARD:
+                SubmitRange(place, BlockOperation.Discard, Discards(_backend.Info), _backend.Info.MaxDiscard);
+                break;
+            case VIRTIO_BLK_T_WRITE_ZEROES:
+                SubmitRange(place, BlockOperation.WriteZeroes, WritesZeroes(_backend.Info), _backend.Info.MaxWriteZeroes);
+                break;
             case VIRTIO_BLK_T_GET_ID:
                 End(place, VIRTIO_BLK_S_OK, chain.Write(_device.Serial));
                 break;
@@ -205,11 +211,7 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
 
     private void Submit(Place place, BlockOperation operation, ulong sector, uint length)
     {
-        var info = _backend.Info;
-        var sectors = (ulong)info.Capacity >> SectorShift;
-        var wrong = sector > sectors || (length >> SectorShift) > sectors - sector || (length & _blockMask) != 0 ||
-            ((sector << SectorShift) & (ulong)_blockMask) != 0 || (operation == BlockOperation.Write && info.IsReadOnly);
-        if (wrong)
+        if (!IsWithin(sector, length) || (operation == BlockOperation.Write && _backend.Info.IsReadOnly))
         {
             End(place, VIRTIO_BLK_S_IOERR, 0);
             return;
@@ -221,6 +223,54 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
         request.Offset = (long)(sector << SectorShift);
         request.Length = length;
         Forward(request);
+    }
+
+    // struct virtio_blk_discard_write_zeroes (5.2.6): le64 sector, le32 num_sectors, le32 flags. One a request, as the configuration says.
+    private void SubmitRange(Place place, BlockOperation operation, bool isOffered, long most)
+    {
+        Span<byte> range = stackalloc byte[RangeSize];
+        if (!isOffered)
+        {
+            End(place, _backend.Info.IsReadOnly ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_UNSUPP, 0);
+            return;
+        }
+
+        if (place.Chain.ReadableLength != RangeSize || !place.Chain.TryTakeReadable(range))
+        {
+            End(place, VIRTIO_BLK_S_IOERR, 0);
+            return;
+        }
+
+        var sector = BinaryPrimitives.ReadUInt64LittleEndian(range);
+        var count = BinaryPrimitives.ReadUInt32LittleEndian(range[8..]);
+        var flags = BinaryPrimitives.ReadUInt32LittleEndian(range[12..]);
+        if ((flags & ~(operation == BlockOperation.Discard ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)) != 0)
+        {
+            End(place, VIRTIO_BLK_S_UNSUPP, 0);
+            return;
+        }
+
+        var length = (ulong)count << SectorShift;
+        if (count > MostSectors(most) || !IsWithin(sector, length))
+        {
+            End(place, VIRTIO_BLK_S_IOERR, 0);
+            return;
+        }
+
+        var request = place.Request;
+        request.Operation = operation;
+        request.ClearRuns();
+        request.Offset = (long)(sector << SectorShift);
+        request.Length = (long)length;
+        request.MayUnmap = flags != 0;
+        Forward(request);
+    }
+
+    private bool IsWithin(ulong sector, ulong length)
+    {
+        var sectors = (ulong)_backend.Info.Capacity >> SectorShift;
+        return sector <= sectors && (length >> SectorShift) <= sectors - sector && (length & (ulong)_blockMask) == 0 &&
+            ((sector << SectorShift) & (ulong)_blockMask) == 0;
     }
 
     private void Forward(BlockRequest request)
@@ -250,7 +300,10 @@ internal sealed class VirtioBlkQueues : IQueueProcessor
             return;
         }
 
-        if (request.Operation == BlockOperation.Write && IsWritethrough)
+        // No bytes are moved by these.
+        if (request.Operation is BlockOperation.Discard or BlockOperation.WriteZeroes)
+            request.Length = 0;
+        if (request.Operation is BlockOperation.Write or BlockOperation.WriteZeroes && IsWritethrough)
         {
             // The same request goes round once more, as a flush; its length still says what was written.
             request.Operation = BlockOperation.Flush;

@@ -19,13 +19,14 @@ internal sealed record GuestImage(string Kernel, string Initramfs)
 
     /// <summary>Gives the image, making what the cache does not hold.</summary>
     /// <param name="cache">Where it is kept.</param>
+    /// <param name="kernelSuite">The Debian suite whose kernel it is; null for the kernel that is there.</param>
     /// <param name="withPciTools">Whether the guest is to have lspci and setpci; without them it boots a little quicker.</param>
     /// <param name="progress">Gets a line for each step that takes time, or null.</param>
     /// <param name="cancellation">Ends the making.</param>
     public static async Task<GuestImage> GetAsync(
-        CacheFolder cache, bool withPciTools, IProgress<string>? progress, CancellationToken cancellation)
+        CacheFolder cache, string? kernelSuite, bool withPciTools, IProgress<string>? progress, CancellationToken cancellation)
     {
-        GuestKernel kernel = await GuestKernel.GetAsync(cache, progress, cancellation);
+        GuestKernel kernel = await GuestKernel.GetAsync(cache, kernelSuite, progress, cancellation);
         string busybox = await GetBusyboxAsync(cache, progress, cancellation);
         string init = ReadInit();
         IReadOnlyList<GuestFile> tools = withPciTools ? await PciTools.GetAsync(cache, progress, cancellation) : [];
@@ -34,14 +35,16 @@ internal sealed record GuestImage(string Kernel, string Initramfs)
             FileInfo info = new(file);
             return $"{file} {info.Length} {info.LastWriteTimeUtc.Ticks}";
         });
-        string recipe = string.Join('\n', kernel.Modules, string.Join('\n', files), string.Join(' ', ExtraModules), init);
+        KernelModules available = KernelModules.Open(kernel.Modules);
+        string builtin = string.Concat(BootModules.Concat(ExtraModules).Where(available.IsBuiltin).Select(name => $"{name}.ko\n"));
+        string recipe = string.Join('\n', kernel.Modules, string.Join('\n', files), string.Join(' ', ExtraModules), init, builtin);
         string key = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(recipe)))[..12];
         string folder = await cache.GetOrBuildAsync(
             Path.Combine("initramfs", $"{kernel.Version}-{key}"),
             async partial =>
             {
                 progress?.Report($"Making the guest's initramfs for Linux {kernel.Version}");
-                await WriteInitramfsAsync(Path.Combine(partial, "initramfs.gz"), kernel, busybox, tools, init, cancellation);
+                await WriteInitramfsAsync(Path.Combine(partial, "initramfs.gz"), kernel, available, builtin, busybox, tools, init, cancellation);
             },
             cancellation);
         return new GuestImage(kernel.Image, Path.Combine(folder, "initramfs.gz"));
@@ -56,14 +59,13 @@ internal sealed record GuestImage(string Kernel, string Initramfs)
         }
 
         string folder = await cache.GetOrBuildAsync(
-            "busybox", partial => DebianPackage.UnpackAsync("busybox-static", partial, progress, cancellation), cancellation);
+            "busybox", partial => DebianPackage.UnpackAsync("busybox-static", partial, suite: null, progress, cancellation), cancellation);
         return new[] { "usr/bin/busybox", "bin/busybox" }.Select(path => Path.Combine(folder, path)).First(File.Exists);
     }
 
     private static async Task WriteInitramfsAsync(
-        string path, GuestKernel kernel, string busybox, IReadOnlyList<GuestFile> tools, string init, CancellationToken cancellation)
+        string path, GuestKernel kernel, KernelModules available, string builtin, string busybox, IReadOnlyList<GuestFile> tools, string init, CancellationToken cancellation)
     {
-        KernelModules available = KernelModules.Open(kernel.Modules);
         IReadOnlyList<KernelModule> modules = await available.LoadAsync([.. BootModules, .. ExtraModules.Where(available.Has)], cancellation);
         string applets = await HostCommand.RunTextAsync([busybox, "--list"], "Install package busybox-static anew.", cancellation);
 
@@ -87,6 +89,8 @@ internal sealed record GuestImage(string Kernel, string Initramfs)
         foreach (KernelModule module in modules)
             cpio.File($"{modulesFolder}/{module.Name}.ko", module.Image);
         cpio.File($"{modulesFolder}/modules.dep", Encoding.UTF8.GetBytes(KernelModules.DependencyFile(modules)));
+        // What modprobe is asked for and need not load.
+        cpio.File($"{modulesFolder}/modules.builtin", Encoding.UTF8.GetBytes(builtin));
         foreach (string index in tools.Count == 0 ? [] : PciTools.ModuleIndexes)
             cpio.File($"{modulesFolder}/{index}", PciTools.EmptyModuleIndex);
         cpio.End();

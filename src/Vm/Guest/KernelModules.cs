@@ -36,6 +36,9 @@ internal sealed class KernelModules
     /// <summary>True when the kernel has the driver, as a module or built in.</summary>
     public bool Has(string name) => _files.ContainsKey(name) || _builtin.Contains(name);
 
+    /// <summary>True when the kernel has the driver built in, so that there is no module of it.</summary>
+    public bool IsBuiltin(string name) => _builtin.Contains(name);
+
     /// <summary>
     /// The modules asked for and all that they need, each after what it needs. What is built in needs no module and is left out.
     /// </summary>

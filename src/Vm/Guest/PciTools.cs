@@ -37,7 +37,7 @@ internal static class PciTools
             async partial =>
             {
                 foreach (string package in Packages)
-                    await DebianPackage.UnpackAsync(package, partial, progress, cancellation);
+                    await DebianPackage.UnpackAsync(package, partial, suite: null, progress, cancellation);
             },
             cancellation);
         string[] programs = [.. Programs.Select(name => Path.Combine(folder, "usr/bin", name))];
