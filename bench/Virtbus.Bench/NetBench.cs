@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Virtbus.Ethernet;
 using Virtbus.Models.VirtioNet;
+using Virtbus.Platform;
 using Virtbus.Testing;
 using Virtbus.Virtio;
 using static Virtbus.Bench.Statistics;
@@ -31,11 +32,12 @@ internal static class NetBench
 
     internal static int Run(string[] args)
     {
-        var values = new Dictionary<string, string>(StringComparer.Ordinal) { ["--rounds"] = "7", ["--milliseconds"] = "500" };
+        var values = new Dictionary<string, string>(StringComparer.Ordinal) { ["--rounds"] = "7", ["--milliseconds"] = "500", ["--poll-threads"] = "0" };
         if (!NamedValues.TryRead(args, values))
             return 2;
         var rounds = int.Parse(values["--rounds"]);
         var milliseconds = int.Parse(values["--milliseconds"]);
+        PollThreads.SharedCount = int.Parse(values["--poll-threads"]);
         Console.WriteLine("| frames | million a second | GiB/s | by turns on one thread, ns a frame | lost | bytes allocated |");
         Console.WriteLine("|---|---|---|---|---|---|");
         foreach (var (name, packed, length, window, cut) in Cases)

@@ -50,7 +50,7 @@ internal sealed class AddressTable
         return port.IsGone ? null : port;
     }
 
-    /// <summary>Notes where an address was seen. Any thread; takes the lock for one that is new only.</summary>
+    /// <summary>Notes where an address was seen. Any thread; takes the lock for one that is new or has moved only.</summary>
     public void Learn(ulong address, ushort vlan, SwitchPort port, long now)
     {
         var key = Key(address, vlan);
@@ -60,9 +60,9 @@ internal sealed class AddressTable
             Add(key, port, now);
             return;
         }
+        if (Volatile.Read(ref entry.Port) != port && !TryMove(entry, port))
+            return;
         // Written when it changes only: threads on several processors read it.
-        if (Volatile.Read(ref entry.Port) != port)
-            Volatile.Write(ref entry.Port, port);
         if (now - Volatile.Read(ref entry.Seen) >= _second)
             Volatile.Write(ref entry.Seen, now);
     }
@@ -106,6 +106,23 @@ internal sealed class AddressTable
             Place(_entries, new Entry(key, port, now));
             port.Learned++;
             Volatile.Write(ref _count, _count + 1);
+        }
+    }
+
+    // A port that has as many as it may gets none of another's either.
+    private bool TryMove(Entry entry, SwitchPort port)
+    {
+        if (port.Learned >= port.MaxAddresses)
+            return false;
+        lock (_lock)
+        {
+            if (port.IsGone || port.Learned >= port.MaxAddresses || Find(_entries, entry.Key) != entry)
+                return false;
+            var before = Volatile.Read(ref entry.Port);
+            before.Learned--;
+            port.Learned++;
+            Volatile.Write(ref entry.Port, port);
+            return true;
         }
     }
 

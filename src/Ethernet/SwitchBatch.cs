@@ -6,11 +6,15 @@ namespace Virtbus.Ethernet;
 /// </summary>
 public sealed class SwitchBatch
 {
+    // What a batch may cost, whatever is cut for however many ports: a few milliseconds. Who comes behind that misses the frame.
+    private const int MostPieces = 32 << 10;
     private readonly EthernetSwitch _owner;
     private readonly SwitchLane? _lane;
     private readonly List<SwitchPort> _touched = [];
     // Those of them without a lane.
     private readonly HashSet<SwitchPort> _marked = [];
+    // Bugs of this program that were met, told of at the end.
+    private List<(IFrameSink Sink, Exception Exception)>? _failures;
     private byte[] _scratch = [];
     private int _pieces;
     private long _now;
@@ -60,7 +64,7 @@ public sealed class SwitchBatch
     }
 
     /// <summary>Ends a batch: flushes the ports that were touched in it.</summary>
-    /// <param name="failed">Told of a bug of this program in a port; the others are flushed all the same.</param>
+    /// <param name="failed">Told of bugs of this program in ports, whether of the delivery of a frame or of the flush; the others get theirs all the same.</param>
     public void End(Action<IFrameSink, Exception> failed)
     {
         _knowsTime = false;
@@ -83,6 +87,11 @@ public sealed class SwitchBatch
             }
         }
         _touched.Clear();
+        if (_failures is not { } failures)
+            return;
+        _failures = null;
+        foreach (var (sink, exception) in failures)
+            failed(sink, exception);
     }
 
     internal void Touch(SwitchPort port)
@@ -98,10 +107,18 @@ public sealed class SwitchBatch
     {
         var edit = frame.EditFor(to.AccessVlan);
         var lacks = frame.Needs == OffloadKinds.None ? OffloadKinds.None : frame.Needs & ~to.Sink.Takes;
-        if (edit.IsNone && lacks == OffloadKinds.None)
-            to.Sink.Deliver(frame.Frame);
-        else
-            SendReady(to, frame.Frame, edit, lacks);
+        try
+        {
+            if (edit.IsNone && lacks == OffloadKinds.None)
+                to.Sink.Deliver(frame.Frame);
+            else
+                SendReady(to, frame.Frame, edit, lacks);
+        }
+        catch (Exception exception)
+        {
+            // Not the sender's fault, and not the others'.
+            (_failures ??= []).Add((to.Sink, exception));
+        }
         // Others may touch one without a lane at the same time, so that it has no mark of its own.
         if (to.Lane is null && (_touched.Count == 0 || _touched[^1] != to) && _marked.Add(to))
             _touched.Add(to);
@@ -110,6 +127,11 @@ public sealed class SwitchBatch
     private void SendReady(SwitchPort to, in EthernetFrame frame, in TagEdit edit, OffloadKinds lacks)
     {
         var isCut = lacks != OffloadKinds.None && frame.Offload.Segmentation != SegmentationType.None;
+        if (isCut && _pieces >= MostPieces)
+        {
+            to.Sink.Miss();
+            return;
+        }
         var length = isCut ? FrameCutter.BufferSize : frame.Length + edit.Growth;
         // Taken out while a sink is given what lies in it: should that sink send on this batch, the frame stays whole.
         var scratch = _scratch;

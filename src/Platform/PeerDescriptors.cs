@@ -42,6 +42,9 @@ public sealed class PeerDescriptors
         }
     }
 
+    /// <summary>Whether as many are open of this socket file or connection as may be, those included that are being closed.</summary>
+    public bool IsFull => Open >= Most;
+
     /// <summary>How many may be open of one socket file or connection: a quarter of what all peers may have.</summary>
     internal static int Most => Math.Max(LeastShare, Ceiling / Shares);
 
@@ -71,7 +74,7 @@ public sealed class PeerDescriptors
     /// <summary>Whether a peer may get one more descriptor: neither the process is at its reserve nor this object at its bound.</summary>
     internal bool HasRoom(FileDescriptor probe)
     {
-        if (Open >= Most)
+        if (IsFull)
             return false;
         // The kernel gives the lowest number that is free.
         var lowest = Libc.fcntl(probe, Libc.F_DUPFD_CLOEXEC, 0);

@@ -136,6 +136,8 @@ public sealed class TapFile : IDisposable
         Errno.EPERM or Errno.EACCES => $"TAP interface '{name}' needs the privilege CAP_NET_ADMIN. Run as root, or leave 'tap' out.",
         Errno.ENOENT or Errno.ENODEV => $"TAP interface '{name}' can't be made: the host has no TUN driver. Load the module tun, or leave 'tap' out.",
         Errno.EBUSY => $"TAP interface '{name}' is in use by another program. Choose another name.",
+        Errno.EINVAL => $"TAP interface '{name}' is there with another number of queues than is asked for: with one, or with several (multi_queue). Ask for as many, or choose another name.",
+        Errno.E2BIG => $"TAP interface '{name}' has as many queues as it may. Ask for fewer, or choose another name.",
         _ => $"TAP interface '{name}' can't be opened: {error}. Choose another name.",
     });
 

@@ -180,13 +180,13 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     }
 
     /// <summary>
-    /// Ends the queue's service as <see cref="Stop"/> does, but for a ring that is reached by messages does not wait: the peer may answer none while the
+    /// Ends the queue's service as <see cref="Stop"/> does, but for a ring or buffers that are reached by messages does not wait: the peer may answer none while the
     /// caller keeps it waiting. The queue's thread tells, by the callback, when a <see cref="Stop"/> has nothing left to wait for.
     /// </summary>
     /// <param name="cuts">Whether what is in work by messages is given up, but for the message that is under way.</param>
     internal void BeginStop(bool cuts = false)
     {
-        if (_client is not { } client || client.IsOver || !_ring.IsFar)
+        if (_client is not { } client || client.IsOver || !_ring.MayWaitForPeer)
         {
             Stop();
             return;
@@ -235,7 +235,7 @@ internal sealed class QueueRunner : IPollWork, IDisposable
     // What a thread has asked the kernel to do may be cancelled when the thread ends, so it ends with nothing in flight.
     private void DrainOnThread(PollClient client)
     {
-        if (_processor.Completion is null && !_ring.IsFar)
+        if (_processor.Completion is null && !_ring.MayWaitForPeer)
             return;
         AskToStop(client, cuts: false);
         var spinner = default(SpinWait);

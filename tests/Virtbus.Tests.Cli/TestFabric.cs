@@ -125,6 +125,18 @@ public sealed class TestFabric : IAsyncDisposable
         Assert.Fail($"'{line}' did not come: {await process.StandardError.ReadToEndAsync(deadline.Token)}");
     }
 
+    /// <summary>Reads what a process logs until a line has a text.</summary>
+    public static async Task ReadErrorUntilAsync(Process process, string text)
+    {
+        using var deadline = new CancellationTokenSource(Deadline);
+        while (await process.StandardError.ReadLineAsync(deadline.Token) is { } read)
+        {
+            if (read.Contains(text, StringComparison.Ordinal))
+                return;
+        }
+        Assert.Fail($"'{text}' did not come.");
+    }
+
     public async ValueTask DisposeAsync()
     {
         if (File.Exists(ControlSocket))

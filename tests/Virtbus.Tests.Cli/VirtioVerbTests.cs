@@ -1,3 +1,4 @@
+using System.Text.RegularExpressions;
 using Virtbus.Daemon.Manifest;
 
 namespace Virtbus.Tests.Cli;
@@ -49,6 +50,18 @@ public sealed class VirtioVerbTests
         Assert.Contains("only a disk has 'memory'", await fabric.RefusedAsync("function", "plug", "rng1", "--virtio", "rng", "memory=1MiB"), StringComparison.Ordinal);
         Assert.Contains("not 4 more addresses", await fabric.RefusedAsync("function", "plug", "nic1", "--virtio", "net", "mac=02:ff:ff:ff:ff:fe", "vfs=4"), StringComparison.Ordinal);
         Assert.Contains(": bound to vfio-pci\n", await fabric.OkAsync("function", "plug", "nic0", "--virtio", "net", "mtu=9000", "vlan=7"), StringComparison.Ordinal);
+        var address = Regex.Match(await fabric.OkAsync("function", "show", "nic0"), "mac=([0-9a-f:]{17})").Groups[1].Value;
+        Assert.Contains($"the address {address} on switch 'switch0' is that of 'nic0' already", await fabric.RefusedAsync("function", "plug", "nic1", "--virtio", "net", "mac=" + address), StringComparison.Ordinal);
+        Assert.Contains(": bound to vfio-pci\n", await fabric.OkAsync("function", "plug", "nic1", "--virtio", "net", "mac=" + address, "switch=other"), StringComparison.Ordinal);
+        await fabric.OkAsync("function", "unplug", "nic1");
+        Assert.Contains("has no virtual functions, which are modern all", await fabric.RefusedAsync("function", "plug", "nic1", "--virtio", "net", "vfs=1", "transitional=true"), StringComparison.Ordinal);
+        Assert.Contains("the driver vfio-pci enables no virtual functions", await fabric.RefusedAsync("function", "plug", "nic1", "--virtio", "net", "vfs=1", "--driver", "vfio-pci"), StringComparison.Ordinal);
+        // One that is among those of virtual functions.
+        await fabric.OkAsync("function", "plug", "nic1", "--virtio", "net", "mac=02:00:00:00:01:00", "vfs=4");
+        Assert.Contains("the address 02:00:00:00:01:04", await fabric.RefusedAsync("function", "plug", "nic2", "--virtio", "net", "mac=02:00:00:00:01:04"), StringComparison.Ordinal);
+        await fabric.OkAsync("function", "plug", "nic2", "--virtio", "net", "mac=02:00:00:00:01:05");
+        await fabric.OkAsync("function", "unplug", "nic2");
+        await fabric.OkAsync("function", "unplug", "nic1");
         Assert.Contains("switch=switch0 (not set)\n", await fabric.OkAsync("function", "show", "nic0"), StringComparison.Ordinal);
         Assert.EndsWith(": unplugged\n", await fabric.OkAsync("function", "unplug", "nic0"), StringComparison.Ordinal);
         Assert.DoesNotContain("rng1", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
@@ -114,6 +127,66 @@ public sealed class VirtioVerbTests
     }
 
     [Fact]
+    public async Task Switches_of_a_manifest_are_compared_exported_and_joined_by_adapters()
+    {
+        const string Text = """
+            adapters:
+              - { name: left, model: merlin, switch: lan, vfs: 1 }
+            switches:
+              - { name: lan }
+            functions:
+              - { name: nic0, virtio: net, switch: lan }
+
+            """;
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Text);
+        var export = await fabric.OkAsync("export");
+        Assert.Contains("switches:\n  - { name: lan }\n", export, StringComparison.Ordinal);
+        Assert.Contains("switch: lan", export, StringComparison.Ordinal);
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("same.yaml", export)));
+        var more = fabric.Write("more.yaml", Text.Replace("  - { name: lan }", "  - { name: lan }\n  - { name: spare }", StringComparison.Ordinal));
+        Assert.Equal("+ switch spare: no tap\n1 change done.\n", await fabric.OkAsync("apply", more));
+        Assert.Contains("  - { name: spare }\n", await fabric.OkAsync("export"), StringComparison.Ordinal);
+        Assert.Equal("- switch spare: no tap\n1 change done.\n", await fabric.OkAsync("apply", fabric.Write("less.yaml", Text)));
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("less.yaml", Text)));
+        await fabric.OkAsync("down");
+    }
+
+    [Fact]
+    public void What_is_wrong_with_a_switch_is_told_at_its_key()
+    {
+        var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(
+            """
+            adapters:
+              - { name: a, model: merlin, tap: tap0 }
+            switches:
+              - { name: lan, tap: tap0 }
+              - { name: lan }
+              - { name: c, queues: 2 }
+              - { name: d, vlan: 7 }
+              - { name: e, tap: tap1, queues: 257 }
+            """,
+            "t.yaml"));
+        string[] expected =
+        [
+            "adapters[0].tap: the TAP device 'tap0' is that of line 4 already",
+            "switches[1].name: 'lan' is the name of the switch at line 4 already",
+            "switches[2].queues: only a TAP device has 'queues', and this switch has none",
+            "switches[3].vlan: only a TAP device has 'vlan'",
+            "switches[4].queues",
+        ];
+        foreach (var line in expected)
+            Assert.Contains(line, error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Help_names_the_types_that_there_are()
+    {
+        await using var fabric = new TestFabric();
+        Assert.Contains("A virtio device: blk, net, console or rng.", await fabric.OkAsync("function", "plug", "--help"), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void What_is_wrong_with_one_is_told_at_its_key()
     {
         var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(
@@ -130,6 +203,7 @@ public sealed class VirtioVerbTests
               - { name: i, virtio: blk, memory: 1MiB, mtu: 1500 }
               - { name: j, virtio: net, vlan: 4095 }
               - { name: k, virtio: rng, queues: 2 }
+              - { name: l, virtio: rng, vfs: 2, transitional: true }
             """,
             "t.yaml"));
         string[] expected =
@@ -144,6 +218,7 @@ public sealed class VirtioVerbTests
             "functions[7].vfs: no such device has virtual functions",
             "functions[8].mtu: only a network device has 'mtu', and this is a virtio blk",
             "functions[9].vlan",
+            "functions[11].transitional: a transitional function has no virtual functions",
             "functions[10].queues: only a disk or a network device has 'queues', and this is a virtio rng",
         ];
         foreach (var line in expected)

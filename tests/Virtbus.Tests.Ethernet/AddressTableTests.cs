@@ -39,6 +39,41 @@ public sealed class AddressTableTests
     }
 
     [Fact]
+    public void Address_that_moves_counts_where_it_is()
+    {
+        var switching = new EthernetSwitch(_time);
+        var batch = new SwitchBatch(switching);
+        var (first, second) = (new KeepingSink(), new KeepingSink());
+        var (a, b, c) = (new SwitchPort(first) { MaxAddresses = 2 }, new SwitchPort(second) { MaxAddresses = 3 }, new SwitchPort(new KeepingSink()));
+        foreach (var port in new[] { a, b, c })
+            switching.Join(port);
+        Send(batch, a, 0xFFFFFFFFFFFF, 1);
+        Send(batch, a, 0xFFFFFFFFFFFF, 2);
+        Send(batch, b, 0xFFFFFFFFFFFF, 3);
+        // One that has as many as it may gets none by claiming it.
+        Send(batch, a, 0xFFFFFFFFFFFF, 3);
+        Assert.Equal((0, 1), Reach(3));
+        // One that has room does, and who lost it has room then.
+        Send(batch, b, 0xFFFFFFFFFFFF, 1);
+        Assert.Equal((0, 1), Reach(1));
+        Send(batch, a, 0xFFFFFFFFFFFF, 4);
+        Assert.Equal((1, 0), Reach(4));
+        Send(batch, b, 0xFFFFFFFFFFFF, 2);
+        Send(batch, b, 0xFFFFFFFFFFFF, 4);
+        Assert.Equal((0, 1), Reach(2));
+        Assert.Equal((1, 0), Reach(4));
+        Assert.Equal((1, 3), (a.Learned, b.Learned));
+
+        (int, int) Reach(ulong address)
+        {
+            first.Frames.Clear();
+            second.Frames.Clear();
+            Send(batch, c, address, 0xFFFFFFFFFFFF);
+            return (first.Frames.Count, second.Frames.Count);
+        }
+    }
+
+    [Fact]
     public void Address_that_is_not_seen_again_is_forgotten()
     {
         var switching = new EthernetSwitch(_time);

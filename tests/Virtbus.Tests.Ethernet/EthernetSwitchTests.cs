@@ -10,6 +10,27 @@ public sealed class EthernetSwitchTests
     private int _arrivals;
 
     [Fact]
+    public void Port_that_fails_is_told_of_at_the_end_and_the_others_get_the_frame()
+    {
+        var switching = new EthernetSwitch();
+        var (broken, whole) = (new KeepingSink { Delivered = static _ => throw new InvalidOperationException("a bug") }, new KeepingSink());
+        var from = new SwitchPort(new KeepingSink());
+        foreach (var port in new[] { from, new SwitchPort(broken), new SwitchPort(whole) })
+            switching.Join(port);
+        var batch = new SwitchBatch(switching);
+        var frame = new byte[60];
+        frame.AsSpan(0, 6).Fill(0xFF);
+        batch.Forward(from, new EthernetFrame(frame));
+        var told = new List<(IFrameSink, string)>();
+        batch.End((sink, exception) => told.Add((sink, exception.Message)));
+        Assert.Equal((broken, "a bug"), Assert.Single(told));
+        Assert.Single(whole.Frames);
+        // Once.
+        batch.End((sink, exception) => told.Add((sink, exception.Message)));
+        Assert.Single(told);
+    }
+
+    [Fact]
     public void Frame_goes_where_its_destination_was_seen_and_else_to_all_others()
     {
         var lane = _switch.AddLane(() => _arrivals++);

@@ -46,6 +46,27 @@ public sealed class OffloadTests
     }
 
     [Fact]
+    public void What_is_cut_for_many_ports_has_a_bound()
+    {
+        var others = Enumerable.Range(0, 40).Select(static _ => new KeepingSink { Keeps = false }).ToList();
+        var pieces = 0;
+        foreach (var sink in others)
+        {
+            sink.Delivered = _ => pieces++;
+            _switch.Join(new SwitchPort(sink));
+        }
+        var frame = new TransportFrame(IsV6: false, IsTcp: true);
+        // Two bytes of payload a piece.
+        Forward(frame.Build(), frame.Offload with { SegmentSize = 2 });
+        Assert.InRange(pieces, 30_000, 36_000);
+        Assert.NotEqual(0, others.Sum(static s => s.Missed));
+        // The next batch has a bound of its own.
+        pieces = 0;
+        Forward(frame.Build(), frame.Offload);
+        Assert.Equal(40 * 3, pieces);
+    }
+
+    [Fact]
     public void Congestion_is_told_by_the_first_segment_only()
     {
         var frame = new TransportFrame(IsV6: false, IsTcp: true, Flags: 0x98);

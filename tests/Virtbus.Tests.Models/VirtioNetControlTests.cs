@@ -27,6 +27,31 @@ public sealed class VirtioNetControlTests : IDisposable
     }
 
     [Fact]
+    public void Command_of_the_user_before_changes_nothing()
+    {
+        var settings = _device.Settings;
+        settings.Settle(_device.DeviceFeatures);
+        var commands = new NetCommands(_device) { Features = _device.DeviceFeatures, Generation = settings.Generation };
+        settings.Reset();
+        settings.Settle(_device.DeviceFeatures);
+        var (filter, steering) = (settings.Filter, settings.Steering);
+        commands.TryDo(0, 0, [0]);
+        commands.TryDo(1, 0, new byte[8]);
+        commands.TryDo(1, 1, [2, 0, 0, 0, 0, 9]);
+        commands.TryDo(2, 0, [1, 0]);
+        commands.TryDo(4, 0, [2, 0]);
+        commands.TryDo(5, 0, new byte[8]);
+        Assert.Same(filter, settings.Filter);
+        Assert.Same(steering, settings.Steering);
+        Assert.Null(settings.Offloads);
+        // Of the user of now they do.
+        commands.Generation = settings.Generation;
+        Assert.True(commands.TryDo(4, 0, [2, 0]));
+        Assert.True(commands.TryDo(5, 0, new byte[8]));
+        Assert.Equal((2, 0UL), (settings.Steering.Pairs, settings.Offloads));
+    }
+
+    [Fact]
     public void Modes_say_which_frames_come()
     {
         // Who never chose gets all.
@@ -269,9 +294,9 @@ public sealed class VirtioNetControlTests : IDisposable
         var beacon = Net.Frame(Mac, 0x02_99_00_00_00_01, 99, 2);
         var filter = _device.Settings.Filter;
         _device.Port.Sink.Deliver(new EthernetFrame(frame));
-        _device.Settings.Change((ReceiveFilter _) => new ReceiveFilter(Mac));
+        _device.Settings.Change((ReceiveFilter _) => new ReceiveFilter(Mac), _device.Settings.Generation);
         _device.Port.Sink.Deliver(new EthernetFrame(beacon));
-        _device.Settings.Change((ReceiveFilter _) => filter);
+        _device.Settings.Change((ReceiveFilter _) => filter, _device.Settings.Generation);
         _device.Port.Sink.Flush();
         var first = _user.Receive()[_user.HeaderSize..];
         if (first.AsSpan().SequenceEqual(beacon))

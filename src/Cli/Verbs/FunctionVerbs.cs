@@ -18,7 +18,7 @@ internal static class FunctionVerbs
     private const string Draining = "draining";
     // The kind of function that --virtio plugs in.
     private const string Virtio = "virtio";
-    private static readonly string[] VirtioTypes = ["blk", "console", "rng"];
+    private static readonly string[] VirtioTypes = ["blk", "net", "console", "rng"];
     private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(20);
 
     public static Command Make() => CommandLine.Group(
@@ -269,11 +269,11 @@ internal static class FunctionVerbs
             Names.WithSources(new("--simulated") { Description = "A simulated function of this kind: scratch.", HelpName = "KIND" }, "simulated"),
             Names.FileOf(new("--vfio-user") { Description = "A function that another process serves on this socket.", HelpName = "SOCKET" }),
             Names.WithSources(new("--host") { Description = "A function of this host that Linux's vfio-pci has.", HelpName = "ADDRESS" }, "host"),
-            Names.OneOf(new("--virtio") { Description = "A virtio device: blk, console or rng. Its attributes follow, for example memory=64MiB.", HelpName = "TYPE" }, VirtioTypes),
+            Names.OneOf(new("--virtio") { Description = "A virtio device: blk, net, console or rng. Its attributes follow, for example memory=64MiB.", HelpName = "TYPE" }, VirtioTypes),
             Names.WithProviders(new("--provider") { Description = "Any other provider, by its name; beside --function.", HelpName = "NAME" }),
         ];
         var other = Names.WithSourcesOf(new Option<string>("--function") { Description = "The provider's name for the function, beside --provider.", HelpName = "NAME" }, providers[^1]);
-        var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be. For a virtio device vfio-pci when absent." }, Bus);
+        var driver = Names.WithDrivers(new Option<string>("--driver") { Description = "The only driver that may take it; its module is loaded if need be. For a virtio device vfio-pci when absent, and pci-pf-stub for one with virtual functions." }, Bus);
         var virtio = providers[^2];
         var pairs = Names.WithFields(Pairs("Attributes of a virtio device, as 'virtbus function kinds' lists them."), (_, line) => line.GetResult(virtio) is null ? null : Virtio);
         var command = CommandLine.Asking(

@@ -10,7 +10,10 @@ namespace Virtbus.Daemon.Clients;
 /// <param name="time">The clock for another try.</param>
 internal sealed partial class ClientListener(UnixListener listener, ILogger log, TimeProvider time) : IDisposable
 {
+    private const int LinesPerSpan = 4;
+    private static readonly TimeSpan LineSpan = TimeSpan.FromMinutes(1);
     private static readonly TimeSpan AcceptRetry = TimeSpan.FromSeconds(1);
+    private readonly LogLimiter _limiter = new(time, LinesPerSpan, LineSpan);
 
     // The listener owns the descriptor and sees to the file; the socket only waits on it.
     private readonly Socket _socket = new(new SafeSocketHandle(listener.Descriptor.Number, ownsHandle: false));
@@ -22,18 +25,28 @@ internal sealed partial class ClientListener(UnixListener listener, ILogger log,
         while (true)
         {
             Socket? socket = null;
+            string reason;
             try
             {
-                socket = await _socket.AcceptAsync(stop);
-                return new ClientSocket(socket, listener.Peers);
+                if (!listener.Peers.IsFull)
+                {
+                    socket = await _socket.AcceptAsync(stop);
+                    return new ClientSocket(socket, listener.Peers);
+                }
+
+                // Even to turn one away takes a descriptor, for as long as the close of what it sent takes.
+                reason = "its clients sent descriptors, as many as they may, whose close waits";
             }
             catch (Exception e) when (e is SocketException or VirtbusException)
             {
                 // No descriptor left, for one: the next client waits.
                 socket?.Dispose();
-                AcceptFailed(log, listener.Path, e.Message);
-                await Task.Delay(AcceptRetry, time, stop);
+                reason = e.Message;
             }
+
+            if (_limiter.TryTake(out _))
+                AcceptFailed(log, listener.Path, reason);
+            await Task.Delay(AcceptRetry, time, stop);
         }
     }
 

@@ -5,13 +5,13 @@ namespace Virtbus.Daemon.Clients;
 
 /// <summary>
 /// A client's connection that carries bytes. Descriptors that come along are let go of, and nobody waits for their close: the runtime's own receive
-/// would have the kernel close them on the thread that receives, and a peer chooses how long that takes. One thread receives and one sends at a time.
+/// would have the kernel close them on the thread that receives, and a peer chooses how long that takes. One thread waits and one sends at a time; any may receive.
 /// </summary>
 internal sealed class ClientSocket : IDisposable
 {
     private readonly Socket _socket;
     private readonly UnixStream _stream;
-    private readonly List<FileDescriptor> _descriptors = [];
+    private readonly PeerDescriptors _peers;
 
     /// <param name="socket">The connection, which belongs to this object then.</param>
     /// <param name="peers">Among whose descriptors those count that the client sends.</param>
@@ -20,6 +20,7 @@ internal sealed class ClientSocket : IDisposable
     {
         _stream = UnixStream.Duplicate(socket.SafeHandle, peers);
         _socket = socket;
+        _peers = peers;
     }
 
     /// <summary>The process that connected; 0 when it is not known.</summary>
@@ -39,14 +40,20 @@ internal sealed class ClientSocket : IDisposable
 
     /// <summary>Receives what is there.</summary>
     /// <param name="buffer">Where the bytes go.</param>
-    /// <param name="error">The errno when the answer is negative; EAGAIN when there is nothing.</param>
+    /// <param name="error">
+    /// The errno when the answer is negative: EAGAIN when there is nothing; EMFILE when the socket's clients have as many descriptors as they may, or sent
+    /// more with the bytes, which are lost.
+    /// </param>
     /// <returns>Bytes received, 0 at the end, or -1.</returns>
     public int Receive(Span<byte> buffer, out Errno error)
     {
-        var count = _stream.Receive(buffer, _descriptors, out error);
-        foreach (var descriptor in _descriptors)
+        error = Errno.EMFILE;
+        if (_peers.IsFull)
+            return -1;
+        var descriptors = new List<FileDescriptor>();
+        var count = _stream.Receive(buffer, descriptors, out error);
+        foreach (var descriptor in descriptors)
             descriptor.Dispose();
-        _descriptors.Clear();
         return count;
     }
 

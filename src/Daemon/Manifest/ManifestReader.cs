@@ -235,6 +235,8 @@ internal sealed class ManifestReader
             };
             foreach (var foreign in ofDisk.Union(ofNet).Append(ownVfs).Except(own).Where(r.Has))
                 r.Report(foreign, $"{(ofDisk.Contains(foreign) ? ofNet.Contains(foreign) ? "only a disk or a network device has" : "only a disk has" : ofNet.Contains(foreign) ? "only a network device has" : "no such device has virtual functions, and so no")} '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
+            if (theVfs is { Value: > 0 } && theTransitional is { Value: true } both)
+                r.Report(both, "a transitional function has no virtual functions, which are modern all. Remove the key, or 'vfs'.");
             return new VirtioManifest(type, disk, net, theVfs, theTransitional, theVectors);
         }
 

@@ -99,10 +99,13 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
         {
             // Expected: the client went, or another one takes the line over.
         }
-        _port.Disconnect(this);
-        await over.CancelAsync();
-        await sending;
-        _client.Dispose();
+        finally
+        {
+            _port.Disconnect(this);
+            await over.CancelAsync();
+            await sending;
+            _client.Dispose();
+        }
     }
 
     private async Task ReceiveAsync(CancellationToken over)

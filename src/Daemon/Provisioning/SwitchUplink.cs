@@ -7,6 +7,8 @@ namespace Virtbus.Daemon.Provisioning;
 /// <summary>The wire from an adapter's switch to one that virtio network devices are on: a port of each.</summary>
 internal sealed class SwitchUplink : IFrameSink, IDisposable
 {
+    // Behind it are guests too: not to have the table for themselves.
+    private const int MostAddresses = EthernetSwitch.MaxAddresses / 4;
     private readonly NamedSwitch _network;
     private readonly SwitchPort _port;
     private readonly SwitchBatch _batch;
@@ -19,7 +21,7 @@ internal sealed class SwitchUplink : IFrameSink, IDisposable
     public SwitchUplink(AdapterEngine engine, NamedSwitch network)
     {
         _network = network;
-        _port = new SwitchPort(this);
+        _port = new SwitchPort(this) { MaxAddresses = MostAddresses };
         _batch = new SwitchBatch(network.Switch);
         // On the adapter's thread, so one at a time.
         _wire = engine.ConnectWire((in EthernetFrame frame) =>

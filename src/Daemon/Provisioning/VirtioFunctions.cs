@@ -30,6 +30,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private const ulong LastOfGroup = 0xFF_FF_FF_FF_FF;
     private const string StandardSwitch = "switch0";
     private const string StubDriver = "pci-pf-stub";
+    private const string UserDriver = "vfio-pci";
     // The descriptors fill one page: a guest's IOMMU maps page by page, and each part of a ring has to lie in one piece.
     private const int RingSize = 256;
 
@@ -71,6 +72,10 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
 
         if (profile.TryGet(Mac, out var mac) && (mac & LastOfGroup) + (ulong)profile.Get(VirtualFunctions) > LastOfGroup)
             throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': behind {NetDevice.FormatAddress(mac)} there are not {profile.Get(VirtualFunctions)} more addresses for its virtual functions. Choose a lower one.");
+        if (profile.Get(VirtualFunctions) > 0 && profile.Get(Transitional))
+            throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': a transitional function has no virtual functions, which are modern all. Take away 'transitional' or 'vfs'.");
+        if (profile.Get(VirtualFunctions) > 0 && profile.IsSet(DriverName) && profile.Get(DriverName) == UserDriver)
+            throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': the driver {UserDriver} enables no virtual functions; it is for them. Take 'driver' away, which makes it {StubDriver}, or 'vfs'.");
         Medium.Check(profile);
     }
 
@@ -104,6 +109,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         VirtioFunction? function = null;
         try
         {
+            network?.Claim(AddressOf(profile), 1 + profile.Get(VirtualFunctions), name);
             device = profile.Get(Type) switch
             {
                 Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), RingSize, new CacheModeFile(Context.RuntimeFolder, name), profile.Get(VdpaFields.Packed)),
@@ -121,10 +127,10 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
                 index => MakeSmall(profile, network, index));
             // Over all its users: one that comes again and again would fill the log.
             var limiter = new LogLimiter(Context.Fabric.Time, MostFaultsTold, TimeSpan.FromMinutes(1));
-            function.SetDriverFaultCallback((queue, fault) =>
+            function.SetDriverFaultCallback((broken, queue, fault) =>
             {
                 if (limiter.TryTake(out var suppressed))
-                    DriverFault(_log, name, queue, fault.Message, suppressed);
+                    DriverFault(_log, broken.Name, queue, fault.Message, suppressed);
             });
             return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, (IDisposable?)medium ?? network);
         }

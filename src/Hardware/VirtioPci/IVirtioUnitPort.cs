@@ -14,6 +14,9 @@ internal interface IVirtioUnitPort
     /// <summary>Where bugs of the model are told; null in no slot.</summary>
     FaultSource? Faults { get; }
 
+    /// <summary>Tells, once a user, of what a driver did wrong.</summary>
+    void TellDriverFault(int queue, Fault fault);
+
     /// <summary>Raises a vector.</summary>
     void RaiseVector(int vector);
 

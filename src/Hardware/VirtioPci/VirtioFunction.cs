@@ -21,6 +21,7 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     private readonly VirtioConfigWindow _window;
     private readonly Func<int, VirtioDevice>? _virtual;
     private ConfigLayout? _virtualConfig;
+    private Action<VirtioDevice, int, Fault>? _driverFault;
 
     /// <summary>Puts a device behind registers.</summary>
     /// <param name="device">The model, reset, with nobody else's callbacks; it is disposed with the function.</param>
@@ -49,6 +50,8 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
 
     FaultSource? IVirtioUnitPort.Faults => Faults;
 
+    void IVirtioUnitPort.TellDriverFault(int queue, Fault fault) => TellDriverFault(Device, queue, fault);
+
     void IVirtioUnitPort.RaiseVector(int vector) => RaiseMsix(vector);
 
     void IVirtioUnitPort.StageLine(bool asserted) => StageInterrupt(asserted);
@@ -56,11 +59,11 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     void IVirtioUnitPort.ShowLine() => ShowInterrupt();
 
     /// <summary>
-    /// Sets who is told that a driver did something that its device can't go on with. Told once, and again only after the function was reset for
-    /// another user.
+    /// Sets who is told that a driver of this function or of a virtual one did something that its device can't go on with. Told once for each function,
+    /// and again only after that was reset for another user.
     /// </summary>
-    /// <param name="callback">Queue and cause; on any thread, it must not block. Null for nobody.</param>
-    public void SetDriverFaultCallback(Action<int, Fault>? callback) => _unit.SetDriverFaultCallback(callback);
+    /// <param name="callback">Device, queue and cause; on any thread, it must not block. Null for nobody.</param>
+    public void SetDriverFaultCallback(Action<VirtioDevice, int, Fault>? callback) => Volatile.Write(ref _driverFault, callback);
 
     /// <inheritdoc/>
     public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => _unit.TryAttachDoorbell(doorbell, signal, out fault);
@@ -78,6 +81,8 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
 
     /// <inheritdoc/>
     public bool TryRestore(StateReader reader, out Fault fault) => _unit.TryRestore(reader, out fault);
+
+    internal void TellDriverFault(VirtioDevice device, int queue, Fault fault) => Volatile.Read(ref _driverFault)?.Invoke(device, queue, fault);
 
     /// <inheritdoc/>
     protected override PciVirtualFunction CreateVirtualFunction(int index)

@@ -24,7 +24,6 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private readonly VirtioInterruptStatus _interrupts;
     private readonly VirtioLegacyRegisters? _legacy;
     private readonly EventFd?[] _kicks;
-    private Action<int, Fault>? _driverFault;
     private int _isFaultTold;
     private bool _disposed;
 
@@ -90,9 +89,6 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         _interrupts.Take();
         _port.ShowLine();
     }
-
-    /// <summary>Sets who is told, once a user, of what a driver did wrong; on any thread, not to block.</summary>
-    internal void SetDriverFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _driverFault, callback);
 
     /// <summary>Reads registers; what is none reads 0.</summary>
     internal void Read(int bar, ulong offset, Span<byte> destination)
@@ -321,6 +317,6 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         var fault = _registers.FaultOf(queue);
         // Once: a driver could break its ring without end.
         if (fault != Fault.None && Interlocked.Exchange(ref _isFaultTold, 1) == 0)
-            Volatile.Read(ref _driverFault)?.Invoke(queue, fault);
+            _port.TellDriverFault(queue, fault);
     }
 }

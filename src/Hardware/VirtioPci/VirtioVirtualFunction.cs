@@ -8,12 +8,14 @@ namespace Virtbus.Hardware.VirtioPci;
 /// <summary>A virtual function of a virtio function: a device of its own behind modern registers.</summary>
 internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPort, IMovableState
 {
+    private readonly VirtioFunction _physical;
     private readonly VirtioUnit _unit;
     private readonly VirtioConfigWindow _window;
 
     internal VirtioVirtualFunction(VirtioFunction physical, int index, ConfigLayout config, VirtioDevice device)
         : base(physical, index, config)
     {
+        _physical = physical;
         _unit = new VirtioUnit(this, device, new VirtioFunctionOptions());
         _window = new VirtioConfigWindow(this, Config);
     }
@@ -25,6 +27,8 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
     bool IVirtioUnitPort.IsMsixEnabled => InterruptMode == PciInterruptMode.MsiX;
 
     FaultSource? IVirtioUnitPort.Faults => Faults;
+
+    void IVirtioUnitPort.TellDriverFault(int queue, Fault fault) => _physical.TellDriverFault(_unit.Device, queue, fault);
 
     void IVirtioUnitPort.RaiseVector(int vector) => RaiseMsix(vector);
 

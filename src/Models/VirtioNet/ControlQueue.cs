@@ -29,6 +29,7 @@ internal sealed class ControlQueue(VirtioNetDevice device) : IQueueProcessor
         _ring = ring;
         device.Settings.Settle(features);
         _commands.Features = features;
+        _commands.Generation = device.Settings.Generation;
         if (_chain.Capacity < ring.Size + SpareRuns)
             _chain = new DescriptorChain(ring.Size + SpareRuns);
         if (_data.Length == 0)

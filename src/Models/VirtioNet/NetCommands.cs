@@ -17,6 +17,9 @@ internal sealed class NetCommands(VirtioNetDevice device)
     /// <summary>What the driver took.</summary>
     internal VirtioFeatures Features { get; set; }
 
+    /// <summary>Which user of the device the driver is: a command of one before changes nothing.</summary>
+    internal int Generation { get; set; }
+
     /// <summary>Does one; false is answered VIRTIO_NET_ERR.</summary>
     internal bool TryDo(byte @class, byte command, ReadOnlySpan<byte> data) => (@class, command) switch
     {
@@ -29,7 +32,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
         (4, 1) => Has(VIRTIO_NET_F_RSS) && TrySetRss(data),
         (4, 2) => Has(VIRTIO_NET_F_HASH_REPORT) && TrySetHash(data),
         (5, 0) => Has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) && data.Length == sizeof(ulong)
-            && device.Settings.TrySetOffloads(BinaryPrimitives.ReadUInt64LittleEndian(data)),
+            && device.Settings.TrySetOffloads(BinaryPrimitives.ReadUInt64LittleEndian(data), Generation),
         _ => false,
     };
 
@@ -40,7 +43,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
         if (data.Length != 1 || data[0] > 1)
             return false;
         var on = data[0] == 1;
-        device.Settings.Change((ReceiveFilter filter) => filter.WithMode(mode, on));
+        device.Settings.Change((ReceiveFilter filter) => filter.WithMode(mode, on), Generation);
         return true;
     }
 
@@ -48,7 +51,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
     {
         if (!TryReadTable(ref data, out var unicast) || !TryReadTable(ref data, out var multicast) || !data.IsEmpty)
             return false;
-        device.Settings.Change((ReceiveFilter filter) => filter with { Unicast = unicast, Multicast = multicast });
+        device.Settings.Change((ReceiveFilter filter) => filter with { Unicast = unicast, Multicast = multicast }, Generation);
         return true;
     }
 
@@ -79,7 +82,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
         var mac = ReadMac(data);
         if (mac == 0 || EthernetFrame.IsMulticast(mac))
             return false;
-        device.Settings.Change((ReceiveFilter filter) => filter with { Mac = mac });
+        device.Settings.Change((ReceiveFilter filter) => filter with { Mac = mac }, Generation);
         return true;
     }
 
@@ -87,7 +90,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
     {
         if (data.Length != sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var vlan && vlan >= ReceiveFilter.VlanCount)
             return false;
-        device.Settings.Change((ReceiveFilter filter) => filter.WithVlan(vlan, on));
+        device.Settings.Change((ReceiveFilter filter) => filter.WithVlan(vlan, on), Generation);
         return true;
     }
 
@@ -96,7 +99,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
         if (data.Length != sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var pairs && (pairs == 0 || pairs > device.QueuePairs))
             return false;
         // The last command says which way of steering is in force (5.1.6.5.4); a hash is reported as before.
-        device.Settings.Change((FlowSteering steering) => steering with { Pairs = pairs, Table = null });
+        device.Settings.Change((FlowSteering steering) => steering with { Pairs = pairs, Table = null }, Generation);
         return true;
     }
 
@@ -122,7 +125,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
         var pairs = BinaryPrimitives.ReadUInt16LittleEndian(data);
         if (pairs == 0 || pairs > device.QueuePairs || !TryReadHash(types, data[sizeof(ushort)..], out var hash))
             return false;
-        device.Settings.Change((FlowSteering _) => new FlowSteering(pairs) { Hash = hash, Table = table, Unclassified = unclassified });
+        device.Settings.Change((FlowSteering _) => new FlowSteering(pairs) { Hash = hash, Table = table, Unclassified = unclassified }, Generation);
         return true;
     }
 
@@ -132,7 +135,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
         if (data.Length < RssHead + sizeof(uint) + 1 || data[sizeof(uint)..(RssHead + sizeof(uint))].ContainsAnyExcept((byte)0)
             || !TryReadHash(BinaryPrimitives.ReadUInt32LittleEndian(data), data[(RssHead + sizeof(uint))..], out var hash))
             return false;
-        device.Settings.Change((FlowSteering steering) => steering with { Hash = hash, Table = null });
+        device.Settings.Change((FlowSteering steering) => steering with { Hash = hash, Table = null }, Generation);
         return true;
     }
 

@@ -61,24 +61,34 @@ internal sealed class NetSettings
         }
     }
 
-    internal void Change(Func<ReceiveFilter, ReceiveFilter> change)
-    {
-        lock (_lock)
-            Volatile.Write(ref _filter, change(_filter));
-    }
-
-    internal void Change(Func<FlowSteering, FlowSteering> change)
-    {
-        lock (_lock)
-            Volatile.Write(ref _steering, change(_steering));
-    }
-
-    /// <summary>False when the driver did not take a feature among them.</summary>
-    internal bool TrySetOffloads(ulong bits)
+    /// <summary>Changes the filter.</summary>
+    /// <param name="change">What it becomes.</param>
+    /// <param name="generation">Of which user that is; for another one it stays.</param>
+    internal void Change(Func<ReceiveFilter, ReceiveFilter> change, int generation)
     {
         lock (_lock)
         {
-            if ((bits & ~(_features.Low & NetOffloads.GuestBits)) != 0)
+            if (generation == _generation)
+                Volatile.Write(ref _filter, change(_filter));
+        }
+    }
+
+    /// <summary>Changes the steering, as <see cref="Change(Func{ReceiveFilter, ReceiveFilter}, int)"/> does the filter.</summary>
+    internal void Change(Func<FlowSteering, FlowSteering> change, int generation)
+    {
+        lock (_lock)
+        {
+            if (generation == _generation)
+                Volatile.Write(ref _steering, change(_steering));
+        }
+    }
+
+    /// <summary>False when the driver did not take a feature among them, or is another one.</summary>
+    internal bool TrySetOffloads(ulong bits, int generation)
+    {
+        lock (_lock)
+        {
+            if (generation != _generation || (bits & ~(_features.Low & NetOffloads.GuestBits)) != 0)
                 return false;
             _offloads = bits;
             SettleLocked();

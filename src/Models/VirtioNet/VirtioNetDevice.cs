@@ -171,7 +171,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         source.CopyTo(mac[offset..]);
         // Byte by byte, so what it is in between may be no address (5.1.4.3).
         var address = ReadMac(mac);
-        Settings.Change((ReceiveFilter filter) => filter with { Mac = address });
+        Settings.Change((ReceiveFilter filter) => filter with { Mac = address }, Settings.Generation);
         return Done(out fault);
     }
 

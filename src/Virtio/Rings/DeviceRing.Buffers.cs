@@ -17,6 +17,8 @@ public abstract partial class DeviceRing
     private protected FarMemory? _far;
     private protected bool _eventIndex;
     private protected bool _isHeldUp;
+    // A buffer or a table was met that is reached by messages.
+    private volatile bool _hasMetFar;
     // Since the stay began.
     private protected int _taken;
     // With VIRTIO_F_IN_ORDER: what was taken, and what of it is held back.
@@ -31,6 +33,7 @@ public abstract partial class DeviceRing
 
     private protected void End()
     {
+        _hasMetFar = false;
         _dma = null;
         _far = null;
         _isUnseen = false;
@@ -107,6 +110,7 @@ public abstract partial class DeviceRing
             return false;
         section.Leave();
         section = default;
+        _hasMetFar |= error == Errno.EOPNOTSUPP;
         // By messages only where they were found to be due: a peer who maps memory at this moment where there was none holds up no thread of others.
         if (error != Errno.EOPNOTSUPP)
             _dma!.ReportFault(new Iova(at), DmaAccess.Read);
@@ -183,6 +187,7 @@ public abstract partial class DeviceRing
             return false;
         section.Leave();
         section = default;
+        _hasMetFar |= error == Errno.EOPNOTSUPP;
         if (error == Errno.EOPNOTSUPP)
             return chain.TryAddCopy(_far!, address, length, access == DmaAccess.Write, out fault) && TryEnter(out section, out fault);
         _dma!.ReportFault(new Iova(address), access);

@@ -104,6 +104,9 @@ public abstract partial class DeviceRing
     /// </summary>
     public virtual bool IsFar => false;
 
+    /// <summary>Whether its queue's thread may wait for the peer: the ring is far, or a buffer was. Any thread.</summary>
+    internal bool MayWaitForPeer => IsFar || _hasMetFar;
+
     /// <summary>
     /// Whether the buffer that <see cref="TryTake"/> did not take is reached by messages, and this thread works for others too: a peer that answers late
     /// would hold them up. It is taken on another thread.

@@ -54,8 +54,9 @@ internal sealed class FarMemory(DmaPort dma, bool waits)
             if (_isCut)
                 return false;
             var error = dma.Read(address, destination);
+            // What was cut off while it was asked for is nobody's any more.
             if (error == Errno.None)
-                return true;
+                return !_isCut;
             if (!waits || !IsPassing(new IovaRange(address, (uint)destination.Length), DmaAccess.Read, isRing, error, seen) || !Wait(seen, error))
                 return false;
         }

@@ -4,7 +4,7 @@ using Virtbus.Platform;
 
 namespace Virtbus.Tests.Hardware.Virtio;
 
-/// <summary>A slot's memory reached by messages, whose peer answers none while it is held: as a VMM at a register access of its guest.</summary>
+/// <summary>A slot's memory reached by messages, again and again behind its own place, whose peer answers none while it is held: as a VMM at a register access of its guest.</summary>
 internal sealed class HeldMemory(FunctionSlot slot) : IRemoteMemory
 {
     private readonly object _gate = new();
@@ -37,7 +37,7 @@ internal sealed class HeldMemory(FunctionSlot slot) : IRemoteMemory
     {
         if (!TryAnswer(out fault))
             return false;
-        slot.Memory.Read(address.Value - FunctionSlot.MemoryAddress, destination);
+        slot.Memory.Read((address.Value - FunctionSlot.MemoryAddress) % FunctionSlot.MemorySize, destination);
         return true;
     }
 
@@ -45,7 +45,7 @@ internal sealed class HeldMemory(FunctionSlot slot) : IRemoteMemory
     {
         if (!TryAnswer(out fault))
             return false;
-        slot.Memory.Write(address.Value - FunctionSlot.MemoryAddress, source);
+        slot.Memory.Write((address.Value - FunctionSlot.MemoryAddress) % FunctionSlot.MemorySize, source);
         return true;
     }
 

@@ -49,6 +49,41 @@ public sealed class VirtioFarMemoryTests
         Assert.Equal(16, card.Fill(0, 16).Length);
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task Reset_does_not_wait_for_a_far_buffer_of_a_ring_that_is_here(bool ofQueue)
+    {
+        using var card = new VirtioCard(new VirtioRngDevice("rng"));
+        var memory = new HeldMemory(card.Slot);
+        card.Leaving = () => memory.Release();
+        card.Slot.Map(FunctionSlot.MemoryAddress + FunctionSlot.MemorySize, memory);
+        card.Start();
+        memory.Hold();
+        card.Offer(0, new DriverBuffer(new Iova(FunctionSlot.MemoryAddress + FunctionSlot.MemorySize + 0x8000), 16, true));
+        card.Registers.Notify(0);
+        Deadline.Until(() => memory.Waiting > 0, "a message");
+        if (ofQueue)
+        {
+            card.Driver.Select(0);
+            await Task.Run(() => card.Registers.WriteUInt16(queue_reset, 1)).In();
+            Assert.Equal(1, card.Registers.ReadUInt16(queue_reset));
+            memory.Release();
+            Deadline.Until(() => card.Registers.ReadUInt16(queue_reset) == 0, "the end of the queue's reset");
+        }
+        else
+        {
+            await Task.Run(() => card.Registers.Write(device_status, [0])).In();
+            Assert.Equal(VirtioCard.Running, card.Driver.Status);
+            memory.Release();
+            Deadline.Until(() => card.Driver.Status == 0, "the end of the reset");
+        }
+
+        Assert.Equal(0, memory.Waiting);
+        card.Start();
+        Assert.Equal(16, card.Fill(0, 16).Length);
+    }
+
     [Fact]
     public void Queue_reset_reads_1_until_it_is_done()
     {

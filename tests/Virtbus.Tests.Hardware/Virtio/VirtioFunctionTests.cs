@@ -188,7 +188,7 @@ public sealed class VirtioFunctionTests
     {
         using var card = Disk(out var medium);
         var told = new List<(int Queue, Fault Fault)>();
-        card.Function.SetDriverFaultCallback((queue, fault) => told.Add((queue, fault)));
+        card.Function.SetDriverFaultCallback((_, queue, fault) => told.Add((queue, fault)));
         for (var i = 0; i < 3; i++)
         {
             card.Start(Plain);
@@ -217,7 +217,7 @@ public sealed class VirtioFunctionTests
     {
         using var card = Disk(out _);
         var told = new List<Fault>();
-        card.Function.SetDriverFaultCallback((_, fault) => told.Add(fault));
+        card.Function.SetDriverFaultCallback((_, _, fault) => told.Add(fault));
         card.Driver.TrySetStatus(ACKNOWLEDGE | DRIVER, out _);
         card.Driver.TrySetDriverFeatures(card.Driver.DeviceFeatures, out _);
         card.Driver.TrySetStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK, out _);

@@ -41,6 +41,27 @@ public sealed class VirtioVirtualFunctionTests
     }
 
     [Fact]
+    public void What_a_driver_of_a_virtual_function_breaks_is_told_with_its_name()
+    {
+        using var slot = new FunctionSlot();
+        using var physical = new VirtioFunction(new VirtioRngDevice("pf"), new VirtioFunctionOptions { VirtualFunctions = 2 }, static index => new VirtioRngDevice($"vf{index}"));
+        var told = new List<(string Device, int Queue, Errno Cause)>();
+        physical.SetDriverFaultCallback((device, queue, fault) => told.Add((device.Name, queue, fault.Errno)));
+        physical.Plug(slot);
+        var sriov = physical.ConfigLayout.FindExtendedCapability(PciExtendedCapabilityId.PCI_EXT_CAP_ID_SRIOV);
+        physical.WriteConfig(sriov + PciSriov.PCI_SRIOV_NUM_VF, [2, 0]);
+        physical.WriteConfig(sriov + PciSriov.PCI_SRIOV_CTRL, [PciSriov.PCI_SRIOV_CTRL_VFE | PciSriov.PCI_SRIOV_CTRL_MSE, 0]);
+        var driver = new VirtioRegisterTransport(new VirtioPciAccess(physical.VirtualFunctions[1]));
+        driver.TrySetStatus(ACKNOWLEDGE | DRIVER, out _);
+        driver.TrySetDriverFeatures(driver.DeviceFeatures, out _);
+        driver.TrySetStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK, out _);
+        driver.Select(0);
+        driver.SetQueueSize(3);
+        Assert.False(driver.TryEnable());
+        Assert.Equal(("vf1", 0, Errno.EINVAL), Assert.Single(told));
+    }
+
+    [Fact]
     public void Transitional_function_has_no_virtual_ones()
     {
         var error = Assert.Throws<VirtbusException>(() => new VirtioFunction(new VirtioRngDevice("pf"), new VirtioFunctionOptions { VirtualFunctions = 1, IsTransitional = true }));
