@@ -76,8 +76,8 @@ public sealed class VirtioSimulationTests(ITestOutputHelper output)
     public void Finds_frames_at_a_guest_that_they_are_not_for() => Finds(
         static sim =>
         {
-            foreach (var guest in sim.NetGuests)
-                (guest.Device as VirtioNetDevice)?.Settings.Change(static (ReceiveFilter filter) => filter.WithMode(ReceiveFilter.Promiscuous, true));
+            foreach (var settings in sim.NetGuests.Select(static g => (g.Device as VirtioNetDevice)?.Settings))
+                settings?.Change(static (ReceiveFilter filter) => filter.WithMode(ReceiveFilter.Promiscuous, true), settings.Generation);
         },
         "which is for");
 
