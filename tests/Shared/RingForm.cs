@@ -9,9 +9,9 @@ internal static class RingForm
     internal static DeviceRing NewDevice(bool packed) => packed ? new PackedDeviceRing() : new SplitDeviceRing();
 
     internal static DriverRing NewDriver(
-        bool packed, HostMemory memory, ulong start, int size, bool eventIndex = false, bool indirect = false, bool inOrder = false) => packed
-        ? new PackedDriverRing(memory, new Iova(start), 0, size, eventIndex, indirect, inOrder)
-        : new SplitDriverRing(memory, new Iova(start), 0, size, eventIndex, indirect, inOrder);
+        bool packed, HostMemory memory, ulong start, int size, bool eventIndex = false, bool indirect = false, bool inOrder = false, ulong offset = 0) => packed
+        ? new PackedDriverRing(memory, new Iova(start), offset, size, eventIndex, indirect, inOrder)
+        : new SplitDriverRing(memory, new Iova(start), offset, size, eventIndex, indirect, inOrder);
 
     internal static ulong BytesFor(bool packed, int size) => packed ? PackedDriverRing.BytesFor(size) : SplitDriverRing.BytesFor(size);
 

@@ -63,6 +63,46 @@ public sealed class PollThread
     /// <summary>Whether the calling thread works for many clients, so that it may not wait for any of them.</summary>
     public static bool IsSharedCurrent => _current is { IsOwn: false };
 
+    /// <summary>Whether <see cref="Step"/> gives the turns and no thread does.</summary>
+    internal bool IsStepped { get; private init; }
+
+    /// <summary>Makes one that is no thread: whoever has it gives the turns, on one thread at a time, which may wait as that of one client may.</summary>
+    internal static PollThread MakeStepped(string name) => new(name, isOwn: true) { IsStepped = true };
+
+    /// <summary>Gives one client that is awake one turn, on the calling thread.</summary>
+    /// <param name="choose">Picks one of so many; null for the first.</param>
+    /// <returns>False when all sleep.</returns>
+    internal bool Step(Func<int, int>? choose = null)
+    {
+        if (Volatile.Read(ref _kicked) is not null)
+            TakeKicks();
+        if (_watches.Count > _activeWatches)
+            Look(0);
+        if (_first is null)
+            return false;
+        var count = 0;
+        for (var one = _first; one is not null; one = one.NextActive)
+            count++;
+        PollSeat? previous = null;
+        var seat = _first;
+        for (var skip = choose?.Invoke(count) ?? 0; skip > 0; skip--)
+            (previous, seat) = (seat, seat.NextActive!);
+        var outer = _current;
+        _current = this;
+        try
+        {
+            var worked = false;
+            if (!seat.TryEnter() || !Turn(seat, ref worked))
+                Unlink(seat, previous);
+        }
+        finally
+        {
+            _current = outer;
+        }
+
+        return true;
+    }
+
     /// <summary>Starts one.</summary>
     /// <exception cref="VirtbusException">EAGAIN: the host has no room for another thread; or it has no descriptor left.</exception>
     internal static PollThread Start(string name, bool isOwn)
@@ -147,7 +187,9 @@ public sealed class PollThread
         _isEnding = true;
         Interlocked.MemoryBarrier();
         Wake();
-        if (!IsCurrent)
+        if (IsStepped)
+            Close();
+        else if (!IsCurrent)
             _thread!.Join();
     }
 

@@ -8,6 +8,8 @@ public sealed class PollThreads : IDisposable
 {
     private static readonly Lock SharedLock = new();
     private static PollThreads? _shared;
+    [ThreadStatic]
+    private static PollThreads? _here;
     private readonly Lock _lock = new();
     private readonly string _name;
     private readonly PollThread?[] _threads;
@@ -23,11 +25,19 @@ public sealed class PollThreads : IDisposable
         _threads = new PollThread?[count == 0 ? Environment.ProcessorCount : count];
     }
 
+    private PollThreads(PollThread stepped)
+    {
+        _name = stepped.Name;
+        _threads = [stepped];
+    }
+
     /// <summary>The pool of the process.</summary>
     public static PollThreads Shared
     {
         get
         {
+            if (_here is { } here)
+                return here;
             if (Volatile.Read(ref _shared) is { } pool)
                 return pool;
             lock (SharedLock)
@@ -37,6 +47,16 @@ public sealed class PollThreads : IDisposable
 
     /// <summary>How many threads <see cref="Shared"/> has at most; 0 for one a core. To be set before its first use.</summary>
     public static int SharedCount { get; set; }
+
+    /// <summary>
+    /// For simulations: a pool that takes the place of <see cref="Shared"/> on the calling thread, null to end that. Whoever starts queues there gives them
+    /// their turns (<see cref="PollThread.Step"/>).
+    /// </summary>
+    internal static PollThreads? Here
+    {
+        get => _here;
+        set => _here = value;
+    }
 
     /// <summary>How many threads the pool has at most.</summary>
     public int Count => _threads.Length;
@@ -56,6 +76,10 @@ public sealed class PollThreads : IDisposable
         }
     }
 
+    /// <summary>Makes a pool that has no thread: its clients have a turn when <see cref="PollThread.Step"/> of its one member is called, and not by themselves.</summary>
+    /// <param name="name">What it is called.</param>
+    internal static PollThreads MakeStepped(string name) => new(PollThread.MakeStepped(name));
+
     /// <summary>
     /// Begins to serve a client. Its first turn comes at once, without a signal, and perhaps before this returns; sources that are ready by
     /// then are told as well.
@@ -72,6 +96,8 @@ public sealed class PollThreads : IDisposable
     public PollClient Attach(string name, IPollWork work, ReadOnlySpan<PollSource> sources, in PollOptions options = default)
     {
         ArgumentNullException.ThrowIfNull(work);
+        if (_threads[0] is { IsStepped: true } stepped)
+            return PollClient.Attach(name, work, sources, options with { Spins = false }, stepped, ownsThread: false);
         if (!options.OwnThread)
             return PollClient.Attach(name, work, sources, options, options.Thread ?? Choose(), ownsThread: false);
         var thread = PollThread.Start(name, isOwn: true);
