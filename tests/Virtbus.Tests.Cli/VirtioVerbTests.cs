@@ -1,4 +1,3 @@
-using System.Text.RegularExpressions;
 using Virtbus.Daemon.Manifest;
 
 namespace Virtbus.Tests.Cli;
@@ -50,7 +49,7 @@ public sealed class VirtioVerbTests
         Assert.Contains("only a disk has 'memory'", await fabric.RefusedAsync("function", "plug", "rng1", "--virtio", "rng", "memory=1MiB"), StringComparison.Ordinal);
         Assert.Contains("not 4 more addresses", await fabric.RefusedAsync("function", "plug", "nic1", "--virtio", "net", "mac=02:ff:ff:ff:ff:fe", "vfs=4"), StringComparison.Ordinal);
         Assert.Contains(": bound to vfio-pci\n", await fabric.OkAsync("function", "plug", "nic0", "--virtio", "net", "mtu=9000", "vlan=7"), StringComparison.Ordinal);
-        var address = Regex.Match(await fabric.OkAsync("function", "show", "nic0"), "mac=([0-9a-f:]{17})").Groups[1].Value;
+        var address = After(await fabric.OkAsync("function", "show", "nic0"), "mac=")[..17];
         Assert.Contains($"the address {address} on switch 'switch0' is that of 'nic0' already", await fabric.RefusedAsync("function", "plug", "nic1", "--virtio", "net", "mac=" + address), StringComparison.Ordinal);
         Assert.Contains(": bound to vfio-pci\n", await fabric.OkAsync("function", "plug", "nic1", "--virtio", "net", "mac=" + address, "switch=other"), StringComparison.Ordinal);
         await fabric.OkAsync("function", "unplug", "nic1");
@@ -230,4 +229,6 @@ public sealed class VirtioVerbTests
         var shown = await fabric.OkAsync("function", "show", name);
         return shown[(shown.IndexOf(" as ", StringComparison.Ordinal) + 4)..].Split('\n')[0];
     }
+
+    private static string After(string text, string mark) => text[(text.IndexOf(mark, StringComparison.Ordinal) + mark.Length)..];
 }

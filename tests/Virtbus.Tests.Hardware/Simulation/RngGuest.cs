@@ -44,11 +44,11 @@ internal sealed class RngGuest(VirtioSimulation sim, int number, string name) : 
         Require(written == request.Length, $"{request.Length} bytes were asked for, {written} came");
         var bytes = _bytes.AsSpan(0, request.Length);
         Read(request.Slot, ContentAt, bytes);
-        var number = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
-        Require(number > _last, $"random bytes {number} came after {_last}: somebody has them already");
-        _last = number;
+        var first = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
+        Require(first > _last, $"random bytes {first} came after {_last}: somebody has them already");
+        _last = first;
         for (var i = 8; i < bytes.Length; i++)
-            Require(bytes[i] == (byte)(number + (ulong)i), $"byte {i} of random bytes {number} is another one");
+            Require(bytes[i] == (byte)(first + (ulong)i), $"byte {i} of random bytes {first} is another one");
         CheckClear(request.Slot, ContentAt + request.Length, MostBytes - request.Length);
     }
 

@@ -90,12 +90,12 @@ internal abstract partial class SimGuest
     /// <summary>For a planted bug: a device that hands a buffer back once more.</summary>
     public void Repeat()
     {
+        Span<byte> index = stackalloc byte[2];
         foreach (var queue in Queues)
         {
             if (queue is not { Ring: SplitDriverRing ring, Taken: > 0 } || IsQuiet)
                 continue;
             var at = _slice + (ring.Layout.DeviceArea.Value - Base) + 2;
-            Span<byte> index = stackalloc byte[2];
             Sim.Memory.Read(at, index);
             BinaryPrimitives.WriteUInt16LittleEndian(index, (ushort)(BinaryPrimitives.ReadUInt16LittleEndian(index) + 1));
             Sim.Memory.Write(at, index);

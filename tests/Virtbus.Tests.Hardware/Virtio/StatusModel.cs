@@ -3,7 +3,7 @@ using static Virtbus.Virtio.VirtioStatus;
 namespace Virtbus.Tests.Hardware.Virtio;
 
 /// <summary>
-/// What a driver finds after any steps, from the text of the standard (VIRTIO 1.3, 2.1, 2.6.1, 3.1.1, 4.1.4.3, 6.1): the status, the features that it wrote,
+/// What a driver finds after any steps, from the text of the standard (VIRTIO 1.4, 2.1, 2.6.1, 3.1.1, 3.4, 4.1.4.3, 6.1): the status, the features that it wrote,
 /// whether its queue is enabled, and how many buffers came back.
 /// </summary>
 internal record struct StatusModel
@@ -86,6 +86,8 @@ internal record struct StatusModel
     private void SetStatus(byte wanted)
     {
         const byte Defined = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | FAILED | DEVICE_NEEDS_RESET;
+        // Nobody took VIRTIO_F_SUSPEND here, so that bit is ignored, and the others of the write are not (VIRTIO 1.4, 3.4).
+        wanted &= unchecked((byte)~SUSPEND);
         // Features that are not taken together are refused by not setting the bit.
         if ((Status & FEATURES_OK) == 0 && Features is not (StatusStep.Version or StatusStep.All))
             wanted &= unchecked((byte)~FEATURES_OK);
