@@ -88,10 +88,14 @@ internal sealed class AddressTable
 
     private int Slot(Entry?[] entries, ulong key) => (int)((key * _factor) >> (64 - BitOperations.Log2((uint)entries.Length)));
 
+    private static bool HasAllOf(SwitchPort port) => port.Learned >= port.MaxAddresses;
+
+    private bool IsFullFor(SwitchPort port) => Volatile.Read(ref _count) == MaxAddresses || HasAllOf(port);
+
     private void Add(ulong key, SwitchPort port, long now)
     {
         // A table that is full costs no lock, whatever addresses a guest makes up.
-        if ((Volatile.Read(ref _count) == MaxAddresses || port.Learned >= port.MaxAddresses) && now < Volatile.Read(ref _nextSweep))
+        if (IsFullFor(port) && now < Volatile.Read(ref _nextSweep))
             return;
         lock (_lock)
             AddLocked(key, port, now);
@@ -101,9 +105,9 @@ internal sealed class AddressTable
     {
         if (port.IsGone || Find(_entries, key) is not null)
             return;
-        if (_count == MaxAddresses || port.Learned >= port.MaxAddresses)
+        if (IsFullFor(port))
             Sweep(now);
-        if (_count == MaxAddresses || port.Learned >= port.MaxAddresses)
+        if (IsFullFor(port))
             return;
         if ((_count + 1) * 2 > _entries.Length)
             Rebuild(static (_, _) => true, 0);
@@ -115,7 +119,7 @@ internal sealed class AddressTable
     // A port that has as many as it may gets none of another's either.
     private bool TryMove(Entry entry, SwitchPort port, long now)
     {
-        if (port.Learned >= port.MaxAddresses)
+        if (HasAllOf(port))
             return false;
         lock (_lock)
         {
@@ -126,7 +130,7 @@ internal sealed class AddressTable
                 return false;
             }
 
-            if (port.IsGone || port.Learned >= port.MaxAddresses)
+            if (port.IsGone || HasAllOf(port))
                 return false;
             var before = Volatile.Read(ref entry.Port);
             before.Learned--;

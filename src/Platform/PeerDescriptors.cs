@@ -43,7 +43,15 @@ public sealed class PeerDescriptors
     }
 
     /// <summary>Whether as many are open of this socket file or connection as may be, those included that are being closed.</summary>
-    public bool IsFull => Open >= Most;
+    public bool IsFull
+    {
+        get
+        {
+            // The limit is asked for only where it can matter.
+            var open = Open;
+            return open >= LeastShare && open >= Most;
+        }
+    }
 
     /// <summary>How many may be open of one socket file or connection: a quarter of what all peers may have.</summary>
     internal static int Most => Math.Max(LeastShare, Ceiling / Shares);

@@ -10,28 +10,17 @@ public sealed class RingFenceTests : IDisposable
     private const ulong Base = 0x10000;
     private const ulong Buffer = 0x4000;
     private const int Rounds = 400_000;
-    private readonly HostMemory _memory;
-    private readonly IoAddressSpace _space = new();
-    private readonly StandaloneDma _dma = new("test");
+    private readonly RingSpace _space = new(Base, 0x8000);
     private DeviceRing _device = new SplitDeviceRing();
     private readonly DescriptorChain _chain = new(8);
     private int _begun;
     private int _ended;
     private bool _isWanted;
 
-    public RingFenceTests()
-    {
-        _memory = HostMemory.Allocate("virtbus-test", 0x8000, out var file);
-        file.Dispose();
-        Assert.True(_space.TryMap(new Iova(Base), 0x8000, _memory, 0, DmaAccess.ReadWrite, out _));
-        _dma.Attach(_space);
-    }
-
     public void Dispose()
     {
         _device.Stop();
         _space.Dispose();
-        _memory.Dispose();
     }
 
     [Theory]
@@ -101,9 +90,9 @@ public sealed class RingFenceTests : IDisposable
 
     private DriverRing Start(bool packed, bool eventIndex)
     {
-        var driver = RingForm.NewDriver(packed, _memory, Base, 16, eventIndex);
+        var driver = RingForm.NewDriver(packed, _space.Memory, Base, 16, eventIndex);
         _device = RingForm.NewDevice(packed);
-        Assert.True(_device.TryStart(driver.Layout, _dma.Port, QueueState.Beginning(packed), out _));
+        Assert.True(_device.TryStart(driver.Layout, _space.Dma.Port, QueueState.Beginning(packed), out _));
         return driver;
     }
 

@@ -9,26 +9,15 @@ public sealed class RingNoticeTests : IDisposable
 {
     private const ulong Base = 0x10000;
     private const int Size = 8;
-    private readonly HostMemory _memory;
-    private readonly IoAddressSpace _space = new();
-    private readonly StandaloneDma _dma = new("test");
+    private readonly RingSpace _space = new(Base, 0x8000);
     private readonly DescriptorChain _chain = new(8);
     private DeviceRing _device = new SplitDeviceRing();
     private DriverRing _driver = null!;
-
-    public RingNoticeTests()
-    {
-        _memory = HostMemory.Allocate("virtbus-test", 0x8000, out var file);
-        file.Dispose();
-        Assert.True(_space.TryMap(new Iova(Base), 0x8000, _memory, 0, DmaAccess.ReadWrite, out _));
-        _dma.Attach(_space);
-    }
 
     public void Dispose()
     {
         _device.Stop();
         _space.Dispose();
-        _memory.Dispose();
     }
 
     [Theory]
@@ -103,7 +92,7 @@ public sealed class RingNoticeTests : IDisposable
         _device.Show();
         var state = _device.State;
         _device.Stop();
-        Assert.True(_device.TryStart(_driver.Layout, _dma.Port, state, out _));
+        Assert.True(_device.TryStart(_driver.Layout, _space.Dma.Port, state, out _));
         Assert.Equal(0, _device.Untold);
         Assert.False(_device.Publish());
     }
@@ -118,8 +107,8 @@ public sealed class RingNoticeTests : IDisposable
 
     private void Start(bool packed, bool eventIndex)
     {
-        _driver = RingForm.NewDriver(packed, _memory, Base, Size, eventIndex);
+        _driver = RingForm.NewDriver(packed, _space.Memory, Base, Size, eventIndex);
         _device = RingForm.NewDevice(packed);
-        Assert.True(_device.TryStart(_driver.Layout, _dma.Port, QueueState.Beginning(packed), out _));
+        Assert.True(_device.TryStart(_driver.Layout, _space.Dma.Port, QueueState.Beginning(packed), out _));
     }
 }

@@ -8,24 +8,10 @@ namespace Virtbus.Tests.Virtio;
 public sealed class RingWaitTests : IDisposable
 {
     private const ulong Base = 0x10000;
-    private readonly HostMemory _memory;
-    private readonly IoAddressSpace _space = new();
-    private readonly StandaloneDma _dma = new("test");
+    private readonly RingSpace _space = new(Base, 0x10000);
     private readonly DescriptorChain[] _chains = [.. Enumerable.Range(0, 8).Select(_ => new DescriptorChain(16))];
 
-    public RingWaitTests()
-    {
-        _memory = HostMemory.Allocate("virtbus-test", 0x10000, out var file);
-        file.Dispose();
-        Assert.True(_space.TryMap(new Iova(Base), 0x10000, _memory, 0, DmaAccess.ReadWrite, out _));
-        _dma.Attach(_space);
-    }
-
-    public void Dispose()
-    {
-        _space.Dispose();
-        _memory.Dispose();
-    }
+    public void Dispose() => _space.Dispose();
 
     [Theory]
     [InlineData(false, false)]
@@ -34,9 +20,9 @@ public sealed class RingWaitTests : IDisposable
     [InlineData(true, true)]
     public void Buffers_that_are_too_few_are_no_reason_to_look_again_and_the_next_one_is(bool packed, bool eventIndex)
     {
-        var driver = RingForm.NewDriver(packed, _memory, Base, 8, eventIndex);
+        var driver = RingForm.NewDriver(packed, _space.Memory, Base, 8, eventIndex);
         var device = RingForm.NewDevice(packed);
-        Assert.True(device.TryStart(driver.Layout, _dma.Port, QueueState.Beginning(packed), out var fault), fault.Message);
+        Assert.True(device.TryStart(driver.Layout, _space.Dma.Port, QueueState.Beginning(packed), out var fault), fault.Message);
         for (var round = 0; round < 20; round++)
         {
             device.DisableKicks();

@@ -15,6 +15,9 @@ internal sealed partial class ControlListener : IConnectionListenerFactory, ICon
     private const int LinesPerSpan = 4;
     private static readonly TimeSpan LineSpan = TimeSpan.FromMinutes(1);
     private readonly ClientListener _clients;
+    // At the limit of descriptors the runtime starts no thread any more, and ends. Each connection has two of them. One that is closed by its client
+    // counts until that is noticed.
+    private readonly int _mostConnections = Math.Max(Math.Min(PeerDescriptors.Reserve, PeerDescriptors.Ceiling / 3) / 2, PeerDescriptors.Ceiling / 8) / 2;
     private readonly string _path;
     private readonly ILogger _log;
     private readonly LogLimiter _limiter;
@@ -36,10 +39,6 @@ internal sealed partial class ControlListener : IConnectionListenerFactory, ICon
     /// <inheritdoc/>
     public EndPoint EndPoint { get; private set; } = new IPEndPoint(IPAddress.None, 0);
 
-    // At the limit of descriptors the runtime starts no thread any more, and ends. Each connection has two of them. One that is closed by its client
-    // counts until that is noticed.
-    private static int MostConnections => Math.Max(Math.Min(PeerDescriptors.Reserve, PeerDescriptors.Ceiling / 3) / 2, PeerDescriptors.Ceiling / 8) / 2;
-
     /// <summary>Begins to listen.</summary>
     /// <param name="endpoint">What the server calls the socket.</param>
     /// <param name="cancellationToken">Not used: it does not wait.</param>
@@ -59,12 +58,12 @@ internal sealed partial class ControlListener : IConnectionListenerFactory, ICon
             while (true)
             {
                 var client = await _clients.AcceptAsync(_unbound.Token);
-                if (Interlocked.Increment(ref _open) <= MostConnections)
+                if (Interlocked.Increment(ref _open) <= _mostConnections)
                     return new ControlConnection(client, $"control {++_taken}", () => Interlocked.Decrement(ref _open));
                 Interlocked.Decrement(ref _open);
                 client.Dispose();
                 if (_limiter.TryTake(out var before))
-                    TooMany(_log, _path, MostConnections, before);
+                    TooMany(_log, _path, _mostConnections, before);
             }
         }
         catch (OperationCanceledException) when (_unbound.IsCancellationRequested)

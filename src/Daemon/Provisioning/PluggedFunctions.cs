@@ -14,7 +14,10 @@ namespace Virtbus.Daemon.Provisioning;
 /// </summary>
 internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFunctionProvider, IAsyncDisposable
 {
-    protected static readonly ProfileField<string> DriverName = ProfileFields.Driver("vfio-pci", standard: "vfio-pci");
+    /// <summary>The driver by which users in user space and virtual machines have a function.</summary>
+    protected const string UserDriver = "vfio-pci";
+
+    protected static readonly ProfileField<string> DriverName = ProfileFields.Driver(UserDriver, standard: UserDriver);
 
     private readonly PciBus _bus = context.Fabric.GetBus<PciBus>();
     // Whoever takes one out of it disposes it.

@@ -30,7 +30,6 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private const ulong LastOfGroup = 0xFF_FF_FF_FF_FF;
     private const string StandardSwitch = "switch0";
     private const string StubDriver = "pci-pf-stub";
-    private const string UserDriver = "vfio-pci";
     // The descriptors fill one page: a guest's IOMMU maps page by page, and each part of a ring has to lie in one piece.
     private const int RingSize = 256;
 
