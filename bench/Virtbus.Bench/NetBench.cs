@@ -32,14 +32,15 @@ internal static class NetBench
 
     internal static int Run(string[] args)
     {
-        var values = new Dictionary<string, string>(StringComparer.Ordinal) { ["--rounds"] = "7", ["--milliseconds"] = "500", ["--poll-threads"] = "0" };
+        var values = new Dictionary<string, string>(StringComparer.Ordinal) { ["--rounds"] = "7", ["--milliseconds"] = "500", ["--poll-threads"] = "1", ["--testpmd"] = "" };
         if (!NamedValues.TryRead(args, values))
             return 2;
         var rounds = int.Parse(values["--rounds"]);
         var milliseconds = int.Parse(values["--milliseconds"]);
         PollThreads.SharedCount = int.Parse(values["--poll-threads"]);
-        Console.WriteLine("| frames | million a second | GiB/s | by turns on one thread, ns a frame | lost | bytes allocated |");
-        Console.WriteLine("|---|---|---|---|---|---|");
+        var testpmd = values["--testpmd"].Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        Console.WriteLine("| frames | million a second | GiB/s | by turns on one thread, ns a frame | lost | bytes allocated | DPDK's loop, million a second | ratio |");
+        Console.WriteLine("|---|---|---|---|---|---|---|---|");
         foreach (var (name, packed, length, window, cut) in Cases)
         {
             var network = new EthernetSwitch();
@@ -62,21 +63,32 @@ internal static class NetBench
             var frames = cut ? 4000 : 200_000;
             turns.Go(frames);
             var lost = a.Counters.SendLost + b.Counters.ReceiveLost;
-            var before = GC.GetTotalAllocatedBytes(precise: true);
+            var allocated = 0L;
+            List<double> peers = [];
             for (var round = 0; round < rounds; round++)
             {
-                rates.Add(Go(from, to, header, frame, window, milliseconds, out _));
+                var before = GC.GetTotalAllocatedBytes(precise: true);
+                var rate = Go(from, to, header, frame, window, milliseconds, out _);
                 costs.Add(turns.Go(frames));
+                allocated += GC.GetTotalAllocatedBytes(precise: true) - before;
+                rates.Add(rate);
+                if (testpmd.Length == 0 || cut)
+                    continue;
+                using var loop = new TestpmdLoop(testpmd, packed, length, QueueSize);
+                peers.Add(loop.Measure(seconds: 2));
             }
 
-            var allocated = GC.GetTotalAllocatedBytes(precise: true) - before;
             lost = a.Counters.SendLost + b.Counters.ReceiveLost - lost;
             Console.WriteLine(
-                $"| {name} | {Median(rates) / 1e6:F2} | {Median(rates) * length / (1 << 30):F2} | {Median(costs):F0} | {lost} | {allocated} |");
+                $"| {name} | {Median(rates) / 1e6:F2} | {Median(rates) * length / (1 << 30):F2} | {Median(costs):F0} | {lost} | {allocated} | {Beside(rates, peers)} |");
         }
 
         return 0;
     }
+
+    // The medians of the peer's rates and of the ratios of the same round.
+    private static string Beside(List<double> rates, List<double> peers)
+        => peers.Count == 0 ? "- | -" : $"{Median(peers) / 1e6:F2} | {Median(rates.Zip(peers, (rate, peer) => rate / peer)):F2}";
 
     private static byte[] Swapped(byte[] frame) => [.. frame.AsSpan(6, 6), .. frame.AsSpan(0, 6), .. frame.AsSpan(12, 48)];
 
