@@ -174,6 +174,24 @@ public sealed class VirtioNetTests
     }
 
     [Fact]
+    public void Frames_that_wait_for_buffers_when_the_queue_stops_are_lost_and_counted()
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        using var b = new VirtioNetDevice("b", _network, new VirtioNetOptions(MacB));
+        using var userA = new VirtioNetUser(a);
+        using var userB = new VirtioNetUser(b, queueSize: 16);
+        for (var i = 0; i < 20; i++)
+            userA.Send(Net.Frame(MacB, MacA, 100, i));
+        Deadline.Until(() => a.Counters.SentFrames == 20 && b.Counters.ReceivedFrames == 16, "as many to come as there are buffers");
+        Assert.Equal(0UL, b.Counters.ReceiveLost);
+        userB.Restart();
+        Assert.Equal((16UL, 1600UL, 4UL), (b.Counters.ReceivedFrames, b.Counters.ReceivedBytes, b.Counters.ReceiveLost));
+        // They are lost once.
+        userB.Restart();
+        Assert.Equal(4UL, b.Counters.ReceiveLost);
+    }
+
+    [Fact]
     public void Without_merging_a_frame_that_is_longer_than_its_buffer_is_lost_and_the_next_one_comes()
     {
         using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));

@@ -193,6 +193,10 @@ public sealed class PciBus : Bus
     /// <param name="address">The address.</param>
     public PciDevice? Find(PciAddress address) => TryGetDevice(address.ToString(), out var device) ? (PciDevice)device : null;
 
+    /// <summary>The device that stands for hardware now; null when it has none, or is in no slot. Not for virtual functions.</summary>
+    /// <param name="function">The hardware.</param>
+    public PciDevice? Find(IPciFunction function) => _slots.Find(s => s.Function == function, out var device) is null ? null : device;
+
     /// <inheritdoc/>
     public override DeviceId? Match(IDeviceIdentity device, Driver driver) =>
         device is IPciIdentity identity && driver is PciDriver pci ? pci.Match(identity) : null;

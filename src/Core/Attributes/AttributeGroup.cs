@@ -29,6 +29,9 @@ public sealed class AttributeGroup
     /// <summary>The directory's name; null for the object's own directory.</summary>
     public string? Name { get; }
 
+    /// <summary>Whether an object that has none of the attributes has no directory either (Linux: SYSFS_GROUP_INVISIBLE); of a group with a name.</summary>
+    public bool IsHiddenWhenEmpty { get; init; }
+
     /// <summary>A directory whose files depend on the object (Linux: <c>irqs/</c>).</summary>
     /// <param name="name">The directory's name.</param>
     /// <param name="list">The attributes of an object at this moment.</param>

@@ -240,7 +240,7 @@ public sealed class FabricTree
                 foreach (var attribute in group.List(owner))
                     yield return new TreeFile($"{path}/{attribute.Name}", owner, attribute);
             }
-            else
+            else if (!group.IsHiddenWhenEmpty || group.List(owner).Any())
             {
                 yield return new TreeDirectory(name, () => group.List(owner).Select(a => new TreeFile($"{path}/{name}/{a.Name}", owner, a)));
             }

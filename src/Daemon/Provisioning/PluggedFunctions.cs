@@ -29,6 +29,9 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
     /// <summary>The functions that there are, by name.</summary>
     public IEnumerable<PluggedPart> Parts => _parts.Values.OrderBy(static p => p.Name, StringComparer.Ordinal);
 
+    /// <summary>A function that there is; null when none has the name. Any thread.</summary>
+    protected PluggedPart? FindPart(string name) => _parts.GetValueOrDefault(name);
+
     protected ProvisioningContext Context => context;
 
     protected ProvisioningEngine Engine { get; } = ProvisioningEngine.Of(context.Fabric);

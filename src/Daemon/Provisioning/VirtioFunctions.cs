@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Logging;
 using Virtbus.Block;
+using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Hardware.VirtioPci;
@@ -55,6 +56,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     {
         _log = context.LoggerFactory.CreateLogger("Virtbus.Virtio");
         Engine.AddProvider(this);
+        context.Fabric.Tree.AddDeviceGroup(NetFunctionAttributes.Statistics(FindNetwork));
     }
 
     public override string Kind => KindName;
@@ -157,6 +159,15 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
             Packed = profile.Get(VdpaFields.Packed),
             Offloads = profile.Get(Offloads),
         });
+    }
+
+    // The model behind a device, whichever device stands for the function now.
+    private VirtioNetDevice? FindNetwork(PciDevice device)
+    {
+        var physical = device.PhysicalFunction ?? device;
+        if (physical.Label is not { } name || FindPart(name)?.Function is not VirtioFunction { Device: VirtioNetDevice own } function || (physical.Bus as PciBus)?.Find(function) != physical)
+            return null;
+        return device == physical ? own : function.FindVirtualDevice(device.VirtualFunctionIndex) as VirtioNetDevice;
     }
 
     private static ProfileField[] OwnOf(string type) => type switch

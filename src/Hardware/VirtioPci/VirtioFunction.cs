@@ -42,6 +42,14 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     /// <summary>The model.</summary>
     public VirtioDevice Device => _unit.Device;
 
+    /// <summary>The model of a virtual function, by its number; null when that is not enabled at the moment. Any thread.</summary>
+    /// <param name="index">The number, from 0.</param>
+    public VirtioDevice? FindVirtualDevice(int index)
+    {
+        var functions = VirtualFunctions;
+        return (uint)index < (uint)functions.Count ? ((VirtioVirtualFunction)functions[index]).Device : null;
+    }
+
     /// <inheritdoc/>
     public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
 

@@ -20,6 +20,8 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
         _window = new VirtioConfigWindow(this, Config, VirtioFunctionLayout.WindowAt(device));
     }
 
+    internal VirtioDevice Device => _unit.Device;
+
     public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
 
     int IVirtioUnitPort.Vectors => MsixTable?.Vectors ?? 0;

@@ -124,9 +124,13 @@ internal sealed class ReceiveQueue : NetQueue
     {
         lock (_senders)
             _isOpen = false;
-        // Nobody adds any more, and no thread of the queue takes.
+        // Nobody adds any more, and no thread of the queue takes. What waits is lost: whoever comes next is no longer the one that it was for.
         while (_waiting is not null && _waiting.TryPeek(out _))
+        {
             _waiting.Release();
+            Lose();
+        }
+
         Volatile.Write(ref _taken, _added);
     }
 
