@@ -211,9 +211,21 @@ public sealed class BlockBatchTests : IDisposable
         Go();
         _kick.Signal();
         Deadline.Until(() => disk.Looks > looks, "a look at the next one");
+        // The queue stands still meanwhile: between the two there is nothing at that address.
+        var isInside = false;
+        using var changed = new ManualResetEventSlim();
+        disk.Looking = () =>
+        {
+            Volatile.Write(ref isInside, true);
+            changed.Wait();
+        };
+        _kick.Signal();
+        Deadline.Until(() => Volatile.Read(ref isInside), "the look that the change comes in");
         Assert.True(_space.TryUnmap(new IovaRange(new Iova(Far), 1 << 16), out _, out _));
         Assert.True(_space.TryMap(new Iova(Far + Headers), Page, _memory, Headers, DmaAccess.ReadWrite, out _));
+        disk.Looking = null;
         disk.IsHeld = false;
+        changed.Set();
         TakeBack(2);
         // It sleeps, and is woken by kicks.
         using var never = new EventFd();
