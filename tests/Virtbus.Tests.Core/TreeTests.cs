@@ -150,6 +150,25 @@ public sealed class TreeTests
         }
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Directory_of_a_group_without_attributes_is_there_unless_the_group_says_otherwise(bool isHidden)
+    {
+        var world = await World.NewAsync();
+        var having = await world.AddAsync("a", 1);
+        var lacking = await world.AddAsync("b", 1);
+        var tree = world.Fabric.Tree;
+        tree.AddDeviceGroup(new AttributeGroup("counters", new ObjectAttribute<Device>("hits", _ => "7", null, d => d == having)) { IsHiddenWhenEmpty = isHidden });
+        Assert.Equal("7\n", tree.Read($"{having.DevPath}/counters/hits"));
+        var names = Assert.IsType<TreeDirectory>(tree.Find(lacking.DevPath)).List().Select(n => n.Name);
+        Assert.Equal(!isHidden, names.Contains("counters"));
+        if (isHidden)
+            Expect.Refused(Errno.ENOENT, () => tree.Find($"{lacking.DevPath}/counters"));
+        else
+            Assert.Empty(Assert.IsType<TreeDirectory>(tree.Find($"{lacking.DevPath}/counters")).List());
+    }
+
     [Fact]
     public async Task Errors_of_paths_are_linuxs()
     {
