@@ -62,7 +62,7 @@ public sealed class HotplugTests
         Assert.Equal("running", (await qemu.DoAsync("query-status")).GetProperty("status").GetString());
         await fabric.OkAsync("function", "plug", "nic1", "--virtio", "net", $"mac={NextMac}", "vectors=0");
         await qemu.PlugAsync("nic1", Names.Length + 1, await SocketAsync(fabric, "nic1"));
-        await guest.TellAsync($"touch /tmp/left; until dev=$(find_nic {NextMac}) && [ \"$dev\" ]; do sleep 0.1; done; ip link set $dev up; frame $dev $peer {PeerMac}; frame $peer $dev {NextMac}");
+        await guest.TellAsync($"touch /tmp/left; until dev=$(find_nic {NextMac}) && [ \"$dev\" ]; do sleep 0.1; done; ip link set $dev up; frame $dev $peer {PeerMac} | cut -d ' ' -f 1; frame $peer $dev {NextMac} | cut -d ' ' -f 1");
         await guest.SeeAsync("1514", "1514");
         await guest.KillAsync();
     }
@@ -83,6 +83,7 @@ public sealed class HotplugTests
     private static async Task<string> ScriptAsync() => await _blocks.PreludeAsync() + await _frames.PreludeAsync() + $$"""
         modprobe -a virtio_blk virtio_rng virtio_net
         {{VirtioTests.FindDisk}}
+        {{GuestNetwork.Frame}}
         find_nic() { for n in /sys/class/net/*; do [ "$(cat $n/address)" != "$1" ] || echo ${n##*/}; done; }
         peer=$(find_nic {{PeerMac}})
         ip link set $peer up
@@ -90,21 +91,13 @@ public sealed class HotplugTests
             until disk=$(find_disk disk0) dev=$(find_nic {{Mac}}) && [ -b "$disk" ] && [ "$dev" ] && [ "$(cat /sys/class/misc/hw_random/rng_available)" ]; do sleep 0.1; done
             ip link set $dev up
         }
-        frame() {
-            net_test hear $2 88b5 >/tmp/heard &
-            hearer=$!
-            until grep -q hearing /tmp/heard; do sleep 0.1; done
-            net_test say $1 88b5 1514 $3
-            wait $hearer
-            tail -n 1 /tmp/heard | cut -d ' ' -f 1
-        }
         use() {
             dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
             dd if=/tmp/data of=$disk bs=64k seek=16 oflag=direct conv=notrunc 2>/dev/null
             dd if=$disk bs=64k skip=16 count=16 iflag=direct 2>/dev/null | cmp - /tmp/data && echo same
             dd if=/dev/hwrng bs=1k count=4 iflag=fullblock 2>/dev/null | wc -c
-            frame $dev $peer {{PeerMac}}
-            frame $peer $dev {{Mac}}
+            frame $dev $peer {{PeerMac}} | cut -d ' ' -f 1
+            frame $peer $dev {{Mac}} | cut -d ' ' -f 1
         }
         load() {
             blkdiscard $disk

@@ -31,31 +31,16 @@ public sealed class KexecTests
         var console = new ConsoleClient(fabric, "talk0");
         var guest = Guest.Start(
             fabric,
-            await _kexec.PreludeAsync() + await _frames.PreludeAsync() + VirtioTests.Find + $$"""
-            modprobe virtio_net
-            for n in /sys/class/net/*; do
-                case $(cat $n/address) in
-                {{Mac}}) nic=${n##*/} ;;
-                {{PeerMac}}) peer=${n##*/} ;;
-                esac
-            done
+            await _kexec.PreludeAsync() + await _frames.PreludeAsync() + VirtioTests.Find + GuestNetwork.FindTwo(Mac, PeerMac) + GuestNetwork.Frame + $$"""
             ip link set $nic up
             ip link set $peer up
-            frame() {
-                net_test hear $2 88b5 >/tmp/heard &
-                hearer=$!
-                until grep -q hearing /tmp/heard; do sleep 0.1; done
-                net_test say $1 88b5 1514 $3
-                wait $hearer
-                tail -n 1 /tmp/heard | cut -d ' ' -f 1
-            }
             uname -r
             work
             disk=$(find_disk line0)
             work | tail -n 1
             dd if=/dev/hwrng bs=1k count=4 iflag=fullblock 2>/dev/null | wc -c
-            frame $nic $peer {{PeerMac}}
-            frame $peer $nic {{Mac}}
+            frame $nic $peer {{PeerMac}} | cut -d ' ' -f 1
+            frame $peer $nic {{Mac}} | cut -d ' ' -f 1
             stty -F /dev/hvc0 raw -echo
             exec 3<>/dev/hvc0
             echo ready

@@ -34,7 +34,7 @@ public sealed class NewerKernelTests
         var console = new ConsoleClient(fabric, "talk0");
         var guest = Guest.Start(
             fabric,
-            await _frames.PreludeAsync() + await _ethtool.PreludeAsync() + VirtioTests.Find + Script,
+            await _frames.PreludeAsync() + await _ethtool.PreludeAsync() + VirtioTests.Find + GuestNetwork.FindTwo(Mac, PeerMac) + GuestNetwork.Frame + Script,
             "disk0",
             "nic0",
             "peer0",
@@ -67,13 +67,6 @@ public sealed class NewerKernelTests
     }
 
     private const string Script = $$"""
-        modprobe virtio_net
-        for n in /sys/class/net/*; do
-            case $(cat $n/address) in
-            {{Mac}}) nic=${n##*/} ;;
-            {{PeerMac}}) peer=${n##*/} ;;
-            esac
-        done
         for n in $nic $peer; do
             # No frames but those of the test.
             [ ! -e /proc/sys/net/ipv6/conf/$n ] || echo 1 >/proc/sys/net/ipv6/conf/$n/disable_ipv6
@@ -88,14 +81,6 @@ public sealed class NewerKernelTests
         read -r text <&3
         printf '%s\n' "$text" >&3
         say() { net_test say $1 88b5 1514 $2; }
-        frame() {
-            net_test hear $2 88b5 >/tmp/heard &
-            hearer=$!
-            until grep -q hearing /tmp/heard; do sleep 0.1; done
-            say $1 $3
-            wait $hearer
-            tail -n 1 /tmp/heard
-        }
         virtio=$(basename $(readlink -f /sys/class/net/$nic/device))
         interrupts() { awk -v q="$virtio-$1.0" '$NF == q { for (i = 2; i < NF; i++) if ($i ~ /^[0-9]+$/) n += $i } END { print n + 0 }' /proc/interrupts; }
         received() { cat /sys/class/net/$nic/statistics/rx_packets; }
