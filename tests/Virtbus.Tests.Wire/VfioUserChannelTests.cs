@@ -274,6 +274,21 @@ public sealed class VfioUserChannelTests : IDisposable
         Assert.Equal((Errno.EPROTO, true), (fault.Errno, channel.IsClosed));
     }
 
+    // When it returns, the thread waits in a receive: it took the reply to the other call, and did that with the gate.
+    private Thread StartReader(VfioUserChannel channel, VfioUserCall call, Action<Fault> ended)
+    {
+        var other = Begin(channel);
+        var reader = Start(() =>
+        {
+            channel.TryWait(call, Deadline.Milliseconds * 10, out var fault);
+            ended(fault);
+        });
+        Send(Message(REGION_READ, Words(0), 1, other.FirstId));
+        Deadline.Until(() => channel.OldestCall() >= 0 && other.Outstanding == 0, "the other reply");
+        channel.OldestCall();
+        return reader;
+    }
+
     [Fact]
     public void Memory_that_is_unmapped_is_waited_for_no_more()
     {
@@ -283,10 +298,71 @@ public sealed class VfioUserChannelTests : IDisposable
         var call = Begin(channel, DMA_READ);
         (call.Address, call.Length) = (0x1000, 0x1000);
         var fault = Fault.None;
-        var waiter = Start(() => channel.TryWait(call, Deadline.Milliseconds * 10, out fault));
+        var waiter = StartReader(channel, call, ended => fault = ended);
+        channel.GiveUp(0x2000, ulong.MaxValue, new Fault(Errno.ENOENT, "not that"));
+        Assert.Equal(1, call.Outstanding);
         channel.GiveUp(0x1800, 0x1800, new Fault(Errno.ENOENT, "unmapped"));
         waiter.Ends("the call");
-        Assert.Equal((Errno.ENOENT, false), (fault.Errno, channel.IsClosed));
+        Assert.Equal((Errno.ENOENT, "unmapped", false), (fault.Errno, fault.Message, channel.IsClosed));
+    }
+
+    [Fact]
+    public void Who_polls_while_another_reads_leaves_it_to_that_one()
+    {
+        using var channel = Open();
+        channel.Share();
+        var call = Begin(channel);
+        var fault = new Fault(Errno.EPERM, "not ended");
+        var reader = StartReader(channel, call, ended => fault = ended);
+        var before = Environment.TickCount64;
+        channel.Poll(before + 50);
+        Assert.InRange(Environment.TickCount64, before + 40, before + Deadline.Milliseconds);
+        Send(Message(REGION_READ, Words(5), 1, call.FirstId));
+        reader.Ends("the call");
+        Assert.Equal((Fault.None, 5u), (fault, call.Read<uint>()));
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Dispose_lets_those_go_on_who_wait(bool isServer)
+    {
+        var channel = Open();
+        channel.Share();
+        var call = Begin(channel);
+        var fault = Fault.None;
+        var waiter = StartReader(channel, call, ended => fault = ended);
+        // The second one waits for the first to read.
+        var isTaken = true;
+        var server = isServer ? Start(() => isTaken = channel.TryTake(new VfioUserOutbox(channel), out _)) : null;
+        Start(channel.Dispose).Ends("the dispose");
+        waiter.Ends("the call");
+        server?.Ends("the server");
+        Assert.Equal((Errno.ECONNRESET, Errno.ECONNRESET, !isServer), (fault.Errno, channel.End.Errno, isTaken));
+    }
+
+    [Fact]
+    public void Peer_that_goes_without_reading_what_was_sent_is_gone_as_any()
+    {
+        using var channel = Open();
+        Assert.True(channel.TrySend(Message(DEVICE_RESET, []), default));
+        _peer!.Dispose();
+        Assert.False(channel.TryTake(new VfioUserOutbox(channel), out _));
+        Assert.Equal(Errno.ECONNRESET, channel.End.Errno);
+        // And one that is told to go.
+        using var other = Open();
+        other.Close(Fault.None);
+        Assert.Equal((true, Errno.ECONNRESET), (other.IsClosed, other.End.Errno));
+    }
+
+    [Fact]
+    public void Calls_are_made_once_and_used_again()
+    {
+        using var channel = Open();
+        var calls = Enumerable.Range(0, 3).Select(_ => channel.Rent()).ToList();
+        Assert.Equal(3, calls.Distinct().Count());
+        calls.ForEach(channel.Return);
+        Assert.Equal(calls.ToHashSet(), Enumerable.Range(0, 3).Select(_ => channel.Rent()).ToHashSet());
     }
 
     [Fact]
@@ -337,7 +413,10 @@ public sealed class VfioUserChannelTests : IDisposable
             channel.Return(call);
             Assert.Empty(call.Descriptors);
             Assert.Same(call, channel.Rent());
+            var before = Kernel.Descriptors;
             Send(Message(DMA_MAP, Map(Base, 4096)), [.. Enumerable.Repeat(signal.Descriptor, 32)]);
+            channel.Poll(Environment.TickCount64 + Deadline.Milliseconds);
+            Assert.Equal(before, Kernel.Descriptors);
             Send(Message(DMA_MAP, Map(Base, 4096)), signal.Descriptor);
             channel.Poll(Environment.TickCount64 + Deadline.Milliseconds);
         }
