@@ -77,6 +77,26 @@ public sealed class RingPartTests
     }
 
     [Fact]
+    public void Buffer_whose_turn_it_is_passes_and_one_that_has_others_before_it_does_not()
+    {
+        var order = new UsedOrder(2);
+        // Around the end of the table.
+        for (var i = 0; i < 3; i++)
+        {
+            var (first, second) = (Take(order, 1), Take(order, 2));
+            Assert.False(order.TryPass(second));
+            Assert.False(order.TryTake(new DescriptorChain(1)));
+            Assert.True(order.TryPass(first));
+            // It has made room.
+            var third = Take(order, 3);
+            order.Complete(third, 3);
+            Assert.Equal("", Ended(order));
+            Assert.True(order.TryPass(second));
+            Assert.Equal("3/4/3 whole", Ended(order));
+        }
+    }
+
+    [Fact]
     public void What_was_done_in_an_earlier_turn_is_not_done_in_this_one()
     {
         var order = new UsedOrder(1);
