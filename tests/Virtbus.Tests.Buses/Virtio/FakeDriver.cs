@@ -23,7 +23,7 @@ internal sealed class FakeDriver(VirtioBus bus, string name, params VirtioMatchI
 
     protected override bool Accepts(IVirtioIdentity device) => Wants?.Invoke(device) ?? true;
 
-    protected override VirtioFeatures Validate(VirtioBusDevice device, VirtioFeatures features) => features.Without(2);
+    protected internal override VirtioFeatures Validate(VirtioBusDevice device, VirtioFeatures features) => features.Without(2);
 
     protected override ValueTask ProbeAsync(VirtioBusDevice device, CancellationToken cancellationToken)
     {
@@ -49,5 +49,5 @@ internal sealed class FakeDriver(VirtioBus bus, string name, params VirtioMatchI
         return default;
     }
 
-    protected override void OnConfigChanged(VirtioBusDevice device) => Interlocked.Increment(ref Changes);
+    protected internal override void OnConfigChanged(VirtioBusDevice device) => Interlocked.Increment(ref Changes);
 }

@@ -82,7 +82,7 @@ public sealed class VirtioBusTests
         await rig.Fabric.RegisterDriverAsync(driver).In();
         Assert.Equal((0, GivenUp), (probes, transport.Status));
         var error = await Expect.RefusedAsync(Errno.EINVAL, () => rig.Fabric.BindAsync(driver, device.Name));
-        Assert.Equal("Device virtio0: its features can't be settled: it does not like them.", error.Message);
+        Assert.EndsWith("Device virtio0: its features can't be settled: it does not like them.", error.Message, StringComparison.Ordinal);
     }
 
     [Fact]
