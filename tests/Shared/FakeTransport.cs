@@ -4,7 +4,7 @@ using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 
-namespace Virtbus.Tests.Buses.Virtio;
+namespace Virtbus.Tests;
 
 /// <summary>A device that does nothing but keep its status, for the bus above: what it is asked is noted, and a test makes it refuse.</summary>
 internal sealed class FakeTransport : IVirtioTransport
@@ -25,7 +25,12 @@ internal sealed class FakeTransport : IVirtioTransport
 
     public byte Status { get; set; }
 
+    public int QueueSize { get; init; } = 4;
+
     public IommuGroup Group { get; } = new(1);
+
+    /// <summary>Bytes of the configuration space; none at first.</summary>
+    public byte[] Config { get; init; } = [];
 
     public Fault ResetFault { get; set; }
 
@@ -56,8 +61,10 @@ internal sealed class FakeTransport : IVirtioTransport
 
     public bool TryReadConfig(int offset, Span<byte> destination, out Fault fault)
     {
-        fault = new Fault(Errno.EINVAL, "there is none");
-        return false;
+        fault = offset + destination.Length <= Config.Length ? Fault.None : new Fault(Errno.EINVAL, "it ends before");
+        if (fault == Fault.None)
+            Config.AsSpan(offset, destination.Length).CopyTo(destination);
+        return fault == Fault.None;
     }
 
     public void WriteConfig(int offset, ReadOnlySpan<byte> source)
@@ -69,7 +76,7 @@ internal sealed class FakeTransport : IVirtioTransport
         Calls.Enqueue("queues");
         var queues = new VirtioQueue[specs.Length];
         for (var i = 0; i < queues.Length; i++)
-            queues[i] = VirtioQueue.Create(Group, i, specs[i], 4, features, 4, static _ => { }, broken);
+            queues[i] = VirtioQueue.Create(Group, specs[i].Number ?? i, specs[i], QueueSize, features, 4, static _ => { }, broken);
         return queues;
     }
 
