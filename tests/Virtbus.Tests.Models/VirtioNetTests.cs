@@ -263,6 +263,32 @@ public sealed class VirtioNetTests
     }
 
     [Theory]
+    // Of TCP in IPv4 that is none, with its checksum in the Ethernet header, in more pieces than one frame may make, and one that is right.
+    [InlineData(0x86DD, 100, 1, 1448, 34, 16, false)]
+    [InlineData(0x0800, 100, 0, 0, 13, 16, false)]
+    [InlineData(0x0800, 54 + 2049, 1, 1, 34, 16, false)]
+    [InlineData(0x0800, 54 + 2048, 1, 1, 34, 16, true)]
+    // By a port of VLAN 7: with the tag of 8, of 7, and of none.
+    [InlineData(0x8100, 100, 0, 0, 0, 0, false, 7, 8)]
+    [InlineData(0x8100, 100, 0, 0, 0, 0, true, 7, 7)]
+    [InlineData(0x8100, 100, 0, 0, 0, 0, true, 7, 0)]
+    public void Frame_that_the_switch_refuses_counts_as_lost_and_not_as_sent(
+        ushort etherType, int length, byte type, ushort segment, ushort start, ushort offset, bool isTaken, ushort vlan = 0, ushort tag = 0)
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA) { Vlan = vlan });
+        using var user = new VirtioNetUser(a);
+        var frame = Net.Tcp(Broadcast, MacA, length);
+        BinaryPrimitives.WriteUInt16BigEndian(frame.AsSpan(12), etherType);
+        if (vlan != 0)
+            BinaryPrimitives.WriteUInt16BigEndian(frame.AsSpan(14), tag);
+        user.Send(frame, Net.Header((byte)(start == 0 ? 0 : 1), type, 54, segment, start, offset));
+        Deadline.Until(() => a.Counters.SentFrames + a.Counters.SendLost == 1, "the frame to be sent or lost");
+        Assert.Equal((isTaken ? 1UL : 0UL, isTaken ? (ulong)length : 0UL, isTaken ? 0UL : 1UL), (a.Counters.SentFrames, a.Counters.SentBytes, a.Counters.SendLost));
+        Assert.Equal(isTaken ? 0 : 1, a.Port.Malformed + a.Port.Filtered);
+        Assert.Equal(!isTaken && vlan != 0 ? 1 : 0, a.Port.Filtered);
+    }
+
+    [Theory]
     [InlineData(1500, 1500, 1514, false, true)]
     [InlineData(1500, 1500, 1515, false, false)]
     [InlineData(1500, 1500, 1518, true, true)]

@@ -81,7 +81,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         }
 
         _sink = new NetPort(this, _receive);
-        Port = new SwitchPort(_sink) { AccessVlan = options.Vlan, MaxAddresses = MostAddresses };
+        Port = new SwitchPort(_sink) { Name = name, AccessVlan = options.Vlan, MaxAddresses = MostAddresses };
         CreateQueues(Queue);
         network.Join(Port);
     }
