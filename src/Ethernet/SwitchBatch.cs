@@ -7,7 +7,7 @@ namespace Virtbus.Ethernet;
 public sealed class SwitchBatch
 {
     // What a batch may cost, whatever is cut for however many ports: a few milliseconds. Who comes behind that misses the frame.
-    private const int MostPieces = 32 << 10;
+    internal const int MostPieces = 32 << 10;
     private readonly EthernetSwitch _owner;
     private readonly SwitchLane? _lane;
     private readonly List<SwitchPort> _touched = [];
