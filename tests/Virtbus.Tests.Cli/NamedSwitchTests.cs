@@ -7,6 +7,7 @@ using Virtbus.Daemon.Provisioning;
 using Virtbus.Ethernet;
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Models.VirtioNet;
+using Virtbus.Platform;
 using Virtbus.Provisioning;
 using Virtbus.Subsystems.Net;
 using Adapter = Virtbus.Daemon.Provisioning.Adapter;
@@ -129,6 +130,41 @@ public sealed class NamedSwitchTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Cable_of_a_function_is_pulled_out_and_its_driver_asked_to_announce_itself_by_the_tree()
+    {
+        var card = await AddAsync("one", Mac, ("speed", "25000"));
+        var other = await AddAsync("two", Mac + 1);
+        await ProvisioningEngine.Of(_rig.Fabric).AddAsync("dice", "virtio", null, [new("virtio", "rng")], cancellationToken: TestContext.Current.CancellationToken);
+        var (path, second) = (PathOf("one"), PathOf("two"));
+        Assert.Equal(("up\n", "25000\n", "-1\n"), (_rig.Read(path + "/link"), _rig.Read(path + "/speed"), _rig.Read(second + "/speed")));
+        Assert.Equal(Errno.EOPNOTSUPP, (await RefusedAsync(path + "/announce", "1")).Errno);
+        using var user = new VirtioNetUser(card);
+        using var peer = new VirtioNetUser(other);
+        var told = 0;
+        card.SetConfigCallback(() => told++);
+        await WriteAsync(path + "/link", "down");
+        Assert.Equal(("down\n", 1, 0, "up\n"), (_rig.Read(path + "/link"), told, Status(), _rig.Read(second + "/link")));
+        user.Send(Frame(Everyone, Mac, 1));
+        Deadline.Until(() => card.Counters.SendLost == 1, "the frame to be lost");
+        await WriteAsync(path + "/link", "up");
+        user.Send(Frame(Everyone, Mac, 2));
+        Assert.Equal(Frame(Everyone, Mac, 2), peer.Receive()[peer.HeaderSize..]);
+        await WriteAsync(path + "/announce", "1");
+        Assert.Equal((3, VirtioNetConfig.VIRTIO_NET_S_LINK_UP | VirtioNetConfig.VIRTIO_NET_S_ANNOUNCE), (told, Status()));
+        foreach (var (file, value) in ((string, string)[])[("link", "sideways"), ("link", ""), ("announce", "0"), ("announce", "2")])
+            Assert.Equal(Errno.EINVAL, (await RefusedAsync($"{path}/{file}", value)).Errno);
+        Assert.Equal(Errno.EACCES, (await RefusedAsync(path + "/speed", "1")).Errno);
+        Assert.DoesNotContain("link", Names(PathOf("dice")));
+
+        int Status()
+        {
+            var status = new byte[2];
+            Assert.True(card.TryGetConfig(VirtioNetConfig.StatusOffset, status, out _));
+            return BinaryPrimitives.ReadUInt16LittleEndian(status);
+        }
+    }
+
+    [Fact]
     public async Task Addresses_that_a_port_may_have_are_bounded_for_each_kind()
     {
         var manifest = ManifestReader.ReadText("adapters: [{ name: left, model: merlin, switch: lan }]", "/lan.yaml").Adapters[0];
@@ -170,6 +206,12 @@ public sealed class NamedSwitchTests : IAsyncLifetime
         declared.Remove("lan");
         Assert.Empty(Names("/kernel/switches"));
     }
+
+    private string PathOf(string label) => _rig.Pci.Devices.Cast<PciDevice>().Single(d => d.Label == label).DevPath;
+
+    private ValueTask WriteAsync(string path, string value) => _rig.Fabric.Tree.WriteAsync(path, value, TestContext.Current.CancellationToken);
+
+    private Task<VirtbusException> RefusedAsync(string path, string value) => Assert.ThrowsAsync<VirtbusException>(() => WriteAsync(path, value).AsTask());
 
     private async Task<VirtioNetDevice> AddAsync(string name, ulong mac, params (string Key, string Value)[] more)
     {
