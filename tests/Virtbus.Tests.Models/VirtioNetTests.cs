@@ -57,11 +57,11 @@ public sealed class VirtioNetTests
     [Fact]
     public void Frames_that_are_cut_into_thousands_go_out_whole_over_several_turns()
     {
-        // At once they are more than the 32,768 pieces that a batch may make.
-        const int Frames = 40;
-        const int Payload = 1024;
+        // As many as the device takes at once, which grows with each turn, are more than the 32,768 pieces that a batch may make.
+        const int Frames = 62;
+        const int Payload = 2048;
         using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
-        using var user = new VirtioNetUser(a);
+        using var user = new VirtioNetUser(a, slotSize: 4096);
         var sink = new Counter();
         _network.Join(new SwitchPort(sink));
         for (var i = 0; i < Frames; i++)
