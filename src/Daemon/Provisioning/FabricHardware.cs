@@ -58,6 +58,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         _serials = new SerialFunctions(context);
         _virtio = new VirtioFunctions(context);
         _switches = new DeclaredSwitches(context.Switches);
+        context.Fabric.Tree.AddKernelDirectory(SwitchTree.Make(context.Switches));
     }
 
     public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles];
