@@ -1,4 +1,9 @@
+using Microsoft.Extensions.Logging.Abstractions;
+using Virtbus.Block;
+using Virtbus.Core;
+using Virtbus.Daemon.Provisioning;
 using Virtbus.Platform;
+using Virtbus.Subsystems.Block;
 
 namespace Virtbus.Tests.Cli;
 
@@ -128,6 +133,42 @@ public sealed class NbdVerbTests
               - {"{"} name: data, adapter: adapter0, memory: 8MiB, {wish} {"}"}
             """));
         Assert.Contains(error, refused, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Disk_of_a_driver_is_offered_by_its_own_attribute_until_it_goes()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        using var loader = new ModuleLoader(rig.Fabric, Path.Combine(Path.GetDirectoryName(TestFabric.Program)!, "modules"), watch: false);
+        var folder = Directory.CreateTempSubdirectory("vb");
+        await using var exports = new NbdExports(new ProvisioningContext(rig.Fabric, loader, folder.FullName, NullLoggerFactory.Instance));
+        using var backend = new MemoryBackend(1 << 20);
+        var subsystem = BlockSubsystem.Of(rig.Fabric);
+        var disk = await subsystem.RegisterAsync(null, "vda", backend);
+        Assert.Equal("", rig.Read("/class/block/vda/nbd"));
+        await WriteAsync("unix readonly name=first");
+        Assert.Equal("unix readonly name=first\n", rig.Read("/class/block/vda/nbd"));
+        var socket = Path.Combine(folder.FullName, "vda.nbd");
+        Assert.Equal($"nbd+unix:///first?socket={socket}\n", rig.Read("/class/block/vda/socket"));
+        Assert.Equal(("vda", "nbd"), (Assert.Single(exports.Sockets).Name, exports.Sockets.First().Protocol));
+        using var client = UnixStream.TryConnect(socket, out _)!;
+        Assert.Equal("NBDMAGIC", await GreetingAsync(client));
+        await Expect.RefusedAsync(Errno.EINVAL, () => new ValueTask(WriteAsync("0.0.0.0:0")));
+        await Expect.RefusedAsync(Errno.EINVAL, () => new ValueTask(WriteAsync("unix writable")));
+        Assert.True(File.Exists(socket));
+        await WriteAsync("127.0.0.1:0");
+        Assert.False(File.Exists(socket));
+        Assert.StartsWith("nbd://127.0.0.1:", rig.Read("/class/block/vda/socket"), StringComparison.Ordinal);
+        await WriteAsync("");
+        Assert.Equal(("", ""), (rig.Read("/class/block/vda/nbd"), rig.Read("/class/block/vda/socket")));
+        Assert.Empty(disk.Users);
+        await WriteAsync("unix");
+        await subsystem.UnregisterAsync(disk).In();
+        Deadline.Until(() => !File.Exists(socket), "the socket to go with the disk");
+        Assert.Empty(exports.Sockets);
+        folder.Delete(recursive: true);
+
+        Task WriteAsync(string text) => rig.Fabric.Tree.WriteAsync("/class/block/vda/nbd", text, TestContext.Current.CancellationToken).In();
     }
 
     [Fact]

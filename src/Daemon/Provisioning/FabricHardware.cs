@@ -189,6 +189,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         await _serials.DisposeAsync();
         while (_adapters is [.., var (last, _)])
             await RemoveAdapterAsync(last.Name);
+        await _nbd.DisposeAsync();
         _switches.Dispose();
         await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);
