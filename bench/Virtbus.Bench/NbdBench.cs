@@ -19,7 +19,7 @@ internal static class NbdBench
 
     internal static async Task<int> RunAsync(string[] args)
     {
-        var values = new Dictionary<string, string> { ["--folder"] = "/dev/shm", ["--rounds"] = "3", ["--seconds"] = "3", ["--fio"] = "fio", ["--qemu-nbd"] = "qemu-nbd" };
+        var values = new Dictionary<string, string> { ["--folder"] = "/dev/shm", ["--rounds"] = "3", ["--seconds"] = "3", ["--fio"] = "fio", ["--qemu-nbd"] = "qemu-nbd", ["--aio"] = "io_uring" };
         if (!NamedValues.TryRead(args, values))
             return 2;
         var (rounds, seconds) = (int.Parse(values["--rounds"], CultureInfo.InvariantCulture), values["--seconds"]);
@@ -31,7 +31,7 @@ internal static class NbdBench
             Console.WriteLine($"thousand requests a second, median of {rounds} (lowest to highest), {seconds} s each; file of {FileMebibytes} MiB in {values["--folder"]}, page cache; ratio: median of the rounds'");
             var peers = new (string Name, Func<string, ProcessStartInfo> Start)[]
             {
-                ("qemu-nbd", socket => new(values["--qemu-nbd"], ["--format=raw", "--cache=writeback", "--aio=io_uring", "--shared=8", "--persistent", $"--socket={socket}", file])),
+                ("qemu-nbd", socket => new(values["--qemu-nbd"], ["--format=raw", "--cache=writeback", $"--aio={values["--aio"]}", "--shared=8", "--persistent", $"--socket={socket}", file])),
                 ("Virtbus file", socket => new("dotnet", [typeof(NbdBench).Assembly.Location, "nbd-serve", socket, file])),
             };
             var results = peers.Select(_ => s_works.Select(_ => new List<double>()).ToArray()).ToArray();

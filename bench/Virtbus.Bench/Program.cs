@@ -32,7 +32,7 @@ static int Usage()
                Virtbus.Bench map [--rounds N]
                Virtbus.Bench net-switch [--rounds N]
                Virtbus.Bench net [--rounds N] [--milliseconds N]
-               Virtbus.Bench nbd [--folder DIR] [--rounds N] [--seconds S] [--fio COMMAND] [--qemu-nbd COMMAND]
+               Virtbus.Bench nbd [--folder DIR] [--rounds N] [--seconds S] [--fio COMMAND] [--qemu-nbd COMMAND] [--aio MODE]
                Virtbus.Bench nbd-serve SOCKET null|memory|FILE
                Virtbus.Bench poll [--rounds N]
                Virtbus.Bench poll drive own|shared DEPTH SECONDS

@@ -74,6 +74,7 @@ internal sealed class NbdHandshake(NbdServer server, NbdSession session, NbdStre
             return Refuse($"its option {(uint)option} has {length} bytes");
         var bytes = length == 0 ? [] : new byte[length];
         data = bytes;
+        session.Peer.CountMessage();
         return stream.ReadExactly(bytes);
     }
 
@@ -270,7 +271,6 @@ internal sealed class NbdHandshake(NbdServer server, NbdSession session, NbdStre
 
     private void ReplyError(NbdOption option, NbdOptionReply reply, string message)
     {
-        session.Peer.CountMessage();
         if (reply != NbdOptionReply.ERR_UNSUP)
             session.CountBadMessage();
         Reply(option, reply, Encoding.ASCII.GetBytes(message));

@@ -59,7 +59,16 @@ internal sealed class NbdTransmission : IDisposable
         for (var i = 0; i < Depth; i++)
             _free[i] = _places[i] = new NbdRequest(i);
         _replies = new NbdReplies(Depth, choice.IsStructured);
-        _channel = _backend.OpenChannel(Depth);
+        try
+        {
+            _channel = _backend.OpenChannel(Depth);
+        }
+        catch
+        {
+            _replies.Dispose();
+            _received.Dispose();
+            throw;
+        }
     }
 
     private Span<byte> Received => _received.Take(ReceiveSize).AsSpan();

@@ -5,6 +5,7 @@ using Virtbus.Transports.Nbd;
 
 namespace Virtbus.Tests.Transports.Nbd;
 
+[Collection(WireCollection.Name)]
 public class NbdFuzzTests
 {
     private const int Mutations = 100_000;

@@ -6,6 +6,7 @@ using Virtbus.Transports.Nbd;
 
 namespace Virtbus.Tests.Transports.Nbd;
 
+[Collection(WireCollection.Name)]
 public class NbdHandshakeTests
 {
     private const uint Ack = (uint)NbdOptionReply.ACK;

@@ -4,6 +4,7 @@ using Virtbus.Transports.Nbd;
 
 namespace Virtbus.Tests.Transports.Nbd;
 
+[Collection(WireCollection.Name)]
 public class NbdHostileTests
 {
     [Fact]

@@ -5,6 +5,7 @@ using static Virtbus.Transports.Nbd.NbdProtocol;
 
 namespace Virtbus.Tests.Transports.Nbd;
 
+[Collection(WireCollection.Name)]
 public class NbdRequestTests
 {
     [Theory]

@@ -5,6 +5,7 @@ using Virtbus.Transports.Nbd;
 namespace Virtbus.Tests.Transports.Nbd;
 
 /// <summary>The programs that people use: nbdinfo and nbdcopy (libnbd), qemu-img, fio.</summary>
+[Collection(WireCollection.Name)]
 public class NbdToolTests
 {
     [Theory]
