@@ -74,7 +74,8 @@ internal sealed class AddressTable
             Rebuild(static (entry, _) => !entry.Port.IsGone, 0);
     }
 
-    private static ulong Key(ulong address, ushort vlan) => address | ((ulong)vlan << 48);
+    /// <summary>What an entry is found by.</summary>
+    internal static ulong Key(ulong address, ushort vlan) => address | ((ulong)vlan << 48);
 
     private Entry? Find(Entry?[] entries, ulong key)
     {

@@ -104,8 +104,8 @@ public sealed class EthernetSwitch
             return;
         }
         if (!EthernetFrame.IsMulticast(switched.Source) && !from.IsGone)
-            _addresses.Learn(switched.Source, switched.Vlan, from, batch.Now);
-        if (Find(switched, batch.Now) is { } to)
+            batch.Learn(_addresses, switched.Source, switched.Vlan, from);
+        if (Find(batch, switched) is { } to)
         {
             if (to != from)
                 SendOne(batch, to, switched);
@@ -143,7 +143,7 @@ public sealed class EthernetSwitch
         // It was looked at where it came in, but its sender may have changed it before it was copied.
         if (!SwitchedFrame.TryRead(frame, 0, out var switched))
             return;
-        if (Find(switched, batch.Now) is { } to)
+        if (Find(batch, switched) is { } to)
         {
             if (to.Lane == lane && switched.MayLeaveBy(to.AccessVlan))
                 batch.Send(to, switched);
@@ -167,6 +167,6 @@ public sealed class EthernetSwitch
     }
 
     // The port that an address was seen at; null for all.
-    private SwitchPort? Find(in SwitchedFrame frame, long now) =>
-        EthernetFrame.IsMulticast(frame.Destination) ? null : _addresses.Find(frame.Destination, frame.Vlan, now);
+    private SwitchPort? Find(SwitchBatch batch, in SwitchedFrame frame) =>
+        EthernetFrame.IsMulticast(frame.Destination) ? null : batch.Find(_addresses, frame.Destination, frame.Vlan);
 }

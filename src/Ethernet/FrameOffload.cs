@@ -44,6 +44,6 @@ public readonly record struct FrameOffload(
         BinaryPrimitives.WriteUInt16LittleEndian(header[8..], ChecksumOffset);
     }
 
-    /// <summary>Whether there is nothing to do and nothing known.</summary>
-    public bool IsNone => this == default;
+    /// <summary>Whether there is nothing to do and nothing known: no other field counts then.</summary>
+    public bool IsNone => Flags == FrameFlags.None && Segmentation == SegmentationType.None && HashReport == 0;
 }

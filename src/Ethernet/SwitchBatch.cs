@@ -19,6 +19,11 @@ public sealed class SwitchBatch
     private int _pieces;
     private long _now;
     private bool _knowsTime;
+    // The address that was learned last, and where, and the one that was found last, and where: those of a flow come again and again.
+    private ulong _learned;
+    private SwitchPort? _learnedAt;
+    private ulong _found;
+    private SwitchPort? _foundAt;
 
     /// <summary>Makes one for a thread that works for ports without a lane.</summary>
     /// <param name="owner">The switch.</param>
@@ -69,6 +74,8 @@ public sealed class SwitchBatch
     {
         _knowsTime = false;
         _pieces = 0;
+        _learnedAt = null;
+        _foundAt = null;
         // By index: an interrupt's handler may make another port's turn end here.
         for (var i = 0; i < _touched.Count; i++)
         {
@@ -92,6 +99,26 @@ public sealed class SwitchBatch
         _failures = null;
         foreach (var (sink, exception) in failures)
             failed(sink, exception);
+    }
+
+    /// <summary>Notes where an address was seen, once a batch as long as no other one comes.</summary>
+    internal void Learn(AddressTable addresses, ulong address, ushort vlan, SwitchPort port)
+    {
+        var key = AddressTable.Key(address, vlan);
+        if (_learnedAt == port && _learned == key)
+            return;
+        addresses.Learn(address, vlan, port, Now);
+        (_learned, _learnedAt, _foundAt) = (key, port, null);
+    }
+
+    /// <summary>Looks an address up; one that moves on another thread is found where it was until the batch ends.</summary>
+    internal SwitchPort? Find(AddressTable addresses, ulong address, ushort vlan)
+    {
+        var key = AddressTable.Key(address, vlan);
+        if (_foundAt is { IsGone: false } port && _found == key)
+            return port;
+        (_found, _foundAt) = (key, addresses.Find(address, vlan, Now));
+        return _foundAt;
     }
 
     internal void Touch(SwitchPort port)

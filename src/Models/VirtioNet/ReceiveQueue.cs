@@ -14,13 +14,13 @@ internal sealed class ReceiveQueue : NetQueue
     private const int Depth = 256;
     // Room for as many segments as a window of TCP has.
     private const int Bytes = 1 << 20;
-    private const int Batch = 64;
+    private const int Batch = 32;
     // The most buffers for one frame.
     private const int MostBuffers = 128;
 
     private readonly VirtioNetDevice _device;
-    // Held while a frame is put in.
-    private readonly Lock _senders = new();
+    // Held while a frame is put in: too short to sleep for, and let go of without a fence.
+    private SpinLock _senders = new(enableThreadOwnerTracking: false);
     private FrameRing? _waiting;
     private bool _isOpen;
     private int _generation;
@@ -54,8 +54,10 @@ internal sealed class ReceiveQueue : NetQueue
     /// <returns>False when the queue does not run, or not for the same user; a frame that finds no room is lost.</returns>
     internal bool TryAdd(in EthernetFrame frame, int generation)
     {
-        lock (_senders)
+        var isMine = false;
+        try
         {
+            _senders.Enter(ref isMine);
             if (!_isOpen || generation != _generation)
                 return false;
             if (_waiting!.TryWrite(frame))
@@ -63,6 +65,11 @@ internal sealed class ReceiveQueue : NetQueue
             else
                 Refuse();
             return true;
+        }
+        finally
+        {
+            if (isMine)
+                _senders.Exit(useMemoryBarrier: false);
         }
     }
 
@@ -72,12 +79,12 @@ internal sealed class ReceiveQueue : NetQueue
         _device.Settings.Settle(features);
         _merges = features.Has(VirtioNetConfig.VIRTIO_NET_F_MRG_RXBUF);
         _waiting ??= new FrameRing(Depth, Bytes);
-        lock (_senders)
-        {
-            _generation = _device.Settings.Generation;
-            _isFull = false;
-            _isOpen = true;
-        }
+        var isMine = false;
+        _senders.Enter(ref isMine);
+        _generation = _device.Settings.Generation;
+        _isFull = false;
+        _isOpen = true;
+        _senders.Exit();
     }
 
     public override bool Process(out Fault fault)
@@ -122,8 +129,10 @@ internal sealed class ReceiveQueue : NetQueue
 
     private void Close()
     {
-        lock (_senders)
-            _isOpen = false;
+        var isMine = false;
+        _senders.Enter(ref isMine);
+        _isOpen = false;
+        _senders.Exit();
         // Nobody adds any more, and no thread of the queue takes. What waits is lost: whoever comes next is no longer the one that it was for.
         while (_waiting is not null && _waiting.TryPeek(out _))
         {

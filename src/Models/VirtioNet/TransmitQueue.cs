@@ -11,7 +11,7 @@ namespace Virtbus.Models.VirtioNet;
 /// </summary>
 internal sealed class TransmitQueue : NetQueue
 {
-    private const int Batch = 64;
+    private const int Batch = 32;
     // Of frames that are cut for others; the rest of the batch waits for the next turn, behind whoever else is on the thread.
     private const int MostPieces = 4096;
 

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -127,7 +128,7 @@ public abstract partial class DeviceRing
     /// <param name="writable">Whether the device writes it.</param>
     /// <param name="section">The stay; a new one when the buffer is reached by messages.</param>
     /// <param name="fault">EPROTO, E2BIG, EFAULT: what is wrong with it; none when it is taken on another thread.</param>
-    private protected bool TryAddBuffer(DescriptorChain chain, ulong address, uint length, bool writable, ref DmaSection section, out Fault fault)
+    private protected unsafe bool TryAddBuffer(DescriptorChain chain, ulong address, uint length, bool writable, ref DmaSection section, out Fault fault)
     {
         if (!writable && chain.WritableLength != 0)
         {
@@ -159,6 +160,10 @@ public abstract partial class DeviceRing
                 }
 
                 chain.Use.Add(new Iova(address), (ulong)run.Length);
+                // The other side wrote there last, most likely on another processor: while the rest of the batch is looked up it comes over.
+                // SAFETY: a prefetch reads nothing and faults nowhere.
+                if (Sse.IsSupported)
+                    Sse.Prefetch0((void*)run.Address);
             }
             else if (!TryAddFar(chain, address, (uint)run.Length, access, error, ref section, out fault))
             {

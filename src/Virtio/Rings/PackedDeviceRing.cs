@@ -156,8 +156,12 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
         Release(chain, written);
         if (_order is { } order)
         {
-            order.Complete(chain, written);
-            UseInOrder(order);
+            if (order.TryPass(chain))
+                Use(UsedOrder.Held.Of(chain, written));
+            else
+                order.Complete(chain, written);
+            while (order.TryEnd(out var held))
+                Use(held);
             return;
         }
 
@@ -373,24 +377,21 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
     }
 
     // One descriptor may stand for those before it that were used whole, where the first of them would have its own (2.8.9).
-    private void UseInOrder(UsedOrder order)
+    private void Use(UsedOrder.Held held)
     {
-        while (order.TryEnd(out var held))
+        if (_isBatchOpen)
         {
-            if (_isBatchOpen)
-            {
-                ref var batch = ref _unpublished[_unpublishedCount - 1];
-                var flags = (batch.Rest >> 48 & ~(ulong)PackedRing.VIRTQ_DESC_F_WRITE) | (held.Written == 0 ? 0UL : PackedRing.VIRTQ_DESC_F_WRITE);
-                batch = batch with { Rest = PackedDescriptor.Rest(held.Written, held.Head, (ushort)flags) };
-            }
-            else
-            {
-                Add(held.Head, held.Written);
-            }
-
-            _isBatchOpen = held.IsWhole;
-            _unpublishedSlots += held.Slots;
+            ref var batch = ref _unpublished[_unpublishedCount - 1];
+            var flags = (batch.Rest >> 48 & ~(ulong)PackedRing.VIRTQ_DESC_F_WRITE) | (held.Written == 0 ? 0UL : PackedRing.VIRTQ_DESC_F_WRITE);
+            batch = batch with { Rest = PackedDescriptor.Rest(held.Written, held.Head, (ushort)flags) };
         }
+        else
+        {
+            Add(held.Head, held.Written);
+        }
+
+        _isBatchOpen = held.IsWhole;
+        _unpublishedSlots += held.Slots;
     }
 
     // SAFETY: the places are below the queue size, and the ring's area was checked when the queue started.

@@ -142,8 +142,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         Release(chain, written);
         if (_order is { } order)
         {
-            order.Complete(chain, written);
-            UseInOrder(order);
+            if (order.TryPass(chain))
+                Use(UsedOrder.Held.Of(chain, written));
+            else
+                order.Complete(chain, written);
+            while (order.TryEnd(out var held))
+                Use(held);
             return;
         }
 
@@ -269,16 +273,13 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private void Use(ushort index, ushort head, uint written) => *(ulong*)(_used + 4 + (8 * (index & _mask))) = head | ((ulong)written << 32);
 
     // One element may stand for those before it that were used whole, where the first of them would have its own (2.7.9).
-    private void UseInOrder(UsedOrder order)
+    private void Use(UsedOrder.Held held)
     {
-        while (order.TryEnd(out var held))
-        {
-            if (!_isBatchOpen)
-                _batch = _nextUsed;
-            Use(_batch, held.Head, held.Written);
-            _isBatchOpen = held.IsWhole;
-            _nextUsed++;
-        }
+        if (!_isBatchOpen)
+            _batch = _nextUsed;
+        Use(_batch, held.Head, held.Written);
+        _isBatchOpen = held.IsWhole;
+        _nextUsed++;
     }
 
     private void BeginAtUsed()

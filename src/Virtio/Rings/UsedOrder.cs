@@ -33,7 +33,17 @@ internal sealed class UsedOrder(int size)
 
     /// <summary>The device is done with a chain.</summary>
     internal void Complete(DescriptorChain chain, uint written) =>
-        _held[chain.Turn] = new Held(chain.Head, chain.Slots, written, IsWhole: written >= chain.Room, IsDone: true);
+        _held[chain.Turn] = Held.Of(chain, written);
+
+    /// <summary>The device is done with a chain whose turn it is, so that it need not be held; false when others are before it.</summary>
+    internal bool TryPass(DescriptorChain chain)
+    {
+        if (chain.Turn != _first)
+            return false;
+        _first = Behind(_first);
+        _count--;
+        return true;
+    }
 
     /// <summary>Takes the next one whose turn it is; false when the device is not done with it.</summary>
     internal bool TryEnd(out Held held)
@@ -59,5 +69,8 @@ internal sealed class UsedOrder(int size)
     /// <param name="Written">Bytes written to it.</param>
     /// <param name="IsWhole">Whether that is all that it has room for: then one behind it may stand for it.</param>
     /// <param name="IsDone">Whether the device is done with it.</param>
-    internal record struct Held(ushort Head, int Slots, uint Written, bool IsWhole, bool IsDone);
+    internal record struct Held(ushort Head, int Slots, uint Written, bool IsWhole, bool IsDone)
+    {
+        internal static Held Of(DescriptorChain chain, uint written) => new(chain.Head, chain.Slots, written, IsWhole: written >= chain.Room, IsDone: true);
+    }
 }
