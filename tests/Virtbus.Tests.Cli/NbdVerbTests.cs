@@ -4,6 +4,7 @@ using Virtbus.Core;
 using Virtbus.Daemon.Provisioning;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Block;
+using Virtbus.Transports.Nbd;
 
 namespace Virtbus.Tests.Cli;
 
@@ -151,6 +152,7 @@ public sealed class NbdVerbTests
         var socket = Path.Combine(folder.FullName, "vda.nbd");
         Assert.Equal($"nbd+unix:///first?socket={socket}\n", rig.Read("/class/block/vda/socket"));
         Assert.Equal(("vda", "nbd"), (Assert.Single(exports.Sockets).Name, exports.Sockets.First().Protocol));
+        Assert.True(((NbdExport)exports.Sockets.First().Endpoint).IsReadOnly);
         using var client = UnixStream.TryConnect(socket, out _)!;
         Assert.Equal("NBDMAGIC", await GreetingAsync(client));
         await Expect.RefusedAsync(Errno.EINVAL, () => new ValueTask(WriteAsync("0.0.0.0:0")));
