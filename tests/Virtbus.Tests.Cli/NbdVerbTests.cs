@@ -75,6 +75,7 @@ public sealed class NbdVerbTests
         var file = fabric.Write("file", "text");
         Assert.Contains("is no socket", await fabric.RefusedAsync("function", "set", "data", $"nbd={file}"), StringComparison.Ordinal);
         Assert.True(File.Exists(Path.Combine(fabric.Runtime, "data.nbd")));
+        Assert.True(await ExistsAsync(fabric, "data"));
         Assert.Contains("without TLS", await fabric.RefusedAsync("function", "set", "data", "nbd=0.0.0.0:0"), StringComparison.Ordinal);
         Assert.Contains("nbd_insecure=true", await fabric.RefusedAsync("function", "set", "data", "nbd=0.0.0.0:0"), StringComparison.Ordinal);
         Assert.Contains("an IP address and port", await fabric.RefusedAsync("function", "set", "data", "nbd=nowhere"), StringComparison.Ordinal);
