@@ -27,7 +27,7 @@ internal sealed record FabricManifest(
         .. Adapters.SelectMany(VirtualFunctionsOf),
         .. Disks.Select(static d => new ManifestFunction(d.Name, "disk", d.Adapter, [.. d.Values], d.Backing.At, d.Backing.Path, $"disk {d.Name} on {d.Adapter}")
         {
-            Places = ManifestFunction.PlacesOf(("readonly", d.ReadOnly.Place), ("queues", d.Queues.Place), ("packed", d.Packed.Place), ("serial", d.Serial.Place)),
+            Places = ManifestFunction.PlacesOf(("readonly", d.ReadOnly.Place), ("queues", d.Queues.Place), ("packed", d.Packed.Place), ("serial", d.Serial.Place), ("nbd", d.Nbd?.Address.Place), ("nbd_name", d.Nbd?.Name?.Place)),
         }),
         .. Serials.Select(static s => new ManifestFunction(s.Name, "serial", null, [new("driver", s.Driver)], s.Name.At, s.Name.Path, $"serial port {s.Name}") { Places = ManifestFunction.PlacesOf(("driver", s.Driver.Place)) }),
         .. Functions.Select(static f => new ManifestFunction(

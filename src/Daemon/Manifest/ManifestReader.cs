@@ -138,13 +138,15 @@ internal sealed class ManifestReader
                 : null;
         }
 
+        var nbd = new NbdManifest.Keys(baseFolder);
         var disks = new Field<IReadOnlyList<ManifestValue<DiskManifest>>>(
             "disks",
-            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, packed, serial], [image, memory, nothing], r =>
+            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, packed, serial, .. nbd.All], [image, memory, nothing], r =>
             {
                 var theName = r.Read(diskName);
                 var theAdapter = r.Read(adapter);
-                return ReadDisk(r, theName, theAdapter);
+                var theNbd = nbd.Read(r);
+                return ReadDisk(r, theName, theAdapter) is { } disk ? disk with { Nbd = theNbd } : null;
             })),
             "virtio-blk disks, each on a vhost-user socket of its own.");
 
