@@ -48,11 +48,9 @@ internal sealed class ControlRing : IDisposable
     /// <returns>False when the device refuses, is gone, or does not answer.</returns>
     internal async ValueTask<bool> TrySetPairsAsync(int pairs, CancellationToken cancellationToken)
     {
-        if (Send(pairs) is not { } answer)
-            return false;
         try
         {
-            return await answer.WaitAsync(Patience, _time, cancellationToken);
+            return await Send(pairs).WaitAsync(Patience, _time, cancellationToken);
         }
         catch (TimeoutException)
         {
@@ -82,19 +80,19 @@ internal sealed class ControlRing : IDisposable
 
     public void Dispose() => _memory.Dispose();
 
-    private Task<bool>? Send(int pairs)
+    private Task<bool> Send(int pairs)
     {
         lock (_lock)
         {
             if (_queue is not { } queue)
-                return null;
+                return Task.FromResult(false);
             var bytes = _memory.Span;
             (bytes[0], bytes[1]) = (Pairs, SetPairs);
             BinaryPrimitives.WriteUInt16LittleEndian(bytes[2..], (ushort)pairs);
             bytes[AnswerOffset] = byte.MaxValue;
             _answer = new TaskCompletionSource<bool>(TaskCreationOptions.RunContinuationsAsynchronously);
             if (queue.Add(new DriverBuffer(_memory.Address, 4, false), new DriverBuffer(new Iova(_memory.Address.Value + AnswerOffset), 1, true)) < 0)
-                return null;
+                return Task.FromResult(false);
             queue.Kick();
             return _answer.Task;
         }
