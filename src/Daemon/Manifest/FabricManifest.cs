@@ -35,7 +35,7 @@ internal sealed record FabricManifest(
         {
             Places = ManifestFunction.PlacesOf(
                 ("driver", f.Driver?.Place), ("provider", f.ProviderPlace), ("queues", f.Virtio?.Disk?.Queues.Place ?? f.Virtio?.Net?.Queues?.Place), ("serial", f.Virtio?.Disk?.Serial.Place), ("vectors", f.Virtio?.Vectors?.Place),
-                ("switch", f.Virtio?.Net?.Switch?.Place), ("mac", f.Virtio?.Net?.Mac?.Place), ("mtu", f.Virtio?.Net?.Mtu?.Place), ("vlan", f.Virtio?.Net?.Vlan?.Place), ("vfs", f.Virtio?.VirtualFunctions?.Place)),
+                ("switch", f.Virtio?.Net?.Switch?.Place), ("mac", f.Virtio?.Net?.Mac?.Place), ("mtu", f.Virtio?.Net?.Mtu?.Place), ("speed", f.Virtio?.Net?.Speed?.Place), ("vlan", f.Virtio?.Net?.Vlan?.Place), ("vfs", f.Virtio?.VirtualFunctions?.Place)),
         }),
         .. Functions.SelectMany(VirtualFunctionsOf),
     ];

@@ -59,6 +59,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         _serials = new SerialFunctions(context);
         _virtio = new VirtioFunctions(context);
         _switches = new DeclaredSwitches(context.Switches);
+        context.Fabric.Tree.AddKernelDirectory(SwitchTree.Make(context.Switches));
         _nbd = new NbdExports(context);
     }
 
