@@ -17,20 +17,20 @@ public class TcpListenerTests
         Assert.Equal(Errno.EAGAIN, error);
         using var client = TcpListener.TryConnect(listener.EndPoint, out error)!;
         Assert.Equal(Errno.None, error);
-        Assert.True(Polling.Wait(listener.Descriptor, forWriting: false, cancel: null, Deadline.Milliseconds));
+        Assert.True(Virtbus.Platform.Polling.Wait(listener.Descriptor, forWriting: false, cancel: null, Deadline.Milliseconds));
         using var server = listener.TryAccept(out error)!;
         Assert.Equal(IPAddress.Parse(address), server.PeerAddress!.Address);
         Assert.NotEqual(listener.EndPoint.Port, server.PeerAddress.Port);
         Assert.Equal(listener.EndPoint, client.PeerAddress);
         Assert.Equal(3, client.Send([1, 2, 3], [], out _));
         var bytes = new byte[8];
-        Assert.True(Polling.Wait(server.Descriptor, forWriting: false, cancel: null, Deadline.Milliseconds));
+        Assert.True(Virtbus.Platform.Polling.Wait(server.Descriptor, forWriting: false, cancel: null, Deadline.Milliseconds));
         Assert.Equal(3, server.Receive(bytes, [], out _));
         Assert.Equal([1, 2, 3], bytes[..3]);
         Assert.Equal(-1, server.Receive(bytes, [], out error));
         Assert.Equal(Errno.EAGAIN, error);
         client.Dispose();
-        Assert.True(Polling.Wait(server.Descriptor, forWriting: false, cancel: null, Deadline.Milliseconds));
+        Assert.True(Virtbus.Platform.Polling.Wait(server.Descriptor, forWriting: false, cancel: null, Deadline.Milliseconds));
         Assert.Equal(0, server.Receive(bytes, [], out _));
     }
 
