@@ -101,8 +101,8 @@ public sealed partial class VirtioConfigRegisters
     /// <param name="value">The value.</param>
     public void Write(int offset, int size, ulong value)
     {
-        // Nothing of a suspended device changes but its status (VIRTIO 1.4, 3.4).
-        if (_device.IsSuspended && offset is not (device_status or device_feature_select or driver_feature_select or queue_select))
+        // Nothing of a suspended device changes but its status (VIRTIO 1.4, 3.4); of one that is being reset nothing would stay.
+        if ((_device.IsSuspended || _device.IsResetting) && offset is not (device_status or device_feature_select or driver_feature_select or queue_select))
             return;
         switch (offset, size)
         {

@@ -12,14 +12,14 @@ public abstract partial class VirtioDevice
     /// <param name="descriptorArea">Descriptor table.</param>
     /// <param name="driverArea">Available ring.</param>
     /// <param name="deviceArea">Used ring.</param>
-    /// <param name="fault">EBUSY while the queue is ready.</param>
+    /// <param name="fault">EBUSY while the queue is ready, or the device being reset.</param>
     /// <returns>Whether it was taken.</returns>
     public bool TrySetQueueAddress(int queue, Iova descriptorArea, Iova driverArea, Iova deviceArea, out Fault fault)
     {
         lock (_lock)
         {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
+            if (!IsToBeSetUp(queue, out fault))
+                return false;
             At(queue).DescriptorArea = descriptorArea;
             At(queue).DriverArea = driverArea;
             At(queue).DeviceArea = deviceArea;
@@ -30,14 +30,14 @@ public abstract partial class VirtioDevice
     /// <summary>Sets the number of descriptors of a queue.</summary>
     /// <param name="queue">Queue number.</param>
     /// <param name="size">Up to <see cref="MaxQueueSize"/>; a power of two, unless VIRTIO_F_RING_PACKED was taken.</param>
-    /// <param name="fault">EINVAL; EBUSY while the queue is ready.</param>
+    /// <param name="fault">EINVAL; EBUSY while the queue is ready, or the device being reset.</param>
     /// <returns>Whether it was taken.</returns>
     public bool TrySetQueueSize(int queue, int size, out Fault fault)
     {
         lock (_lock)
         {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
+            if (!IsToBeSetUp(queue, out fault))
+                return false;
             if (!IsQueueSize(size, _driverFeatures))
                 return Refuse(Errno.EINVAL, "the queue size is no power of two within the device's limit", out fault);
             At(queue).Size = size;
@@ -48,7 +48,8 @@ public abstract partial class VirtioDevice
     /// <summary>Makes a queue ready, or stops it after finishing what it has in work.</summary>
     /// <param name="queue">Queue number.</param>
     /// <param name="ready">Whether it shall be.</param>
-    /// <param name="fault">EFAULT, EINVAL when the rings do not lie in mapped memory or are not aligned; EINVAL before FEATURES_OK.</param>
+    /// <param name="fault">EFAULT, EINVAL when the rings do not lie in mapped memory or are not aligned; EINVAL before FEATURES_OK; EBUSY while the device is
+    /// being reset.</param>
     /// <returns>Whether it was done; stopping always is.</returns>
     public bool TrySetQueueReady(int queue, bool ready, out Fault fault)
     {
@@ -58,6 +59,8 @@ public abstract partial class VirtioDevice
             var target = At(queue);
             if (target.Ready == ready)
                 return Done(out fault);
+            if (ready && _isResetting)
+                return RefuseResetting(out fault);
             if (ready && !VirtioStatusRules.Allows(Status, VirtioStep.EnableQueue, out fault))
                 return false;
             // What ends begins anew behind it.
@@ -122,14 +125,14 @@ public abstract partial class VirtioDevice
     /// <param name="state">
     /// The place; one of the other ring format is refused when the queue is made ready. The default value is the beginning of either format.
     /// </param>
-    /// <param name="fault">EBUSY while the queue is ready.</param>
+    /// <param name="fault">EBUSY while the queue is ready, or the device being reset.</param>
     /// <returns>Whether it was taken.</returns>
     public bool TrySetQueueState(int queue, QueueState state, out Fault fault)
     {
         lock (_lock)
         {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
+            if (!IsToBeSetUp(queue, out fault))
+                return false;
             At(queue).State = state;
             return Done(out fault);
         }
@@ -209,7 +212,12 @@ public abstract partial class VirtioDevice
     {
     }
 
-    private static bool RefuseReady(out Fault fault) => Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault);
+    private bool IsToBeSetUp(int queue, out Fault fault)
+    {
+        if (_isResetting)
+            return RefuseResetting(out fault);
+        return At(queue).Ready ? Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault) : Done(out fault);
+    }
 
     // A packed ring has any size (2.8.10.1).
     private bool IsQueueSize(int size, VirtioFeatures features) =>
@@ -227,7 +235,6 @@ public abstract partial class VirtioDevice
 
     private void EndQueue(QueueRunner queue)
     {
-        bool isReset;
         lock (_lock)
         {
             if (queue.IsEnding)
@@ -235,17 +242,9 @@ public abstract partial class VirtioDevice
             TryEndSuspending();
             if (!_isResetting)
                 Run(queue);
-            isReset = _isResetting && !HasEnding;
         }
-        if (!isReset)
-            return;
-        // Before the driver sees it, and begins anew.
-        Volatile.Read(ref _resetEnding)?.Invoke();
-        lock (_lock)
-        {
-            if (_isResetting && !HasEnding)
-                EndReset();
-        }
+
+        EndResetWhenDone();
     }
 
     private bool HasEnding => Array.Exists(_queues, static queue => queue.IsEnding);

@@ -38,8 +38,11 @@ public abstract partial class VirtioDevice
             foreach (var queue in _queues)
                 queue.Stop();
             TryEndSuspending();
-            return Done(out fault);
         }
+
+        // What is under way when a device stands still would be under way for ever in the one that goes on.
+        EndResetWhenDone();
+        return Done(out fault);
     }
 
     /// <inheritdoc/>
@@ -101,6 +104,7 @@ public abstract partial class VirtioDevice
             for (var i = 0; i < states.Length; i++)
                 Apply(states[i], _queues[i]);
             _driverFeatures = features;
+            _isResetting = false;
             Interlocked.Exchange(ref _status, device.Content.Span[6]);
             Volatile.Write(ref _configGeneration, BinaryPrimitives.ReadUInt32LittleEndian(device.Content.Span[24..]));
             ApplySuspension(suspension);

@@ -86,12 +86,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
     /// <summary>Takes the driver's choice of features.</summary>
     /// <param name="features">The bits.</param>
-    /// <param name="fault">EINVAL for a bit that was not offered; EBUSY after FEATURES_OK.</param>
+    /// <param name="fault">EINVAL for a bit that was not offered; EBUSY after FEATURES_OK, and while the device is being reset.</param>
     /// <returns>Whether they were taken.</returns>
     public bool TrySetDriverFeatures(VirtioFeatures features, out Fault fault)
     {
         lock (_lock)
         {
+            if (_isResetting)
+                return RefuseResetting(out fault);
             if (!VirtioStatusRules.Allows(Status, VirtioStep.TakeFeatures, out fault))
                 return false;
             if (!features.IsWithin(DeviceFeatures))
@@ -123,12 +125,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Writes the configuration space, as a driver may.</summary>
     /// <param name="offset">Byte offset.</param>
     /// <param name="source">What.</param>
-    /// <param name="fault">EINVAL when the range leaves the space; EROFS for a field that a driver may not write; EBUSY while it is suspended.</param>
+    /// <param name="fault">EINVAL when the range leaves the space; EROFS for a field that a driver may not write; EBUSY while it is suspended, or being reset.</param>
     /// <returns>Whether it was written.</returns>
     public bool TrySetConfig(int offset, ReadOnlySpan<byte> source, out Fault fault)
     {
         lock (_lock)
         {
+            if (_isResetting)
+                return RefuseResetting(out fault);
             if (IsSuspended)
                 return Refuse(Errno.EBUSY, "the device is suspended", out fault);
             if (offset < 0 || offset > ConfigSize || source.Length > ConfigSize - offset)
@@ -168,7 +172,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         lock (_lock)
         {
             if (_isResetting)
-                return Refuse(Errno.EBUSY, "the device is being reset", out fault);
+                return RefuseResetting(out fault);
             var old = Status;
             if (!VirtioStatusRules.TryAdvance(old, status, out fault))
                 return false;
@@ -207,7 +211,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
     /// <summary>
     /// As <see cref="Reset"/>, for a driver that asks for the status until it is 0: where a queue has to wait for a peer that is reached by messages, the
-    /// status stays what it was until that is done, and the peer is not kept waiting meanwhile. Else it is done when the call returns.
+    /// status stays what it was until that is done, and the peer is not kept waiting meanwhile; what it sets up in between is refused. Else it is done when the
+    /// call returns.
     /// </summary>
     /// <param name="isPolled">Whether the driver asks. For one that does not, the status is 0 at once: what is in work is given up, but for a message that is under way.</param>
     public void BeginReset(bool isPolled = true)
@@ -229,6 +234,9 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
                 EndReset();
         }
     }
+
+    /// <summary>Whether a <see cref="BeginReset"/> is under way: until the status is 0 nothing is taken.</summary>
+    internal bool IsResetting => Volatile.Read(ref _isResetting);
 
     /// <summary>Sets what is called at the end of a <see cref="BeginReset"/> that took longer, before the driver sees it.</summary>
     /// <param name="callback">The callback, on any thread, under no lock, not to block; null for none.</param>
@@ -404,8 +412,30 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         Volatile.Read(ref _configChanged)?.Invoke();
     }
 
+    private static bool RefuseResetting(out Fault fault) => Refuse(Errno.EBUSY, "the device is being reset", out fault);
+
+    // Before the driver sees it, and begins anew. Under no lock.
+    private void EndResetWhenDone()
+    {
+        lock (_lock)
+        {
+            if (!_isResetting || HasEnding)
+                return;
+        }
+
+        Volatile.Read(ref _resetEnding)?.Invoke();
+        lock (_lock)
+        {
+            if (_isResetting && !HasEnding)
+                EndReset();
+        }
+    }
+
     private void EndReset()
     {
+        // Nothing that was set up stays, whenever it was.
+        foreach (var queue in _queues)
+            queue.Forget(MaxQueueSize);
         _isResetting = false;
         ForgetSuspension();
         _driverFeatures = VirtioFeatures.None;
