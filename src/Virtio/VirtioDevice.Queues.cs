@@ -63,6 +63,11 @@ public abstract partial class VirtioDevice
                 return RefuseResetting(out fault);
             if (ready && !VirtioStatusRules.Allows(Status, VirtioStep.EnableQueue, out fault))
                 return false;
+            // They were set before the features, perhaps.
+            if (ready && !IsQueueSize(target.Size, _driverFeatures))
+                return Refuse(Errno.EINVAL, "the queue size is none of such a ring", out fault);
+            if (ready && target.State.IsPacked && !_driverFeatures.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
+                return Refuse(Errno.EINVAL, "the queue's state is that of a packed ring", out fault);
             // What ends begins anew behind it.
             if (!target.IsEnding)
                 target.Stop();
@@ -73,6 +78,21 @@ public abstract partial class VirtioDevice
             if (!ready || TryRun(target, out fault))
                 return Done(out fault);
             target.Ready = false;
+            return false;
+        }
+    }
+
+    /// <summary>Sets a queue up and makes it ready, or neither, as for a driver that writes a register for it.</summary>
+    internal bool TryEnableQueue(int queue, int size, Iova descriptorArea, Iova driverArea, Iova deviceArea, out Fault fault)
+    {
+        lock (_lock)
+        {
+            var target = At(queue);
+            var (oldSize, oldDescriptors, oldDriver, oldDevice) = (target.Size, target.DescriptorArea, target.DriverArea, target.DeviceArea);
+            if (TrySetQueueSize(queue, size, out fault) && TrySetQueueAddress(queue, descriptorArea, driverArea, deviceArea, out fault)
+                && TrySetQueueReady(queue, true, out fault))
+                return true;
+            (target.Size, target.DescriptorArea, target.DriverArea, target.DeviceArea) = (oldSize, oldDescriptors, oldDriver, oldDevice);
             return false;
         }
     }

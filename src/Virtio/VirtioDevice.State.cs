@@ -173,16 +173,18 @@ public abstract partial class VirtioDevice
         {
             var size = BinaryPrimitives.ReadUInt16LittleEndian(from[24..]);
             var flags = BinaryPrimitives.ReadUInt16LittleEndian(from[26..]);
-            if (!IsQueueSize(size, features) || (flags & ~(ReadyFlag | BrokenFlag | PackedFlag)) != 0
-                || ((flags & ReadyFlag) != 0 && (status & VirtioStatus.FEATURES_OK) == 0)
-                || ((flags & PackedFlag) != 0 && !features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
+            // A queue that is not ready may have been set up for features that were given up since.
+            var isReady = (flags & ReadyFlag) != 0;
+            if (size == 0 || size > MaxQueueSize || (flags & ~(ReadyFlag | BrokenFlag | PackedFlag)) != 0
+                || (isReady && (!IsQueueSize(size, features) || (status & VirtioStatus.FEATURES_OK) == 0))
+                || (isReady && (flags & PackedFlag) != 0 && !features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
                 || !QueueState.TryDecode(BinaryPrimitives.ReadUInt32LittleEndian(from[28..]), (flags & PackedFlag) != 0, out var state, out _))
                 return Refuse(section, $"has a queue {i} that such a device can't have", out fault);
             states[i] = new QueueSetup(
                 new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from)),
                 new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from[8..])),
                 new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from[16..])),
-                size, (flags & ReadyFlag) != 0, (flags & BrokenFlag) != 0, state);
+                size, isReady, (flags & BrokenFlag) != 0, state);
         }
         return Done(out fault);
     }
