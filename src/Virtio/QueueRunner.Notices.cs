@@ -55,7 +55,7 @@ internal sealed partial class QueueRunner
     private void TellIfDue()
     {
         var coalescing = Volatile.Read(ref _coalescing);
-        // A driver all of whose buffers are back waits for nothing else.
+        // A driver all of whose descriptors are back has nothing else to wait for.
         if (_processor.Counters.Requests - _requestsBefore >= coalescing >> PacketsShift || _ring.Untold >= _ring.Size
             || Stopwatch.GetTimestamp() - _heldSince >= MostTicks(coalescing))
             Tell();
