@@ -53,7 +53,7 @@ public abstract partial class VirtioDevice
     /// <returns>Whether it was done; stopping always is.</returns>
     public bool TrySetQueueReady(int queue, bool ready, out Fault fault)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             var target = At(queue);
@@ -85,7 +85,7 @@ public abstract partial class VirtioDevice
     /// <summary>Sets a queue up and makes it ready, or neither, as for a driver that writes a register for it.</summary>
     internal bool TryEnableQueue(int queue, int size, Iova descriptorArea, Iova driverArea, Iova deviceArea, out Fault fault)
     {
-        lock (_lock)
+        using (Hold())
         {
             var target = At(queue);
             var (oldSize, oldDescriptors, oldDriver, oldDevice) = (target.Size, target.DescriptorArea, target.DriverArea, target.DeviceArea);
@@ -105,7 +105,7 @@ public abstract partial class VirtioDevice
     /// <remarks>VIRTIO_F_RING_RESET is the transport's to offer, and to look at.</remarks>
     public void ResetQueue(int queue)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             Forget(At(queue));
@@ -119,7 +119,7 @@ public abstract partial class VirtioDevice
     /// <param name="queue">Queue number.</param>
     public void BeginResetQueue(int queue)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             At(queue).BeginStop();
@@ -177,7 +177,7 @@ public abstract partial class VirtioDevice
     public void SetQueueKick(int queue, EventFd? kick, bool polls = true)
     {
         // The eventfd belongs to the caller, who closes the old one when this returns; so the queue stands still while it is exchanged.
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             var target = At(queue);
@@ -255,7 +255,7 @@ public abstract partial class VirtioDevice
 
     private void EndQueue(QueueRunner queue)
     {
-        lock (_lock)
+        using (Hold())
         {
             if (queue.IsEnding)
                 queue.Stop();
@@ -295,7 +295,34 @@ public abstract partial class VirtioDevice
     private void QueueFaulted(int queue, Fault fault)
     {
         Interlocked.Or(ref _status, VirtioStatus.DEVICE_NEEDS_RESET);
+        if (_lock.IsHeldByCurrentThread)
+            _untold.Enqueue((queue, fault));
+        else
+            Tell(queue, fault);
+    }
+
+    private void Tell(int queue, Fault fault)
+    {
         Volatile.Read(ref _queueFaulted)?.Invoke(queue, fault);
         Volatile.Read(ref _configChanged)?.Invoke();
+    }
+
+    // The device's lock where queues start or end: faults that come of that are told when it is let go of.
+    private Held Hold()
+    {
+        _lock.Enter();
+        return new Held(this);
+    }
+
+    private void LetGo()
+    {
+        _lock.Exit();
+        while (!_lock.IsHeldByCurrentThread && _untold.TryDequeue(out var one))
+            Tell(one.Queue, one.Fault);
+    }
+
+    private readonly ref struct Held(VirtioDevice device)
+    {
+        public void Dispose() => device.LetGo();
     }
 }

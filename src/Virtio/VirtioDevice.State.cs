@@ -31,7 +31,7 @@ public abstract partial class VirtioDevice
     /// <remarks>From any thread that is no queue's. A reset by the driver ends what it set up, not the pause.</remarks>
     public bool TryPause(out Fault fault)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             _isPaused = true;
@@ -49,7 +49,7 @@ public abstract partial class VirtioDevice
     public void Resume()
     {
         bool owes;
-        lock (_lock)
+        using (Hold())
         {
             _isPaused = false;
             owes = TakeConfigNotice();

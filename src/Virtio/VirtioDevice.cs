@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -14,6 +15,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 {
     private readonly Lock _lock = new();
     private readonly QueueRunner[] _queues;
+    // Faults of queues that came about under the lock.
+    private readonly ConcurrentQueue<(int Queue, Fault Fault)> _untold = new();
     private DmaPort? _dma;
     private Action? _configChanged;
     private Action<int, Fault>? _queueFaulted;
@@ -146,7 +149,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     public void SetConfigCallback(Action? callback) => Volatile.Write(ref _configChanged, callback);
 
     /// <summary>Sets what is called when a ring error stopped a queue.</summary>
-    /// <param name="callback">Queue number and cause; on the queue's thread, not to block and not to call the device; null for none.</param>
+    /// <param name="callback">Queue number and cause; on the queue's thread, or on that of a call that starts or ends queues, when it has let go of the device; not to
+    /// block and not to call the device. Null for none.</param>
     public void SetQueueFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _queueFaulted, callback);
 
     /// <summary>
@@ -169,7 +173,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         }
 
         bool owes;
-        lock (_lock)
+        using (Hold())
         {
             if (_isResetting)
                 return RefuseResetting(out fault);
@@ -201,7 +205,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// </summary>
     public void Reset()
     {
-        lock (_lock)
+        using (Hold())
         {
             foreach (var queue in _queues)
                 Forget(queue);
@@ -217,7 +221,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <param name="isPolled">Whether the driver asks. For one that does not, the status is 0 at once: what is in work is given up, but for a message that is under way.</param>
     public void BeginReset(bool isPolled = true)
     {
-        lock (_lock)
+        using (Hold())
         {
             foreach (var queue in _queues)
             {
@@ -245,7 +249,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Resets the device for another user, who knows nothing of it yet: what the one before read of its configuration does not count.</summary>
     public void BeginUse()
     {
-        lock (_lock)
+        using (Hold())
         {
             Reset();
             OnBeginUse();
@@ -262,7 +266,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <param name="dma">The port, whose <see cref="DmaPort.SetChangeCallback"/> is the device's from here on; null for none.</param>
     public void SetDma(DmaPort? dma)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             _dma?.SetChangeCallback(null);
@@ -282,7 +286,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <param name="change">The change.</param>
     public void HandleDmaChange(DmaChange change)
     {
-        lock (_lock)
+        using (Hold())
         {
             if (_disposed)
                 return;
@@ -298,7 +302,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Stops all queues and frees them. The backend behind the device stays with who made it.</summary>
     public void Dispose()
     {
-        lock (_lock)
+        using (Hold())
         {
             if (_disposed)
                 return;
