@@ -146,7 +146,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
         _stop = StopState.None;
         _isMoving = false;
         _whyNotMoved = null;
-        _heldSince = 0;
+        _held.End();
         _runningKick = Kick;
         try
         {
@@ -311,7 +311,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
             return false;
         }
 
-        var isHeldBack = BeginBatch();
+        var isHeldBack = _held.Begin(_processor.Counters.Requests);
         if (_processor.Process(out fault))
         {
             if (isHeldBack)
@@ -321,7 +321,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
             return true;
         }
 
-        if (_heldSince != 0)
+        if (_held.IsHeld)
             TellIfDue();
 
         if (_ring.IsHeldUp && _whyNotMoved is { } why)

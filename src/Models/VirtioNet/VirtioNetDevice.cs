@@ -49,7 +49,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     ];
 
     // More than guests have, and not enough for one to take the switch's table from all others.
-    private const int MostAddresses = 256;
+    internal const int MostAddresses = 256;
 
     private readonly EthernetSwitch _network;
     private readonly VirtioNetOptions _options;
@@ -81,7 +81,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         }
 
         _sink = new NetPort(this, _receive);
-        Port = new SwitchPort(_sink) { AccessVlan = options.Vlan, MaxAddresses = MostAddresses };
+        Port = new SwitchPort(_sink) { Name = name, AccessVlan = options.Vlan, MaxAddresses = MostAddresses };
         CreateQueues(Queue);
         network.Join(Port);
     }
@@ -100,6 +100,9 @@ public sealed partial class VirtioNetDevice : VirtioDevice
 
     /// <summary>Whether the link is up. While it is not, frames are lost in both directions.</summary>
     public bool IsLinkUp => Settings.IsLinkUp;
+
+    /// <summary>Its speed in Mbit/s, as its driver reads it; null for unknown.</summary>
+    public uint? Speed => _options.Speed;
 
     /// <summary>What went through so far; each number up to date, not all of the same moment. Any thread.</summary>
     public VirtioNetCounters Counters
