@@ -93,6 +93,14 @@ public sealed class EthernetSwitch
         _addresses.ForgetGone();
     }
 
+    /// <summary>Forgets the addresses that were seen at a port that stays, as a bridge does whose cable is pulled: another one's are behind it. Any thread.</summary>
+    /// <param name="port">The port; what is sent by it after that is learned anew, by a batch that is under way with the next one.</param>
+    public void Forget(SwitchPort port)
+    {
+        ArgumentNullException.ThrowIfNull(port);
+        _addresses.Forget(port);
+    }
+
     /// <summary>Switches a frame that came in by a port; on the thread of the batch.</summary>
     /// <returns>False for one that was dropped where it came in.</returns>
     internal bool Forward(SwitchBatch batch, SwitchPort from, in EthernetFrame frame)

@@ -165,6 +165,8 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
         }
         catch (VirtbusException e)
         {
+            // The model was started, perhaps, and no thread comes that would end it.
+            ServiceThread.Guard(_name, _processor.Abandon);
             CloseRun();
             fault = new Fault(e.Errno, e.Errno == Errno.EAGAIN ? "the host has no room for the queue's thread" : "the host has no room for the queue: " + e.Errno);
             return false;

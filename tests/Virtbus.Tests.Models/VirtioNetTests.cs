@@ -90,6 +90,8 @@ public sealed class VirtioNetTests
 
         internal int Count => Volatile.Read(ref _count);
 
+        internal int Length { get; init; } = 55;
+
         internal int Wrong => Volatile.Read(ref _wrong);
 
         public OffloadKinds Takes => OffloadKinds.None;
@@ -97,7 +99,7 @@ public sealed class VirtioNetTests
         public void Deliver(in EthernetFrame frame)
         {
             Interlocked.Increment(ref _count);
-            if (frame.Length != 55 || !frame.Offload.IsNone)
+            if (frame.Length != Length || !frame.Offload.IsNone)
                 Interlocked.Increment(ref _wrong);
         }
 
@@ -376,6 +378,53 @@ public sealed class VirtioNetTests
         userA.Send(Net.Frame(MacB, MacA, 60, 2));
         Assert.Equal(arrives ? frame : Net.Frame(MacB, MacA, 60, 2), userB.Receive()[20..]);
         Assert.Equal(arrives ? 0UL : 1UL, a.Counters.SendLost + b.Counters.ReceiveLost);
+    }
+
+    [Theory]
+    [InlineData(1, 54, 1460, true)]
+    [InlineData(1, 54, 1461, false)]
+    [InlineData(1, 54, 8960, false)]
+    [InlineData(5, 42, 1472, true)]
+    [InlineData(5, 42, 1473, false)]
+    public void Frame_to_be_cut_into_longer_ones_than_the_mtu_is_lost(byte type, ushort headers, ushort segment, bool arrives)
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        using var b = new VirtioNetDevice("b", _network, new VirtioNetOptions(MacB) { Mtu = 9000 });
+        using var userA = new VirtioNetUser(a, slotSize: 16384);
+        using var userB = new VirtioNetUser(b, slotSize: 16384);
+        var frame = Net.Tcp(MacB, MacA, 9014, protocol: type == 1 ? (byte)6 : (byte)17);
+        userA.Send(frame, Net.Header(1, type, headers, segment, 34, type == 1 ? (ushort)16 : (ushort)6));
+        userA.Send(Net.Frame(MacB, MacA, 60, 2));
+        Assert.Equal(arrives ? frame : Net.Frame(MacB, MacA, 60, 2), userB.Receive()[20..]);
+        Assert.Equal(arrives ? 0UL : 1UL, a.Counters.SendLost);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Addresses_of_the_user_of_before_are_not_the_next_ones(bool byLink)
+    {
+        const ulong Stranger = 0x02_00_00_00_00_99;
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        using var b = new VirtioNetDevice("b", _network, new VirtioNetOptions(MacB));
+        using var userA = new VirtioNetUser(a);
+        using var userB = new VirtioNetUser(b);
+        var others = new Counter { Length = 60 };
+        _network.Join(new SwitchPort(others));
+        userA.Send(Net.Frame(MacB, Stranger, 60, 1));
+        userB.Receive();
+        Assert.Equal(1, others.Count);
+        userB.Send(Net.Frame(Stranger, MacB, 60, 2));
+        userB.Send(Net.Frame(Broadcast, MacB, 60, 3));
+        Deadline.Until(() => others.Count >= 2, "the second frame");
+        Assert.Equal(2, others.Count);
+        if (byLink)
+            a.SetLink(false);
+        else
+            a.BeginUse();
+        userB.Send(Net.Frame(Stranger, MacB, 60, 4));
+        Deadline.Until(() => others.Count >= 3, "the frame to reach all");
+        Assert.Equal(0, others.Wrong);
     }
 
     [Fact]

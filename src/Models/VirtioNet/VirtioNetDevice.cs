@@ -135,12 +135,15 @@ public sealed partial class VirtioNetDevice : VirtioDevice
 
     internal FlowTable Flows { get; } = new();
 
-    /// <summary>Plugs the cable in or out, and tells the driver. Any thread but a queue's.</summary>
+    /// <summary>Plugs the cable in or out, and tells the driver; without it the switch forgets who was there. Any thread but a queue's.</summary>
     /// <param name="up">Whether the link is to be up.</param>
     public void SetLink(bool up)
     {
-        if (IsLinkUp != up)
-            ChangeConfig(() => Settings.SetStatus(VIRTIO_NET_S_LINK_UP, up));
+        if (IsLinkUp == up)
+            return;
+        ChangeConfig(() => Settings.SetStatus(VIRTIO_NET_S_LINK_UP, up));
+        if (!up)
+            _network.Forget(Port);
     }
 
     /// <summary>Asks the driver to tell the network where it is, after it moved. Any thread but a queue's.</summary>
@@ -159,12 +162,11 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     /// <summary>What is said of a queue is in force from now on; on any thread.</summary>
     internal void Coalesce(int queue, Coalescing value) => SetQueueCoalescing(queue, value.MaxPackets, value.MaxMicroseconds);
 
-    /// <summary>Whether a frame that is whole is longer than the network is to have.</summary>
+    /// <summary>Whether a frame, or what it is cut into, is longer than the network is to have.</summary>
     internal bool IsTooLong(in EthernetFrame frame)
     {
         var payload = frame.Length - EthernetFrame.MinLength;
-        return payload > _options.Mtu && frame.Offload.Segmentation == SegmentationType.None
-            && frame.Length - FlowHeader.EthernetBytes(frame.Bytes) > _options.Mtu;
+        return payload > _options.Mtu && frame.PieceLength - FlowHeader.EthernetBytes(frame.Bytes) > _options.Mtu;
     }
 
     /// <inheritdoc/>
@@ -213,9 +215,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     protected override void OnQueueEnabling(int queue) => Coalescing.Enable(queue, DriverFeatures);
 
     /// <inheritdoc/>
-    protected override void OnBeginUse()
-    {
-    }
+    protected override void OnBeginUse() => _network.Forget(Port);
 
     /// <inheritdoc/>
     protected override void OnDispose() => _network.Leave(Port);
