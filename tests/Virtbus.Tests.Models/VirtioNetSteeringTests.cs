@@ -95,6 +95,21 @@ public sealed class VirtioNetSteeringTests : IDisposable
     }
 
     [Fact]
+    public void Flows_of_the_user_before_are_forgotten_at_a_reset()
+    {
+        Assert.Equal(0, _user.Command(4, 0, Pairs, 0));
+        // Each flow by a pair that is not the one of its hash.
+        var flows = Enumerable.Range(0, 40).Select(i => Net.Tcp(MacB, MacA, 60, 0x0A000000u + (uint)(i * 77), 0x0B000001)).ToArray();
+        var own = flows.Select(frame => _device.Flows.Find(frame, Pairs)).ToArray();
+        for (var i = 0; i < flows.Length; i++)
+            _user.Send(flows[i], default, (2 * ((own[i] + 1) % Pairs)) + 1);
+        Deadline.Until(() => _device.Counters.SentFrames == (ulong)flows.Length, "the frames to be sent");
+        Assert.Equal(own.Select(pair => (pair + 1) % Pairs), flows.Select(frame => _device.Flows.Find(frame, Pairs)));
+        _user.Restart();
+        Assert.Equal(own, flows.Select(frame => _device.Flows.Find(frame, Pairs)));
+    }
+
+    [Fact]
     public void Without_a_table_or_pairs_all_come_to_the_first_and_with_pairs_they_are_spread()
     {
         for (var i = 0; i < 100; i++)

@@ -85,4 +85,77 @@ public sealed class VirtioRulesTests
         Assert.False(QueueState.TryPacked(0x8000, availableWrap: false, 0, usedWrap: false, out _, out var fault));
         Assert.Equal(Errno.EINVAL, fault.Errno);
     }
+
+    [Fact]
+    public void Every_status_and_every_write_is_as_the_standard_says()
+    {
+        for (var status = 0; status < 256; status++)
+        {
+            for (var wanted = 0; wanted < 256; wanted++)
+            {
+                var isKept = (status & SUSPEND) != 0 && (wanted & DRIVER_OK) != 0 ? status & ~SUSPEND : status;
+                // 32 is no bit, and SUSPEND none that comes by this.
+                var isKnown = (wanted & 32) == 0 && ((wanted & SUSPEND) == 0 || (status & SUSPEND) != 0);
+                var isNothingTaken = (isKept & ~DEVICE_NEEDS_RESET & ~wanted) == 0;
+                var added = wanted & ~isKept;
+                var isInOrder = ((added & DRIVER) == 0 || (wanted & ACKNOWLEDGE) != 0) &&
+                    ((added & FEATURES_OK) == 0 || (wanted & 3) == 3) && ((added & DRIVER_OK) == 0 || ((wanted & 11) == 11 && (status & FEATURES_OK) != 0));
+                Assert.Equal((status, wanted, isKnown && isNothingTaken && isInOrder),
+                    (status, wanted, VirtioStatusRules.TryAdvance((byte)status, (byte)wanted, out _)));
+            }
+        }
+    }
+
+    [Fact]
+    public void Sets_of_features_are_joined_and_taken_apart()
+    {
+        var (low, high) = (VirtioFeatures.Of(0, 63), VirtioFeatures.Of(64, 127));
+        Assert.Equal((0x8000_0000_0000_0001UL, 0UL, 0UL, 0x8000_0000_0000_0001UL), (low.Low, low.High, high.Low, high.High));
+        Assert.Equal(VirtioFeatures.Of(0, 63, 64, 127), low | high);
+        Assert.True((low & high).IsEmpty);
+        Assert.False(low.IsEmpty);
+        Assert.False(high.IsEmpty);
+        Assert.Equal(high, ~low & (low | high));
+        Assert.Equal((low, high), (low.With(0), high.Without(63)));
+        Assert.Equal(("0x8000000000000001", "0x80000000000000010000000000000000"), (low.ToString(), high.ToString()));
+        Assert.True(VirtioFeatures.None.IsWithin(low));
+        Assert.False(low.IsWithin(high));
+        Assert.Throws<ArgumentOutOfRangeException>(() => VirtioFeatures.Of(-1));
+        // A word that is written takes the place of the one there.
+        var all = ~VirtioFeatures.None;
+        for (var word = 0u; word < 4; word++)
+            Assert.Equal(all & ~VirtioFeatures.None.WithWord(word, uint.MaxValue) | VirtioFeatures.None.WithWord(word, 0x1234_5678), all.WithWord(word, 0x1234_5678));
+        Assert.Equal(all, all.WithWord(4, 0));
+    }
+
+    [Theory]
+    [InlineData(0x7fff, 0x7fff, true)]
+    [InlineData(0x7fff, 0x8000, false)]
+    [InlineData(0x8000, 0x7fff, false)]
+    [InlineData(0xffff, 0, false)]
+    public void Places_in_a_packed_ring_have_15_bits(int available, int used, bool fits)
+    {
+        Assert.Equal(fits, QueueState.TryPacked((ushort)available, availableWrap: true, (ushort)used, usedWrap: false, out var state, out var fault));
+        Assert.Equal(fits ? Errno.None : Errno.EINVAL, fault.Errno);
+        Assert.Equal(fits ? (true, available, used, true, false) : (false, 0, 0, false, false),
+            (state.IsPacked, state.NextAvailable, state.NextUsed, state.AvailableWrap, state.UsedWrap));
+    }
+
+    [Fact]
+    public void Ring_that_nobody_used_begins_at_its_first_place()
+    {
+        Assert.Equal((default, 0x8000_8000u), (QueueState.Beginning(isPacked: false), QueueState.Beginning(isPacked: true).Encode()));
+        Assert.Equal((false, 7, 7u), (QueueState.Split(7).IsPacked, QueueState.Split(7).NextAvailable, QueueState.Split(7).Encode()));
+        Assert.True(QueueState.Beginning(isPacked: true).IsPacked);
+    }
+
+    [Theory]
+    [InlineData(0x8003_0005u, true, 5, 3, true)]
+    [InlineData(0x7fff_ffffu, true, 0xffff, 0x7fff, false)]
+    [InlineData(0x8003_0005u, false, 5, 0x8003, false)]
+    public void Notification_has_queue_and_place(uint value, bool isPacked, int queue, int next, bool wrap)
+    {
+        var notification = VirtioNotification.Decode(value, isPacked);
+        Assert.Equal(((ushort)queue, (ushort)next, wrap, value), (notification.Queue, notification.Next, notification.Wrap, notification.Encode()));
+    }
 }

@@ -168,6 +168,7 @@ public class VirtioBlkDevice : VirtioDevice
     private static VirtioFeatures OfferedBy(BlockInfo info)
     {
         var features = info.IsReadOnly ? Offered.With(VIRTIO_BLK_F_RO) : Offered;
+        features = HasTopology(info) ? features.With(VIRTIO_BLK_F_TOPOLOGY) : features;
         features = Discards(info) ? features.With(VIRTIO_BLK_F_DISCARD) : features;
         return WritesZeroes(info) ? features.With(VIRTIO_BLK_F_WRITE_ZEROES) : features;
     }

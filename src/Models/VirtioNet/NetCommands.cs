@@ -38,7 +38,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
         (1, 0) => Has(VIRTIO_NET_F_CTRL_RX) && TrySetTables(data),
         (1, 1) => Has(VIRTIO_NET_F_CTRL_MAC_ADDR) && TrySetAddress(data),
         (2, 0 or 1) => Has(VIRTIO_NET_F_CTRL_VLAN) && TrySetVlan(data, command == 0),
-        (3, 0) => Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && data.IsEmpty && device.Settings.SetStatus(VIRTIO_NET_S_ANNOUNCE, false),
+        (3, 0) => Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && data.IsEmpty && device.Settings.TryAcknowledge(Generation),
         (4, 0) => Has(VIRTIO_NET_F_MQ) && TrySetPairs(data),
         (4, 1) => Has(VIRTIO_NET_F_RSS) && TrySetRss(data),
         (4, 2) => Has(VIRTIO_NET_F_HASH_REPORT) && TrySetHash(data),

@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using Virtbus.Platform;
 using Virtbus.Wire.VfioUser;
-using static Virtbus.Tests.WireClient;
+using static Virtbus.Tests.WireMessages;
 
 namespace Virtbus.Tests.Remote.VfioUser;
 

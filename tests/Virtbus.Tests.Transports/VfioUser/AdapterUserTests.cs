@@ -13,7 +13,7 @@ using Virtbus.Subsystems.Net;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Transports.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserCommand;
-using static Virtbus.Tests.WireClient;
+using static Virtbus.Tests.WireMessages;
 
 namespace Virtbus.Tests.Transports.VfioUser;
 

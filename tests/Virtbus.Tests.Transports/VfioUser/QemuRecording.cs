@@ -1,6 +1,6 @@
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserCommand;
-using static Virtbus.Tests.WireClient;
+using static Virtbus.Tests.WireMessages;
 
 namespace Virtbus.Tests.Transports.VfioUser;
 

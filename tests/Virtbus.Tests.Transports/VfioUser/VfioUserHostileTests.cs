@@ -6,7 +6,7 @@ using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Transports.VfioUser;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserCommand;
-using static Virtbus.Tests.WireClient;
+using static Virtbus.Tests.WireMessages;
 
 namespace Virtbus.Tests.Transports.VfioUser;
 
@@ -87,59 +87,6 @@ public sealed class VfioUserHostileTests : IDisposable
         }
 
         twin.Dispose();
-    }
-
-    [Fact]
-    public void Descriptors_that_wait_with_messages_are_bounded()
-    {
-        using var inbox = new VfioUserInbox(headerByHeader: false);
-        using var signal = new EventFd();
-        var before = Kernel.DescriptorsBefore();
-        var message = Message(DEVICE_SET_IRQS, Irqs(0x24, 2, 0, 16));
-        var fault = Fault.None;
-        var taken = 0;
-        while (fault == Fault.None && taken < 100)
-        {
-            Assert.True(inbox.Prepare(out var buffer, out var offset, out _));
-            message.CopyTo(buffer, offset);
-            if (inbox.TryCommit(message.Length, [.. Enumerable.Range(0, 16).Select(_ => signal.Descriptor.Duplicate())], out fault))
-                taken++;
-        }
-
-        Assert.Equal((Errno.ENOBUFS, 64), (fault.Errno, taken));
-        Assert.Equal(before + 1024, Kernel.Descriptors);
-        inbox.Dispose();
-        Assert.Equal(before, Kernel.Descriptors);
-    }
-
-    [Theory]
-    [InlineData(1024, true)]
-    [InlineData(1025, false)]
-    [InlineData(60_000, false)]
-    public void Areas_of_a_region_share_one_descriptor_and_are_bounded(int count, bool isTaken)
-    {
-        var reply = new byte[32 + 16 + (count * 16)];
-        BinaryPrimitives.WriteUInt32LittleEndian(reply, (uint)reply.Length);
-        BinaryPrimitives.WriteUInt32LittleEndian(reply.AsSpan(4), 7 | 8);
-        BinaryPrimitives.WriteUInt32LittleEndian(reply.AsSpan(12), 32);
-        BinaryPrimitives.WriteUInt64LittleEndian(reply.AsSpan(16), 1UL << 40);
-        BinaryPrimitives.WriteUInt16LittleEndian(reply.AsSpan(32), 1);
-        BinaryPrimitives.WriteUInt32LittleEndian(reply.AsSpan(40), (uint)count);
-        for (var i = 0; i < count; i++)
-        {
-            BinaryPrimitives.WriteUInt64LittleEndian(reply.AsSpan(48 + (i * 16)), (ulong)i * 8192);
-            BinaryPrimitives.WriteUInt64LittleEndian(reply.AsSpan(56 + (i * 16)), 4096);
-        }
-
-        using var file = MemoryFile.Create("virtbus-test", 4096);
-        var before = Kernel.DescriptorsBefore();
-        Assert.Equal(isTaken, VfioUserRegionReply.TryRead(reply, [file], out var info, out var fault));
-        Assert.Equal(isTaken ? Errno.None : Errno.E2BIG, fault.Errno);
-        Assert.Equal(isTaken ? before + 1 : before, Kernel.Descriptors);
-        Assert.Equal(isTaken ? count : 0, info?.Areas.Count ?? 0);
-        foreach (var area in info?.Areas ?? [])
-            area.File.Dispose();
-        Assert.Equal(before, Kernel.Descriptors);
     }
 
     [Fact]

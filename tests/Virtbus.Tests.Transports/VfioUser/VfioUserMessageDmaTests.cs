@@ -1,7 +1,7 @@
 using Virtbus.Platform;
 using Virtbus.Transports.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserCommand;
-using static Virtbus.Tests.WireClient;
+using static Virtbus.Tests.WireMessages;
 
 namespace Virtbus.Tests.Transports.VfioUser;
 

@@ -7,6 +7,7 @@ using Virtbus.Transports.VfioUser;
 using Virtbus.Wire.VfioUser;
 using static Virtbus.Wire.VfioUser.VfioUserCommand;
 using static Virtbus.Tests.WireClient;
+using static Virtbus.Tests.WireMessages;
 
 namespace Virtbus.Tests.Transports.VfioUser;
 

@@ -1,6 +1,6 @@
 using Virtbus.Wire.VfioUser;
 
-namespace Virtbus.Tests.Transports.VfioUser;
+namespace Virtbus.Tests.Wire;
 
 /// <summary>Whom the server lets go on sending before it answers.</summary>
 public sealed class VfioUserPaceTests
