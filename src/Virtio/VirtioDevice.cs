@@ -25,6 +25,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     private uint _configGeneration;
     private Action? _resetEnding;
     private bool _isResetting;
+    // A driver asked for the reset.
+    private bool _isOfDriver;
     private bool _disposed;
 
     /// <summary>Makes a device, reset, with no driver. The derived constructor calls <see cref="CreateQueues"/> at its end.</summary>
@@ -231,6 +233,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
             // Who sees 0 already does not ask any more.
             _isResetting = isPolled && HasEnding && Status != 0;
+            _isOfDriver = true;
             _isSuspending = false;
             if (_isResetting)
                 _driverFeatures = VirtioFeatures.None;
@@ -368,6 +371,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     {
     }
 
+    /// <summary>
+    /// Beside <see cref="OnReset"/> where a driver asked for it by the registers (<see cref="BeginReset"/>): whoever comes next, be it the system after its firmware,
+    /// reads the configuration anew. A front end that connects again is none of that. Under the device's lock.
+    /// </summary>
+    protected virtual void OnDriverReset()
+    {
+    }
+
     /// <summary>Another user begins; queues stand still.</summary>
     protected abstract void OnBeginUse();
 
@@ -444,6 +455,9 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         ForgetSuspension();
         _driverFeatures = VirtioFeatures.None;
         OnReset();
+        if (_isOfDriver)
+            OnDriverReset();
+        _isOfDriver = false;
         Interlocked.Exchange(ref _status, 0);
     }
 

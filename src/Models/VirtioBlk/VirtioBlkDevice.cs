@@ -114,11 +114,17 @@ public class VirtioBlkDevice : VirtioDevice
     }
 
     /// <inheritdoc/>
+    protected override void OnDriverReset()
+    {
+        _isModeKnown = false;
+        _hasRun = false;
+    }
+
+    /// <inheritdoc/>
     protected override void OnBeginUse()
     {
         _writeback = _cacheMode.IsWriteback;
-        _isModeKnown = false;
-        _hasRun = false;
+        OnDriverReset();
     }
 
     /// <inheritdoc/>

@@ -64,6 +64,21 @@ public sealed class VirtioDiskFunctionTests
         Assert.Equal(Ok, Do(card, VirtioBlkConfig.VIRTIO_BLK_T_OUT, 2048));
     }
 
+    /// <summary>Firmware reads a sector and asks for no cache mode; the system after it asks, and has the one that is in force.</summary>
+    [Fact]
+    public void System_behind_a_firmware_that_asked_for_no_cache_mode_has_the_cache()
+    {
+        using var card = VirtioFunctionTests.Disk(out var medium);
+        card.Start(without: VirtioFeatures.Of(VirtioBlkConfig.VIRTIO_BLK_F_FLUSH, VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE));
+        Assert.Equal(Ok, VirtioFunctionTests.ReadSector(card, 0, 3, out _));
+        Assert.Equal(0, CacheMode(card));
+        card.Start();
+        Assert.Equal(1, CacheMode(card));
+        medium.Dispose();
+    }
+
+    private static byte CacheMode(VirtioCard card) => card.Bar(4, 0x2000 + 32, 1)[0];
+
     private static ulong Capacity(VirtioCard card) => BinaryPrimitives.ReadUInt64LittleEndian(card.Bar(4, 0x2000, 8));
 
     // A request with one sector of data for the device.
