@@ -12,6 +12,8 @@ return args switch
     ["map", .. var rest] => MapBench.Run(rest),
     ["net-switch", .. var rest] => SwitchBench.Run(rest),
     ["net", .. var rest] => NetBench.Run(rest),
+    ["nbd", .. var rest] => await NbdBench.RunAsync(rest),
+    ["nbd-serve", .. var rest] => await NbdServe.RunAsync(rest),
     ["poll", .. var rest] => PollBench.Run(rest),
     ["ring", .. var rest] => RingBench.Run(rest),
     ["vfio-user", .. var rest] => await VfioUserBench.RunAsync(rest),
@@ -32,6 +34,8 @@ static int Usage()
                Virtbus.Bench map [--rounds N]
                Virtbus.Bench net-switch [--rounds N]
                Virtbus.Bench net [--rounds N] [--milliseconds N] [--poll-threads N] [--testpmd COMMAND]
+               Virtbus.Bench nbd [--folder DIR] [--rounds N] [--seconds S] [--fio COMMAND] [--qemu-nbd COMMAND] [--aio MODE]
+               Virtbus.Bench nbd-serve SOCKET null|memory|FILE
                Virtbus.Bench poll [--rounds N]
                Virtbus.Bench poll drive own|shared DEPTH SECONDS
                Virtbus.Bench ring [--rounds N]

@@ -36,6 +36,15 @@ public sealed record BlockInfo
     /// <summary>The most that one request makes zeros; 0 when the back end does not.</summary>
     public long MaxWriteZeroes { get; init; }
 
+    /// <summary>Whether zeros are never made by writing them: what cannot be done without is an error at once.</summary>
+    public bool HasFastZeroes { get; init; }
+
+    /// <summary>The most bytes of one read or write; 0 when any length goes.</summary>
+    public int MaxTransfer { get; init; }
+
+    /// <summary>Whether a medium turns, so that the order of requests matters.</summary>
+    public bool IsRotational { get; init; }
+
     /// <summary>Whether it takes no writes.</summary>
     public bool IsReadOnly { get; init; }
 

@@ -140,6 +140,9 @@ public sealed class FileBackend : IBlockBackend
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true) =>
         new FileChannel(this, _file, OpenOwn(), _direct, depth, ownsThread, Way);
 
+    /// <inheritdoc/>
+    public BlockExtent FindExtent(long offset, long length) => FindExtent(_file, offset, length, Info.BlockSize);
+
     /// <summary>Gives the file and the disk another size. What a longer one has more is zeros; what a shorter one has less is lost.</summary>
     /// <param name="capacity">Size in bytes, a multiple of the block size.</param>
     /// <exception cref="VirtbusException">EINVAL for a size that does not fit; EROFS for a read-only disk; what the file system answers.</exception>
@@ -197,6 +200,14 @@ public sealed class FileBackend : IBlockBackend
         _file.Dispose();
     }
 
+    /// <summary>What the file system has of blocks, of which one may be partly a hole: it is data then.</summary>
+    internal static BlockExtent FindExtent(FileDescriptor file, long offset, long length, int blockSize)
+    {
+        var isHole = !file.FindData(offset, out var end);
+        end = isHole ? Math.Min(end, offset + length) & -blockSize : Math.Min((Math.Min(end, offset + length) + blockSize - 1) & -blockSize, offset + length);
+        return end > offset ? new BlockExtent(end - offset, isHole) : new BlockExtent(blockSize, IsHole: false);
+    }
+
     /// <summary>A request has ended; what it is answered with. From any channel's thread.</summary>
     internal Errno End(BlockRequest request, Errno result)
     {
@@ -231,6 +242,7 @@ public sealed class FileBackend : IBlockBackend
             DiscardAlignment = unit,
             IsReadOnly = readOnly,
             HasWriteCache = true,
+            HasFastZeroes = true,
         };
         return WithCapacity(info, (long)status.Size);
     }

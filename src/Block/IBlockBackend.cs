@@ -49,4 +49,12 @@ public interface IBlockBackend : IDisposable
     /// </param>
     /// <returns>The channel, owned by the caller.</returns>
     IBlockChannel OpenChannel(int depth, bool ownsThread = true);
+
+    /// <summary>
+    /// Says how the blocks from a place on are kept at this moment. May wait for the host where <see cref="MayBlock"/> says so. Any thread; throws nothing.
+    /// </summary>
+    /// <param name="offset">Byte offset of the first block.</param>
+    /// <param name="length">How many bytes are asked about, above 0; with the offset as <see cref="BlockInfo.Holds"/> wants it.</param>
+    /// <returns>The blocks in a row that are kept as the first one, at most those asked about. A back end that does not know says that they may hold anything.</returns>
+    BlockExtent FindExtent(long offset, long length) => new(length, IsHole: false);
 }

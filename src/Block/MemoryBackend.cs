@@ -25,6 +25,7 @@ public sealed class MemoryBackend : IBlockBackend
             MaxDiscard = capacity,
             DiscardAlignment = Math.Max(Environment.SystemPageSize, blockSize),
             MaxWriteZeroes = capacity,
+            HasFastZeroes = true,
         };
         _store = HostMemory.Allocate("virtbus-disk", (ulong)capacity, out _file);
     }
@@ -47,6 +48,9 @@ public sealed class MemoryBackend : IBlockBackend
 
     /// <inheritdoc/>
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new Channel(_store.Acquire(), _file);
+
+    /// <inheritdoc/>
+    public BlockExtent FindExtent(long offset, long length) => FileBackend.FindExtent(_file, offset, length, Info.BlockSize);
 
     /// <summary>Lets go of the memory, once the last channel has.</summary>
     public void Dispose()

@@ -103,6 +103,15 @@ internal static class CommandLine
     /// <summary>How the verb of a parsed line is to print. JSON in lines is JSON: -p says -j too.</summary>
     public static Output OutputOf(ParseResult result) => new(result.GetValue(Json) || result.GetValue(Pretty), result.GetValue(Pretty));
 
+    /// <summary>
+    /// Adds a check of all that was typed. A line on which an option lacks its value is the parser's to refuse, and is not seen by it: there is nothing to get.
+    /// </summary>
+    public static void AddCheck(Command command, Action<CommandResult> check) => command.Validators.Add(result =>
+    {
+        if (!result.Children.OfType<OptionResult>().Any(static o => !o.Implicit && o.Tokens.Count < o.Option.Arity.MinimumNumberOfValues))
+            check(result);
+    });
+
     /// <summary>A verb that asks the running fabric.</summary>
     public static Command Asking(string name, string description, Func<ParseResult, ControlClient, Output, int> run, params Argument[] arguments)
     {

@@ -3,6 +3,7 @@ using Microsoft.Extensions.Logging;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
+using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 using Virtbus.Daemon.Api;
 using Virtbus.Daemon.Apply;
@@ -57,6 +58,7 @@ internal sealed class FabricDaemon
         Fabric = new Fabric(new FabricOptions { LoggerFactory = options.LoggerFactory, Time = options.Time });
         var auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
         Fabric.RegisterBus(new PciBus());
+        Fabric.RegisterBus(new VirtioBus());
         try
         {
             _loader = new ModuleLoader(Fabric, [options.ModulesFolder, .. options.Manifest.Modules.Folders.Select(static f => f.Value)]);

@@ -74,6 +74,16 @@ internal sealed class AddressTable
             Rebuild(static (entry, _) => !entry.Port.IsGone, 0);
     }
 
+    /// <summary>Forgets what was seen at a port.</summary>
+    public void Forget(SwitchPort port)
+    {
+        lock (_lock)
+        {
+            if (port.Learned != 0)
+                Rebuild((entry, _) => Volatile.Read(ref entry.Port) != port, 0);
+        }
+    }
+
     /// <summary>What an entry is found by.</summary>
     internal static ulong Key(ulong address, ushort vlan) => address | ((ulong)vlan << 48);
 

@@ -20,6 +20,10 @@ public readonly ref struct EthernetFrame
     /// <summary>What a frame has beside its payload, in bytes: a header with one VLAN tag.</summary>
     public const int Overhead = 18;
 
+    private const int UdpHeader = 8;
+    // Where TCP's header says how long it is, in the upper half of the byte (RFC 9293, 3.1).
+    private const int TcpHeaderWords = 12;
+
     /// <summary>Makes a frame.</summary>
     /// <param name="bytes">From the destination address on; <see cref="IsValid"/> says whether the length is one that Ethernet has.</param>
     /// <param name="offload">What is left to do; nothing by default.</param>
@@ -37,6 +41,24 @@ public readonly ref struct EthernetFrame
 
     /// <summary>Bytes of the frame.</summary>
     public int Length => Bytes.Length;
+
+    /// <summary>Bytes of the longest frame that it is cut into, by what its sender says of it; its own where it is not to be cut.</summary>
+    public int PieceLength
+    {
+        get
+        {
+            if (Offload.Segmentation == SegmentationType.None)
+                return Length;
+            var transport = UdpHeader;
+            if (Offload.Segmentation != SegmentationType.UdpDatagrams)
+            {
+                var at = Offload.ChecksumStart + TcpHeaderWords;
+                transport = at < Length ? (Bytes[at] >> 4) * sizeof(uint) : 0;
+            }
+
+            return Math.Min(Length, Offload.ChecksumStart + transport + Offload.SegmentSize);
+        }
+    }
 
     /// <summary>Whether the length is one that Ethernet has. Peers' frames are looked at only when it is.</summary>
     public bool IsValid => HasValidLength(Length, Offload);

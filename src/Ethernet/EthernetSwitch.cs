@@ -10,6 +10,9 @@ public sealed class EthernetSwitch
     /// <summary>How many addresses a switch knows.</summary>
     public const int MaxAddresses = 4096;
 
+    /// <summary>How many of them a port has that a whole network is behind, among others: not to have the table for itself.</summary>
+    public const int MaxAddressesOfNetwork = MaxAddresses / 4;
+
     private static readonly TimeSpan DefaultAge = TimeSpan.FromSeconds(300);
     private readonly Lock _lock = new();
     private readonly TimeProvider _time;
@@ -90,18 +93,27 @@ public sealed class EthernetSwitch
         _addresses.ForgetGone();
     }
 
+    /// <summary>Forgets the addresses that were seen at a port that stays, as a bridge does whose cable is pulled: another one's are behind it. Any thread.</summary>
+    /// <param name="port">The port; what is sent by it after that is learned anew, by a batch that is under way with the next one.</param>
+    public void Forget(SwitchPort port)
+    {
+        ArgumentNullException.ThrowIfNull(port);
+        _addresses.Forget(port);
+    }
+
     /// <summary>Switches a frame that came in by a port; on the thread of the batch.</summary>
-    internal void Forward(SwitchBatch batch, SwitchPort from, in EthernetFrame frame)
+    /// <returns>False for one that was dropped where it came in.</returns>
+    internal bool Forward(SwitchBatch batch, SwitchPort from, in EthernetFrame frame)
     {
         if (!SwitchedFrame.TryRead(frame, from.AccessVlan, out var switched))
         {
             from.CountMalformed();
-            return;
+            return false;
         }
         if (!switched.MayLeaveBy(from.AccessVlan))
         {
             from.CountFiltered();
-            return;
+            return false;
         }
         if (!EthernetFrame.IsMulticast(switched.Source) && !from.IsGone)
             batch.Learn(_addresses, switched.Source, switched.Vlan, from);
@@ -109,7 +121,7 @@ public sealed class EthernetSwitch
         {
             if (to != from)
                 SendOne(batch, to, switched);
-            return;
+            return true;
         }
         foreach (var port in Volatile.Read(ref _free))
         {
@@ -135,6 +147,7 @@ public sealed class EthernetSwitch
                     port.Sink.Miss();
             }
         }
+        return true;
     }
 
     /// <summary>Hands a frame of another lane to the ports of this one that it is for; on the lane's thread.</summary>

@@ -14,7 +14,7 @@ internal readonly record struct FrameLayout(OffloadKinds Needs, int Network, int
     internal const int MaxTransportHeader = 60;
 
     // One of a guest costs so many at most. The smallest segments of real TCP make fewer.
-    private const int MaxSegments = 2048;
+    internal const int MaxSegments = 2048;
     private const int MaxTags = 2;
     private const ushort TypeIpv4 = 0x0800;
     private const ushort TypeIpv6 = 0x86DD;

@@ -8,6 +8,9 @@ public interface IFrameSink
     /// <summary>What of a frame's offload data it takes as it is; the rest is done before it is given a frame. May change; any thread.</summary>
     OffloadKinds Takes { get; }
 
+    /// <summary>Frames for the port that were lost, by <see cref="Miss"/> or because what lies behind did not take them; 0 where nobody counts. Any thread.</summary>
+    long Dropped => 0;
+
     /// <summary>Takes a frame, on the thread of the port's lane. What one batch brings is shown at its end, see <see cref="SwitchLane.Touch"/>.</summary>
     /// <param name="frame">The frame; valid during the call only.</param>
     void Deliver(in EthernetFrame frame);

@@ -7,7 +7,7 @@ namespace Virtbus.Ethernet;
 public sealed class SwitchBatch
 {
     // What a batch may cost, whatever is cut for however many ports: a few milliseconds. Who comes behind that misses the frame.
-    private const int MostPieces = 32 << 10;
+    internal const int MostPieces = 32 << 10;
     private readonly EthernetSwitch _owner;
     private readonly SwitchLane? _lane;
     private readonly List<SwitchPort> _touched = [];
@@ -61,11 +61,12 @@ public sealed class SwitchBatch
 
     /// <summary>Switches a frame that came in by a port.</summary>
     /// <param name="from">The port: of the lane, or without a lane.</param>
-    /// <param name="frame">The frame; one that is not valid is counted at the port and dropped.</param>
-    public void Forward(SwitchPort from, in EthernetFrame frame)
+    /// <param name="frame">The frame; one that is not valid, or of another VLAN than the port's, is counted at the port and dropped.</param>
+    /// <returns>Whether the switch took it; who it was for may still lose it.</returns>
+    public bool Forward(SwitchPort from, in EthernetFrame frame)
     {
         ArgumentNullException.ThrowIfNull(from);
-        _owner.Forward(this, from, frame);
+        return _owner.Forward(this, from, frame);
     }
 
     /// <summary>Ends a batch: flushes the ports that were touched in it.</summary>

@@ -25,6 +25,9 @@ public sealed class SwitchPort
         Sink = sink;
     }
 
+    /// <summary>What it is called where it is shown: the name of the device, or of the host's interface, behind it. Empty for one that nobody looks at.</summary>
+    public string Name { get; init; } = "";
+
     /// <summary>The lane whose thread works for it; null for a port whose sink takes frames on any thread.</summary>
     public SwitchLane? Lane { get; }
 

@@ -18,6 +18,9 @@ public interface IPciFunction : IDisposable
     /// <summary>Whether the function is still there.</summary>
     bool IsPresent { get; }
 
+    /// <summary>Whether it is hardware of this host, which may know ways to memory beside <see cref="IPciPort.Dma"/>.</summary>
+    bool IsReal => false;
+
     /// <summary>Called once, on any thread, when the function is gone for good; null takes the handler off.</summary>
     /// <param name="lost">The handler; it must not block.</param>
     void SetLostCallback(Action? lost);

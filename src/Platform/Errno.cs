@@ -79,6 +79,8 @@ public enum Errno
     EOPNOTSUPP = 95,
     /// <summary>Address already in use.</summary>
     EADDRINUSE = 98,
+    /// <summary>Cannot assign requested address.</summary>
+    EADDRNOTAVAIL = 99,
     /// <summary>Connection reset by peer.</summary>
     ECONNRESET = 104,
     /// <summary>No buffer space available.</summary>

@@ -77,6 +77,15 @@ public sealed class EventFd : IDisposable
         _ = Libc.write(Descriptor, &one, sizeof(ulong));
     }
 
+    /// <summary>Wakes who waits on an eventfd of this process.</summary>
+    /// <param name="descriptor">The eventfd.</param>
+    public static unsafe void Wake(FileDescriptor descriptor)
+    {
+        var one = 1UL;
+        // SAFETY: as above.
+        _ = Libc.write(descriptor, &one, sizeof(ulong));
+    }
+
     /// <summary>Takes the counter's value and sets it to zero; never waits, whatever flags a peer set on the file (RWF_NOWAIT).</summary>
     /// <param name="count">How many signals came since the last read.</param>
     /// <returns>Whether there was one.</returns>

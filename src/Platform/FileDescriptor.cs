@@ -299,6 +299,28 @@ public sealed class FileDescriptor : SafeHandle
         }
     }
 
+    /// <summary>Says whether the file has data at a place, or a hole there, which reads as zeros. Moves the open file's place.</summary>
+    /// <param name="offset">Byte offset in the file.</param>
+    /// <param name="end">Where that ends, above the offset; <see cref="long.MaxValue"/> when nothing comes after it, or nothing is known.</param>
+    /// <returns>True for data, also where the file system does not know holes.</returns>
+    public bool FindData(long offset, out long end)
+    {
+        end = long.MaxValue;
+        var data = Libc.lseek(this, offset, Libc.SEEK_DATA);
+        if (data > offset)
+        {
+            end = data;
+            return false;
+        }
+
+        // Beyond the last data, or a file system without holes.
+        if (data < 0)
+            return Libc.LastError != Errno.ENXIO;
+        if (Libc.lseek(this, offset, Libc.SEEK_HOLE) is var hole && hole > offset)
+            end = hole;
+        return true;
+    }
+
     /// <summary>Gives room of the file back, or makes a part of it zeros (fallocate). Its size stays.</summary>
     /// <param name="what">Which of them.</param>
     /// <param name="offset">Byte offset in the file.</param>

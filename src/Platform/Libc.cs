@@ -49,12 +49,24 @@ internal static unsafe partial class Libc
     internal const uint EPOLLET = 1u << 31;
     internal const short POLLIN = 1;
     internal const short POLLOUT = 4;
+    internal const short POLLERR = 8;
+    internal const short POLLHUP = 16;
     internal const int AF_UNIX = 1;
+    internal const int AF_INET = 2;
+    internal const int AF_INET6 = 10;
     internal const int SOCK_STREAM = 1;
     internal const int SOCK_NONBLOCK = 0x800;
     internal const int SOCK_CLOEXEC = 0x80000;
     internal const int SHUT_RDWR = 2;
     internal const int SOL_SOCKET = 1;
+    internal const int SO_REUSEADDR = 2;
+    internal const int SO_KEEPALIVE = 9;
+    internal const int IPPROTO_TCP = 6;
+    internal const int TCP_NODELAY = 1;
+    internal const int TCP_KEEPIDLE = 4;
+    internal const int TCP_KEEPINTVL = 5;
+    internal const int SEEK_DATA = 3;
+    internal const int SEEK_HOLE = 4;
     internal const int SO_PEERCRED = 17;
     internal const int SO_PEERPIDFD = 77;
     internal const int SCM_RIGHTS = 1;
@@ -228,6 +240,15 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int getsockopt(FileDescriptor socket, int level, int name, void* value, uint* length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int setsockopt(FileDescriptor socket, int level, int name, void* value, uint length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int getsockname(FileDescriptor socket, void* address, uint* length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial long lseek(FileDescriptor fd, long offset, int whence);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int bind(FileDescriptor fd, void* address, uint length);

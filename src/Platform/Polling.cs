@@ -37,4 +37,42 @@ public static class Polling
                 cancel!.Descriptor.DangerousRelease();
         }
     }
+
+    /// <summary>Waits until a socket can be read or written, or an eventfd tells of something, and takes what that told.</summary>
+    /// <param name="socket">The socket.</param>
+    /// <param name="forReading">Whether to wait for something to read from it.</param>
+    /// <param name="forWriting">Whether to wait for room to write to it.</param>
+    /// <param name="signal">The eventfd, non-blocking; null for none.</param>
+    /// <returns>False when the socket's other end is gone, so that nothing can be written to it, and no reading is waited for.</returns>
+    public static unsafe bool WaitAny(FileDescriptor socket, bool forReading, bool forWriting, FileDescriptor? signal)
+    {
+        bool firstHeld = false, secondHeld = false;
+        try
+        {
+            socket.DangerousAddRef(ref firstHeld);
+            signal?.DangerousAddRef(ref secondHeld);
+            var entries = stackalloc PollEntry[2];
+            entries[0] = new PollEntry { Fd = socket.Number, Events = (short)((forReading ? Libc.POLLIN : 0) | (forWriting ? Libc.POLLOUT : 0)) };
+            entries[1] = new PollEntry { Fd = signal?.Number ?? -1, Events = Libc.POLLIN };
+            // SAFETY: two entries on this stack; both descriptors are held open by the references above.
+            while (Libc.poll(entries, 2, -1) < 0)
+            {
+                if (Libc.LastError != Errno.EINTR)
+                    return false;
+            }
+
+            ulong told;
+            // SAFETY: an eventfd is read as eight bytes, for which there is room.
+            if (entries[1].Returned != 0)
+                _ = Libc.read(signal!, &told, sizeof(ulong));
+            return forReading || (entries[0].Returned & (Libc.POLLHUP | Libc.POLLERR)) == 0;
+        }
+        finally
+        {
+            if (firstHeld)
+                socket.DangerousRelease();
+            if (secondHeld)
+                signal!.DangerousRelease();
+        }
+    }
 }

@@ -4,7 +4,7 @@ namespace Virtbus.Platform;
 /// A Unix socket that listens on a path. The socket file is for its owner only (mode 0600) from the moment that anybody can connect to it,
 /// and goes when the listener goes. What a dead process left at the path is replaced; a live listener is not.
 /// </summary>
-public sealed class UnixListener : IDisposable
+public sealed class UnixListener : IStreamListener
 {
     // Connections that wait to be taken when a listener goes: more than its queue has.
     private const int MostThatWait = 64;

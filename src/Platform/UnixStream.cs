@@ -1,10 +1,11 @@
+using System.Net;
 using System.Runtime.CompilerServices;
 using System.Text;
 
 namespace Virtbus.Platform;
 
 /// <summary>
-/// A connected Unix stream socket that carries bytes and descriptors. Non-blocking: a call that would wait answers EAGAIN, unless
+/// A connected Unix stream socket that carries bytes and descriptors; or a TCP connection (<see cref="TcpListener"/>), which carries bytes. Non-blocking: a call that would wait answers EAGAIN, unless
 /// <see cref="TryMakeBlocking"/> was called and the call says that it may wait. One thread reads and one writes at a time.
 /// </summary>
 public sealed class UnixStream : IDisposable
@@ -28,8 +29,9 @@ public sealed class UnixStream : IDisposable
     private bool _isDisposed;
 
     // The descriptor counts as one of the peer's: to close it closes what was sent and not received.
-    internal UnixStream(int number, PeerDescriptors peers, bool isOurs = true)
+    internal UnixStream(int number, PeerDescriptors peers, bool isOurs = true, IPEndPoint? peerAddress = null)
     {
+        PeerAddress = peerAddress;
         Descriptor = new FileDescriptor(number, peers);
         _peers = peers;
         _isOurs = isOurs;
@@ -44,6 +46,9 @@ public sealed class UnixStream : IDisposable
 
     /// <summary>The socket, to wait on.</summary>
     public FileDescriptor Descriptor { get; }
+
+    /// <summary>The address of the peer of a TCP connection; null for a Unix socket.</summary>
+    public IPEndPoint? PeerAddress { get; }
 
     /// <summary>The process that connected, as the kernel noted it then; 0 when it is not known, for example one of another container.</summary>
     public unsafe int PeerProcess
@@ -248,6 +253,27 @@ public sealed class UnixStream : IDisposable
         finally
         {
             Release(descriptors);
+        }
+    }
+
+    /// <summary>Writes runs of memory, in their order, without waiting.</summary>
+    /// <param name="runs">The runs, 1 to 1,024, at least one of which is not empty; mapped until the call returns.</param>
+    /// <param name="error">The errno when the answer is negative: EAGAIN when there is no room, EPIPE when the peer is gone.</param>
+    /// <returns>Bytes written, perhaps fewer than given, or -1.</returns>
+    public unsafe long SendRuns(ReadOnlySpan<IoVector> runs, out Errno error)
+    {
+        fixed (IoVector* first = runs)
+        {
+            var message = new MessageHeader { Vectors = first, VectorCount = (nuint)runs.Length };
+            nint count;
+            do
+            {
+                // SAFETY: the list is pinned for the time of the call, and the caller holds what it names.
+                count = Libc.sendmsg(Descriptor, &message, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
+                error = count < 0 ? Libc.LastError : Errno.None;
+            }
+            while (error == Errno.EINTR);
+            return count;
         }
     }
 

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
+using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 using Virtbus.Drivers.VfioPci;
 using Virtbus.Pci;
@@ -9,7 +10,7 @@ using Virtbus.Subsystems.Vfio;
 namespace Virtbus.Testing;
 
 /// <summary>
-/// A fabric for tests: the virtual bus, a PCI bus with a host bridge, a clock that the test turns, a log that it reads, and a list of what drivers
+/// A fabric for tests: the virtual bus, a PCI bus with a host bridge, the virtio bus, a clock that the test turns, a log that it reads, and a list of what drivers
 /// were called for. Disposing it deletes all its devices.
 /// </summary>
 public sealed class FabricRig : IAsyncDisposable
@@ -21,6 +22,7 @@ public sealed class FabricRig : IAsyncDisposable
         Fabric = new Fabric(new FabricOptions { LoggerFactory = Log, Time = Time, Scheduler = scheduler ?? FabricScheduler.ThreadPool });
         Auxiliary = Fabric.RegisterBus(new AuxiliaryBus());
         Pci = Fabric.RegisterBus(new PciBus());
+        Virtio = Fabric.RegisterBus(new VirtioBus());
     }
 
     /// <summary>Its clock.</summary>
@@ -37,6 +39,9 @@ public sealed class FabricRig : IAsyncDisposable
 
     /// <summary>The PCI bus.</summary>
     public PciBus Pci { get; }
+
+    /// <summary>The virtio bus.</summary>
+    public VirtioBus Virtio { get; }
 
     /// <summary>What drivers were called for, oldest first; see <see cref="Say"/>.</summary>
     public IReadOnlyList<string> Calls => [.. _calls];

@@ -40,6 +40,9 @@ public sealed class VirtioModelDriver : IDisposable
             throw Refused("map of memory", fault);
         dma.Attach(_space);
         device.SetDma(dma.Port);
+        // Looked at only when somebody says so, as in VirtioNetUser.
+        for (var queue = 0; queue < device.QueueCount; queue++)
+            device.SetQueueKick(queue, null, polls: false);
         Features = device.DeviceFeatures & ~without;
         _queueSize = queueSize;
         _ring = NewRing();

@@ -56,6 +56,9 @@ public sealed class VirtioNetUser : IDisposable
         var dma = new StandaloneDma("virtio-net-user");
         dma.Attach(_space);
         device.SetDma(dma.Port);
+        // Looked at only when somebody says so: what is not told of is not found by chance.
+        for (var queue = 0; queue < device.QueueCount; queue++)
+            device.SetQueueKick(queue, null, polls: false);
         _rings = new DriverRing[queues];
         _slots = new int[queues][];
         _free = new int[queues][];

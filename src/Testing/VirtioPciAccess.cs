@@ -9,12 +9,6 @@ namespace Virtbus.Testing;
 /// </summary>
 public sealed class VirtioPciAccess : IVirtioRegisterAccess
 {
-    private const byte CommonCfg = 1;
-    private const byte NotifyCfg = 2;
-    private const byte IsrCfg = 3;
-    private const byte DeviceCfg = 4;
-    private const byte PciCfg = 5;
-    private const byte SharedMemoryCfg = 8;
 
     private readonly IPciFunction _function;
     private readonly Dictionary<byte, VirtioPciPlace> _places = [];
@@ -28,31 +22,27 @@ public sealed class VirtioPciAccess : IVirtioRegisterAccess
     {
         ArgumentNullException.ThrowIfNull(function);
         _function = function;
-        Span<byte> bytes = stackalloc byte[24];
+        Span<byte> bytes = stackalloc byte[VirtioPciCapability.MaxSize];
         for (var at = ConfigByte(PciHeader.PCI_CAPABILITY_LIST); at != 0; at = ConfigByte(at + 1))
         {
             if (ConfigByte(at) != PciCapabilityId.PCI_CAP_ID_VNDR)
                 continue;
-            function.ReadConfig(at, bytes[..Math.Min(bytes.Length, ConfigByte(at + 2))]);
-            if (bytes[3] == SharedMemoryCfg)
+            var length = Math.Min(bytes.Length, ConfigByte(at + 2));
+            function.ReadConfig(at, bytes[..length]);
+            if (!VirtioPciCapability.TryRead(at, bytes[..length], out var found))
+                continue;
+            if (found.Type == VirtioPciCapability.VIRTIO_PCI_CAP_SHARED_MEMORY_CFG)
             {
-                // The lower halves, and the upper ones behind them.
-                var (offset, length) = (BinaryPrimitives.ReadUInt32LittleEndian(bytes[8..]), BinaryPrimitives.ReadUInt32LittleEndian(bytes[12..]));
-                _regions.Add(new VirtioPciRegion(
-                    bytes[5],
-                    bytes[4],
-                    offset | ((ulong)BinaryPrimitives.ReadUInt32LittleEndian(bytes[16..]) << 32),
-                    length | ((ulong)BinaryPrimitives.ReadUInt32LittleEndian(bytes[20..]) << 32)));
+                _regions.Add(new VirtioPciRegion(found.Id, found.Bar, found.Offset, found.Length));
                 continue;
             }
 
-            var place = new VirtioPciPlace(bytes[4], BinaryPrimitives.ReadUInt32LittleEndian(bytes[8..]), BinaryPrimitives.ReadUInt32LittleEndian(bytes[12..]), at);
-            _places.TryAdd(bytes[3], place);
-            if (bytes[3] == NotifyCfg)
-                _multiplier = BinaryPrimitives.ReadUInt32LittleEndian(bytes[16..]);
+            _places.TryAdd(found.Type, new VirtioPciPlace(found.Bar, (uint)found.Offset, (uint)found.Length, at));
+            if (found.Type == VirtioPciCapability.VIRTIO_PCI_CAP_NOTIFY_CFG)
+                _multiplier = found.Multiplier;
         }
 
-        foreach (var needed in (ReadOnlySpan<byte>)[CommonCfg, NotifyCfg, IsrCfg, PciCfg])
+        foreach (var needed in (ReadOnlySpan<byte>)[VirtioPciCapability.VIRTIO_PCI_CAP_COMMON_CFG, VirtioPciCapability.VIRTIO_PCI_CAP_NOTIFY_CFG, VirtioPciCapability.VIRTIO_PCI_CAP_ISR_CFG, VirtioPciCapability.VIRTIO_PCI_CAP_PCI_CFG])
         {
             if (!_places.ContainsKey(needed))
                 throw new ExpectationException($"The function has no virtio capability of type {needed}.");
@@ -60,19 +50,19 @@ public sealed class VirtioPciAccess : IVirtioRegisterAccess
     }
 
     /// <summary>The common configuration.</summary>
-    public VirtioPciPlace Common => _places[CommonCfg];
+    public VirtioPciPlace Common => _places[VirtioPciCapability.VIRTIO_PCI_CAP_COMMON_CFG];
 
     /// <summary>The notifications.</summary>
-    public VirtioPciPlace Notifications => _places[NotifyCfg];
+    public VirtioPciPlace Notifications => _places[VirtioPciCapability.VIRTIO_PCI_CAP_NOTIFY_CFG];
 
     /// <summary>The ISR.</summary>
-    public VirtioPciPlace Isr => _places[IsrCfg];
+    public VirtioPciPlace Isr => _places[VirtioPciCapability.VIRTIO_PCI_CAP_ISR_CFG];
 
     /// <summary>The configuration of the device's type; null when it has none.</summary>
-    public VirtioPciPlace? Config => _places.TryGetValue(DeviceCfg, out var place) ? place : null;
+    public VirtioPciPlace? Config => _places.TryGetValue(VirtioPciCapability.VIRTIO_PCI_CAP_DEVICE_CFG, out var place) ? place : null;
 
     /// <summary>The window in config space.</summary>
-    public VirtioPciPlace Window => _places[PciCfg];
+    public VirtioPciPlace Window => _places[VirtioPciCapability.VIRTIO_PCI_CAP_PCI_CFG];
 
     /// <summary>The memory that the device shares, region by region.</summary>
     public IReadOnlyList<VirtioPciRegion> SharedMemory => _regions;

@@ -19,9 +19,9 @@ internal sealed class ConnectedPeer
 
     internal ConnectedPeer(UnixStream stream, TimeProvider time)
     {
-        Process = stream.PeerProcess;
+        Process = stream.PeerAddress is null ? stream.PeerProcess : 0;
         // Now: later the number may be another's.
-        _name = PeerProcess.NameOf(stream);
+        _name = stream.PeerAddress is { } address ? $"{address}" : PeerProcess.NameOf(stream);
         _since = time.GetUtcNow();
     }
 

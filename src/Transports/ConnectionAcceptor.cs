@@ -3,7 +3,7 @@ using Virtbus.Platform;
 namespace Virtbus.Transports;
 
 /// <summary>
-/// Takes the connections of one socket, one at a time: who comes meanwhile waits in the kernel. A socket that nobody has open costs no thread: it
+/// Takes the connections of one socket, one at a time or so many: who comes meanwhile waits in the kernel. A socket that nobody has open costs no thread: it
 /// is watched on a poll thread. A connection is served by a thread of its own, since that waits for its peer.
 /// </summary>
 /// <param name="listener">The socket; it belongs to this object once that is started.</param>
@@ -13,13 +13,15 @@ namespace Virtbus.Transports;
 /// <param name="failed">
 /// Told, on a poll thread, that a connection was not accepted, and is tried again after a while, or is closed for want of a thread (EAGAIN).
 /// </param>
-internal sealed class ConnectionAcceptor(UnixListener listener, string thread, TimeProvider time, Action<UnixStream> serve, Action<Errno> failed) : IPollWork
+/// <param name="most">How many connections are served at once.</param>
+internal sealed class ConnectionAcceptor(
+    IStreamListener listener, string thread, TimeProvider time, Action<UnixStream> serve, Action<Errno> failed, int most = 1) : IPollWork
 {
     private const int RetryMilliseconds = 1000;
     private readonly Lock _lock = new();
     private readonly TaskCompletionSource _served = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private PollClient? _client;
-    private bool _isServing;
+    private int _serving;
     private bool _isPausing;
     private bool _isStopping;
 
@@ -39,7 +41,7 @@ internal sealed class ConnectionAcceptor(UnixListener listener, string thread, T
         lock (_lock)
         {
             _isStopping = true;
-            if (!_isServing)
+            if (_serving == 0)
                 _served.TrySetResult();
         }
 
@@ -66,19 +68,23 @@ internal sealed class ConnectionAcceptor(UnixListener listener, string thread, T
         Errno error;
         lock (_lock)
         {
-            if (_isStopping || _isServing || _isPausing)
-                return;
-            var stream = listener.TryAccept(out error);
-            if (stream is null && error == Errno.EAGAIN)
-                return;
-            if (stream is not null)
+            do
             {
-                _isServing = ServiceThread.TryStart(thread, () => Serve(stream)) is not null;
-                if (_isServing)
+                if (_isStopping || _serving == most || _isPausing)
                     return;
+                var stream = listener.TryAccept(out error);
+                if (stream is null && error == Errno.EAGAIN)
+                    return;
+                if (stream is null)
+                    break;
+                _serving++;
+                if (ServiceThread.TryStart(thread, () => Serve(stream)) is not null)
+                    continue;
+                _serving--;
                 stream.Dispose();
                 error = Errno.EAGAIN;
             }
+            while (error == Errno.None);
 
             // No descriptor left, for one: the connection waits.
             _isPausing = true;
@@ -106,8 +112,8 @@ internal sealed class ConnectionAcceptor(UnixListener listener, string thread, T
         {
             lock (_lock)
             {
-                _isServing = false;
-                if (_isStopping)
+                _serving--;
+                if (_isStopping && _serving == 0)
                     _served.TrySetResult();
             }
 

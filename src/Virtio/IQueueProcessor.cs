@@ -43,8 +43,8 @@ public interface IQueueProcessor : IDisposable
     void Drain();
 
     /// <summary>
-    /// A call of this object threw: what is in work is not finished. When this returns nothing of it touches the driver's memory any more. On the
-    /// thread of that call.
+    /// A call of this object threw, or the host has no room for the queue that it was started for: what is in work is not finished. When this returns nothing
+    /// of it touches the driver's memory any more, and nothing is taken in for it. On the thread of that call.
     /// </summary>
     void Abandon()
     {

@@ -3,43 +3,21 @@ using Virtbus.Platform;
 
 namespace Virtbus.Virtio;
 
-// How the driver is told of used buffers: of each batch at once, or of several together (VIRTIO 1.3, 5.1.6.5.9). It sees them at once in any case, and what
-// is held back is told at the latest when the queue stops.
+// How the driver is told of used buffers: of each batch at once, or of several together. It sees them at once in any case, and what is held back is told at
+// the latest when the queue stops.
 internal sealed partial class QueueRunner
 {
-    private const int PacketsShift = 32;
-    private static readonly long TicksOfMicrosecond = Stopwatch.Frequency / 1_000_000;
+    private HeldNotices _held = new(Stopwatch.Frequency);
 
-    // Packets above, microseconds below; 0 where nothing is held back.
-    private ulong _coalescing;
-    // Since when; 0 when nothing is held back.
-    private long _heldSince;
-    private ulong _requestsBefore;
-
-    long IPollWork.DueAt => _heldSince == 0 ? long.MaxValue : _heldSince + MostTicks(Volatile.Read(ref _coalescing));
+    long IPollWork.DueAt => _held.DueAt;
 
     /// <summary>Sets for how many requests or how long notifications are held back; any thread.</summary>
     /// <param name="packets">How many; 0 for not at all.</param>
     /// <param name="microseconds">How long since the first of them; 0 for not at all.</param>
     internal void SetCoalescing(uint packets, uint microseconds)
     {
-        var value = packets == 0 || microseconds == 0 ? 0 : ((ulong)packets << PacketsShift) | microseconds;
-        // What is held back may be due by that.
-        if (Interlocked.Exchange(ref _coalescing, value) != value)
+        if (_held.TrySet(packets, microseconds))
             Poke();
-    }
-
-    private static long MostTicks(ulong coalescing) => (uint)coalescing * TicksOfMicrosecond;
-
-    // Whether the driver is told of the batch later. What is held back already is counted with it.
-    private bool BeginBatch()
-    {
-        if (_heldSince != 0)
-            return true;
-        if (Volatile.Read(ref _coalescing) == 0)
-            return false;
-        _requestsBefore = _processor.Counters.Requests;
-        return true;
     }
 
     private void HoldBack()
@@ -47,17 +25,14 @@ internal sealed partial class QueueRunner
         _ring.Show();
         if (_ring.Untold == 0)
             return;
-        if (_heldSince == 0)
-            _heldSince = Stopwatch.GetTimestamp();
+        _held.Hold(Stopwatch.GetTimestamp());
         TellIfDue();
     }
 
     private void TellIfDue()
     {
-        var coalescing = Volatile.Read(ref _coalescing);
-        // A driver all of whose buffers are back waits for nothing else.
-        if (_processor.Counters.Requests - _requestsBefore >= coalescing >> PacketsShift || _ring.Untold >= _ring.Size
-            || Stopwatch.GetTimestamp() - _heldSince >= MostTicks(coalescing))
+        // A driver whose ring is full of what is back waits for nothing else.
+        if (_ring.Untold >= _ring.Size || _held.IsDue(_processor.Counters.Requests, Stopwatch.GetTimestamp()))
             Tell();
     }
 
@@ -69,7 +44,7 @@ internal sealed partial class QueueRunner
 
     private void Tell()
     {
-        _heldSince = 0;
+        _held.End();
         // Whoever has reset it knows nothing of what comes still.
         if (!_ring.IsNoticeWanted() || _isForgotten || Interrupt is not { } interrupt)
             return;

@@ -146,7 +146,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
         _stop = StopState.None;
         _isMoving = false;
         _whyNotMoved = null;
-        _heldSince = 0;
+        _held.End();
         _runningKick = Kick;
         try
         {
@@ -165,6 +165,8 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
         }
         catch (VirtbusException e)
         {
+            // The model was started, perhaps, and no thread comes that would end it.
+            ServiceThread.Guard(_name, _processor.Abandon);
             CloseRun();
             fault = new Fault(e.Errno, e.Errno == Errno.EAGAIN ? "the host has no room for the queue's thread" : "the host has no room for the queue: " + e.Errno);
             return false;
@@ -309,7 +311,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
             return false;
         }
 
-        var isHeldBack = BeginBatch();
+        var isHeldBack = _held.Begin(_processor.Counters.Requests);
         if (_processor.Process(out fault))
         {
             if (isHeldBack)
@@ -319,7 +321,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
             return true;
         }
 
-        if (_heldSince != 0)
+        if (_held.IsHeld)
             TellIfDue();
 
         if (_ring.IsHeldUp && _whyNotMoved is { } why)

@@ -101,8 +101,8 @@ public sealed partial class VirtioConfigRegisters
     /// <param name="value">The value.</param>
     public void Write(int offset, int size, ulong value)
     {
-        // Nothing of a suspended device changes but its status (VIRTIO 1.4, 3.4).
-        if (_device.IsSuspended && offset is not (device_status or device_feature_select or driver_feature_select or queue_select))
+        // Nothing of a suspended device changes but its status (VIRTIO 1.4, 3.4); of one that is being reset nothing would stay.
+        if ((_device.IsSuspended || _device.IsResetting) && offset is not (device_status or device_feature_select or driver_feature_select or queue_select))
             return;
         switch (offset, size)
         {
@@ -247,9 +247,8 @@ public sealed partial class VirtioConfigRegisters
         Volatile.Write(ref queue.Fault, null);
         var done = !ready
             ? _device.TrySetQueueReady(_queueSelect, false, out var fault)
-            : _device.IsQueueReady(_queueSelect) | (_device.TrySetQueueSize(_queueSelect, SizeOf(queue), out fault)
-                && _device.TrySetQueueAddress(_queueSelect, new Iova(queue.Descriptors), new Iova(queue.Driver), new Iova(queue.Device), out fault)
-                && _device.TrySetQueueReady(_queueSelect, true, out fault));
+            : _device.IsQueueReady(_queueSelect) | _device.TryEnableQueue(
+                _queueSelect, SizeOf(queue), new Iova(queue.Descriptors), new Iova(queue.Driver), new Iova(queue.Device), out fault);
         if (!done)
             Volatile.Write(ref queue.Fault, new FaultBox(fault));
     }
@@ -270,13 +269,18 @@ public sealed partial class VirtioConfigRegisters
         }
 
         // Features that the device does not take are refused by not taking FEATURES_OK (3.1.1).
-        if ((status & ~_device.Status & VirtioStatus.FEATURES_OK) != 0 && !_device.TrySetDriverFeatures(_driverFeatures & ~_transport, out _))
+        var settles = (status & ~_device.Status & VirtioStatus.FEATURES_OK) != 0;
+        var before = _device.DriverFeatures;
+        if (settles && !_device.TrySetDriverFeatures(_driverFeatures & ~_transport, out _))
             status &= unchecked((byte)~VirtioStatus.FEATURES_OK);
         // Nothing is left of it; what the driver did not write is no reset.
         if (status == 0)
             return;
         if (_device.TrySetStatus(status, out _) && suspends)
             _device.BeginSuspend();
+        // Those that are refused are not the device's either.
+        if (settles)
+            _device.TrySetDriverFeatures(before, out _);
         if (_owesInterrupts)
             RaiseAll();
     }

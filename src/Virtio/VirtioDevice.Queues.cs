@@ -12,14 +12,14 @@ public abstract partial class VirtioDevice
     /// <param name="descriptorArea">Descriptor table.</param>
     /// <param name="driverArea">Available ring.</param>
     /// <param name="deviceArea">Used ring.</param>
-    /// <param name="fault">EBUSY while the queue is ready.</param>
+    /// <param name="fault">EBUSY while the queue is ready, or the device being reset.</param>
     /// <returns>Whether it was taken.</returns>
     public bool TrySetQueueAddress(int queue, Iova descriptorArea, Iova driverArea, Iova deviceArea, out Fault fault)
     {
         lock (_lock)
         {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
+            if (!IsToBeSetUp(queue, out fault))
+                return false;
             At(queue).DescriptorArea = descriptorArea;
             At(queue).DriverArea = driverArea;
             At(queue).DeviceArea = deviceArea;
@@ -30,14 +30,14 @@ public abstract partial class VirtioDevice
     /// <summary>Sets the number of descriptors of a queue.</summary>
     /// <param name="queue">Queue number.</param>
     /// <param name="size">Up to <see cref="MaxQueueSize"/>; a power of two, unless VIRTIO_F_RING_PACKED was taken.</param>
-    /// <param name="fault">EINVAL; EBUSY while the queue is ready.</param>
+    /// <param name="fault">EINVAL; EBUSY while the queue is ready, or the device being reset.</param>
     /// <returns>Whether it was taken.</returns>
     public bool TrySetQueueSize(int queue, int size, out Fault fault)
     {
         lock (_lock)
         {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
+            if (!IsToBeSetUp(queue, out fault))
+                return false;
             if (!IsQueueSize(size, _driverFeatures))
                 return Refuse(Errno.EINVAL, "the queue size is no power of two within the device's limit", out fault);
             At(queue).Size = size;
@@ -48,18 +48,26 @@ public abstract partial class VirtioDevice
     /// <summary>Makes a queue ready, or stops it after finishing what it has in work.</summary>
     /// <param name="queue">Queue number.</param>
     /// <param name="ready">Whether it shall be.</param>
-    /// <param name="fault">EFAULT, EINVAL when the rings do not lie in mapped memory or are not aligned; EINVAL before FEATURES_OK.</param>
+    /// <param name="fault">EFAULT, EINVAL when the rings do not lie in mapped memory or are not aligned; EINVAL before FEATURES_OK; EBUSY while the device is
+    /// being reset.</param>
     /// <returns>Whether it was done; stopping always is.</returns>
     public bool TrySetQueueReady(int queue, bool ready, out Fault fault)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             var target = At(queue);
             if (target.Ready == ready)
                 return Done(out fault);
+            if (ready && _isResetting)
+                return RefuseResetting(out fault);
             if (ready && !VirtioStatusRules.Allows(Status, VirtioStep.EnableQueue, out fault))
                 return false;
+            // They were set before the features, perhaps.
+            if (ready && !IsQueueSize(target.Size, _driverFeatures))
+                return Refuse(Errno.EINVAL, "the queue size is none of such a ring", out fault);
+            if (ready && target.State.IsPacked && !_driverFeatures.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
+                return Refuse(Errno.EINVAL, "the queue's state is that of a packed ring", out fault);
             // What ends begins anew behind it.
             if (!target.IsEnding)
                 target.Stop();
@@ -74,6 +82,21 @@ public abstract partial class VirtioDevice
         }
     }
 
+    /// <summary>Sets a queue up and makes it ready, or neither, as for a driver that writes a register for it.</summary>
+    internal bool TryEnableQueue(int queue, int size, Iova descriptorArea, Iova driverArea, Iova deviceArea, out Fault fault)
+    {
+        using (Hold())
+        {
+            var target = At(queue);
+            var (oldSize, oldDescriptors, oldDriver, oldDevice) = (target.Size, target.DescriptorArea, target.DriverArea, target.DeviceArea);
+            if (TrySetQueueSize(queue, size, out fault) && TrySetQueueAddress(queue, descriptorArea, driverArea, deviceArea, out fault)
+                && TrySetQueueReady(queue, true, out fault))
+                return true;
+            (target.Size, target.DescriptorArea, target.DriverArea, target.DeviceArea) = (oldSize, oldDescriptors, oldDriver, oldDevice);
+            return false;
+        }
+    }
+
     /// <summary>
     /// Resets one queue, while the others go on (VIRTIO 1.2, 2.6.1): requests in work are finished and handed back, then its set-up is forgotten, the
     /// place where it goes on included. The driver may set it up anew.
@@ -82,7 +105,7 @@ public abstract partial class VirtioDevice
     /// <remarks>VIRTIO_F_RING_RESET is the transport's to offer, and to look at.</remarks>
     public void ResetQueue(int queue)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             Forget(At(queue));
@@ -96,7 +119,7 @@ public abstract partial class VirtioDevice
     /// <param name="queue">Queue number.</param>
     public void BeginResetQueue(int queue)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             At(queue).BeginStop();
@@ -122,14 +145,14 @@ public abstract partial class VirtioDevice
     /// <param name="state">
     /// The place; one of the other ring format is refused when the queue is made ready. The default value is the beginning of either format.
     /// </param>
-    /// <param name="fault">EBUSY while the queue is ready.</param>
+    /// <param name="fault">EBUSY while the queue is ready, or the device being reset.</param>
     /// <returns>Whether it was taken.</returns>
     public bool TrySetQueueState(int queue, QueueState state, out Fault fault)
     {
         lock (_lock)
         {
-            if (At(queue).Ready)
-                return RefuseReady(out fault);
+            if (!IsToBeSetUp(queue, out fault))
+                return false;
             At(queue).State = state;
             return Done(out fault);
         }
@@ -154,7 +177,7 @@ public abstract partial class VirtioDevice
     public void SetQueueKick(int queue, EventFd? kick, bool polls = true)
     {
         // The eventfd belongs to the caller, who closes the old one when this returns; so the queue stands still while it is exchanged.
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             var target = At(queue);
@@ -209,7 +232,12 @@ public abstract partial class VirtioDevice
     {
     }
 
-    private static bool RefuseReady(out Fault fault) => Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault);
+    private bool IsToBeSetUp(int queue, out Fault fault)
+    {
+        if (_isResetting)
+            return RefuseResetting(out fault);
+        return At(queue).Ready ? Refuse(Errno.EBUSY, "the queue is ready: stop it first", out fault) : Done(out fault);
+    }
 
     // A packed ring has any size (2.8.10.1).
     private bool IsQueueSize(int size, VirtioFeatures features) =>
@@ -227,25 +255,16 @@ public abstract partial class VirtioDevice
 
     private void EndQueue(QueueRunner queue)
     {
-        bool isReset;
-        lock (_lock)
+        using (Hold())
         {
             if (queue.IsEnding)
                 queue.Stop();
             TryEndSuspending();
             if (!_isResetting)
                 Run(queue);
-            isReset = _isResetting && !HasEnding;
         }
-        if (!isReset)
-            return;
-        // Before the driver sees it, and begins anew.
-        Volatile.Read(ref _resetEnding)?.Invoke();
-        lock (_lock)
-        {
-            if (_isResetting && !HasEnding)
-                EndReset();
-        }
+
+        EndResetWhenDone();
     }
 
     private bool HasEnding => Array.Exists(_queues, static queue => queue.IsEnding);
@@ -276,7 +295,34 @@ public abstract partial class VirtioDevice
     private void QueueFaulted(int queue, Fault fault)
     {
         Interlocked.Or(ref _status, VirtioStatus.DEVICE_NEEDS_RESET);
+        if (_lock.IsHeldByCurrentThread)
+            _untold.Enqueue((queue, fault));
+        else
+            Tell(queue, fault);
+    }
+
+    private void Tell(int queue, Fault fault)
+    {
         Volatile.Read(ref _queueFaulted)?.Invoke(queue, fault);
         Volatile.Read(ref _configChanged)?.Invoke();
+    }
+
+    // The device's lock where queues start or end: faults that come of that are told when it is let go of.
+    private Held Hold()
+    {
+        _lock.Enter();
+        return new Held(this);
+    }
+
+    private void LetGo()
+    {
+        _lock.Exit();
+        while (!_lock.IsHeldByCurrentThread && _untold.TryDequeue(out var one))
+            Tell(one.Queue, one.Fault);
+    }
+
+    private readonly ref struct Held(VirtioDevice device)
+    {
+        public void Dispose() => device.LetGo();
     }
 }

@@ -31,22 +31,25 @@ public abstract partial class VirtioDevice
     /// <remarks>From any thread that is no queue's. A reset by the driver ends what it set up, not the pause.</remarks>
     public bool TryPause(out Fault fault)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             _isPaused = true;
             foreach (var queue in _queues)
                 queue.Stop();
             TryEndSuspending();
-            return Done(out fault);
         }
+
+        // What is under way when a device stands still would be under way for ever in the one that goes on.
+        EndResetWhenDone();
+        return Done(out fault);
     }
 
     /// <inheritdoc/>
     public void Resume()
     {
         bool owes;
-        lock (_lock)
+        using (Hold())
         {
             _isPaused = false;
             owes = TakeConfigNotice();
@@ -101,6 +104,7 @@ public abstract partial class VirtioDevice
             for (var i = 0; i < states.Length; i++)
                 Apply(states[i], _queues[i]);
             _driverFeatures = features;
+            _isResetting = false;
             Interlocked.Exchange(ref _status, device.Content.Span[6]);
             Volatile.Write(ref _configGeneration, BinaryPrimitives.ReadUInt32LittleEndian(device.Content.Span[24..]));
             ApplySuspension(suspension);
@@ -169,16 +173,18 @@ public abstract partial class VirtioDevice
         {
             var size = BinaryPrimitives.ReadUInt16LittleEndian(from[24..]);
             var flags = BinaryPrimitives.ReadUInt16LittleEndian(from[26..]);
-            if (!IsQueueSize(size, features) || (flags & ~(ReadyFlag | BrokenFlag | PackedFlag)) != 0
-                || ((flags & ReadyFlag) != 0 && (status & VirtioStatus.FEATURES_OK) == 0)
-                || ((flags & PackedFlag) != 0 && !features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
+            // A queue that is not ready may have been set up for features that were given up since.
+            var isReady = (flags & ReadyFlag) != 0;
+            if (size == 0 || size > MaxQueueSize || (flags & ~(ReadyFlag | BrokenFlag | PackedFlag)) != 0
+                || (isReady && (!IsQueueSize(size, features) || (status & VirtioStatus.FEATURES_OK) == 0))
+                || (isReady && (flags & PackedFlag) != 0 && !features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
                 || !QueueState.TryDecode(BinaryPrimitives.ReadUInt32LittleEndian(from[28..]), (flags & PackedFlag) != 0, out var state, out _))
                 return Refuse(section, $"has a queue {i} that such a device can't have", out fault);
             states[i] = new QueueSetup(
                 new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from)),
                 new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from[8..])),
                 new Iova(BinaryPrimitives.ReadUInt64LittleEndian(from[16..])),
-                size, (flags & ReadyFlag) != 0, (flags & BrokenFlag) != 0, state);
+                size, isReady, (flags & BrokenFlag) != 0, state);
         }
         return Done(out fault);
     }

@@ -24,7 +24,7 @@ public abstract partial class VirtioDevice
     /// <remarks>Whether the driver took VIRTIO_F_SUSPEND is the transport's to know. What fails in between sets DEVICE_NEEDS_RESET.</remarks>
     public void BeginSuspend()
     {
-        lock (_lock)
+        using (Hold())
         {
             if (_disposed || _isResetting || _isSuspending || (Status & VirtioStatus.DRIVER_OK) == 0)
                 return;

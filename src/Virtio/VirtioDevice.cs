@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -14,6 +15,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 {
     private readonly Lock _lock = new();
     private readonly QueueRunner[] _queues;
+    // Faults of queues that came about under the lock.
+    private readonly ConcurrentQueue<(int Queue, Fault Fault)> _untold = new();
     private DmaPort? _dma;
     private Action? _configChanged;
     private Action<int, Fault>? _queueFaulted;
@@ -22,6 +25,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     private uint _configGeneration;
     private Action? _resetEnding;
     private bool _isResetting;
+    // A driver asked for the reset.
+    private bool _isOfDriver;
     private bool _disposed;
 
     /// <summary>Makes a device, reset, with no driver. The derived constructor calls <see cref="CreateQueues"/> at its end.</summary>
@@ -86,12 +91,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
     /// <summary>Takes the driver's choice of features.</summary>
     /// <param name="features">The bits.</param>
-    /// <param name="fault">EINVAL for a bit that was not offered; EBUSY after FEATURES_OK.</param>
+    /// <param name="fault">EINVAL for a bit that was not offered; EBUSY after FEATURES_OK, and while the device is being reset.</param>
     /// <returns>Whether they were taken.</returns>
     public bool TrySetDriverFeatures(VirtioFeatures features, out Fault fault)
     {
         lock (_lock)
         {
+            if (_isResetting)
+                return RefuseResetting(out fault);
             if (!VirtioStatusRules.Allows(Status, VirtioStep.TakeFeatures, out fault))
                 return false;
             if (!features.IsWithin(DeviceFeatures))
@@ -123,12 +130,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Writes the configuration space, as a driver may.</summary>
     /// <param name="offset">Byte offset.</param>
     /// <param name="source">What.</param>
-    /// <param name="fault">EINVAL when the range leaves the space; EROFS for a field that a driver may not write; EBUSY while it is suspended.</param>
+    /// <param name="fault">EINVAL when the range leaves the space; EROFS for a field that a driver may not write; EBUSY while it is suspended, or being reset.</param>
     /// <returns>Whether it was written.</returns>
     public bool TrySetConfig(int offset, ReadOnlySpan<byte> source, out Fault fault)
     {
         lock (_lock)
         {
+            if (_isResetting)
+                return RefuseResetting(out fault);
             if (IsSuspended)
                 return Refuse(Errno.EBUSY, "the device is suspended", out fault);
             if (offset < 0 || offset > ConfigSize || source.Length > ConfigSize - offset)
@@ -142,7 +151,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     public void SetConfigCallback(Action? callback) => Volatile.Write(ref _configChanged, callback);
 
     /// <summary>Sets what is called when a ring error stopped a queue.</summary>
-    /// <param name="callback">Queue number and cause; on the queue's thread, not to block and not to call the device; null for none.</param>
+    /// <param name="callback">Queue number and cause; on the queue's thread, or on that of a call that starts or ends queues, when it has let go of the device; not to
+    /// block and not to call the device. Null for none.</param>
     public void SetQueueFaultCallback(Action<int, Fault>? callback) => Volatile.Write(ref _queueFaulted, callback);
 
     /// <summary>
@@ -165,10 +175,10 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         }
 
         bool owes;
-        lock (_lock)
+        using (Hold())
         {
             if (_isResetting)
-                return Refuse(Errno.EBUSY, "the device is being reset", out fault);
+                return RefuseResetting(out fault);
             var old = Status;
             if (!VirtioStatusRules.TryAdvance(old, status, out fault))
                 return false;
@@ -197,7 +207,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// </summary>
     public void Reset()
     {
-        lock (_lock)
+        using (Hold())
         {
             foreach (var queue in _queues)
                 Forget(queue);
@@ -207,12 +217,13 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
     /// <summary>
     /// As <see cref="Reset"/>, for a driver that asks for the status until it is 0: where a queue has to wait for a peer that is reached by messages, the
-    /// status stays what it was until that is done, and the peer is not kept waiting meanwhile. Else it is done when the call returns.
+    /// status stays what it was until that is done, and the peer is not kept waiting meanwhile; what it sets up in between is refused. Else it is done when the
+    /// call returns.
     /// </summary>
     /// <param name="isPolled">Whether the driver asks. For one that does not, the status is 0 at once: what is in work is given up, but for a message that is under way.</param>
     public void BeginReset(bool isPolled = true)
     {
-        lock (_lock)
+        using (Hold())
         {
             foreach (var queue in _queues)
             {
@@ -222,6 +233,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
 
             // Who sees 0 already does not ask any more.
             _isResetting = isPolled && HasEnding && Status != 0;
+            _isOfDriver = true;
             _isSuspending = false;
             if (_isResetting)
                 _driverFeatures = VirtioFeatures.None;
@@ -230,6 +242,9 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         }
     }
 
+    /// <summary>Whether a <see cref="BeginReset"/> is under way: until the status is 0 nothing is taken.</summary>
+    internal bool IsResetting => Volatile.Read(ref _isResetting);
+
     /// <summary>Sets what is called at the end of a <see cref="BeginReset"/> that took longer, before the driver sees it.</summary>
     /// <param name="callback">The callback, on any thread, under no lock, not to block; null for none.</param>
     public void SetResetCallback(Action? callback) => Volatile.Write(ref _resetEnding, callback);
@@ -237,7 +252,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Resets the device for another user, who knows nothing of it yet: what the one before read of its configuration does not count.</summary>
     public void BeginUse()
     {
-        lock (_lock)
+        using (Hold())
         {
             Reset();
             OnBeginUse();
@@ -254,7 +269,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <param name="dma">The port, whose <see cref="DmaPort.SetChangeCallback"/> is the device's from here on; null for none.</param>
     public void SetDma(DmaPort? dma)
     {
-        lock (_lock)
+        using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             _dma?.SetChangeCallback(null);
@@ -274,7 +289,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <param name="change">The change.</param>
     public void HandleDmaChange(DmaChange change)
     {
-        lock (_lock)
+        using (Hold())
         {
             if (_disposed)
                 return;
@@ -290,7 +305,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Stops all queues and frees them. The backend behind the device stays with who made it.</summary>
     public void Dispose()
     {
-        lock (_lock)
+        using (Hold())
         {
             if (_disposed)
                 return;
@@ -356,6 +371,14 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     {
     }
 
+    /// <summary>
+    /// Beside <see cref="OnReset"/> where a driver asked for it by the registers (<see cref="BeginReset"/>): whoever comes next, be it the system after its firmware,
+    /// reads the configuration anew. A front end that connects again is none of that. Under the device's lock.
+    /// </summary>
+    protected virtual void OnDriverReset()
+    {
+    }
+
     /// <summary>Another user begins; queues stand still.</summary>
     protected abstract void OnBeginUse();
 
@@ -404,12 +427,37 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         Volatile.Read(ref _configChanged)?.Invoke();
     }
 
+    private static bool RefuseResetting(out Fault fault) => Refuse(Errno.EBUSY, "the device is being reset", out fault);
+
+    // Before the driver sees it, and begins anew. Under no lock.
+    private void EndResetWhenDone()
+    {
+        lock (_lock)
+        {
+            if (!_isResetting || HasEnding)
+                return;
+        }
+
+        Volatile.Read(ref _resetEnding)?.Invoke();
+        lock (_lock)
+        {
+            if (_isResetting && !HasEnding)
+                EndReset();
+        }
+    }
+
     private void EndReset()
     {
+        // Nothing that was set up stays, whenever it was.
+        foreach (var queue in _queues)
+            queue.Forget(MaxQueueSize);
         _isResetting = false;
         ForgetSuspension();
         _driverFeatures = VirtioFeatures.None;
         OnReset();
+        if (_isOfDriver)
+            OnDriverReset();
+        _isOfDriver = false;
         Interlocked.Exchange(ref _status, 0);
     }
 

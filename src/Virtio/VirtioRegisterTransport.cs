@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using static Virtbus.Virtio.VirtioCommonConfig;
@@ -16,16 +17,24 @@ public sealed class VirtioRegisterTransport
 {
     // A driver that reads while the device changes its configuration reads again (2.5.3); one that changes it without end is broken.
     private const int MaxConfigReads = 100;
-    private const int ResetPatience = 1000;
+    private const int ResetLooks = 1000;
+    // No device sets all bits of its status at once: nobody answers.
+    private const byte Gone = 0xFF;
     private const int FeatureWords = VirtioFeatures.Count / 32;
     private readonly IVirtioRegisterAccess _registers;
+    private readonly int _featureWords;
 
     /// <summary>Begins to drive a device. Only registers that never change are read.</summary>
     /// <param name="registers">The way to its registers.</param>
-    public VirtioRegisterTransport(IVirtioRegisterAccess registers)
+    /// <param name="featureWords">How many 32 bits of features are looked at: a driver that needs no more than 2 asks for no more, since there are devices
+    /// that end at a third.</param>
+    public VirtioRegisterTransport(IVirtioRegisterAccess registers, int featureWords = FeatureWords)
     {
         ArgumentNullException.ThrowIfNull(registers);
+        ArgumentOutOfRangeException.ThrowIfLessThan(featureWords, 2);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(featureWords, FeatureWords);
         _registers = registers;
+        _featureWords = featureWords;
         DeviceFeatures = ReadFeatures(device_feature_select, device_feature);
         QueueCount = _registers.ReadUInt16(num_queues);
     }
@@ -35,6 +44,15 @@ public sealed class VirtioRegisterTransport
 
     /// <summary>How many queues it has.</summary>
     public int QueueCount { get; }
+
+    /// <summary>How long a reset is waited for beyond a thousand looks; not at all at first.</summary>
+    public TimeSpan ResetPatience { get; init; }
+
+    /// <summary>Place of the selected queue's notification (queue_notify_off).</summary>
+    public ushort NotifyOffset => _registers.ReadUInt16(queue_notify_off);
+
+    /// <summary>What a notification of the selected queue carries, where VIRTIO_F_NOTIF_CONFIG_DATA was taken.</summary>
+    public ushort NotifyData => _registers.ReadUInt16(queue_notify_data);
 
     /// <summary>Features that the driver took, as the device has them.</summary>
     public VirtioFeatures DriverFeatures => ReadFeatures(driver_feature_select, driver_feature);
@@ -61,7 +79,7 @@ public sealed class VirtioRegisterTransport
             return false;
         if (!features.IsWithin(DeviceFeatures))
             return Refuse(Errno.EINVAL, "a feature was taken that the device does not offer", out fault);
-        for (var select = 0u; select < FeatureWords; select++)
+        for (var select = 0u; select < _featureWords; select++)
         {
             _registers.WriteUInt32(driver_feature_select, select);
             _registers.WriteUInt32(driver_feature, features.Word(select));
@@ -83,19 +101,28 @@ public sealed class VirtioRegisterTransport
     }
 
     /// <summary>Resets the device, and waits until it is (4.1.4.3.2).</summary>
-    /// <param name="fault">ETIMEDOUT: it does not get there, or it is gone.</param>
+    /// <param name="fault">ETIMEDOUT: it does not get there; ENODEV: it is gone.</param>
     /// <returns>Whether it is reset.</returns>
     public bool TryReset(out Fault fault)
     {
         _registers.Write(device_status, [0]);
-        for (var i = 0; i < ResetPatience; i++)
+        var start = Stopwatch.GetTimestamp();
+        var spin = default(SpinWait);
+        for (var i = 0; i < ResetLooks || Stopwatch.GetElapsedTime(start) < ResetPatience; i++)
         {
-            if (Status == 0)
+            switch (Status)
             {
-                fault = Fault.None;
-                return true;
+                case 0:
+                    fault = Fault.None;
+                    return true;
+                case Gone:
+                    return Refuse(Errno.ENODEV, "the device is gone", out fault);
             }
-            Thread.Yield();
+
+            if (i < ResetLooks)
+                Thread.Yield();
+            else
+                spin.SpinOnce();
         }
         return Refuse(Errno.ETIMEDOUT, "the device does not come out of its reset", out fault);
     }
@@ -168,9 +195,18 @@ public sealed class VirtioRegisterTransport
     /// <param name="deviceArea">Device area.</param>
     public void SetQueueAddress(Iova descriptorArea, Iova driverArea, Iova deviceArea)
     {
-        _registers.WriteUInt64(queue_desc, descriptorArea.Value);
-        _registers.WriteUInt64(queue_driver, driverArea.Value);
-        _registers.WriteUInt64(queue_device, deviceArea.Value);
+        WriteAddress(queue_desc, descriptorArea);
+        WriteAddress(queue_driver, driverArea);
+        WriteAddress(queue_device, deviceArea);
+    }
+
+    /// <summary>Sets the vector of configuration changes.</summary>
+    /// <param name="vector">The vector, or <see cref="VIRTIO_MSI_NO_VECTOR"/>.</param>
+    /// <returns>False when the device has none left for it (4.1.5.1.2).</returns>
+    public bool TrySetConfigVector(ushort vector)
+    {
+        _registers.WriteUInt16(config_msix_vector, vector);
+        return _registers.ReadUInt16(config_msix_vector) == vector;
     }
 
     /// <summary>Sets the vector of the selected queue.</summary>
@@ -190,9 +226,16 @@ public sealed class VirtioRegisterTransport
         return IsEnabled;
     }
 
+    // A field of 64 bits is two of 32 for a driver (4.1.3.1).
+    private void WriteAddress(int register, Iova address)
+    {
+        _registers.WriteUInt32(register, (uint)address.Value);
+        _registers.WriteUInt32(register + sizeof(uint), (uint)(address.Value >> 32));
+    }
+
     private bool TryAwait(byte bit, out Fault fault)
     {
-        for (var i = 0; i < ResetPatience; i++)
+        for (var i = 0; i < ResetLooks; i++)
         {
             var status = Status;
             if ((status & VirtioStatus.DEVICE_NEEDS_RESET) != 0)
@@ -218,7 +261,7 @@ public sealed class VirtioRegisterTransport
     private VirtioFeatures ReadFeatures(int selector, int register)
     {
         var features = VirtioFeatures.None;
-        for (var select = 0u; select < FeatureWords; select++)
+        for (var select = 0u; select < _featureWords; select++)
         {
             _registers.WriteUInt32(selector, select);
             features = features.WithWord(select, _registers.ReadUInt32(register));

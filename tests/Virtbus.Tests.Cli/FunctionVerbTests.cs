@@ -64,6 +64,18 @@ public sealed class FunctionVerbTests
         Assert.Contains("has no virtual functions", await fabric.RefusedAsync("vf", "list", "serial0"), StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("--virtio", "function", "plug", "nic9", "--virtio")]
+    [InlineData("--host", "function", "plug", "nic9", "--host")]
+    [InlineData("--driver", "function", "plug", "nic9", "--virtio", "net", "--driver")]
+    [InlineData("--cpus", "vm", "disk0", "--cpus")]
+    public async Task Option_without_its_value_is_the_line_s_mistake(string option, params string[] words)
+    {
+        await using var fabric = new TestFabric();
+        var usage = await fabric.RunAsync(words);
+        Assert.Equal((2, $"virtbus: Required argument missing for option: '{option}'."), (usage.Code, usage.Errors.Split('\n')[0]));
+    }
+
     [Fact]
     public async Task Override_moves_a_function_between_its_drivers_and_suggest_names_them()
     {

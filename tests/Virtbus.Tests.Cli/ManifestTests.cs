@@ -74,7 +74,7 @@ public sealed class ManifestTests
             /manifests/m.yaml:24:13: disks[1].serial: 'this serial number is too long' is not right here. Write 1 to 20 printable ASCII characters.
             /manifests/m.yaml:25:5: disks[2]: a disk has exactly one of file, memory, null; this has none. Add one.
             /manifests/m.yaml:27:45: disks[3].file: Disk file '/manifests/no/such.img' does not exist. Make it, for example with: truncate -s 1G /manifests/no/such.img
-            /manifests/m.yaml:27:58: disks[3]: 'size' is no key of a disk. The keys are name, adapter, file, format, direct, memory, null, readonly, queues, packed, serial.
+            /manifests/m.yaml:27:58: disks[3]: 'size' is no key of a disk. The keys are name, adapter, file, format, direct, memory, null, readonly, queues, packed, serial, nbd, nbd_name, nbd_readonly, nbd_insecure.
             /manifests/m.yaml:29:40: devices[0].count: 'many' is not right here. Write a whole number from 1 to 100000.
             /manifests/m.yaml:29:54: devices[0].parent: 'nobody' is no adapter of this manifest. Its adapters are adapter0.
             /manifests/m.yaml:30:27: devices[1].name: 'demo.part' is made at line 29 already. Give that group a higher count.

@@ -1,7 +1,10 @@
 using Virtbus.Daemon.Logs;
+using Virtbus.Ethernet;
+using Virtbus.Models.VirtioNet;
 using Virtbus.Platform;
 using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Transports.VfioUser;
+using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Tests.Cli;
 
@@ -18,7 +21,35 @@ public sealed class ThreatBoundsTests
         { "its connection ends after 10 s", 10, (long)new VfioUserServerOptions().AnswerTimeout.TotalSeconds },
         { "a client of ours waits 30 s", 30, (long)new VfioUserClientOptions().Timeout.TotalSeconds },
         { "two files of 8 MiB at most", 8 << 20, LogFile.DefaultCapacity },
+        { "16 MiB a chain", 16 << 20, DescriptorChain.MostCopied },
+        { "256 addresses are learned at a device", 256, VirtioNetDevice.MostAddresses },
+        { "1,024 behind an adapter or a TAP interface", 1024, EthernetSwitch.MaxAddressesOfNetwork },
+        { "1,024 behind an adapter or a TAP interface, 4,096 in all", 4096, EthernetSwitch.MaxAddresses },
+        { "a frame makes 2,048 pieces at most", 2048, FrameLayout.MaxSegments },
+        { "and all of a batch for all ports 32,768", 32_768, SwitchBatch.MostPieces },
+        { "256 of them or 1 MiB wait for each pair of queues", 256, Waiting(60) },
     };
+
+    // Frames of a length that wait for a driver whose buffers are full.
+    private static int Waiting(int length)
+    {
+        const int Buffers = 16;
+        const int Sent = 400;
+        using var device = new VirtioNetDevice("nic", new EthernetSwitch(), new VirtioNetOptions(0x02_00_00_00_00_01) { Mtu = 9000 });
+        using var user = new VirtioNetUser(device, queueSize: Buffers, slotSize: 16384);
+        var frame = new byte[length];
+        frame.AsSpan(0, 6).Fill(0xFF);
+        for (var i = 0; i < Buffers; i++)
+            device.Port.Sink.Deliver(new EthernetFrame(frame));
+        device.Port.Sink.Flush();
+        Deadline.Until(() => device.Counters.ReceivedFrames == Buffers, "the buffers to be full");
+        for (var i = 0; i < Sent; i++)
+            device.Port.Sink.Deliver(new EthernetFrame(frame));
+        return Sent - (int)device.Counters.ReceiveLost;
+    }
+
+    [Fact]
+    public void Long_frames_that_wait_have_that_many_bytes_at_most() => Assert.InRange(Waiting(9014) * 9014, (1 << 20) - (3 * 9014), 1 << 20);
 
     [Theory]
     [MemberData(nameof(Bounds))]

@@ -126,6 +126,33 @@ public sealed class VirtioVerbTests
     }
 
     [Fact]
+    public async Task Link_of_a_network_function_and_what_its_switch_counts_are_in_the_tree_of_the_daemon()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync("""
+            adapters:
+              - { name: left, model: merlin, switch: lan }
+            functions:
+              - { name: nic0, virtio: net, switch: lan, speed: 10000, mtu: 68 }
+
+            """);
+        var path = "/bus/pci/devices/" + await AddressOfAsync(fabric, "nic0");
+        Assert.Equal("10000\n", await fabric.OkAsync("attr", "get", path + "/speed"));
+        Assert.Contains("speed: 10000", await fabric.OkAsync("export"), StringComparison.Ordinal);
+        await fabric.OkAsync("attr", "set", path + "/link", "down");
+        Assert.Equal("down\n", await fabric.OkAsync("attr", "get", path + "/link"));
+        await fabric.OkAsync("attr", "set", path + "/link", "up");
+        Assert.Equal("up\n", await fabric.OkAsync("attr", "get", path + "/link"));
+        Assert.Contains("no driver is there that announces itself", await fabric.RefusedAsync("attr", "set", path + "/announce", "1"), StringComparison.Ordinal);
+        Assert.Equal("left/\nnic0/\n", await fabric.OkAsync("attr", "get", "/kernel/switches/lan/ports"));
+        foreach (var port in (string[])["left", "nic0"])
+        {
+            foreach (var counter in (string[])["dropped", "filtered", "malformed"])
+                Assert.Equal("0\n", await fabric.OkAsync("attr", "get", $"/kernel/switches/lan/ports/{port}/{counter}"));
+        }
+    }
+
+    [Fact]
     public async Task Switches_of_a_manifest_are_compared_exported_and_joined_by_adapters()
     {
         const string Text = """
@@ -203,6 +230,8 @@ public sealed class VirtioVerbTests
               - { name: j, virtio: net, vlan: 4095 }
               - { name: k, virtio: rng, queues: 2 }
               - { name: l, virtio: rng, vfs: 2, transitional: true }
+              - { name: m, virtio: net, mtu: 67 }
+              - { name: n, virtio: net, speed: 0 }
             """,
             "t.yaml"));
         string[] expected =
@@ -217,6 +246,8 @@ public sealed class VirtioVerbTests
             "functions[7].vfs: no such device has virtual functions",
             "functions[8].mtu: only a network device has 'mtu', and this is a virtio blk",
             "functions[9].vlan",
+            "functions[12].mtu",
+            "functions[13].speed",
             "functions[11].transitional: a transitional function has no virtual functions",
             "functions[10].queues: only a disk or a network device has 'queues', and this is a virtio rng",
         ];

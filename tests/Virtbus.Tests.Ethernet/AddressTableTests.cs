@@ -167,6 +167,21 @@ public sealed class AddressTableTests
     }
 
     [Fact]
+    public void Age_that_is_shortened_counts_for_a_full_table_at_once()
+    {
+        var table = new AddressTable(frequency: 10) { MaxAge = 5000 };
+        var port = new SwitchPort(new KeepingSink()) { MaxAddresses = 2 };
+        table.Learn(1, 0, port, now: 0);
+        table.Learn(2, 0, port, now: 0);
+        // Looked through for the last time before any of them is old.
+        table.Learn(3, 0, port, now: 100);
+        Assert.Null(table.Find(3, 0, 100));
+        table.MaxAge = 50;
+        table.Learn(3, 0, port, now: 200);
+        Assert.Same(port, table.Find(3, 0, 200));
+    }
+
+    [Fact]
     public void Full_table_costs_an_unknown_address_no_allocation()
     {
         var table = new AddressTable(frequency: 1) { MaxAge = 300 };

@@ -146,6 +146,33 @@ public sealed class EthernetSwitchTests
         Assert.Equal(1, good.Flushes);
     }
 
+    [Fact]
+    public void Port_without_a_lane_is_flushed_once_at_the_end_of_each_batch_that_brought_it_frames()
+    {
+        var (first, second) = (new KeepingSink(), new KeepingSink());
+        var (from, a, b) = (new SwitchPort(new KeepingSink()), new SwitchPort(first), new SwitchPort(second));
+        var batch = new SwitchBatch(_switch);
+        foreach (var port in (SwitchPort[])[from, a, b])
+            _switch.Join(port);
+        for (var round = 1; round <= 3; round++)
+        {
+            for (var i = 0; i < 4; i++)
+                Assert.True(batch.Forward(from, Frame(Everyone, 1)));
+            Assert.Equal((round - 1, round - 1), (first.Flushes, second.Flushes));
+            batch.End(static (_, exception) => throw exception);
+            Assert.Equal((round, round, 4 * round), (first.Flushes, second.Flushes, second.Frames.Count));
+        }
+
+        // One that leaves in between has what it was given, and is flushed for that, and never again.
+        batch.Forward(from, Frame(Everyone, 1));
+        _switch.Leave(a);
+        batch.End(static (_, exception) => throw exception);
+        batch.Forward(from, Frame(Everyone, 1));
+        batch.End(static (_, exception) => throw exception);
+        Assert.Equal((4, 5), (first.Flushes, second.Flushes));
+        Assert.Equal((13, 14), (first.Frames.Count, second.Frames.Count));
+    }
+
     [Theory]
     [InlineData(13, false)]
     [InlineData(14, true)]

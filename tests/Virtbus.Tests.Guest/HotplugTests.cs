@@ -64,6 +64,15 @@ public sealed class HotplugTests
         await qemu.PlugAsync("nic1", Names.Length + 1, await SocketAsync(fabric, "nic1"));
         await guest.TellAsync($"touch /tmp/left; until dev=$(find_nic {NextMac}) && [ \"$dev\" ]; do sleep 0.1; done; ip link set $dev up; frame $dev $peer {PeerMac} | cut -d ' ' -f 1; frame $peer $dev {NextMac} | cut -d ' ' -f 1");
         await guest.SeeAsync("1514", "1514");
+
+        // One with MSI-X, pulled from this side in the middle of frames that come and go: QEMU and the guest live on, and so does the fabric.
+        await guest.TellAsync($"while net_test say $dev 88b5 1514 {PeerMac}; do :; done 2>/dev/null & while net_test say $peer 88b5 1514 {NextMac}; do :; done 2>/dev/null & echo busy");
+        await guest.SeeAsync("busy");
+        await fabric.OkAsync("function", "unplug", "peer0", "--surprise");
+        Assert.Equal("running", (await qemu.DoAsync("query-status")).GetProperty("status").GetString());
+        await guest.TellAsync("dd if=/dev/zero bs=1k count=4 2>/dev/null | wc -c");
+        await guest.SeeAsync("4096");
+        Assert.Contains("bound to vfio-pci", await fabric.OkAsync("function", "plug", "peer1", "--virtio", "net", $"mac={PeerMac}"), StringComparison.Ordinal);
         await guest.KillAsync();
     }
 

@@ -78,6 +78,22 @@ public sealed class NetTests
     }
 
     [Fact]
+    public async Task Guest_that_shares_no_memory_talks_to_one_that_does()
+    {
+        await using var fabric = new TestFabric();
+        await fabric.UpAsync(Pair("queues: 1", "queues: 1"));
+        var server = Guest.Start(fabric, await ScriptAsync(1), "nic1", "--no-shared-memory");
+        var client = Guest.Start(fabric, await ScriptAsync(2), "nic2");
+        await ReadyAsync(server, client);
+        await server.TellAsync($"net_test serve 5001 {GiB >> 10} 1");
+        await server.SeeAsync("listening");
+        await client.TellAsync($"net_test talk 10.0.0.1 5001 {GiB >> 10} 1");
+        await client.SeeAsync("same");
+        await server.SeeAsync("same");
+        await EndAsync(server, client);
+    }
+
+    [Fact]
     public async Task Guests_with_virtual_functions_and_an_old_driver_talk()
     {
         await using var fabric = new TestFabric();

@@ -1,4 +1,5 @@
 using System.Security.Cryptography;
+using Virtbus.Block;
 using Virtbus.Tests.Cli;
 using Virtbus.Vm;
 
@@ -23,10 +24,13 @@ public sealed class NewerKernelTests
         var image = fabric.Write("disk.img", "");
         var bytes = RandomNumberGenerator.GetBytes(8 * DiskImage.MiB);
         await File.WriteAllBytesAsync(image, bytes, TestContext.Current.CancellationToken);
+        int unit;
+        using (var backend = FileBackend.Open(image, raw: true))
+            unit = backend.Info.BlockSize << backend.Info.PhysicalBlockExponent;
         await fabric.UpAsync($$"""
             functions:
               - { name: disk0, virtio: blk, file: {{image}}, format: raw, queues: 2 }
-              - { name: nic0, virtio: net, mac: "{{Mac}}", queues: 2 }
+              - { name: nic0, virtio: net, mac: "{{Mac}}", queues: 2, speed: 25000 }
               - { name: peer0, virtio: net, mac: "{{PeerMac}}", queues: 2, packed: true }
               - { name: rng0, virtio: rng }
               - { name: talk0, virtio: console }
@@ -45,6 +49,8 @@ public sealed class NewerKernelTests
         await _frames.SendAsync(guest);
         await _ethtool.SendAsync(guest);
         await guest.SeeAsync(Path.GetFileName(line.Kernel)["vmlinuz-".Length..], Convert.ToHexStringLower(SHA256.HashData(bytes)), "same", "4096");
+        // The unit of the host's file system, below which its disk reads before it writes.
+        await guest.SeeAsync($"unit {unit}");
         await guest.SeeAsync("ready");
         await console.SayAsync("hello");
         Assert.Equal("hello", await console.HearAsync());
@@ -63,6 +69,14 @@ public sealed class NewerKernelTests
         await guest.SeeAsync("all 30000 1000 0 1", frame);
         // All queues again, one by one as at first, and both ways.
         await guest.SeeAsync("queue0 0 1 0 1", "queue1 0 1 0 1", "told 4 of 4", frame, frame);
+        // The cable is pulled out and put in again.
+        await guest.SeeAsync("carrier 1, speed 25000");
+        var shown = await fabric.OkAsync("function", "show", "nic0");
+        var link = $"/bus/pci/devices/{shown[(shown.IndexOf(" as ", StringComparison.Ordinal) + 4)..].Split('\n')[0]}/link";
+        await fabric.OkAsync("attr", "set", link, "down");
+        await guest.SeeAsync("carrier 0");
+        await fabric.OkAsync("attr", "set", link, "up");
+        await guest.SeeAsync("carrier 1");
         await guest.EndAsync();
     }
 
@@ -75,6 +89,7 @@ public sealed class NewerKernelTests
         uname -r
         work
         dd if=/dev/hwrng bs=1k count=4 iflag=fullblock 2>/dev/null | wc -c
+        echo unit $(cat /sys/block/${disk#/dev/}/queue/physical_block_size)
         stty -F /dev/hvc0 raw -echo
         exec 3<>/dev/hvc0
         echo ready
@@ -134,5 +149,9 @@ public sealed class NewerKernelTests
         begin; send 4 1; told 4
         frame $nic $peer {{PeerMac}}
         frame $peer $nic {{Mac}}
+        carrier() { until [ $(cat /sys/class/net/$nic/carrier) = $1 ]; do :; done; echo carrier $1; }
+        echo "carrier $(cat /sys/class/net/$nic/carrier), speed $(cat /sys/class/net/$nic/speed)"
+        carrier 0
+        carrier 1
         """;
 }

@@ -247,6 +247,8 @@ public sealed class VirtioBlkTests : IDisposable
     [InlineData(0, 0, 511, true, IoError)]
     [InlineData(1, 2048, 512, false, IoError)]
     [InlineData(10, 0, 512, true, Unsupported)]
+    // Secure erase, which is not offered.
+    [InlineData(14, 0, 512, true, Unsupported)]
     [InlineData(0xffffffff, 0, 512, true, Unsupported)]
     [InlineData(0, 2047, 512, true, Ok)]
     public void Request_out_of_bounds_gets_its_status_and_the_queue_goes_on(uint type, ulong sector, uint length, bool deviceWrites, byte status)

@@ -159,7 +159,7 @@ public sealed class VirtioNetCoalescingTests : IDisposable
 
     [Theory]
     [MemberData(nameof(Forms))]
-    public void Time_goes_by_from_the_first_packet(bool packed, bool eventIndex, bool sends)
+    public void Time_runs_out_without_another_packet(bool packed, bool eventIndex, bool sends)
     {
         var queue = Form(packed, eventIndex, sends);
         Assert.Equal(Ok, SetQueue(queue, Never, 300));

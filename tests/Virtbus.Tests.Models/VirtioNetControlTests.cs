@@ -45,13 +45,23 @@ public sealed class VirtioNetControlTests : IDisposable
         Assert.Same(steering, settings.Steering);
         Assert.Null(settings.Offloads);
         commands.TryDo(6, 0, [8, 0, 0, 0, 9, 0, 0, 0]);
+        commands.TryDo(6, 2, [0, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0]);
         Assert.True(_device.Coalescing.IsDefault);
+        settings.SetStatus(VIRTIO_NET_S_ANNOUNCE, true);
+        Assert.False(commands.TryDo(3, 0, []));
+        Assert.Equal(VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE, settings.Status);
         // Of the user of now they do.
         commands.Generation = settings.Generation;
         Assert.True(commands.TryDo(4, 0, [2, 0]));
         Assert.True(commands.TryDo(5, 0, new byte[8]));
         Assert.True(commands.TryDo(6, 0, [8, 0, 0, 0, 9, 0, 0, 0]));
         Assert.False(_device.Coalescing.IsDefault);
+        Assert.True(commands.TryDo(6, 0, new byte[8]));
+        Assert.True(_device.Coalescing.IsDefault);
+        Assert.True(commands.TryDo(6, 2, [0, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0]));
+        Assert.False(_device.Coalescing.IsDefault);
+        Assert.True(commands.TryDo(3, 0, []));
+        Assert.Equal(VIRTIO_NET_S_LINK_UP, settings.Status);
         Assert.Equal((2, 0UL), (settings.Steering.Pairs, settings.Offloads));
     }
 

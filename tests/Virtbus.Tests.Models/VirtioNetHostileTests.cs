@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Virtbus.Ethernet;
 using Virtbus.Memory;
 using Virtbus.Models.VirtioNet;
@@ -40,6 +41,30 @@ public sealed class VirtioNetHostileTests : IDisposable
     {
         _a.Dispose();
         _b.Dispose();
+    }
+
+    [Fact]
+    public void Frames_for_a_queue_that_gets_no_thread_are_lost_and_not_for_the_next_user()
+    {
+        using var userA = new VirtioNetUser(_a);
+        using var userB = new VirtioNetUser(_b);
+        using (var kick = new EventFd())
+        {
+            BecomeUnpollable(kick);
+            _b.SetQueueKick(0, kick);
+            Assert.Equal(VirtioStatus.DEVICE_NEEDS_RESET, _b.Status & VirtioStatus.DEVICE_NEEDS_RESET);
+            for (var i = 0; i < 5; i++)
+                userA.Send(Net.Frame(MacB, MacA, 100, i));
+            Deadline.Until(() => _a.Counters.SentFrames + _a.Counters.SendLost == 5, "the frames to be sent");
+            _b.SetQueueKick(0, null);
+        }
+
+        Assert.Equal(5UL, _b.Counters.ReceiveLost);
+        _b.BeginUse();
+        userB.Restart();
+        var frame = Net.Frame(MacB, MacA, 100, 77);
+        userA.Send(frame);
+        Assert.Equal(frame, userB.Receive()[userB.HeaderSize..]);
     }
 
     [Theory]
@@ -280,7 +305,16 @@ public sealed class VirtioNetHostileTests : IDisposable
         for (var i = 0; i < 255; i++)
             _b.Port.Sink.Deliver(new EthernetFrame(Net.Frame(MacB, MacA, 60, 100 + i)));
         _b.Port.Sink.Flush();
-        Assert.Equal(Net.Frame(MacB, MacA, 60, 100), user.Receive()[20..]);
+        // It is looked at again with each frame that comes, and finds no room.
+        var bytes = new byte[2048];
+        var length = 0;
+        Deadline.Until(() =>
+        {
+            _b.Port.Sink.Deliver(new EthernetFrame(Net.Frame(MacB, MacA, 60, 99)));
+            _b.Port.Sink.Flush();
+            return (length = user.Take(0, bytes)) > 0;
+        }, "a frame");
+        Assert.Equal(Net.Frame(MacB, MacA, 60, 100), bytes[20..length]);
     }
 
     [Fact]
@@ -348,4 +382,15 @@ public sealed class VirtioNetHostileTests : IDisposable
             },
             "the frame");
     }
+
+    // Behind the same number is another file from here on, as a host without room for a source would have it.
+    private static void BecomeUnpollable(EventFd kick)
+    {
+        using var file = File.OpenHandle("/dev/null");
+        Assert.NotEqual(-1, PutInPlace((int)file.DangerousGetHandle(), (int)kick.Descriptor.DangerousGetHandle()));
+    }
+
+    [DllImport("libc", EntryPoint = "dup2")]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
+    private static extern int PutInPlace(int file, int number);
 }

@@ -57,10 +57,11 @@ public sealed class VirtioNetTests
     [Fact]
     public void Frames_that_are_cut_into_thousands_go_out_whole_over_several_turns()
     {
-        const int Frames = 16;
-        const int Payload = 1024;
+        // As many as the device takes at once, which grows with each turn, are more than the 32,768 pieces that a batch may make.
+        const int Frames = 62;
+        const int Payload = 2048;
         using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
-        using var user = new VirtioNetUser(a);
+        using var user = new VirtioNetUser(a, slotSize: 4096);
         var sink = new Counter();
         _network.Join(new SwitchPort(sink));
         for (var i = 0; i < Frames; i++)
@@ -89,6 +90,8 @@ public sealed class VirtioNetTests
 
         internal int Count => Volatile.Read(ref _count);
 
+        internal int Length { get; init; } = 55;
+
         internal int Wrong => Volatile.Read(ref _wrong);
 
         public OffloadKinds Takes => OffloadKinds.None;
@@ -96,7 +99,7 @@ public sealed class VirtioNetTests
         public void Deliver(in EthernetFrame frame)
         {
             Interlocked.Increment(ref _count);
-            if (frame.Length != 55 || !frame.Offload.IsNone)
+            if (frame.Length != Length || !frame.Offload.IsNone)
                 Interlocked.Increment(ref _wrong);
         }
 
@@ -171,6 +174,72 @@ public sealed class VirtioNetTests
         userA.Send(Net.Frame(MacB, MacA, 100, 10));
         Assert.Equal(Net.Frame(MacB, MacA, 100, 10), userB.Receive()[20..]);
         Assert.Equal(1UL, b.Counters.ReceiveLost);
+    }
+
+    [Theory]
+    [InlineData((128 * 64) - 20, true)]
+    [InlineData((128 * 64) - 19, false)]
+    public void Frame_for_more_than_128_buffers_is_lost_however_many_the_ring_has(int length, bool arrives)
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA) { Mtu = 9000 });
+        using var user = new VirtioNetUser(a, queueSize: 256, slotSize: 64);
+        a.Port.Sink.Deliver(new EthernetFrame(Net.Frame(MacA, MacB, length, 1)));
+        a.Port.Sink.Deliver(new EthernetFrame(Net.Frame(MacA, MacB, 60, 2)));
+        a.Port.Sink.Flush();
+        if (arrives)
+            Assert.Equal(Net.Frame(MacA, MacB, length, 1), user.Receive()[20..]);
+        Assert.Equal(Net.Frame(MacA, MacB, 60, 2), user.Receive()[20..]);
+        Assert.Equal(arrives ? 0UL : 1UL, a.Counters.ReceiveLost);
+    }
+
+    [Theory]
+    [InlineData(true, FrameFlags.DataValid, 2)]
+    [InlineData(true, FrameFlags.None, 0)]
+    [InlineData(false, FrameFlags.DataValid, 0)]
+    public void Checksum_that_is_known_to_be_right_is_told_to_a_driver_that_leaves_it_to_the_device(bool takes, FrameFlags flags, byte expected)
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        using var user = new VirtioNetUser(a, takes ? VirtioFeatures.None : VirtioFeatures.Of(
+            VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6));
+        a.Port.Sink.Deliver(new EthernetFrame(Net.Tcp(MacA, MacB, 100), new FrameOffload(flags, SegmentationType.None, 0, 0, 0, 0, 0, 0)));
+        a.Port.Sink.Flush();
+        Assert.Equal(Net.Header(expected, 0, 0, 0, 0, 0), user.Receive()[..10]);
+    }
+
+    [Theory]
+    [InlineData(1, 0x0800, true)]
+    [InlineData(4, 0x86DD, true)]
+    [InlineData(0x81, 0x0800, true)]
+    [InlineData(0x84, 0x86DD, true)]
+    [InlineData(0x84, 0x86DD, false)]
+    [InlineData(5, 0x0800, true)]
+    [InlineData(0x85, 0x0800, true)]
+    public void Kind_of_segments_is_sent_where_the_driver_may_leave_it_and_lost_where_it_is_none(byte type, ushort etherType, bool hasEcn)
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        using var b = new VirtioNetDevice("b", _network, new VirtioNetOptions(MacB));
+        using var userA = new VirtioNetUser(a, hasEcn ? VirtioFeatures.None : VirtioFeatures.Of(VIRTIO_NET_F_HOST_ECN), slotSize: 8192);
+        using var userB = new VirtioNetUser(b, slotSize: 8192);
+        var isV6 = etherType == 0x86DD;
+        var isUdp = (type & 0x7F) == 5;
+        var start = (ushort)(isV6 ? 54 : 34);
+        var frame = Net.Tcp(MacB, MacA, 4000, protocol: isUdp ? (byte)17 : (byte)6);
+        BinaryPrimitives.WriteUInt16BigEndian(frame.AsSpan(12), etherType);
+        if (isV6)
+        {
+            frame.AsSpan(14, 40).Clear();
+            (frame[14], frame[20], frame[66]) = (0x60, 6, 0x50);
+        }
+
+        userA.Send(frame, Net.Header(1, type, (ushort)(start + (isUdp ? 8 : 20)), 1000, start, (ushort)(isUdp ? 6 : 16)));
+        var isTaken = hasEcn && type != 0x85;
+        Deadline.Until(() => a.Counters.SentFrames + a.Counters.SendLost == 1, "the frame to be sent or lost");
+        Assert.Equal((isTaken ? 1UL : 0UL, 0L), (a.Counters.SentFrames, a.Port.Malformed));
+        if (!isTaken)
+            return;
+        var got = userB.Receive();
+        Assert.Equal(type, got[1]);
+        Assert.Equal(frame, got[20..]);
     }
 
     [Fact]
@@ -263,6 +332,32 @@ public sealed class VirtioNetTests
     }
 
     [Theory]
+    // Of TCP in IPv4 that is none, with its checksum in the Ethernet header, in more pieces than one frame may make, and one that is right.
+    [InlineData(0x86DD, 100, 1, 1448, 34, 16, false)]
+    [InlineData(0x0800, 100, 0, 0, 13, 16, false)]
+    [InlineData(0x0800, 54 + 2049, 1, 1, 34, 16, false)]
+    [InlineData(0x0800, 54 + 2048, 1, 1, 34, 16, true)]
+    // By a port of VLAN 7: with the tag of 8, of 7, and of none.
+    [InlineData(0x8100, 100, 0, 0, 0, 0, false, 7, 8)]
+    [InlineData(0x8100, 100, 0, 0, 0, 0, true, 7, 7)]
+    [InlineData(0x8100, 100, 0, 0, 0, 0, true, 7, 0)]
+    public void Frame_that_the_switch_refuses_counts_as_lost_and_not_as_sent(
+        ushort etherType, int length, byte type, ushort segment, ushort start, ushort offset, bool isTaken, ushort vlan = 0, ushort tag = 0)
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA) { Vlan = vlan });
+        using var user = new VirtioNetUser(a);
+        var frame = Net.Tcp(Broadcast, MacA, length);
+        BinaryPrimitives.WriteUInt16BigEndian(frame.AsSpan(12), etherType);
+        if (vlan != 0)
+            BinaryPrimitives.WriteUInt16BigEndian(frame.AsSpan(14), tag);
+        user.Send(frame, Net.Header((byte)(start == 0 ? 0 : 1), type, 54, segment, start, offset));
+        Deadline.Until(() => a.Counters.SentFrames + a.Counters.SendLost == 1, "the frame to be sent or lost");
+        Assert.Equal((isTaken ? 1UL : 0UL, isTaken ? (ulong)length : 0UL, isTaken ? 0UL : 1UL), (a.Counters.SentFrames, a.Counters.SentBytes, a.Counters.SendLost));
+        Assert.Equal(isTaken ? 0 : 1, a.Port.Malformed + a.Port.Filtered);
+        Assert.Equal(!isTaken && vlan != 0 ? 1 : 0, a.Port.Filtered);
+    }
+
+    [Theory]
     [InlineData(1500, 1500, 1514, false, true)]
     [InlineData(1500, 1500, 1515, false, false)]
     [InlineData(1500, 1500, 1518, true, true)]
@@ -283,6 +378,53 @@ public sealed class VirtioNetTests
         userA.Send(Net.Frame(MacB, MacA, 60, 2));
         Assert.Equal(arrives ? frame : Net.Frame(MacB, MacA, 60, 2), userB.Receive()[20..]);
         Assert.Equal(arrives ? 0UL : 1UL, a.Counters.SendLost + b.Counters.ReceiveLost);
+    }
+
+    [Theory]
+    [InlineData(1, 54, 1460, true)]
+    [InlineData(1, 54, 1461, false)]
+    [InlineData(1, 54, 8960, false)]
+    [InlineData(5, 42, 1472, true)]
+    [InlineData(5, 42, 1473, false)]
+    public void Frame_to_be_cut_into_longer_ones_than_the_mtu_is_lost(byte type, ushort headers, ushort segment, bool arrives)
+    {
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        using var b = new VirtioNetDevice("b", _network, new VirtioNetOptions(MacB) { Mtu = 9000 });
+        using var userA = new VirtioNetUser(a, slotSize: 16384);
+        using var userB = new VirtioNetUser(b, slotSize: 16384);
+        var frame = Net.Tcp(MacB, MacA, 9014, protocol: type == 1 ? (byte)6 : (byte)17);
+        userA.Send(frame, Net.Header(1, type, headers, segment, 34, type == 1 ? (ushort)16 : (ushort)6));
+        userA.Send(Net.Frame(MacB, MacA, 60, 2));
+        Assert.Equal(arrives ? frame : Net.Frame(MacB, MacA, 60, 2), userB.Receive()[20..]);
+        Assert.Equal(arrives ? 0UL : 1UL, a.Counters.SendLost);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Addresses_of_the_user_of_before_are_not_the_next_ones(bool byLink)
+    {
+        const ulong Stranger = 0x02_00_00_00_00_99;
+        using var a = new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA));
+        using var b = new VirtioNetDevice("b", _network, new VirtioNetOptions(MacB));
+        using var userA = new VirtioNetUser(a);
+        using var userB = new VirtioNetUser(b);
+        var others = new Counter { Length = 60 };
+        _network.Join(new SwitchPort(others));
+        userA.Send(Net.Frame(MacB, Stranger, 60, 1));
+        userB.Receive();
+        Assert.Equal(1, others.Count);
+        userB.Send(Net.Frame(Stranger, MacB, 60, 2));
+        userB.Send(Net.Frame(Broadcast, MacB, 60, 3));
+        Deadline.Until(() => others.Count >= 2, "the second frame");
+        Assert.Equal(2, others.Count);
+        if (byLink)
+            a.SetLink(false);
+        else
+            a.BeginUse();
+        userB.Send(Net.Frame(Stranger, MacB, 60, 4));
+        Deadline.Until(() => others.Count >= 3, "the frame to reach all");
+        Assert.Equal(0, others.Wrong);
     }
 
     [Fact]
@@ -353,11 +495,14 @@ public sealed class VirtioNetTests
             (new(MacA) { QueuePairs = 128 }, "128 queue pairs"),
             (new(MacA) { Mtu = 67 }, "an MTU of 67"),
             (new(MacA) { Mtu = 9001 }, "an MTU of 9001"),
+            (new(MacA) { Mtu = 0 }, "an MTU of 0"),
             (new(MacA) { Speed = 0x8000_0000 }, "a speed of 2147483648 Mbit/s"),
         })
             Assert.Contains(what, Assert.Throws<VirtbusException>(() => new VirtioNetDevice("a", _network, options)).Message, StringComparison.Ordinal);
         Assert.Empty(_network.Ports);
         using (new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA) { QueuePairs = 127, Mtu = 9000 }))
+            Assert.Single(_network.Ports);
+        using (new VirtioNetDevice("a", _network, new VirtioNetOptions(MacA) { QueuePairs = 1, Mtu = 68 }))
             Assert.Single(_network.Ports);
         Assert.Empty(_network.Ports);
     }

@@ -259,6 +259,31 @@ public sealed class PlatformTests : IDisposable
     }
 
     [Fact]
+    public void Acceptor_serves_as_many_at_once_as_it_was_told_to()
+    {
+        using var release = new ManualResetEventSlim();
+        var served = 0;
+        var acceptor = new Transports.ConnectionAcceptor(UnixListener.Listen(Socket), "test-several", TimeProvider.System, Serve, static _ => { }, most: 3);
+        var clients = Enumerable.Range(0, 5).Select(_ => UnixStream.TryConnect(Socket, out var _)!).ToArray();
+        acceptor.Start();
+        Deadline.Until(() => Volatile.Read(ref served) > 0, "a connection");
+        // It takes as many as it may in one go, and the stop waits for that.
+        var stop = acceptor.StopAsync();
+        Assert.False(stop.IsCompleted);
+        release.Set();
+        stop.Ends("the stop");
+        Assert.Equal(3, served);
+        Array.ForEach(clients, static c => c.Dispose());
+
+        void Serve(UnixStream stream)
+        {
+            Interlocked.Increment(ref served);
+            release.Wait(Deadline.Milliseconds);
+            stream.Dispose();
+        }
+    }
+
+    [Fact]
     public void Sealed_memory_file_cannot_shrink()
     {
         using var sealedFile = MemoryFile.Create("virtbus-test", 4096);

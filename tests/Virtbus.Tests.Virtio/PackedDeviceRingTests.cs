@@ -126,6 +126,18 @@ public sealed class PackedDeviceRingTests : IDisposable
     }
 
     [Fact]
+    public void Chain_that_leads_into_a_buffer_that_is_out_is_refused_by_the_one_descriptor_that_is_too_many()
+    {
+        _driver.Add([Readable(0x1000, 1)]);
+        _driver.Publish();
+        Assert.True(_queue.TryTake(_chain, out _));
+        // All the others, and the first one again, where it would end.
+        for (var place = Size - 1; place >= 1; place--)
+            _driver.Writer.WriteDescriptor(place, new Iova(Base), 1, 0, Next | Avail);
+        Assert.Equal(Errno.EPROTO, TakeFault().Errno);
+    }
+
+    [Fact]
     public void What_is_put_back_is_taken_again_over_the_end_of_the_ring_and_its_memory_is_not_in_use()
     {
         for (var i = 0; i < 5; i++)

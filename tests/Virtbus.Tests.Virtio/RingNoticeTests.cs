@@ -97,17 +97,42 @@ public sealed class RingNoticeTests : IDisposable
         Assert.False(_device.Publish());
     }
 
-    private void Use()
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(true, false)]
+    [InlineData(false, true)]
+    [InlineData(true, true)]
+    public void Ring_is_untold_whole_when_all_its_descriptors_are(bool packed, bool inOrder)
     {
-        Assert.True(_driver.Add([new DriverBuffer(new Iova(Base + 0x4000), 16, false)]) >= 0);
+        Start(packed, eventIndex: true, inOrder);
+        for (var round = 0; round < 40; round++)
+        {
+            for (var slots = 2; slots <= Size; slots += 2)
+            {
+                Use(buffers: 2);
+                _device.Show();
+                Assert.Equal(slots, _device.Untold);
+            }
+
+            _device.IsNoticeWanted();
+            Assert.Equal(0, _device.Untold);
+            while (_driver.TryTakeUsed(out _, out _, out _))
+            {
+            }
+        }
+    }
+
+    private void Use(int buffers = 1)
+    {
+        Assert.True(_driver.Add(Enumerable.Repeat(new DriverBuffer(new Iova(Base + 0x4000), 16, false), buffers).ToArray()) >= 0);
         _driver.Publish();
         Assert.True(_device.TryTake(_chain, out _));
         _device.Complete(_chain, 0);
     }
 
-    private void Start(bool packed, bool eventIndex)
+    private void Start(bool packed, bool eventIndex, bool inOrder = false)
     {
-        _driver = RingForm.NewDriver(packed, _space.Memory, Base, Size, eventIndex);
+        _driver = RingForm.NewDriver(packed, _space.Memory, Base, Size, eventIndex, inOrder: inOrder);
         _device = RingForm.NewDevice(packed);
         Assert.True(_device.TryStart(_driver.Layout, _space.Dma.Port, QueueState.Beginning(packed), out _));
     }

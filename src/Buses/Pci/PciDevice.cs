@@ -79,6 +79,12 @@ public sealed class PciDevice : Device, IPciIdentity
     public int ConfigSize => Function.ConfigSize;
 
     /// <summary>
+    /// Whether hardware of this host is behind it (Linux's vfio on the host hands it out): a device of that kind may do DMA by another way than
+    /// <see cref="Dma"/>, where its driver lets it.
+    /// </summary>
+    public bool IsReal => Function.IsReal;
+
+    /// <summary>
     /// The functions that share DMA with this one: those of its slot. Virtual functions, and what is alone in its slot, have a group of their own.
     /// </summary>
     public IommuGroup IommuGroup => Dma.Group;

@@ -102,7 +102,7 @@ internal static class DriverVerbs
             toOverride,
             driver);
         command.Options.Add(clear);
-        command.Validators.Add(result =>
+        CommandLine.AddCheck(command, result =>
         {
             if (result.GetValue(clear) == (result.GetValue(driver) is not null))
                 result.AddError("'virtbus driver override' needs either a DRIVER or --clear.");

@@ -305,7 +305,7 @@ internal static class FunctionVerbs
             command.Options.Add(option);
         command.Options.Add(other);
         command.Options.Add(driver);
-        command.Validators.Add(result =>
+        CommandLine.AddCheck(command, result =>
         {
             if (result.GetValue(providers[^1]) is not null != result.GetValue(other) is not null)
                 result.AddError("'virtbus function plug' takes --provider and --function together.");
@@ -340,11 +340,14 @@ internal static class FunctionVerbs
                 var device = DeviceVerbs.Find(client, name);
                 if (device.Bus != Bus)
                     throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is no PCI function, so it is in no slot. 'virtbus device list' shows which devices are on the bus {Bus}.");
+                // Before anybody is asked to let go of it.
+                if (function is null && !HasSlot(client, device))
+                    throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function, which has no slot of its own. 'virtbus vf disable' takes it away.");
                 var pulls = result.GetValue(surprise);
                 if (!pulls)
                     DeviceUsers.AskToLeave(client, device, result.GetValue(force), "unplugged");
                 if (function is null || pulls)
-                    Unplug(client, device, pulls);
+                    client.Write(device.Path + "/unplug", pulls ? "surprise" : "1");
                 if (function is not null)
                 {
                     client.Write(Config + "/deactivate", ProfileText.Quote(function.Name));
@@ -363,17 +366,8 @@ internal static class FunctionVerbs
     /// <summary>Whether a function sits in a slot of its own.</summary>
     internal static bool IsPlugged(FunctionAnswer function) => function.Kind is Bus or Virtio;
 
-    private static void Unplug(ControlClient client, DeviceAnswer device, bool pulls)
-    {
-        try
-        {
-            client.Write(device.Path + "/unplug", pulls ? "surprise" : "1");
-        }
-        catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
-        {
-            throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a virtual function, which has no slot of its own. 'virtbus vf disable' takes it away.", e);
-        }
-    }
+    private static bool HasSlot(ControlClient client, DeviceAnswer device) =>
+        (client.Ask("GET", ControlClient.Query("/v1/tree", ("path", device.Path)), ApiJson.Default.NodeAnswer).Entries ?? []).Any(static e => e.Name == "unplug");
 
     internal static IEnumerable<string> Providers(ControlClient client) =>
         (client.Ask("GET", ControlClient.Query("/v1/tree", ("path", ProviderFolder)), ApiJson.Default.NodeAnswer).Entries ?? []).Select(static e => e.Name);

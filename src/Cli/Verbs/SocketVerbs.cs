@@ -32,11 +32,12 @@ internal static class SocketVerbs
     {
         var connection = socket.Connection;
         var isText = socket.Protocol == Sockets.Console;
+        var hasMaps = !isText && socket.Protocol != Sockets.Nbd;
         foreach (var (name, value) in new[]
         {
             ("socket", $"{socket.Path} ({socket.Protocol})"),
             ("user", connection is null ? "nobody" : $"{Sockets.User(socket)}, for {Duration.Text(connection.Seconds)}"),
-            ("messages", connection is null || isText ? null : $"{connection.Messages}, {connection.BadMessages} bad; {connection.Maps} maps of its memory"),
+            ("messages", connection is null || isText ? null : $"{connection.Messages}, {connection.BadMessages} bad{(hasMaps ? $"; {connection.Maps} maps of its memory" : "")}"),
             ("users", $"{socket.Connections} so far{(isText ? "" : $", {socket.BadMessages} bad messages")}"),
             ("hint", socket.Hint),
         })

@@ -8,8 +8,11 @@ internal static class Sockets
     /// <summary>The protocol of a console: text for people.</summary>
     public const string Console = "console";
 
+    /// <summary>The protocol by which programs read and write a disk.</summary>
+    public const string Nbd = "nbd";
+
     /// <summary>Whether a virtual machine opens a device by it.</summary>
-    public static bool IsForGuests(SocketAnswer socket) => socket.Protocol != Console;
+    public static bool IsForGuests(SocketAnswer socket) => socket.Protocol is not (Console or Nbd);
 
     /// <summary>Whether a person means it by a name or a PCI address.</summary>
     public static bool IsOf(SocketAnswer socket, string name) => socket.Device == name || socket.Address == name || (socket.Address is { } a && a == "0000:" + name);
@@ -26,6 +29,8 @@ internal static class Sockets
     public static string User(SocketAnswer socket) => socket.Connection switch
     {
         null => "",
+        // Over TCP an address is known and no process.
+        { Process: null, Name: { } name } => name,
         { Process: null } => "of another container",
         { Name: null } c => $"{c.Process}",
         var c => $"{c.Process} ({c.Name})",

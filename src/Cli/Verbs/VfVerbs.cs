@@ -93,7 +93,7 @@ internal static class VfVerbs
         Option[] options = [mac, queues, driver];
         foreach (var option in options)
             command.Options.Add(option);
-        command.Validators.Add(result =>
+        CommandLine.AddCheck(command, result =>
         {
             // Not their values: one that can't be read throws here, and is told by itself.
             if (options.All(option => result.GetResult(option) is null))

@@ -22,7 +22,7 @@ internal static class VmVerb
         var prepare = new Option<bool>("--prepare") { Description = "Only fetch or make what guests need (QEMU, kernel, tools), so that later ones start at once." };
         var print = new Option<bool>("--print") { Description = "Only print the command line of QEMU for a guest with a shell, to run it by hand or to learn from it." };
         var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, cpus, kernel, reboot, prepare, print };
-        command.Validators.Add(result =>
+        CommandLine.AddCheck(command, result =>
         {
             if (result.GetValue(devices) is null or [] && !result.GetValue(prepare))
                 result.AddError("'virtbus vm' needs a DEVICE that offers a socket.");

@@ -19,6 +19,9 @@ internal sealed record DiskManifest(
     ManifestValue<bool> Packed,
     ManifestValue<string> Serial)
 {
+    /// <summary>How it is offered by NBD beside that; null when it is not.</summary>
+    public NbdManifest? Nbd { get; init; }
+
     /// <summary>What is said of it, as attributes of its profile.</summary>
     public IEnumerable<KeyValuePair<string, string>> Values
     {
@@ -46,6 +49,8 @@ internal sealed record DiskManifest(
             if (Packed)
                 yield return new("packed", "true");
             yield return new("serial", Serial);
+            foreach (var value in Nbd?.Values ?? [])
+                yield return value;
         }
     }
 }

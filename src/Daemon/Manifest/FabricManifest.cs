@@ -27,7 +27,7 @@ internal sealed record FabricManifest(
         .. Adapters.SelectMany(VirtualFunctionsOf),
         .. Disks.Select(static d => new ManifestFunction(d.Name, "disk", d.Adapter, [.. d.Values], d.Backing.At, d.Backing.Path, $"disk {d.Name} on {d.Adapter}")
         {
-            Places = ManifestFunction.PlacesOf(("readonly", d.ReadOnly.Place), ("queues", d.Queues.Place), ("packed", d.Packed.Place), ("serial", d.Serial.Place)),
+            Places = ManifestFunction.PlacesOf(("readonly", d.ReadOnly.Place), ("queues", d.Queues.Place), ("packed", d.Packed.Place), ("serial", d.Serial.Place), ("nbd", d.Nbd?.Address.Place), ("nbd_name", d.Nbd?.Name?.Place)),
         }),
         .. Serials.Select(static s => new ManifestFunction(s.Name, "serial", null, [new("driver", s.Driver)], s.Name.At, s.Name.Path, $"serial port {s.Name}") { Places = ManifestFunction.PlacesOf(("driver", s.Driver.Place)) }),
         .. Functions.Select(static f => new ManifestFunction(
@@ -35,7 +35,7 @@ internal sealed record FabricManifest(
         {
             Places = ManifestFunction.PlacesOf(
                 ("driver", f.Driver?.Place), ("provider", f.ProviderPlace), ("queues", f.Virtio?.Disk?.Queues.Place ?? f.Virtio?.Net?.Queues?.Place), ("serial", f.Virtio?.Disk?.Serial.Place), ("vectors", f.Virtio?.Vectors?.Place),
-                ("switch", f.Virtio?.Net?.Switch?.Place), ("mac", f.Virtio?.Net?.Mac?.Place), ("mtu", f.Virtio?.Net?.Mtu?.Place), ("vlan", f.Virtio?.Net?.Vlan?.Place), ("vfs", f.Virtio?.VirtualFunctions?.Place)),
+                ("switch", f.Virtio?.Net?.Switch?.Place), ("mac", f.Virtio?.Net?.Mac?.Place), ("mtu", f.Virtio?.Net?.Mtu?.Place), ("speed", f.Virtio?.Net?.Speed?.Place), ("vlan", f.Virtio?.Net?.Vlan?.Place), ("vfs", f.Virtio?.VirtualFunctions?.Place)),
         }),
         .. Functions.SelectMany(VirtualFunctionsOf),
     ];

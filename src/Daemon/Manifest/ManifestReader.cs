@@ -104,7 +104,7 @@ internal sealed class ManifestReader
         var memory = new Field<long>("memory", new SizeRule(), "the size of a disk in memory, for example 64MiB.");
         var nothing = new Field<long>("null", new SizeRule(), "the size of a disk that drops writes; what is read from it is undefined.");
         var readOnly = new Field<bool>("readonly", new BooleanRule(), "whether writes are refused; false when absent.");
-        var queues = new Field<int>("queues", new CountRule(1, 64), "the number of request queues; 1 when absent.");
+        var queues = new Field<int>("queues", new CountRule(1, 64), "the number of request queues, or of queue pairs of a network device; 1 when absent.");
         var packed = new Field<bool>("packed", new BooleanRule(), "whether packed rings are offered beside split ones; false when absent.");
         var serial = new Field<string>("serial", new SerialRule(20), "what the guest reads as serial number; the name when absent.");
         DiskManifest? ReadDisk(SectionReader r, ManifestValue<string>? theName, ManifestValue<string>? theAdapter)
@@ -138,13 +138,15 @@ internal sealed class ManifestReader
                 : null;
         }
 
+        var nbd = new NbdManifest.Keys(baseFolder);
         var disks = new Field<IReadOnlyList<ManifestValue<DiskManifest>>>(
             "disks",
-            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, packed, serial], [image, memory, nothing], r =>
+            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, packed, serial, .. nbd.All], [image, memory, nothing], r =>
             {
                 var theName = r.Read(diskName);
                 var theAdapter = r.Read(adapter);
-                return ReadDisk(r, theName, theAdapter);
+                var theNbd = nbd.Read(r);
+                return ReadDisk(r, theName, theAdapter) is { } disk ? disk with { Nbd = theNbd } : null;
             })),
             "virtio-blk disks, each on a vhost-user socket of its own.");
 
@@ -172,11 +174,12 @@ internal sealed class ManifestReader
         var vectors = new Field<int>("vectors", new CountRule(0, 2048), "virtio: the number of MSI-X vectors, 0 for none; one a queue and one for the configuration when absent.");
         var place = new Field<string>("switch", name, "virtio net: the switch that it is on, by any name; switch0 when absent.");
         var mtu = new Field<int>("mtu", new CountRule(VirtioFunctions.MinMtu, VirtioFunctions.MaxMtu), "virtio net: the longest payload of a frame in bytes; 1500 when absent.");
+        var speed = new Field<int>("speed", new CountRule(1, int.MaxValue), "virtio net: what its driver is told of its speed, in Mbit/s; unknown when absent. It slows nothing.");
         var vlan = new Field<int>("vlan", new CountRule(1, 4094), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
         var offloads = new Field<bool>("offloads", new BooleanRule(), "virtio net: whether checksums and long segments may be left to it, and are left to its driver; true when absent.");
         var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
         Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, packed, serial];
-        Field[] ofNet = [place, mac, queues, mtu, vlan, packed, offloads];
+        Field[] ofNet = [place, mac, queues, mtu, speed, vlan, packed, offloads];
         Field[] ofVirtio = [.. ofDisk.Union(ofNet), ownVfs, transitional, vectors];
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
@@ -224,7 +227,7 @@ internal sealed class ManifestReader
                     r.Report(type, $"a disk has exactly one of file, memory, null; this has {(places.Any(r.Has) ? string.Join(", ", places.Where(r.Has).Select(static f => f.Name)) + ". Keep one." : "none. Add one.")}");
             }
 
-            var net = type.Value == VirtioType.Net ? new NetManifest(r.Read(place), r.Read(mac), r.Read(queues), r.Read(mtu), r.Read(vlan), r.Read(packed), r.Read(offloads)) : null;
+            var net = type.Value == VirtioType.Net ? new NetManifest(r.Read(place), r.Read(mac), r.Read(queues), r.Read(mtu), r.Read(speed), r.Read(vlan), r.Read(packed), r.Read(offloads)) : null;
             var theVfs = r.Read(ownVfs);
             Field[] own = type.Value switch
             {

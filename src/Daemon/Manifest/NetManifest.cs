@@ -8,6 +8,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Mac">Its station address.</param>
 /// <param name="Queues">The number of queue pairs.</param>
 /// <param name="Mtu">The longest payload of a frame, in bytes.</param>
+/// <param name="Speed">What its driver is told of its speed, in Mbit/s.</param>
 /// <param name="Vlan">The VLAN that its port is of.</param>
 /// <param name="Packed">Whether it offers packed rings beside split ones.</param>
 /// <param name="Offloads">Whether checksums and segments may be left to it, and are left to its driver.</param>
@@ -16,6 +17,7 @@ internal sealed record NetManifest(
     ManifestValue<PhysicalAddress>? Mac,
     ManifestValue<int>? Queues,
     ManifestValue<int>? Mtu,
+    ManifestValue<int>? Speed,
     ManifestValue<int>? Vlan,
     ManifestValue<bool>? Packed,
     ManifestValue<bool>? Offloads)
@@ -29,7 +31,7 @@ internal sealed record NetManifest(
                 yield return new("switch", place);
             if (Mac is { } mac)
                 yield return new("mac", MacText.Of(mac));
-            foreach (var (name, value) in ((string, ManifestValue<int>?)[])[("queues", Queues), ("mtu", Mtu), ("vlan", Vlan)])
+            foreach (var (name, value) in ((string, ManifestValue<int>?)[])[("queues", Queues), ("mtu", Mtu), ("speed", Speed), ("vlan", Vlan)])
             {
                 if (value is { } number)
                     yield return new(name, number.Value.ToString(CultureInfo.InvariantCulture));

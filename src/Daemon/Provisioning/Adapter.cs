@@ -57,7 +57,7 @@ internal sealed class Adapter : IAsyncDisposable
             if (manifest.Tap is { } name)
                 wires.Add(Connect(engine, name));
             if (manifest.Switch is { } place)
-                wires.Add(new SwitchUplink(engine, switches.Open(place)));
+                wires.Add(new SwitchUplink(manifest.Name, engine, switches.Open(place)));
             return new Adapter(manifest, hardware, wires, await fabric.GetBus<PciBus>().PlugAsync(hardware, label: manifest.Name));
         }
         catch

@@ -35,6 +35,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     private readonly SerialFunctions _serials;
     private readonly VirtioFunctions _virtio;
     private readonly DeclaredSwitches _switches;
+    private readonly NbdExports _nbd;
     // In the order in which they were made; replaced as a whole.
     private volatile (Adapter Adapter, DiskFunctions Disks)[] _adapters = [];
     private volatile bool _closing;
@@ -58,9 +59,11 @@ internal sealed class FabricHardware : IAsyncDisposable
         _serials = new SerialFunctions(context);
         _virtio = new VirtioFunctions(context);
         _switches = new DeclaredSwitches(context.Switches);
+        context.Fabric.Tree.AddKernelDirectory(SwitchTree.Make(context.Switches));
+        _nbd = new NbdExports(context);
     }
 
-    public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles];
+    public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles, .. _nbd.Sockets];
 
     private IEnumerable<DeviceSocket> VhostSockets =>
         from device in _vhost.Class.Devices.OfType<VhostDevice>()
@@ -110,7 +113,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         var made = await Adapter.CreateAsync(_context.Fabric, adapter, _context.Switches);
         try
         {
-            _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _context))];
+            _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _nbd, _context))];
         }
         catch
         {
@@ -128,7 +131,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         // One that can't go stays known.
         await adapter.DisposeAsync();
         _adapters = [.. _adapters.Where(a => a.Adapter != adapter)];
-        disks.Dispose();
+        await disks.DisposeAsync();
     }
 
     /// <summary>The bus that adapters, serial ports and functions are on.</summary>
@@ -187,6 +190,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         await _serials.DisposeAsync();
         while (_adapters is [.., var (last, _)])
             await RemoveAdapterAsync(last.Name);
+        await _nbd.DisposeAsync();
         _switches.Dispose();
         await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);

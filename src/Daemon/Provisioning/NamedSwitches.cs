@@ -21,6 +21,13 @@ internal sealed class NamedSwitches
         }
     }
 
+    /// <summary>The switch of a name; null when nobody is on one.</summary>
+    public EthernetSwitch? Find(string name)
+    {
+        lock (_lock)
+            return _switches.GetValueOrDefault(name).Switch;
+    }
+
     /// <summary>Takes the switch of a name for one more user.</summary>
     public NamedSwitch Open(string name)
     {

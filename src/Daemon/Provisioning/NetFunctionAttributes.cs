@@ -1,6 +1,7 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Models.VirtioNet;
+using Virtbus.Platform;
 
 namespace Virtbus.Daemon.Provisioning;
 
@@ -10,6 +11,44 @@ namespace Virtbus.Daemon.Provisioning;
 /// </summary>
 internal static class NetFunctionAttributes
 {
+    /// <summary>
+    /// What its cable does: <c>link</c>, up or down, which can be written; <c>announce</c>, by a 1 to which the driver tells the network where it is; and
+    /// <c>speed</c>, as in Linux in Mbit/s, and -1 for unknown.
+    /// </summary>
+    /// <param name="find">As of <see cref="Statistics"/>.</param>
+    public static AttributeGroup Link(Func<PciDevice, VirtioNetDevice?> find)
+    {
+        return new AttributeGroup(
+            new ObjectAttribute<Device>("announce", null, (d, value, _) => Announce(d, value), IsThere),
+            new ObjectAttribute<Device>("link", d => Find(d).IsLinkUp ? "up" : "down", (d, value, _) => SetLink(d, value), IsThere),
+            new ObjectAttribute<Device>("speed", d => Find(d).Speed is { } speed ? $"{speed}" : "-1", null, IsThere));
+
+        bool IsThere(Device device) => device is PciDevice pci && find(pci) is not null;
+
+        // It may go between the look and the use.
+        VirtioNetDevice Find(Device device) => device is PciDevice pci && find(pci) is { } model
+            ? model
+            : throw new VirtbusException(Errno.ENODEV, $"{device.DevPath} is no network function any more.");
+
+        ValueTask SetLink(Device device, string value)
+        {
+            if (value is not ("up" or "down"))
+                throw new VirtbusException(Errno.EINVAL, $"{device.DevPath}/link: '{value}' is not a state. Write up or down.");
+            Find(device).SetLink(value == "up");
+            return default;
+        }
+
+        ValueTask Announce(Device device, string value)
+        {
+            var path = device.DevPath + "/announce";
+            if (AttributeValue.ParseUnsigned(path, value) != 1)
+                throw new VirtbusException(Errno.EINVAL, $"{path}: '{value}' is not 1. Write 1 to have its driver tell the network where it is.");
+            if (!Find(device).Announce())
+                throw new VirtbusException(Errno.EOPNOTSUPP, $"{path}: no driver is there that announces itself. Wait until a guest's has taken the function; not all of them do.");
+            return default;
+        }
+    }
+
     /// <summary>The group <c>statistics</c>, with the names of Linux's <c>/sys/class/net/*/statistics</c>.</summary>
     /// <param name="find">The model behind a device; null for one that is no virtio network function. Any thread.</param>
     public static AttributeGroup Statistics(Func<PciDevice, VirtioNetDevice?> find)

@@ -35,17 +35,18 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private const int RingSize = 256;
 
     private static readonly ProfileField<string> Type = ProfileFields.Choice("virtio", [Block, Net, Console, Entropy], isRequired: true);
-    private static readonly ProfileField<int> Queues = VdpaFields.Queues(MaxQueues);
+    private static readonly ProfileField<int> Queues = ProfileFields.Number("queues", "request queues, or queue pairs of a network device", 1, MaxQueues, standard: 1);
     private static readonly ProfileField<bool> Transitional = ProfileFields.Flag("transitional");
     private static readonly ProfileField<int> Vectors = ProfileFields.Number("vectors", "MSI-X vectors", 0, 2048);
     private static readonly ProfileField<string> Switch = ProfileFields.Text("switch", "1 to 63 letters, digits, '_', '.' and '-', a letter or digit first", ProvisioningEngine.IsName);
     private static readonly ProfileField<ulong> Mac = ProfileFields.Mac("mac");
     private static readonly ProfileField<int> Mtu = ProfileFields.Number("mtu", "bytes", MinMtu, MaxMtu, standard: 1500);
     private static readonly ProfileField<int> Vlan = ProfileFields.Number("vlan", "the VLAN", 1, 4094);
+    private static readonly ProfileField<int> Speed = ProfileFields.Number("speed", "Mbit/s", 1, int.MaxValue);
     private static readonly ProfileField<bool> Offloads = ProfileFields.Flag("offloads", standard: true);
     private static readonly ProfileField<int> VirtualFunctions = ProfileFields.Number("vfs", "virtual functions that there can be", 0, VirtioFunction.MaxVirtualFunctions, standard: 0);
     private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial];
-    private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Vlan, VdpaFields.Packed, Offloads, VirtualFunctions];
+    private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Speed, Vlan, VdpaFields.Packed, Offloads, VirtualFunctions];
     private static readonly ProfileField[] OfEntropy = [VirtualFunctions];
     private static readonly ProfileField[] All = [Type, .. OfBlock.Union(OfNet), Transitional, Vectors, DriverName];
 
@@ -57,6 +58,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         _log = context.LoggerFactory.CreateLogger("Virtbus.Virtio");
         Engine.AddProvider(this);
         context.Fabric.Tree.AddDeviceGroup(NetFunctionAttributes.Statistics(FindNetwork));
+        context.Fabric.Tree.AddDeviceGroup(NetFunctionAttributes.Link(FindNetwork));
     }
 
     public override string Kind => KindName;
@@ -155,6 +157,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         {
             QueuePairs = profile.Get(Queues),
             Mtu = profile.Get(Mtu),
+            Speed = profile.TryGet(Speed, out var speed) ? (uint)speed : null,
             Vlan = (ushort)(profile.TryGet(Vlan, out var vlan) ? vlan : 0),
             Packed = profile.Get(VdpaFields.Packed),
             Offloads = profile.Get(Offloads),

@@ -3,6 +3,7 @@ using System.Numerics;
 using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Virtio;
+using static Virtbus.Virtio.VirtioPciCapability;
 
 namespace Virtbus.Hardware.VirtioPci;
 
@@ -41,13 +42,6 @@ internal static class VirtioFunctionLayout
     // From 0x40 on, so that no driver takes it for a device type (4.1.2.1).
     private const ushort ModernSubsystem = 0x1100;
     private const uint RegisterBytes = 4 * PageSize;
-
-    private const byte CommonCfg = 1;
-    private const byte NotifyCfg = 2;
-    private const byte IsrCfg = 3;
-    private const byte DeviceCfg = 4;
-    private const byte PciCfg = 5;
-    private const byte SharedMemoryCfg = 8;
 
     // Type, transitional device id (4.1.2).
     private static readonly (uint Type, ushort Id)[] TransitionalIds = [(1, 0x1000), (2, 0x1001), (3, 0x1003), (4, 0x1005), (5, 0x1002), (8, 0x1004), (9, 0x1009)];
@@ -149,11 +143,11 @@ internal static class VirtioFunctionLayout
     private static void AddCapabilities(ConfigSpaceBuilder builder, VirtioDevice device, VirtioSharedBar shared)
     {
         Span<byte> bytes = stackalloc byte[17];
-        builder.Vendor(Describe(bytes, CommonCfg, CommonPage, VirtioCommonConfig.Size))
-            .Vendor(Describe(bytes, NotifyCfg, NotifyPage, device.QueueCount * NotifyStride, NotifyStride))
-            .Vendor(Describe(bytes, IsrCfg, IsrPage, 1));
+        builder.Vendor(Describe(bytes, VIRTIO_PCI_CAP_COMMON_CFG, CommonPage, VirtioCommonConfig.Size))
+            .Vendor(Describe(bytes, VIRTIO_PCI_CAP_NOTIFY_CFG, NotifyPage, device.QueueCount * NotifyStride, NotifyStride))
+            .Vendor(Describe(bytes, VIRTIO_PCI_CAP_ISR_CFG, IsrPage, 1));
         if (device.ConfigSize > 0)
-            builder.Vendor(Describe(bytes, DeviceCfg, ConfigPage, device.ConfigSize));
+            builder.Vendor(Describe(bytes, VIRTIO_PCI_CAP_DEVICE_CFG, ConfigPage, device.ConfigSize));
         foreach (var (id, offset, length) in shared.Regions)
             builder.Vendor(DescribeShared(id, offset, length));
         // Bar, offset, length and data are the driver's (4.1.4.9).
@@ -162,7 +156,7 @@ internal static class VirtioFunctionLayout
         writable[1] = 0xFF;
         writable[5..].Fill(0xFF);
         bytes.Clear();
-        bytes[0] = PciCfg;
+        bytes[0] = VIRTIO_PCI_CAP_PCI_CFG;
         builder.Vendor(bytes, writable, WindowAt(device));
     }
 
@@ -170,7 +164,7 @@ internal static class VirtioFunctionLayout
     private static byte[] DescribeShared(byte id, ulong offset, ulong length)
     {
         var bytes = new byte[21];
-        (bytes[0], bytes[1], bytes[2]) = (SharedMemoryCfg, SharedBar, id);
+        (bytes[0], bytes[1], bytes[2]) = (VIRTIO_PCI_CAP_SHARED_MEMORY_CFG, SharedBar, id);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(5), (uint)offset);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(9), (uint)length);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(13), (uint)(offset >> 32));
@@ -196,7 +190,7 @@ internal static class VirtioFunctionLayout
     private static uint MsixBytes(int vectors) => BitOperations.RoundUpToPowerOf2(Math.Max(PageSize, 2 * (uint)vectors * 16));
 
     private static uint LegacyBytes(VirtioDevice device) =>
-        Math.Min(256, BitOperations.RoundUpToPowerOf2((uint)(VirtioLegacyRegisters.HeaderSize + VirtioLegacyRegisters.VectorBytes + device.ConfigSize)));
+        Math.Min(256, BitOperations.RoundUpToPowerOf2((uint)(VirtioLegacyConfig.HeaderSize + VirtioLegacyConfig.VectorBytes + device.ConfigSize)));
 
     private static uint ClassOf(uint type) => type switch
     {

@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using Virtbus.Platform;
 using Virtbus.Virtio;
 using static Virtbus.Virtio.VirtioCommonConfig;
+using static Virtbus.Virtio.VirtioLegacyConfig;
 using static Virtbus.Virtio.VirtioStatus;
 
 namespace Virtbus.Hardware.VirtioPci;
@@ -13,24 +14,9 @@ namespace Virtbus.Hardware.VirtioPci;
 /// <remarks>Under the lock of the registers.</remarks>
 internal sealed class VirtioLegacyRegisters
 {
-    internal const int HeaderSize = 20;
-    internal const int VectorBytes = 4;
     internal const int SavedSize = 16;
 
-    private const int HostFeatures = 0;
-    private const int GuestFeatures = 4;
-    private const int QueuePage = 8;
-    private const int QueueSizeRegister = 12;
-    private const int QueueSelect = 14;
-    private const int QueueNotify = 16;
-    private const int StatusRegister = 18;
-    private const int Isr = 19;
-    private const int ConfigVector = 20;
-    private const int QueueVector = 22;
-
-    private const int PageShift = 12;
-    private const uint AnyLayout = 1u << 27;
-    private const byte Known = ACKNOWLEDGE | DRIVER | DRIVER_OK | FAILED;
+    private const uint AnyLayout = 1u << VIRTIO_F_ANY_LAYOUT;
 
     private readonly VirtioDevice _device;
     private readonly VirtioConfigRegisters _registers;
@@ -68,7 +54,7 @@ internal sealed class VirtioLegacyRegisters
         var config = ConfigOffset;
         Span<byte> header = stackalloc byte[HeaderSize + VectorBytes];
         header.Clear();
-        Build(header, takesIsr: offset <= Isr && offset + destination.Length > Isr);
+        Build(header, takesIsr: offset <= VIRTIO_PCI_ISR && offset + destination.Length > VIRTIO_PCI_ISR);
         if (offset < config)
         {
             var length = Math.Min(destination.Length, config - offset);
@@ -92,27 +78,27 @@ internal sealed class VirtioLegacyRegisters
 
         switch (offset, source.Length)
         {
-            case (GuestFeatures, 4) when !_isRunning:
+            case (VIRTIO_PCI_GUEST_FEATURES, 4) when !_isRunning:
                 _features = (uint)value & Offered;
                 break;
-            case (QueuePage, 4) when _select < _pages.Length:
+            case (VIRTIO_PCI_QUEUE_PFN, 4) when _select < _pages.Length:
                 SetPage((uint)value);
                 break;
-            case (QueueSelect, 2):
+            case (VIRTIO_PCI_QUEUE_SEL, 2):
                 _select = (ushort)value;
                 break;
-            case (QueueNotify, 2) when (ushort)value < _pages.Length && _pages[(ushort)value] != 0:
+            case (VIRTIO_PCI_QUEUE_NOTIFY, 2) when (ushort)value < _pages.Length && _pages[(ushort)value] != 0:
                 // Drivers of the time used their queues before they said that they are ready (3.1.2).
                 Begin();
                 _device.KickQueue((ushort)value);
                 break;
-            case (StatusRegister, 1):
+            case (VIRTIO_PCI_STATUS, 1):
                 SetStatus((byte)value);
                 break;
-            case (ConfigVector, 2):
+            case (VIRTIO_MSI_CONFIG_VECTOR, 2):
                 _registers.Write(config_msix_vector, 2, value);
                 break;
-            case (QueueVector, 2):
+            case (VIRTIO_MSI_QUEUE_VECTOR, 2):
                 Select(_select);
                 _registers.Write(queue_msix_vector, 2, value);
                 break;
@@ -137,7 +123,7 @@ internal sealed class VirtioLegacyRegisters
     {
         _features = BinaryPrimitives.ReadUInt32LittleEndian(from) & Offered;
         _select = BinaryPrimitives.ReadUInt16LittleEndian(from[4..]);
-        _status = (byte)(from[6] & Known);
+        _status = (byte)(from[6] & KnownStatus);
         _isRunning = from[7] == 1;
         pages.CopyTo(_pages);
     }
@@ -146,22 +132,22 @@ internal sealed class VirtioLegacyRegisters
 
     private void Build(Span<byte> r, bool takesIsr)
     {
-        BinaryPrimitives.WriteUInt32LittleEndian(r[HostFeatures..], Offered);
-        BinaryPrimitives.WriteUInt32LittleEndian(r[GuestFeatures..], _features);
-        BinaryPrimitives.WriteUInt16LittleEndian(r[QueueSelect..], _select);
-        r[StatusRegister] = _status;
+        BinaryPrimitives.WriteUInt32LittleEndian(r[VIRTIO_PCI_HOST_FEATURES..], Offered);
+        BinaryPrimitives.WriteUInt32LittleEndian(r[VIRTIO_PCI_GUEST_FEATURES..], _features);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[VIRTIO_PCI_QUEUE_SEL..], _select);
+        r[VIRTIO_PCI_STATUS] = _status;
         if (takesIsr)
-            r[Isr] = _interrupts.Take();
+            r[VIRTIO_PCI_ISR] = _interrupts.Take();
         Span<byte> common = stackalloc byte[VirtioCommonConfig.Size];
         Select(_select);
         _registers.Read(common);
-        common.Slice(config_msix_vector, 2).CopyTo(r[ConfigVector..]);
-        BinaryPrimitives.WriteUInt16LittleEndian(r[QueueVector..], VIRTIO_MSI_NO_VECTOR);
+        common.Slice(config_msix_vector, 2).CopyTo(r[VIRTIO_MSI_CONFIG_VECTOR..]);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[VIRTIO_MSI_QUEUE_VECTOR..], VIRTIO_MSI_NO_VECTOR);
         if (_select >= _pages.Length)
             return;
-        BinaryPrimitives.WriteUInt32LittleEndian(r[QueuePage..], _pages[_select]);
-        BinaryPrimitives.WriteUInt16LittleEndian(r[QueueSizeRegister..], (ushort)_device.MaxQueueSize);
-        common.Slice(queue_msix_vector, 2).CopyTo(r[QueueVector..]);
+        BinaryPrimitives.WriteUInt32LittleEndian(r[VIRTIO_PCI_QUEUE_PFN..], _pages[_select]);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[VIRTIO_PCI_QUEUE_NUM..], (ushort)_device.MaxQueueSize);
+        common.Slice(queue_msix_vector, 2).CopyTo(r[VIRTIO_MSI_QUEUE_VECTOR..]);
     }
 
     private void SetStatus(byte status)
@@ -175,7 +161,7 @@ internal sealed class VirtioLegacyRegisters
             return;
         }
 
-        _status = (byte)(status & Known);
+        _status = (byte)(status & KnownStatus);
         if ((status & DRIVER_OK) != 0)
             Begin();
         if ((status & FAILED) != 0)
@@ -220,14 +206,14 @@ internal sealed class VirtioLegacyRegisters
     private void StartQueue(int queue)
     {
         var size = (ulong)_device.MaxQueueSize;
-        var descriptors = (ulong)_pages[queue] << PageShift;
+        var descriptors = (ulong)_pages[queue] << VIRTIO_PCI_QUEUE_ADDR_SHIFT;
         var available = descriptors + (16 * size);
         var end = available + 6 + (2 * size);
         Select(queue);
         StopSelected();
         _registers.Write(queue_desc, 8, descriptors);
         _registers.Write(queue_driver, 8, available);
-        _registers.Write(queue_device, 8, (end + 4095) & ~4095UL);
+        _registers.Write(queue_device, 8, (end + RingAlignment - 1) & ~(RingAlignment - 1UL));
         _registers.Write(queue_enable, 2, 1);
     }
 

@@ -13,11 +13,8 @@ internal sealed partial class VirtioUnit
 
     private bool _isRestored;
 
-    internal bool TryPause(out Fault fault)
-    {
-        lock (_access)
-            return _device.TryPause(out fault);
-    }
+    // Under no lock: a reset that ends by it shows the line.
+    internal bool TryPause(out Fault fault) => _device.TryPause(out fault);
 
     internal void Resume()
     {

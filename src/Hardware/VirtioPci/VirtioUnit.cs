@@ -69,14 +69,14 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         }
 
         _interrupts.Set(VirtioInterruptStatus.Queue);
-        _port.ShowLine();
+        ShowLine();
     }
 
     // The bit stands with MSI-X too (4.1.4.5.1).
     void IVirtioRegisterHost.RaiseConfig(ushort vector)
     {
         _interrupts.Set(VirtioInterruptStatus.Config);
-        _port.ShowLine();
+        ShowLine();
         if (_port.IsMsixEnabled && vector != VirtioCommonConfig.VIRTIO_MSI_NO_VECTOR)
             _port.RaiseVector(vector);
     }
@@ -189,6 +189,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             old?.Dispose();
         }
 
+        _port.ShowLine();
         return true;
     }
 
@@ -221,6 +222,8 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
                 _kicks[i] = null;
             }
         }
+
+        _port.ShowLine();
     }
 
     /// <summary>All is as after power-on, for another user. When the call returns, no DMA and no interrupt is under way.</summary>
@@ -234,6 +237,8 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             _device.BeginUse();
             Volatile.Write(ref _isFaultTold, 0);
         }
+
+        _port.ShowLine();
     }
 
     public void Dispose()
@@ -350,6 +355,13 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     {
         _legacy?.Reset();
         _interrupts.Take();
+    }
+
+    // Whoever holds the accesses shows the line behind them.
+    private void ShowLine()
+    {
+        if (!_access.IsHeldByCurrentThread)
+            _port.ShowLine();
     }
 
     private void TellFault(int queue)

@@ -25,7 +25,10 @@ public sealed class DmaBuffer : IDisposable
     /// <summary>Bytes.</summary>
     public ulong Size => _memory.Size;
 
-    /// <summary>The memory, as the driver sees it.</summary>
+    /// <summary>The memory, for what is laid out in it, as a ring is. It goes with the buffer: who keeps it longer takes a reference.</summary>
+    public HostMemory Memory => _memory;
+
+    /// <summary>The memory's bytes, as the driver sees them.</summary>
     /// <exception cref="ObjectDisposedException">The buffer is freed.</exception>
     public Span<byte> Span
     {

@@ -114,11 +114,17 @@ public class VirtioBlkDevice : VirtioDevice
     }
 
     /// <inheritdoc/>
+    protected override void OnDriverReset()
+    {
+        _isModeKnown = false;
+        _hasRun = false;
+    }
+
+    /// <inheritdoc/>
     protected override void OnBeginUse()
     {
         _writeback = _cacheMode.IsWriteback;
-        _isModeKnown = false;
-        _hasRun = false;
+        OnDriverReset();
     }
 
     /// <inheritdoc/>
@@ -168,6 +174,7 @@ public class VirtioBlkDevice : VirtioDevice
     private static VirtioFeatures OfferedBy(BlockInfo info)
     {
         var features = info.IsReadOnly ? Offered.With(VIRTIO_BLK_F_RO) : Offered;
+        features = HasTopology(info) ? features.With(VIRTIO_BLK_F_TOPOLOGY) : features;
         features = Discards(info) ? features.With(VIRTIO_BLK_F_DISCARD) : features;
         return WritesZeroes(info) ? features.With(VIRTIO_BLK_F_WRITE_ZEROES) : features;
     }

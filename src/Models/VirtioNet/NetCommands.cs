@@ -31,18 +31,21 @@ internal sealed class NetCommands(VirtioNetDevice device)
     /// <summary>Which user of the device the driver is: a command of one before changes nothing.</summary>
     internal int Generation { get; set; }
 
-    /// <summary>Does one; false is answered VIRTIO_NET_ERR.</summary>
+    /// <summary>
+    /// Does one; false is answered VIRTIO_NET_ERR. What a driver sends beyond a command's own bytes is not looked at, but for the tables of addresses: some send
+    /// whole structures with what lies between their fields.
+    /// </summary>
     internal bool TryDo(byte @class, byte command, ReadOnlySpan<byte> data) => (@class, command) switch
     {
         (0, < MostRxModes) => Has(command < 2 ? VIRTIO_NET_F_CTRL_RX : VIRTIO_NET_F_CTRL_RX_EXTRA) && TrySetMode(command, data),
         (1, 0) => Has(VIRTIO_NET_F_CTRL_RX) && TrySetTables(data),
         (1, 1) => Has(VIRTIO_NET_F_CTRL_MAC_ADDR) && TrySetAddress(data),
         (2, 0 or 1) => Has(VIRTIO_NET_F_CTRL_VLAN) && TrySetVlan(data, command == 0),
-        (3, 0) => Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && data.IsEmpty && device.Settings.SetStatus(VIRTIO_NET_S_ANNOUNCE, false),
+        (3, 0) => Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && device.Settings.TryAcknowledge(Generation),
         (4, 0) => Has(VIRTIO_NET_F_MQ) && TrySetPairs(data),
         (4, 1) => Has(VIRTIO_NET_F_RSS) && TrySetRss(data),
         (4, 2) => Has(VIRTIO_NET_F_HASH_REPORT) && TrySetHash(data),
-        (5, 0) => Has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) && data.Length == sizeof(ulong)
+        (5, 0) => Has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) && data.Length >= sizeof(ulong)
             && device.Settings.TrySetOffloads(BinaryPrimitives.ReadUInt64LittleEndian(data), Generation),
         (Coalesce, CoalesceTransmit) => Has(VIRTIO_NET_F_NOTF_COAL) && TryCoalesce(1, data),
         (Coalesce, CoalesceReceive) => Has(VIRTIO_NET_F_NOTF_COAL) && TryCoalesce(0, data),
@@ -58,7 +61,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
     /// <param name="answer">Where to; <see cref="MostAnswer"/> bytes.</param>
     internal bool TryAnswer(ReadOnlySpan<byte> data, Span<byte> answer)
     {
-        if (!Has(VIRTIO_NET_F_VQ_NOTF_COAL) || data.Length != QueueBytes || !TryReadQueue(data, out var queue))
+        if (!Has(VIRTIO_NET_F_VQ_NOTF_COAL) || data.Length < QueueBytes || !TryReadQueue(data, out var queue))
             return false;
         device.Coalescing.Get(queue).Write(answer);
         return true;
@@ -68,7 +71,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetMode(int mode, ReadOnlySpan<byte> data)
     {
-        if (data.Length != 1 || data[0] > 1)
+        if (data.IsEmpty || data[0] > 1)
             return false;
         var on = data[0] == 1;
         device.Settings.Change((ReceiveFilter filter) => filter.WithMode(mode, on), Generation);
@@ -105,7 +108,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetAddress(ReadOnlySpan<byte> data)
     {
-        if (data.Length != MacSize)
+        if (data.Length < MacSize)
             return false;
         var mac = ReadMac(data);
         if (mac == 0 || EthernetFrame.IsMulticast(mac))
@@ -116,7 +119,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetVlan(ReadOnlySpan<byte> data, bool on)
     {
-        if (data.Length != sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var vlan && vlan >= ReceiveFilter.VlanCount)
+        if (data.Length < sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var vlan && vlan >= ReceiveFilter.VlanCount)
             return false;
         device.Settings.Change((ReceiveFilter filter) => filter.WithVlan(vlan, on), Generation);
         return true;
@@ -124,7 +127,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetPairs(ReadOnlySpan<byte> data)
     {
-        if (data.Length != sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var pairs && (pairs == 0 || pairs > device.QueuePairs))
+        if (data.Length < sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var pairs && (pairs == 0 || pairs > device.QueuePairs))
             return false;
         // The last command says which way of steering is in force (5.1.6.5.4); a hash is reported as before.
         device.Settings.Change((FlowSteering steering) => steering with { Pairs = pairs, Table = null }, Generation);
@@ -159,8 +162,8 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetHash(ReadOnlySpan<byte> data)
     {
-        // In the place of the table's fields are four words of 0.
-        if (data.Length < RssHead + sizeof(uint) + 1 || data[sizeof(uint)..(RssHead + sizeof(uint))].ContainsAnyExcept((byte)0)
+        // In the place of the table's fields are four words that are reserved: Linux's driver has its number of pairs there.
+        if (data.Length < RssHead + sizeof(uint) + 1
             || !TryReadHash(BinaryPrimitives.ReadUInt32LittleEndian(data), data[(RssHead + sizeof(uint))..], out var hash))
             return false;
         device.Settings.Change((FlowSteering steering) => steering with { Hash = hash, Table = null }, Generation);
@@ -169,7 +172,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TryCoalesce(int kind, ReadOnlySpan<byte> data)
     {
-        if (data.Length != Coalescing.Bytes)
+        if (data.Length < Coalescing.Bytes)
             return false;
         device.Coalescing.SetKind(kind, Coalescing.Read(data), Features, Generation);
         return true;
@@ -177,7 +180,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TryCoalesceQueue(ReadOnlySpan<byte> data)
     {
-        if (data.Length != QueueBytes + Coalescing.Bytes || !TryReadQueue(data, out var queue))
+        if (data.Length < QueueBytes + Coalescing.Bytes || !TryReadQueue(data, out var queue))
             return false;
         device.Coalescing.Set(queue, Coalescing.Read(data[QueueBytes..]), Generation);
         return true;
@@ -190,13 +193,13 @@ internal sealed class NetCommands(VirtioNetDevice device)
         return queue < device.Coalescing.QueuesOf(Features) && device.IsEnabled(queue);
     }
 
-    // u8 hash_key_length; u8 hash_key_data[hash_key_length].
+    // u8 hash_key_length; u8 hash_key_data[hash_key_length]. A driver may send more than that, as Linux's does since 6.15 and in what was taken back from there.
     private static bool TryReadHash(uint types, ReadOnlySpan<byte> data, out FlowHash hash)
     {
         hash = null!;
-        if ((types & ~HashTypes) != 0 || data[0] > MostKeyBytes || data.Length != data[0] + 1)
+        if ((types & ~HashTypes) != 0 || data[0] > MostKeyBytes || data.Length < data[0] + 1)
             return false;
-        hash = new FlowHash(types, data[1..]);
+        hash = new FlowHash(types, data.Slice(1, data[0]));
         return true;
     }
 }

@@ -11,6 +11,8 @@ internal sealed class NetPort(VirtioNetDevice device, ReceiveQueue[] queues) : I
     // What nobody is there for is lost in any case: it is not cut before.
     public OffloadKinds Takes => device.HasDriver && device.Settings.IsLinkUp ? device.Settings.Takes : OffloadKinds.All;
 
+    public long Dropped => (long)device.Counters.ReceiveLost;
+
     /// <summary>Frames that no queue took.</summary>
     internal ulong Lost => Volatile.Read(ref _lost);
 

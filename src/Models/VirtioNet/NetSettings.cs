@@ -100,6 +100,14 @@ internal sealed class NetSettings
     /// <returns>Whether it was different.</returns>
     internal bool SetStatus(ushort bit, bool on) => ((on ? Interlocked.Or(ref _status, bit) : Interlocked.And(ref _status, ~bit)) & bit) != 0 != on;
 
+    /// <summary>The driver has announced where it is, or is another one by now.</summary>
+    /// <returns>Whether that was asked of it.</returns>
+    internal bool TryAcknowledge(int generation)
+    {
+        lock (_lock)
+            return generation == _generation && SetStatus(VIRTIO_NET_S_ANNOUNCE, false);
+    }
+
     /// <summary>The device is reset, with its queues at rest. The link is not the driver's.</summary>
     internal void Reset()
     {

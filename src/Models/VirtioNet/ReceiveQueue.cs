@@ -79,6 +79,9 @@ internal sealed class ReceiveQueue : NetQueue
         _device.Settings.Settle(features);
         _merges = features.Has(VirtioNetConfig.VIRTIO_NET_F_MRG_RXBUF);
         _waiting ??= new FrameRing(Depth, Bytes);
+        // Whatever is there is of the user of before.
+        Close();
+        _shortWith = 0;
         var isMine = false;
         _senders.Enter(ref isMine);
         _generation = _device.Settings.Generation;

@@ -97,8 +97,10 @@ internal sealed class TransmitQueue : NetQueue
 
         if (steers)
             _device.Flows.Note(bytes, _pair);
-        _batch.Forward(_device.Port, frame);
-        Count(bytes.Length);
+        if (_batch.Forward(_device.Port, frame))
+            Count(bytes.Length);
+        else
+            Lose();
         return true;
     }
 }

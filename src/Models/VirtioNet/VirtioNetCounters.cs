@@ -6,6 +6,6 @@ namespace Virtbus.Models.VirtioNet;
 /// <param name="ReceiveLost">Frames for the driver that were lost: no buffer in time or none until the queue was stopped, too long for it, link down, no driver.</param>
 /// <param name="SentFrames">Frames of the driver that the network took.</param>
 /// <param name="SentBytes">Their bytes.</param>
-/// <param name="SendLost">Frames of the driver that were lost: no frame, longer than the MTU, offload data that it may not use or that is wrong, link down.</param>
+/// <param name="SendLost">Frames of the driver that were lost: no frame, longer than the MTU, of another VLAN than the device's, offload data that it may not use or that does not fit the frame, link down.</param>
 public readonly record struct VirtioNetCounters(
     ulong ReceivedFrames, ulong ReceivedBytes, ulong ReceiveLost, ulong SentFrames, ulong SentBytes, ulong SendLost);

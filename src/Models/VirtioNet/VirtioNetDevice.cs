@@ -49,7 +49,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     ];
 
     // More than guests have, and not enough for one to take the switch's table from all others.
-    private const int MostAddresses = 256;
+    internal const int MostAddresses = 256;
 
     private readonly EthernetSwitch _network;
     private readonly VirtioNetOptions _options;
@@ -81,7 +81,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
         }
 
         _sink = new NetPort(this, _receive);
-        Port = new SwitchPort(_sink) { AccessVlan = options.Vlan, MaxAddresses = MostAddresses };
+        Port = new SwitchPort(_sink) { Name = name, AccessVlan = options.Vlan, MaxAddresses = MostAddresses };
         CreateQueues(Queue);
         network.Join(Port);
     }
@@ -100,6 +100,9 @@ public sealed partial class VirtioNetDevice : VirtioDevice
 
     /// <summary>Whether the link is up. While it is not, frames are lost in both directions.</summary>
     public bool IsLinkUp => Settings.IsLinkUp;
+
+    /// <summary>Its speed in Mbit/s, as its driver reads it; null for unknown.</summary>
+    public uint? Speed => _options.Speed;
 
     /// <summary>What went through so far; each number up to date, not all of the same moment. Any thread.</summary>
     public VirtioNetCounters Counters
@@ -132,12 +135,15 @@ public sealed partial class VirtioNetDevice : VirtioDevice
 
     internal FlowTable Flows { get; } = new();
 
-    /// <summary>Plugs the cable in or out, and tells the driver. Any thread but a queue's.</summary>
+    /// <summary>Plugs the cable in or out, and tells the driver; without it the switch forgets who was there. Any thread but a queue's.</summary>
     /// <param name="up">Whether the link is to be up.</param>
     public void SetLink(bool up)
     {
-        if (IsLinkUp != up)
-            ChangeConfig(() => Settings.SetStatus(VIRTIO_NET_S_LINK_UP, up));
+        if (IsLinkUp == up)
+            return;
+        ChangeConfig(() => Settings.SetStatus(VIRTIO_NET_S_LINK_UP, up));
+        if (!up)
+            _network.Forget(Port);
     }
 
     /// <summary>Asks the driver to tell the network where it is, after it moved. Any thread but a queue's.</summary>
@@ -156,12 +162,11 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     /// <summary>What is said of a queue is in force from now on; on any thread.</summary>
     internal void Coalesce(int queue, Coalescing value) => SetQueueCoalescing(queue, value.MaxPackets, value.MaxMicroseconds);
 
-    /// <summary>Whether a frame that is whole is longer than the network is to have.</summary>
+    /// <summary>Whether a frame, or what it is cut into, is longer than the network is to have.</summary>
     internal bool IsTooLong(in EthernetFrame frame)
     {
         var payload = frame.Length - EthernetFrame.MinLength;
-        return payload > _options.Mtu && frame.Offload.Segmentation == SegmentationType.None
-            && frame.Length - FlowHeader.EthernetBytes(frame.Bytes) > _options.Mtu;
+        return payload > _options.Mtu && frame.PieceLength - FlowHeader.EthernetBytes(frame.Bytes) > _options.Mtu;
     }
 
     /// <inheritdoc/>
@@ -210,9 +215,7 @@ public sealed partial class VirtioNetDevice : VirtioDevice
     protected override void OnQueueEnabling(int queue) => Coalescing.Enable(queue, DriverFeatures);
 
     /// <inheritdoc/>
-    protected override void OnBeginUse()
-    {
-    }
+    protected override void OnBeginUse() => _network.Forget(Port);
 
     /// <inheritdoc/>
     protected override void OnDispose() => _network.Leave(Port);

@@ -96,9 +96,17 @@ public abstract partial class PciFunction
     }
 
     // One thread at a time shows the line to the port, under no lock; who finds another one at it leaves it the work. So the last call always
-    // shows the last state, and a handler that changes the line in the middle of the call does not wait for itself.
+    // shows the last state, and a handler that changes the line in the middle of the call does not wait for itself: it shows what it changed at
+    // once, or it would be called again and again by a line that is not asserted any more.
     private void PublishLine()
     {
+        var thread = Environment.CurrentManagedThreadId;
+        if (Volatile.Read(ref _lineThread) == thread)
+        {
+            ShowLine();
+            return;
+        }
+
         if (Interlocked.Increment(ref _lineWork) != 1)
             return;
         var entered = false;
@@ -106,17 +114,27 @@ public abstract partial class PciFunction
         do
         {
             entered = entered || _gate.TryEnter();
-            var wanted = _isLineWanted && _isPlugged && !_isFailed;
-            if (entered && wanted != _lineShown)
+            if (entered)
             {
-                _lineShown = wanted;
-                _port!.SetInterruptLine(wanted);
+                Volatile.Write(ref _lineThread, thread);
+                ShowLine();
+                Volatile.Write(ref _lineThread, 0);
             }
+
             seen = Interlocked.Add(ref _lineWork, -seen);
         }
         while (seen != 0);
         if (entered)
             _gate.Leave();
+    }
+
+    private void ShowLine()
+    {
+        var wanted = _isLineWanted && _isPlugged && !_isFailed;
+        if (wanted == _lineShown)
+            return;
+        _lineShown = wanted;
+        _port!.SetInterruptLine(wanted);
     }
 
     private void Send(ulong address, uint data)

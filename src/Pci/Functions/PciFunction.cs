@@ -26,6 +26,8 @@ public abstract partial class PciFunction : IPciFunction
     private Action? _lost;
     private volatile PciInterruptMode _mode;
     private int _lineWork;
+    // Who shows it at the moment; 0 for nobody.
+    private int _lineThread;
     private bool _lineShown;
     private bool _cause;
     private volatile bool _isLineWanted;

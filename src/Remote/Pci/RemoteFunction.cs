@@ -83,6 +83,9 @@ public sealed class RemoteFunction : IPciFunction
     public bool IsPresent => Volatile.Read(ref _isLost) == 0;
 
     /// <inheritdoc/>
+    public bool IsReal => !_link.IsPeer;
+
+    /// <inheritdoc/>
     public IReadOnlyList<PciDoorbell> Doorbells => _doorbells;
 
     /// <inheritdoc/>

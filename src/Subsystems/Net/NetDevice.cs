@@ -14,6 +14,7 @@ public sealed class NetDevice : Device
     /// <summary>The smallest MTU that can be set, in bytes.</summary>
     public const int MinMtu = 68;
 
+    private const int StandardMtu = 1500;
     private readonly INetOps _ops;
     private readonly SemaphoreSlim _turn = new(1, 1);
     private IFrameReceiver[] _receivers = [];
@@ -21,7 +22,7 @@ public sealed class NetDevice : Device
     private volatile bool _up;
     private volatile bool _present = true;
     private volatile bool _carrier;
-    private volatile int _mtu = 1500;
+    private volatile int _mtu;
 
     internal NetDevice(NetSubsystem subsystem, string name, Device parent, INetOps ops, NetDeviceOptions options, int index)
         : base(name, parent, bus: null, subsystem.Class)
@@ -29,6 +30,7 @@ public sealed class NetDevice : Device
         _ops = ops;
         Address = options.Address;
         MaxMtu = options.MaxMtu;
+        _mtu = Math.Min(StandardMtu, options.MaxMtu);
         PhysicalPortName = options.PhysicalPortName;
         Index = index;
         _carrier = options.Carrier;

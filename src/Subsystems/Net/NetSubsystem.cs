@@ -1,4 +1,5 @@
 using Virtbus.Buses.Pci;
+using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 using Virtbus.Platform;
 
@@ -57,6 +58,9 @@ public sealed class NetSubsystem
     // As Linux tools name interfaces of PCI devices: by the label that somebody gave, else by bus, slot and function.
     private static string StemOf(Device parent)
     {
+        // A virtio device is a number; what it is a part of has the place.
+        if (parent is VirtioBusDevice { Parent: { } transport })
+            return StemOf(transport);
         if (parent is not PciDevice pci)
             return parent.Name;
         if (pci.Label is { } label)

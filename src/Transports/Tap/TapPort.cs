@@ -23,7 +23,7 @@ public sealed class TapPort : IDisposable
     {
         _owner = owner;
         _queues = queues;
-        Port = new SwitchPort(new Sink(this)) { AccessVlan = accessVlan };
+        Port = new SwitchPort(new Sink(this)) { Name = Name, AccessVlan = accessVlan, MaxAddresses = EthernetSwitch.MaxAddressesOfNetwork };
     }
 
     /// <summary>The interface's name on the host.</summary>
@@ -88,6 +88,8 @@ public sealed class TapPort : IDisposable
     private sealed class Sink(TapPort owner) : IFrameSink
     {
         public OffloadKinds Takes => owner._queues[0].JoinsDatagrams ? OffloadKinds.All : OffloadKinds.All & ~(OffloadKinds.UdpV4 | OffloadKinds.UdpV6);
+
+        public long Dropped => owner.Dropped;
 
         public void Deliver(in EthernetFrame frame)
         {

@@ -96,7 +96,7 @@ public abstract partial class DeviceRing
     /// <summary>Asks whether the driver wants to be told of what it can see since this was asked the last time.</summary>
     internal abstract bool IsNoticeWanted();
 
-    /// <summary>How much it can see since then: used elements of a split ring, descriptors of a packed one. At <see cref="Size"/> it is asked.</summary>
+    /// <summary>How many of the ring's descriptors it can see used since then. At <see cref="Size"/> it is asked.</summary>
     internal abstract int Untold { get; }
 
     /// <summary>Asks whether buffers are waiting; cheap enough to poll with.</summary>

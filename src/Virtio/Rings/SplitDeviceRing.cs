@@ -20,6 +20,9 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
     private ushort _publishedUsed;
     // Up to where the driver was told, or did not want to be.
     private ushort _toldUsed;
+    // Descriptors of what is used: not announced yet, and since the driver was told.
+    private int _unpublishedSlots;
+    private int _untoldSlots;
     // By how many the index of what is taken was before that of what is used at the start.
     private ushort _ahead;
     private bool _kicksEnabled;
@@ -153,6 +156,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
 
         Use(_nextUsed, chain.Head, written);
         _nextUsed++;
+        _unpublishedSlots += chain.Slots;
     }
 
     /// <inheritdoc/>
@@ -162,7 +166,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         return IsNoticeWanted();
     }
 
-    internal override int Untold => (ushort)(_publishedUsed - _toldUsed);
+    internal override int Untold => _untoldSlots;
 
     internal override void Show()
     {
@@ -175,6 +179,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         Volatile.Write(ref Index(_used), _nextUsed);
         _publishedUsed = _nextUsed;
         _isBatchOpen = false;
+        _untoldSlots += _unpublishedSlots;
+        _unpublishedSlots = 0;
         Stored(2, 2);
         if (_dma!.IsLogged)
             MarkUsed(old, _nextUsed);
@@ -188,6 +194,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         if (_publishedUsed == old)
             return false;
         _toldUsed = _publishedUsed;
+        _untoldSlots = 0;
         _copy?.FetchWish();
         if (_eventIndex)
             return SplitRing.NeedEvent(Volatile.Read(ref *(ushort*)(_available + 4 + (2 * Size))), _publishedUsed, old);
@@ -280,6 +287,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         Use(_batch, held.Head, held.Written);
         _isBatchOpen = held.IsWhole;
         _nextUsed++;
+        _unpublishedSlots += held.Slots;
     }
 
     private void BeginAtUsed()
@@ -287,6 +295,8 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         _nextUsed = Volatile.Read(ref Index(_used));
         _publishedUsed = _nextUsed;
         _toldUsed = _nextUsed;
+        _unpublishedSlots = 0;
+        _untoldSlots = 0;
         _ahead = (ushort)(_nextAvailable - _nextUsed);
     }
 
@@ -356,7 +366,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         }
 
         chain.Clear(head);
-        if (!TryWalk(chain, head, ref section, out fault) || !TryKeep(chain, 1, out fault))
+        if (!TryWalk(chain, head, ref section, out var slots, out fault) || !TryKeep(chain, slots, out fault))
         {
             chain.LetGo();
             return false;
@@ -366,8 +376,10 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         return true;
     }
 
-    private bool TryWalk(DescriptorChain chain, ushort head, ref DmaSection section, out Fault fault)
+    // Slots are the ring's own descriptors.
+    private bool TryWalk(DescriptorChain chain, ushort head, ref DmaSection section, out int slots, out Fault fault)
     {
+        slots = 0;
         var table = _descriptors;
         var entries = Size;
         // A chain that visits more descriptors than its table has runs in a circle (2.7.5).
@@ -392,6 +404,7 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
                     return false;
                 table = indirect.Entries;
                 entries = (int)(descriptor.Length / SplitRing.DescriptorSize);
+                slots = Size - left;
                 left = entries;
                 inIndirect = true;
                 at = 0;
@@ -402,7 +415,12 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
             if (!TryAddBuffer(chain, descriptor.Address, descriptor.Length, writable, ref section, out fault))
                 return false;
             if ((descriptor.Flags & SplitRing.VIRTQ_DESC_F_NEXT) == 0)
+            {
+                if (!inIndirect)
+                    slots = Size - left;
                 return true;
+            }
+
             at = descriptor.Next;
             if (at >= (uint)entries)
             {

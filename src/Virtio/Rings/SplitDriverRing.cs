@@ -10,6 +10,7 @@ namespace Virtbus.Virtio.Rings;
 public sealed class SplitDriverRing : DriverRing
 {
     private const ushort None = ushort.MaxValue;
+    private const uint UsedAlignment = 4;
 
     private readonly SplitRingWriter _writer;
     private readonly int _size;
@@ -37,7 +38,9 @@ public sealed class SplitDriverRing : DriverRing
     /// <param name="eventIndex">Whether VIRTIO_F_EVENT_IDX is in use.</param>
     /// <param name="indirect">Whether VIRTIO_F_INDIRECT_DESC is in use.</param>
     /// <param name="inOrder">Whether VIRTIO_F_IN_ORDER is in use.</param>
-    public SplitDriverRing(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect, bool inOrder = false)
+    /// <param name="usedAlignment">The used ring begins at a multiple of this, from the ring's first byte: a power of two, 4096 for devices from before version 1.0.</param>
+    public SplitDriverRing(
+        HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect, bool inOrder = false, uint usedAlignment = UsedAlignment)
     {
         ArgumentNullException.ThrowIfNull(memory);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(size, SplitRing.MaxSize);
@@ -47,7 +50,7 @@ public sealed class SplitDriverRing : DriverRing
             throw new ArgumentOutOfRangeException(nameof(offset), offset, "A split ring begins at a multiple of 16.");
         _size = size;
         _inOrder = inOrder;
-        _writer = new SplitRingWriter(memory, start, offset, size, eventIndex, indirect, inOrder);
+        _writer = new SplitRingWriter(memory, start, offset, size, eventIndex, indirect, inOrder, usedAlignment);
         _next = new ushort[size];
         _lengths = new ushort[size];
         _writable = new uint[size];
@@ -71,9 +74,12 @@ public sealed class SplitDriverRing : DriverRing
 
     /// <summary>Bytes that a ring takes.</summary>
     /// <param name="size">Queue size.</param>
+    /// <param name="usedAlignment">As for the constructor.</param>
     /// <returns>Bytes.</returns>
-    public static ulong BytesFor(int size) =>
-        SplitRing.DescriptorAreaSize(size) + ((SplitRing.DriverAreaSize(size) + 3) & ~3UL) + SplitRing.DeviceAreaSize(size);
+    public static ulong BytesFor(int size, uint usedAlignment = UsedAlignment) => UsedOffset(size, usedAlignment) + SplitRing.DeviceAreaSize(size);
+
+    internal static ulong UsedOffset(int size, uint usedAlignment) =>
+        (SplitRing.DescriptorAreaSize(size) + (ulong)SplitRing.DriverAreaSize(size) + usedAlignment - 1) & ~(usedAlignment - 1UL);
 
     /// <inheritdoc/>
     public override int Add(ReadOnlySpan<DriverBuffer> buffers)

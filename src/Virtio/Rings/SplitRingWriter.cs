@@ -19,15 +19,15 @@ public sealed class SplitRingWriter
     private readonly bool _eventIndex;
     private ushort _announced;
 
-    internal SplitRingWriter(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect, bool inOrder)
+    internal SplitRingWriter(HostMemory memory, Iova start, ulong offset, int size, bool eventIndex, bool indirect, bool inOrder, uint usedAlignment)
     {
         _memory = memory;
         _size = size;
         _eventIndex = eventIndex;
         _descriptors = offset;
         _available = _descriptors + SplitRing.DescriptorAreaSize(size);
-        _used = (_available + SplitRing.DriverAreaSize(size) + 3) & ~3UL;
-        memory.Write(offset, new byte[SplitDriverRing.BytesFor(size)]);
+        _used = offset + SplitDriverRing.UsedOffset(size, usedAlignment);
+        memory.Write(offset, new byte[SplitDriverRing.BytesFor(size, usedAlignment)]);
         Layout = new RingLayout(
             size,
             new Iova(start.Value + _descriptors),

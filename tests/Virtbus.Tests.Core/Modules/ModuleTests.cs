@@ -3,9 +3,12 @@ using System.Runtime.Loader;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
+using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Hardware.Probe;
+using Virtbus.Hardware.VirtioPci;
+using Virtbus.Models.VirtioRng;
 using Virtbus.Platform;
 
 namespace Virtbus.Tests.Core.Modules;
@@ -240,6 +243,7 @@ public sealed class ModuleTests : IDisposable
         _folder.Sample(shipped);
         var pci = _fabric.RegisterBus(new PciBus());
         _fabric.RegisterBus(new VdpaBus());
+        var virtio = _fabric.RegisterBus(new VirtioBus());
         using var merlin = AdapterFunction.CreateMerlin(new AdapterEngine("adapter0", 0x020000000010, 1, 1), 1);
         using var harrier = AdapterFunction.CreateHarrier(new AdapterEngine("adapter1", 0x020000000020, 1, 1), 0);
         using var loader = new ModuleLoader(_fabric, _folder.Path, watch: false);
@@ -260,10 +264,13 @@ public sealed class ModuleTests : IDisposable
             foreach (var driver in new[] { "scratch-vfio-pci", "vfio-pci" })
                 await _fabric.OverrideDriverAsync(scratch, driver).In();
             await _fabric.OverrideDriverAsync(physical.VirtualFunctions[0], "merlin-vfio-pci").In();
+            await pci.PlugAsync(new VirtioFunction(new VirtioRngDevice("dice0")), label: "dice0");
             await _fabric.SettleAsync().In();
             Assert.Equal(4, _bus.Devices.Count(d => d.Driver?.Name is "nic_net" or "nic_vdpa"));
+            Assert.Equal(["virtio_rng"], virtio.Devices.Select(d => d.Driver?.Name));
             // All but registers, which are bytes.
             ReadEverything((TreeDirectory)_fabric.Tree.Find("/bus/auxiliary"), 0);
+            ReadEverything((TreeDirectory)_fabric.Tree.Find("/bus/virtio"), 0);
             ReadEverything((TreeDirectory)_fabric.Tree.Find("/class"), 0);
         }
 

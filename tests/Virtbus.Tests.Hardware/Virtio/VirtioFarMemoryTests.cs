@@ -49,6 +49,77 @@ public sealed class VirtioFarMemoryTests
         Assert.Equal(16, card.Fill(0, 16).Length);
     }
 
+    [Fact]
+    public void What_is_written_during_a_reset_is_not_there_after_it()
+    {
+        using var card = Far(out var memory);
+        card.EnableMsix(2);
+        var first = card.Bar(4, 0, VirtioCommonConfig.Size);
+        card.Start(vectors: static _ => 1);
+        Busy(card, memory);
+        card.Registers.Write(device_status, [0]);
+        // A driver that does not ask sets its device up.
+        card.Registers.WriteUInt32(driver_feature, uint.MaxValue);
+        card.Registers.WriteUInt16(config_msix_vector, 0);
+        card.Registers.WriteUInt16(queue_msix_vector, 1);
+        card.SetUp(0);
+        card.Registers.WriteUInt16(queue_enable, 1);
+        // Nor by another way than the registers.
+        var device = card.Function.Device;
+        Assert.False(device.TrySetDriverFeatures(VirtioFeatures.None, out var fault));
+        Assert.Equal(Errno.EBUSY, fault.Errno);
+        Assert.False(device.TrySetQueueSize(0, 8, out fault));
+        Assert.Equal(Errno.EBUSY, fault.Errno);
+        Assert.False(device.TrySetQueueAddress(0, default, default, default, out fault));
+        Assert.Equal(Errno.EBUSY, fault.Errno);
+        Assert.False(device.TrySetQueueState(0, QueueState.Split(3), out fault));
+        Assert.Equal(Errno.EBUSY, fault.Errno);
+        Assert.False(device.TrySetQueueReady(0, true, out fault));
+        Assert.Equal(Errno.EBUSY, fault.Errno);
+        Assert.False(device.TrySetConfig(0, [], out fault));
+        Assert.Equal(Errno.EBUSY, fault.Errno);
+        Assert.True(device.TrySetQueueReady(0, false, out _));
+        memory.Release();
+        Deadline.Until(() => card.Driver.Status == 0, "the end of the reset");
+        card.Driver.Select(0);
+        card.Registers.WriteUInt32(driver_feature_select, 0);
+        card.Registers.WriteUInt32(device_feature_select, 0);
+        Assert.Equal(first, card.Bar(4, 0, VirtioCommonConfig.Size));
+        // Whoever is next and enables no queue has none.
+        Assert.True(card.Driver.TrySetStatus(ACKNOWLEDGE | DRIVER, out _));
+        Assert.True(card.Driver.TrySetDriverFeatures(card.Driver.DeviceFeatures, out _));
+        Assert.True(card.Driver.TrySetStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK, out _));
+        Assert.True(card.Driver.TrySetStatus(VirtioCard.Running, out _));
+        Assert.False(card.Driver.IsEnabled);
+        Assert.Equal(default, device.GetQueueState(0));
+    }
+
+    [Fact]
+    public async Task Function_that_is_to_stand_still_in_the_middle_of_a_reset_is_reset()
+    {
+        for (var round = 0; round < 20; round++)
+        {
+            using var card = Far(out var memory);
+            card.Start();
+            Busy(card, memory);
+            card.Registers.Write(device_status, [0]);
+            var pause = Task.Run(() => card.Function.TryPause(out _));
+            memory.Release();
+            Assert.True(await pause.In());
+            Assert.Equal(0, card.Driver.Status);
+            Assert.False(card.Slot.Line);
+            var state = new StateWriter();
+            Assert.True(card.Function.TrySave(state, out _));
+            using var other = new VirtioCard(new VirtioRngDevice("rng"));
+            Assert.True(other.Function.TryPause(out _));
+            Assert.True(StateReader.TryRead(state.ToArray(), 1 << 20, out var reader, out _));
+            Assert.True(other.Function.TryRestore(reader, out var fault), fault.Message);
+            other.Function.Resume();
+            other.Start();
+            Assert.Equal(16, other.Fill(0, 16).Length);
+        }
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

@@ -21,6 +21,31 @@ public sealed class VirtioFunctionTests
     private static readonly VirtioFeatures Plain = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_EVENT_IDX);
 
     [Fact]
+    public void Fault_of_a_queue_that_can_not_start_is_told_when_nobody_is_kept_out()
+    {
+        using var card = new VirtioCard(new VirtioRngDevice("rng"), new VirtioFunctionOptions { Vectors = 0 });
+        var (lines, faults) = (0, 0);
+        card.Slot.OnLine = _ => lines += Reads(() => card.Registers.ReadByte(device_status)) ? 1 : -100;
+        card.Function.SetDriverFaultCallback((device, _, _) => faults += Reads(() => _ = device.DriverFeatures) ? 1 : -100);
+        Assert.True(card.Driver.TrySetStatus(ACKNOWLEDGE | DRIVER, out _));
+        Assert.True(card.Driver.TrySetDriverFeatures(VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1), out _));
+        Assert.True(card.Driver.TrySetStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK, out _));
+        card.Driver.Select(0);
+        card.Driver.SetQueueAddress(new Iova(FunctionSlot.MemoryAddress + 8), default, default);
+        Assert.True(card.Driver.TryEnable());
+        card.Registers.Write(device_status, [VirtioCard.Running]);
+        Assert.Equal((1, 1), (lines, faults));
+        Assert.Equal(DEVICE_NEEDS_RESET, card.Driver.Status & DEVICE_NEEDS_RESET);
+
+        static bool Reads(Action read)
+        {
+            var reader = new Thread(() => read());
+            reader.Start();
+            return reader.Join(TimeSpan.FromSeconds(10));
+        }
+    }
+
+    [Fact]
     public void Structures_stand_in_the_capabilities_where_they_are()
     {
         using var card = Disk(out _);

@@ -94,8 +94,11 @@ public sealed class PciFunctionTests : IDisposable
     {
         _port.OnLine = asserted =>
         {
-            if (asserted)
-                _function.Interrupt(false);
+            if (!asserted)
+                return;
+            _function.Interrupt(false);
+            // The bus calls a handler again as long as the line is up.
+            Assert.False(_port.Line);
         };
         _function.Interrupt(true);
         Assert.False(_port.Line);

@@ -64,6 +64,7 @@ public sealed class TapPortTests
     {
         SkipWithoutTap();
         using var tap = TapPort.Start(_name, _switch, queues);
+        Assert.Equal((_name, 1024), (tap.Port.Name, tap.Port.MaxAddresses));
         SetUp();
         using var host = HostSocket();
         var batch = new SwitchBatch(_switch);

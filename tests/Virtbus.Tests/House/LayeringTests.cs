@@ -21,7 +21,7 @@ public sealed class LayeringTests
         ["Hardware"] = ["Pci", "Ethernet", "Models"],
         ["Provisioning"] = ["Core"],
         ["Buses"] = ["Provisioning", "Pci", "Virtio"],
-        ["Subsystems"] = ["Buses", "Ethernet"],
+        ["Subsystems"] = ["Buses", "Ethernet", "Block"],
         ["Drivers"] = ["Subsystems", "Models"],
         ["Remote.Pci"] = ["Pci", "Wire"],
         ["Transports"] = ["Subsystems", "Wire"],
@@ -68,6 +68,8 @@ public sealed class LayeringTests
     [InlineData("Models", "Ethernet", true)]
     [InlineData("Ethernet", "Virtio", false)]
     [InlineData("Subsystems", "Ethernet", true)]
+    [InlineData("Subsystems", "Block", true)]
+    [InlineData("Block", "Subsystems", false)]
     [InlineData("Drivers", "Vm", false)]
     [InlineData("Block", "Pci", false)]
     [InlineData("Block", "Memory", true)]

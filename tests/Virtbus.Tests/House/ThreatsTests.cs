@@ -2,6 +2,7 @@ using System.Xml.Linq;
 using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
+using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 
 namespace Virtbus.Tests.House;
@@ -28,7 +29,7 @@ public sealed class ThreatsTests : IDisposable
         Assert.NotEmpty(modules);
         _folder.Sample(modules);
         var fabric = new Fabric();
-        foreach (var bus in new Bus[] { new AuxiliaryBus(), new PciBus(), new VdpaBus() })
+        foreach (var bus in new Bus[] { new AuxiliaryBus(), new PciBus(), new VdpaBus(), new VirtioBus() })
             fabric.RegisterBus(bus);
         using var loader = new ModuleLoader(fabric, _folder.Path, watch: false);
         foreach (var module in modules)

@@ -1,0 +1,281 @@
+using System.Buffers.Binary;
+using Virtbus.Core;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using static Virtbus.Virtio.VirtioStatus;
+
+namespace Virtbus.Buses.Virtio;
+
+/// <summary>A virtio device on the bus, as its driver sees it: features, configuration, queues. Made by <see cref="VirtioBus.AddAsync"/>.</summary>
+/// <remarks>
+/// The configuration may be read by any thread; queues are made, and the device is reset, by the driver in its probe, remove, freeze and restore. What a
+/// device says is never believed: see <see cref="VirtioQueue"/>.
+/// </remarks>
+public sealed class VirtioBusDevice : Device, IVirtioIdentity
+{
+    private readonly VirtioBus _bus;
+    private readonly IVirtioTransport _transport;
+    private readonly Lock _changes = new();
+    private VirtioQueue[] _queues = [];
+    private VirtioDriver? _listener;
+    private int _isChangePending;
+    private bool _hasFailed;
+    private bool _isStarted;
+
+    internal VirtioBusDevice(VirtioBus bus, uint id, Device parent, IVirtioTransport transport)
+        : base($"virtio{id}", parent, bus)
+    {
+        _bus = bus;
+        _transport = transport;
+        VirtioType = transport.VirtioType;
+        VendorId = transport.VendorId;
+        DeviceFeatures = transport.DeviceFeatures;
+        transport.SetConfigCallback(OnChange);
+    }
+
+    /// <inheritdoc/>
+    public uint VirtioType { get; }
+
+    /// <inheritdoc/>
+    public uint VendorId { get; }
+
+    /// <inheritdoc/>
+    public VirtioFeatures DeviceFeatures { get; }
+
+    /// <summary>Features that were settled at the last probe; none before.</summary>
+    public VirtioFeatures Features { get; private set; }
+
+    /// <summary>Whether it is driven as devices from before version 1.0 of the standard were.</summary>
+    public bool IsLegacy => _transport.IsLegacy;
+
+    /// <summary>Device status, see <see cref="VirtioStatus"/>; all ones when the device is gone.</summary>
+    public byte Status => _transport.Status;
+
+    /// <summary>The queues that its driver has made.</summary>
+    public IReadOnlyList<VirtioQueue> Queues => Volatile.Read(ref _queues);
+
+    /// <summary>Whether a feature was settled.</summary>
+    /// <param name="bit">Its number.</param>
+    public bool Has(int bit) => Features.Has(bit);
+
+    /// <summary>Allocates memory that the device reaches. It belongs into <see cref="Device.Resources"/>.</summary>
+    /// <param name="bytes">How many; whole pages are given.</param>
+    /// <exception cref="VirtbusException">ENOMEM; EPERM: the transport has no driver any more.</exception>
+    public DmaBuffer Allocate(ulong bytes) => _transport.Group.TryAllocate(bytes, out var buffer, out var fault)
+        ? buffer!
+        : throw new VirtbusException(fault.Errno, $"Device {Name} got no {bytes} bytes of memory: {fault.Message}.");
+
+    /// <summary>Makes its queues; once after each reset.</summary>
+    /// <param name="specs">What the driver asks for, each with a number of its own.</param>
+    /// <returns>The queues, in the order of the specs.</returns>
+    /// <exception cref="VirtbusException">As <see cref="IVirtioTransport.CreateQueues"/>.</exception>
+    public IReadOnlyList<VirtioQueue> CreateQueues(params ReadOnlySpan<VirtioQueueSpec> specs)
+    {
+        var queues = _transport.CreateQueues(specs, Features, OnBroken);
+        Volatile.Write(ref _queues, queues);
+        // A device that went meanwhile told nobody yet.
+        if (IsGone)
+            OnGone();
+        return queues;
+    }
+
+    /// <summary>Sets DRIVER_OK: from here on the device uses buffers. Without effect when it is set; the bus does it after a probe that has not.</summary>
+    /// <exception cref="VirtbusException">EINVAL, ENODEV: the device does not take it.</exception>
+    public void Ready()
+    {
+        var status = Status;
+        if ((status & DRIVER_OK) == 0)
+            SetStatus((byte)(status | DRIVER_OK));
+    }
+
+    /// <summary>Resets it, for its driver, and frees its queues, which nobody uses any more. Without effect when it is reset.</summary>
+    public void Reset()
+    {
+        StopListening();
+        if (!_isStarted)
+            return;
+        _isStarted = false;
+        // A device that does not answer has its memory taken away all the same: what it does with it afterwards faults.
+        if (!_transport.TryReset(out var fault) && !IsGone)
+            VirtioLog.NotReset(_bus.Log, Name, fault.Message, fault.Errno);
+        Volatile.Write(ref _queues, []);
+        _transport.DeleteQueues();
+    }
+
+    /// <summary>Reads the configuration space in one piece.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to.</param>
+    /// <param name="fault">As <see cref="IVirtioTransport.TryReadConfig"/>.</param>
+    /// <returns>Whether what was read is of one moment.</returns>
+    public bool TryReadConfig(int offset, Span<byte> destination, out Fault fault) => _transport.TryReadConfig(offset, destination, out fault);
+
+    /// <summary>Reads a field of two bytes.</summary>
+    /// <param name="offset">Its first byte.</param>
+    /// <exception cref="VirtbusException">It can't be read.</exception>
+    public ushort ReadConfigUInt16(int offset)
+    {
+        Span<byte> bytes = stackalloc byte[2];
+        ReadConfig(offset, bytes);
+        return BinaryPrimitives.ReadUInt16LittleEndian(bytes);
+    }
+
+    /// <summary>Reads the configuration space in one piece, for a probe.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="destination">Where to.</param>
+    /// <exception cref="VirtbusException">As <see cref="IVirtioTransport.TryReadConfig"/>.</exception>
+    public void ReadConfig(int offset, Span<byte> destination)
+    {
+        if (!TryReadConfig(offset, destination, out var fault))
+            throw Refused($"its configuration at {offset} can't be read: {fault.Message}", fault.Errno);
+    }
+
+    /// <summary>Writes the configuration space.</summary>
+    /// <param name="offset">First byte.</param>
+    /// <param name="source">Where from: 1, 2 or 4 bytes.</param>
+    public void WriteConfig(int offset, ReadOnlySpan<byte> source) => _transport.WriteConfig(offset, source);
+
+    /// <inheritdoc/>
+    protected override void OnGone()
+    {
+        foreach (var queue in Queues)
+            queue.Break(new Fault(Errno.ENODEV, "the device is gone"));
+    }
+
+    internal static readonly AttributeGroup[] Groups =
+    [
+        new(
+            new ObjectAttribute<VirtioBusDevice>("device", static d => $"0x{d.VirtioType:x4}"),
+            new ObjectAttribute<VirtioBusDevice>("vendor", static d => $"0x{d.VendorId:x4}"),
+            new ObjectAttribute<VirtioBusDevice>("status", static d => $"0x{d.Status:x8}"),
+            new ObjectAttribute<VirtioBusDevice>("features", static d => string.Create(VirtioFeatures.Count, d.Features, static (text, features) =>
+            {
+                // Bit 0 first.
+                for (var bit = 0; bit < text.Length; bit++)
+                    text[bit] = features.Has(bit) ? '1' : '0';
+            }))),
+    ];
+
+    /// <summary>The device is found: it is reset, whoever had it before, and acknowledged.</summary>
+    internal void Acknowledge()
+    {
+        if (!_transport.TryReset(out var fault))
+            throw Refused($"{fault.Message}. Reset its function, or plug it in anew", fault.Errno);
+        SetStatus(ACKNOWLEDGE);
+    }
+
+    /// <summary>A driver is about to probe: features are settled.</summary>
+    internal void Start(VirtioDriver driver)
+    {
+        try
+        {
+            _hasFailed = false;
+            if (Status != ACKNOWLEDGE)
+                Acknowledge();
+            SetStatus(ACKNOWLEDGE | VirtioStatus.DRIVER);
+            Settle(driver.Validate(this, DeviceFeatures & (driver.Features | _transport.TransportFeatures)));
+        }
+        catch
+        {
+            Fail();
+            throw;
+        }
+    }
+
+    /// <summary>After a sleep: all is as before the probe, with the features as they were.</summary>
+    internal void Restart()
+    {
+        Acknowledge();
+        SetStatus(ACKNOWLEDGE | VirtioStatus.DRIVER);
+        Settle(Features);
+    }
+
+    /// <summary>The driver gives it up: nothing of it runs, and its status says so.</summary>
+    internal void Fail()
+    {
+        _isStarted = true;
+        Reset();
+        _hasFailed = true;
+        _transport.TrySetStatus(ACKNOWLEDGE | VirtioStatus.DRIVER | FAILED, out _);
+    }
+
+    /// <summary>The driver is gone; the device waits for the next one.</summary>
+    internal void Stop()
+    {
+        Reset();
+        if (!_hasFailed && !IsGone)
+            _transport.TrySetStatus(ACKNOWLEDGE, out _);
+    }
+
+    internal void Listen(VirtioDriver driver)
+    {
+        lock (_changes)
+            _listener = driver;
+        // What changed since the probe looked is told once too often rather than never.
+        if (Interlocked.Exchange(ref _isChangePending, 0) != 0)
+            OnChange();
+    }
+
+    internal void StopListening()
+    {
+        lock (_changes)
+            _listener = null;
+    }
+
+    private void Settle(VirtioFeatures features)
+    {
+        _isStarted = true;
+        if (!_transport.TrySettleFeatures(features, out var fault))
+            throw Refused($"its features can't be settled: {fault.Message}", fault.Errno);
+        Features = features;
+    }
+
+    private void SetStatus(byte status)
+    {
+        if (!_transport.TrySetStatus(status, out var fault))
+            throw Refused($"it does not take the status 0x{status:x2}: {fault.Message}", fault.Errno);
+    }
+
+    private void OnBroken(VirtioQueue queue, Fault fault)
+    {
+        if (!IsGone)
+            VirtioLog.QueueBroken(_bus.Log, Name, queue.Index, queue.Name, fault.Message);
+    }
+
+    // On the thread that interrupts, which may hold what a read of a register waits for.
+    private void OnChange()
+    {
+        if (Interlocked.Exchange(ref _isChangePending, 1) == 0 && Volatile.Read(ref _listener) is not null)
+            Fabric?.StartWork("change of the configuration of " + Name, TakeChangeAsync);
+    }
+
+    private Task TakeChangeAsync()
+    {
+        lock (_changes)
+        {
+            Volatile.Write(ref _isChangePending, 0);
+            if (_listener is not { } driver || IsGone)
+                return Task.CompletedTask;
+            var status = Status;
+            if (status != byte.MaxValue && (status & DEVICE_NEEDS_RESET) != 0)
+            {
+                VirtioLog.NeedsReset(_bus.Log, Name, driver.Name);
+                foreach (var queue in Queues)
+                    queue.Break(new Fault(Errno.EIO, "the device failed, and needs a reset"));
+            }
+
+            try
+            {
+                driver.OnConfigChanged(this);
+            }
+            catch (Exception e)
+            {
+                VirtioLog.ChangeFailed(_bus.Log, Name, driver.Name, e);
+            }
+        }
+
+        return Task.CompletedTask;
+    }
+
+    private VirtbusException Refused(string what, Errno errno) => new(errno == Errno.None ? Errno.EIO : errno, $"Device {Name}: {what}.");
+}

@@ -1,0 +1,140 @@
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
+
+namespace Virtbus.Buses.Virtio;
+
+/// <summary>
+/// A virtqueue as its driver has it: the ring in memory that the device reaches, and the way to notify. What the device does wrong breaks the queue: from
+/// then on nothing goes in and nothing comes out, until the driver resets the device. One thread uses it at a time; no call allocates or throws.
+/// </summary>
+public sealed class VirtioQueue : IDisposable
+{
+    private readonly DmaBuffer _memory;
+    private readonly DriverRing _ring;
+    private readonly Action<VirtioQueue> _notify;
+    private readonly Action<VirtioQueue, Fault> _broken;
+    private readonly Action<VirtioQueue>? _used;
+    private int _isBroken;
+
+    private VirtioQueue(int index, in VirtioQueueSpec spec, DmaBuffer memory, DriverRing ring, Action<VirtioQueue> notify, Action<VirtioQueue, Fault> broken)
+    {
+        Index = index;
+        Name = spec.Name;
+        _used = spec.Used;
+        _memory = memory;
+        _ring = ring;
+        _notify = notify;
+        _broken = broken;
+    }
+
+    /// <summary>Its number on the device.</summary>
+    public int Index { get; }
+
+    /// <summary>What it is called in logs.</summary>
+    public string Name { get; }
+
+    /// <summary>How many descriptors it has.</summary>
+    public int Size => _ring.Layout.Size;
+
+    /// <summary>How many of them are free.</summary>
+    public int FreeDescriptors => _ring.FreeDescriptors;
+
+    /// <summary>Where the ring is, for the transport.</summary>
+    public RingLayout Layout => _ring.Layout;
+
+    /// <summary>What a notification with data carries, for the transport, see <see cref="DriverRing.NotificationPlace"/>.</summary>
+    public ushort NotificationPlace => _ring.NotificationPlace;
+
+    /// <summary>Whether the device broke it, or is gone.</summary>
+    public bool IsBroken => Volatile.Read(ref _isBroken) != 0;
+
+    /// <summary>Makes a queue with memory of its own, for a transport.</summary>
+    /// <param name="group">Whose memory the device reaches.</param>
+    /// <param name="index">Its number on the device.</param>
+    /// <param name="spec">What the driver asks for.</param>
+    /// <param name="size">How many descriptors; a power of two, unless rings are packed.</param>
+    /// <param name="features">What was settled.</param>
+    /// <param name="usedAlignment">Where the used ring of a split queue begins, see <see cref="SplitDriverRing"/>.</param>
+    /// <param name="notify">Notifies the device; it must not block.</param>
+    /// <param name="broken">Told once when the device broke it.</param>
+    /// <exception cref="VirtbusException">ENOMEM, EPERM: no memory that the device reaches.</exception>
+    public static VirtioQueue Create(
+        IommuGroup group, int index, in VirtioQueueSpec spec, int size, VirtioFeatures features, uint usedAlignment, Action<VirtioQueue> notify, Action<VirtioQueue, Fault> broken)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        var isPacked = features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED);
+        var bytes = isPacked ? PackedDriverRing.BytesFor(size) : SplitDriverRing.BytesFor(size, usedAlignment);
+        if (!group.TryAllocate(bytes, out var memory, out var fault))
+            throw new VirtbusException(fault.Errno, $"No memory for virtio queue {index} ({spec.Name}) of {size} descriptors: {fault.Message}. Ask for a shorter one.");
+        var (eventIndex, indirect, inOrder) =
+            (features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX), features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC), features.Has(VirtioFeatures.VIRTIO_F_IN_ORDER));
+        DriverRing ring = isPacked
+            ? new PackedDriverRing(memory!.Memory, memory.Address, 0, size, eventIndex, indirect, inOrder)
+            : new SplitDriverRing(memory!.Memory, memory.Address, 0, size, eventIndex, indirect, inOrder, usedAlignment);
+        return new VirtioQueue(index, spec, memory, ring, notify, broken);
+    }
+
+    /// <summary>Puts a buffer in; the device sees it after <see cref="Kick"/>.</summary>
+    /// <param name="parts">Its parts, those that the device reads first.</param>
+    /// <returns>Its name until it is used, below <see cref="Size"/>; -1 when too few descriptors are free, or the queue is broken.</returns>
+    public int Add(params ReadOnlySpan<DriverBuffer> parts) => IsBroken ? -1 : _ring.Add(parts);
+
+    /// <summary>Lets the device see what was put in, and notifies it where it wants that.</summary>
+    public void Kick()
+    {
+        if (!IsBroken && _ring.Publish())
+            _notify(this);
+    }
+
+    /// <summary>Takes the next used buffer.</summary>
+    /// <param name="name">Its name from <see cref="Add"/>, which is free again.</param>
+    /// <param name="written">Bytes that the device says it wrote, not more than the buffer has for it.</param>
+    /// <returns>False when there is none, or the queue is broken.</returns>
+    public bool TryTake(out int name, out uint written)
+    {
+        name = -1;
+        written = 0;
+        if (IsBroken)
+            return false;
+        if (_ring.TryTakeUsed(out var head, out written, out var fault))
+        {
+            name = head;
+            return true;
+        }
+
+        if (fault != Fault.None)
+            Break(fault);
+        return false;
+    }
+
+    /// <summary>Says whether the driver wants to be told of used buffers.</summary>
+    /// <param name="wanted">Whether it wants to.</param>
+    /// <returns>True when some wait already: take them, nobody may tell of them.</returns>
+    public bool RequestCalls(bool wanted) => !IsBroken && _ring.RequestCalls(wanted);
+
+    /// <summary>Breaks it, for a driver that found an answer of the device that makes no sense, or a device that is gone. Its callback is called once more.</summary>
+    /// <param name="fault">What is wrong.</param>
+    public void Break(Fault fault)
+    {
+        if (Interlocked.Exchange(ref _isBroken, 1) != 0)
+            return;
+        _broken(this, fault);
+        _used?.Invoke(this);
+    }
+
+    /// <summary>The device interrupted for it; for the transport.</summary>
+    public void Interrupt()
+    {
+        if (!IsBroken)
+            _used?.Invoke(this);
+    }
+
+    /// <summary>Frees the ring, for the transport: the device is reset or gone, no handler runs, and the driver has let go of it.</summary>
+    public void Dispose()
+    {
+        Volatile.Write(ref _isBroken, 1);
+        _memory.Dispose();
+    }
+}

@@ -1,0 +1,178 @@
+using System.Buffers.Binary;
+using Virtbus.Buses.Virtio;
+using Virtbus.Ethernet;
+using Virtbus.Memory;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+using Virtbus.Subsystems.Net;
+using Virtbus.Virtio.Rings;
+
+namespace Virtbus.Drivers.VirtioNet;
+
+/// <summary>A receive queue: all its buffers are with the device but for those whose frame is being handed on. Runs on the thread that interrupts.</summary>
+internal sealed class ReceiveRing : IDisposable
+{
+    internal const int Depth = 256;
+    // Of mergeable buffers, of which a frame takes as many as it needs (5.1.6.3.1).
+    private const int MergeableSize = 2048;
+    private const int CacheLine = 64;
+    private const int FlagsOffset = 0;
+    private const int SegmentOffset = 1;
+    private const int BuffersOffset = 10;
+    private const byte NeedsChecksum = 1;
+
+    private readonly Lock _lock = new();
+    private readonly DmaBuffer _memory;
+    private readonly int _headerSize;
+    private readonly bool _isMergeable;
+    private readonly int _bufferSize;
+    // A frame is copied out once, so that the device changes nothing of what was looked at.
+    private readonly byte[] _frame;
+    // Which buffer a name stands for.
+    private readonly int[] _buffers = new int[Depth];
+    private VirtioQueue? _queue;
+    private NetDevice? _receiver;
+
+    internal ReceiveRing(VirtioBusDevice device, int headerSize, bool isMergeable, int mostBytes)
+    {
+        _headerSize = headerSize;
+        _isMergeable = isMergeable;
+        _bufferSize = isMergeable ? MergeableSize : (headerSize + mostBytes + CacheLine - 1) & -CacheLine;
+        _frame = new byte[mostBytes];
+        _memory = device.Allocate(Depth * (ulong)_bufferSize);
+    }
+
+    /// <summary>Frames that were not handed on: malformed, too long, or with offload data that nobody asked for.</summary>
+    internal long Dropped { get; private set; }
+
+    internal void Attach(VirtioQueue queue)
+    {
+        lock (_lock)
+            _queue = queue;
+    }
+
+    internal void Detach()
+    {
+        lock (_lock)
+            _queue = null;
+    }
+
+    /// <summary>Sets who gets the frames; when it returns, nobody else does.</summary>
+    internal void SetReceiver(NetDevice? receiver)
+    {
+        lock (_lock)
+            _receiver = receiver;
+    }
+
+    /// <summary>Gives the device all buffers.</summary>
+    internal void Fill()
+    {
+        lock (_lock)
+        {
+            if (_queue is not { } queue)
+                return;
+            // A legacy queue has the device's size, which may be less or more.
+            for (var i = 0; i < Math.Min(Depth, queue.Size); i++)
+                Offer(queue, i);
+            queue.Kick();
+        }
+    }
+
+    internal void Take(VirtioQueue queue)
+    {
+        lock (_lock)
+        {
+            if (_queue != queue)
+                return;
+            do
+            {
+                var isAny = false;
+                while (TryTake(queue, out var buffer, out var written))
+                {
+                    isAny = true;
+                    if (TryCollect(queue, buffer, written, out var length))
+                        _receiver?.Receive(_frame.AsSpan(0, length));
+                    else
+                        Dropped++;
+                }
+
+                if (isAny)
+                    queue.Kick();
+            }
+            while (queue.RequestCalls(true));
+        }
+    }
+
+    public void Dispose() => _memory.Dispose();
+
+    private Span<byte> Bytes(int buffer, int length) => _memory.Span.Slice(buffer * _bufferSize, length);
+
+    private void Offer(VirtioQueue queue, int buffer)
+    {
+        var name = queue.Add(new DriverBuffer(new Iova(_memory.Address.Value + ((ulong)buffer * (ulong)_bufferSize)), (uint)_bufferSize, true));
+        if (name < 0)
+            return;
+        // Names are below the queue's size, which may be above ours.
+        if (name < _buffers.Length)
+            _buffers[name] = buffer;
+        else
+            queue.Break(new Fault(Errno.EPROTO, "the ring gives a name that no buffer has"));
+    }
+
+    private bool TryTake(VirtioQueue queue, out int buffer, out int written)
+    {
+        var isTaken = queue.TryTake(out var name, out var bytes);
+        buffer = isTaken ? _buffers[name] : -1;
+        // Not more than the buffer has.
+        written = (int)bytes;
+        return isTaken;
+    }
+
+    // Puts a frame together and gives its buffers back.
+    private bool TryCollect(VirtioQueue queue, int buffer, int written, out int length)
+    {
+        length = 0;
+        var buffers = 1;
+        var isGood = written >= _headerSize;
+        if (isGood)
+        {
+            Span<byte> header = stackalloc byte[12];
+            Bytes(buffer, _headerSize).CopyTo(header);
+            isGood = (header[FlagsOffset] & NeedsChecksum) == 0 && header[SegmentOffset] == 0;
+            if (_isMergeable)
+                buffers = BinaryPrimitives.ReadUInt16LittleEndian(header[BuffersOffset..]);
+            isGood = Append(buffer, _headerSize, written, ref length) && isGood;
+        }
+
+        Offer(queue, buffer);
+        if (buffers == 0 || buffers > queue.Size)
+        {
+            queue.Break(new Fault(Errno.EPROTO, "the device says that a frame has no buffer, or more than there are"));
+            return false;
+        }
+
+        while (--buffers > 0)
+        {
+            // They come together (5.1.6.4).
+            if (!TryTake(queue, out buffer, out written))
+            {
+                queue.Break(new Fault(Errno.EPROTO, "the device did not hand the buffers of a frame back together"));
+                return false;
+            }
+
+            isGood = Append(buffer, 0, written, ref length) && isGood;
+            Offer(queue, buffer);
+        }
+
+        return isGood && length >= EthernetFrame.MinLength;
+    }
+
+    private bool Append(int buffer, int from, int to, ref int length)
+    {
+        if (length + to - from > _frame.Length)
+            return false;
+        Bytes(buffer, to)[from..].CopyTo(_frame.AsSpan(length));
+        length += to - from;
+        return true;
+    }
+}

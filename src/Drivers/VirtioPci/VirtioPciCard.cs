@@ -1,0 +1,64 @@
+using Virtbus.Buses.Pci;
+using Virtbus.Buses.Virtio;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+
+namespace Virtbus.Drivers.VirtioPci;
+
+/// <summary>A function that is bound, and the virtio device that it is.</summary>
+internal sealed class VirtioPciCard(PciDevice device, VirtioBus bus) : IAsyncDisposable
+{
+    private VirtioPciTransport? _transport;
+    private bool _isEnabled;
+
+    /// <summary>The device on the virtio bus; null while a reset is under way.</summary>
+    internal VirtioBusDevice? Device { get; private set; }
+
+    /// <summary>Its virtual functions; null when it can have none.</summary>
+    internal VirtualFunctionProvider? Functions { get; set; }
+
+    /// <summary>Finds the registers and puts the device on its bus.</summary>
+    /// <exception cref="VirtbusException">ENODEV: no registers, or the device does not answer; EPERM: it would pass the IOMMU by.</exception>
+    internal async ValueTask StartAsync()
+    {
+        if (!_isEnabled)
+            device.Enable();
+        _isEnabled = true;
+        var transport = _transport = FindTransport();
+        if (device.IsReal && !transport.DeviceFeatures.Has(VirtioFeatures.VIRTIO_F_ACCESS_PLATFORM))
+        {
+            throw new VirtbusException(
+                Errno.EPERM, $"Device {device.Name} is real and does not offer VIRTIO_F_ACCESS_PLATFORM, so it would pass the IOMMU by and write over memory of the host. Offer it (QEMU: iommu_platform=on).");
+        }
+
+        device.SetMaster(true);
+        Device = await bus.AddAsync(device, transport);
+    }
+
+    /// <summary>Takes the device off its bus.</summary>
+    internal async ValueTask StopAsync()
+    {
+        if (Device is not { } there)
+            return;
+        Device = null;
+        await bus.RemoveAsync(there);
+        // As it was found.
+        _transport!.TryReset(out _);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await StopAsync();
+        if (_isEnabled)
+            device.Disable();
+    }
+
+    private VirtioPciTransport FindTransport()
+    {
+        if (VirtioPciLayout.TryFind(device, out var layout, out var reason))
+            return new VirtioPciModern(device, layout!);
+        return VirtioPciLegacy.TryOpen(device, out var legacy)
+            ? legacy!
+            : throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} has no virtio registers: {reason}, and it has no ports of a transitional device.");
+    }
+}

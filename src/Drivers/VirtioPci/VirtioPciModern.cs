@@ -1,0 +1,175 @@
+using System.Buffers.Binary;
+using Virtbus.Buses.Pci;
+using Virtbus.Buses.Virtio;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
+using static Virtbus.Virtio.VirtioFeatures;
+
+namespace Virtbus.Drivers.VirtioPci;
+
+/// <summary>A device behind the registers of version 1.0 and later (VIRTIO 1.3, 4.1.4).</summary>
+internal sealed class VirtioPciModern : VirtioPciTransport
+{
+    private const ushort FirstModernId = 0x1040;
+    // No driver of ours takes a feature above 63, and SPDK's target ends at an access to a third word.
+    private const int FeatureWords = 2;
+
+    // A field that was added, and the feature that needs it.
+    private static readonly (int Feature, int End, string Name)[] LateFields =
+    [
+        (VIRTIO_F_NOTIF_CONFIG_DATA, VirtioCommonConfig.queue_notify_data + 2, nameof(VIRTIO_F_NOTIF_CONFIG_DATA)),
+        (VIRTIO_F_RING_RESET, VirtioCommonConfig.queue_reset + 2, nameof(VIRTIO_F_RING_RESET)),
+        (VIRTIO_F_ADMIN_VQ, VirtioCommonConfig.admin_queue_num + 2, nameof(VIRTIO_F_ADMIN_VQ)),
+    ];
+
+    private readonly VirtioPciLayout _layout;
+    private readonly VirtioPciRegisters _registers;
+    private readonly VirtioRegisterTransport _transport;
+    private readonly PciRegion _isr;
+    private readonly PciRegion _notifications;
+    private readonly ulong[] _notifyAt;
+    private readonly ushort[] _notifyData;
+    private bool _notifiesWithData;
+
+    internal VirtioPciModern(PciDevice device, VirtioPciLayout layout)
+        : base(device)
+    {
+        _layout = layout;
+        _registers = new VirtioPciRegisters(device, layout);
+        _transport = new VirtioRegisterTransport(_registers, FeatureWords) { ResetPatience = TimeSpan.FromSeconds(2) };
+        _notifyAt = new ulong[_transport.QueueCount];
+        _notifyData = new ushort[_transport.QueueCount];
+        _isr = device.GetRegion(layout.Isr.Bar);
+        _notifications = device.GetRegion(layout.Notify.Bar);
+    }
+
+    public override uint VirtioType => Device.DeviceId < FirstModernId ? Device.SubsystemId : Device.DeviceId - (uint)FirstModernId;
+
+    public override VirtioFeatures DeviceFeatures => _transport.DeviceFeatures;
+
+    public override VirtioFeatures TransportFeatures => Of(
+        VIRTIO_F_EVENT_IDX,
+        VIRTIO_F_VERSION_1,
+        VIRTIO_F_ACCESS_PLATFORM,
+        VIRTIO_F_RING_PACKED,
+        VIRTIO_F_IN_ORDER,
+        VIRTIO_F_ORDER_PLATFORM,
+        VIRTIO_F_SR_IOV,
+        VIRTIO_F_NOTIFICATION_DATA,
+        VIRTIO_F_NOTIF_CONFIG_DATA);
+
+    public override bool IsLegacy => false;
+
+    public override byte Status => _transport.Status;
+
+    protected override int QueueCount => _transport.QueueCount;
+
+    protected override uint UsedAlignment => 4;
+
+    public override bool TrySetStatus(byte status, out Fault fault)
+    {
+        lock (Turn)
+            return _transport.Status == Gone ? Lost(out fault) : _transport.TrySetStatus(status, out fault);
+    }
+
+    public override bool TrySettleFeatures(VirtioFeatures features, out Fault fault)
+    {
+        foreach (var (feature, end, name) in LateFields)
+        {
+            if (features.Has(feature) && (ulong)end > _layout.Common.Length)
+                return Refuse($"its common configuration has {_layout.Common.Length} bytes, and {name} needs a field that ends at {end}", out fault);
+        }
+
+        if (!features.Has(VIRTIO_F_VERSION_1))
+            return Refuse("it has modern registers and does not offer VIRTIO_F_VERSION_1", out fault);
+        lock (Turn)
+        {
+            _notifiesWithData = features.Has(VIRTIO_F_NOTIFICATION_DATA);
+            return _transport.TrySetDriverFeatures(features, out fault) && _transport.TrySetStatus((byte)(_transport.Status | VirtioStatus.FEATURES_OK), out fault);
+        }
+    }
+
+    public override bool TryReadConfig(int offset, Span<byte> destination, out Fault fault)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(offset);
+        if ((ulong)offset + (ulong)destination.Length > _registers.ConfigSize)
+        {
+            fault = new Fault(Errno.EINVAL, "the device's configuration ends before that field");
+            return false;
+        }
+
+        return _transport.TryReadConfig(offset, destination, out fault) && (_transport.Status != Gone || Lost(out fault));
+    }
+
+    public override void WriteConfig(int offset, ReadOnlySpan<byte> source) => _transport.WriteConfig(offset, source);
+
+    protected override bool TryResetDevice(out Fault fault) => _transport.TryReset(out fault);
+
+    protected override byte TakeInterrupts()
+    {
+        Span<byte> value = stackalloc byte[1];
+        _isr.Read(_layout.Isr.Offset, value);
+        return value[0];
+    }
+
+    protected override bool TrySetConfigVector(ushort vector) => _transport.TrySetConfigVector(vector);
+
+    protected override int LookAt(int queue)
+    {
+        _transport.Select(queue);
+        var size = _transport.QueueSize;
+        if (size == 0)
+            throw new VirtbusException(Errno.ENOENT, $"Device {Device.Name} has no virtio queue {queue}, which its driver needs.");
+        if (_transport.IsEnabled)
+            throw new VirtbusException(Errno.EINVAL, $"Device {Device.Name} has its virtio queue {queue} enabled right after a reset.");
+        var at = _transport.NotifyOffset * (ulong)_layout.Notify.Multiplier;
+        var width = _notifiesWithData ? sizeof(uint) : sizeof(ushort);
+        if (at + (ulong)width > _layout.Notify.Length || at % (ulong)width != 0)
+            throw new VirtbusException(Errno.EINVAL, $"Device {Device.Name} wants the notifications of its virtio queue {queue} at {at}, outside of the {_layout.Notify.Length} bytes that it has for them.");
+        _notifyAt[queue] = _layout.Notify.Offset + at;
+        _notifyData[queue] = (ushort)queue;
+        return size;
+    }
+
+    protected override bool TryPlace(int queue, in RingLayout layout, ushort vector)
+    {
+        _transport.Select(queue);
+        _transport.SetQueueSize(layout.Size);
+        _transport.SetQueueAddress(layout.DescriptorArea, layout.DriverArea, layout.DeviceArea);
+        if (_transport.DriverFeatures.Has(VIRTIO_F_NOTIF_CONFIG_DATA))
+            _notifyData[queue] = _transport.NotifyData;
+        return _transport.TrySetQueueVector(vector);
+    }
+
+    // It was not enabled, so the device knows nothing of it.
+    protected override void Withdraw(int queue)
+    {
+    }
+
+    protected override void Enable(int queue)
+    {
+        _transport.Select(queue);
+        if (!_transport.TryEnable())
+            throw new VirtbusException(Errno.EINVAL, $"Device {Device.Name} does not enable its virtio queue {queue}.");
+    }
+
+    protected override void Notify(VirtioQueue queue)
+    {
+        Span<byte> value = stackalloc byte[sizeof(uint)];
+        BinaryPrimitives.WriteUInt32LittleEndian(value, _notifyData[queue.Index] | ((uint)queue.NotificationPlace << 16));
+        _notifications.Write(_notifyAt[queue.Index], value[..(_notifiesWithData ? sizeof(uint) : sizeof(ushort))]);
+    }
+
+    private static bool Lost(out Fault fault)
+    {
+        fault = new Fault(Errno.ENODEV, "the device is gone");
+        return false;
+    }
+
+    private static bool Refuse(string message, out Fault fault)
+    {
+        fault = new Fault(Errno.EINVAL, message);
+        return false;
+    }
+}

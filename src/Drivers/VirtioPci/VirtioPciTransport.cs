@@ -1,0 +1,233 @@
+using Virtbus.Buses.Pci;
+using Virtbus.Buses.Virtio;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
+using static Virtbus.Virtio.VirtioCommonConfig;
+
+namespace Virtbus.Drivers.VirtioPci;
+
+/// <summary>What the modern and the legacy transport do alike: queues with their interrupts, by the best way of sharing that function and device take.</summary>
+/// <remarks>Handlers of interrupts take no lock that is held at an access to a register which may wait for the device.</remarks>
+internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
+{
+    private const byte QueueInterrupt = 1;
+    private const byte ConfigInterrupt = 2;
+    protected const byte Gone = 0xFF;
+
+    private readonly Lock _lock = new();
+    private VirtioPciInterrupts? _interrupts;
+    private VirtioQueue[] _queues = [];
+    private Action? _configChanged;
+
+    public abstract uint VirtioType { get; }
+
+    public uint VendorId => device.SubsystemVendorId;
+
+    public abstract VirtioFeatures DeviceFeatures { get; }
+
+    public abstract VirtioFeatures TransportFeatures { get; }
+
+    public abstract bool IsLegacy { get; }
+
+    public abstract byte Status { get; }
+
+    public IommuGroup Group => device.IommuGroup;
+
+    protected PciDevice Device => device;
+
+    /// <summary>Selectors stand between accesses: who uses them holds it.</summary>
+    protected Lock Turn => _lock;
+
+    protected abstract int QueueCount { get; }
+
+    protected abstract uint UsedAlignment { get; }
+
+    public abstract bool TrySetStatus(byte status, out Fault fault);
+
+    public abstract bool TrySettleFeatures(VirtioFeatures features, out Fault fault);
+
+    public abstract bool TryReadConfig(int offset, Span<byte> destination, out Fault fault);
+
+    public abstract void WriteConfig(int offset, ReadOnlySpan<byte> source);
+
+    public void SetConfigCallback(Action? changed) => Volatile.Write(ref _configChanged, changed);
+
+    public bool TryReset(out Fault fault)
+    {
+        // First: what the reset waits for may be calling one of them.
+        _interrupts?.Silence();
+        lock (_lock)
+            return TryResetDevice(out fault);
+    }
+
+    public VirtioQueue[] CreateQueues(ReadOnlySpan<VirtioQueueSpec> specs, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
+    {
+        if (_queues.Length > 0)
+            throw new InvalidOperationException($"The queues of {device.Name} are made once after each reset.");
+        var waited = 0;
+        foreach (var spec in specs)
+            waited += spec.Used is null ? 0 : 1;
+        VirtbusException? error = null;
+        foreach (var sharing in (ReadOnlySpan<VirtioPciSharing>)[VirtioPciSharing.PerQueue, VirtioPciSharing.Shared, VirtioPciSharing.Line])
+        {
+            if (!VirtioPciInterrupts.TryAllocate(device, sharing, waited, out _interrupts, out error))
+                continue;
+            try
+            {
+                if (TryCreate(specs, features, broken))
+                    return _queues;
+                error = new VirtbusException(Errno.EBUSY, $"Device {device.Name} has no vector left for its virtio queues, though it has them in its table.");
+            }
+            catch
+            {
+                GiveUp();
+                throw;
+            }
+
+            GiveUp();
+        }
+
+        throw error!;
+    }
+
+    public void DeleteQueues()
+    {
+        _interrupts?.Dispose();
+        _interrupts = null;
+        foreach (var queue in _queues)
+            queue.Dispose();
+        _queues = [];
+    }
+
+    protected abstract bool TryResetDevice(out Fault fault);
+
+    /// <summary>Reads the ISR, which clears it; all ones when the device is gone. Takes no lock.</summary>
+    protected abstract byte TakeInterrupts();
+
+    protected abstract bool TrySetConfigVector(ushort vector);
+
+    /// <summary>The largest size of a queue that is not in use; its number is below <see cref="QueueCount"/>.</summary>
+    /// <exception cref="VirtbusException">ENOENT: there is none; EINVAL: it can't be notified.</exception>
+    protected abstract int LookAt(int queue);
+
+    /// <summary>Tells the device of a queue's vector and ring.</summary>
+    /// <returns>False when it has no vector left for it.</returns>
+    protected abstract bool TryPlace(int queue, in RingLayout layout, ushort vector);
+
+    /// <summary>Takes a queue back that was placed and not enabled.</summary>
+    protected abstract void Withdraw(int queue);
+
+    /// <summary>All queues are placed: the device takes this one. There is no way back from it but a reset.</summary>
+    protected abstract void Enable(int queue);
+
+    protected abstract void Notify(VirtioQueue queue);
+
+    private void GiveUp()
+    {
+        _interrupts?.Silence();
+        lock (_lock)
+        {
+            foreach (var queue in _queues)
+                Withdraw(queue.Index);
+        }
+
+        DeleteQueues();
+    }
+
+    private bool TryCreate(ReadOnlySpan<VirtioQueueSpec> specs, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
+    {
+        var interrupts = _interrupts!;
+        _queues = new VirtioQueue[specs.Length];
+        lock (_lock)
+        {
+            var made = 0;
+            try
+            {
+                for (; made < specs.Length; made++)
+                    _queues[made] = Make(specs[made].Number ?? made, specs[made], features, broken);
+            }
+            finally
+            {
+                if (made < specs.Length)
+                    _queues = _queues[..made];
+            }
+
+            SetHandlers(interrupts, specs);
+            if (interrupts.Sharing != VirtioPciSharing.Line && !TrySetConfigVector(0))
+                return false;
+            var vector = 0;
+            for (var i = 0; i < specs.Length; i++)
+            {
+                var isTold = specs[i].Used is not null && interrupts.Sharing != VirtioPciSharing.Line;
+                if (isTold && (vector == 0 || interrupts.Sharing == VirtioPciSharing.PerQueue))
+                    vector++;
+                if (!TryPlace(_queues[i].Index, _queues[i].Layout, isTold ? (ushort)vector : VIRTIO_MSI_NO_VECTOR))
+                    return false;
+            }
+
+            foreach (var queue in _queues)
+                Enable(queue.Index);
+            return true;
+        }
+    }
+
+    private VirtioQueue Make(int index, in VirtioQueueSpec spec, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
+    {
+        if (index >= QueueCount)
+            throw new VirtbusException(Errno.ENOENT, $"Device {device.Name} has {QueueCount} virtio queues, and its driver needs number {index}.");
+        var most = LookAt(index);
+        var isPacked = features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED);
+        if (most > SplitRing.MaxSize || (!isPacked && !int.IsPow2(most)))
+            throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} says that its virtio queue {index} has {most} descriptors, which no such queue can have.");
+        // The size of a queue from before version 1.0 is the device's.
+        var size = IsLegacy ? most : Math.Min(most, spec.MaxSize);
+        return VirtioQueue.Create(Group, index, spec, size, features, UsedAlignment, Notify, broken);
+    }
+
+    private void SetHandlers(VirtioPciInterrupts interrupts, ReadOnlySpan<VirtioQueueSpec> specs)
+    {
+        var queues = _queues;
+        if (interrupts.Sharing == VirtioPciSharing.Line)
+        {
+            interrupts.SetFirst(() => TakeLine(interrupts, queues));
+            return;
+        }
+
+        interrupts.SetFirst(() => Volatile.Read(ref _configChanged)?.Invoke());
+        if (interrupts.Sharing == VirtioPciSharing.Shared)
+        {
+            interrupts.Set(1, () => InterruptAll(queues));
+            return;
+        }
+
+        var vector = 0;
+        for (var i = 0; i < specs.Length; i++)
+        {
+            if (specs[i].Used is not null)
+                interrupts.Set(++vector, queues[i].Interrupt);
+        }
+    }
+
+    private void TakeLine(VirtioPciInterrupts interrupts, VirtioQueue[] queues)
+    {
+        var cause = TakeInterrupts();
+        if (cause == Gone)
+        {
+            interrupts.MaskLine();
+            return;
+        }
+
+        if ((cause & ConfigInterrupt) != 0)
+            Volatile.Read(ref _configChanged)?.Invoke();
+        if ((cause & QueueInterrupt) != 0)
+            InterruptAll(queues);
+    }
+
+    private static void InterruptAll(VirtioQueue[] queues)
+    {
+        foreach (var queue in queues)
+            queue.Interrupt();
+    }
+}

@@ -1,0 +1,191 @@
+using Virtbus.Block;
+using Virtbus.Core;
+using Virtbus.Platform;
+
+namespace Virtbus.Subsystems.Block;
+
+/// <summary>
+/// A disk of the fabric: what the block subsystem makes when a driver registers one. Users open it, and what they get is a back end of the Block
+/// floor, so that any disk can be offered on.
+/// </summary>
+public sealed class BlockDevice : Device, IOfferedDevice
+{
+    private static readonly TimeSpan TimeToEnd = TimeSpan.FromSeconds(1);
+    private static long s_sequence;
+
+    private readonly Lock _lock = new();
+    private readonly List<BlockUser> _users = [];
+    private readonly List<BlockDeviceChannel> _channels = [];
+    private readonly BlockStatistics _closed = new();
+    private long _ticksStamp;
+    private long _ticks;
+    private bool _hasEnded;
+    private IDeviceEndpoint? _endpoint;
+
+    internal BlockDevice(BlockSubsystem subsystem, string name, Device? parent, IBlockBackend backend, BlockDeviceOptions options)
+        : base(name, parent, bus: null, subsystem.Class)
+    {
+        Backend = backend;
+        Options = options;
+        DiskSequence = Interlocked.Increment(ref s_sequence);
+        backend.InfoChanged += OnInfoChanged;
+        Info = backend.Info;
+    }
+
+    /// <summary>Raised once, when the disk is taken out: who has it open lets go. On the thread that takes it out; the listener must not block.</summary>
+    public event EventHandler? Gone;
+
+    /// <summary>Size, units and abilities at this moment; the last ones, when the disk has gone.</summary>
+    public BlockInfo Info { get; private set; }
+
+    /// <summary>What the driver says of it.</summary>
+    public BlockDeviceOptions Options { get; }
+
+    /// <summary>A number that no other disk has or had (Linux: diskseq).</summary>
+    public long DiskSequence { get; }
+
+    /// <summary>The name that users know: the disk's own.</summary>
+    public override string Label => Name;
+
+    /// <summary>Where a transport put it, or null. The transport sets it.</summary>
+    public IDeviceEndpoint? Endpoint
+    {
+        get => Volatile.Read(ref _endpoint);
+        set => Volatile.Write(ref _endpoint, value);
+    }
+
+    /// <summary>Why a transport can't offer it, or null. The transport sets it.</summary>
+    public VirtbusException? EndpointError { get; set; }
+
+    /// <summary>Who has it open at this moment.</summary>
+    public IReadOnlyList<BlockUser> Users
+    {
+        get
+        {
+            lock (_lock)
+                return [.. _users];
+        }
+    }
+
+    internal IBlockBackend Backend { get; }
+
+    internal bool HasEnded => Volatile.Read(ref _hasEnded);
+
+    /// <summary>Opens the disk.</summary>
+    /// <param name="user">Who does, for messages and the disk's attributes.</param>
+    /// <param name="use">Whether others may have it open too.</param>
+    /// <returns>The disk as a back end; disposed, it is open no more.</returns>
+    /// <exception cref="VirtbusException">EBUSY: another user has it alone, or it was to be opened alone and is not; ENODEV: it is gone.</exception>
+    public BlockUser Open(string user, BlockUse use = BlockUse.Shared)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(user);
+        lock (_lock)
+        {
+            if (_hasEnded)
+                throw new VirtbusException(Errno.ENODEV, $"Disk '{Name}' is gone.");
+            if (_users.FirstOrDefault(u => use == BlockUse.Exclusive || u.Use == BlockUse.Exclusive) is { } other)
+                throw new VirtbusException(Errno.EBUSY, $"Disk '{Name}' is open by {other.Name}. Close it there first.");
+            var opened = new BlockUser(this, user, use);
+            _users.Add(opened);
+            return opened;
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void AddUeventVariables(UeventVariables variables)
+    {
+        variables.Add("DEVNAME", Name);
+        variables.Add("DEVTYPE", "disk");
+        variables.Add("DISKSEQ", $"{DiskSequence}");
+    }
+
+    /// <inheritdoc/>
+    protected override async ValueTask OnLeavingAsync() => await EndAsync();
+
+    internal void Close(BlockUser user)
+    {
+        lock (_lock)
+            _users.Remove(user);
+    }
+
+    internal void Add(BlockDeviceChannel channel)
+    {
+        lock (_lock)
+        {
+            if (_hasEnded)
+                throw new VirtbusException(Errno.ENODEV, $"Disk '{Name}' is gone.");
+            _channels.Add(channel);
+        }
+    }
+
+    internal void Remove(BlockDeviceChannel channel)
+    {
+        lock (_lock)
+        {
+            if (_channels.Remove(channel))
+                _closed.Add(channel.Statistics);
+        }
+    }
+
+    /// <summary>What was counted since the disk was registered. Each counter is exact; a copy is not of one instant.</summary>
+    internal BlockStatistics ReadStatistics()
+    {
+        var sum = new BlockStatistics();
+        lock (_lock)
+        {
+            sum.Add(_closed);
+            foreach (var channel in _channels)
+                sum.Add(channel.Statistics);
+        }
+
+        sum.BusyMilliseconds = Interlocked.Read(ref _ticks);
+        return sum;
+    }
+
+    /// <summary>
+    /// Counts the time that the disk had something to do, as Linux does: when a request comes or ends and the clock has moved on. One writer wins each
+    /// millisecond, so that requests do not share a line that is written.
+    /// </summary>
+    internal void CountBusy(long milliseconds, bool isEnd)
+    {
+        var stamp = Volatile.Read(ref _ticksStamp);
+        if (stamp != milliseconds && Interlocked.CompareExchange(ref _ticksStamp, milliseconds, stamp) == stamp)
+            Interlocked.Add(ref _ticks, isEnd ? milliseconds - stamp : 1);
+    }
+
+    internal async Task EndAsync()
+    {
+        BlockDeviceChannel[] channels;
+        lock (_lock)
+        {
+            if (_hasEnded)
+                return;
+            _hasEnded = true;
+            channels = [.. _channels];
+        }
+
+        Backend.InfoChanged -= OnInfoChanged;
+        foreach (var channel in channels)
+            channel.Shut();
+        Gone?.Invoke(this, EventArgs.Empty);
+        // Off the caller's thread: what it waits for may need that.
+        await Task.Run(() =>
+        {
+            foreach (var channel in channels)
+                channel.End(TimeToEnd);
+        });
+    }
+
+    private void OnInfoChanged(object? sender, EventArgs e)
+    {
+        var before = Info;
+        Info = Backend.Info;
+        // Outside of the driver's call: users listen as well.
+        foreach (var user in Users)
+            user.TellInfoChanged();
+        if (before.Capacity != Info.Capacity)
+            Fabric?.EmitUevent(this, UeventAction.Change, new KeyValuePair<string, string>("RESIZE", "1"));
+        else if (before.IsReadOnly != Info.IsReadOnly)
+            Fabric?.EmitUevent(this, UeventAction.Change, new KeyValuePair<string, string>("DISK_RO", Info.IsReadOnly ? "1" : "0"));
+    }
+}

@@ -1,0 +1,95 @@
+using System.Collections.Concurrent;
+using Virtbus.Buses.Virtio;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+
+namespace Virtbus.Tests;
+
+/// <summary>A device that does nothing but keep its status, for the bus above: what it is asked is noted, and a test makes it refuse.</summary>
+internal sealed class FakeTransport : IVirtioTransport
+{
+    private Action? _changed;
+
+    public ConcurrentQueue<string> Calls { get; } = new();
+
+    public uint VirtioType { get; init; } = 4;
+
+    public uint VendorId { get; init; } = 0x1AF4;
+
+    public VirtioFeatures DeviceFeatures { get; init; } = VirtioFeatures.Of(0, 1, 2, VirtioFeatures.VIRTIO_F_VERSION_1, VirtioFeatures.VIRTIO_F_ACCESS_PLATFORM);
+
+    public VirtioFeatures TransportFeatures => VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
+
+    public bool IsLegacy => false;
+
+    public byte Status { get; set; }
+
+    public int QueueSize { get; init; } = 4;
+
+    public IommuGroup Group { get; } = new(1);
+
+    /// <summary>Bytes of the configuration space; none at first.</summary>
+    public byte[] Config { get; init; } = [];
+
+    public Fault ResetFault { get; set; }
+
+    public Fault FeatureFault { get; set; }
+
+    public VirtioFeatures Settled { get; private set; }
+
+    public bool TrySetStatus(byte status, out Fault fault)
+    {
+        Calls.Enqueue($"status {status:x}");
+        return VirtioStatusRules.TryAdvance(Status, status, out fault) && Set(status);
+    }
+
+    public bool TrySettleFeatures(VirtioFeatures features, out Fault fault)
+    {
+        Calls.Enqueue("features");
+        Settled = features;
+        fault = FeatureFault;
+        return fault == Fault.None && Set((byte)(Status | VirtioStatus.FEATURES_OK));
+    }
+
+    public bool TryReset(out Fault fault)
+    {
+        Calls.Enqueue("reset");
+        fault = ResetFault;
+        return fault == Fault.None && Set(0);
+    }
+
+    public bool TryReadConfig(int offset, Span<byte> destination, out Fault fault)
+    {
+        fault = offset + destination.Length <= Config.Length ? Fault.None : new Fault(Errno.EINVAL, "it ends before");
+        if (fault == Fault.None)
+            Config.AsSpan(offset, destination.Length).CopyTo(destination);
+        return fault == Fault.None;
+    }
+
+    public void WriteConfig(int offset, ReadOnlySpan<byte> source)
+    {
+    }
+
+    public VirtioQueue[] CreateQueues(ReadOnlySpan<VirtioQueueSpec> specs, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
+    {
+        Calls.Enqueue("queues");
+        var queues = new VirtioQueue[specs.Length];
+        for (var i = 0; i < queues.Length; i++)
+            queues[i] = VirtioQueue.Create(Group, specs[i].Number ?? i, specs[i], QueueSize, features, 4, static _ => { }, broken);
+        return queues;
+    }
+
+    public void DeleteQueues() => Calls.Enqueue("delete");
+
+    public void SetConfigCallback(Action? changed) => _changed = changed;
+
+    /// <summary>The device interrupts for its configuration.</summary>
+    internal void Change() => _changed?.Invoke();
+
+    private bool Set(byte status)
+    {
+        Status = status;
+        return true;
+    }
+}

@@ -1,0 +1,152 @@
+using System.Buffers.Binary;
+using Virtbus.Buses.Virtio;
+using Virtbus.Memory;
+using Virtbus.Memory.Dma;
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
+
+namespace Virtbus.Tests.Buses.Virtio;
+
+/// <summary>
+/// A device that writes whatever it likes into its queue, seeded: what comes out is a buffer that is out, with no more bytes than it has for the device, each
+/// once; or the queue is broken, once and for good. Never an exception, never a loop without end.
+/// </summary>
+public sealed class VirtioQueueHostileTests
+{
+    private const int Answers = 100_000;
+    private const int Size = 16;
+    private const uint BufferBytes = 100;
+
+    [Theory]
+    [InlineData(false, false, false)]
+    [InlineData(false, false, true)]
+    [InlineData(false, true, false)]
+    [InlineData(true, false, false)]
+    [InlineData(true, false, true)]
+    [InlineData(true, true, false)]
+    public void Mutated_answers_give_buffers_that_are_out_or_break_the_queue(bool isPacked, bool inOrder, bool eventIndex)
+    {
+        var random = new Random(20_251_130);
+        var features = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
+        features = isPacked ? features.With(VirtioFeatures.VIRTIO_F_RING_PACKED) : features;
+        features = inOrder ? features.With(VirtioFeatures.VIRTIO_F_IN_ORDER) : features;
+        features = eventIndex ? features.With(VirtioFeatures.VIRTIO_F_EVENT_IDX) : features;
+        var group = new IommuGroup(1);
+        var port = new DmaPort("device", group) { IsBusMaster = true };
+        Assert.True(group.TryClaimForDriver("driver", out _));
+        var (broken, taken) = (0, 0);
+        for (var answers = 0; answers < Answers;)
+        {
+            var breaks = 0;
+            var calls = 0;
+            using var queue = VirtioQueue.Create(group, 0, new VirtioQueueSpec("input", _ => calls++), Size, features, 4, static _ => { }, (_, _) => breaks++);
+            var device = new Device(port, queue.Layout);
+            var mine = new HashSet<int>();
+            for (var i = 0; i < 200 && !queue.IsBroken; i++, answers++)
+            {
+                while (queue.FreeDescriptors >= 2 && random.Next(3) > 0)
+                {
+                    var name = queue.Add(new DriverBuffer(new Iova(0x10000), 8, false), new DriverBuffer(new Iova(0x20000), BufferBytes, true));
+                    Assert.True(mine.Add(name), "a name was given twice");
+                    device.Made(name);
+                }
+
+                queue.Kick();
+                device.Answer(random);
+                for (var n = 0; queue.TryTake(out var name, out var written); n++)
+                {
+                    Assert.True(n <= Size, "it gives buffers without end");
+                    Assert.True(mine.Remove(name), "a buffer that is not out was given");
+                    Assert.True(written <= BufferBytes, "more bytes than the buffer has");
+                    taken++;
+                }
+
+                queue.RequestCalls(random.Next(2) == 0);
+            }
+
+            Assert.Equal(queue.IsBroken ? 1 : 0, breaks);
+            Assert.Equal(breaks, calls);
+            broken += breaks;
+            if (!queue.IsBroken)
+                continue;
+            Assert.Equal((-1, false, false), (queue.Add(new DriverBuffer(new Iova(0x10000), 8, false)), queue.TryTake(out _, out _), queue.RequestCalls(true)));
+        }
+
+        // Both were tried, and often.
+        Assert.True(broken > 100, $"{broken} broken");
+        Assert.True(taken > 10_000, $"{taken} taken");
+        Assert.Equal(0, port.Faults);
+    }
+
+    // Does mostly right: else nothing but the first look is tried.
+    private sealed class Device(DmaPort port, RingLayout layout)
+    {
+        private readonly Queue<int> _out = new();
+        private readonly byte[] _bytes = new byte[8];
+        private ushort _used;
+        private int _slot;
+        private bool _wrap = true;
+
+        internal void Made(int name) => _out.Enqueue(name);
+
+        internal void Answer(Random random)
+        {
+            if (_out.Count > 0 && random.Next(4) > 0)
+                Use((uint)_out.Dequeue(), (uint)random.Next((int)BufferBytes + 1));
+            if (random.Next(60) != 0)
+                return;
+            switch (random.Next(5))
+            {
+                case 0:
+                    Use((uint)random.Next(2 * Size), BufferBytes);
+                    break;
+                case 1 when _out.Count > 0:
+                    Use((uint)_out.Dequeue(), BufferBytes + 1 + (uint)random.Next());
+                    break;
+                case 2:
+                    Scribble(random, layout.DeviceArea.Value, layout.Packed ? 4 : 6 + (8 * Size));
+                    break;
+                case 3:
+                    Scribble(random, layout.DescriptorArea.Value, 16 * Size);
+                    break;
+                default:
+                    Scribble(random, layout.DriverArea.Value, 4);
+                    break;
+            }
+        }
+
+        private void Scribble(Random random, ulong area, int length)
+        {
+            random.NextBytes(_bytes);
+            var count = 1 + random.Next(4);
+            port.TryWrite(new Iova(area + (ulong)random.Next(length - count + 1)), _bytes.AsSpan(0, count));
+        }
+
+        private void Use(uint name, uint written)
+        {
+            if (layout.Packed)
+            {
+                BinaryPrimitives.WriteUInt32LittleEndian(_bytes, written);
+                BinaryPrimitives.WriteUInt16LittleEndian(_bytes.AsSpan(4), (ushort)name);
+                BinaryPrimitives.WriteUInt16LittleEndian(_bytes.AsSpan(6), (ushort)(2 | (_wrap ? 0x8080 : 0)));
+                port.TryWrite(new Iova(layout.DescriptorArea.Value + (16 * (ulong)_slot) + 8), _bytes);
+                // Each buffer has two.
+                _slot += 2;
+                if (_slot >= Size)
+                {
+                    _slot -= Size;
+                    _wrap = !_wrap;
+                }
+
+                return;
+            }
+
+            BinaryPrimitives.WriteUInt32LittleEndian(_bytes, name);
+            BinaryPrimitives.WriteUInt32LittleEndian(_bytes.AsSpan(4), written);
+            port.TryWrite(new Iova(layout.DeviceArea.Value + 4 + (8 * (ulong)(_used & (Size - 1)))), _bytes);
+            BinaryPrimitives.WriteUInt16LittleEndian(_bytes, ++_used);
+            port.TryWrite(new Iova(layout.DeviceArea.Value + 2), _bytes.AsSpan(0, 2));
+        }
+    }
+}
