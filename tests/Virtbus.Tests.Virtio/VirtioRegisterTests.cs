@@ -422,7 +422,7 @@ public sealed class VirtioRegisterTests : IVirtioRegisterHost, IVirtioRegisterAc
     {
         _isGone = true;
         Assert.False(_driver.TryReset(out var fault));
-        Assert.Equal(Errno.ETIMEDOUT, fault.Errno);
+        Assert.Equal(Errno.ENODEV, fault.Errno);
         Assert.False(_driver.TrySetStatus(VirtioStatus.ACKNOWLEDGE, out _));
         Assert.False(_driver.TrySetDriverFeatures(VirtioFeatures.None, out _));
     }

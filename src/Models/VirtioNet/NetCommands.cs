@@ -31,21 +31,18 @@ internal sealed class NetCommands(VirtioNetDevice device)
     /// <summary>Which user of the device the driver is: a command of one before changes nothing.</summary>
     internal int Generation { get; set; }
 
-    /// <summary>
-    /// Does one; false is answered VIRTIO_NET_ERR. What a driver sends beyond a command's own bytes is not looked at, but for the tables of addresses: some send
-    /// whole structures with what lies between their fields.
-    /// </summary>
+    /// <summary>Does one; false is answered VIRTIO_NET_ERR.</summary>
     internal bool TryDo(byte @class, byte command, ReadOnlySpan<byte> data) => (@class, command) switch
     {
         (0, < MostRxModes) => Has(command < 2 ? VIRTIO_NET_F_CTRL_RX : VIRTIO_NET_F_CTRL_RX_EXTRA) && TrySetMode(command, data),
         (1, 0) => Has(VIRTIO_NET_F_CTRL_RX) && TrySetTables(data),
         (1, 1) => Has(VIRTIO_NET_F_CTRL_MAC_ADDR) && TrySetAddress(data),
         (2, 0 or 1) => Has(VIRTIO_NET_F_CTRL_VLAN) && TrySetVlan(data, command == 0),
-        (3, 0) => Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && device.Settings.TryAcknowledge(Generation),
+        (3, 0) => Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && data.IsEmpty && device.Settings.TryAcknowledge(Generation),
         (4, 0) => Has(VIRTIO_NET_F_MQ) && TrySetPairs(data),
         (4, 1) => Has(VIRTIO_NET_F_RSS) && TrySetRss(data),
         (4, 2) => Has(VIRTIO_NET_F_HASH_REPORT) && TrySetHash(data),
-        (5, 0) => Has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) && data.Length >= sizeof(ulong)
+        (5, 0) => Has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) && data.Length == sizeof(ulong)
             && device.Settings.TrySetOffloads(BinaryPrimitives.ReadUInt64LittleEndian(data), Generation),
         (Coalesce, CoalesceTransmit) => Has(VIRTIO_NET_F_NOTF_COAL) && TryCoalesce(1, data),
         (Coalesce, CoalesceReceive) => Has(VIRTIO_NET_F_NOTF_COAL) && TryCoalesce(0, data),
@@ -61,7 +58,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
     /// <param name="answer">Where to; <see cref="MostAnswer"/> bytes.</param>
     internal bool TryAnswer(ReadOnlySpan<byte> data, Span<byte> answer)
     {
-        if (!Has(VIRTIO_NET_F_VQ_NOTF_COAL) || data.Length < QueueBytes || !TryReadQueue(data, out var queue))
+        if (!Has(VIRTIO_NET_F_VQ_NOTF_COAL) || data.Length != QueueBytes || !TryReadQueue(data, out var queue))
             return false;
         device.Coalescing.Get(queue).Write(answer);
         return true;
@@ -71,7 +68,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetMode(int mode, ReadOnlySpan<byte> data)
     {
-        if (data.IsEmpty || data[0] > 1)
+        if (data.Length != 1 || data[0] > 1)
             return false;
         var on = data[0] == 1;
         device.Settings.Change((ReceiveFilter filter) => filter.WithMode(mode, on), Generation);
@@ -108,7 +105,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetAddress(ReadOnlySpan<byte> data)
     {
-        if (data.Length < MacSize)
+        if (data.Length != MacSize)
             return false;
         var mac = ReadMac(data);
         if (mac == 0 || EthernetFrame.IsMulticast(mac))
@@ -119,7 +116,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetVlan(ReadOnlySpan<byte> data, bool on)
     {
-        if (data.Length < sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var vlan && vlan >= ReceiveFilter.VlanCount)
+        if (data.Length != sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var vlan && vlan >= ReceiveFilter.VlanCount)
             return false;
         device.Settings.Change((ReceiveFilter filter) => filter.WithVlan(vlan, on), Generation);
         return true;
@@ -127,7 +124,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TrySetPairs(ReadOnlySpan<byte> data)
     {
-        if (data.Length < sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var pairs && (pairs == 0 || pairs > device.QueuePairs))
+        if (data.Length != sizeof(ushort) || BinaryPrimitives.ReadUInt16LittleEndian(data) is var pairs && (pairs == 0 || pairs > device.QueuePairs))
             return false;
         // The last command says which way of steering is in force (5.1.6.5.4); a hash is reported as before.
         device.Settings.Change((FlowSteering steering) => steering with { Pairs = pairs, Table = null }, Generation);
@@ -172,7 +169,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TryCoalesce(int kind, ReadOnlySpan<byte> data)
     {
-        if (data.Length < Coalescing.Bytes)
+        if (data.Length != Coalescing.Bytes)
             return false;
         device.Coalescing.SetKind(kind, Coalescing.Read(data), Features, Generation);
         return true;
@@ -180,7 +177,7 @@ internal sealed class NetCommands(VirtioNetDevice device)
 
     private bool TryCoalesceQueue(ReadOnlySpan<byte> data)
     {
-        if (data.Length < QueueBytes + Coalescing.Bytes || !TryReadQueue(data, out var queue))
+        if (data.Length != QueueBytes + Coalescing.Bytes || !TryReadQueue(data, out var queue))
             return false;
         device.Coalescing.Set(queue, Coalescing.Read(data[QueueBytes..]), Generation);
         return true;

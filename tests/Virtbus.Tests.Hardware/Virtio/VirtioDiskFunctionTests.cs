@@ -72,6 +72,8 @@ public sealed class VirtioDiskFunctionTests
         card.Start(without: VirtioFeatures.Of(VirtioBlkConfig.VIRTIO_BLK_F_FLUSH, VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE));
         Assert.Equal(Ok, VirtioFunctionTests.ReadSector(card, 0, 3, out _));
         Assert.Equal(0, CacheMode(card));
+        Deadline.Until(() => card.Driver.TryReset(out _), "the end of the reset");
+        Assert.Equal(1, CacheMode(card));
         card.Start();
         Assert.Equal(1, CacheMode(card));
         medium.Dispose();

@@ -75,7 +75,7 @@ public sealed class LayeringTests
     [InlineData("Block", "Memory", true)]
     [InlineData("Hardware", "Block", true)]
     [InlineData("Memory", "Block", false)]
-    [InlineData("Transports", "Block", false)]
+    [InlineData("Transports", "Block", true)]
     [InlineData("Daemon", "Hardware", true)]
     [InlineData("Vm", "Memory", false)]
     [InlineData("Cli", "Vm", true)]
