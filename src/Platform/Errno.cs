@@ -91,6 +91,8 @@ public enum Errno
     ETIMEDOUT = 110,
     /// <summary>Connection refused.</summary>
     ECONNREFUSED = 111,
+    /// <summary>Disk quota exceeded.</summary>
+    EDQUOT = 122,
     /// <summary>Operation canceled.</summary>
     ECANCELED = 125,
     /// <summary>Kernel-internal code (never shown as an errno to a user): a driver's probe asks to be tried again later.</summary>

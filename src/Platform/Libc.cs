@@ -65,6 +65,7 @@ internal static unsafe partial class Libc
     internal const int TCP_NODELAY = 1;
     internal const int TCP_KEEPIDLE = 4;
     internal const int TCP_KEEPINTVL = 5;
+    internal const int TCP_USER_TIMEOUT = 18;
     internal const int SEEK_DATA = 3;
     internal const int SEEK_HOLE = 4;
     internal const int SO_PEERCRED = 17;

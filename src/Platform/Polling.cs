@@ -75,4 +75,24 @@ public static class Polling
                 signal!.DangerousRelease();
         }
     }
+
+    /// <summary>Whether nobody is at the other end of a socket any more. Does not wait.</summary>
+    /// <param name="socket">The socket. Of a TCP connection that the peer has closed it is only known once something was sent there.</param>
+    /// <returns>True when it is gone or broken; what it sent before may be there still.</returns>
+    public static unsafe bool HasHungUp(FileDescriptor socket)
+    {
+        var isHeld = false;
+        try
+        {
+            socket.DangerousAddRef(ref isHeld);
+            var entry = new PollEntry { Fd = socket.Number };
+            // SAFETY: one entry on this stack; the descriptor is held open by the reference above.
+            return Libc.poll(&entry, 1, 0) > 0;
+        }
+        finally
+        {
+            if (isHeld)
+                socket.DangerousRelease();
+        }
+    }
 }

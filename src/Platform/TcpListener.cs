@@ -5,7 +5,7 @@ namespace Virtbus.Platform;
 
 /// <summary>
 /// A TCP socket that listens on one address. Its connections send at once (TCP_NODELAY), and one whose peer has gone without a word ends after
-/// some two minutes (keep-alive).
+/// some two minutes, whether it waits for something (keep-alive) or has something to send (TCP_USER_TIMEOUT).
 /// </summary>
 public sealed class TcpListener : IStreamListener
 {
@@ -17,6 +17,7 @@ public sealed class TcpListener : IStreamListener
     private const int AddressSize = 16;
     private const int KeepAliveSeconds = 60;
     private const int KeepAliveInterval = 10;
+    private const int UnansweredMilliseconds = 120_000;
 
     private TcpListener(FileDescriptor descriptor, IPEndPoint endPoint)
     {
@@ -144,6 +145,8 @@ public sealed class TcpListener : IStreamListener
         Set(socket, Libc.SOL_SOCKET, Libc.SO_KEEPALIVE, 1);
         Set(socket, Libc.IPPROTO_TCP, Libc.TCP_KEEPIDLE, KeepAliveSeconds);
         Set(socket, Libc.IPPROTO_TCP, Libc.TCP_KEEPINTVL, KeepAliveInterval);
+        // What was sent and is not acknowledged: keep-alive does not look at such a connection.
+        Set(socket, Libc.IPPROTO_TCP, Libc.TCP_USER_TIMEOUT, UnansweredMilliseconds);
     }
 
     // One that the host does not set leaves a connection that is slower, or ends later.

@@ -175,6 +175,37 @@ public sealed class NbdVerbTests
     }
 
     [Fact]
+    public async Task Change_that_is_refused_leaves_the_disk_of_a_driver_offered_and_its_clients_connected()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        using var loader = new ModuleLoader(rig.Fabric, Path.Combine(Path.GetDirectoryName(TestFabric.Program)!, "modules"), watch: false);
+        var folder = Directory.CreateTempSubdirectory("vb");
+        await using var exports = new NbdExports(new ProvisioningContext(rig.Fabric, loader, folder.FullName, NullLoggerFactory.Instance));
+        using var backend = new MemoryBackend(1 << 20);
+        var disk = await BlockSubsystem.Of(rig.Fabric).RegisterAsync(null, "vda", backend);
+        await WriteAsync("unix");
+        using var client = UnixStream.TryConnect(Path.Combine(folder.FullName, "vda.nbd"), out _)!;
+        Assert.Equal("NBDMAGIC", await GreetingAsync(client));
+        using var other = TcpListener.Listen(new System.Net.IPEndPoint(System.Net.IPAddress.Loopback, 0));
+        await Expect.RefusedAsync(Errno.EADDRINUSE, () => new ValueTask(WriteAsync($"{other.EndPoint}")));
+        await Expect.RefusedAsync(Errno.EINVAL, () => new ValueTask(WriteAsync("127.0.0.1:0 name=" + new string('x', 4097))));
+        await Expect.RefusedAsync(Errno.EINVAL, () => new ValueTask(WriteAsync("unix name=" + new string('x', 4097))));
+        Assert.Equal("unix\n", rig.Read("/class/block/vda/nbd"));
+        Assert.Single(disk.Users);
+        // Neither a byte nor the end of the connection.
+        Assert.False(Polling.Wait(client.Descriptor, forWriting: false, cancel: null, 0));
+        // In place: the same name at the same address.
+        await WriteAsync("unix readonly");
+        Assert.True(((NbdExport)Assert.Single(exports.Sockets).Endpoint).IsReadOnly);
+        Assert.Single(disk.Users);
+        await WriteAsync("");
+        Assert.Empty(disk.Users);
+        folder.Delete(recursive: true);
+
+        Task WriteAsync(string text) => rig.Fabric.Tree.WriteAsync("/class/block/vda/nbd", text, TestContext.Current.CancellationToken).In();
+    }
+
+    [Fact]
     public async Task Address_in_use_is_an_error_of_the_manifest()
     {
         await using var fabric = new TestFabric();

@@ -67,7 +67,7 @@ internal sealed class DiskFunctions : SingleFunctionProvider, IAsyncDisposable
     }
 
     public override ValueTask ChangeAsync(FunctionProfile before, FunctionProfile after, Device device) =>
-        _media.TryGetValue(after.Name, out var there) ? _nbd.ChangeAsync(before, after, there.Medium) : default;
+        _media.TryGetValue(after.Name, out var there) ? _nbd.ChangeAsync(after, there.Medium) : default;
 
     public override string? DescribeStandard(FunctionProfile profile, ProfileField field)
     {

@@ -26,7 +26,9 @@ internal sealed class NbdExports : IAsyncDisposable
     private readonly ProvisioningContext _context;
     private readonly SemaphoreSlim _turn = new(1, 1);
     private readonly ILogger _log;
-    private readonly Dictionary<string, NbdServer> _servers = [];
+    private readonly Dictionary<string, Serving> _servers = [];
+    // Of what is offered no more, and has clients in it perhaps: when they have left.
+    private readonly Dictionary<string, Task> _leaving = [];
     // Replaced as a whole.
     private volatile IReadOnlyDictionary<string, Open> _open = new Dictionary<string, Open>();
 
@@ -104,7 +106,7 @@ internal sealed class NbdExports : IAsyncDisposable
             var device = await subsystem.RegisterAsync(parent: null, profile.Name + "-nbd", medium, new BlockDeviceOptions { HasForcedWrites = true });
             try
             {
-                await OfferAsync(profile.Name, device, AddressOf(profile, _context.RuntimeFolder), profile.TryGet(ExportName, out var name) ? name : profile.Name, profile.Get(ReadOnly), text: null);
+                await OfferAsync(profile.Name, device, WishOf(profile));
             }
             catch
             {
@@ -122,43 +124,60 @@ internal sealed class NbdExports : IAsyncDisposable
         }
     }
 
-    /// <summary>Offers a disk of an adapter as its profile says now.</summary>
-    /// <exception cref="VirtbusException">As <see cref="OpenAsync"/>; the disk is offered as before then, where that is possible.</exception>
-    public async ValueTask ChangeAsync(FunctionProfile before, FunctionProfile after, IBlockBackend medium)
+    /// <summary>Offers a disk of an adapter as its profile says now; ends when no client has a request in it by the way it was offered before.</summary>
+    /// <exception cref="VirtbusException">As <see cref="OpenAsync"/>; the disk is offered as before then, and its clients stay.</exception>
+    public async ValueTask ChangeAsync(FunctionProfile after, IBlockBackend medium)
     {
-        await CloseAsync(after.Name);
+        if (!after.IsSet(Address))
+        {
+            await CloseAsync(after.Name);
+            return;
+        }
+
+        Task leaving;
+        await _turn.WaitAsync();
         try
         {
-            await OpenAsync(after, medium);
+            if (_open.TryGetValue(after.Name, out var open))
+                await OfferAsync(after.Name, open.Device, WishOf(after));
+            leaving = _leaving.GetValueOrDefault(after.Name) ?? Task.CompletedTask;
         }
-        catch (VirtbusException)
+        catch (VirtbusException e)
         {
-            await OpenAsync(before, medium);
-            throw;
+            throw new VirtbusException(e.Errno, e.Message, e) { Field = Address.Name };
         }
+        finally
+        {
+            _turn.Release();
+        }
+
+        await leaving;
+        await OpenAsync(after, medium);
     }
 
     /// <summary>Offers a disk no more; ends when no client has a request in it. One that is not offered is no error.</summary>
     /// <param name="key">The name of a disk of an adapter; of another one its device's path.</param>
     public async ValueTask CloseAsync(string key)
     {
+        Task leaving;
         await _turn.WaitAsync();
         try
         {
-            if (!_open.TryGetValue(key, out var open))
-                return;
-            _open = _open.Where(o => o.Key != key).ToDictionary();
-            open.Device.Endpoint = null;
-            await open.Server.RemoveAsync(open.Export);
-            await StopUnusedAsync(open.Server);
-            open.User.Dispose();
-            if (open.IsOwnDevice)
-                await BlockSubsystem.Of(_context.Fabric).UnregisterAsync(open.Device);
+            if (_open.TryGetValue(key, out var open))
+            {
+                _open = _open.Where(o => o.Key != key).ToDictionary();
+                open.Device.Endpoint = null;
+                Leave(key, open, isOver: true);
+            }
+
+            leaving = _leaving.GetValueOrDefault(key) ?? Task.CompletedTask;
         }
         finally
         {
             _turn.Release();
         }
+
+        await leaving;
     }
 
     /// <summary>Closes what is still offered.</summary>
@@ -177,6 +196,9 @@ internal sealed class NbdExports : IAsyncDisposable
         _ => NbdAddress.OfTcp(text, insecure),
     };
 
+    private Wish WishOf(FunctionProfile profile) =>
+        new(AddressOf(profile, _context.RuntimeFolder), profile.TryGet(ExportName, out var name) ? name : profile.Name, profile.Get(ReadOnly), Text: null);
+
     // Of a disk that a driver registered: an address with words behind it; nothing to close it.
     private async Task SetAsync(BlockDevice device, string text)
     {
@@ -190,70 +212,130 @@ internal sealed class NbdExports : IAsyncDisposable
                 throw new VirtbusException(Errno.EINVAL, $"{device.DevPath}/nbd: '{word}' is none of readonly, insecure and name=NAME. Write an address and these behind it.");
         }
 
-        var address = words.Length > 0 ? AddressOf(words[0], device.Name, _context.RuntimeFolder, words.Contains("insecure")) : null;
-        await CloseAsync(device.DevPath);
-        if (address is null)
+        if (words.Length == 0)
+        {
+            await CloseAsync(device.DevPath);
             return;
+        }
+
+        var address = AddressOf(words[0], device.Name, _context.RuntimeFolder, words.Contains("insecure"));
+        Task leaving;
         await _turn.WaitAsync();
         try
         {
-            await OfferAsync(device.DevPath, device, address, name, words.Contains("readonly"), string.Join(' ', words));
-            device.Gone += (_, _) => _ = CloseAsync(device.DevPath).AsTask();
+            await OfferAsync(device.DevPath, device, new Wish(address, name, words.Contains("readonly"), string.Join(' ', words)));
+            leaving = _leaving.GetValueOrDefault(device.DevPath) ?? Task.CompletedTask;
         }
         finally
         {
             _turn.Release();
         }
+
+        await leaving;
     }
 
-    // With the turn.
-    private async ValueTask OfferAsync(string key, BlockDevice device, NbdAddress address, string name, bool readOnly, string? text)
+    // With the turn. What can fail comes first: the disk is offered as before then.
+    private async ValueTask OfferAsync(string key, BlockDevice device, Wish wish)
     {
-        var user = device.Open("nbd");
+        var before = _open.GetValueOrDefault(key);
+        // Of a disk of an adapter whoever registered it sees to its going. Told before it is opened, so that its going is not missed.
+        EventHandler? gone = wish.Text is null ? null : (_, _) => _ = CloseAsync(key).AsTask();
+        device.Gone += gone;
+        BlockUser? user = null;
+        Serving? serving = null;
         try
         {
-            var server = Serve(address);
-            var export = new NbdExport(name, user, readOnly, text is null ? $"disk {key}" : $"disk {device.Name}");
-            try
-            {
-                server.Add(export);
-            }
-            catch
-            {
-                await StopUnusedAsync(server);
-                throw;
-            }
-
+            user = device.Open("nbd");
+            serving = Serve(wish.Address);
+            var export = new NbdExport(wish.Name, user, wish.IsReadOnly, wish.Text is null ? $"disk {key}" : $"disk {device.Name}");
+            var open = new Open(serving, export, device, user, gone, wish.Text);
+            // The name may be the one that it has there now.
+            var isInPlace = before is not null && before.Serving == serving && before.Export.Name == wish.Name;
+            if (isInPlace)
+                Leave(key, before!, isOver: false);
+            serving.Server.Add(export);
             device.Endpoint = export;
-            _open = _open.Append(new(key, new Open(server, export, device, user, text))).ToDictionary();
+            _open = _open.Where(o => o.Key != key).Append(new(key, open)).ToDictionary();
+            if (before is not null && !isInPlace)
+                Leave(key, before, isOver: false);
         }
         catch
         {
-            user.Dispose();
+            device.Gone -= gone;
+            user?.Dispose();
+            if (serving is not null)
+                await StopUnusedAsync(serving);
             throw;
         }
     }
 
-    private NbdServer Serve(NbdAddress address)
+    // With the turn, which it does not hold until the clients have left.
+    private void Leave(string key, Open open, bool isOver)
+    {
+        foreach (var ended in _leaving.Where(static l => l.Value.IsCompleted).Select(static l => l.Key).ToArray())
+            _leaving.Remove(ended);
+        open.Device.Gone -= open.Gone;
+        open.Serving.Leaving++;
+        var leaving = LeaveAsync(open, open.Serving.Server.RemoveAsync(open.Export), isOver);
+        _leaving[key] = _leaving.TryGetValue(key, out var others) ? Task.WhenAll(others, leaving) : leaving;
+    }
+
+    private async Task LeaveAsync(Open open, Task left, bool isOver)
+    {
+        try
+        {
+            // What a client has in work ends with the disk, if not by itself.
+            if (isOver && open.IsOwnDevice)
+                await BlockSubsystem.Of(_context.Fabric).UnregisterAsync(open.Device);
+            await left;
+        }
+        finally
+        {
+            open.User.Dispose();
+            await _turn.WaitAsync();
+            try
+            {
+                open.Serving.Leaving--;
+                await StopUnusedAsync(open.Serving);
+            }
+            finally
+            {
+                _turn.Release();
+            }
+        }
+    }
+
+    private Serving Serve(NbdAddress address)
     {
         if (_servers.TryGetValue(address.ToString(), out var there))
             return there;
-        var server = new NbdServer(address, _log, _context.Fabric.Time);
-        server.Start();
-        _servers.Add(address.ToString(), server);
-        return server;
+        var serving = new Serving(new NbdServer(address, _log, _context.Fabric.Time));
+        serving.Server.Start();
+        _servers.Add(address.ToString(), serving);
+        return serving;
     }
 
-    private async ValueTask StopUnusedAsync(NbdServer server)
+    private async ValueTask StopUnusedAsync(Serving serving)
     {
-        if (server.Exports.Count > 0)
+        if (serving.Server.Exports.Count > 0 || serving.Leaving > 0 || _servers.FirstOrDefault(s => s.Value == serving).Key is not { } address)
             return;
-        _servers.Remove(_servers.First(s => s.Value == server).Key);
-        await server.StopAsync();
+        _servers.Remove(address);
+        await serving.Server.StopAsync();
+    }
+
+    // How a disk is to be offered.
+    private sealed record Wish(NbdAddress Address, string Name, bool IsReadOnly, string? Text);
+
+    // A server, and from how many exports that it has no more clients have still to leave.
+    private sealed class Serving(NbdServer server)
+    {
+        public NbdServer Server { get; } = server;
+
+        public int Leaving { get; set; }
     }
 
     // The text is what was written to the attribute of the disk; null for one of an adapter.
-    private sealed record Open(NbdServer Server, NbdExport Export, BlockDevice Device, BlockUser User, string? Text)
+    private sealed record Open(Serving Serving, NbdExport Export, BlockDevice Device, BlockUser User, EventHandler? Gone, string? Text)
     {
         public bool IsOwnDevice => Text is null;
 

@@ -17,6 +17,9 @@ public sealed class BlockDevice : Device, IOfferedDevice
     private readonly List<BlockUser> _users = [];
     private readonly List<BlockDeviceChannel> _channels = [];
     private readonly BlockStatistics _closed = new();
+    // Questions that no channel has: how blocks are kept.
+    private readonly UseGate _questions = new();
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private long _ticksStamp;
     private long _ticks;
     private bool _hasEnded;
@@ -153,27 +156,78 @@ public sealed class BlockDevice : Device, IOfferedDevice
             Interlocked.Add(ref _ticks, isEnd ? milliseconds - stamp : 1);
     }
 
+    /// <summary>How blocks are kept, by the driver's side as long as that is there.</summary>
+    internal BlockExtent FindExtent(long offset, long length)
+    {
+        if (!_questions.TryEnter())
+            return new BlockExtent(length, IsHole: false);
+        try
+        {
+            return Backend.FindExtent(offset, length);
+        }
+        finally
+        {
+            _questions.Leave();
+        }
+    }
+
+    /// <summary>Takes the driver's side away from users.</summary>
+    /// <returns>A task that ends when that is done, whoever asked for it first.</returns>
+    /// <exception cref="AggregateException">What listeners and the driver's channels threw; all the others were told and closed all the same.</exception>
     internal async Task EndAsync()
     {
-        BlockDeviceChannel[] channels;
+        BlockDeviceChannel[]? channels = null;
         lock (_lock)
         {
-            if (_hasEnded)
-                return;
-            _hasEnded = true;
-            channels = [.. _channels];
+            if (!_hasEnded)
+            {
+                _hasEnded = true;
+                channels = [.. _channels];
+            }
         }
 
-        Backend.InfoChanged -= OnInfoChanged;
-        foreach (var channel in channels)
-            channel.Shut();
-        Gone?.Invoke(this, EventArgs.Empty);
-        // Off the caller's thread: what it waits for may need that.
-        await Task.Run(() =>
+        if (channels is null)
         {
+            await _ended.Task;
+            return;
+        }
+
+        List<Exception> failures = [];
+        try
+        {
+            Backend.InfoChanged -= OnInfoChanged;
+            _questions.Shut();
             foreach (var channel in channels)
-                channel.End(TimeToEnd);
-        });
+                channel.Shut();
+            foreach (var listener in Gone?.GetInvocationList() ?? [])
+                Try(() => ((EventHandler)listener)(this, EventArgs.Empty));
+            // Off the caller's thread: what it waits for may need that.
+            await Task.Run(() =>
+            {
+                foreach (var channel in channels)
+                    Try(() => channel.End(TimeToEnd));
+                _questions.TryWait((int)TimeToEnd.TotalMilliseconds);
+            });
+        }
+        finally
+        {
+            _ended.SetResult();
+        }
+
+        if (failures.Count > 0)
+            throw new AggregateException(failures);
+
+        void Try(Action action)
+        {
+            try
+            {
+                action();
+            }
+            catch (Exception exception)
+            {
+                failures.Add(exception);
+            }
+        }
     }
 
     private void OnInfoChanged(object? sender, EventArgs e)

@@ -63,6 +63,13 @@ internal sealed class BlockDeviceChannel : IBlockChannel
             return true;
         }
 
+        if (Refusal(request) is var error && error != Errno.None)
+        {
+            _gate.Leave();
+            request.Result = error;
+            return true;
+        }
+
         var now = Stopwatch.GetTimestamp();
         _device.CountBusy(MillisecondsOf(now), isEnd: false);
         Statistics.Begin(request);
@@ -118,8 +125,7 @@ internal sealed class BlockDeviceChannel : IBlockChannel
         if (!_gate.TryWait((int)most.TotalMilliseconds))
         {
             _isCut = true;
-            if (_inner.Completion is { } completion)
-                EventFd.Wake(completion);
+            Wake();
             // The user's thread closes the driver's channel, which it may be in. A user who never comes back holds nothing but that channel.
             if (!_gate.TryWait((int)most.TotalMilliseconds))
                 return;
@@ -129,6 +135,30 @@ internal sealed class BlockDeviceChannel : IBlockChannel
     }
 
     private static long MillisecondsOf(long timestamp) => timestamp / (Stopwatch.Frequency / 1000);
+
+    // The user looked at the disk some time ago, and it may have become another one.
+    private Errno Refusal(BlockRequest request)
+    {
+        if (request.Operation is BlockOperation.Flush or BlockOperation.GetId)
+            return Errno.None;
+        var info = _device.Info;
+        if (info.IsReadOnly && request.Operation != BlockOperation.Read)
+            return Errno.EROFS;
+        return info.Holds(request.Offset, request.Length) ? Errno.None : Errno.EIO;
+    }
+
+    private void Wake()
+    {
+        try
+        {
+            if (_inner.Completion is { } completion)
+                EventFd.Wake(completion);
+        }
+        catch (ObjectDisposedException)
+        {
+            // The user has closed the channel meanwhile.
+        }
+    }
 
     private BlockRequest ReapCut()
     {

@@ -8,6 +8,8 @@ namespace Virtbus.Subsystems.Block;
 public sealed class BlockSubsystem
 {
     private const int MaxName = 127;
+    private const int MinBlockSize = 512;
+    private const int MaxBlockSize = 65536;
 
     private readonly Fabric _fabric;
 
@@ -46,12 +48,13 @@ public sealed class BlockSubsystem
     /// <param name="name">The disk's name, at most 127 characters: <see cref="NextName"/>, or one that somebody chose.</param>
     /// <param name="backend">The driver's side. It stays the driver's, and open until <see cref="UnregisterAsync"/> has ended; each request ends.</param>
     /// <param name="options">What the driver says of the disk.</param>
-    /// <exception cref="VirtbusException">EINVAL: the name is none; EEXIST: a disk of that name is there.</exception>
+    /// <exception cref="VirtbusException">EINVAL: the name is none, or the disk's limits are less than its block; EEXIST: a disk of that name is there.</exception>
     public async ValueTask<BlockDevice> RegisterAsync(Device? parent, string name, IBlockBackend backend, BlockDeviceOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(backend);
         if (string.IsNullOrEmpty(name) || name.Length > MaxName)
             throw new VirtbusException(Errno.EINVAL, $"'{name}' is no name of a disk. Choose one of 1 to {MaxName} characters.");
+        Check(name, backend.Info);
         var device = new BlockDevice(this, name, parent, backend, options ?? new BlockDeviceOptions());
         try
         {
@@ -73,8 +76,27 @@ public sealed class BlockSubsystem
     public async ValueTask UnregisterAsync(BlockDevice device)
     {
         ArgumentNullException.ThrowIfNull(device);
-        await device.EndAsync();
-        await _fabric.UnregisterAsync(device);
+        try
+        {
+            await device.EndAsync();
+        }
+        finally
+        {
+            await _fabric.UnregisterAsync(device);
+        }
+    }
+
+    // What users count on; a disk that breaks it would have them divide a request for ever.
+    private static void Check(string name, BlockInfo info)
+    {
+        if (info.BlockSize is < MinBlockSize or > MaxBlockSize || !int.IsPow2(info.BlockSize))
+            throw new VirtbusException(Errno.EINVAL, $"Disk '{name}' has blocks of {info.BlockSize} bytes. Its driver has to give a power of two from {MinBlockSize} to {MaxBlockSize}.");
+        if (info.Capacity < 0 || info.Capacity % info.BlockSize != 0)
+            throw new VirtbusException(Errno.EINVAL, $"Disk '{name}' has {info.Capacity} bytes, which is no multiple of its block of {info.BlockSize}. Its driver has to say how many whole blocks there are.");
+        if (IsLess(info.MaxTransfer) || IsLess(info.MaxDiscard) || IsLess(info.MaxWriteZeroes))
+            throw new VirtbusException(Errno.EINVAL, $"Disk '{name}' takes less than its block of {info.BlockSize} bytes in one request. Its driver has to give a limit of a block at least, or 0 for none.");
+
+        bool IsLess(long limit) => limit != 0 && limit < info.BlockSize;
     }
 
     private static string LettersOf(int index)

@@ -37,8 +37,7 @@ public sealed class BlockUser : IBlockBackend
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new BlockDeviceChannel(_device, depth, ownsThread);
 
     /// <inheritdoc/>
-    public BlockExtent FindExtent(long offset, long length) =>
-        _device.HasEnded ? new BlockExtent(length, IsHole: false) : _device.Backend.FindExtent(offset, length);
+    public BlockExtent FindExtent(long offset, long length) => _device.FindExtent(offset, length);
 
     /// <summary>Closes it for this user, whose channels are closed.</summary>
     public void Dispose() => _device.Close(this);

@@ -1,4 +1,5 @@
 using System.Net;
+using System.Net.Sockets;
 using Virtbus.Platform;
 
 namespace Virtbus.Transports.Nbd;
@@ -33,14 +34,18 @@ public sealed record NbdAddress
     /// <exception cref="VirtbusException">EINVAL: it is none, or other hosts can reach it and that was not said.</exception>
     public static NbdAddress OfTcp(string text, bool insecure = false)
     {
-        if (!IPEndPoint.TryParse(text, out var endPoint))
+        ArgumentNullException.ThrowIfNull(text);
+        if (!IPEndPoint.TryParse(text, out var endPoint) || !IsWhole(text, endPoint.Address))
         {
             throw new VirtbusException(
                 Errno.EINVAL, $"'{text}' is no address to listen on. Give an IP address and a port, for example 127.0.0.1:{StandardPort} or [::1]:{StandardPort}.");
         }
 
+        if (text.Contains('%', StringComparison.Ordinal))
+            throw new VirtbusException(Errno.EINVAL, $"'{text}' has a scope, which is not supported. Give an address that is good without one.");
+
         // The parser takes a missing port for 0; a 0 that is written stands for any free one.
-        if (endPoint.Port == 0 && !text.EndsWith(":0", StringComparison.Ordinal))
+        if (!HasPort(text))
             endPoint.Port = StandardPort;
         var address = new NbdAddress(null, endPoint);
         if (address.IsLocal || insecure)
@@ -55,6 +60,12 @@ public sealed record NbdAddress
     public string UriOf(string export) => Socket is { } socket
         ? $"nbd+unix:///{Uri.EscapeDataString(export)}?socket={Uri.EscapeDataString(socket).Replace("%2F", "/", StringComparison.Ordinal)}"
         : $"nbd://{EndPoint}/{Uri.EscapeDataString(export)}";
+
+    // The parser takes a number alone for an IPv4 address, and parts that are left out for zeros.
+    private static bool IsWhole(string text, IPAddress address) =>
+        address.AddressFamily == AddressFamily.InterNetworkV6 || text.Split(':')[0] == address.ToString();
+
+    private static bool HasPort(string text) => text.StartsWith('[') ? text.Contains("]:", StringComparison.Ordinal) : text.Count(static c => c == ':') == 1;
 
     /// <inheritdoc/>
     public override string ToString() => Socket ?? EndPoint!.ToString();

@@ -11,7 +11,7 @@ internal static class NbdErrors
         Errno.EPERM or Errno.EACCES or Errno.EROFS => NbdError.EPERM,
         Errno.ENOMEM => NbdError.ENOMEM,
         Errno.EINVAL or Errno.EOPNOTSUPP => NbdError.EINVAL,
-        Errno.ENOSPC or Errno.EFBIG => NbdError.ENOSPC,
+        Errno.ENOSPC or Errno.EFBIG or Errno.EDQUOT => NbdError.ENOSPC,
         Errno.ENODEV or Errno.ECANCELED => NbdError.ESHUTDOWN,
         _ => NbdError.EIO,
     };

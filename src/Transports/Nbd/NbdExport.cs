@@ -108,9 +108,9 @@ public sealed class NbdExport : IDeviceEndpoint
         if (RefusesWrites)
             return (ushort)(flags | NBD_FLAG_READ_ONLY);
         flags |= NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_WRITE_ZEROES;
-        if (info.MaxDiscard > 0)
+        if (info.MaxDiscard >= info.BlockSize)
             flags |= NBD_FLAG_SEND_TRIM;
-        if (info.HasFastZeroes)
+        if (info.HasFastZeroes && info.MaxWriteZeroes >= info.BlockSize)
             flags |= NBD_FLAG_SEND_FAST_ZERO;
         return (ushort)flags;
     }

@@ -205,7 +205,7 @@ internal sealed class NbdHandshake(NbdServer server, NbdSession session, NbdStre
     private static uint PreferredSize(Block.BlockInfo info)
     {
         var size = Math.Max(info.BlockSize << info.PhysicalBlockExponent, Math.Max(info.MinimumIoSize, 4096));
-        return (uint)Math.Min(int.IsPow2(size) ? size : 4096, MaxPayload);
+        return (uint)Math.Min(int.IsPow2(size) ? size : Math.Max(info.BlockSize, 4096), MaxPayload);
     }
 
     private void AnswerContexts(NbdOption option, ReadOnlySpan<byte> data)

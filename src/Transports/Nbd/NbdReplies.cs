@@ -70,6 +70,18 @@ internal sealed class NbdReplies : IDisposable
         return ended;
     }
 
+    /// <summary>Gives up what waits: nobody takes it.</summary>
+    /// <param name="done">Gets those that waited; as many as a depth.</param>
+    /// <returns>How many those are.</returns>
+    internal int Drop(Span<NbdRequest> done)
+    {
+        var dropped = _count;
+        for (var i = 0; i < dropped; i++)
+            done[i] = _waiting[(_first + i) % _waiting.Length];
+        (_count, _sent) = (0, 0);
+        return dropped;
+    }
+
     private static long SizeOf(NbdRequest request) => request.HeaderLength + (long)request.ReplyLength;
 
     private IoVector HeaderOf(NbdRequest request, int length) => new(_headers.Take(1).Address + (request.Place * HeaderRoom), (nuint)length);

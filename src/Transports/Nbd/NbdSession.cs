@@ -22,14 +22,7 @@ internal sealed class NbdSession : IPeerSession
     internal ConnectedPeer Peer { get; }
 
     /// <summary>Whether it was ended from outside.</summary>
-    internal bool IsClosed
-    {
-        get
-        {
-            lock (_lock)
-                return _closed is not null;
-        }
-    }
+    internal bool IsClosed => Volatile.Read(ref _closed) is not null;
 
     public string Run()
     {

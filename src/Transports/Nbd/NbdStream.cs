@@ -20,10 +20,13 @@ internal sealed class NbdStream
     /// <summary>Why it is over, in words; null while it goes on.</summary>
     internal string? Ended { get; private set; }
 
+    /// <summary>Whether nothing more comes from the client, which may take replies still.</summary>
+    internal bool IsAtEnd { get; private set; }
+
     /// <summary>Reads what is there.</summary>
     /// <param name="buffer">Where to; not empty.</param>
     /// <param name="wait">Whether to wait for something.</param>
-    /// <returns>How many bytes; 0 when nothing is there, or it is over.</returns>
+    /// <returns>How many bytes; 0 when nothing is there, or nothing more comes.</returns>
     internal int Receive(Span<byte> buffer, bool wait)
     {
         var count = _stream.Receive(buffer, _descriptors, wait, out var error);
@@ -32,12 +35,16 @@ internal sealed class NbdStream
             foreach (var descriptor in _descriptors)
                 descriptor.Dispose();
             _descriptors.Clear();
+            IsAtEnd = true;
             return End("it sent descriptors, which the protocol does not know");
         }
 
         if (count > 0)
             return count;
-        return count < 0 && error == Errno.EAGAIN ? 0 : End(count == 0 ? "it closed the connection" : $"{error} at a read");
+        if (count < 0 && error == Errno.EAGAIN)
+            return 0;
+        IsAtEnd = true;
+        return count == 0 ? 0 : End($"{error} at a read");
     }
 
     /// <summary>Waits for so many bytes.</summary>
@@ -45,7 +52,12 @@ internal sealed class NbdStream
     internal bool ReadExactly(Span<byte> buffer)
     {
         while (!buffer.IsEmpty && Ended is null)
+        {
             buffer = buffer[Receive(buffer, wait: true)..];
+            if (IsAtEnd)
+                End("it closed the connection");
+        }
+
         return Ended is null;
     }
 

@@ -15,10 +15,11 @@ internal sealed class NbdTransmission : IDisposable
     internal const int Depth = 64;
 
     private const int ReceiveSize = 64 << 10;
-    private const int ZeroesSize = 256 << 10;
     private const int MostExtents = 512;
     private const int ExtentSize = 8;
     private const int MostWait = 1000;
+    // What a disk does at once of long requests before the client and the other requests are looked at.
+    private const int MostPieces = 64;
     // After a write of more than that a header comes alone, so that its payload goes where it belongs at once.
     private const int LongWrite = 16 << 10;
 
@@ -33,8 +34,12 @@ internal sealed class NbdTransmission : IDisposable
     private readonly NbdRequest[] _places = new NbdRequest[Depth];
     private readonly NbdRequest[] _free = new NbdRequest[Depth];
     private readonly NbdRequest[] _sent = new NbdRequest[Depth];
-    private readonly IoVector[] _runs = GC.AllocateArray<IoVector>(Depth, pinned: true);
-    private AlignedBuffer? _zeroes;
+    private readonly NbdPieces _pieces;
+    // Long requests that go on in the next rounds, by turns.
+    private readonly NbdRequest[] _paused = new NbdRequest[Depth];
+    private int _firstPaused;
+    private int _pausedCount;
+    private int _piecesLeft;
     private int _freeCount = Depth;
     private int _atDisk;
     // Of what was received the part that is not looked at yet.
@@ -47,7 +52,8 @@ internal sealed class NbdTransmission : IDisposable
     private uint _discards;
     private bool _wantsHeader;
     private bool _isStalled;
-    private bool _isLeaving;
+    private bool _hasLeft;
+    private bool _isRefused;
 
     /// <exception cref="VirtbusException">The disk has no channel left.</exception>
     internal NbdTransmission(NbdSession session, NbdStream stream, NbdChoice choice)
@@ -56,6 +62,7 @@ internal sealed class NbdTransmission : IDisposable
         _stream = stream;
         _choice = choice;
         _backend = choice.Export.Backend;
+        _pieces = new NbdPieces(choice.Export, Depth);
         for (var i = 0; i < Depth; i++)
             _free[i] = _places[i] = new NbdRequest(i);
         _replies = new NbdReplies(Depth, choice.IsStructured);
@@ -73,17 +80,22 @@ internal sealed class NbdTransmission : IDisposable
 
     private Span<byte> Received => _received.Take(ReceiveSize).AsSpan();
 
-    private bool IsIdle => _atDisk == 0 && !_replies.Any;
+    private bool IsIdle => _atDisk == 0 && _pausedCount == 0 && !_replies.Any;
 
-    private bool MayReceive => !_isLeaving && !_isStalled && (_filling is not null || _discards > 0 || _freeCount > 0);
+    // Received, and not taken for want of a place or of memory.
+    private bool HoldsHeader => _filling is null && _discards == 0 && _end - _start >= RequestSize;
+
+    private bool MayReceive => !_hasLeft && !_stream.IsAtEnd && !_isStalled && (_freeCount > 0 || _filling is not null || _discards > 0) && !HoldsHeader;
 
     /// <summary>Serves the client until it goes.</summary>
     internal void Run()
     {
-        while (_stream.Ended is null)
+        while (_stream.Ended is null && !_session.IsClosed)
         {
+            _piecesLeft = MostPieces;
             var moved = MayReceive && Receive(wait: IsIdle);
             moved |= Parse();
+            moved |= Resume();
             _channel.Commit();
             moved |= Reap();
             moved |= Send();
@@ -92,9 +104,13 @@ internal sealed class NbdTransmission : IDisposable
                 if (!moved)
                     Wait();
             }
-            else if (_isLeaving)
+            else if (_hasLeft)
             {
                 _stream.End("it disconnected");
+            }
+            else if (_stream.IsAtEnd && !HoldsHeader)
+            {
+                _stream.End("it closed the connection");
             }
             else
             {
@@ -102,12 +118,27 @@ internal sealed class NbdTransmission : IDisposable
             }
         }
 
-        // Who disconnects may go without waiting for its replies: what it sent before is done.
-        while (_isLeaving && _atDisk > 0 && !_session.IsClosed)
+        Drain();
+    }
+
+    // Who goes may do so without waiting for its replies: what it sent before is done, as far as it is here.
+    private void Drain()
+    {
+        while (!_session.IsClosed && !_isRefused)
         {
+            _piecesLeft = MostPieces;
+            Free(_replies.Drop(_sent));
+            var moved = MayReceive && Receive(wait: false);
+            moved |= Parse();
+            // A disconnect that is here is seen before it is said of what is long whether anybody wants it.
+            moved = moved || Resume();
             _channel.Commit();
-            if (!Reap())
-                _channel.Wait(MostWait);
+            moved |= Reap();
+            if (moved || _replies.Any)
+                continue;
+            if (_atDisk == 0)
+                return;
+            _channel.Wait(MostWait);
         }
     }
 
@@ -120,7 +151,7 @@ internal sealed class NbdTransmission : IDisposable
         _buffers.Dispose();
         _replies.Dispose();
         _received.Dispose();
-        _zeroes?.Dispose();
+        _pieces.Dispose();
     }
 
     // Whether anything came.
@@ -162,7 +193,7 @@ internal sealed class NbdTransmission : IDisposable
     {
         var any = false;
         _isStalled = false;
-        while (_filling is null && _discards == 0 && !_isLeaving && _stream.Ended is null && _freeCount > 0 && _end - _start >= RequestSize)
+        while (_filling is null && _discards == 0 && !_hasLeft && !_isRefused && _freeCount > 0 && _end - _start >= RequestSize)
         {
             if (!TryTake(Received.Slice(_start, RequestSize)))
             {
@@ -185,8 +216,8 @@ internal sealed class NbdTransmission : IDisposable
             return Refuse("it sent what is no request");
         if (command == NbdCommand.WRITE && length > MaxPayload)
             return Refuse("it sent a write that is too long");
-        _isLeaving = command == NbdCommand.DISC;
-        if (_isLeaving)
+        _hasLeft = command == NbdCommand.DISC;
+        if (_hasLeft)
             return true;
         var request = _free[_freeCount - 1];
         request.Begin(
@@ -196,6 +227,9 @@ internal sealed class NbdTransmission : IDisposable
             BinaryPrimitives.ReadUInt64BigEndian(header[16..]),
             length);
         request.Error = NbdRules.Check(_choice, _backend.Info, request, out var isSound);
+        // Nobody takes what is read.
+        if (_stream.Ended is not null && command is NbdCommand.READ or NbdCommand.BLOCK_STATUS)
+            request.Error = NbdError.ESHUTDOWN;
         if (request.Error == NbdError.None && BufferSizeOf(request) is var size and > 0 && (request.Buffer = _buffers.TryTake(size)) is null)
         {
             if (!IsIdle)
@@ -255,13 +289,13 @@ internal sealed class NbdTransmission : IDisposable
             return;
         }
 
-        request.WritesZeroes = request.Command == NbdCommand.WRITE_ZEROES && _backend.Info.MaxWriteZeroes == 0;
         Advance(request);
     }
 
     private bool Refuse(string reason)
     {
         _session.CountBadMessage();
+        _isRefused = true;
         _stream.End(reason);
         return true;
     }
@@ -273,20 +307,65 @@ internal sealed class NbdTransmission : IDisposable
         _ => 0,
     };
 
-    // Gives the disk what comes next of a request, as long as it is done at once.
+    // Gives the disk what comes next of a request, as long as it is done at once and others have not waited for too long.
     private void Advance(NbdRequest request)
     {
-        while (TryPrepare(request))
+        while (MayGoOn(request))
         {
+            if (IsInside(request) && --_piecesLeft < 0)
+            {
+                _paused[(_firstPaused + _pausedCount) % Depth] = request;
+                _pausedCount++;
+                return;
+            }
+
+            if (!_pieces.TryPrepare(request))
+                break;
             _atDisk++;
             if (!_channel.Submit(request.Block))
                 return;
             _atDisk--;
-            if (!GoesOn(request))
+            if (!NbdPieces.GoesOn(request))
                 break;
         }
 
         Finish(request);
+    }
+
+    // What takes long is not gone on with for who has left without a word, nor when the disk is to be left.
+    private bool MayGoOn(NbdRequest request)
+    {
+        if (!IsInside(request))
+            return true;
+        var isUnwanted = !_hasLeft && (_stream.Ended is not null || (_stream.IsAtEnd && request.Buffer is null));
+        if (!isUnwanted && !_session.IsClosed)
+            return true;
+        request.Error = NbdError.ESHUTDOWN;
+        return false;
+    }
+
+    private static bool IsInside(NbdRequest request) => request.Done > 0 && request.Done < request.Length;
+
+    // Whether there was anything to go on with.
+    private bool Resume()
+    {
+        if (_pausedCount == 0)
+            return false;
+        if (!_hasLeft && _stream.Ended is null && Polling.HasHungUp(_stream.Descriptor))
+        {
+            _stream.End("it closed the connection");
+            return true;
+        }
+
+        while (_pausedCount > 0 && _piecesLeft > 0)
+        {
+            var request = _paused[_firstPaused];
+            _firstPaused = (_firstPaused + 1) % Depth;
+            _pausedCount--;
+            Advance(request);
+        }
+
+        return true;
     }
 
     private bool Reap()
@@ -297,99 +376,13 @@ internal sealed class NbdTransmission : IDisposable
             any = true;
             _atDisk--;
             var request = (NbdRequest)block.Owner!;
-            if (GoesOn(request))
+            if (NbdPieces.GoesOn(request))
                 Advance(request);
             else
                 Finish(request);
         }
 
         return any;
-    }
-
-    // The next piece; false when there is none.
-    private bool TryPrepare(NbdRequest request)
-    {
-        var info = _backend.Info;
-        var block = request.Block;
-        var left = request.Length - request.Done;
-        if (left == 0 || request.Command == NbdCommand.FLUSH)
-            return TryPrepareFlush(request);
-        block.Offset = request.Offset + request.Done;
-        block.IsDurable = request.Has(NBD_CMD_FLAG_FUA);
-        block.MayUnmap = !request.Has(NBD_CMD_FLAG_NO_HOLE);
-        block.ClearRuns();
-        switch (request.Command)
-        {
-            case NbdCommand.TRIM:
-                block.Operation = BlockOperation.Discard;
-                block.Length = Math.Min(left, info.MaxDiscard & -info.BlockSize);
-                return block.Length > 0;
-            case NbdCommand.WRITE_ZEROES when !request.WritesZeroes:
-                block.Operation = BlockOperation.WriteZeroes;
-                block.Length = Math.Min(left, info.MaxWriteZeroes & -info.BlockSize);
-                return block.Length > 0;
-            case NbdCommand.WRITE_ZEROES:
-                block.Operation = BlockOperation.Write;
-                _zeroes ??= MakeZeroes();
-                SetRun(request, _zeroes.Take((int)Cut(Math.Min(left, ZeroesSize), info)));
-                return true;
-            default:
-                block.Operation = request.Command == NbdCommand.READ ? BlockOperation.Read : BlockOperation.Write;
-                var whole = request.Buffer!.Take((int)request.Length);
-                SetRun(request, new IoVector(whole.Address + (nint)request.Done, (nuint)Cut(left, info)));
-                return true;
-        }
-    }
-
-    private static long Cut(long length, BlockInfo info) => info.MaxTransfer == 0 ? length : Math.Min(length, info.MaxTransfer & -info.BlockSize);
-
-    private void SetRun(NbdRequest request, IoVector run)
-    {
-        var place = _runs.AsSpan(request.Place, 1);
-        place[0] = run;
-        request.Block.SetRuns(place);
-        request.Block.Length = (long)run.Length;
-    }
-
-    // A flush, or what makes zeros and discards durable, where a write says that of itself.
-    private static bool TryPrepareFlush(NbdRequest request)
-    {
-        var isWanted = request.Command == NbdCommand.FLUSH ||
-            (request.Has(NBD_CMD_FLAG_FUA) && request.Command is NbdCommand.TRIM or NbdCommand.WRITE_ZEROES && request.Done > 0);
-        if (!isWanted || request.IsFlushing)
-            return false;
-        request.IsFlushing = true;
-        request.Block.Operation = BlockOperation.Flush;
-        request.Block.Offset = 0;
-        request.Block.Length = 0;
-        request.Block.ClearRuns();
-        return true;
-    }
-
-    // What a piece ended with; false when the request ends with it.
-    private static bool GoesOn(NbdRequest request)
-    {
-        var block = request.Block;
-        if (block.Result == Errno.None)
-        {
-            request.Done += block.Length;
-            return !request.IsFlushing;
-        }
-
-        if (block.Result == Errno.EOPNOTSUPP && block.Operation == BlockOperation.Discard)
-        {
-            // A hint, which nobody has to follow.
-            return false;
-        }
-
-        if (block.Result == Errno.EOPNOTSUPP && block.Operation == BlockOperation.WriteZeroes && !request.Has(NBD_CMD_FLAG_FAST_ZERO))
-        {
-            request.WritesZeroes = true;
-            return true;
-        }
-
-        request.Error = block.Result == Errno.EOPNOTSUPP && block.Operation == BlockOperation.WriteZeroes ? NbdError.ENOTSUP : NbdErrors.Of(block.Result);
-        return false;
     }
 
     private void FindExtents(NbdRequest request)
@@ -424,13 +417,17 @@ internal sealed class NbdTransmission : IDisposable
         if (!_replies.Any)
             return false;
         var count = _replies.Send(_stream, _sent);
+        Free(count);
+        return count > 0;
+    }
+
+    private void Free(int count)
+    {
         foreach (var request in _sent.AsSpan(0, count))
         {
             ReturnBuffer(request);
             _free[_freeCount++] = request;
         }
-
-        return count > 0;
     }
 
     private void ReturnBuffer(NbdRequest request)
@@ -445,12 +442,5 @@ internal sealed class NbdTransmission : IDisposable
         var completion = _atDisk > 0 ? _channel.Completion : null;
         if (!Polling.WaitAny(_stream.Descriptor, MayReceive, _replies.Any, completion))
             _stream.End("it closed the connection");
-    }
-
-    private static AlignedBuffer MakeZeroes()
-    {
-        var zeroes = new AlignedBuffer(ZeroesSize, Environment.SystemPageSize);
-        zeroes.Take(ZeroesSize).AsSpan().Clear();
-        return zeroes;
     }
 }

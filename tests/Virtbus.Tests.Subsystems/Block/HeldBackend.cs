@@ -49,6 +49,18 @@ internal sealed class HeldBackend : IBlockBackend
             _channels.ForEach(c => c.Release(result));
     }
 
+    /// <summary>What is asked how blocks are kept, while the test wants to hold that up.</summary>
+    internal Action? Asked { get; set; }
+
+    /// <summary>Whether the channels throw when they are closed.</summary>
+    internal bool ThrowsAtClose { get; set; }
+
+    public BlockExtent FindExtent(long offset, long length)
+    {
+        Asked?.Invoke();
+        return new BlockExtent(length, IsHole: true);
+    }
+
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true)
     {
         var channel = new Channel(this);
@@ -100,6 +112,8 @@ internal sealed class HeldBackend : IBlockBackend
             lock (backend._lock)
                 backend._channels.Remove(this);
             _signal.Dispose();
+            if (backend.ThrowsAtClose)
+                throw new InvalidOperationException("the driver's channel");
         }
 
         internal void Release(Errno result)

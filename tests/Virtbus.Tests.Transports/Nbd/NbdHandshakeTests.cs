@@ -244,6 +244,9 @@ public class NbdHandshakeTests
     [InlineData("[::1]:99", "[::1]:99")]
     [InlineData("::1", "[::1]:10809")]
     [InlineData("127.0.0.1:0", "127.0.0.1:0")]
+    [InlineData("127.0.0.1:00", "127.0.0.1:0")]
+    [InlineData("[::1]:0", "[::1]:0")]
+    [InlineData("[::1]", "[::1]:10809")]
     public void Loopback_is_listened_on_without_being_asked_twice(string text, string address)
     {
         Assert.Equal(address, NbdAddress.OfTcp(text).ToString());
@@ -260,10 +263,19 @@ public class NbdHandshakeTests
         Assert.False(NbdAddress.OfTcp(text, insecure: true).IsLocal);
     }
 
+    [Fact]
+    public void Address_that_ends_like_a_port_of_zero_has_the_port_of_NBD() =>
+        Assert.Equal("[2001:db8::1:0]:10809", NbdAddress.OfTcp("2001:db8::1:0", insecure: true).ToString());
+
     [Theory]
     [InlineData("localhost:1")]
     [InlineData("")]
     [InlineData("127.0.0.1:65536")]
+    [InlineData("10809")]
+    [InlineData("127.1:10809")]
+    [InlineData("0x7f.0.0.1:10809")]
+    [InlineData("fe80::1%1")]
+    [InlineData("[fe80::1%1]:10809")]
     public void Text_that_is_no_address_is_refused(string text) =>
         Assert.Equal(Errno.EINVAL, Assert.Throws<VirtbusException>(() => NbdAddress.OfTcp(text, insecure: true)).Errno);
 

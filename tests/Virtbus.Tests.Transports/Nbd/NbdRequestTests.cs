@@ -226,6 +226,7 @@ public class NbdRequestTests
     [InlineData(Errno.EIO, NbdError.EIO)]
     [InlineData(Errno.ENOSPC, NbdError.ENOSPC)]
     [InlineData(Errno.EFBIG, NbdError.ENOSPC)]
+    [InlineData(Errno.EDQUOT, NbdError.ENOSPC)]
     [InlineData(Errno.EROFS, NbdError.EPERM)]
     [InlineData(Errno.ENODEV, NbdError.ESHUTDOWN)]
     [InlineData(Errno.ENOTTY, NbdError.EIO)]

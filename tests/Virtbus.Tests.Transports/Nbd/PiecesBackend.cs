@@ -25,7 +25,7 @@ internal sealed class PiecesBackend : IBlockBackend
 
     public string Description => "pieces";
 
-    public BlockInfo Info { get; } = new() { Capacity = 1 << 20, MaxTransfer = 16384, MaxDiscard = 8192 };
+    public BlockInfo Info { get; internal set; } = new() { Capacity = 1 << 20, MaxTransfer = 16384, MaxDiscard = 8192 };
 
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new Channel(this, _memory.OpenChannel(depth));
 
