@@ -259,6 +259,11 @@ public abstract partial class VirtioDevice
         {
             if (queue.IsEnding)
                 queue.Stop();
+        }
+
+        // What failed is told before a suspension is through.
+        using (Hold())
+        {
             TryEndSuspending();
             if (!_isResetting)
                 Run(queue);

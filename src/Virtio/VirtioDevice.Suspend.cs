@@ -31,8 +31,11 @@ public abstract partial class VirtioDevice
             _isSuspending = true;
             foreach (var queue in _queues)
                 queue.BeginStop();
-            TryEndSuspending();
         }
+
+        // What failed is told between the two: of one that is suspended nobody is told of anything.
+        using (Hold())
+            TryEndSuspending();
     }
 
     private void TryEndSuspending()
