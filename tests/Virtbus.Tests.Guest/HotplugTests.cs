@@ -72,7 +72,7 @@ public sealed class HotplugTests
         Assert.Equal("running", (await qemu.DoAsync("query-status")).GetProperty("status").GetString());
         await guest.TellAsync("dd if=/dev/zero bs=1k count=4 2>/dev/null | wc -c");
         await guest.SeeAsync("4096");
-        Assert.Contains("bound to vfio-pci", await fabric.OkAsync("function", "plug", "peer1", "--virtio", "net", $"mac={PeerMac}"), StringComparison.Ordinal);
+        Assert.Contains("bound to vfio-pci", await fabric.OkAsync("function", "plug", "peer1", "--virtio", "net"), StringComparison.Ordinal);
         await guest.KillAsync();
     }
 
