@@ -51,6 +51,8 @@ public sealed class NewerKernelTests
         await guest.SeeAsync(Path.GetFileName(line.Kernel)["vmlinuz-".Length..], Convert.ToHexStringLower(SHA256.HashData(bytes)), "same", "4096");
         // The unit of the host's file system, below which its disk reads before it writes.
         await guest.SeeAsync($"unit {unit}");
+        // Its drivers were refused nothing, and the disk has its cache although firmware that asked for none had it before.
+        await guest.SeeAsync("refused 0", "write back");
         await guest.SeeAsync("ready");
         await console.SayAsync("hello");
         Assert.Equal("hello", await console.HearAsync());
@@ -92,6 +94,8 @@ public sealed class NewerKernelTests
         echo unit $(cat /sys/block/${disk#/dev/}/queue/physical_block_size)
         stty -F /dev/hvc0 raw -echo
         exec 3<>/dev/hvc0
+        echo refused $(dmesg | grep -ci 'RSS\|issue with committing')
+        cat /sys/block/${disk#/dev/}/cache_type
         echo ready
         read -r text <&3
         printf '%s\n' "$text" >&3
