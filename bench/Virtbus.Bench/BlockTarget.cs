@@ -38,8 +38,7 @@ internal sealed class BlockTarget : IAsyncDisposable
             "--export", $"type=vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path={options.PeerPath},writable=on,num-queues=1",
         ])
         { UseShellExecute = false })!;
-        for (var i = 0; i < 500 && !File.Exists(options.HostPath); i++)
-            await Task.Delay(20);
+        await PeerSocket.AwaitAsync(options.HostPath, process);
         return new BlockTarget(process, ours: false);
     }
 

@@ -43,7 +43,7 @@ internal static class NbdBench
                 {
                     var socket = Path.Combine(folder.FullName, $"{i}-{round}");
                     using var server = Start(peers[i].Start(socket));
-                    await ListensAsync(socket);
+                    await PeerSocket.AwaitAsync(socket, server);
                     for (var work = 0; work < s_works.Length; work++)
                         results[i][work].Add(await LoadAsync(values["--fio"], socket, seconds, s_works[work]));
                     if (i > 0)
@@ -73,12 +73,6 @@ internal static class NbdBench
         start.RedirectStandardInput = true;
         start.RedirectStandardOutput = true;
         return Process.Start(start)!;
-    }
-
-    private static async Task ListensAsync(string socket)
-    {
-        for (var i = 0; i < 500 && !File.Exists(socket); i++)
-            await Task.Delay(20);
     }
 
     private static async Task<long> AllocatedAsync(Process server, string fio, string socket, string seconds)

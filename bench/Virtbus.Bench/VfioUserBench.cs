@@ -170,8 +170,7 @@ internal static class VfioUserBench
                 RedirectStandardOutput = true,
                 UseShellExecute = false,
             })!;
-            for (var i = 0; i < 1000 && !File.Exists(socket) && !process.HasExited; i++)
-                await Task.Delay(20);
+            await PeerSocket.AwaitAsync(socket, process);
             return new Target(process);
         }
 

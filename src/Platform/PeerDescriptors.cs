@@ -91,6 +91,15 @@ public sealed class PeerDescriptors
         return lowest >= 0 && lowest < Ceiling;
     }
 
+    /// <summary>Whether a connection waits at a listener and may be taken.</summary>
+    /// <param name="listener">The socket that listens, whose connections these are of.</param>
+    /// <param name="error">When it is not: EAGAIN when none waits; EMFILE when there is no room for one more descriptor.</param>
+    internal bool MayAccept(FileDescriptor listener, out Errno error)
+    {
+        error = !Polling.Wait(listener, forWriting: false, cancel: null, 0) ? Errno.EAGAIN : HasRoom(listener) ? Errno.None : Errno.EMFILE;
+        return error == Errno.None;
+    }
+
     /// <summary>Whether a descriptor that came, and is counted, may stay.</summary>
     internal bool Admits(int number) => number < Ceiling && Open <= Most;
 

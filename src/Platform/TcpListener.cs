@@ -106,16 +106,7 @@ public sealed class TcpListener : IStreamListener
     }
 
     /// <inheritdoc/>
-    public UnixStream? TryAccept(out Errno error)
-    {
-        error = Errno.EAGAIN;
-        if (!Polling.Wait(Descriptor, forWriting: false, cancel: null, 0))
-            return null;
-        if (Peers.HasRoom(Descriptor))
-            return Accept(out error);
-        error = Errno.EMFILE;
-        return null;
-    }
+    public UnixStream? TryAccept(out Errno error) => Peers.MayAccept(Descriptor, out error) ? Accept(out error) : null;
 
     /// <summary>Stops listening.</summary>
     public void Dispose() => Descriptor.Dispose();

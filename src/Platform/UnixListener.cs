@@ -71,22 +71,8 @@ public sealed class UnixListener : IStreamListener
         }
     }
 
-    /// <summary>Takes a waiting connection.</summary>
-    /// <param name="error">
-    /// The errno when the answer is null; EAGAIN when none waits; EMFILE when the process is at its reserve of descriptors, or those that connected
-    /// here have as many as they may: the connection waits.
-    /// </param>
-    /// <returns>The connection, or null.</returns>
-    public UnixStream? TryAccept(out Errno error)
-    {
-        error = Errno.EAGAIN;
-        if (!Polling.Wait(Descriptor, forWriting: false, cancel: null, 0))
-            return null;
-        if (Peers.HasRoom(Descriptor))
-            return Accept(out error);
-        error = Errno.EMFILE;
-        return null;
-    }
+    /// <inheritdoc/>
+    public UnixStream? TryAccept(out Errno error) => Peers.MayAccept(Descriptor, out error) ? Accept(out error) : null;
 
     private unsafe UnixStream? Accept(out Errno error)
     {

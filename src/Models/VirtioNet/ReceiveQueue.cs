@@ -82,12 +82,9 @@ internal sealed class ReceiveQueue : NetQueue
         // Whatever is there is of the user of before.
         Close();
         _shortWith = 0;
-        var isMine = false;
-        _senders.Enter(ref isMine);
-        _generation = _device.Settings.Generation;
         _isFull = false;
-        _isOpen = true;
-        _senders.Exit();
+        _generation = _device.Settings.Generation;
+        SetOpen(true);
     }
 
     public override bool Process(out Fault fault)
@@ -130,12 +127,17 @@ internal sealed class ReceiveQueue : NetQueue
         _isFull = true;
     }
 
-    private void Close()
+    private void SetOpen(bool open)
     {
         var isMine = false;
         _senders.Enter(ref isMine);
-        _isOpen = false;
+        _isOpen = open;
         _senders.Exit();
+    }
+
+    private void Close()
+    {
+        SetOpen(false);
         // Nobody adds any more, and no thread of the queue takes. What waits is lost: whoever comes next is no longer the one that it was for.
         while (_waiting is not null && _waiting.TryPeek(out _))
         {
