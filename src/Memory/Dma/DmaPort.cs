@@ -109,16 +109,18 @@ public sealed class DmaPort
     /// <param name="address">First byte.</param>
     /// <param name="destination">Where to.</param>
     /// <returns>False when a part could not be read; the destination then holds the part before it.</returns>
-    public bool TryRead(Iova address, Span<byte> destination) => Read(address, destination) == Errno.None;
+    public bool TryRead(Iova address, Span<byte> destination) => Read(address, destination, out _) == Errno.None;
 
     /// <summary>As <see cref="TryRead"/>, with the cause.</summary>
     /// <param name="address">First byte.</param>
     /// <param name="destination">Where to.</param>
+    /// <param name="isPeers">Whether it was mapped, and the peer whose memory it is refused it.</param>
     /// <returns>
     /// None; EPERM: no bus master; ENODEV: nothing is attached; EFAULT; EACCES; EAGAIN: a peer's memory that is being unmapped; what else a peer answers.
     /// </returns>
-    internal Errno Read(Iova address, Span<byte> destination)
+    internal Errno Read(Iova address, Span<byte> destination, out bool isPeers)
     {
+        isPeers = false;
         var slot = AccessSlot.Mine;
         var done = 0;
         while (done < destination.Length)
@@ -134,7 +136,10 @@ public sealed class DmaPort
             if (remote is null)
                 continue;
             if (!remote.TryRead(new Iova(address.Value + (uint)done), destination.Slice(done, count), out var fault))
+            {
+                isPeers = true;
                 return Refuse(address, done, DmaAccess.Read, fault);
+            }
 
             done += count;
         }
@@ -146,14 +151,16 @@ public sealed class DmaPort
     /// <param name="address">First byte.</param>
     /// <param name="source">Where from.</param>
     /// <returns>False when a part could not be written; the part before it is.</returns>
-    public bool TryWrite(Iova address, ReadOnlySpan<byte> source) => Write(address, source) == Errno.None;
+    public bool TryWrite(Iova address, ReadOnlySpan<byte> source) => Write(address, source, out _) == Errno.None;
 
     /// <summary>As <see cref="TryWrite"/>, with the cause.</summary>
     /// <param name="address">First byte.</param>
     /// <param name="source">Where from.</param>
-    /// <returns>As for <see cref="Read"/>.</returns>
-    internal Errno Write(Iova address, ReadOnlySpan<byte> source)
+    /// <param name="isPeers">As for a read.</param>
+    /// <returns>As for a read.</returns>
+    internal Errno Write(Iova address, ReadOnlySpan<byte> source, out bool isPeers)
     {
+        isPeers = false;
         var slot = AccessSlot.Mine;
         var done = 0;
         while (done < source.Length)
@@ -169,7 +176,10 @@ public sealed class DmaPort
                 continue;
             var at = new Iova(address.Value + (uint)done);
             if (!remote.TryWrite(at, source.Slice(done, count), out var fault))
+            {
+                isPeers = true;
                 return Refuse(address, done, DmaAccess.Write, fault);
+            }
 
             Mark(slot, space, at, (uint)count);
             done += count;

@@ -53,11 +53,11 @@ internal sealed class FarMemory(DmaPort dma, bool waits)
             var seen = Volatile.Read(ref _changes);
             if (_isCut)
                 return false;
-            var error = dma.Read(address, destination);
+            var error = dma.Read(address, destination, out var isPeers);
             // What was cut off while it was asked for is nobody's any more.
             if (error == Errno.None)
                 return !_isCut;
-            if (!waits || !IsPassing(new IovaRange(address, (uint)destination.Length), DmaAccess.Read, isRing, error, seen) || !Wait(seen, error))
+            if (!waits || !IsPassing(new IovaRange(address, (uint)destination.Length), DmaAccess.Read, isRing, error, isPeers, seen) || !Wait(seen, error))
                 return false;
         }
     }
@@ -70,17 +70,17 @@ internal sealed class FarMemory(DmaPort dma, bool waits)
             var seen = Volatile.Read(ref _changes);
             if (_isCut)
                 return false;
-            var error = dma.Write(address, source);
+            var error = dma.Write(address, source, out var isPeers);
             if (error == Errno.None)
                 return true;
-            if (!waits || !IsPassing(new IovaRange(address, (uint)source.Length), DmaAccess.Write, isRing, error, seen) || !Wait(seen, error))
+            if (!waits || !IsPassing(new IovaRange(address, (uint)source.Length), DmaAccess.Write, isRing, error, isPeers, seen) || !Wait(seen, error))
                 return false;
         }
     }
 
-    // What the peer refuses although it is mapped stays refused.
-    private bool IsPassing(IovaRange range, DmaAccess access, bool isRing, Errno error, int seen) =>
-        error == Errno.EAGAIN || (isRing && (Volatile.Read(ref _changes) != seen || !IsReached(range, access)));
+    // What the peer refuses although it is mapped stays refused. What was not mapped may be so again by now, and the notice of that be on its way.
+    private bool IsPassing(IovaRange range, DmaAccess access, bool isRing, Errno error, bool isPeers, int seen) =>
+        error == Errno.EAGAIN || (isRing && (!isPeers || Volatile.Read(ref _changes) != seen || !IsReached(range, access)));
 
     private bool IsReached(IovaRange range, DmaAccess access)
     {

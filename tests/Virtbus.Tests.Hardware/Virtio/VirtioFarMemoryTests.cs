@@ -1,5 +1,6 @@
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Memory;
+using Virtbus.Memory.Dma;
 using Virtbus.Models.VirtioRng;
 using Virtbus.Pci;
 using Virtbus.Platform;
@@ -203,6 +204,56 @@ public sealed class VirtioFarMemoryTests
             card.Slot.Remap(memory);
             card.Await(0);
             Assert.Equal(VirtioCard.Running, card.Driver.Status);
+        }
+    }
+
+    // The device finds no ring; before it looks where that is, the ring is back, and the notice of it on its way.
+    [Fact]
+    public async Task Ring_that_comes_back_in_the_moment_in_which_it_is_missed_is_waited_for()
+    {
+        for (var round = 0; round < 10; round++)
+        {
+            using var card = Far(out var memory);
+            var (slot, dma) = (card.Slot, card.Slot.Dma);
+            var space = dma.AddressSpace;
+            // Is told before the device is, and keeps the notice.
+            var first = new DmaPort("first", dma.Group);
+            Assert.True(dma.Group.TryAttach(slot, dma, null, out _));
+            Assert.True(dma.Group.TryAttach(slot, first, space, out _));
+            Assert.True(dma.Group.TryAttach(slot, dma, space, out _));
+            card.Start();
+            Assert.Equal(16, card.Fill(0, 16).Length);
+            using var isBack = new ManualResetEventSlim();
+            using var goOn = new ManualResetEventSlim();
+            var seen = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+            Task? remap = null;
+            first.SetChangeCallback(change =>
+            {
+                if (change.Kind != DmaChangeKind.Mapped)
+                    return;
+                isBack.Set();
+                goOn.Wait();
+            });
+            using var faults = dma.Group.Observe(
+                _ =>
+                {
+                    remap ??= Task.Run(() => slot.Remap(memory));
+                    isBack.Wait();
+                    seen.TrySetResult();
+                },
+                null);
+            slot.Unmap();
+            card.Offer(0, 16);
+            card.Registers.Notify(0);
+            await seen.Task.In();
+            for (var i = 0; i < 2000; i++)
+                Thread.Yield();
+            goOn.Set();
+            await remap!.In();
+            var isUsed = false;
+            Deadline.Until(
+                () => isUsed || (isUsed = card.Rings[0].TryTakeUsed(out _, out _, out _)) || (card.Driver.Status & DEVICE_NEEDS_RESET) != 0, "a used buffer, or the end of the queue");
+            Assert.Equal((true, VirtioCard.Running), (isUsed, card.Driver.Status));
         }
     }
 
