@@ -18,6 +18,8 @@ public sealed class VirtioRegisterTransport
     // A driver that reads while the device changes its configuration reads again (2.5.3); one that changes it without end is broken.
     private const int MaxConfigReads = 100;
     private const int ResetLooks = 1000;
+    // However long one takes.
+    private const int LeastLooks = 3;
     // No device sets all bits of its status at once: nobody answers.
     private const byte Gone = 0xFF;
     private const int FeatureWords = VirtioFeatures.Count / 32;
@@ -45,7 +47,10 @@ public sealed class VirtioRegisterTransport
     /// <summary>How many queues it has.</summary>
     public int QueueCount { get; }
 
-    /// <summary>How long a reset is waited for beyond a thousand looks; not at all at first.</summary>
+    /// <summary>
+    /// How long a reset is waited for, and a configuration that changes at each read; 0, as at first, for a number of looks. A peer that answers each look
+    /// late keeps nobody longer, but for the looks that there are in any case.
+    /// </summary>
     public TimeSpan ResetPatience { get; init; }
 
     /// <summary>Place of the selected queue's notification (queue_notify_off).</summary>
@@ -89,14 +94,17 @@ public sealed class VirtioRegisterTransport
 
     /// <summary>Sets status bits; a reset is <see cref="TryReset"/>.</summary>
     /// <param name="status">All bits, not 0.</param>
-    /// <param name="fault">EINVAL: a bit comes too early or is taken back, or the device does not take the features together.</param>
+    /// <param name="fault">EINVAL: a bit comes too early or is taken back, or the device does not take the features together; ENODEV: it is gone.</param>
     /// <returns>Whether the device has them.</returns>
     public bool TrySetStatus(byte status, out Fault fault)
     {
         if (!VirtioStatusRules.TryAdvance(Status, status, out fault))
             return false;
         _registers.Write(device_status, [status]);
-        return (Status & status & VirtioStatus.FEATURES_OK) == (status & VirtioStatus.FEATURES_OK)
+        var kept = Status;
+        if (kept == Gone)
+            return Refuse(Errno.ENODEV, "the device is gone", out fault);
+        return (kept & status & VirtioStatus.FEATURES_OK) == (status & VirtioStatus.FEATURES_OK)
             || Refuse(Errno.EINVAL, "the device does not take the features together", out fault);
     }
 
@@ -108,7 +116,7 @@ public sealed class VirtioRegisterTransport
         _registers.Write(device_status, [0]);
         var start = Stopwatch.GetTimestamp();
         var spin = default(SpinWait);
-        for (var i = 0; i < ResetLooks || Stopwatch.GetElapsedTime(start) < ResetPatience; i++)
+        for (var i = 0; MayLook(i, ResetLooks, start); i++)
         {
             switch (Status)
             {
@@ -162,7 +170,8 @@ public sealed class VirtioRegisterTransport
     public bool TryReadConfig(int offset, Span<byte> destination, out Fault fault)
     {
         var before = ConfigGeneration;
-        for (var i = 0; i < MaxConfigReads; i++)
+        var start = Stopwatch.GetTimestamp();
+        for (var i = 0; i < MaxConfigReads && MayLook(i, MaxConfigReads, start); i++)
         {
             _registers.ReadConfig(offset, destination);
             var after = ConfigGeneration;
@@ -225,6 +234,9 @@ public sealed class VirtioRegisterTransport
         _registers.WriteUInt16(queue_enable, 1);
         return IsEnabled;
     }
+
+    private bool MayLook(int looks, int most, long start) =>
+        looks < LeastLooks || (ResetPatience > TimeSpan.Zero ? Stopwatch.GetElapsedTime(start) < ResetPatience : looks < most);
 
     // A field of 64 bits is two of 32 for a driver (4.1.3.1).
     private void WriteAddress(int register, Iova address)
