@@ -433,8 +433,8 @@ public sealed class Fabric
     public ValueTask ShutdownAsync() => PowerTransitions.ShutdownAsync();
 
     /// <summary>
-    /// Waits until nothing goes on beside its caller: asynchronous and deferred probes, module loads, and what they start. Not to be called
-    /// from such work, which would wait for itself.
+    /// Waits until what goes on beside its caller has ended: asynchronous and deferred probes, module loads, and what they start; not for what somebody
+    /// else starts meanwhile, as a device does that interrupts without end. Not to be called from such work, which would wait for itself.
     /// </summary>
     /// <param name="cancellationToken">Ends the wait.</param>
     public Task SettleAsync(CancellationToken cancellationToken = default) =>

@@ -4,7 +4,10 @@ namespace Virtbus.Core;
 internal sealed class WorkBeside
 {
     private readonly Fabric _fabric;
-    private readonly HashSet<Task> _work = [];
+    // Work that other work started has the turn of that one, all else has one of its own.
+    private readonly Dictionary<Task, long> _work = [];
+    private readonly AsyncLocal<long> _turn = new();
+    private long _turns;
 
     internal WorkBeside(Fabric fabric) => _fabric = fabric;
 
@@ -21,10 +24,17 @@ internal sealed class WorkBeside
     {
         ArgumentNullException.ThrowIfNull(work);
         var started = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        var turn = _turn.Value;
         lock (_fabric.Gate)
-            _work.Add(started.Task);
+        {
+            if (turn == 0)
+                turn = ++_turns;
+            _work.Add(started.Task, turn);
+        }
+
         _ = _fabric.Scheduler.Start(async () =>
         {
+            _turn.Value = turn;
             try
             {
                 await _fabric.Scheduler.InterleaveAsync();
@@ -45,11 +55,14 @@ internal sealed class WorkBeside
 
     internal async Task SettleAsync(CancellationToken cancellationToken)
     {
+        long last;
+        lock (_fabric.Gate)
+            last = _turns;
         while (true)
         {
             Task[] work;
             lock (_fabric.Gate)
-                work = [.. _work];
+                work = [.. _work.Where(w => w.Value <= last).Select(static w => w.Key)];
             if (work.Length == 0)
                 return;
             // One by one: a combined task is completed on the thread pool, past the fabric's scheduler.
