@@ -22,6 +22,7 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     private int _isChangePending;
     private bool _hasFailed;
     private bool _isStarted;
+    private bool _isToldOfFailure;
 
     internal VirtioBusDevice(VirtioBus bus, uint id, Device parent, IVirtioTransport transport)
         : base($"virtio{id}", parent, bus)
@@ -70,8 +71,22 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     /// <param name="specs">What the driver asks for, each with a number of its own.</param>
     /// <returns>The queues, in the order of the specs.</returns>
     /// <exception cref="VirtbusException">As <see cref="IVirtioTransport.CreateQueues"/>.</exception>
+    /// <exception cref="ArgumentException">Two of them have one number, or one has no descriptors.</exception>
+    /// <exception cref="InvalidOperationException">The device is reset, so its features are not settled: a bug of the driver.</exception>
     public IReadOnlyList<VirtioQueue> CreateQueues(params ReadOnlySpan<VirtioQueueSpec> specs)
     {
+        if (!_isStarted)
+            throw new InvalidOperationException($"Device {Name} is reset, so it has no queues. They are made in a probe or a restore.");
+        for (var i = 0; i < specs.Length; i++)
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThan(specs[i].MaxSize, 1, nameof(specs));
+            for (var other = 0; other < i; other++)
+            {
+                if ((specs[i].Number ?? i) == (specs[other].Number ?? other))
+                    throw new ArgumentException($"Queues {specs[other].Name} and {specs[i].Name} of device {Name} have one number.", nameof(specs));
+            }
+        }
+
         var queues = _transport.CreateQueues(specs, Features, OnBroken);
         Volatile.Write(ref _queues, queues);
         // A device that went meanwhile told nobody yet.
@@ -81,10 +96,15 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     }
 
     /// <summary>Sets DRIVER_OK: from here on the device uses buffers. Without effect when it is set; the bus does it after a probe that has not.</summary>
-    /// <exception cref="VirtbusException">EINVAL, ENODEV: the device does not take it.</exception>
+    /// <exception cref="VirtbusException">EINVAL: the device does not take it; EIO: it failed, and needs a reset; ENODEV: it is gone.</exception>
     public void Ready()
     {
         var status = Status;
+        if (status == byte.MaxValue)
+            throw Refused("it is gone", Errno.ENODEV);
+        // It told nobody, as nobody was there to be told.
+        if ((status & DEVICE_NEEDS_RESET) != 0)
+            throw Refused("it failed, and needs a reset", Errno.EIO);
         if ((status & DRIVER_OK) == 0)
             SetStatus((byte)(status | DRIVER_OK));
     }
@@ -136,11 +156,7 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     public void WriteConfig(int offset, ReadOnlySpan<byte> source) => _transport.WriteConfig(offset, source);
 
     /// <inheritdoc/>
-    protected override void OnGone()
-    {
-        foreach (var queue in Queues)
-            queue.Break(new Fault(Errno.ENODEV, "the device is gone"));
-    }
+    protected override void OnGone() => BreakAll(new Fault(Errno.ENODEV, "the device is gone"));
 
     internal static readonly AttributeGroup[] Groups =
     [
@@ -169,11 +185,14 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     {
         try
         {
-            _hasFailed = false;
             if (Status != ACKNOWLEDGE)
                 Acknowledge();
             SetStatus(ACKNOWLEDGE | VirtioStatus.DRIVER);
-            Settle(driver.Validate(this, DeviceFeatures & (driver.Features | _transport.TransportFeatures)));
+            var offered = DeviceFeatures & (driver.Features | _transport.TransportFeatures);
+            var wanted = driver.Validate(this, offered);
+            if (!wanted.IsWithin(offered))
+                throw Refused($"driver {driver.Name} takes features that not both of them have: {wanted & ~offered}", Errno.EINVAL);
+            Settle(wanted);
         }
         catch
         {
@@ -225,6 +244,8 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     private void Settle(VirtioFeatures features)
     {
         _isStarted = true;
+        _hasFailed = false;
+        _isToldOfFailure = false;
         if (!_transport.TrySettleFeatures(features, out var fault))
             throw Refused($"its features can't be settled: {fault.Message}", fault.Errno);
         Features = features;
@@ -259,9 +280,11 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
             var status = Status;
             if (status != byte.MaxValue && (status & DEVICE_NEEDS_RESET) != 0)
             {
-                VirtioLog.NeedsReset(_bus.Log, Name, driver.Name);
-                foreach (var queue in Queues)
-                    queue.Break(new Fault(Errno.EIO, "the device failed, and needs a reset"));
+                // The bit stays, and the device may interrupt as often as it likes.
+                if (!_isToldOfFailure)
+                    VirtioLog.NeedsReset(_bus.Log, Name, driver.Name);
+                _isToldOfFailure = true;
+                BreakAll(new Fault(Errno.EIO, "the device failed, and needs a reset"));
             }
 
             try
@@ -275,6 +298,22 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
         }
 
         return Task.CompletedTask;
+    }
+
+    // A callback that fails is its driver's bug, and the other queues have one too.
+    private void BreakAll(Fault fault)
+    {
+        foreach (var queue in Queues)
+        {
+            try
+            {
+                queue.Break(fault);
+            }
+            catch (Exception e)
+            {
+                VirtioLog.CallbackFailed(_bus.Log, Name, queue.Index, queue.Name, e);
+            }
+        }
     }
 
     private VirtbusException Refused(string what, Errno errno) => new(errno == Errno.None ? Errno.EIO : errno, $"Device {Name}: {what}.");

@@ -91,11 +91,28 @@ public abstract class VirtioDriver : TypedDriver<VirtioBusDevice, VirtioMatchId>
     }
 
     /// <inheritdoc/>
+    protected sealed override ValueTask RemoveAsync(Device device)
+    {
+        (device as VirtioBusDevice)?.StopListening();
+        return base.RemoveAsync(device);
+    }
+
+    /// <inheritdoc/>
     protected sealed override async ValueTask SuspendAsync(VirtioBusDevice device)
     {
         ArgumentNullException.ThrowIfNull(device);
         device.StopListening();
-        await FreezeAsync(device);
+        try
+        {
+            await FreezeAsync(device);
+        }
+        catch
+        {
+            // It runs on, and is told of what changes.
+            device.Listen(this);
+            throw;
+        }
+
         device.Reset();
     }
 

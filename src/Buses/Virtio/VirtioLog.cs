@@ -17,4 +17,7 @@ internal static partial class VirtioLog
 
     [LoggerMessage(2303, LogLevel.Error, "{Device}: driver {Driver} failed at a change of the configuration")]
     internal static partial void ChangeFailed(ILogger log, string device, string driver, Exception error);
+
+    [LoggerMessage(2304, LogLevel.Error, "{Device}: the callback of queue {Queue} ({Name}), which is broken, failed")]
+    internal static partial void CallbackFailed(ILogger log, string device, int queue, string name, Exception error);
 }

@@ -7,7 +7,8 @@ namespace Virtbus.Buses.Virtio;
 
 /// <summary>
 /// A virtqueue as its driver has it: the ring in memory that the device reaches, and the way to notify. What the device does wrong breaks the queue: from
-/// then on nothing goes in and nothing comes out, until the driver resets the device. One thread uses it at a time; no call allocates or throws.
+/// then on nothing goes in and nothing comes out, until the driver resets the device. One thread uses it at a time; no call allocates or throws. One that
+/// was freed is as one that is broken: who uses it at that moment is waited for.
 /// </summary>
 public sealed class VirtioQueue : IDisposable
 {
@@ -16,7 +17,11 @@ public sealed class VirtioQueue : IDisposable
     private readonly Action<VirtioQueue> _notify;
     private readonly Action<VirtioQueue, Fault> _broken;
     private readonly Action<VirtioQueue>? _used;
+    // Who is in the callback of a break, which comes on any thread: none runs when the queue is freed.
+    private readonly UseGate _breaks = new();
+    private int _breaker;
     private int _isBroken;
+    private bool _isInside;
 
     private VirtioQueue(int index, in VirtioQueueSpec spec, DmaBuffer memory, DriverRing ring, Action<VirtioQueue> notify, Action<VirtioQueue, Fault> broken)
     {
@@ -68,23 +73,55 @@ public sealed class VirtioQueue : IDisposable
         var bytes = isPacked ? PackedDriverRing.BytesFor(size) : SplitDriverRing.BytesFor(size, usedAlignment);
         if (!group.TryAllocate(bytes, out var memory, out var fault))
             throw new VirtbusException(fault.Errno, $"No memory for virtio queue {index} ({spec.Name}) of {size} descriptors: {fault.Message}. Ask for a shorter one.");
-        var (eventIndex, indirect, inOrder) =
-            (features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX), features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC), features.Has(VirtioFeatures.VIRTIO_F_IN_ORDER));
-        DriverRing ring = isPacked
-            ? new PackedDriverRing(memory!.Memory, memory.Address, 0, size, eventIndex, indirect, inOrder)
-            : new SplitDriverRing(memory!.Memory, memory.Address, 0, size, eventIndex, indirect, inOrder, usedAlignment);
-        return new VirtioQueue(index, spec, memory, ring, notify, broken);
+        try
+        {
+            var (eventIndex, indirect, inOrder) =
+                (features.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX), features.Has(VirtioFeatures.VIRTIO_F_INDIRECT_DESC), features.Has(VirtioFeatures.VIRTIO_F_IN_ORDER));
+            DriverRing ring = isPacked
+                ? new PackedDriverRing(memory!.Memory, memory.Address, 0, size, eventIndex, indirect, inOrder)
+                : new SplitDriverRing(memory!.Memory, memory.Address, 0, size, eventIndex, indirect, inOrder, usedAlignment);
+            return new VirtioQueue(index, spec, memory, ring, notify, broken);
+        }
+        catch
+        {
+            memory!.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Puts a buffer in; the device sees it after <see cref="Kick"/>.</summary>
     /// <param name="parts">Its parts, those that the device reads first.</param>
     /// <returns>Its name until it is used, below <see cref="Size"/>; -1 when too few descriptors are free, or the queue is broken.</returns>
-    public int Add(params ReadOnlySpan<DriverBuffer> parts) => IsBroken ? -1 : _ring.Add(parts);
+    public int Add(params ReadOnlySpan<DriverBuffer> parts)
+    {
+        if (!TryEnter())
+            return -1;
+        try
+        {
+            return _ring.Add(parts);
+        }
+        finally
+        {
+            Leave();
+        }
+    }
 
     /// <summary>Lets the device see what was put in, and notifies it where it wants that.</summary>
     public void Kick()
     {
-        if (!IsBroken && _ring.Publish())
+        if (!TryEnter())
+            return;
+        bool isWanted;
+        try
+        {
+            isWanted = _ring.Publish();
+        }
+        finally
+        {
+            Leave();
+        }
+
+        if (isWanted)
             _notify(this);
     }
 
@@ -96,12 +133,20 @@ public sealed class VirtioQueue : IDisposable
     {
         name = -1;
         written = 0;
-        if (IsBroken)
+        if (!TryEnter())
             return false;
-        if (_ring.TryTakeUsed(out var head, out written, out var fault))
+        Fault fault;
+        try
         {
-            name = head;
-            return true;
+            if (_ring.TryTakeUsed(out var head, out written, out fault))
+            {
+                name = head;
+                return true;
+            }
+        }
+        finally
+        {
+            Leave();
         }
 
         if (fault != Fault.None)
@@ -112,16 +157,37 @@ public sealed class VirtioQueue : IDisposable
     /// <summary>Says whether the driver wants to be told of used buffers.</summary>
     /// <param name="wanted">Whether it wants to.</param>
     /// <returns>True when some wait already: take them, nobody may tell of them.</returns>
-    public bool RequestCalls(bool wanted) => !IsBroken && _ring.RequestCalls(wanted);
+    public bool RequestCalls(bool wanted)
+    {
+        if (!TryEnter())
+            return false;
+        try
+        {
+            return _ring.RequestCalls(wanted);
+        }
+        finally
+        {
+            Leave();
+        }
+    }
 
     /// <summary>Breaks it, for a driver that found an answer of the device that makes no sense, or a device that is gone. Its callback is called once more.</summary>
     /// <param name="fault">What is wrong.</param>
     public void Break(Fault fault)
     {
-        if (Interlocked.Exchange(ref _isBroken, 1) != 0)
+        if (Interlocked.Exchange(ref _isBroken, 1) != 0 || !_breaks.TryEnter())
             return;
-        _broken(this, fault);
-        _used?.Invoke(this);
+        _breaker = Environment.CurrentManagedThreadId;
+        try
+        {
+            _broken(this, fault);
+            _used?.Invoke(this);
+        }
+        finally
+        {
+            _breaker = 0;
+            _breaks.Leave();
+        }
     }
 
     /// <summary>The device interrupted for it; for the transport.</summary>
@@ -131,10 +197,31 @@ public sealed class VirtioQueue : IDisposable
             _used?.Invoke(this);
     }
 
-    /// <summary>Frees the ring, for the transport: the device is reset or gone, no handler runs, and the driver has let go of it.</summary>
+    /// <summary>
+    /// Frees the ring, for the transport: the device is reset or gone, and no handler of an interrupt runs. Nobody is inside when it returns, and no callback of
+    /// it runs, but for one that it is called from.
+    /// </summary>
     public void Dispose()
     {
         Volatile.Write(ref _isBroken, 1);
+        _breaks.Close(own: _breaker == Environment.CurrentManagedThreadId ? 1 : 0);
+        // The fence of those who go in, too: each of them has shown itself, or sees that the queue is broken.
+        Interlocked.MemoryBarrierProcessWide();
+        var spinner = default(SpinWait);
+        while (Volatile.Read(ref _isInside))
+            spinner.SpinOnce();
         _memory.Dispose();
     }
+
+    // No fence and no locked instruction, which a data path would feel: who frees it makes the fence for both.
+    private bool TryEnter()
+    {
+        Volatile.Write(ref _isInside, true);
+        if (!IsBroken)
+            return true;
+        Leave();
+        return false;
+    }
+
+    private void Leave() => Volatile.Write(ref _isInside, false);
 }

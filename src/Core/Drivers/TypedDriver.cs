@@ -65,7 +65,7 @@ public abstract class TypedDriver<TDevice, TId> : Driver
     }
 
     /// <inheritdoc/>
-    protected internal sealed override ValueTask RemoveAsync(Device device) => RemoveAsync((TDevice)device);
+    protected internal override ValueTask RemoveAsync(Device device) => RemoveAsync((TDevice)device);
 
     /// <inheritdoc/>
     protected internal sealed override ValueTask ShutdownAsync(Device device) => ShutdownAsync((TDevice)device);

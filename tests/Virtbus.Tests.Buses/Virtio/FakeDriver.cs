@@ -13,6 +13,13 @@ internal sealed class FakeDriver(VirtioBus bus, string name, params VirtioMatchI
 
     public Func<IVirtioIdentity, bool>? Wants { get; set; }
 
+    public Func<ValueTask>? OnLettingGo { get; set; }
+
+    public Func<VirtioFeatures, VirtioFeatures> Choice { get; set; } = static features => features.Without(2);
+
+    /// <summary>What freeze and restore fail with.</summary>
+    public Exception? PowerError { get; set; }
+
     public int Changes;
 
     public int Frozen { get; private set; }
@@ -23,7 +30,7 @@ internal sealed class FakeDriver(VirtioBus bus, string name, params VirtioMatchI
 
     protected override bool Accepts(IVirtioIdentity device) => Wants?.Invoke(device) ?? true;
 
-    protected internal override VirtioFeatures Validate(VirtioBusDevice device, VirtioFeatures features) => features.Without(2);
+    protected internal override VirtioFeatures Validate(VirtioBusDevice device, VirtioFeatures features) => Choice(features);
 
     protected override ValueTask ProbeAsync(VirtioBusDevice device, CancellationToken cancellationToken)
     {
@@ -34,19 +41,19 @@ internal sealed class FakeDriver(VirtioBus bus, string name, params VirtioMatchI
     protected override ValueTask RemoveAsync(VirtioBusDevice device)
     {
         OnRemove?.Invoke(device);
-        return default;
+        return OnLettingGo?.Invoke() ?? default;
     }
 
     protected override ValueTask FreezeAsync(VirtioBusDevice device)
     {
         Frozen++;
-        return default;
+        return PowerError is null ? default : ValueTask.FromException(PowerError);
     }
 
     protected override ValueTask RestoreAsync(VirtioBusDevice device)
     {
         Restored++;
-        return default;
+        return PowerError is null ? default : ValueTask.FromException(PowerError);
     }
 
     protected internal override void OnConfigChanged(VirtioBusDevice device) => Interlocked.Increment(ref Changes);
