@@ -32,7 +32,16 @@ internal sealed class VirtioPciCard(PciDevice device, VirtioBus bus) : IAsyncDis
         }
 
         device.SetMaster(true);
-        Device = await bus.AddAsync(device, transport);
+        try
+        {
+            Device = await bus.AddAsync(device, transport);
+        }
+        catch
+        {
+            // Nobody drives it.
+            device.SetMaster(false);
+            throw;
+        }
     }
 
     /// <summary>Takes the device off its bus.</summary>
@@ -40,8 +49,8 @@ internal sealed class VirtioPciCard(PciDevice device, VirtioBus bus) : IAsyncDis
     {
         if (Device is not { } there)
             return;
-        Device = null;
         await bus.RemoveAsync(there);
+        Device = null;
         // As it was found.
         _transport!.TryReset(out _);
     }

@@ -34,7 +34,7 @@ internal sealed class VirtioPciInterrupts : IDisposable
     /// <param name="sharing">The way.</param>
     /// <param name="waited">How many queues are waited for.</param>
     /// <param name="interrupts">The vectors, without handlers.</param>
-    /// <param name="error">Why not: the function has not as many.</param>
+    /// <param name="error">Why not: the function has not as many, or no table for them.</param>
     internal static bool TryAllocate(PciDevice device, VirtioPciSharing sharing, int waited, out VirtioPciInterrupts? interrupts, out VirtbusException? error)
     {
         var (count, kind) = sharing switch
@@ -49,7 +49,7 @@ internal sealed class VirtioPciInterrupts : IDisposable
             error = null;
             return true;
         }
-        catch (VirtbusException e) when (e.Errno == Errno.ENOSPC)
+        catch (VirtbusException e) when (e.Errno is Errno.ENOSPC or Errno.EIO)
         {
             interrupts = null;
             error = e;

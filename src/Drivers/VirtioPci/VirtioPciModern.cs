@@ -83,6 +83,8 @@ internal sealed class VirtioPciModern : VirtioPciTransport
 
         if (!features.Has(VIRTIO_F_VERSION_1))
             return Refuse("it has modern registers and does not offer VIRTIO_F_VERSION_1", out fault);
+        if (Device.IsReal && !features.Has(VIRTIO_F_ACCESS_PLATFORM))
+            return Refuse("it is real, and would pass the IOMMU by without VIRTIO_F_ACCESS_PLATFORM, which its driver does not take", out fault);
         lock (Turn)
         {
             _notifiesWithData = features.Has(VIRTIO_F_NOTIFICATION_DATA);
@@ -125,8 +127,8 @@ internal sealed class VirtioPciModern : VirtioPciTransport
             throw new VirtbusException(Errno.EINVAL, $"Device {Device.Name} has its virtio queue {queue} enabled right after a reset.");
         var at = _transport.NotifyOffset * (ulong)_layout.Notify.Multiplier;
         var width = _notifiesWithData ? sizeof(uint) : sizeof(ushort);
-        if (at + (ulong)width > _layout.Notify.Length || at % (ulong)width != 0)
-            throw new VirtbusException(Errno.EINVAL, $"Device {Device.Name} wants the notifications of its virtio queue {queue} at {at}, outside of the {_layout.Notify.Length} bytes that it has for them.");
+        if (at + (ulong)width > _layout.Notify.Length || (_layout.Notify.Offset + at) % (ulong)width != 0)
+            throw new VirtbusException(Errno.EINVAL, $"Device {Device.Name} wants the notifications of its virtio queue {queue} at {at}, outside of the {_layout.Notify.Length} bytes that it has for them, or not aligned to {width}.");
         _notifyAt[queue] = _layout.Notify.Offset + at;
         _notifyData[queue] = (ushort)queue;
         return size;

@@ -1,3 +1,5 @@
+using System.Numerics;
+using System.Runtime.ExceptionServices;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Virtio;
 using Virtbus.Memory.Dma;
@@ -179,10 +181,14 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
             throw new VirtbusException(Errno.ENOENT, $"Device {device.Name} has {QueueCount} virtio queues, and its driver needs number {index}.");
         var most = LookAt(index);
         var isPacked = features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED);
+        if (most > SplitRing.MaxSize && Status == Gone)
+            throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} is gone.");
         if (most > SplitRing.MaxSize || (!isPacked && !int.IsPow2(most)))
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} says that its virtio queue {index} has {most} descriptors, which no such queue can have.");
         // The size of a queue from before version 1.0 is the device's.
         var size = IsLegacy ? most : Math.Min(most, spec.MaxSize);
+        if (!isPacked)
+            size = 1 << BitOperations.Log2((uint)size);
         return VirtioQueue.Create(Group, index, spec, size, features, UsedAlignment, Notify, broken);
     }
 
@@ -225,9 +231,22 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
             InterruptAll(queues);
     }
 
+    // A callback that fails is told of by the vector, and takes nothing from the queues behind it.
     private static void InterruptAll(VirtioQueue[] queues)
     {
+        ExceptionDispatchInfo? failed = null;
         foreach (var queue in queues)
-            queue.Interrupt();
+        {
+            try
+            {
+                queue.Interrupt();
+            }
+            catch (Exception e)
+            {
+                failed = ExceptionDispatchInfo.Capture(e);
+            }
+        }
+
+        failed?.Throw();
     }
 }

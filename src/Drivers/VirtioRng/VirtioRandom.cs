@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Virtbus.Buses.Virtio;
 using Virtbus.Memory.Dma;
 using Virtbus.Subsystems.HwRandom;
@@ -21,19 +22,16 @@ internal sealed class VirtioRandom(string name, DmaBuffer buffer) : IHwRandomOps
 
     public string Name => name;
 
-    /// <summary>Makes the queue.</summary>
+    /// <summary>Makes the queue, has the device run, and gives it the buffer: nobody who reads asks it for bytes before it runs.</summary>
     internal void Start(VirtioBusDevice device)
     {
         var queue = device.CreateQueues(new VirtioQueueSpec("input", OnUsed, MaxSize: 2))[0];
+        device.Ready();
         lock (_lock)
+        {
             _queue = queue;
-    }
-
-    /// <summary>Gives the device the buffer.</summary>
-    internal void Fill()
-    {
-        lock (_lock)
             Ask();
+        }
     }
 
     /// <summary>Lets go of the queue; who waits for bytes gets none.</summary>
@@ -52,26 +50,22 @@ internal sealed class VirtioRandom(string name, DmaBuffer buffer) : IHwRandomOps
     {
         if (destination.IsEmpty)
             return 0;
-        _ready.Wait(wait);
-        lock (_lock)
+        var start = Stopwatch.GetTimestamp();
+        while (true)
         {
-            if (_left == 0)
+            lock (_lock)
             {
-                // The device gave the buffer back with nothing in it.
+                if (_left > 0)
+                    return Take(destination);
+                if (_queue is not { IsBroken: false })
+                    return 0;
+                // The device gave the buffer back with nothing in it, or another reader has had it all.
                 Ask();
-                return 0;
             }
 
-            var count = Math.Min(_left, destination.Length);
-            var bytes = buffer.Span.Slice(_next, count);
-            bytes.CopyTo(destination);
-            // Nobody else is to have the same.
-            bytes.Clear();
-            _next += count;
-            _left -= count;
-            if (_left == 0)
-                Ask();
-            return count;
+            var left = wait - Stopwatch.GetElapsedTime(start);
+            if (!_ready.Wait(wait == Timeout.InfiniteTimeSpan ? wait : left > TimeSpan.Zero ? left : TimeSpan.Zero))
+                return 0;
         }
     }
 
@@ -79,6 +73,20 @@ internal sealed class VirtioRandom(string name, DmaBuffer buffer) : IHwRandomOps
     {
         Stop();
         buffer.Dispose();
+    }
+
+    private int Take(Span<byte> destination)
+    {
+        var count = Math.Min(_left, destination.Length);
+        var bytes = buffer.Span.Slice(_next, count);
+        bytes.CopyTo(destination);
+        // Nobody else is to have the same.
+        bytes.Clear();
+        _next += count;
+        _left -= count;
+        if (_left == 0)
+            Ask();
+        return count;
     }
 
     private void Ask()

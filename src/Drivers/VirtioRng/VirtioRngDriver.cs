@@ -24,8 +24,6 @@ internal sealed class VirtioRngDriver(VirtioBus bus, string module) : VirtioDriv
         var source = device.Resources.Add(new VirtioRandom($"{Name}.{id}", device.Allocate(VirtioRandom.BufferSize)));
         source.Start(device);
         device.SetDriverData(source);
-        device.Ready();
-        source.Fill();
         var subsystem = HwRandomSubsystem.Of(device.Fabric!);
         await subsystem.RegisterAsync(source);
         device.Resources.AddAction(() => subsystem.UnregisterAsync(source));
@@ -41,10 +39,7 @@ internal sealed class VirtioRngDriver(VirtioBus bus, string module) : VirtioDriv
 
     protected override ValueTask RestoreAsync(VirtioBusDevice device)
     {
-        var source = device.GetDriverData<VirtioRandom>()!;
-        source.Start(device);
-        device.Ready();
-        source.Fill();
+        device.GetDriverData<VirtioRandom>()!.Start(device);
         return default;
     }
 }

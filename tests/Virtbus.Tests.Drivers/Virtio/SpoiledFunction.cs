@@ -15,6 +15,12 @@ internal sealed class SpoiledFunction(IPciFunction inner) : IPciFunction
     /// <summary>Told of each write to a BAR: which, where, how many bytes.</summary>
     internal Action<int, ulong, int>? OnWrite { get; set; }
 
+    /// <summary>Told of each write to a BAR of 2 bytes: where, and what.</summary>
+    internal Action<ulong, ushort>? OnWord { get; set; }
+
+    /// <summary>What it is plugged into, for what it says without cause; null before.</summary>
+    internal IPciPort? Port { get; private set; }
+
     public bool IsReal { get; init; }
 
     public int ConfigSize => inner.ConfigSize;
@@ -48,12 +54,18 @@ internal sealed class SpoiledFunction(IPciFunction inner) : IPciFunction
     public void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> source)
     {
         OnWrite?.Invoke(bar, offset, source.Length);
+        if (source.Length == sizeof(ushort))
+            OnWord?.Invoke(offset, System.Buffers.Binary.BinaryPrimitives.ReadUInt16LittleEndian(source));
         inner.WriteBar(bar, offset, source);
     }
 
     public bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault) => inner.TryAttachDoorbell(doorbell, signal, out fault);
 
-    public void Plug(IPciPort port) => inner.Plug(port);
+    public void Plug(IPciPort port)
+    {
+        Port = port;
+        inner.Plug(port);
+    }
 
     public void Unplug() => inner.Unplug();
 

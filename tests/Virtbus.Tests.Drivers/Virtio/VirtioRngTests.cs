@@ -152,4 +152,36 @@ public sealed class VirtioRngTests
         Assert.Empty(rig.Base.Virtio.Devices);
         Assert.Empty(rig.Random.Sources);
     }
+
+    [Fact]
+    public async Task Readers_at_once_wait_until_there_are_bytes_for_each()
+    {
+        await using var rig = await VirtioRig.StartAsync();
+        await rig.PlugAsync(new VirtioRngDevice("dice", static bytes => bytes.Fill(1)));
+        var source = Assert.Single(rig.Random.Sources);
+        var readers = Enumerable.Range(0, 4).Select(_ => Task.Run(
+            () =>
+            {
+                // A whole buffer each time: what one has is nobody else's.
+                var bytes = new byte[64];
+                return Enumerable.Range(0, 500).Count(_ => source.Read(bytes, Deadline.Limit) == 0);
+            },
+            TestContext.Current.CancellationToken));
+        var empty = await Task.WhenAll(readers).In();
+        Assert.Equal([0, 0, 0, 0], empty);
+    }
+
+    [Fact]
+    public async Task Device_that_gives_nothing_is_waited_for_as_long_as_the_reader_wants()
+    {
+        await using var rig = await VirtioRig.StartAsync();
+        var pci = await rig.PlugAsync(new VirtioRngDevice("dice", static bytes => bytes.Fill(1)));
+        pci.SetMaster(false);
+        var source = Assert.Single(rig.Random.Sources);
+        while (source.Read(new byte[64], TimeSpan.Zero) > 0)
+            continue;
+        Assert.Equal(0, source.Read(new byte[64], TimeSpan.FromMilliseconds(1)));
+        pci.SetMaster(true);
+        Assert.Equal(64, source.Read(new byte[64], Timeout.InfiniteTimeSpan));
+    }
 }
