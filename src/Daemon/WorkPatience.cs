@@ -6,9 +6,9 @@ namespace Virtbus.Daemon;
 /// </summary>
 internal static class WorkPatience
 {
-    // Of the time that passes, what a process that waits for nothing but a processor gets at least, on a host with twenty times as much to do.
+    // Of the time that passes, what a process that waits for nothing but a processor gets at least, on a host with twenty times as much to do. So the
+    // longest wait is this many times the limit.
     private const int LeastShare = 20;
-    private const int MostTurns = 40;
 
     /// <summary>Waits as long as the process works for less than the limit, and is not idle for as long.</summary>
     /// <param name="task">The work.</param>
@@ -24,17 +24,17 @@ internal static class WorkPatience
     {
         var start = worked();
         var before = start;
-        for (var turn = 1; ; turn++)
+        while (true)
         {
             try
             {
                 await task.WaitAsync(limit);
                 return;
             }
-            catch (TimeoutException) when (!task.IsCompleted)
+            catch (TimeoutException) when (!task.IsFaulted)
             {
                 var now = worked();
-                if (now - before < limit / LeastShare || now - start >= limit || turn == MostTurns)
+                if (!task.IsCompleted && (now - before < limit / LeastShare || now - start >= limit))
                     throw;
                 before = now;
             }
