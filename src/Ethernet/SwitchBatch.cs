@@ -73,7 +73,7 @@ public sealed class SwitchBatch
     public bool Forward(SwitchPort from, in EthernetFrame frame)
     {
         ArgumentNullException.ThrowIfNull(from);
-        if (_sameTo is { IsGone: false } to && from == _sameFrom && !from.IsGone && IsSame(frame))
+        if (_sameTo is { IsGone: false } to && from == _sameFrom && IsSame(frame))
         {
             Deliver(to, frame);
             return true;
@@ -168,7 +168,7 @@ public sealed class SwitchBatch
     internal void Remember(SwitchPort from, SwitchPort to, in SwitchedFrame frame)
     {
         _sameTo = null;
-        if (frame.IsTagged || !frame.Frame.Offload.IsNone || !frame.EditFor(to.AccessVlan).IsNone || from.IsGone || EthernetFrame.IsMulticast(frame.Source))
+        if (frame.IsTagged || !frame.Frame.Offload.IsNone || !frame.EditFor(to.AccessVlan).IsNone)
             return;
         var bytes = frame.Frame.Bytes;
         (_sameStart, _sameEnd) = (StartOf(bytes), EndOf(bytes));
