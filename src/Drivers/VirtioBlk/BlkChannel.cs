@@ -23,9 +23,10 @@ internal sealed class BlkChannel : IBlockChannel
     private const int HeaderBytes = 16;
     private const int RangeBytes = 16;
     private const int IdBytes = 20;
-    // Of a slot: header and range, which the device reads; status, which it writes, in a cache line of its own; the table.
-    private const int StatusOffset = 64;
-    private const int TableOffset = 128;
+    // Of a slot: header and range, which the device reads, and status, which it writes, in one cache line, since it goes to and fro with each request; the table.
+    private const int StatusOffset = HeaderBytes + RangeBytes;
+    private const int FrameBytes = StatusOffset + 1;
+    private const int TableOffset = 64;
     private const int SlotBytes = 512;
     // What goes without a copy goes in pieces of that length at most.
     private const int MostUncopied = 1 << 20;
@@ -34,8 +35,8 @@ internal sealed class BlkChannel : IBlockChannel
     private const byte NoStatus = byte.MaxValue;
     // A request that is cut into many pieces does not keep its thread from others for longer.
     private const int MostRounds = 64;
-    // Some three microseconds.
-    private const int MostLooks = 16;
+    // Some ten microseconds.
+    private const int MostLooks = 64;
     private const int LookPause = 4;
 
     private readonly BlkDisk _disk;
@@ -207,6 +208,9 @@ internal sealed class BlkChannel : IBlockChannel
                 return count;
             }
 
+            // What its user has for the device goes there now, and not after the pause.
+            if (i == 0)
+                Commit();
             Thread.SpinWait(LookPause);
         }
 
@@ -294,8 +298,9 @@ internal sealed class BlkChannel : IBlockChannel
     // struct virtio_blk_req (5.2.6): le32 type, le32 reserved, le64 sector; data; u8 status.
     private void Prepare(BlkPending pending, BlkSlot slot)
     {
-        Span<byte> header = stackalloc byte[HeaderBytes + RangeBytes];
+        Span<byte> header = stackalloc byte[FrameBytes];
         header.Clear();
+        header[StatusOffset] = NoStatus;
         var request = pending.Request;
         var at = At(slot);
         slot.Keep(0);
@@ -327,7 +332,6 @@ internal sealed class BlkChannel : IBlockChannel
         }
 
         _memory.Write(at, header);
-        ClearStatus(slot);
         slot.Add(new DriverBuffer(Address(at + StatusOffset), 1, true));
     }
 

@@ -24,6 +24,7 @@ internal sealed class BlkRing(BlkDisk disk)
     private int _busy;
     private Errno _error;
     private bool _isArmed;
+    private bool _hasTables;
     private bool _isTabled;
 
     /// <summary>How many channels use it; under the disk's lock.</summary>
@@ -36,7 +37,8 @@ internal sealed class BlkRing(BlkDisk disk)
         {
             _out = new BlkSlot[queue.Size];
             // A table costs the device more than three descriptors in a row, so it is for a queue that is short of them.
-            _isTabled = queue.HasTables && queue.Size < LeastParts * BlkChannel.MostSlots;
+            _hasTables = queue.HasTables;
+            _isTabled = _hasTables && queue.Size < LeastParts * BlkChannel.MostSlots;
             _error = Errno.None;
             _isArmed = true;
             queue.RequestCalls(true);
@@ -192,7 +194,7 @@ internal sealed class BlkRing(BlkDisk disk)
         if (_queue is not { } queue)
             return false;
         var parts = slot.Parts;
-        var name = queue.HasTables && (_isTabled || parts.Length > LeastParts) ? queue.AddTable(parts, channel.Memory, BlkChannel.TableOf(slot)) : queue.Add(parts);
+        var name = _isTabled || (_hasTables && parts.Length > LeastParts) ? queue.AddTable(parts, channel.Memory, BlkChannel.TableOf(slot)) : queue.Add(parts);
         if (name < 0)
             return false;
         _out[name] = slot;
