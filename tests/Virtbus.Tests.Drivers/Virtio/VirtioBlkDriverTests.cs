@@ -10,7 +10,7 @@ using Virtbus.Virtio;
 namespace Virtbus.Tests.Drivers.Virtio;
 
 /// <summary>Virtio disks through functions, virtio_pci and virtio_blk, as disks of the block subsystem.</summary>
-public sealed class VirtioBlkTests : IDisposable
+public sealed class VirtioBlkDriverTests : IDisposable
 {
     private const int Capacity = 1 << 20;
 
