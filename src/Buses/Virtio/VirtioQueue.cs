@@ -1,3 +1,4 @@
+using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio;
@@ -47,6 +48,9 @@ public sealed class VirtioQueue : IDisposable
     /// <summary>What a notification with data carries, for the transport, see <see cref="DriverRing.NotificationPlace"/>.</summary>
     public ushort NotificationPlace => _ring.NotificationPlace;
 
+    /// <summary>Whether a buffer may have a table of its own, see <see cref="AddTable"/>.</summary>
+    public bool HasTables => _ring.Layout.Indirect;
+
     /// <summary>Whether the device broke it, or is gone.</summary>
     public bool IsBroken => Volatile.Read(ref _isBroken) != 0;
 
@@ -80,6 +84,36 @@ public sealed class VirtioQueue : IDisposable
     /// <param name="parts">Its parts, those that the device reads first.</param>
     /// <returns>Its name until it is used, below <see cref="Size"/>; -1 when too few descriptors are free, or the queue is broken.</returns>
     public int Add(params ReadOnlySpan<DriverBuffer> parts) => IsBroken ? -1 : _ring.Add(parts);
+
+    /// <summary>Puts a buffer in whose parts stand in a table of its own, so that it takes one descriptor; where <see cref="HasTables"/> says that they may.</summary>
+    /// <param name="parts">Its parts, those that the device reads first; not more than <see cref="Size"/>.</param>
+    /// <param name="memory">Where the table is written to. It stays as it is until the buffer is used.</param>
+    /// <param name="offset">Its first byte there, a multiple of 16; it takes 16 bytes for each part.</param>
+    /// <returns>As <see cref="Add"/>.</returns>
+    public int AddTable(ReadOnlySpan<DriverBuffer> parts, DmaBuffer memory, ulong offset)
+    {
+        ArgumentNullException.ThrowIfNull(memory);
+        if (IsBroken || !HasTables || parts.IsEmpty || parts.Length > Size || _ring.FreeDescriptors == 0)
+            return -1;
+        var writable = 0UL;
+        for (var i = 0; i < parts.Length; i++)
+        {
+            ref readonly var part = ref parts[i];
+            var at = offset + ((ulong)i * SplitRing.DescriptorSize);
+            // The write flag has one value in both forms; of a table of a packed ring that is all there is (VIRTIO 1.3, 2.8.7).
+            var flags = part.DeviceWrites ? SplitRing.VIRTQ_DESC_F_WRITE : 0;
+            if (_ring.Layout.Packed)
+                PackedRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)flags);
+            else if (i == parts.Length - 1)
+                SplitRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)flags, 0);
+            else
+                SplitRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)(flags | SplitRing.VIRTQ_DESC_F_NEXT), (ushort)(i + 1));
+            if (part.DeviceWrites)
+                writable += part.Length;
+        }
+
+        return _ring.AddIndirect(new Iova(memory.Address.Value + offset), (uint)(parts.Length * SplitRing.DescriptorSize), (uint)Math.Min(writable, uint.MaxValue));
+    }
 
     /// <summary>Lets the device see what was put in, and notifies it where it wants that.</summary>
     public void Kick()

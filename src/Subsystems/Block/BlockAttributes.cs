@@ -1,5 +1,6 @@
 using System.Globalization;
 using Virtbus.Core;
+using Virtbus.Platform;
 
 namespace Virtbus.Subsystems.Block;
 
@@ -7,15 +8,19 @@ namespace Virtbus.Subsystems.Block;
 internal static class BlockAttributes
 {
     private const int SectorSize = 512;
+    private const string WriteBack = "write back";
+    private const string WriteThrough = "write through";
 
     internal static readonly AttributeGroup[] Groups =
     [
         new([.. EndpointAttributes.Of<BlockDevice>(d => d.Endpoint)]),
         new(
+            new ObjectAttribute<BlockDevice>("cache_type", ModeOf, SetModeAsync, static d => d.Backend is ISwitchableCache { CanSwitch: true }),
             new ObjectAttribute<BlockDevice>("diskseq", d => $"{d.DiskSequence}"),
             new ObjectAttribute<BlockDevice>("inflight", d => InFlight(d.ReadStatistics())),
             new ObjectAttribute<BlockDevice>("removable", d => d.Options.IsRemovable ? "1" : "0"),
             new ObjectAttribute<BlockDevice>("ro", d => d.Info.IsReadOnly ? "1" : "0"),
+            new ObjectAttribute<BlockDevice>("serial", d => d.Info.Serial, visible: static d => d.Info.Serial.Length > 0),
             new ObjectAttribute<BlockDevice>("size", d => $"{d.Info.Capacity / SectorSize}"),
             new ObjectAttribute<BlockDevice>("stat", d => Stat(d.ReadStatistics())),
             // Not of Linux: who has it open, and whether alone.
@@ -33,9 +38,20 @@ internal static class BlockAttributes
             new ObjectAttribute<BlockDevice>("optimal_io_size", d => $"{d.Info.OptimalIoSize}"),
             new ObjectAttribute<BlockDevice>("physical_block_size", d => $"{PhysicalSize(d)}"),
             new ObjectAttribute<BlockDevice>("rotational", d => d.Info.IsRotational ? "1" : "0"),
-            new ObjectAttribute<BlockDevice>("write_cache", d => d.Info.HasWriteCache ? "write back" : "write through"),
+            new ObjectAttribute<BlockDevice>("write_cache", ModeOf),
             new ObjectAttribute<BlockDevice>("write_zeroes_max_bytes", d => $"{d.Info.MaxWriteZeroes}")),
     ];
+
+    private static string ModeOf(BlockDevice device) => device.Info.HasWriteCache ? WriteBack : WriteThrough;
+
+    private static ValueTask SetModeAsync(BlockDevice device, string value, CancellationToken cancellationToken)
+    {
+        if (value is not (WriteBack or WriteThrough))
+            throw new VirtbusException(Errno.EINVAL, $"'{value}' is no cache mode. Choose '{WriteBack}' or '{WriteThrough}'.");
+        if (!((ISwitchableCache)device.Backend).TrySwitch(value == WriteBack, out var fault))
+            throw new VirtbusException(fault.Errno, $"Disk '{device.Name}' keeps its cache mode: {fault.Message}.");
+        return default;
+    }
 
     private static int PhysicalSize(BlockDevice device) => device.Info.BlockSize << device.Info.PhysicalBlockExponent;
 

@@ -32,8 +32,9 @@ public abstract class DriverRing
     /// <summary>Puts a chain into the ring that lies in a table of its own (VIRTIO_F_INDIRECT_DESC), and so takes one descriptor.</summary>
     /// <param name="table">Address of the table, which stays as it is until the chain is used.</param>
     /// <param name="length">Its length in bytes.</param>
+    /// <param name="writable">Bytes that the device may write by it; <see cref="uint.MaxValue"/> where the ring is not to look at how many it says it wrote.</param>
     /// <returns>Its name until it is used; -1 when no descriptor is free.</returns>
-    public abstract int AddIndirect(Iova table, uint length);
+    public abstract int AddIndirect(Iova table, uint length, uint writable = uint.MaxValue);
 
     /// <summary>Lets the device see what was added.</summary>
     /// <returns>Whether the device wants a kick.</returns>
@@ -48,7 +49,7 @@ public abstract class DriverRing
     /// <param name="head">Its name.</param>
     /// <param name="written">
     /// Bytes that the device wrote to its writable part, from its start. In order, of a buffer for which another one stands: all of it, and
-    /// <see cref="uint.MaxValue"/> where that lies in a table of the caller's.
+    /// <see cref="uint.MaxValue"/> where that lies in a table whose writable bytes were not said.
     /// </param>
     /// <param name="fault">What the device did wrong, or none when there was no used buffer.</param>
     /// <returns>Whether there was one.</returns>

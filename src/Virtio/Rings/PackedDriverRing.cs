@@ -100,14 +100,13 @@ public sealed class PackedDriverRing : DriverRing
     }
 
     /// <inheritdoc/>
-    public override int AddIndirect(Iova table, uint length)
+    public override int AddIndirect(Iova table, uint length, uint writable = uint.MaxValue)
     {
         if (_freeSlots == 0)
             return -1;
         var id = _free[--_freeIds];
         Put(table, length, id, PackedRing.VIRTQ_DESC_F_INDIRECT);
-        // The table is the caller's: what may be written to it is not known here.
-        Take(id, 1, uint.MaxValue);
+        Take(id, 1, writable);
         return id;
     }
 

@@ -106,14 +106,13 @@ public sealed class SplitDriverRing : DriverRing
     }
 
     /// <inheritdoc/>
-    public override int AddIndirect(Iova table, uint length)
+    public override int AddIndirect(Iova table, uint length, uint writable = uint.MaxValue)
     {
         if (_freeCount == 0)
             return -1;
         var head = _free;
         _writer.WriteDescriptor(head, table, length, SplitRing.VIRTQ_DESC_F_INDIRECT, 0);
-        // The table is the caller's: what may be written to it is not known here.
-        Take(head, head, 1, uint.MaxValue);
+        Take(head, head, 1, writable);
         return head;
     }
 

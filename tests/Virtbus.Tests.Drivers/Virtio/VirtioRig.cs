@@ -1,6 +1,7 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Virtio;
 using Virtbus.Core;
+using Virtbus.Drivers.VirtioBlk;
 using Virtbus.Drivers.VirtioNet;
 using Virtbus.Drivers.VirtioPci;
 using Virtbus.Drivers.VirtioRng;
@@ -36,6 +37,7 @@ internal sealed class VirtioRig : IAsyncDisposable
         await rig.Base.InitModuleAsync(new VirtioPciModule(), "virtio_pci");
         await rig.Base.InitModuleAsync(new VirtioRngModule(), Rng);
         await rig.Base.InitModuleAsync(new VirtioNetModule(), Net);
+        await rig.Base.InitModuleAsync(new VirtioBlkModule(), "virtio_blk");
         return rig;
     }
 

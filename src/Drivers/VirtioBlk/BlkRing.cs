@@ -1,0 +1,291 @@
+using Virtbus.Buses.Virtio;
+using Virtbus.Platform;
+
+namespace Virtbus.Drivers.VirtioBlk;
+
+/// <summary>
+/// A request queue of the device, and whose slots are out in it. Channels share one where there are more of them than queues: its lock is taken once for all
+/// that a channel has to send, and once for all that has come back. Any thread.
+/// </summary>
+/// <param name="disk">The disk.</param>
+internal sealed class BlkRing(BlkDisk disk)
+{
+    internal const int Depth = 256;
+    // Header, data and status.
+    internal const int LeastParts = 3;
+
+    private readonly Lock _lock = new();
+    private VirtioQueue? _queue;
+    // By the name that the queue gave it.
+    private BlkSlot?[] _out = [];
+    // Channels that wait for room, to be woken when some is there.
+    private readonly List<BlkChannel> _starved = [];
+    // How many channels have something out.
+    private int _busy;
+    private Errno _error;
+    private bool _isArmed;
+    private bool _isTabled;
+
+    /// <summary>How many channels use it; under the disk's lock.</summary>
+    internal int Channels { get; set; }
+
+    /// <summary>The device has a queue for it, and may work.</summary>
+    internal void Attach(VirtioQueue queue)
+    {
+        lock (_lock)
+        {
+            _out = new BlkSlot[queue.Size];
+            // A table costs the device more than three descriptors in a row, so it is for a queue that is short of them.
+            _isTabled = queue.HasTables && queue.Size < LeastParts * BlkChannel.MostSlots;
+            _error = Errno.None;
+            _isArmed = true;
+            queue.RequestCalls(true);
+            _queue = queue;
+            WakeStarved();
+        }
+    }
+
+    /// <summary>The device is about to be reset: what is out goes out again when there is a queue, and what comes meanwhile waits for that.</summary>
+    internal void Detach()
+    {
+        lock (_lock)
+        {
+            _queue = null;
+            DeliverAll(BlkOutcome.Again);
+        }
+    }
+
+    /// <summary>There will be no queue any more: what is out and what comes fails.</summary>
+    internal void Fail(Errno error)
+    {
+        lock (_lock)
+        {
+            _error = error;
+            if (_queue is { } queue)
+                queue.Break(new Fault(error, "the device is given up"));
+            DeliverAll(BlkOutcome.Failed);
+            WakeStarved();
+        }
+    }
+
+    /// <summary>Sends slots, and notifies the device once.</summary>
+    /// <param name="channel">Whose they are.</param>
+    /// <param name="slots">The slots.</param>
+    /// <returns>How many went out, or failed at once; there is no room for the others, and the channel is woken when there is.</returns>
+    internal int Send(BlkChannel channel, ReadOnlySpan<BlkSlot> slots)
+    {
+        lock (_lock)
+        {
+            var sent = 0;
+            while (sent < slots.Length && TrySend(channel, slots[sent]))
+                sent++;
+            _queue?.Kick();
+            if (sent < slots.Length && !channel.IsStarved)
+            {
+                channel.IsStarved = true;
+                _starved.Add(channel);
+            }
+
+            return sent;
+        }
+    }
+
+    /// <summary>Takes what has come back for a channel; when there is nothing, it is woken as soon as there is.</summary>
+    /// <param name="channel">The channel.</param>
+    /// <param name="slots">An array for all its slots, that becomes the one with those that came back.</param>
+    /// <param name="hasUnsent">Whether the channel has slots that found no room.</param>
+    /// <returns>How many came back; -1 when there is room meanwhile.</returns>
+    internal int Receive(BlkChannel channel, ref BlkSlot[] slots, bool hasUnsent)
+    {
+        lock (_lock)
+        {
+            if (_queue is { } queue)
+            {
+                TakeUsed(queue);
+                // Who has something to do comes again by itself; as long as that is all who wait, the device need not tell.
+                if (channel.InboxCount > 0 && _busy == (channel.Out > 0 ? 1 : 0))
+                    Disarm(queue);
+                else
+                    Arm(queue);
+            }
+
+            var count = channel.InboxCount;
+            if (count > 0)
+            {
+                (channel.Inbox, slots) = (slots, channel.Inbox);
+                channel.InboxCount = 0;
+                return count;
+            }
+
+            if (hasUnsent && !channel.IsStarved)
+                return -1;
+            channel.IsAsleep = true;
+            return 0;
+        }
+    }
+
+    /// <summary>A channel is closed: what it has out comes back to nobody.</summary>
+    internal void Leave(BlkChannel channel)
+    {
+        lock (_lock)
+        {
+            channel.IsClosed = true;
+            channel.InboxCount = 0;
+            channel.IsStarved = false;
+            _starved.Remove(channel);
+            // Nobody looks any more, and its memory is freed when all is back.
+            if (channel.Out > 0 && _queue is { } queue)
+                Arm(queue);
+        }
+    }
+
+    /// <summary>Whether a closed channel has something out still.</summary>
+    internal bool Holds(BlkChannel channel)
+    {
+        lock (_lock)
+            return channel.Out > 0;
+    }
+
+    /// <summary>Breaks the queue when something has been out for too long.</summary>
+    internal void LookAtTime(int now, int most)
+    {
+        lock (_lock)
+        {
+            if (_queue is not { IsBroken: false } queue)
+                return;
+            // What was used, and nobody came to look, is no delay of the device.
+            TakeUsed(queue);
+            Arm(queue);
+            if (!_out.Any(slot => slot is not null && now - slot.Since >= most))
+                return;
+            _error = Errno.ETIMEDOUT;
+            queue.Break(new Fault(Errno.ETIMEDOUT, "the device does not answer a request"));
+        }
+    }
+
+    /// <summary>The device has used buffers, or the queue is broken. On the thread that interrupts.</summary>
+    internal void OnUsed(VirtioQueue queue)
+    {
+        lock (_lock)
+        {
+            if (_queue != queue)
+                return;
+            TakeUsed(queue);
+            _isArmed = false;
+            Arm(queue);
+        }
+    }
+
+    private bool TrySend(BlkChannel channel, BlkSlot slot)
+    {
+        if (_error != Errno.None || _queue is { IsBroken: true })
+        {
+            channel.Out++;
+            _busy += channel.Out == 1 ? 1 : 0;
+            slot.Error = Reason();
+            Deliver(slot, BlkOutcome.Failed, 0);
+            return true;
+        }
+
+        if (_queue is not { } queue)
+            return false;
+        var parts = slot.Parts;
+        var name = queue.HasTables && (_isTabled || parts.Length > LeastParts) ? queue.AddTable(parts, channel.Memory, BlkChannel.TableOf(slot)) : queue.Add(parts);
+        if (name < 0)
+            return false;
+        _out[name] = slot;
+        slot.Since = disk.Ticks;
+        if (channel.Out++ == 0)
+            _busy++;
+        return true;
+    }
+
+    private void Arm(VirtioQueue queue)
+    {
+        if (_isArmed)
+            return;
+        while (queue.RequestCalls(true))
+            TakeUsed(queue);
+        _isArmed = true;
+    }
+
+    private void Disarm(VirtioQueue queue)
+    {
+        if (!_isArmed)
+            return;
+        _isArmed = false;
+        queue.RequestCalls(false);
+    }
+
+    private void TakeUsed(VirtioQueue queue)
+    {
+        var any = false;
+        while (queue.TryTake(out var name, out var written))
+        {
+            any = true;
+            // The wish is for the next one after those that were there.
+            _isArmed = false;
+            if (_out[name] is not { } slot)
+                continue;
+            _out[name] = null;
+            Deliver(slot, BlkOutcome.Used, written);
+        }
+
+        if (queue.IsBroken)
+        {
+            if (_error == Errno.None)
+                _error = disk.IsGone ? Errno.ENODEV : Errno.EIO;
+            DeliverAll(BlkOutcome.Failed);
+            any = true;
+        }
+
+        if (any)
+            WakeStarved();
+    }
+
+    private void DeliverAll(BlkOutcome outcome)
+    {
+        for (var i = 0; i < _out.Length; i++)
+        {
+            if (_out[i] is not { } slot)
+                continue;
+            _out[i] = null;
+            slot.Error = Reason();
+            Deliver(slot, outcome, 0);
+        }
+    }
+
+    private void Deliver(BlkSlot slot, BlkOutcome outcome, uint written)
+    {
+        var channel = slot.Channel;
+        if (--channel.Out == 0)
+            _busy--;
+        if (channel.IsClosed)
+            return;
+        slot.Outcome = outcome;
+        slot.Written = written;
+        channel.Inbox[channel.InboxCount++] = slot;
+        Wake(channel);
+    }
+
+    private void WakeStarved()
+    {
+        foreach (var channel in _starved)
+        {
+            channel.IsStarved = false;
+            Wake(channel);
+        }
+
+        _starved.Clear();
+    }
+
+    private static void Wake(BlkChannel channel)
+    {
+        if (!channel.IsAsleep)
+            return;
+        channel.IsAsleep = false;
+        channel.Wake();
+    }
+
+    private Errno Reason() => _error != Errno.None ? _error : Errno.EIO;
+}
