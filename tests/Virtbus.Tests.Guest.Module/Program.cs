@@ -2,6 +2,7 @@ using FrameDriver;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Virtio;
 using Virtbus.Platform;
+using Virtbus.Subsystems.Block;
 using Virtbus.Virtio;
 
 namespace Virtbus.Tests.Guest.Module;
@@ -55,6 +56,10 @@ internal static class Program
                 device = await fabric.OpenAsync("host", address);
                 Exchange(fabric, device);
                 break;
+            case "blk":
+                using (var disk = new Disk(BlockSubsystem.Of(fabric.Fabric).Class.Devices.OfType<BlockDevice>().Single()))
+                    disk.Run(RingsOf(device));
+                break;
             case "back":
                 // The kernel asks for it, and waits until it has it.
                 await Task.Run(() => File.WriteAllText("/sys/bus/pci/drivers/vfio-pci/unbind", address)).WaitAsync(TimeSpan.FromSeconds(60));
@@ -68,8 +73,10 @@ internal static class Program
 
     private static void Exchange(UserFabric fabric, PciDevice device)
     {
-        var virtio = device.Children.OfType<VirtioBusDevice>().Single();
         using var frames = new FrameExchange(fabric.InterfaceOf(device));
-        Console.WriteLine($"net {(virtio.Has(VirtioFeatures.VIRTIO_F_RING_PACKED) ? "packed" : "split")} {Frames} frames of 60 to {frames.Send(Frames)} bytes");
+        Console.WriteLine($"net {RingsOf(device)} {Frames} frames of 60 to {frames.Send(Frames)} bytes");
     }
+
+    private static string RingsOf(PciDevice device) =>
+        device.Children.OfType<VirtioBusDevice>().Single().Has(VirtioFeatures.VIRTIO_F_RING_PACKED) ? "packed" : "split";
 }

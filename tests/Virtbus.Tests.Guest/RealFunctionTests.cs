@@ -12,6 +12,9 @@ public sealed class RealFunctionTests
     private const int Frames = 8;
     private const int Longest = 1514;
     private const int Shortest = 60;
+    private const int DiskSize = 8 * DiskImage.MiB;
+    private const int ChangedAt = DiskImage.MiB;
+    private const int ChangedLength = DiskImage.MiB;
 
     [Fact]
     public async Task Functions_of_a_real_kernel_are_driven_through_its_vfio_pci()
@@ -22,6 +25,7 @@ public sealed class RealFunctionTests
         var folder = Path.GetDirectoryName(fabric.Runtime)!;
         using var split = new FrameEcho(Path.Combine(folder, "split"), Address(1));
         using var packed = new FrameEcho(Path.Combine(folder, "packed"), Address(2));
+        var disks = new[] { "split", "packed" }.Select(rings => (Rings: rings, Image: new DiskImage(fabric, rings + ".img", DiskSize))).ToArray();
         // Without iommu_platform a device writes past the IOMMU, so that one is refused and never driven.
         var qemu = await QemuScript.WriteAsync(fabric, VmDeviceKind.VfioUserPci, "", $"""
             -drive if=none,id=program,file={image},format=raw,readonly=on -device virtio-blk-pci,drive=program,addr=10 \
@@ -30,7 +34,11 @@ public sealed class RealFunctionTests
             -device virtio-net-pci,netdev=split,mac=52:54:00:00:00:01,disable-legacy=on,iommu_platform=on,packed=off,addr=13 \
             -netdev stream,id=packed,server=off,addr.type=unix,addr.path={folder}/packed \
             -device virtio-net-pci,netdev=packed,mac=52:54:00:00:00:02,disable-legacy=on,iommu_platform=on,packed=on,addr=14 \
-            -device virtio-net-pci,disable-legacy=on,iommu_platform=off,addr=15
+            -device virtio-net-pci,disable-legacy=on,iommu_platform=off,addr=15 \
+            -drive if=none,id=disk1,file={disks[0].Image.Path},format=raw \
+            -device virtio-blk-pci,drive=disk1,disable-legacy=on,iommu_platform=on,packed=off,addr=16 \
+            -drive if=none,id=disk2,file={disks[1].Image.Path},format=raw \
+            -device virtio-blk-pci,drive=disk2,disable-legacy=on,iommu_platform=on,packed=on,addr=17
             """);
         await fabric.UpAsync("serials: [{ name: serial0 }]");
         var guest = Guest.StartOn(fabric, qemu, Script, "serial0", "--viommu");
@@ -44,6 +52,15 @@ public sealed class RealFunctionTests
         // Each was opened twice.
         foreach (var rings in (string[])["split", "packed"])
             await guest.SeeAsync($"net {rings} {Frames} frames of {Shortest} to {Longest} bytes", $"net {rings} {Frames} frames of {Shortest} to {Longest} bytes");
+        foreach (var (rings, disk) in disks)
+        {
+            await guest.SeeAsync($"blk {rings} {DiskSize} bytes {disk.Sum}");
+            foreach (ref var value in disk.Expected.AsSpan(ChangedAt, ChangedLength))
+                value = (byte)~value;
+            await guest.SeeAsync($"blk {rings} changed {disk.Sum}");
+            Assert.True(disk.IsAsExpected, $"The host's file of the disk with {rings} rings is not what the guest wrote.");
+        }
+
         var refused = await guest.HearAsync();
         Assert.Matches("^net ENODEV: Device [^ ]+ is real and does not offer VIRTIO_F_ACCESS_PLATFORM, so it would pass the IOMMU by and write over memory of the host\\. [^.]*\\.$", refused);
         // The kernel has it back when it asks for it.
@@ -64,14 +81,14 @@ public sealed class RealFunctionTests
         modprobe -a vfio_pci vfio_iommu_type1
         mount -t ext4 -o ro /dev/vda /mnt
         for folder in proc sys dev tmp run; do mount --bind /$folder /mnt/$folder; done
-        for slot in 11 12 13 14 15; do
+        for slot in 11 12 13 14 15 16 17; do
             function=0000:00:$slot.0
             [ ! -e /sys/bus/pci/devices/$function/driver ] || echo $function >/sys/bus/pci/devices/$function/driver/unbind
             echo vfio-pci >/sys/bus/pci/devices/$function/driver_override
             echo $function >/sys/bus/pci/drivers_probe
         done
         export DOTNET_ROOT=/dotnet DOTNET_TieredPGO=0 DOTNET_TC_CallCounting=0
-        chroot /mnt /virtbus/real_driver /virtbus/modules edu 0000:00:11.0 testdev 0000:00:12.0 net 0000:00:13.0 net 0000:00:14.0 net 0000:00:15.0 back 0000:00:13.0
+        chroot /mnt /virtbus/real_driver /virtbus/modules edu 0000:00:11.0 testdev 0000:00:12.0 net 0000:00:13.0 net 0000:00:14.0 blk 0000:00:16.0 blk 0000:00:17.0 net 0000:00:15.0 back 0000:00:13.0
         dmesg >/tmp/log
         echo faults $(grep -c 'DMAR: .DMA Write.*00:11.0' /tmp/log) of $(grep -c 'DMAR: .DMA' /tmp/log)
         """;
