@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using Virtbus.Block;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Block;
@@ -49,7 +48,7 @@ internal sealed class Disk : IDisposable
     {
         var all = new byte[_user.Info.Capacity];
         Move(BlockOperation.Read, 0, all);
-        return Convert.ToHexStringLower(SHA256.HashData(all));
+        return Checksum.Of(all);
     }
 
     private void Move(BlockOperation operation, long offset, Span<byte> bytes)

@@ -54,10 +54,10 @@ public sealed class RealFunctionTests
             await guest.SeeAsync($"net {rings} {Frames} frames of {Shortest} to {Longest} bytes", $"net {rings} {Frames} frames of {Shortest} to {Longest} bytes");
         foreach (var (rings, disk) in disks)
         {
-            await guest.SeeAsync($"blk {rings} {DiskSize} bytes {disk.Sum}");
+            await guest.SeeAsync($"blk {rings} {DiskSize} bytes {Checksum.Of(disk.Expected)}");
             foreach (ref var value in disk.Expected.AsSpan(ChangedAt, ChangedLength))
                 value = (byte)~value;
-            await guest.SeeAsync($"blk {rings} changed {disk.Sum}");
+            await guest.SeeAsync($"blk {rings} changed {Checksum.Of(disk.Expected)}");
             Assert.True(disk.IsAsExpected, $"The host's file of the disk with {rings} rings is not what the guest wrote.");
         }
 

@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Collections.Concurrent;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Net;
 
@@ -14,7 +13,7 @@ internal sealed class FrameExchange : IFrameReceiver, IDisposable
     private static readonly TimeSpan Answer = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
 
-    private readonly BlockingCollection<byte[]> _received = [];
+    private readonly Queue<byte[]> _received = [];
     private readonly NetDevice _device;
 
     public FrameExchange(NetDevice device)
@@ -26,8 +25,13 @@ internal sealed class FrameExchange : IFrameReceiver, IDisposable
     // On the driver's receive thread; the frame is valid during the call.
     public void Receive(NetDevice device, ReadOnlySpan<byte> frame)
     {
-        if (BinaryPrimitives.ReadUInt16BigEndian(frame[TypeAt..]) == Type)
-            _received.Add(frame.ToArray());
+        if (BinaryPrimitives.ReadUInt16BigEndian(frame[TypeAt..]) != Type)
+            return;
+        lock (_received)
+        {
+            _received.Enqueue(frame.ToArray());
+            Monitor.Pulse(_received);
+        }
     }
 
     /// <summary>Sends frames to everybody, from the shortest to the longest, and waits until each has come back.</summary>
@@ -42,7 +46,7 @@ internal sealed class FrameExchange : IFrameReceiver, IDisposable
             for (var at = HeaderLength; at < frame.Length; at++)
                 frame[at] = (byte)((at * 7) + i);
             var begin = Environment.TickCount64;
-            byte[]? back;
+            byte[] back;
             do
             {
                 // Whoever is to answer may not be there yet; an answer to a frame before may still come.
@@ -50,7 +54,7 @@ internal sealed class FrameExchange : IFrameReceiver, IDisposable
                     throw new VirtbusException(Errno.ETIMEDOUT, $"Frame {i} of {frame.Length} bytes did not come back in {Patience.TotalSeconds} s. Start who answers, on the same switch.");
                 Transmit(frame);
             }
-            while (!_received.TryTake(out back, Answer) || !back.AsSpan(HeaderLength).SequenceEqual(frame.AsSpan(HeaderLength)));
+            while (!TryTake(Answer, out back) || !back.AsSpan(HeaderLength).SequenceEqual(frame.AsSpan(HeaderLength)));
         }
 
         return longest;
@@ -61,17 +65,19 @@ internal sealed class FrameExchange : IFrameReceiver, IDisposable
     {
         for (var i = 0; i < count; i++)
         {
-            if (!_received.TryTake(out var frame, Patience))
+            if (!TryTake(Patience, out var frame))
                 throw new VirtbusException(Errno.ETIMEDOUT, $"No frame came in {Patience.TotalSeconds} s.");
             frame.AsSpan(AddressLength, AddressLength).CopyTo(frame);
             Transmit(frame);
         }
     }
 
-    public void Dispose()
+    public void Dispose() => _device.RemoveReceiver(this);
+
+    private bool TryTake(TimeSpan patience, out byte[] frame)
     {
-        _device.RemoveReceiver(this);
-        _received.Dispose();
+        lock (_received)
+            return _received.TryDequeue(out frame!) || (Monitor.Wait(_received, patience) && _received.TryDequeue(out frame!));
     }
 
     private void Transmit(Span<byte> frame)

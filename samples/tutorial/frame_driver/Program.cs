@@ -11,7 +11,7 @@ internal static class Program
     {
         if (words is not [var provider, var name, var modules, ("send" or "echo") and var verb, var number] || !int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out var count))
         {
-            Console.Error.WriteLine("usage: frame_driver (vfio-user SOCKET | host ADDRESS) MODULES (send | echo) COUNT");
+            await Console.Error.WriteLineAsync("usage: frame_driver (vfio-user SOCKET | host ADDRESS) MODULES (send | echo) COUNT");
             return 2;
         }
 
@@ -36,7 +36,7 @@ internal static class Program
         }
         catch (VirtbusException e)
         {
-            Console.Error.WriteLine($"frame_driver: {e.Message}");
+            await Console.Error.WriteLineAsync($"frame_driver: {e.Message}");
             return 1;
         }
     }
