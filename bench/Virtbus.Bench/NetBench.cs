@@ -26,8 +26,8 @@ internal static class NetBench
         ("64 B, packed", true, 60, 192, false),
         ("1518 B, split", false, 1514, 192, false),
         ("1518 B, packed", true, 1514, 192, false),
-        ("64 KiB TSO, split", false, 65500, 4, true),
-        ("64 KiB TSO, packed", true, 65500, 4, true),
+        //("64 KiB TSO, split", false, 65500, 4, true),
+        //("64 KiB TSO, packed", true, 65500, 4, true),
     ];
 
     internal static int Run(string[] args)
@@ -57,7 +57,7 @@ internal static class NetBench
             byte[] header = cut ? [1, 1, 54, 0, 0xA8, 5, 34, 0, 16, 0] : [];
             // The switch comes to know where the other one is, and the code is compiled.
             to.Send(Swapped(frame));
-            Go(from, to, header, frame, window, 1000, out _);
+            if (milliseconds > 0) Go(from, to, header, frame, window, 1000, out _);
             List<double> rates = [], costs = [];
             using var turns = new NetTurns(packed, length, cut, cut ? 4 : Burst);
             var frames = cut ? 4000 : 200_000;
@@ -68,7 +68,7 @@ internal static class NetBench
             for (var round = 0; round < rounds; round++)
             {
                 var before = GC.GetTotalAllocatedBytes(precise: true);
-                var rate = Go(from, to, header, frame, window, milliseconds, out _);
+                var rate = milliseconds == 0 ? 0 : Go(from, to, header, frame, window, milliseconds, out _);
                 costs.Add(turns.Go(frames));
                 allocated += GC.GetTotalAllocatedBytes(precise: true) - before;
                 rates.Add(rate);
@@ -78,6 +78,8 @@ internal static class NetBench
                 peers.Add(loop.Measure(seconds: 2));
             }
 
+            Console.WriteLine($"  add {NetTurns.T[0]/NetTurns.N} tx {NetTurns.T[1]/NetTurns.N} rx {NetTurns.T[2]/NetTurns.N} txtake {NetTurns.T[3]/NetTurns.N} rxtake {NetTurns.T[4]/NetTurns.N}");
+            Array.Clear(NetTurns.T); NetTurns.N = 0;
             lost = a.Counters.SendLost + b.Counters.ReceiveLost - lost;
             Console.WriteLine(
                 $"| {name} | {Median(rates) / 1e6:F2} | {Median(rates) * length / (1 << 30):F2} | {Median(costs):F0} | {lost} | {allocated} | {Beside(rates, peers)} |");
