@@ -374,8 +374,8 @@ public sealed class ProvisioningEngine
         if (device.Driver?.Name == driver)
             return;
         var why = WhyNotBound?.Invoke(device);
-        throw new VirtbusException(
-            why?.Errno ?? Errno.ENODEV, why?.Message ?? $"Function '{function}': driver {driver} did not take {device.Name}: {device.DeferredReason ?? "the log says why"}. Name another driver.", why) { Field = "driver" };
+        var reason = why?.Message ?? device.ProbeFailure ?? $"driver {driver} did not take {device.Name}: {device.DeferredReason ?? "the log says why"}. Name another driver.";
+        throw new VirtbusException(why?.Errno ?? Errno.ENODEV, why is null ? $"Function '{function}': {reason}" : reason, why) { Field = "driver" };
     }
 
     /// <summary>

@@ -32,13 +32,16 @@ public sealed partial class DocsExampleTests
         File.SetUnixFileMode(shim, UnixFileMode.UserRead | UnixFileMode.UserExecute);
         var folder = Path.GetDirectoryName(shim)!;
         // What 'dotnet build samples/tutorial/NAME' makes, where the pages take it from.
-        foreach (var (name, output) in new[] { ("bench_counter", TestFabric.TutorialModules), ("tally_card", TestFabric.TutorialModules), ("vfio_user_driver", UserDriverTests.Folder) })
+        foreach (var (name, output) in new[] { ("bench_counter", TestFabric.TutorialModules), ("tally_card", TestFabric.TutorialModules), ("vfio_user_driver", UserDriverTests.Folder), ("frame_driver", FrameDriverTests.Folder) })
         {
             var built = Path.Combine(folder, "artifacts", "bin", name);
             Directory.CreateDirectory(built);
             Directory.CreateSymbolicLink(Path.Combine(built, "release"), output);
         }
 
+        // Where './virtbus' says which program it runs, and so where its modules are.
+        Directory.CreateDirectory(Path.Combine(folder, "artifacts/program"));
+        await File.WriteAllTextAsync(Path.Combine(folder, "artifacts/program/current"), Path.GetDirectoryName(TestFabric.Program) + "\n", TestContext.Current.CancellationToken);
         var (outputs, all) = await RunAsync(folder, fabric.Runtime, steps);
         for (var i = 0; i < steps.Count; i++)
         {

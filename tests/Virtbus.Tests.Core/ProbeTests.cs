@@ -68,15 +68,24 @@ public sealed class ProbeTests
         driver.OnProbe = (_, _, _) => throw error;
         await world.RegisterAsync("e", "b");
         var device = await world.AddAsync("a", 1);
+        Assert.Null(device.ProbeFailure);
         error = new VirtbusException(Errno.EIO, "No.");
         await world.AddAsync("b", 1);
         await world.Fabric.SettleAsync().In();
         Assert.Empty(world.Fabric.DeferredDevices);
         Assert.Null(device.DeferredReason);
+        Assert.Equal("No.", device.ProbeFailure);
         world.ClearCalls();
         await world.AddAsync("b", 2);
         await world.Fabric.SettleAsync().In();
         Assert.Equal(["test.e probe mod.b.2 1"], world.Calls);
+        // What another driver says counts in its place, and nothing when one takes the device.
+        driver.OnProbe = (_, _, _) => throw new InvalidOperationException("a bug");
+        await Assert.ThrowsAsync<VirtbusException>(() => world.Fabric.BindAsync(driver, device.Name).AsTask());
+        Assert.Equal("a bug", device.ProbeFailure);
+        driver.OnProbe = null;
+        await world.Fabric.BindAsync(driver, device.Name);
+        Assert.Null(device.ProbeFailure);
     }
 
     [Fact]

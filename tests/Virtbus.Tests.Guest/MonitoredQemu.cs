@@ -29,16 +29,11 @@ internal sealed class MonitoredQemu : IDisposable
     /// <param name="slots">How many slots it has for devices that come and go: slot1, slot2 and so on.</param>
     public static async Task<MonitoredQemu> MakeAsync(TestFabric fabric, VmDeviceKind kind, string? reconnect = null, int slots = 0)
     {
-        // A first one is made, which takes what the mirror and the host let it.
-        var qemu = await new QemuFinder().FindAsync([QemuFinder.DeviceName(kind)], TestContext.Current.CancellationToken);
         var socket = Path.Combine(Path.GetDirectoryName(fabric.Runtime)!, "qmp");
-        var command = string.Join(' ', qemu.Command.Select(part => $"'{part.Replace("'", "'\\''", StringComparison.Ordinal)}'"));
         const string Each = "for a; do shift; case $a in socket,id=dev*-socket,*) a=$a,OPTION;; esac; set -- \"$@\" \"$a\"; done\n";
         var again = reconnect is null ? "" : Each.Replace("OPTION", reconnect, StringComparison.Ordinal);
         var ports = string.Concat(Enumerable.Range(1, slots).Select(static i => $" -device pcie-root-port,id=slot{i},chassis={i},slot={i}"));
-        var program = fabric.Write("qemu", $"#!/bin/sh\n{again}exec {command} \"$@\"{ports} -qmp unix:{socket},server=on,wait=off\n");
-        File.SetUnixFileMode(program, UnixFileMode.UserRead | UnixFileMode.UserExecute);
-        return new MonitoredQemu(program, socket);
+        return new MonitoredQemu(await QemuScript.WriteAsync(fabric, kind, again, $"{ports} -qmp unix:{socket},server=on,wait=off"), socket);
     }
 
     /// <summary>Plugs a PCI function in.</summary>

@@ -87,7 +87,10 @@ internal sealed class FakeLink(bool isPeer = false) : IRemoteLink
         return true;
     }
 
-    public IReadOnlyList<(VfioDoorbell Register, EventFd Signal)> GetDoorbells(uint region) => [];
+    /// <summary>The doorbells of the first BAR.</summary>
+    public IReadOnlyList<(VfioDoorbell Register, EventFd Signal)> Doorbells { get; init; } = [];
+
+    public IReadOnlyList<(VfioDoorbell Register, EventFd Signal)> GetDoorbells(uint region) => region == 0 ? Doorbells : [];
 
     public uint GetVectors(uint index) => index switch
     {

@@ -412,6 +412,62 @@ public sealed class RemoteFunctionTests
         }
     }
 
+    [Fact]
+    public async Task Write_of_a_doorbell_is_a_signal_in_place_of_a_message_until_the_function_ends()
+    {
+        using EventFd any = new(), seven = new(), nine = new();
+        var link = new FakeLink(isPeer: true)
+        {
+            Doorbells = [(new VfioDoorbell(0x10, 4, null), any), (new VfioDoorbell(0x14, 4, 7), seven), (new VfioDoorbell(0x14, 4, 9), nine)],
+        };
+        var (_, bus, device) = await PlugAsync(link);
+        device.Enable();
+        var region = device.GetRegion(0);
+        Ring(0x10, 5, any);
+        Ring(0x10, uint.MaxValue, any);
+        Ring(0x14, 7, seven);
+        Ring(0x14, 9, nine);
+        // Another value, another length, another register: written.
+        Ring(0x14, 8, null);
+        Ring(0x18, 7, null);
+        region.Write(0x10, [1, 2]);
+        Assert.Equal(0x0201u, Written(0x10));
+        var function = device.Function;
+        await bus.UnplugAsync(device);
+        function.Dispose();
+        function.WriteBar(0, 0x10, [1, 0, 0, 0]);
+        Assert.Equal("", Signalled());
+
+        void Ring(ulong offset, uint value, EventFd? expected)
+        {
+            var before = Written(offset);
+            region.Write32(offset, value);
+            Assert.Equal(expected == any ? "any " : expected == seven ? "seven " : expected == nine ? "nine " : "", Signalled());
+            Assert.Equal(expected is null ? value : before, Written(offset));
+        }
+
+        uint Written(ulong offset)
+        {
+            var bytes = new byte[4];
+            link.Read(0, offset, bytes);
+            return BitConverter.ToUInt32(bytes);
+        }
+
+        string Signalled() => (any.TryRead(out _) ? "any " : "") + (seven.TryRead(out _) ? "seven " : "") + (nine.TryRead(out _) ? "nine " : "");
+    }
+
+    [Fact]
+    public void Doorbells_that_are_closed_are_written_and_not_signalled()
+    {
+        using var signal = new EventFd();
+        var doorbells = new RemoteDoorbells();
+        doorbells.Add(0, new VfioDoorbell(0, 4, null), signal);
+        Assert.True(doorbells.TrySignal(0, 0, [1, 0, 0, 0]));
+        Assert.False(doorbells.TrySignal(1, 0, [1, 0, 0, 0]));
+        doorbells.Close();
+        Assert.False(doorbells.TrySignal(0, 0, [1, 0, 0, 0]));
+    }
+
     private static Task<(FakeLink Link, PciBus Bus, PciDevice Device)> PlugAsync(bool isPeer) => PlugAsync(new FakeLink(isPeer));
 
     private static async Task<(FakeLink Link, PciBus Bus, PciDevice Device)> PlugAsync(FakeLink link)

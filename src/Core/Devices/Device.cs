@@ -85,6 +85,17 @@ public class Device : IDeviceIdentity
         }
     }
 
+    /// <summary>What the driver said whose probe failed last, while no driver has the device; else null.</summary>
+    public string? ProbeFailure
+    {
+        get => _extras?.ProbeFailure;
+        internal set
+        {
+            if (value != ProbeFailure)
+                Extras.ProbeFailure = value;
+        }
+    }
+
     /// <summary>Only a driver of this name may bind, whatever its table says; null when not set. Taking effect needs an unbind and a bind.</summary>
     public string? DriverOverride
     {

@@ -7,6 +7,7 @@ namespace Virtbus.Core;
 internal sealed class DeviceExtras
 {
     public string? DeferredReason;
+    public string? ProbeFailure;
     public string? DriverOverride;
     public ChildDirectory? Children;
 

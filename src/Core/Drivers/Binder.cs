@@ -365,6 +365,7 @@ internal sealed class Binder(Fabric fabric)
             {
                 bus.Busy.Remove(device);
                 Deferred.RemoveInGate(device);
+                device.ProbeFailure = null;
             }
         }
         if (vanished)
@@ -387,6 +388,7 @@ internal sealed class Binder(Fabric fabric)
         {
             device.ProbeCancellation = null;
             SetUnbound(device);
+            device.ProbeFailure = error is ProbeDeferException ? null : error.Message;
             foreach (var link in device.Links?.Suppliers ?? [])
             {
                 if (link.IsManaged && link.Flags.HasFlag(DeviceLinkFlags.AutoremoveConsumer))

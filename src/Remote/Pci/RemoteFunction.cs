@@ -27,8 +27,7 @@ public sealed class RemoteFunction : IPciFunction
     private readonly RemoteInterrupts _interrupts;
     private readonly RemoteBars _bars;
     private readonly Lock _control = new();
-    private readonly List<PciDoorbell> _doorbells = [];
-    private readonly List<EventFd> _signals = [];
+    private readonly RemoteDoorbells _doorbells = new();
     private RemoteMemory? _memory;
     private Action? _lost;
     private uint _command;
@@ -86,7 +85,7 @@ public sealed class RemoteFunction : IPciFunction
     public bool IsReal => !_link.IsPeer;
 
     /// <inheritdoc/>
-    public IReadOnlyList<PciDoorbell> Doorbells => _doorbells;
+    public IReadOnlyList<PciDoorbell> Doorbells => _doorbells.All;
 
     /// <inheritdoc/>
     public IReadOnlyList<IPciFunction> VirtualFunctions => [];
@@ -197,7 +196,7 @@ public sealed class RemoteFunction : IPciFunction
                 _interrupts.Msix!.Write(place.Start, part);
             else if (place.Memory is { } memory)
                 memory.Write(place.Start, part);
-            else if (!place.IsPending)
+            else if (!place.IsPending && !_doorbells.TrySignal(bar, offset, part))
                 _link.TryWrite((uint)bar, offset, part, out _);
             offset += (ulong)place.Length;
             source = source[place.Length..];
@@ -209,11 +208,11 @@ public sealed class RemoteFunction : IPciFunction
     /// <inheritdoc/>
     public bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault)
     {
-        var index = _doorbells.IndexOf(doorbell);
-        fault = index < 0 ? new Fault(Errno.ENOENT, "the function has no such doorbell") : Fault.None;
-        if (index >= 0)
-            _interrupts.Connect(index, signal, _signals[index]);
-        return index >= 0;
+        var own = _doorbells.Find(doorbell, out var index);
+        fault = own is null ? new Fault(Errno.ENOENT, "the function has no such doorbell") : Fault.None;
+        if (own is not null)
+            _interrupts.Connect(index, signal, own);
+        return own is not null;
     }
 
     /// <inheritdoc/>
@@ -288,6 +287,7 @@ public sealed class RemoteFunction : IPciFunction
         Unplug();
         Volatile.Write(ref _isLost, 1);
         // Who waits for a peer is ended by the end of the link; on the host's a signal is being worked on that still uses it.
+        _doorbells.Close();
         if (_link.IsPeer)
         {
             _link.Dispose();
@@ -313,10 +313,7 @@ public sealed class RemoteFunction : IPciFunction
         if (_config.Bars[bar].Kind == PciBarKind.None)
             return;
         foreach (var (register, signal) in _link.GetDoorbells((uint)bar))
-        {
-            _doorbells.Add(new PciDoorbell(bar, register.Offset, register.Size, register.Match));
-            _signals.Add(signal);
-        }
+            _doorbells.Add(bar, register, signal);
     }
 
     private void Requested()

@@ -154,12 +154,17 @@ public sealed class PackedDriverRing : DriverRing
         if (!IsUsed(rest))
             return false;
         head = (ushort)(rest >> 32);
-        // The length says something when something was written (2.8.8).
-        written = (rest >> 48 & PackedRing.VIRTQ_DESC_F_WRITE) != 0 ? (uint)rest : 0;
+        written = (uint)rest;
         if (head >= _size || _slots[head] == 0)
             return Break("the device used a buffer that is not out", out fault);
         if (written > _writable[head])
-            return Break("the device says that it wrote more than a buffer can hold", out fault);
+        {
+            if ((rest >> 48 & PackedRing.VIRTQ_DESC_F_WRITE) != 0)
+                return Break("the device says that it wrote more than a buffer can hold", out fault);
+            // Without the flag the length is reserved (2.8.8), so it may be any. QEMU's devices never set the flag, and the length is what they wrote.
+            written = 0;
+        }
+
         if (_order.Length == 0)
         {
             Free(head);

@@ -4,6 +4,7 @@ using Virtbus.Hardware.VirtioPci;
 using Virtbus.Models.VirtioRng;
 using Virtbus.Pci;
 using Virtbus.Platform;
+using Virtbus.Provisioning;
 using Virtbus.Virtio;
 using static Virtbus.Tests.Drivers.Virtio.SpoiledFunction;
 
@@ -205,6 +206,9 @@ public sealed class VirtioPciTests
             },
         });
         Assert.Contains("would pass the IOMMU by", await RefusedAsync(rig, device, Errno.EPERM), StringComparison.Ordinal);
+        // Who plugs it in for that driver is told, too.
+        var error = await Assert.ThrowsAsync<VirtbusException>(() => ProvisioningEngine.Of(rig.Fabric).RequireDriverAsync("nic0", device, "virtio-pci", TestContext.Current.CancellationToken).AsTask());
+        Assert.StartsWith($"Function 'nic0': Device {device.Name} is real and does not offer VIRTIO_F_ACCESS_PLATFORM, so it would pass the IOMMU by", error.Message, StringComparison.Ordinal);
     }
 
     [Theory]
