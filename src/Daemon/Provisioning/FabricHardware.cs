@@ -123,19 +123,23 @@ internal sealed class FabricHardware : IAsyncDisposable
     public async ValueTask<Device> AddAdapterAsync(AdapterManifest adapter)
     {
         _making = adapter;
-        var made = await Adapter.CreateAsync(_context.Fabric, adapter, _context.Switches);
+        Adapter? made = null;
         try
         {
+            made = await Adapter.CreateAsync(_context.Fabric, adapter, _context.Switches);
             _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _nbd, _context))];
+            return made.Device;
         }
         catch
         {
-            await made.DisposeAsync();
+            if (made is not null)
+                await made.DisposeAsync();
             throw;
         }
-
-        _making = null;
-        return made.Device;
+        finally
+        {
+            _making = null;
+        }
     }
 
     /// <summary>Takes an adapter away with all that is on it; waits for who has some of it open.</summary>

@@ -111,8 +111,17 @@ internal sealed partial class InterfaceJoins : IClassObserver
     /// <summary>Takes all away.</summary>
     public async ValueTask ClearAsync()
     {
-        foreach (var (join, _) in All.ToList())
-            await RemoveAsync(join.Interface);
+        await _turn.WaitAsync();
+        try
+        {
+            foreach (var entry in _all)
+                await DisconnectAsync(entry);
+            _all = [];
+        }
+        finally
+        {
+            _turn.Release();
+        }
     }
 
     async ValueTask IClassObserver.DeviceAddedAsync(Device device)

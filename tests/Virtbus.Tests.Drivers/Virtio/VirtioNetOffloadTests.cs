@@ -1,10 +1,13 @@
 using System.Buffers.Binary;
 using System.Collections.Concurrent;
+using Virtbus.Core;
+using Virtbus.Drivers.VirtioNet;
 using Virtbus.Ethernet;
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Models.VirtioNet;
 using Virtbus.Subsystems.Net;
 using Virtbus.Tests.Ethernet;
+using Virtbus.Virtio;
 
 namespace Virtbus.Tests.Drivers.Virtio;
 
@@ -84,6 +87,66 @@ public sealed class VirtioNetOffloadTests
         Assert.Equal(frame.Build(), open.Frames.First().Bytes);
         var put = Assert.Single(plain.Frames).Bytes;
         Assert.Equal(0xFFFF, TransportFrame.Sum(put.AsSpan(frame.Transport), frame.PseudoSum(put, put.Length - frame.Transport)));
+    }
+
+    [Fact]
+    public async Task Whole_frames_after_uncut_ones_have_nothing_of_them()
+    {
+        await using var rig = await VirtioRig.StartAsync();
+        var left = await AddAsync(rig, Left);
+        var right = await AddAsync(rig, Right);
+        var seen = new Receiver(OffloadKinds.All);
+        right.Device.AddReceiver(seen);
+        var frame = new TransportFrame(false, true, Payload: 60000);
+        // More than there are slots, so that each was one of the long frames'.
+        for (var round = 0; round < 20; round++)
+        {
+            await Deadline.UntilAsync(() => left.Device.TryTransmit(new EthernetFrame(frame.Build(), frame.Offload), out _), "room");
+            await Deadline.UntilAsync(() => seen.Frames.Count == round + 1, "the frame");
+        }
+
+        for (var i = 0; i < 600; i++)
+        {
+            await Deadline.UntilAsync(() => left.Device.TryTransmit(Frame(Right, (byte)i), out _), "room");
+            await Deadline.UntilAsync(() => seen.Frames.Count > 20 + i - 100, "the frames before");
+        }
+
+        await Deadline.UntilAsync(() => seen.Frames.Count == 620, "the frames");
+        Assert.All(seen.Frames.Take(20), f => Assert.Equal(frame.Build(), f.Bytes));
+        var plain = seen.Frames.Skip(20).ToArray();
+        for (var i = 0; i < plain.Length; i++)
+            Assert.Equal(Frame(Right, (byte)i), plain[i].Bytes);
+        Assert.All(plain, static f => Assert.True(f.Offload.IsNone));
+    }
+
+    [Fact]
+    public async Task Features_that_go_without_another_one_are_not_taken()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        await rig.InitModuleAsync(new VirtioNetModule(), "virtio_net");
+        var parent = await rig.Fabric.RegisterAsync(new Device("card"));
+        var all = Bits(0, 1, 3, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 18, 19, 21, 22, 23, 54, 55, 56);
+        // Queues of a control queue are the fake one's to answer, which it does not: those are tried without it only.
+        await AssertSettledAsync(all & ~Bits(17), all & ~Bits(17, 18, 19, 21, 22, 23));
+        await AssertSettledAsync(all & ~Bits(17, 0), all & ~Bits(17, 18, 19, 21, 22, 23, 0, 11, 12, 13, 56));
+        await AssertSettledAsync(all & ~Bits(17, 1), all & ~Bits(17, 18, 19, 21, 22, 23, 1, 7, 8, 9, 54, 55));
+        await AssertSettledAsync(all & ~Bits(17, 15), all & ~Bits(17, 18, 19, 21, 22, 23, 15, 7, 8, 9, 54, 55));
+        await AssertSettledAsync(all & ~Bits(17, 7, 8, 11, 12), all & ~Bits(17, 18, 19, 21, 22, 23, 7, 8, 9, 11, 12, 13));
+
+        async Task AssertSettledAsync(VirtioFeatures offered, VirtioFeatures settled)
+        {
+            var transport = new FakeTransport
+            {
+                VirtioType = 1, DeviceFeatures = offered | Bits(VirtioFeatures.VIRTIO_F_VERSION_1), Config = [2, 0, 0, 0, 0, 1, 1, 0, 1, 0, 220, 5], QueueSize = 64,
+            };
+            Assert.True(transport.Group.TryClaimForDriver("driver", out _));
+            var device = await rig.Virtio.AddAsync(parent, transport);
+            Assert.Equal("virtio_net", device.Driver?.Name);
+            Assert.Equal(settled | Bits(VirtioFeatures.VIRTIO_F_VERSION_1), transport.Settled);
+            await rig.Virtio.RemoveAsync(device).In();
+        }
+
+        static VirtioFeatures Bits(params ReadOnlySpan<int> bits) => VirtioFeatures.Of(bits);
     }
 
     [Fact]
