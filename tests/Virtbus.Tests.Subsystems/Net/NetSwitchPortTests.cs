@@ -40,6 +40,7 @@ public sealed class NetSwitchPortTests
         await portRight.LeaveAsync();
         Assert.Equal((true, false), (right.IsUp, right.IsPromiscuous));
         Assert.Equal([portLeft.Port], _lan.Ports);
+        _left.Room = int.MaxValue;
         left.Receive(0, new EthernetFrame(frame.Build(), frame.Offload));
         right.Receive(0, new EthernetFrame(frame.Build(), frame.Offload));
         Assert.Equal((1, 3), (_left.Sent.Count, _right.Sent.Count));
