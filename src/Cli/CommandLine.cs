@@ -60,6 +60,7 @@ internal static class CommandLine
             FunctionVerbs.Make(),
             VfVerbs.Make(),
             BusVerbs.Make(),
+            InterfaceVerbs.Make(),
             ModuleVerbs.Make(),
             AttrVerbs.Make(),
             MonitorVerb.Make(),

@@ -18,7 +18,7 @@ using Virtbus.Subsystems.Vfio;
 namespace Virtbus.Daemon;
 
 /// <summary>A running fabric: made from a manifest, controlled through a socket, taken down in order.</summary>
-internal sealed class FabricDaemon
+internal sealed partial class FabricDaemon
 {
     private static readonly TimeSpan TimeToStop = TimeSpan.FromMilliseconds(1800);
     private static readonly TimeSpan TimeToReturn = TimeSpan.FromSeconds(1);
@@ -318,31 +318,6 @@ internal sealed class FabricDaemon
             Fabric.GetBus<PciBus>().Faults.Count + Fabric.GetBus<VdpaBus>().Faults.Count);
     }
 
-    /// <summary>The sockets of the fabric's devices, or those of one.</summary>
-    /// <param name="device">The name or label of a device, or of a socket; null for all.</param>
-    /// <exception cref="VirtbusException">ENODEV: there is no such device; EINVAL: there are several.</exception>
-    public IReadOnlyList<SocketAnswer> DescribeSockets(string? device)
-    {
-        var all = _hardware.Sockets;
-        if (device is null)
-            return [.. all.Select(Describe)];
-        // A socket has the name that its user knows. A device of that name may be another one, with the socket below it.
-        var named = all.Where(s => s.Name == device || s.Address == device).ToList();
-        return [.. (named.Count > 0 ? named : SocketsOf(View.FindDevice(device))).Select(Describe)];
-    }
-
-    /// <summary>One device, with its sockets.</summary>
-    /// <param name="name">As <see cref="FabricView.FindDevice"/> takes it.</param>
-    /// <exception cref="VirtbusException">ENODEV: there is no such device; EINVAL: there are several.</exception>
-    public DeviceAnswer DescribeDevice(string name)
-    {
-        var device = View.FindDevice(name);
-        SocketAnswer[] sockets = [.. SocketsOf(device).Select(Describe)];
-        return FabricView.Describe(device) with { Sockets = sockets.Length > 0 ? sockets : null };
-    }
-
-    private IEnumerable<DeviceSocket> SocketsOf(Device device) => _hardware.Sockets.Where(s => s.Device == device || s.ClassDevice == device);
-
     private SocketAnswer Describe(DeviceSocket socket)
     {
         var endpoint = socket.Endpoint;
@@ -436,6 +411,8 @@ internal sealed class FabricDaemon
         }
         _options.Progress("probes");
         await Fabric.SettleAsync(cancellationToken);
+        foreach (var join in manifest.Joins)
+            await At(e => e.Field == "tap" && join.Tap is { } tap ? tap.Place : join.Interface.Place, _hardware.Joins.AddAsync(join.Join, mustBeThere: false));
         _hardware.CheckOffered();
         // Behind the manifest's, whose places are the same at each start; what takes its time comes, or fails, when the fabric is up.
         _engine.ReturnAll();

@@ -69,6 +69,19 @@ public readonly ref struct EthernetFrame
     /// <summary>The address that it comes from, 48 bits.</summary>
     public ulong Source => Address(Bytes[6..]);
 
+    /// <summary>What has to be done to the frame before a wire takes it.</summary>
+    /// <param name="needs">The answer.</param>
+    /// <returns>False when its length is not one that Ethernet has, or its offload data does not fit it: it goes nowhere.</returns>
+    public bool TryGetNeeds(out OffloadKinds needs)
+    {
+        needs = OffloadKinds.None;
+        if (!IsValid)
+            return false;
+        var isSound = FrameLayout.TryRead(Bytes, Length, Offload, 0, out var layout);
+        needs = layout.Needs;
+        return isSound;
+    }
+
     /// <summary>Whether an address is that of a group: the lowest bit of its first byte (IEEE 802.3, 3.2.3).</summary>
     /// <param name="address">48 bits.</param>
     public static bool IsMulticast(ulong address) => (address >> 40 & 1) != 0;

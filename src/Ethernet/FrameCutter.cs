@@ -61,7 +61,7 @@ internal ref struct FrameCutter
     /// <param name="edit">What becomes of its VLAN tag.</param>
     /// <param name="cutter">The rest of the work.</param>
     /// <returns>False when its headers are not, or no longer, what its offload data says.</returns>
-    public static bool TryBegin(Span<byte> buffer, in EthernetFrame frame, in TagEdit edit, out FrameCutter cutter)
+    public static bool TryBegin(Span<byte> buffer, in EthernetFrame frame, scoped in TagEdit edit, out FrameCutter cutter)
     {
         cutter = default;
         var offload = edit.Adjust(frame.Offload);

@@ -26,6 +26,18 @@ public readonly record struct FrameOffload(
     ushort HashReport,
     uint Hash)
 {
+    /// <summary>Reads struct virtio_net_hdr (VIRTIO 1.3, 5.1.6), in little endian, up to csum_offset. Nothing is checked.</summary>
+    /// <param name="header">Ten bytes or more, which do not change meanwhile.</param>
+    public static FrameOffload Read(ReadOnlySpan<byte> header) => new(
+        (FrameFlags)header[0],
+        (SegmentationType)header[1],
+        BinaryPrimitives.ReadUInt16LittleEndian(header[2..]),
+        BinaryPrimitives.ReadUInt16LittleEndian(header[4..]),
+        BinaryPrimitives.ReadUInt16LittleEndian(header[6..]),
+        BinaryPrimitives.ReadUInt16LittleEndian(header[8..]),
+        0,
+        0);
+
     /// <summary>Writes it as struct virtio_net_hdr (VIRTIO 1.3, 5.1.6), in little endian, up to csum_offset; what has no place or does not count stays as it is.</summary>
     /// <param name="header">Ten bytes or more, 0.</param>
     /// <param name="flags">Which flags whoever reads it takes.</param>

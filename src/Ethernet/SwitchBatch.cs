@@ -222,29 +222,16 @@ public sealed class SwitchBatch
         _scratch = [];
         if (scratch.Length < length)
             scratch = new byte[length <= EthernetFrame.MaxLength ? EthernetFrame.MaxLength : EthernetFrame.MaxUncutLength];
-        if (isCut)
+        if (FrameFinisher.TryBegin(frame, edit, lacks, scratch, out var finisher))
         {
-            if (FrameCutter.TryBegin(scratch, frame, edit, out var cutter))
+            while (finisher.TryNext(out var ready))
             {
-                while (cutter.TryNext(out var piece))
-                {
+                if (isCut)
                     _pieces++;
-                    to.Sink.Deliver(piece);
-                }
+                to.Sink.Deliver(ready);
             }
         }
-        else
-        {
-            var bytes = scratch.AsSpan(0, length);
-            edit.CopyTo(frame.Bytes, bytes);
-            var offload = edit.Adjust(frame.Offload);
-            if (lacks != OffloadKinds.None)
-            {
-                InternetChecksum.Put(bytes[offload.ChecksumStart..], offload.ChecksumOffset);
-                offload = new FrameOffload { HashReport = offload.HashReport, Hash = offload.Hash };
-            }
-            to.Sink.Deliver(new EthernetFrame(bytes, offload));
-        }
+
         _scratch = scratch;
     }
 }

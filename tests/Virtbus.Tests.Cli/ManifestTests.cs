@@ -55,7 +55,7 @@ public sealed class ManifestTests
         var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(Text, "/manifests/m.yaml"));
         Assert.Equal(
             """
-            /manifests/m.yaml:1:1: 'adaptors' is no key of a manifest. Did you mean 'adapters'? The keys are adapters, switches, disks, serials, functions, devices, modules.
+            /manifests/m.yaml:1:1: 'adaptors' is no key of a manifest. Did you mean 'adapters'? The keys are adapters, switches, joins, disks, serials, functions, devices, modules.
             /manifests/m.yaml:4:12: adapters[0].model: 'merlinn' is not right here. Did you mean 'merlin'? Write merlin or harrier.
             /manifests/m.yaml:5:10: adapters[0].mac: '01:00:00:00:00:01' is not right here. Write six pairs of hexadecimal digits with ':' between them, the first pair even (a station, not a group), for example 02:00:00:00:00:01.
             /manifests/m.yaml:6:18: adapters[0].parts[1]: 'vdap' is not right here. Did you mean 'vdpa'? Write net or vdpa.
@@ -157,7 +157,7 @@ public sealed class ManifestTests
 
     [Theory]
     [InlineData("adapters: [", "m.yaml:2:1: this is no YAML: ")]
-    [InlineData("- a\n- b", "m.yaml:1:1: a list is not right here. Write a manifest with the keys adapters, switches, disks, serials, functions, devices, modules.")]
+    [InlineData("- a\n- b", "m.yaml:1:1: a list is not right here. Write a manifest with the keys adapters, switches, joins, disks, serials, functions, devices, modules.")]
     [InlineData("adapters: &a []\ndisks: *a", "m.yaml:1:11: '&a' is an anchor, which a manifest can't have. Remove it.\nm.yaml:2:8: '*a' is an alias, which a manifest can't have. Write the value out.")]
     [InlineData("adapters: []\n---\ndisks: []", "m.yaml:2:1: a second document begins here. A manifest is one document; remove '---' and what follows.")]
     [InlineData("adapters:", "m.yaml:1:10: adapters: empty is not right here. Write a list, or remove the key.")]

@@ -263,10 +263,10 @@ public sealed class NamedSwitchTests : IAsyncLifetime
 
         public void Clear() => Volatile.Write(ref _next, new(TaskCreationOptions.RunContinuationsAsynchronously));
 
-        public void Receive(NetDevice device, ReadOnlySpan<byte> frame)
+        public void Receive(NetDevice device, int queue, in EthernetFrame frame)
         {
-            if (BinaryPrimitives.ReadUInt16BigEndian(frame[12..]) == TestType)
-                Volatile.Read(ref _next).TrySetResult(frame.ToArray());
+            if (BinaryPrimitives.ReadUInt16BigEndian(frame.Bytes[12..]) == TestType)
+                Volatile.Read(ref _next).TrySetResult(frame.Bytes.ToArray());
         }
     }
 }

@@ -7,6 +7,7 @@ using Virtbus.Buses.Auxiliary;
 using Virtbus.Buses.Pci;
 using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
+using Virtbus.Ethernet;
 using Virtbus.Subsystems.Net;
 using Virtbus.Daemon.Provisioning;
 using Adapter = Virtbus.Daemon.Provisioning.Adapter;
@@ -71,10 +72,10 @@ public sealed class TapTests
         public Task<int> Mark => _mark.Task;
 
         // The host's own chatter on a new interface (IPv6, for one) is none of ours.
-        public void Receive(NetDevice device, ReadOnlySpan<byte> frame)
+        public void Receive(NetDevice device, int queue, in EthernetFrame frame)
         {
-            if (BinaryPrimitives.ReadUInt16BigEndian(frame[12..]) == TestEtherType)
-                _mark.TrySetResult(frame[14]);
+            if (BinaryPrimitives.ReadUInt16BigEndian(frame.Bytes[12..]) == TestEtherType)
+                _mark.TrySetResult(frame.Bytes[14]);
         }
     }
 

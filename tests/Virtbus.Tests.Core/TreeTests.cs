@@ -150,6 +150,22 @@ public sealed class TreeTests
         }
     }
 
+    [Fact]
+    public async Task Parts_of_a_device_have_a_directory_each_with_the_attributes_that_fit_them()
+    {
+        var world = await World.NewAsync();
+        var device = await world.AddAsync("a", 1);
+        var parts = new List<(string, string)> { ("rx-0", "one"), ("tx-0", "two") };
+        world.Fabric.Tree.AddDeviceGroup(AttributeGroup.OfParts<Device, string>(
+            "queues", d => d == device ? parts : [], new ObjectAttribute<string>("name", static p => p), new ObjectAttribute<string>("only", static _ => "here", null, static p => p == "one")));
+        Assert.Equal("one\n", world.Fabric.Tree.Read(device.DevPath + "/queues/rx-0/name"));
+        Assert.Equal(["name"], ((TreeDirectory)world.Fabric.Tree.Find(device.DevPath + "/queues/tx-0")).List().Select(static n => n.Name));
+        Assert.Equal(["name", "only"], ((TreeDirectory)world.Fabric.Tree.Find(device.DevPath + "/queues/rx-0")).List().Select(static n => n.Name));
+        parts.RemoveAt(1);
+        Assert.Equal(["rx-0"], ((TreeDirectory)world.Fabric.Tree.Find(device.DevPath + "/queues")).List().Select(static n => n.Name));
+        await Expect.RefusedAsync(Errno.ENOENT, () => world.Fabric.Tree.WriteAsync(device.DevPath + "/queues/tx-0/name", "x"));
+    }
+
     [Theory]
     [InlineData(true)]
     [InlineData(false)]

@@ -69,6 +69,11 @@ internal static class Names
         return option;
     }
 
+    /// <summary>A network interface, of which some are offered.</summary>
+    public static Argument<string> Interface(Func<InterfaceAnswer, bool> isOffered) => Completed(
+        new Argument<string>("INTERFACE") { Description = "A network interface's name, as 'virtbus interface list' shows it." },
+        (client, _) => client.Ask("GET", "/v1/interfaces", ApiJson.Default.IReadOnlyListInterfaceAnswer).Where(isOffered).Select(static i => Item(i.Name, i.Join ?? i.State)));
+
     public static Argument<string> Module(string state) => Completed(
         new Argument<string>("MODULE") { Description = "A module's name." },
         (client, _) => client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer).Where(m => m.State == state).Select(static m => Item(m.Name, m.Description)));

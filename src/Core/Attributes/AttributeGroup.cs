@@ -4,6 +4,7 @@ namespace Virtbus.Core;
 public sealed class AttributeGroup
 {
     private readonly Func<object, IEnumerable<ObjectAttribute>> _list;
+    private Func<object, IEnumerable<(string Name, object Owner)>>? _parts;
 
     private AttributeGroup(string? name, Func<object, IEnumerable<ObjectAttribute>> list)
     {
@@ -38,6 +39,19 @@ public sealed class AttributeGroup
     /// <typeparam name="T">The object's type.</typeparam>
     public static AttributeGroup Dynamic<T>(string name, Func<T, IEnumerable<ObjectAttribute>> list)
         where T : class => new(name, owner => list((T)owner));
+
+    /// <summary>A directory with one directory below it for each part of the object (Linux: <c>queues/rx-0</c>), all with the same attributes.</summary>
+    /// <param name="name">The directory's name.</param>
+    /// <param name="parts">The parts of an object at this moment, each with the name of its directory.</param>
+    /// <param name="attributes">The attributes of a part.</param>
+    /// <typeparam name="T">The object's type.</typeparam>
+    /// <typeparam name="TPart">The type of its parts.</typeparam>
+    public static AttributeGroup OfParts<T, TPart>(string name, Func<T, IEnumerable<(string Name, TPart Part)>> parts, params ObjectAttribute[] attributes)
+        where T : class
+        where TPart : class => new(name, attributes) { _parts = owner => parts((T)owner).Select(static p => (p.Name, (object)p.Part)) };
+
+    /// <summary>The parts whose attributes these are; null for the object's own.</summary>
+    internal IEnumerable<(string Name, object Owner)>? PartsOf(object owner) => _parts?.Invoke(owner);
 
     internal IEnumerable<ObjectAttribute> List(object owner)
     {

@@ -240,6 +240,11 @@ public sealed class FabricTree
                 foreach (var attribute in group.List(owner))
                     yield return new TreeFile($"{path}/{attribute.Name}", owner, attribute);
             }
+            else if (group.PartsOf(owner) is { } parts)
+            {
+                yield return new TreeDirectory(name, () => parts.Select(p => new TreeDirectory(
+                    p.Name, () => group.List(p.Owner).Select(a => new TreeFile($"{path}/{name}/{p.Name}/{a.Name}", p.Owner, a)))));
+            }
             else if (!group.IsHiddenWhenEmpty || group.List(owner).Any())
             {
                 yield return new TreeDirectory(name, () => group.List(owner).Select(a => new TreeFile($"{path}/{name}/{a.Name}", owner, a)));

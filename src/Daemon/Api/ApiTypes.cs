@@ -93,6 +93,9 @@ internal sealed record DriverAnswer(string Bus, string Name, string Path, string
 /// <summary>A bus.</summary>
 internal sealed record BusAnswer(string Name, int Devices, int Drivers, bool Autoprobe);
 
+/// <summary>A network interface. State: up, down or absent; of a join: joined, waiting, or why it is not joined.</summary>
+internal sealed record InterfaceAnswer(string Name, string? Path, string? Driver, string? Address, string State, string? Join, string? JoinState);
+
 /// <summary>A module. State: loaded, available or skipped, and then the reason.</summary>
 internal sealed record ModuleAnswer(
     string Name,
@@ -148,6 +151,8 @@ internal sealed record ErrorAnswer(string Errno, string Message);
 [JsonSerializable(typeof(IReadOnlyList<KindAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<DriverAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<BusAnswer>))]
+[JsonSerializable(typeof(IReadOnlyList<InterfaceAnswer>))]
+[JsonSerializable(typeof(InterfaceAnswer))]
 [JsonSerializable(typeof(IReadOnlyList<ModuleAnswer>))]
 [JsonSerializable(typeof(ModuleAnswer))]
 [JsonSerializable(typeof(UnloadAnswer))]

@@ -101,6 +101,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
         Post("/v1/apply", async c => await AnswerAsync(c, await _daemon.ApplyAsync(Argument(c, "file"), isDry: false, c.RequestAborted), ApiJson.Default.ApplyAnswer));
         Get("/v1/drivers", c => AnswerAsync(c, view.Drivers(), ApiJson.Default.IReadOnlyListDriverAnswer));
         Get("/v1/buses", c => AnswerAsync(c, view.Buses(), ApiJson.Default.IReadOnlyListBusAnswer));
+        Get("/v1/interfaces", c => AnswerAsync(c, _daemon.DescribeInterfaces(), ApiJson.Default.IReadOnlyListInterfaceAnswer));
         Get("/v1/modules", c => AnswerAsync(c, view.Modules(), ApiJson.Default.IReadOnlyListModuleAnswer));
         Post("/v1/modules/load", async c => await AnswerAsync(c, await _daemon.LoadModuleAsync(Argument(c, "name")), ApiJson.Default.ModuleAnswer));
         Post("/v1/modules/unload", async c => await AnswerAsync(c, await _daemon.UnloadModuleAsync(Argument(c, "name"), c.Request.Query["force"] == "true"), ApiJson.Default.UnloadAnswer));

@@ -39,6 +39,7 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
         var renewed = PlanAdapters(plan, after);
         PlanFunctions(plan, after, renewed);
         PlanGroups(plan, after, renewed);
+        PlanJoins(plan, after);
         return plan;
     }
 
@@ -77,6 +78,28 @@ internal sealed class FabricPlanner(ProvisioningEngine engine, FabricHardware ha
                 plan.Say('+', $"switch {wanted.Name}: {wanted.Text}");
             if (there?.Text != wanted.Text)
                 plan.Make($"switch {wanted.Name}", _ => hardware.AddSwitchAsync(wanted));
+        }
+    }
+
+    // What goes is taken away before all else, what comes when all else is there.
+    private void PlanJoins(FabricPlan plan, FabricManifest after)
+    {
+        foreach (var (there, _) in hardware.Joins.All)
+        {
+            var wanted = after.Joins.FirstOrDefault(j => j.Join.Interface == there.Interface)?.Join;
+            if (wanted == there)
+                continue;
+            plan.Say(wanted is null ? '-' : '~', $"join of {there.Interface}: {there.Text}{(wanted is null ? "" : $" -> {wanted.Text}")}");
+            plan.TakeAway($"join of {there.Interface}", _ => hardware.Joins.RemoveAsync(there.Interface));
+        }
+
+        foreach (var wanted in after.Joins.Select(static j => j.Join))
+        {
+            var there = hardware.Joins.All.FirstOrDefault(j => j.Join.Interface == wanted.Interface).Join;
+            if (there is null)
+                plan.Say('+', $"join of {wanted.Interface}: {wanted.Text}");
+            if (there != wanted)
+                plan.Make($"join of {wanted.Interface}", _ => hardware.Joins.AddAsync(wanted, mustBeThere: false));
         }
     }
 

@@ -21,6 +21,7 @@ internal static class ManifestExport
         var passing = functions.Where(static f => !f.IsKept && f.Device is not null).ToList();
         Section(text, "adapters", hardware.Adapters.Select(a => Adapter(a, [.. functions.Where(f => f.Kind == ManifestFunction.VirtualFunction && f.Parent == a.Name && f.Device is not null).OrderBy(IndexOf)])));
         Section(text, "switches", hardware.Switches.All.Select(Switch));
+        Section(text, "joins", hardware.Joins.All.Select(static j => Join(j.Join)));
         Section(text, "disks", passing.Where(static f => f.Kind == DiskFunctions.KindName).Select(static f => Function(f, ("adapter", f.Parent!))));
         Section(text, "serials", passing.Where(static f => f.Kind == SerialFunctions.KindName).Select(static f => Function(f)));
         Section(text, "functions", passing.Where(static f => f.Kind is ManifestFunction.Plugged or VirtioFunctions.KindName).Select(static f => Function(f)));
@@ -82,6 +83,16 @@ internal static class ManifestExport
         yield return ("queues", manifest.Queues.Value.ToString(CultureInfo.InvariantCulture));
         if (manifest.Vlan is { } vlan)
             yield return ("vlan", vlan.Value.ToString(CultureInfo.InvariantCulture));
+    }
+
+    private static IEnumerable<(string Key, string Value)> Join(InterfaceJoin join)
+    {
+        yield return ("interface", Scalar(join.Interface));
+        yield return join.Switch is { } place ? ("switch", Scalar(place)) : ("tap", Scalar(join.Tap!));
+        if (join.Queues > 1)
+            yield return ("queues", join.Queues.ToString(CultureInfo.InvariantCulture));
+        if (join.Vlan > 0)
+            yield return ("vlan", join.Vlan.ToString(CultureInfo.InvariantCulture));
     }
 
     private static int IndexOf(ProvisionedFunction function) => int.Parse(function.Values[ManifestFunction.Index], CultureInfo.InvariantCulture);

@@ -6,6 +6,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="File">The file, for messages.</param>
 /// <param name="Adapters">The simulated adapters.</param>
 /// <param name="Switches">The switches of virtio network devices that are there in any case.</param>
+/// <param name="Joins">The network interfaces that are joined to switches and TAP devices.</param>
 /// <param name="Disks">The disks.</param>
 /// <param name="Serials">The serial ports on PCI.</param>
 /// <param name="Functions">PCI functions of other providers.</param>
@@ -15,6 +16,7 @@ internal sealed record FabricManifest(
     string File,
     IReadOnlyList<AdapterManifest> Adapters,
     IReadOnlyList<SwitchManifest> Switches,
+    IReadOnlyList<JoinManifest> Joins,
     IReadOnlyList<DiskManifest> Disks,
     IReadOnlyList<SerialManifest> Serials,
     IReadOnlyList<FunctionManifest> Functions,

@@ -96,6 +96,27 @@ internal sealed class ManifestReader
             })),
             "switches of virtio network devices, with a way to the host; others come with the devices that name them.");
 
+        var joined = new Field<string>("interface", new TextRule("a network interface's name of at most 15 characters", "^[^/\\s]{1,15}$", 15), "the interface, as class net has it; it is joined whenever it is there.", required: true);
+        var joinSwitch = new Field<string>("switch", name, "the switch that it is a port of, by any name.");
+        var joinTap = new Field<string>("tap", tapName, "the TAP device of the host that it is joined to; making it needs privilege.");
+        var joinVlan = new Field<int>("vlan", new CountRule(1, 4094), "the VLAN that the interface's port is of; frames pass with their tags when absent.");
+        var joins = new Field<IReadOnlyList<ManifestValue<JoinManifest>>>(
+            "joins",
+            new ListRule<JoinManifest>(new SectionRule<JoinManifest>("a join", [joined, joinSwitch, joinTap, tapQueues, joinVlan], [joinSwitch, joinTap], r =>
+            {
+                var theInterface = r.Read(joined);
+                var theSwitch = r.Read(joinSwitch);
+                var theTap = r.Read(joinTap);
+                var theQueues = r.Read(tapQueues, 1);
+                var theVlan = r.Read(joinVlan);
+                if (r.Has(joinSwitch) && r.Has(tapQueues))
+                    r.Report(tapQueues, "only a TAP device has 'queues', and this interface is joined to a switch. Remove the key.");
+                return theInterface is { } i && (theSwitch ?? theTap) is not null
+                    ? new JoinManifest(i, theTap, new InterfaceJoin(i, theSwitch?.Value, theSwitch is null ? theTap?.Value : null, theQueues, theVlan?.Value ?? 0))
+                    : null;
+            })),
+            "network interfaces of drivers that are joined to switches, or to TAP devices of the host.");
+
         var diskName = new Field<string>("name", name, "the device's name.", required: true);
         var adapter = new Field<string>("adapter", name, "the adapter on whose vdpa part the disk is.", required: true);
         var image = new Field<string>("file", new PathRule(baseFolder, PathKind.File), "the file with the sectors.");
@@ -261,10 +282,11 @@ internal sealed class ManifestReader
 
         var modules = new Field<ModulesManifest>("modules", new ModulesRule(baseFolder), "a folder of driver modules besides the program's own; or a list of such folders, each with a '/', and of modules that are loaded at the start.");
 
-        return new SectionRule<FabricManifest>("a manifest", [adapters, switches, disks, serials, functions, devices, modules], [], r => new FabricManifest(
+        return new SectionRule<FabricManifest>("a manifest", [adapters, switches, joins, disks, serials, functions, devices, modules], [], r => new FabricManifest(
             file,
             [.. r.Read(adapters, []).Value.Select(v => v.Value)],
             [.. r.Read(switches, []).Value.Select(v => v.Value)],
+            [.. r.Read(joins, []).Value.Select(v => v.Value)],
             [.. r.Read(disks, []).Value.Select(v => v.Value)],
             [.. r.Read(serials, []).Value.Select(v => v.Value)],
             [.. r.Read(functions, []).Value.Select(v => v.Value)],
@@ -386,7 +408,13 @@ internal sealed class ManifestReader
             if (!switches.TryAdd(one.Name, one.Name.At))
                 Add(one.Name, $"'{one.Name}' is the name of the switch at line {switches[one.Name].Line} already. Choose another.");
         }
-        foreach (var tap in manifest.Switches.Select(static s => s.Tap).Concat(manifest.Adapters.Select(static a => a.Tap)).OfType<ManifestValue<string>>())
+        var joined = new Dictionary<string, ManifestPosition>();
+        foreach (var name in manifest.Joins.Select(static j => j.Interface))
+        {
+            if (!joined.TryAdd(name, name.At))
+                Add(name, $"interface '{name}' is joined at line {joined[name].Line} already. Remove one of the two.");
+        }
+        foreach (var tap in manifest.Switches.Select(static s => s.Tap).Concat(manifest.Adapters.Select(static a => a.Tap)).Concat(manifest.Joins.Select(static j => j.Tap)).OfType<ManifestValue<string>>())
         {
             if (!taps.TryAdd(tap, tap.At))
                 Add(tap, $"the TAP device '{tap}' is that of line {taps[tap].Line} already. Name another.");

@@ -10,6 +10,7 @@ using Virtbus.Platform;
 using Virtbus.Provisioning;
 using Virtbus.Remote.Pci.HostVfio;
 using Virtbus.Remote.Pci.VfioUser;
+using Virtbus.Subsystems.Net;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Subsystems.Vhost;
 using Virtbus.Transports;
@@ -36,8 +37,10 @@ internal sealed class FabricHardware : IAsyncDisposable
     private readonly VirtioFunctions _virtio;
     private readonly DeclaredSwitches _switches;
     private readonly NbdExports _nbd;
+    private readonly NetSubsystem _net;
     // In the order in which they were made; replaced as a whole.
     private volatile (Adapter Adapter, DiskFunctions Disks)[] _adapters = [];
+    private volatile AdapterManifest? _making;
     private volatile bool _closing;
 
     public FabricHardware(ProvisioningContext context)
@@ -61,7 +64,15 @@ internal sealed class FabricHardware : IAsyncDisposable
         _switches = new DeclaredSwitches(context.Switches);
         context.Fabric.Tree.AddKernelDirectory(SwitchTree.Make(context.Switches));
         _nbd = new NbdExports(context);
+        _net = NetSubsystem.Of(context.Fabric);
+        Joins = new InterfaceJoins(context, NetworkOf, ListLinks);
     }
+
+    /// <summary>The virtio functions.</summary>
+    public VirtioFunctions Virtio => _virtio;
+
+    /// <summary>The network interfaces that are joined to switches and TAP devices.</summary>
+    public InterfaceJoins Joins { get; }
 
     public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles, .. _nbd.Sockets];
 
@@ -89,6 +100,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     {
         await _context.Fabric.AddClassObserverAsync(_vfio.Class, _vfioExporter);
         await _context.Fabric.AddClassObserverAsync(_vhost.Class, _vhostExporter);
+        await _context.Fabric.AddClassObserverAsync(_net.Class, Joins);
     }
 
     /// <summary>The switches that are there in any case.</summary>
@@ -110,18 +122,24 @@ internal sealed class FabricHardware : IAsyncDisposable
     /// <exception cref="VirtbusException">The adapter can't be made.</exception>
     public async ValueTask<Device> AddAdapterAsync(AdapterManifest adapter)
     {
-        var made = await Adapter.CreateAsync(_context.Fabric, adapter, _context.Switches);
+        _making = adapter;
+        Adapter? made = null;
         try
         {
+            made = await Adapter.CreateAsync(_context.Fabric, adapter, _context.Switches);
             _adapters = [.. _adapters, (made, new DiskFunctions(made, _vhostExporter, _nbd, _context))];
+            return made.Device;
         }
         catch
         {
-            await made.DisposeAsync();
+            if (made is not null)
+                await made.DisposeAsync();
             throw;
         }
-
-        return made.Device;
+        finally
+        {
+            _making = null;
+        }
     }
 
     /// <summary>Takes an adapter away with all that is on it; waits for who has some of it open.</summary>
@@ -185,6 +203,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         _closing = true;
+        await Joins.ClearAsync();
         await _pci.UnplugOpenedAsync();
         await _virtio.DisposeAsync();
         await _serials.DisposeAsync();
@@ -192,8 +211,44 @@ internal sealed class FabricHardware : IAsyncDisposable
             await RemoveAdapterAsync(last.Name);
         await _nbd.DisposeAsync();
         _switches.Dispose();
+        await _context.Fabric.RemoveClassObserverAsync(_net.Class, Joins);
         await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);
+    }
+
+    // Interfaces of one that is being made may be there before it is.
+    private IEnumerable<AdapterManifest> AllAdapters => _making is { } one ? Adapters.Append(one) : Adapters;
+
+    private static string AdapterNode(string name) => "adapter " + name;
+
+    // What the hardware of an interface is on, if that is of this fabric.
+    private string? NetworkOf(NetDevice device)
+    {
+        Device? at = device.Parent;
+        while (at is not (null or PciDevice))
+            at = at.Parent;
+        if (at is not PciDevice pci)
+            return null;
+        if ((pci.PhysicalFunction ?? pci).Label is { } label && AllAdapters.Any(a => a.Name == label))
+            return AdapterNode(label);
+        return _virtio.SwitchOf(pci) is { } place ? InterfaceJoins.SwitchNode(place) : null;
+    }
+
+    private IEnumerable<(string, string)> ListLinks()
+    {
+        foreach (var one in _switches.All)
+        {
+            if (one.Tap is { } tap)
+                yield return (InterfaceJoins.SwitchNode(one.Name), InterfaceJoins.TapNode(tap));
+        }
+
+        foreach (var adapter in AllAdapters)
+        {
+            if (adapter.Tap is { } tap)
+                yield return (AdapterNode(adapter.Name), InterfaceJoins.TapNode(tap));
+            if (adapter.Switch is { } place)
+                yield return (AdapterNode(adapter.Name), InterfaceJoins.SwitchNode(place));
+        }
     }
 
     private void OnManagement(VdpaManagement management)

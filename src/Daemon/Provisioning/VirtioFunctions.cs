@@ -100,6 +100,16 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         return Medium.DescribeStandard(profile, field) ?? base.DescribeStandard(profile, field);
     }
 
+    /// <summary>The switch that a device is on, also while it is plugged in; null for one that is no network function of these.</summary>
+    public string? SwitchOf(PciDevice device)
+    {
+        if ((device.PhysicalFunction ?? device).Label is not { } name || Engine.Functions.FirstOrDefault(f => f.Kind == KindName && f.Name == name)?.Profile is not { } profile)
+            return null;
+        if (!profile.TryGet(Type, out var type) || type != Net)
+            return null;
+        return profile.TryGet(Switch, out var place) ? place : StandardSwitch;
+    }
+
     protected override string DriverOf(FunctionProfile profile) =>
         !profile.IsSet(DriverName) && profile.Get(VirtualFunctions) > 0 ? StubDriver : base.DriverOf(profile);
 

@@ -1,4 +1,5 @@
 using Virtbus.Drivers.Nic;
+using Virtbus.Ethernet;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Net;
 
@@ -13,7 +14,12 @@ internal sealed class NicNetOps(INicQueueSets sets) : INetOps
     public ValueTask OpenAsync(NetDevice device)
     {
         var queues = sets.Allocate(device.Name, Depth);
-        queues.StartReceive(device.Receive);
+        // An adapter does not say where a batch ends.
+        queues.StartReceive(frame =>
+        {
+            device.Receive(0, new EthernetFrame(frame));
+            device.EndReceive(0);
+        });
         Volatile.Write(ref _queues, queues);
         return default;
     }
@@ -24,10 +30,11 @@ internal sealed class NicNetOps(INicQueueSets sets) : INetOps
         return default;
     }
 
-    public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
+    // The adapter is told with each frame.
+    public bool TryTransmit(int queue, in EthernetFrame frame, out Fault fault)
     {
         if (Volatile.Read(ref _queues) is { } queues)
-            return queues.TryTransmit(frame, out fault);
+            return queues.TryTransmit(frame.Bytes, out fault);
         fault = new Fault(Errno.ENOTCONN, "the interface is down");
         return false;
     }

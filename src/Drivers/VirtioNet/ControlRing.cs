@@ -1,4 +1,3 @@
-using System.Buffers.Binary;
 using Virtbus.Buses.Virtio;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
@@ -7,17 +6,17 @@ using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Drivers.VirtioNet;
 
-/// <summary>The control queue: one command at a time, by the driver's probe and restore. A device that does not answer in time has its queue broken.</summary>
+/// <summary>The control queue: one command at a time, any thread. A device that does not answer in time has its queue broken.</summary>
 internal sealed class ControlRing : IDisposable
 {
     internal const int Depth = 4;
-    private const byte Pairs = 4;
-    private const byte SetPairs = 0;
     private const byte Ok = 0;
+    private const int DataOffset = 2;
     private const int AnswerOffset = 64;
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
 
     private readonly Lock _lock = new();
+    private readonly SemaphoreSlim _turn = new(1, 1);
     private readonly TimeProvider _time;
     private readonly DmaBuffer _memory;
     private VirtioQueue? _queue;
@@ -44,19 +43,30 @@ internal sealed class ControlRing : IDisposable
         }
     }
 
-    /// <summary>Says how many queue pairs are used.</summary>
+    /// <summary>Gives the device a command.</summary>
+    /// <param name="command">The command.</param>
+    /// <param name="data">What belongs to it, a few bytes.</param>
+    /// <param name="cancellationToken">Ends the wait, and the queue with it.</param>
     /// <returns>False when the device refuses, is gone, or does not answer.</returns>
-    internal async ValueTask<bool> TrySetPairsAsync(int pairs, CancellationToken cancellationToken)
+    internal async ValueTask<bool> TryCommandAsync(NetCommand command, byte[] data, CancellationToken cancellationToken = default)
     {
+        await _turn.WaitAsync(cancellationToken);
         try
         {
-            return await Send(pairs).WaitAsync(Patience, _time, cancellationToken);
+            return await Send(command, data).WaitAsync(Patience, _time, cancellationToken);
         }
-        catch (TimeoutException)
+        catch (Exception e) when (e is TimeoutException or OperationCanceledException)
         {
+            // The memory is the device's as long as it has not answered.
             lock (_lock)
                 _queue?.Break(new Fault(Errno.ETIMEDOUT, "the device does not answer a command"));
+            if (e is OperationCanceledException)
+                throw;
             return false;
+        }
+        finally
+        {
+            _turn.Release();
         }
     }
 
@@ -80,18 +90,21 @@ internal sealed class ControlRing : IDisposable
 
     public void Dispose() => _memory.Dispose();
 
-    private Task<bool> Send(int pairs)
+    private Task<bool> Send(NetCommand command, byte[] data)
     {
         lock (_lock)
         {
             if (_queue is not { } queue)
                 return Task.FromResult(false);
             var bytes = _memory.Span;
-            (bytes[0], bytes[1]) = (Pairs, SetPairs);
-            BinaryPrimitives.WriteUInt16LittleEndian(bytes[2..], (ushort)pairs);
+            (bytes[0], bytes[1]) = (command.Class, command.Number);
+            data.CopyTo(bytes[DataOffset..]);
             bytes[AnswerOffset] = byte.MaxValue;
             _answer = new TaskCompletionSource<bool>(TaskCreationOptions.RunContinuationsAsynchronously);
-            if (queue.Add(new DriverBuffer(_memory.Address, 4, false), new DriverBuffer(new Iova(_memory.Address.Value + AnswerOffset), 1, true)) < 0)
+            var added = queue.Add(
+                new DriverBuffer(_memory.Address, (uint)(DataOffset + data.Length), false),
+                new DriverBuffer(new Iova(_memory.Address.Value + AnswerOffset), 1, true));
+            if (added < 0)
                 return Task.FromResult(false);
             queue.Kick();
             return _answer.Task;

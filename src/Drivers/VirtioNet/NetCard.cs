@@ -11,21 +11,20 @@ namespace Virtbus.Drivers.VirtioNet;
 /// <summary>One device: its queue pairs and its control queue, as the operations of an interface.</summary>
 internal sealed class NetCard : INetOps, IDisposable
 {
-    // Which is as many as an interface of ours has use for; a device may have more.
-    private const int MostPairs = 8;
+    // Of a device that says it has more, so many are used: what it says is not to cost any amount of memory.
+    private const int MostPairs = 128;
     private const int PairsOffset = 8;
     private const int MtuOffset = 10;
     private const int StandardMtu = 1500;
     private const int MacSize = 6;
-    private const int AddressType = 12;
-    private const ushort IPv4 = 0x0800;
-    private const ushort IPv6 = 0x86DD;
+    private const int AnnounceSize = 60;
 
     private readonly VirtioBusDevice _device;
     private readonly ReceiveRing[] _receive;
     private readonly TransmitRing[] _transmit;
     private readonly ControlRing? _control;
     private readonly int _controlNumber;
+    private readonly OffloadKinds _takes;
     private int _pairs = 1;
 
     /// <summary>Reads who it is, and allocates its buffers.</summary>
@@ -42,14 +41,16 @@ internal sealed class NetCard : INetOps, IDisposable
         _controlNumber = 2 * pairs;
         var isMergeable = device.Has(VIRTIO_NET_F_MRG_RXBUF);
         var header = isMergeable || !device.IsLegacy ? 12 : 10;
+        _takes = NetFeatures.Receive(device.Has);
+        var longest = _takes is OffloadKinds.None or OffloadKinds.Checksum ? MaxMtu + EthernetFrame.Overhead : EthernetFrame.MaxUncutLength;
         _receive = new ReceiveRing[Math.Min(pairs, MostPairs)];
         _transmit = new TransmitRing[_receive.Length];
         try
         {
             for (var i = 0; i < _receive.Length; i++)
             {
-                _receive[i] = new ReceiveRing(device, header, isMergeable, MaxMtu + EthernetFrame.Overhead);
-                _transmit[i] = new TransmitRing(device, header, MaxMtu + EthernetFrame.Overhead);
+                _receive[i] = new ReceiveRing(device, i, header, isMergeable, longest, _takes);
+                _transmit[i] = new TransmitRing(device, header);
             }
 
             if (device.Has(VIRTIO_NET_F_CTRL_VQ))
@@ -69,6 +70,16 @@ internal sealed class NetCard : INetOps, IDisposable
 
     /// <summary>How many pairs are used.</summary>
     internal int Pairs => _pairs;
+
+    /// <summary>What the interface is, when the queues are made.</summary>
+    internal NetDeviceOptions Options => new(Address, "p0", MaxMtu, ReadLink())
+    {
+        Queues = _receive.Length,
+        // A queue of fewer descriptors than the longest frame takes would lose it each time.
+        TransmitOffloads = NetFeatures.Transmit(_device.Has) & (_device.Queues.All(static q => q.Size >= TransmitRing.MostSlots || q.Index % 2 == 0) ? OffloadKinds.All : OffloadKinds.Checksum),
+        ReceiveOffloads = _takes,
+        FiltersVlans = _device.Has(VIRTIO_NET_F_CTRL_VLAN),
+    };
 
     internal NetDevice? Interface { get; set; }
 
@@ -100,7 +111,7 @@ internal sealed class NetCard : INetOps, IDisposable
     {
         foreach (var ring in _receive)
             ring.Fill();
-        _pairs = _receive.Length > 1 && await _control!.TrySetPairsAsync(_receive.Length, cancellationToken) ? _receive.Length : 1;
+        _pairs = _receive.Length > 1 && await _control!.TryCommandAsync(NetCommand.SetPairs, [(byte)_receive.Length, 0], cancellationToken) ? _receive.Length : 1;
     }
 
     /// <summary>Lets go of the queues: no frame goes in or out when it returns.</summary>
@@ -114,12 +125,19 @@ internal sealed class NetCard : INetOps, IDisposable
     }
 
     /// <summary>Whether the link carries, as the device says; it does where it does not say.</summary>
-    internal bool ReadLink()
+    internal bool ReadLink() => !_device.Has(VIRTIO_NET_F_STATUS) || (ReadStatus() & VIRTIO_NET_S_LINK_UP) != 0;
+
+    /// <summary>Whether the device asks the driver to tell the network where it is.</summary>
+    internal bool IsAskedToAnnounce => _device.Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && (ReadStatus() & VIRTIO_NET_S_ANNOUNCE) != 0;
+
+    /// <summary>Tells the network where the interface is, and the device that it was told (VIRTIO 1.3, 5.1.6.5.4).</summary>
+    internal async Task AnnounceAsync()
     {
-        if (!_device.Has(VIRTIO_NET_F_STATUS))
-            return true;
-        Span<byte> status = stackalloc byte[2];
-        return _device.TryReadConfig(StatusOffset, status, out _) && (BinaryPrimitives.ReadUInt16LittleEndian(status) & VIRTIO_NET_S_LINK_UP) != 0;
+        if (Interface is not { } there)
+            return;
+        // An interface that is down tells nobody.
+        there.TryTransmit(MakeAnnouncement(there.Address), out _);
+        await _control!.TryCommandAsync(NetCommand.AcknowledgeAnnounce, []);
     }
 
     public ValueTask OpenAsync(NetDevice device)
@@ -136,8 +154,34 @@ internal sealed class NetCard : INetOps, IDisposable
         return default;
     }
 
-    // Frames of one flow go by one pair, so that they stay in order.
-    public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault) => _transmit[_pairs == 1 ? 0 : (int)(FlowOf(frame) % (uint)_pairs)].TrySend(frame, out fault);
+    public bool TryTransmit(int queue, in EthernetFrame frame, out Fault fault) => _transmit[queue].TrySend(frame, out fault);
+
+    public void Flush(int queue) => _transmit[queue].Flush();
+
+    // A device that does not choose gives all frames. One that does was told of no groups: all of them are wanted.
+    public async ValueTask SetPromiscuousAsync(NetDevice device, bool promiscuous)
+    {
+        if (!_device.Has(VIRTIO_NET_F_CTRL_RX))
+            return;
+        if (!await _control!.TryCommandAsync(NetCommand.AllMulticast, [1]) | !await _control.TryCommandAsync(NetCommand.Promiscuous, [promiscuous ? (byte)1 : (byte)0]) && promiscuous)
+            throw Refused("to receive all frames");
+    }
+
+    public async ValueTask SetAddressAsync(NetDevice device, ulong address)
+    {
+        if (!_device.Has(VIRTIO_NET_F_CTRL_MAC_ADDR))
+            throw new VirtbusException(Errno.EOPNOTSUPP, $"Interface {device.Name} has the address of its device, which offers no way to change it.");
+        var bytes = new byte[8];
+        BinaryPrimitives.WriteUInt64BigEndian(bytes, address << 16);
+        if (!await _control!.TryCommandAsync(NetCommand.SetAddress, bytes[..MacSize]))
+            throw Refused($"the address {NetDevice.FormatAddress(address)}");
+    }
+
+    public async ValueTask SetVlanAsync(NetDevice device, ushort vlan, bool wanted)
+    {
+        if (_device.Has(VIRTIO_NET_F_CTRL_VLAN) && !await _control!.TryCommandAsync(wanted ? NetCommand.AddVlan : NetCommand.RemoveVlan, [(byte)vlan, (byte)(vlan >> 8)]))
+            throw Refused($"VLAN {vlan}");
+    }
 
     public void Dispose()
     {
@@ -149,16 +193,31 @@ internal sealed class NetCard : INetOps, IDisposable
         _control?.Dispose();
     }
 
-    private static uint FlowOf(ReadOnlySpan<byte> frame)
+    private VirtbusException Refused(string what) => new(Errno.EIO, $"Device {_device.Name} refuses {what}, or does not answer. Bind it anew, or leave it as it is.");
+
+    private ushort ReadStatus()
     {
-        var hash = new HashCode();
-        hash.AddBytes(frame[..AddressType]);
-        var type = BinaryPrimitives.ReadUInt16BigEndian(frame[AddressType..]);
-        if (type == IPv4 && frame.Length >= 34)
-            hash.AddBytes(frame[26..34]);
-        else if (type == IPv6 && frame.Length >= 54)
-            hash.AddBytes(frame[22..54]);
-        return (uint)hash.ToHashCode();
+        Span<byte> status = stackalloc byte[2];
+        return _device.TryReadConfig(StatusOffset, status, out _) ? BinaryPrimitives.ReadUInt16LittleEndian(status) : (ushort)0;
+    }
+
+    // Who asks for his own address by another one's (RFC 903): an interface has no IP address, and switches learn by any frame.
+    private static byte[] MakeAnnouncement(ulong address)
+    {
+        var frame = new byte[AnnounceSize];
+        frame.AsSpan(0, MacSize).Fill(0xFF);
+        WriteAddress(frame, MacSize);
+        ReadOnlySpan<byte> request = [0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3];
+        request.CopyTo(frame.AsSpan(12));
+        WriteAddress(frame, 22);
+        WriteAddress(frame, 32);
+        return frame;
+
+        void WriteAddress(Span<byte> to, int at)
+        {
+            BinaryPrimitives.WriteUInt16BigEndian(to[at..], (ushort)(address >> 32));
+            BinaryPrimitives.WriteUInt32BigEndian(to[(at + 2)..], (uint)address);
+        }
     }
 
     private ulong AddressOf(ReadOnlySpan<byte> mac)

@@ -9,22 +9,26 @@ using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Drivers.VirtioNet;
 
-/// <summary>A receive queue: all its buffers are with the device but for those whose frame is being handed on. Runs on the thread that interrupts.</summary>
+/// <summary>
+/// A receive queue: all its buffers are with the device but for those whose frame is being handed on. Runs on the thread that interrupts. The device is not
+/// trusted: what it says of a frame is looked at in a copy, by the subsystem, and what makes no sense is counted.
+/// </summary>
 internal sealed class ReceiveRing : IDisposable
 {
     internal const int Depth = 256;
     // Of mergeable buffers, of which a frame takes as many as it needs (5.1.6.3.1).
     private const int MergeableSize = 2048;
     private const int CacheLine = 64;
-    private const int FlagsOffset = 0;
-    private const int SegmentOffset = 1;
     private const int BuffersOffset = 10;
-    private const byte NeedsChecksum = 1;
+    private const int MostHeader = 12;
 
     private readonly Lock _lock = new();
     private readonly DmaBuffer _memory;
+    private readonly int _number;
     private readonly int _headerSize;
     private readonly bool _isMergeable;
+    // Of the flags those that count: without the feature a checksum that is left open is seen as an error.
+    private readonly FrameFlags _flags;
     private readonly int _bufferSize;
     // A frame is copied out once, so that the device changes nothing of what was looked at.
     private readonly byte[] _frame;
@@ -33,17 +37,23 @@ internal sealed class ReceiveRing : IDisposable
     private VirtioQueue? _queue;
     private NetDevice? _receiver;
 
-    internal ReceiveRing(VirtioBusDevice device, int headerSize, bool isMergeable, int mostBytes)
+    /// <summary>Allocates its buffers.</summary>
+    /// <param name="device">The device.</param>
+    /// <param name="number">Its number among the receive queues.</param>
+    /// <param name="headerSize">Bytes of a frame's header.</param>
+    /// <param name="isMergeable">Whether a frame may lie in several buffers.</param>
+    /// <param name="mostBytes">Bytes of the longest frame.</param>
+    /// <param name="takes">What the device may leave.</param>
+    internal ReceiveRing(VirtioBusDevice device, int number, int headerSize, bool isMergeable, int mostBytes, OffloadKinds takes)
     {
+        _number = number;
+        _flags = FrameFlags.NeedsChecksum | ((takes & OffloadKinds.Checksum) != OffloadKinds.None ? FrameFlags.DataValid : FrameFlags.None);
         _headerSize = headerSize;
         _isMergeable = isMergeable;
         _bufferSize = isMergeable ? MergeableSize : (headerSize + mostBytes + CacheLine - 1) & -CacheLine;
         _frame = new byte[mostBytes];
         _memory = device.Allocate(Depth * (ulong)_bufferSize);
     }
-
-    /// <summary>Frames that were not handed on: malformed, too long, or with offload data that nobody asked for.</summary>
-    internal long Dropped { get; private set; }
 
     internal void Attach(VirtioQueue queue)
     {
@@ -90,14 +100,16 @@ internal sealed class ReceiveRing : IDisposable
                 while (TryTake(queue, out var buffer, out var written))
                 {
                     isAny = true;
-                    if (TryCollect(queue, buffer, written, out var length))
-                        _receiver?.Receive(_frame.AsSpan(0, length));
+                    if (TryCollect(queue, buffer, written, out var length, out var offload))
+                        _receiver?.Receive(_number, new EthernetFrame(_frame.AsSpan(0, length), offload));
                     else
-                        Dropped++;
+                        _receiver?.CountReceiveError(_number, isLength: true);
                 }
 
-                if (isAny)
-                    queue.Kick();
+                if (!isAny)
+                    continue;
+                queue.Kick();
+                _receiver?.EndReceive(_number);
             }
             while (queue.RequestCalls(true));
         }
@@ -129,19 +141,26 @@ internal sealed class ReceiveRing : IDisposable
     }
 
     // Puts a frame together and gives its buffers back.
-    private bool TryCollect(VirtioQueue queue, int buffer, int written, out int length)
+    private bool TryCollect(VirtioQueue queue, int buffer, int written, out int length, out FrameOffload offload)
     {
         length = 0;
+        offload = default;
         var buffers = 1;
         var isGood = written >= _headerSize;
         if (isGood)
         {
-            Span<byte> header = stackalloc byte[12];
+            Span<byte> header = stackalloc byte[MostHeader];
             Bytes(buffer, _headerSize).CopyTo(header);
-            isGood = (header[FlagsOffset] & NeedsChecksum) == 0 && header[SegmentOffset] == 0;
             if (_isMergeable)
                 buffers = BinaryPrimitives.ReadUInt16LittleEndian(header[BuffersOffset..]);
-            isGood = Append(buffer, _headerSize, written, ref length) && isGood;
+            // Most have nothing in it: no flag, and no type of segments.
+            if (BinaryPrimitives.ReadUInt16LittleEndian(header) != 0)
+            {
+                offload = FrameOffload.Read(header);
+                offload = offload with { Flags = offload.Flags & _flags };
+            }
+
+            isGood = Append(buffer, _headerSize, written, ref length);
         }
 
         Offer(queue, buffer);
@@ -164,7 +183,7 @@ internal sealed class ReceiveRing : IDisposable
             Offer(queue, buffer);
         }
 
-        return isGood && length >= EthernetFrame.MinLength;
+        return isGood;
     }
 
     private bool Append(int buffer, int from, int to, ref int length)

@@ -8,24 +8,21 @@ using static Virtbus.Models.VirtioNet.VirtioNetConfig;
 namespace Virtbus.Drivers.VirtioNet;
 
 /// <summary>
-/// Registers an interface of the net subsystem for each virtio network device (VIRTIO 1.3, 5.1); it comes up at once. Frames are whole in both directions:
-/// the subsystem carries no offload data, so none is asked for.
+/// Registers an interface of the net subsystem for each virtio network device (VIRTIO 1.3, 5.1); it comes up at once. What the device takes of a frame is
+/// left to it, and what it leaves is handed on as it is.
 /// </summary>
 [VirtioDeviceTable(VirtioDeviceId.VIRTIO_ID_NET)]
 internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriver(bus, module)
 {
     private const int MtuOffset = 10;
 
-    public override VirtioFeatures Features { get; } = VirtioFeatures.Of(
-        VIRTIO_NET_F_MTU, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ);
+    public override VirtioFeatures Features => NetFeatures.All;
 
     protected override VirtioFeatures Validate(VirtioBusDevice device, VirtioFeatures features)
     {
         if (device.IsLegacy && !features.Has(VirtioLegacyConfig.VIRTIO_F_ANY_LAYOUT))
             throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} is a legacy one that wants the header of a frame in a buffer of its own, which driver {Name} does not do.");
-        // Pairs are set by a command (5.1.3.1).
-        if (!features.Has(VIRTIO_NET_F_CTRL_VQ))
-            features = features.Without(VIRTIO_NET_F_MQ);
+        features = NetFeatures.Settle(features);
         return features.Has(VIRTIO_NET_F_MTU) && device.ReadConfigUInt16(MtuOffset) < NetDevice.MinMtu ? features.Without(VIRTIO_NET_F_MTU) : features;
     }
 
@@ -36,7 +33,8 @@ internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriv
         device.Ready();
         await card.BeginAsync(cancellationToken);
         var subsystem = NetSubsystem.Of(device.Fabric!);
-        var there = await subsystem.RegisterAsync(device, card, new NetDeviceOptions(card.Address, "p0", card.MaxMtu, card.ReadLink()));
+        var there = await subsystem.RegisterAsync(device, card, card.Options);
+        there.SetQueues(card.Pairs);
         card.Interface = there;
         device.SetDriverData(card);
         await there.SetUpAsync(true);
@@ -63,13 +61,17 @@ internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriv
         card.Start();
         device.Ready();
         await card.BeginAsync(CancellationToken.None);
-        card.Interface!.SetCarrier(card.ReadLink());
+        card.Interface!.SetQueues(card.Pairs);
+        card.Interface.SetCarrier(card.ReadLink());
         await card.Interface.SetPresentAsync(true);
     }
 
     protected override void OnConfigChanged(VirtioBusDevice device)
     {
-        if (device.GetDriverData<NetCard>() is { Interface: { } there } card)
-            there.SetCarrier(card.ReadLink());
+        if (device.GetDriverData<NetCard>() is not { Interface: { } there } card)
+            return;
+        there.SetCarrier(card.ReadLink());
+        if (card.IsAskedToAnnounce)
+            device.Fabric?.StartWork("announcement of " + there.Name, card.AnnounceAsync);
     }
 }

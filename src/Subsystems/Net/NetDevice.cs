@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using System.Globalization;
 using Virtbus.Core;
 using Virtbus.Ethernet;
@@ -9,7 +10,7 @@ namespace Virtbus.Subsystems.Net;
 /// A network interface: what the net subsystem makes when a driver registers one. Its parent is the device that the hardware is, never the
 /// virtual-bus part that the driver was bound through (VB-17), so tools walk from the interface to the hardware.
 /// </summary>
-public sealed class NetDevice : Device
+public sealed partial class NetDevice : Device
 {
     /// <summary>The smallest MTU that can be set, in bytes.</summary>
     public const int MinMtu = 68;
@@ -18,8 +19,20 @@ public sealed class NetDevice : Device
     private readonly INetOps _ops;
     private readonly SemaphoreSlim _turn = new(1, 1);
     private IFrameReceiver[] _receivers = [];
-    private NetStatistics _statistics;
+    private readonly TransmitSide[] _transmit;
+    private readonly ReceiveSide[] _receive;
+    private readonly ulong _ownAddress;
+    private readonly OffloadKinds _hardwareTransmit;
+    private readonly OffloadKinds _hardwareReceive;
+    private ulong _address;
+    private long _transmitDropped;
+    private ImmutableSortedSet<ushort> _vlans = [];
+    private int _promiscuity;
+    private volatile OffloadKinds _transmitOffloads;
+    private volatile OffloadKinds _receiveOffloads;
+    private volatile int _queues;
     private volatile bool _up;
+    private bool _isOver;
     private volatile bool _present = true;
     private volatile bool _carrier;
     private volatile int _mtu;
@@ -28,19 +41,25 @@ public sealed class NetDevice : Device
         : base(name, parent, bus: null, subsystem.Class)
     {
         _ops = ops;
-        Address = options.Address;
+        _ownAddress = _address = options.Address;
         MaxMtu = options.MaxMtu;
         _mtu = Math.Min(StandardMtu, options.MaxMtu);
         PhysicalPortName = options.PhysicalPortName;
         Index = index;
         _carrier = options.Carrier;
+        _queues = Math.Max(options.Queues, 1);
+        _transmit = [.. Enumerable.Range(0, _queues).Select(queue => new TransmitSide(ops, queue))];
+        _receive = [.. Enumerable.Range(0, _queues).Select(static _ => new ReceiveSide())];
+        _transmitOffloads = _hardwareTransmit = WithChecksum(options.TransmitOffloads);
+        _receiveOffloads = _hardwareReceive = WithChecksum(options.ReceiveOffloads);
+        FiltersVlans = options.FiltersVlans;
     }
 
     /// <summary>The interface's number, never used twice.</summary>
     public int Index { get; }
 
     /// <summary>The Ethernet address, 48 bits.</summary>
-    public ulong Address { get; }
+    public ulong Address => Volatile.Read(ref _address);
 
     /// <summary>The port's name on the adapter (Linux: phys_port_name).</summary>
     public string PhysicalPortName { get; }
@@ -57,24 +76,61 @@ public sealed class NetDevice : Device
     /// <summary>True while the link carries.</summary>
     public bool HasCarrier => _carrier;
 
-    /// <summary>The counters at this moment.</summary>
-    public NetStatistics Statistics => _statistics.Read();
+    /// <summary>How many queues of each kind there are, whether they are used or not.</summary>
+    public int MaxQueues => _transmit.Length;
+
+    /// <summary>How many queues of each kind are used.</summary>
+    public int Queues => _queues;
+
+    /// <summary>What of a frame's offload data goes to the hardware as it is: what that can and nobody switched off.</summary>
+    public OffloadKinds Offloads => WithChecksum(_transmitOffloads);
+
+    /// <summary>Whether the hardware drops frames of VLANs that are not among <see cref="Vlans"/>.</summary>
+    public bool FiltersVlans { get; }
+
+    /// <summary>The VLANs whose frames are received, where the hardware chooses; all while the interface is promiscuous.</summary>
+    public IReadOnlyCollection<ushort> Vlans => Volatile.Read(ref _vlans);
+
+    /// <summary>Whether all frames are received, whomever they are for.</summary>
+    public bool IsPromiscuous => Volatile.Read(ref _promiscuity) > 0;
+
+    /// <summary>The counters at this moment, of all queues together.</summary>
+    public NetStatistics Statistics
+    {
+        get
+        {
+            var sum = new NetStatistics { TransmitDropped = Interlocked.Read(ref _transmitDropped) };
+            foreach (var side in _transmit)
+                sum = sum.Plus(side.Statistics);
+            foreach (var side in _receive)
+                sum = sum.Plus(side.Statistics);
+            return sum;
+        }
+    }
 
     /// <summary>Brings the interface up or takes it down.</summary>
     /// <param name="up">The wanted state; asking for the present one does nothing.</param>
-    /// <exception cref="VirtbusException">What the driver answers.</exception>
-    public async ValueTask SetUpAsync(bool up)
+    /// <exception cref="VirtbusException">ENODEV: it is being taken out; what the driver answers.</exception>
+    public ValueTask SetUpAsync(bool up) => SetUpAsync(up, isEnd: false);
+
+    /// <summary>Takes the interface down for good: its driver goes.</summary>
+    internal ValueTask EndAsync() => SetUpAsync(false, isEnd: true);
+
+    private async ValueTask SetUpAsync(bool up, bool isEnd)
     {
         await _turn.WaitAsync();
         try
         {
+            _isOver |= isEnd;
             if (up == _up)
                 return;
+            if (_isOver && up)
+                throw new VirtbusException(Errno.ENODEV, $"Interface {Name} is being taken out. Bind its driver again first.");
             if (up && _present)
-                await _ops.OpenAsync(this);
+                await OpenAsync();
             _up = up;
             if (!up && _present)
-                await _ops.StopAsync(this);
+                await CloseAsync();
         }
         finally
         {
@@ -94,10 +150,10 @@ public sealed class NetDevice : Device
             if (present == _present)
                 return;
             if (present && _up)
-                await _ops.OpenAsync(this);
+                await OpenAsync();
             _present = present;
             if (!present && _up)
-                await _ops.StopAsync(this);
+                await CloseAsync();
         }
         finally
         {
@@ -105,35 +161,78 @@ public sealed class NetDevice : Device
         }
     }
 
-    /// <summary>Sends a frame. Any thread.</summary>
-    /// <param name="frame">
-    /// An Ethernet frame without checksum, <see cref="EthernetFrame.MinLength"/> to <see cref="Mtu"/> + <see cref="EthernetFrame.Overhead"/> bytes.
-    /// </param>
-    /// <param name="fault">ENETDOWN as ENOTCONN: the interface is down; EMSGSIZE: the length; ENOBUFS: the queue is full.</param>
-    public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
+    /// <summary>
+    /// Has all frames received, whomever they are for, until as many calls say otherwise (Linux: dev_set_promiscuity).
+    /// </summary>
+    /// <param name="promiscuous">Whether one user more wants them, or one less.</param>
+    /// <exception cref="VirtbusException">What the driver answers; nothing is changed then.</exception>
+    public async ValueTask SetPromiscuousAsync(bool promiscuous)
     {
-        if (!_up || !_present)
-            fault = new Fault(Errno.ENOTCONN, "the interface is down");
-        else if (frame.Length < EthernetFrame.MinLength || frame.Length > _mtu + EthernetFrame.Overhead)
-            fault = new Fault(Errno.EMSGSIZE, "the frame is shorter than a header or longer than the MTU allows");
-        else if (_ops.TryTransmit(frame, out fault))
-            return _statistics.CountTransmitted(frame.Length);
-        _statistics.CountTransmitDropped();
-        return false;
+        await _turn.WaitAsync();
+        try
+        {
+            var after = _promiscuity + (promiscuous ? 1 : -1);
+            if (after < 0)
+                throw new InvalidOperationException($"Nobody wants all frames of {Name}, and somebody takes that back.");
+            if (_up && _present && after > 0 != _promiscuity > 0)
+                await _ops.SetPromiscuousAsync(this, promiscuous);
+            Volatile.Write(ref _promiscuity, after);
+        }
+        finally
+        {
+            _turn.Release();
+        }
     }
 
-    /// <summary>Called by the driver for each frame received.</summary>
-    /// <param name="frame">The frame.</param>
-    public void Receive(ReadOnlySpan<byte> frame)
+    /// <summary>Gives the interface another address.</summary>
+    /// <param name="address">48 bits, no group's and not 0.</param>
+    /// <exception cref="VirtbusException">EADDRNOTAVAIL: it is none that an interface has; EOPNOTSUPP: the hardware's is fixed; what the driver answers.</exception>
+    public async ValueTask SetAddressAsync(ulong address)
     {
-        if (!_up)
+        if (address == 0 || address >> 48 != 0 || EthernetFrame.IsMulticast(address))
+            throw new VirtbusException(Errno.EADDRNOTAVAIL, $"{DevPath}/address: {FormatAddress(address)} is no address of an interface. Choose one that is not 0 and whose first byte is even.");
+        await _turn.WaitAsync();
+        try
         {
-            _statistics.CountReceiveDropped();
-            return;
+            await _ops.SetAddressAsync(this, address);
+            Volatile.Write(ref _address, address);
         }
-        _statistics.CountReceived(frame.Length);
-        foreach (var receiver in Volatile.Read(ref _receivers))
-            receiver.Receive(this, frame);
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    /// <summary>Sets the VLANs whose frames are received, where the hardware chooses.</summary>
+    /// <param name="vlans">Each 1 to 4094.</param>
+    /// <exception cref="VirtbusException">What the driver answers; those before it are set then.</exception>
+    public async ValueTask SetVlansAsync(IEnumerable<ushort> vlans)
+    {
+        ImmutableSortedSet<ushort> wanted = [.. vlans];
+        await _turn.WaitAsync();
+        try
+        {
+            foreach (var vlan in _vlans.SymmetricExcept(wanted))
+            {
+                var isWanted = wanted.Contains(vlan);
+                if (_up && _present)
+                    await _ops.SetVlanAsync(this, vlan, isWanted);
+                Volatile.Write(ref _vlans, isWanted ? _vlans.Add(vlan) : _vlans.Remove(vlan));
+            }
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    /// <summary>Called by the driver when it uses fewer queues than it registered, or more than before.</summary>
+    /// <param name="queues">1 to as many as were registered.</param>
+    public void SetQueues(int queues)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(queues, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(queues, _transmit.Length);
+        _queues = queues;
     }
 
     /// <summary>Called by the driver when the link comes or goes.</summary>
@@ -174,35 +273,34 @@ public sealed class NetDevice : Device
         variables.Add("IFINDEX", $"{Index}");
     }
 
-    internal static readonly AttributeGroup[] Groups =
-    [
-        new(
-            new ObjectAttribute<NetDevice>("address", d => FormatAddress(d.Address)),
-            new ObjectAttribute<NetDevice>("carrier", d => d._carrier ? "1" : "0"),
-            new ObjectAttribute<NetDevice>("ifindex", d => $"{d.Index}"),
-            new ObjectAttribute<NetDevice>("mtu", d => $"{d._mtu}", (d, value, _) => d.SetMtu(value)),
-            new ObjectAttribute<NetDevice>("operstate", d => !d.IsUp || !d._carrier ? "down" : "up"),
-            new ObjectAttribute<NetDevice>("flags", d => d._up ? "0x1003" : "0x1002", (d, value, _) => d.SetFlagsAsync(value)),
-            new ObjectAttribute<NetDevice>("phys_port_name", d => d.PhysicalPortName)),
-        new(
-            "statistics",
-            new ObjectAttribute<NetDevice>("rx_bytes", d => $"{d.Statistics.ReceivedBytes}"),
-            new ObjectAttribute<NetDevice>("rx_dropped", d => $"{d.Statistics.ReceiveDropped}"),
-            new ObjectAttribute<NetDevice>("rx_packets", d => $"{d.Statistics.ReceivedFrames}"),
-            new ObjectAttribute<NetDevice>("tx_bytes", d => $"{d.Statistics.TransmittedBytes}"),
-            new ObjectAttribute<NetDevice>("tx_dropped", d => $"{d.Statistics.TransmitDropped}"),
-            new ObjectAttribute<NetDevice>("tx_packets", d => $"{d.Statistics.TransmittedFrames}")),
-    ];
+    private static OffloadKinds WithChecksum(OffloadKinds kinds) => (kinds & OffloadKinds.Checksum) == OffloadKinds.None ? OffloadKinds.None : kinds;
 
-    private ValueTask SetMtu(string value)
+    // Hardware that was reset knows nothing of before.
+    private async ValueTask OpenAsync()
     {
-        var mtu = AttributeValue.ParseUnsigned(DevPath + "/mtu", value);
-        if (mtu < MinMtu || mtu > (ulong)MaxMtu)
-            throw new VirtbusException(Errno.EINVAL, $"{DevPath}/mtu: {value} is out of range. The interface takes {MinMtu} to {MaxMtu}.");
-        _mtu = (int)mtu;
-        return default;
+        await _ops.OpenAsync(this);
+        try
+        {
+            if (_address != _ownAddress)
+                await _ops.SetAddressAsync(this, _address);
+            await _ops.SetPromiscuousAsync(this, IsPromiscuous);
+            foreach (var vlan in _vlans)
+                await _ops.SetVlanAsync(this, vlan, true);
+        }
+        catch
+        {
+            await _ops.StopAsync(this);
+            throw;
+        }
+
+        foreach (var side in _transmit)
+            side.SetOpen(true);
     }
 
-    // IFF_UP is bit 0; no other flag can be set here.
-    private ValueTask SetFlagsAsync(string value) => SetUpAsync((AttributeValue.ParseUnsigned(DevPath + "/flags", value, 0xFFFF) & 1) != 0);
+    private ValueTask CloseAsync()
+    {
+        foreach (var side in _transmit)
+            side.SetOpen(false);
+        return _ops.StopAsync(this);
+    }
 }

@@ -1,57 +1,46 @@
 namespace Virtbus.Subsystems.Net;
 
-/// <summary>Counters of an interface (Linux: rtnl_link_stats64). Each counter is exact; a copy is not of one instant.</summary>
-public struct NetStatistics
+/// <summary>Counters of an interface, or of one of its queues (Linux: rtnl_link_stats64). Each counter is exact; a copy is not of one instant.</summary>
+public readonly struct NetStatistics
 {
-    private long _receivedFrames;
-    private long _receivedBytes;
-    private long _receiveDropped;
-    private long _transmittedFrames;
-    private long _transmittedBytes;
-    private long _transmitDropped;
-
-    /// <summary>Frames received.</summary>
-    public readonly long ReceivedFrames => _receivedFrames;
+    /// <summary>Frames received; one that is still to be cut is one.</summary>
+    public long ReceivedFrames { get; init; }
 
     /// <summary>Bytes received.</summary>
-    public readonly long ReceivedBytes => _receivedBytes;
+    public long ReceivedBytes { get; init; }
 
     /// <summary>Frames received while the interface was down.</summary>
-    public readonly long ReceiveDropped => _receiveDropped;
+    public long ReceiveDropped { get; init; }
+
+    /// <summary>Frames received of which something was wrong, all kinds together.</summary>
+    public long ReceiveErrors { get; init; }
+
+    /// <summary>Those whose length is not one that Ethernet has, or that the hardware has no room for.</summary>
+    public long ReceiveLengthErrors { get; init; }
+
+    /// <summary>Those whose offload data did not fit them.</summary>
+    public long ReceiveFrameErrors { get; init; }
 
     /// <summary>Frames sent.</summary>
-    public readonly long TransmittedFrames => _transmittedFrames;
+    public long TransmittedFrames { get; init; }
 
     /// <summary>Bytes sent.</summary>
-    public readonly long TransmittedBytes => _transmittedBytes;
+    public long TransmittedBytes { get; init; }
 
     /// <summary>Frames that could not be sent.</summary>
-    public readonly long TransmitDropped => _transmitDropped;
+    public long TransmitDropped { get; init; }
 
-    internal NetStatistics Read() => new()
+    /// <summary>The sum of both.</summary>
+    internal NetStatistics Plus(in NetStatistics other) => new()
     {
-        _receivedFrames = Interlocked.Read(ref _receivedFrames),
-        _receivedBytes = Interlocked.Read(ref _receivedBytes),
-        _receiveDropped = Interlocked.Read(ref _receiveDropped),
-        _transmittedFrames = Interlocked.Read(ref _transmittedFrames),
-        _transmittedBytes = Interlocked.Read(ref _transmittedBytes),
-        _transmitDropped = Interlocked.Read(ref _transmitDropped),
+        ReceivedFrames = ReceivedFrames + other.ReceivedFrames,
+        ReceivedBytes = ReceivedBytes + other.ReceivedBytes,
+        ReceiveDropped = ReceiveDropped + other.ReceiveDropped,
+        ReceiveErrors = ReceiveErrors + other.ReceiveErrors,
+        ReceiveLengthErrors = ReceiveLengthErrors + other.ReceiveLengthErrors,
+        ReceiveFrameErrors = ReceiveFrameErrors + other.ReceiveFrameErrors,
+        TransmittedFrames = TransmittedFrames + other.TransmittedFrames,
+        TransmittedBytes = TransmittedBytes + other.TransmittedBytes,
+        TransmitDropped = TransmitDropped + other.TransmitDropped,
     };
-
-    internal void CountReceived(int bytes)
-    {
-        Interlocked.Increment(ref _receivedFrames);
-        Interlocked.Add(ref _receivedBytes, bytes);
-    }
-
-    internal void CountReceiveDropped() => Interlocked.Increment(ref _receiveDropped);
-
-    internal bool CountTransmitted(int bytes)
-    {
-        Interlocked.Increment(ref _transmittedFrames);
-        Interlocked.Add(ref _transmittedBytes, bytes);
-        return true;
-    }
-
-    internal void CountTransmitDropped() => Interlocked.Increment(ref _transmitDropped);
 }

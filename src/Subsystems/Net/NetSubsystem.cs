@@ -46,12 +46,12 @@ public sealed class NetSubsystem
         return parent.Fabric!.RegisterAsync(new NetDevice(this, NameOf(StemOf(parent), options.PhysicalPortName), parent, ops, options, index));
     }
 
-    /// <summary>Takes an interface down and out.</summary>
+    /// <summary>Takes an interface down and out; nobody brings it up again.</summary>
     /// <param name="device">The interface.</param>
     public async ValueTask UnregisterAsync(NetDevice device)
     {
         ArgumentNullException.ThrowIfNull(device);
-        await device.SetUpAsync(false);
+        await device.EndAsync();
         await device.Fabric!.UnregisterAsync(device);
     }
 

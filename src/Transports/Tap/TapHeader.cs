@@ -1,4 +1,3 @@
-using System.Buffers.Binary;
 using Virtbus.Ethernet;
 using Virtbus.Platform;
 
@@ -7,18 +6,6 @@ namespace Virtbus.Transports.Tap;
 /// <summary>The header before a frame of a TAP queue: struct virtio_net_hdr_v1 (VIRTIO 1.2, 5.1.6), in little endian.</summary>
 internal static class TapHeader
 {
-    /// <summary>Reads one.</summary>
-    /// <param name="header"><see cref="TapFile.HeaderSize"/> bytes.</param>
-    public static FrameOffload Read(ReadOnlySpan<byte> header) => new(
-        (FrameFlags)header[0],
-        (SegmentationType)header[1],
-        BinaryPrimitives.ReadUInt16LittleEndian(header[2..]),
-        BinaryPrimitives.ReadUInt16LittleEndian(header[4..]),
-        BinaryPrimitives.ReadUInt16LittleEndian(header[6..]),
-        BinaryPrimitives.ReadUInt16LittleEndian(header[8..]),
-        0,
-        0);
-
     /// <summary>Writes one.</summary>
     /// <param name="header"><see cref="TapFile.HeaderSize"/> bytes.</param>
     /// <param name="offload">The frame's offload data.</param>

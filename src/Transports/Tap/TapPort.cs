@@ -123,7 +123,7 @@ public sealed class TapPort : IDisposable
                 var length = queue.Read(_buffer);
                 hasMore = length > TapFile.HeaderSize;
                 if (hasMore)
-                    _batch.Forward(owner.Port, new EthernetFrame(_buffer.AsSpan(TapFile.HeaderSize..length), TapHeader.Read(_buffer)));
+                    _batch.Forward(owner.Port, new EthernetFrame(_buffer.AsSpan(TapFile.HeaderSize..length), FrameOffload.Read(_buffer)));
             }
             _batch.End(static (_, exception) => ServiceThread.Unhandled?.Invoke("tap", exception));
             return hasMore;

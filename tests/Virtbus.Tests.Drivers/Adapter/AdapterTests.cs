@@ -4,6 +4,7 @@ using Virtbus.Buses.Vdpa;
 using Virtbus.Core;
 using Virtbus.Drivers.MerlinCore;
 using Virtbus.Drivers.Nic;
+using Virtbus.Ethernet;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
@@ -96,7 +97,7 @@ public sealed class AdapterTests
 
             public ValueTask StopAsync(NetDevice device) => default;
 
-            public bool TryTransmit(ReadOnlySpan<byte> frame, out Fault fault)
+            public bool TryTransmit(int queue, in EthernetFrame frame, out Fault fault)
             {
                 fault = new Fault(Errno.ENOBUFS, "nothing is sent");
                 return false;

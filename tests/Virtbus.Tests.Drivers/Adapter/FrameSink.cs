@@ -1,3 +1,4 @@
+using Virtbus.Ethernet;
 using Virtbus.Subsystems.Net;
 
 namespace Virtbus.Tests.Drivers.Adapter;
@@ -19,11 +20,11 @@ internal sealed class FrameSink(int wanted) : IFrameReceiver
 
     public Task Done => _done.Task.EndsAsync($"{wanted} frames", () => $"only those of {string.Join(' ', Sequences)}");
 
-    public void Receive(NetDevice device, ReadOnlySpan<byte> frame)
+    public void Receive(NetDevice device, int queue, in EthernetFrame frame)
     {
         lock (_sequences)
         {
-            _sequences.Add(AdapterFixture.SequenceOf(frame));
+            _sequences.Add(AdapterFixture.SequenceOf(frame.Bytes));
             if (_sequences.Count == wanted)
                 _done.TrySetResult();
         }

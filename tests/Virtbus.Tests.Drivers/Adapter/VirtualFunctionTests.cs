@@ -5,6 +5,7 @@ using Virtbus.Core;
 using Virtbus.Drivers.Nic;
 using Virtbus.Drivers.NicRings;
 using Virtbus.Drivers.VfioPci;
+using Virtbus.Ethernet;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
@@ -411,6 +412,6 @@ public sealed class VirtualFunctionTests
 
     private sealed class Catcher(TaskCompletionSource<byte[]> received) : IFrameReceiver
     {
-        public void Receive(NetDevice device, ReadOnlySpan<byte> frame) => received.TrySetResult(frame.ToArray());
+        public void Receive(NetDevice device, int queue, in EthernetFrame frame) => received.TrySetResult(frame.Bytes.ToArray());
     }
 }

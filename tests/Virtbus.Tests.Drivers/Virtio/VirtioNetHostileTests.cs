@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 using Virtbus.Drivers.VirtioNet;
+using Virtbus.Ethernet;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Models.VirtioNet;
@@ -17,11 +18,14 @@ public sealed class VirtioNetHostileTests
     private const int Answers = 100_000;
     private const int RingSize = 32;
     private const int HeaderSize = 12;
+    private static readonly VirtioFeatures Offloads = VirtioFeatures.Of(
+        VirtioNetConfig.VIRTIO_NET_F_GUEST_CSUM, VirtioNetConfig.VIRTIO_NET_F_GUEST_TSO4, VirtioNetConfig.VIRTIO_NET_F_GUEST_TSO6, VirtioNetConfig.VIRTIO_NET_F_GUEST_USO4);
 
     [Theory]
-    [InlineData(true)]
-    [InlineData(false)]
-    public async Task Mutated_frames_are_dropped_or_break_the_queue(bool isMergeable)
+    [InlineData(true, false)]
+    [InlineData(false, false)]
+    [InlineData(true, true)]
+    public async Task Mutated_frames_are_dropped_or_break_the_queue(bool isMergeable, bool hasOffloads)
     {
         await using var rig = await FabricRig.StartAsync();
         await rig.InitModuleAsync(new VirtioNetModule(), "virtio_net");
@@ -30,13 +34,14 @@ public sealed class VirtioNetHostileTests
         var frames = new Frames();
         var broken = 0;
         var answers = 0;
+        var (lengths, misfits) = (0L, 0L);
         while (answers < Answers)
         {
             var features = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1, VirtioNetConfig.VIRTIO_NET_F_MAC);
             var transport = new FakeTransport
             {
                 VirtioType = 1,
-                DeviceFeatures = isMergeable ? features.With(VirtioNetConfig.VIRTIO_NET_F_MRG_RXBUF) : features,
+                DeviceFeatures = features | (isMergeable ? VirtioFeatures.Of(VirtioNetConfig.VIRTIO_NET_F_MRG_RXBUF) : default) | (hasOffloads ? Offloads : default),
                 Config = [2, 0, 0, 0, 0, 1],
                 QueueSize = RingSize,
             };
@@ -44,25 +49,31 @@ public sealed class VirtioNetHostileTests
             Assert.True(transport.Group.TryClaimForDriver("driver", out _));
             var device = await rig.Virtio.AddAsync(parent, transport);
             Assert.Equal("virtio_net", device.Driver?.Name);
-            device.Children.OfType<NetDevice>().Single().AddReceiver(frames);
+            var there = device.Children.OfType<NetDevice>().Single();
+            there.AddReceiver(frames);
             var queue = device.Queues[0];
             for (var used = 0; !queue.IsBroken && used < 5000; answers++)
             {
-                used += Answer(port, queue.Layout, random, used, isMergeable);
+                used += Answer(port, queue.Layout, random, used, isMergeable, hasOffloads);
                 queue.Interrupt();
             }
 
             broken += queue.IsBroken ? 1 : 0;
+            lengths += there.Statistics.ReceiveLengthErrors;
+            misfits += there.Statistics.ReceiveFrameErrors;
             await rig.Virtio.RemoveAsync(device).In();
             Assert.Equal(0, port.Faults);
         }
 
         Assert.True(broken > 10, $"{broken} broken");
         Assert.True(frames.Count > 10_000, $"{frames.Count} frames");
+        Assert.True(lengths > 100 && misfits > 100, $"{lengths} {misfits} errors");
+        Assert.Equal(hasOffloads, frames.Longest > 1518);
+        Assert.Equal(hasOffloads, frames.Open > 100);
     }
 
     // The buffers are used in the order in which they were offered; mostly right.
-    private static int Answer(DmaPort port, in RingLayout layout, Random random, int used, bool isMergeable)
+    private static int Answer(DmaPort port, in RingLayout layout, Random random, int used, bool isMergeable, bool hasOffloads)
     {
         var isWrong = random.Next(100) == 0;
         var buffers = isMergeable && random.Next(3) == 0 ? random.Next(1, 5) : 1;
@@ -79,7 +90,12 @@ public sealed class VirtioNetHostileTests
             {
                 bytes.Clear();
                 BinaryPrimitives.WriteUInt16LittleEndian(bytes[10..], (ushort)buffers);
-                if (isWrong)
+                if (isWrong || random.Next(20) == 0)
+                    random.NextBytes(bytes[..10]);
+                // Right in the most, so that something is made of some.
+                if (hasOffloads && random.Next(4) == 0)
+                    (bytes[0], bytes[1], bytes[6], bytes[7], bytes[8], bytes[9]) = ((byte)random.Next(2), 0, (byte)random.Next(40), 0, (byte)random.Next(40), 0);
+                if (isWrong && random.Next(2) == 0)
                     random.NextBytes(bytes);
                 port.TryWrite(new Iova(address), bytes);
             }
@@ -98,11 +114,21 @@ public sealed class VirtioNetHostileTests
 
     private sealed class Frames : IFrameReceiver
     {
+        public OffloadKinds Takes => OffloadKinds.Checksum;
+
         public int Count { get; private set; }
 
-        public void Receive(NetDevice device, ReadOnlySpan<byte> frame)
+        public int Longest { get; private set; }
+
+        public int Open { get; private set; }
+
+        public void Receive(NetDevice device, int queue, in EthernetFrame frame)
         {
-            Assert.InRange(frame.Length, 14, 1518);
+            Assert.InRange(frame.Length, 14, EthernetFrame.MaxLength);
+            Assert.True(frame.TryGetNeeds(out var needs));
+            Assert.Equal(OffloadKinds.None, needs & ~Takes);
+            Longest = Math.Max(Longest, frame.Length);
+            Open += needs == OffloadKinds.None ? 0 : 1;
             Count++;
         }
     }

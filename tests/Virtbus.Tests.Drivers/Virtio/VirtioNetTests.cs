@@ -219,6 +219,6 @@ public sealed class VirtioNetTests
     {
         public ConcurrentQueue<byte[]> Frames { get; } = new();
 
-        public void Receive(NetDevice device, ReadOnlySpan<byte> frame) => Frames.Enqueue(frame.ToArray());
+        public void Receive(NetDevice device, int queue, in EthernetFrame frame) => Frames.Enqueue(frame.Bytes.ToArray());
     }
 }

@@ -201,7 +201,7 @@ public sealed class TapPortTests
         var offload = new FrameOffload(FrameFlags.NeedsChecksum, SegmentationType.TcpV4 | SegmentationType.Ecn, 9999, 1448, 34, 16, 1, 2);
         TapHeader.Write(header, offload, 1500);
         Assert.Equal([1, 0x81, 0xDC, 5, 0xA8, 5, 34, 0, 16, 0, 0, 0], header.ToArray());
-        Assert.Equal(offload with { HeaderLength = 1500, HashReport = 0, Hash = 0 }, TapHeader.Read(header));
+        Assert.Equal(offload with { HeaderLength = 1500, HashReport = 0, Hash = 0 }, FrameOffload.Read(header));
         TapHeader.Write(header, new FrameOffload(FrameFlags.DataValid | FrameFlags.SegmentInfo, SegmentationType.None, 1, 2, 3, 4, 5, 6), 60);
         Assert.Equal([2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], header.ToArray());
     }

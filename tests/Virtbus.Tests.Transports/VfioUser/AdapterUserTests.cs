@@ -6,6 +6,7 @@ using Virtbus.Drivers.MerlinCore;
 using Virtbus.Drivers.MerlinVfioPci;
 using Virtbus.Drivers.NicNet;
 using Virtbus.Drivers.NicRings;
+using Virtbus.Ethernet;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
@@ -328,9 +329,9 @@ public sealed class AdapterUserTests : IAsyncLifetime
 
         public Task Done => _done.Task;
 
-        public void Receive(NetDevice device, ReadOnlySpan<byte> frame)
+        public void Receive(NetDevice device, int queue, in EthernetFrame frame)
         {
-            if (BinaryPrimitives.ReadInt32LittleEndian(frame[14..]) == last)
+            if (BinaryPrimitives.ReadInt32LittleEndian(frame.Bytes[14..]) == last)
                 _done.TrySetResult();
         }
     }
