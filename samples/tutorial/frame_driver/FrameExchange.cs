@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Virtbus.Ethernet;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Net;
 
@@ -23,13 +24,13 @@ internal sealed class FrameExchange : IFrameReceiver, IDisposable
     }
 
     // On the driver's receive thread; the frame is valid during the call.
-    public void Receive(NetDevice device, ReadOnlySpan<byte> frame)
+    public void Receive(NetDevice device, int queue, in EthernetFrame frame)
     {
-        if (BinaryPrimitives.ReadUInt16BigEndian(frame[TypeAt..]) != Type)
+        if (BinaryPrimitives.ReadUInt16BigEndian(frame.Bytes[TypeAt..]) != Type)
             return;
         lock (_received)
         {
-            _received.Enqueue(frame.ToArray());
+            _received.Enqueue(frame.Bytes.ToArray());
             Monitor.Pulse(_received);
         }
     }

@@ -118,26 +118,16 @@ public sealed class VirtioQueue : IDisposable
     public int AddTable(ReadOnlySpan<DriverBuffer> parts, DmaBuffer memory, ulong offset)
     {
         ArgumentNullException.ThrowIfNull(memory);
-        if (IsBroken || !HasTables || parts.IsEmpty || parts.Length > Size || _ring.FreeDescriptors == 0)
+        if (!HasTables || parts.IsEmpty || parts.Length > Size || !TryEnter())
             return -1;
-        var writable = 0UL;
-        for (var i = 0; i < parts.Length; i++)
+        try
         {
-            ref readonly var part = ref parts[i];
-            var at = offset + ((ulong)i * SplitRing.DescriptorSize);
-            // The write flag has one value in both forms; of a table of a packed ring that is all there is (VIRTIO 1.3, 2.8.7).
-            var flags = part.DeviceWrites ? SplitRing.VIRTQ_DESC_F_WRITE : 0;
-            if (_ring.Layout.Packed)
-                PackedRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)flags);
-            else if (i == parts.Length - 1)
-                SplitRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)flags, 0);
-            else
-                SplitRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)(flags | SplitRing.VIRTQ_DESC_F_NEXT), (ushort)(i + 1));
-            if (part.DeviceWrites)
-                writable += part.Length;
+            return _ring.FreeDescriptors == 0 ? -1 : WriteTable(parts, memory, offset);
         }
-
-        return _ring.AddIndirect(new Iova(memory.Address.Value + offset), (uint)(parts.Length * SplitRing.DescriptorSize), (uint)Math.Min(writable, uint.MaxValue));
+        finally
+        {
+            Leave();
+        }
     }
 
     /// <summary>Lets the device see what was put in, and notifies it where it wants that.</summary>
@@ -258,4 +248,26 @@ public sealed class VirtioQueue : IDisposable
     }
 
     private void Leave() => Volatile.Write(ref _isInside, false);
+
+    private int WriteTable(ReadOnlySpan<DriverBuffer> parts, DmaBuffer memory, ulong offset)
+    {
+        var writable = 0UL;
+        for (var i = 0; i < parts.Length; i++)
+        {
+            ref readonly var part = ref parts[i];
+            var at = offset + ((ulong)i * SplitRing.DescriptorSize);
+            // The write flag has one value in both forms; of a table of a packed ring that is all there is (VIRTIO 1.3, 2.8.7).
+            var flags = part.DeviceWrites ? SplitRing.VIRTQ_DESC_F_WRITE : 0;
+            if (_ring.Layout.Packed)
+                PackedRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)flags);
+            else if (i == parts.Length - 1)
+                SplitRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)flags, 0);
+            else
+                SplitRingWriter.EncodeDescriptor(memory.Memory, at, part.Address, part.Length, (ushort)(flags | SplitRing.VIRTQ_DESC_F_NEXT), (ushort)(i + 1));
+            if (part.DeviceWrites)
+                writable += part.Length;
+        }
+
+        return _ring.AddIndirect(new Iova(memory.Address.Value + offset), (uint)(parts.Length * SplitRing.DescriptorSize), (uint)Math.Min(writable, uint.MaxValue));
+    }
 }
