@@ -15,6 +15,8 @@ internal sealed class FakeDriver(VirtioBus bus, string name, params VirtioMatchI
 
     public Func<ValueTask>? OnLettingGo { get; set; }
 
+    public Func<ValueTask>? OnFreeze { get; set; }
+
     public Func<VirtioFeatures, VirtioFeatures> Choice { get; set; } = static features => features.Without(2);
 
     /// <summary>What freeze and restore fail with.</summary>
@@ -47,7 +49,7 @@ internal sealed class FakeDriver(VirtioBus bus, string name, params VirtioMatchI
     protected override ValueTask FreezeAsync(VirtioBusDevice device)
     {
         Frozen++;
-        return PowerError is null ? default : ValueTask.FromException(PowerError);
+        return PowerError is null ? OnFreeze?.Invoke() ?? default : ValueTask.FromException(PowerError);
     }
 
     protected override ValueTask RestoreAsync(VirtioBusDevice device)

@@ -193,6 +193,65 @@ public sealed class VirtioBusMisuseTests
         Assert.DoesNotContain("queues", transport.Calls);
     }
 
+    [Fact]
+    public async Task Queue_that_its_device_broke_is_told_of_once()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var (device, transport) = await AddAsync(rig);
+        Assert.True(transport.Group.TryClaimForDriver("fake", out _));
+        await rig.Fabric.RegisterDriverAsync(new FakeDriver(rig.Virtio, "fake", new VirtioMatchId(4)) { OnProbe = static d => d.CreateQueues(new VirtioQueueSpec("input", null)) }).In();
+        device.Queues[0].Break(new Fault(Errno.EPROTO, "it makes no sense"));
+        device.Queues[0].Break(new Fault(Errno.EPROTO, "it makes no sense"));
+        Assert.Equal(1, rig.Log.Count(2300));
+        Assert.Contains("virtio0: its device broke queue 0 (input): it makes no sense.", rig.Log.Text, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Queues_that_are_made_when_the_device_is_gone_already_are_broken()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var parent = await rig.Fabric.RegisterAsync(new Device("card"));
+        var transport = new FakeTransport();
+        await rig.Virtio.AddAsync(parent, transport);
+        Assert.True(transport.Group.TryClaimForDriver("fake", out _));
+        Task? pull = null;
+        VirtioQueue? queue = null;
+        var driver = new FakeDriver(rig.Virtio, "fake", new VirtioMatchId(4))
+        {
+            OnProbe = d =>
+            {
+                pull = Task.Run(() => rig.Fabric.SurpriseRemoveAsync(parent).AsTask());
+                Deadline.Until(() => d.IsGone, "the pull");
+                queue = d.CreateQueues(new VirtioQueueSpec("input", null))[0];
+                Assert.True(queue.IsBroken);
+            },
+        };
+        await rig.Fabric.RegisterDriverAsync(driver).In();
+        await pull!.In();
+        await rig.Fabric.SettleAsync().In();
+        Assert.NotNull(queue);
+        Assert.Empty(rig.Virtio.Devices);
+    }
+
+    [Fact]
+    public async Task Change_is_not_told_while_the_driver_freezes()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var (_, transport) = await AddAsync(rig);
+        var driver = new FakeDriver(rig.Virtio, "fake", new VirtioMatchId(4));
+        driver.OnFreeze = async () =>
+        {
+            transport.Change();
+            await rig.Fabric.SettleAsync().In();
+        };
+        await rig.Fabric.RegisterDriverAsync(driver).In();
+        await rig.Fabric.SuspendAsync().In();
+        Assert.Equal(0, driver.Changes);
+        await rig.Fabric.ResumeAsync().In();
+        await rig.Fabric.SettleAsync().In();
+        Assert.Equal(1, driver.Changes);
+    }
+
     private static async Task<(VirtioBusDevice Device, FakeTransport Transport)> AddAsync(FabricRig rig)
     {
         var parent = await rig.Fabric.RegisterAsync(new Device("card"));

@@ -193,6 +193,44 @@ public sealed class VirtioPciRegisterTests
         Assert.Equal(2, device.Vectors.Count);
     }
 
+    [Fact]
+    public async Task Queues_that_share_have_one_vector()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var driver = await StartAsync(rig);
+        driver.OnProbe = static d => Made(d.CreateQueues(new VirtioQueueSpec("input", static _ => { }), new VirtioQueueSpec("output", static _ => { })));
+        var function = new SpoiledFunction(new VirtioFunction(Net(), new VirtioFunctionOptions { Vectors = 2 }));
+        var words = new ConcurrentQueue<ushort>();
+        function.OnWord = (offset, value) =>
+        {
+            if (offset == VirtioCommonConfig.queue_msix_vector)
+                words.Enqueue(value);
+        };
+        var device = await rig.PlugAsync(function);
+        await rig.Fabric.SettleAsync().In();
+        Assert.Equal(new ushort[] { 1, 1 }, words);
+        Assert.Equal(2, device.Vectors.Count);
+    }
+
+    // The first queue is the device's already when the second one gets no vector, and is taken back.
+    [Fact]
+    public async Task Legacy_queue_is_taken_back_before_the_next_way_of_interrupting_is_tried()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var driver = await StartAsync(rig);
+        driver.OnProbe = static d => Made(d.CreateQueues(new VirtioQueueSpec("input", static _ => { }), new VirtioQueueSpec("output", static _ => { })));
+        var function = WithoutCapabilities(new VirtioFunction(Net(), new VirtioFunctionOptions { IsTransitional = true }));
+        function.Bar = static (bar, offset, bytes) =>
+        {
+            if (bar == Ports && offset == LegacyQueueVector && bytes.Length == 2 && BinaryPrimitives.ReadUInt16LittleEndian(bytes) == 2)
+                bytes.Fill(0xFF);
+        };
+        var device = await rig.PlugAsync(function);
+        await rig.Fabric.SettleAsync().In();
+        Assert.Equal(driver, Assert.Single(rig.Virtio.Devices).Driver);
+        Assert.Equal((PciInterruptKinds.MsiX, 2), (device.Vectors[0].Kind, device.Vectors.Count));
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
