@@ -5,6 +5,7 @@ using Virtbus.Core;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Block;
+using Virtbus.Virtio;
 using static Virtbus.Models.VirtioBlk.VirtioBlkConfig;
 
 namespace Virtbus.Drivers.VirtioBlk;
@@ -308,10 +309,17 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     private void OnTick()
     {
         var now = Interlocked.Increment(ref _ticks);
-        if (_isAsleep)
+        if (!_isAsleep)
+        {
+            foreach (var ring in _rings)
+                ring.LookAtTime(now, Patience);
             return;
-        foreach (var ring in _rings)
-            ring.LookAtTime(now, Patience);
+        }
+
+        // It did not come back from its sleep, and its driver is not told: who waits for that waits in vain.
+        var status = _device.Status;
+        if (status != byte.MaxValue && (status & VirtioStatus.FAILED) != 0)
+            Stop(Errno.EIO);
     }
 
     private static string TextOf(ReadOnlySpan<byte> bytes)

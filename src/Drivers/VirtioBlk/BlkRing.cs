@@ -63,8 +63,7 @@ internal sealed class BlkRing(BlkDisk disk)
         lock (_lock)
         {
             _error = error;
-            if (_queue is { } queue)
-                queue.Break(new Fault(error, "the device is given up"));
+            _queue = null;
             DeliverAll(BlkOutcome.Failed);
             WakeStarved();
         }

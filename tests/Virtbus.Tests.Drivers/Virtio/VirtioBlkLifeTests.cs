@@ -4,6 +4,7 @@ using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 using Virtbus.Drivers.VirtioBlk;
 using Virtbus.Hardware.VirtioPci;
+using Virtbus.Memory.Dma;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Block;
@@ -93,6 +94,7 @@ public sealed class VirtioBlkLifeTests : IDisposable
             using (var map = pci.Dma.Snapshot())
                 Assert.Equal((0, 0L), (map.Ranges.Length, pci.Dma.Faults));
             Assert.Empty(BlockSubsystem.Of(rig.Fabric).Class.Devices);
+            Assert.DoesNotContain("broke", rig.Base.Log.Text, StringComparison.Ordinal);
             await rig.Fabric.BindAsync(driver, virtio.Name).In();
         }
 
@@ -188,6 +190,40 @@ public sealed class VirtioBlkLifeTests : IDisposable
         Assert.Contains("does not answer a request", rig.Log.Text, StringComparison.Ordinal);
         Assert.Empty(BlockSubsystem.Of(rig.Fabric).Class.Devices);
         Assert.Equal(0, rig.Time.Timers);
+    }
+
+    [Fact]
+    public async Task Requests_of_a_device_that_does_not_come_back_from_a_sleep_end()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        await rig.InitModuleAsync(new VirtioBlkModule(), "virtio_blk");
+        var config = new byte[96];
+        config[0] = 64;
+        var transport = new FakeTransport { VirtioType = VirtioDeviceId.VIRTIO_ID_BLOCK, DeviceFeatures = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1), Config = config, QueueSize = 16 };
+        var port = new DmaPort("device", transport.Group) { IsBusMaster = true };
+        Assert.True(transport.Group.TryClaimForDriver("driver", out _));
+        var adding = rig.Virtio.AddAsync(await rig.Fabric.RegisterAsync(new Device("card")), transport).AsTask();
+        var answering = new Answering(port, isPacked: false, hasTables: false);
+        await Deadline.UntilAsync(() => adding.IsCompleted || answering.TryServe(transport.Queues, random: null), "the probe");
+        var device = await adding.In();
+        using var user = new DiskUser(device.Children.OfType<BlockDevice>().Single());
+        await rig.Fabric.SuspendAsync().In();
+        var read = user.Make(BlockOperation.Read, 0, 0, 512);
+        Assert.False(user.Channel.Submit(read));
+        user.Channel.Commit();
+        transport.ResetFault = new Fault(Errno.ETIMEDOUT, "it does not come out of its reset");
+        try
+        {
+            await rig.Fabric.ResumeAsync().In();
+        }
+        catch (VirtbusException)
+        {
+            // Told or not: the device is as good as gone.
+        }
+
+        rig.Time.Advance(TimeSpan.FromSeconds(6));
+        Assert.Same(read, user.Reap());
+        Assert.Equal(Errno.EIO, read.Result);
     }
 
     [Theory]
