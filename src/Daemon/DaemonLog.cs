@@ -9,7 +9,7 @@ internal static partial class DaemonLog
     internal static partial void Started(ILogger log, string manifest, string version);
 
     [LoggerMessage(602, LogLevel.Error, "Going down hangs at '{Step}' after {Milliseconds} ms; the process ends all the same")]
-    internal static partial void StopHangs(ILogger log, string step, int milliseconds);
+    internal static partial void StopHangs(ILogger log, string step, long milliseconds);
 
     [LoggerMessage(604, LogLevel.Error, "Thread '{Name}' failed; the rest goes on")]
     internal static partial void ThreadFailed(ILogger log, string name, Exception error);

@@ -150,8 +150,8 @@ internal sealed partial class FabricDaemon
     }
 
     /// <summary>
-    /// Takes all down in order: drivers are shut down, devices go newest first, modules are unloaded, sockets close. Takes no more than 2 s;
-    /// what hangs is left to the end of the process.
+    /// Takes all down in order: drivers are shut down, devices go newest first, modules are unloaded, sockets close. Takes no more than 2 s
+    /// of work, or without any; what hangs is left to the end of the process.
     /// </summary>
     /// <returns>True when everything went in time.</returns>
     public async Task<bool> StopAsync()
@@ -163,12 +163,12 @@ internal sealed partial class FabricDaemon
         var clean = true;
         try
         {
-            await Task.Run(TakeDownAsync).WaitAsync(TimeToStop);
+            await WorkPatience.WaitAsync(Task.Run(TakeDownAsync), TimeToStop);
         }
         catch (TimeoutException)
         {
             clean = false;
-            DaemonLog.StopHangs(_log, Volatile.Read(ref step), (int)TimeToStop.TotalMilliseconds);
+            DaemonLog.StopHangs(_log, Volatile.Read(ref step), (long)Stopwatch.GetElapsedTime(start).TotalMilliseconds);
         }
         catch (Exception e)
         {

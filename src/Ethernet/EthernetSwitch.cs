@@ -120,7 +120,7 @@ public sealed class EthernetSwitch
         if (Find(batch, switched) is { } to)
         {
             if (to != from)
-                SendOne(batch, to, switched);
+                SendOne(batch, from, to, switched);
             return true;
         }
         foreach (var port in Volatile.Read(ref _free))
@@ -169,12 +169,15 @@ public sealed class EthernetSwitch
         }
     }
 
-    private static void SendOne(SwitchBatch batch, SwitchPort to, in SwitchedFrame frame)
+    private static void SendOne(SwitchBatch batch, SwitchPort from, SwitchPort to, in SwitchedFrame frame)
     {
         if (!frame.MayLeaveBy(to.AccessVlan))
             return;
         if (to.Lane is null || to.Lane == batch.Lane)
+        {
+            batch.Remember(from, to, frame);
             batch.Send(to, frame);
+        }
         else if (!to.Lane.TryAccept(frame))
             to.Sink.Miss();
     }

@@ -1,3 +1,5 @@
+using System.Buffers.Binary;
+
 namespace Virtbus.Ethernet;
 
 /// <summary>
@@ -24,6 +26,11 @@ public sealed class SwitchBatch
     private SwitchPort? _learnedAt;
     private ulong _found;
     private SwitchPort? _foundAt;
+    // The frame before had these addresses and this type, and went from one port to another as it was: the next one that has them goes the same way.
+    private ulong _sameStart;
+    private ulong _sameEnd;
+    private SwitchPort? _sameFrom;
+    private SwitchPort? _sameTo;
 
     /// <summary>Makes one for a thread that works for ports without a lane.</summary>
     /// <param name="owner">The switch.</param>
@@ -66,6 +73,11 @@ public sealed class SwitchBatch
     public bool Forward(SwitchPort from, in EthernetFrame frame)
     {
         ArgumentNullException.ThrowIfNull(from);
+        if (_sameTo is { IsGone: false } to && from == _sameFrom && IsSame(frame))
+        {
+            Deliver(to, frame);
+            return true;
+        }
         return _owner.Forward(this, from, frame);
     }
 
@@ -77,6 +89,7 @@ public sealed class SwitchBatch
         _pieces = 0;
         _learnedAt = null;
         _foundAt = null;
+        _sameTo = null;
         // By index: an interrupt's handler may make another port's turn end here.
         for (var i = 0; i < _touched.Count; i++)
         {
@@ -109,7 +122,7 @@ public sealed class SwitchBatch
         if (_learnedAt == port && _learned == key)
             return;
         addresses.Learn(address, vlan, port, Now);
-        (_learned, _learnedAt, _foundAt) = (key, port, null);
+        (_learned, _learnedAt, _foundAt, _sameTo) = (key, port, null, null);
     }
 
     /// <summary>Looks an address up; one that moves on another thread is found where it was until the batch ends.</summary>
@@ -135,19 +148,62 @@ public sealed class SwitchBatch
     {
         var edit = frame.EditFor(to.AccessVlan);
         var lacks = frame.Needs == OffloadKinds.None ? OffloadKinds.None : frame.Needs & ~to.Sink.Takes;
+        if (edit.IsNone && lacks == OffloadKinds.None)
+        {
+            Deliver(to, frame.Frame);
+            return;
+        }
         try
         {
-            if (edit.IsNone && lacks == OffloadKinds.None)
-                to.Sink.Deliver(frame.Frame);
-            else
-                SendReady(to, frame.Frame, edit, lacks);
+            SendReady(to, frame.Frame, edit, lacks);
         }
         catch (Exception exception)
         {
-            // Not the sender's fault, and not the others'.
-            (_failures ??= []).Add((to.Sink, exception));
+            Note(to, exception);
         }
-        // Others may touch one without a lane at the same time, so that it has no mark of its own.
+        Mark(to);
+    }
+
+    /// <summary>A frame went to one port: the next one like it need not be looked at.</summary>
+    internal void Remember(SwitchPort from, SwitchPort to, in SwitchedFrame frame)
+    {
+        _sameTo = null;
+        if (frame.IsTagged || !frame.Frame.Offload.IsNone || !frame.EditFor(to.AccessVlan).IsNone)
+            return;
+        var bytes = frame.Frame.Bytes;
+        (_sameStart, _sameEnd) = (StartOf(bytes), EndOf(bytes));
+        (_sameFrom, _sameTo) = (from, to);
+    }
+
+    // A header's 14 bytes, as two words that overlap.
+    private static ulong StartOf(ReadOnlySpan<byte> header) => BinaryPrimitives.ReadUInt64LittleEndian(header);
+
+    private static ulong EndOf(ReadOnlySpan<byte> header) => BinaryPrimitives.ReadUInt64LittleEndian(header[(EthernetFrame.MinLength - sizeof(ulong))..]);
+
+    // With a tag that a port may put in, it is not too long.
+    private bool IsSame(in EthernetFrame frame) =>
+        frame.Length is >= EthernetFrame.MinLength and <= EthernetFrame.MaxLength - VlanTag.Length
+        && StartOf(frame.Bytes) == _sameStart && EndOf(frame.Bytes) == _sameEnd && frame.Offload.IsNone;
+
+    private void Deliver(SwitchPort to, in EthernetFrame frame)
+    {
+        try
+        {
+            to.Sink.Deliver(frame);
+        }
+        catch (Exception exception)
+        {
+            Note(to, exception);
+        }
+        Mark(to);
+    }
+
+    // Not the sender's fault, and not the others'.
+    private void Note(SwitchPort to, Exception exception) => (_failures ??= []).Add((to.Sink, exception));
+
+    // Others may touch one without a lane at the same time, so that it has no mark of its own.
+    private void Mark(SwitchPort to)
+    {
         if (to.Lane is null && (_touched.Count == 0 || _touched[^1] != to) && _marked.Add(to))
             _touched.Add(to);
     }

@@ -6,7 +6,6 @@ namespace Virtbus.Ethernet;
 internal readonly ref struct SwitchedFrame
 {
     private readonly ushort _control;
-    private readonly bool _isTagged;
     private readonly bool _isTagRight;
 
     private SwitchedFrame(in EthernetFrame frame, OffloadKinds needs, ushort vlan, ushort control, bool isTagged, bool isTagRight)
@@ -17,7 +16,7 @@ internal readonly ref struct SwitchedFrame
         Source = frame.Source;
         Vlan = vlan;
         _control = control;
-        _isTagged = isTagged;
+        IsTagged = isTagged;
         _isTagRight = isTagRight;
     }
 
@@ -35,6 +34,9 @@ internal readonly ref struct SwitchedFrame
 
     /// <summary>Its VLAN; 0 for none.</summary>
     public ushort Vlan { get; }
+
+    /// <summary>Whether it has a tag.</summary>
+    public bool IsTagged { get; }
 
     /// <summary>Reads what comes in by a port.</summary>
     /// <param name="frame">The frame.</param>
@@ -77,7 +79,7 @@ internal readonly ref struct SwitchedFrame
     public TagEdit EditFor(ushort accessVlan)
     {
         if (accessVlan != 0)
-            return new TagEdit(Removes: _isTagged, Inserts: false, 0);
-        return _isTagRight ? default : new TagEdit(Removes: _isTagged, Inserts: true, _control);
+            return new TagEdit(Removes: IsTagged, Inserts: false, 0);
+        return _isTagRight ? default : new TagEdit(Removes: IsTagged, Inserts: true, _control);
     }
 }

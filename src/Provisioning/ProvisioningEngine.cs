@@ -335,14 +335,17 @@ public sealed class ProvisioningEngine
         {
             await Modules.LoadAsync(ModuleName.Of(driver));
         }
+        catch (VirtbusException e) when (e.Errno == Errno.ENOENT)
+        {
+            throw NoDriver(bus, driver, e);
+        }
         catch (VirtbusException e)
         {
-            var known = bus.Drivers.Select(static d => d.Name).Concat(Modules.Index.Modules.Select(static m => ModuleName.DriverOf(m.Name)));
-            throw new VirtbusException(
-                e.Errno,
-                e.Errno == Errno.ENOENT ? $"Bus {bus.Name} has no driver '{driver}', and no module would bring it.{Suggestion.For(driver, known)} 'virtbus driver list' and 'virtbus module list' show what there is." : e.Message,
-                e) { Field = "driver" };
+            throw new VirtbusException(e.Errno, e.Message, e) { Field = "driver" };
         }
+        // A module's name is not always its driver's: vfio_pci brings vfio-pci.
+        if (!bus.TryGetDriver(driver, out _))
+            throw NoDriver(bus, driver, cause: null);
     }
 
     /// <summary>Refuses a driver that is not there and that no module could bring, before anything is done for it.</summary>
@@ -354,7 +357,7 @@ public sealed class ProvisioningEngine
         ArgumentNullException.ThrowIfNull(bus);
         ArgumentNullException.ThrowIfNull(driver);
         if (!bus.TryGetDriver(driver, out _) && Modules?.Index.Find(ModuleName.Of(driver)) is null)
-            throw new VirtbusException(Errno.ENOENT, $"There is no driver '{driver}', and no module that could bring it. 'virtbus driver list' and 'virtbus module list' name those there are.");
+            throw NoDriver(bus, driver, cause: null);
     }
 
     /// <summary>For providers: refuses a device that the driver of its profile did not take.</summary>
@@ -405,5 +408,14 @@ public sealed class ProvisioningEngine
         {
             _book.Note(function, function.Now with { Device = function.IsActive ? function.Now.Device : null, IsWanted = false, Failure = null });
         }
+    }
+
+    private VirtbusException NoDriver(Bus bus, string driver, Exception? cause)
+    {
+        var known = bus.Drivers.Select(static d => d.Name).Concat((Modules?.Index.Modules ?? []).Select(static m => ModuleName.DriverOf(m.Name)));
+        return new VirtbusException(
+            Errno.ENOENT,
+            $"Bus {bus.Name} has no driver '{driver}', and no module would bring it.{Suggestion.For(driver, known)} 'virtbus driver list' and 'virtbus module list' show what there is.",
+            cause) { Field = "driver" };
     }
 }

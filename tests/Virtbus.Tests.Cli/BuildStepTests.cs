@@ -7,6 +7,8 @@ public sealed class BuildStepTests
 {
     [Theory]
     [InlineData("serials:\n  - name: s\n    driver: vfio-pcy\n", "3:13: serials[0].driver: Bus pci has no driver 'vfio-pcy', and no module would bring it. Did you mean 'vfio-pci'?")]
+    // The name of the module that brings it.
+    [InlineData("serials:\n  - name: s\n    driver: vfio_pci\n", "3:13: serials[0].driver: Bus pci has no driver 'vfio_pci', and no module would bring it. Did you mean 'vfio-pci'?")]
     [InlineData("serials:\n  - name: s\n    driver: merlin_core\n", "3:13: serials[0].driver: ")]
     [InlineData("functions:\n  - { name: f, simulated: scrach }\n", "2:27: functions[0].simulated: 'scrach' is no kind of simulated function. Did you mean 'scratch'?")]
     [InlineData("functions:\n  - { name: f, simulated: scratch, driver: nobody }\n", "2:44: functions[0].driver: Bus pci has no driver 'nobody', and no module would bring it.")]

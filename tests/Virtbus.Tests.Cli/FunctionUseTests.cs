@@ -224,8 +224,8 @@ public sealed class FunctionUseTests
         await using var fabric = new TestFabric();
         const string All = Manifest + "serials: [ { name: serial0 } ]\nfunctions: [ { name: probe0, simulated: scratch } ]\n";
         await fabric.UpAsync(All.Replace("model: merlin", "model: merlin, vfs: 2", StringComparison.Ordinal));
-        await RefusedAsync(All.Replace("name: serial0", "name: serial0, driver: nosuch", StringComparison.Ordinal), "serials[0].name: There is no driver 'nosuch'");
-        await RefusedAsync(All.Replace("merlin", "merlin, vfs: 2, vf_profiles: [ { vf: 1, driver: nosuch } ]", StringComparison.Ordinal), "adapters[0].vf_profiles[0].vf: There is no driver 'nosuch'");
+        await RefusedAsync(All.Replace("name: serial0", "name: serial0, driver: nosuch", StringComparison.Ordinal), "serials[0].name: Bus pci has no driver 'nosuch'");
+        await RefusedAsync(All.Replace("merlin", "merlin, vfs: 2, vf_profiles: [ { vf: 1, driver: nosuch } ]", StringComparison.Ordinal), "adapters[0].vf_profiles[0].vf: Bus pci has no driver 'nosuch'");
 
         // What lasts on an adapter keeps the adapter.
         await fabric.OkAsync("function", "define", "d1", "--kind", "disk", "--parent", "adapter0", "memory=1MiB");

@@ -38,7 +38,7 @@ public sealed class RingScheduleTests : IDisposable
     public void Two_sides_and_a_model_agree_at_each_step_of_any_schedule(bool packed)
     {
         var first = Environment.GetEnvironmentVariable("VIRTBUS_SEED") is { } text ? int.Parse(text) : 1;
-        var (done, batches) = (0, 0);
+        var (done, batches, runs) = (0, 0, 0);
         for (var seed = first; seed < first + 300; seed++)
         {
             var run = new Run(this, packed, seed);
@@ -47,10 +47,11 @@ public sealed class RingScheduleTests : IDisposable
             run.End();
             done += run.Done;
             batches += run.Spared;
+            runs += run.Runs;
         }
 
         TestContext.Current.TestOutputHelper?.WriteLine($"{done} buffers, {batches} without a word of their own");
-        Assert.True(done > 10_000 && batches > 100, $"{done} buffers, {batches} without a word of their own");
+        Assert.True(done > 10_000 && batches > 100 && runs > 500, $"{done} buffers, {batches} without a word of their own, {runs} by the short way");
     }
 
     [Theory]
@@ -155,6 +156,8 @@ public sealed class RingScheduleTests : IDisposable
 
         internal int Spared { get; private set; }
 
+        internal int Runs { get; private set; }
+
         internal void Step()
         {
             switch (_random.Next(100))
@@ -165,8 +168,11 @@ public sealed class RingScheduleTests : IDisposable
                 case < 45:
                     PublishAvailable();
                     break;
-                case < 60:
+                case < 55:
                     Take();
+                    break;
+                case < 60:
+                    TakeRuns();
                     break;
                 case < 78:
                     Complete();
@@ -237,6 +243,9 @@ public sealed class RingScheduleTests : IDisposable
                 return;
             var place = _places.Peek();
             var (reads, writes) = (_random.Next(4), _random.Next(4));
+            // Half of them are one buffer.
+            if (_random.Next(2) == 0)
+                (reads, writes) = _random.Next(2) == 0 ? (1, 0) : (0, 1);
             var at = Data + ((ulong)place * DataSize);
             var buffers = new List<DriverBuffer>();
             var read = new List<byte>();
@@ -313,6 +322,46 @@ public sealed class RingScheduleTests : IDisposable
                 _taken.Add(request);
                 _takenTo += _packed ? request.Slots : 1;
             }
+        }
+
+        // In one stay: some are taken, the first of them are handed back used, and the others as they were.
+        private void TakeRuns()
+        {
+            var writable = _random.Next(2) == 0;
+            var runs = new RingRun[_random.Next(1, 5)];
+            var count = _device.TakeRuns(runs, writable, out var stay);
+            var most = _inOrder && _taken.Count > 0 ? 0 : _available.TakeWhile(request => request.IsRun(writable)).Take(runs.Length).Count();
+            Check(count == most || (!_packed && count > 0 && count < most), "as many runs are taken as there are");
+            if (count == 0)
+                return;
+            var used = _random.Next(count + 1);
+            for (var i = 0; i < used; i++)
+            {
+                var request = _available[i];
+                var length = (int)request.Buffers[0].Length;
+                Check(runs[i].Length == length, "the length of a run");
+                if (writable)
+                {
+                    request.Wrote = new byte[_random.Next(2) == 0 ? length : _random.Next(length + 1)];
+                    _random.NextBytes(request.Wrote);
+                    request.Wrote.CopyTo(runs[i].Bytes);
+                }
+                else
+                {
+                    Check(runs[i].Bytes.SequenceEqual(request.Read), "what the device reads of a run");
+                }
+
+                _device.CompleteRun(runs[i], (uint)request.Wrote.Length);
+                request.IsDone = true;
+                _lastDone = Math.Max(_lastDone, request.Order);
+                _takenTo++;
+            }
+
+            _device.PutBackRuns(count - used);
+            stay.Leave();
+            _ended.AddRange(_available[..used]);
+            _available.RemoveRange(0, used);
+            Runs += used;
         }
 
         private void PutBack()
@@ -477,6 +526,8 @@ public sealed class RingScheduleTests : IDisposable
         internal int Order { get; } = Interlocked.Increment(ref _orders);
 
         internal int Room { get; } = (int)Buffers.Where(buffer => buffer.DeviceWrites).Sum(buffer => buffer.Length);
+
+        internal bool IsRun(bool writable) => !InTable && Buffers.Length == 1 && Buffers[0].DeviceWrites == writable;
 
         internal DescriptorChain? Chain { get; set; }
 

@@ -6,7 +6,7 @@ namespace Virtbus.Cli.Verbs;
 
 internal static class DownVerb
 {
-    private static readonly TimeSpan TimeToExit = TimeSpan.FromSeconds(2);
+    private static readonly TimeSpan TimeToExit = TimeSpan.FromSeconds(10);
 
     public static Command Make() => CommandLine.Asking("down", "Take the running fabric down in order, and wait until it is.", static (_, client, output) =>
     {

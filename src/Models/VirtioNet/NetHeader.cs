@@ -56,6 +56,10 @@ internal static class NetHeader
         return true;
     }
 
+    /// <summary>Whether a driver leaves it to the device to cut the frame.</summary>
+    /// <param name="header">A copy; not trusted.</param>
+    internal static bool IsCut(ReadOnlySpan<byte> header) => header[1] != (byte)SegmentationType.None;
+
     /// <summary>Writes it for a received frame.</summary>
     /// <param name="header">Where to, all of it.</param>
     /// <param name="offload">What the frame's sender left.</param>

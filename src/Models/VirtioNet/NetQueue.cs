@@ -7,6 +7,9 @@ namespace Virtbus.Models.VirtioNet;
 /// <summary>What a transmit and a receive queue have in common: chains in which buffers are taken, and what is counted. On the queue's thread.</summary>
 internal abstract class NetQueue : IQueueProcessor
 {
+    /// <summary>Frames of a turn.</summary>
+    protected const int Batch = 32;
+
     // Runs beyond one for each descriptor, for buffers that cross region borders.
     private const int SpareRuns = 64;
 
@@ -26,12 +29,17 @@ internal abstract class NetQueue : IQueueProcessor
 
     protected DescriptorChain[] Chains { get; private set; } = [];
 
+    /// <summary>Where the buffers of a short way go; made at the first start.</summary>
+    protected RingRun[] Runs { get; private set; } = [];
+
     protected int HeaderSize { get; private set; }
 
     public virtual void Start(DeviceRing ring, VirtioFeatures features)
     {
         Ring = ring;
         HeaderSize = NetHeader.SizeFor(features);
+        if (Runs.Length == 0)
+            Runs = new RingRun[Batch];
         var capacity = ring.Size + SpareRuns;
         if (capacity <= _capacity)
             return;

@@ -14,7 +14,6 @@ internal sealed class ReceiveQueue : NetQueue
     private const int Depth = 256;
     // Room for as many segments as a window of TCP has.
     private const int Bytes = 1 << 20;
-    private const int Batch = 32;
     // The most buffers for one frame.
     private const int MostBuffers = 128;
 
@@ -93,6 +92,8 @@ internal sealed class ReceiveQueue : NetQueue
         var frames = Math.Min(Volatile.Read(ref _added) - _taken, Batch);
         if (frames == 0)
             return false;
+        if (TryGiveRuns((int)frames))
+            return true;
         _next = 0;
         _held = 0;
         _isShort = false;
@@ -113,6 +114,42 @@ internal sealed class ReceiveQueue : NetQueue
         else
             Ring.PutBack(left);
         return fault == Fault.None && done > 0;
+    }
+
+    // Frames into one buffer each, as most go, in one stay. The first that needs another way ends that.
+    private bool TryGiveRuns(int frames)
+    {
+        var runs = Runs;
+        var taken = Ring.TakeRuns(runs.AsSpan(0, frames), isWritable: true, out var stay);
+        if (taken == 0)
+            return false;
+        var takes = _device.Settings.Takes;
+        var flags = FlagsFor(takes);
+        var given = 0;
+        while (given < taken && _waiting!.TryPeek(out var frame))
+        {
+            ref readonly var run = ref runs[given];
+            var length = HeaderSize + frame.Length;
+            if (run.Length < length || frame.Length > EthernetFrame.MaxLength
+                || NetOffloads.Needed(frame) is not { } needed || (needed & ~takes) != OffloadKinds.None)
+                break;
+            var bytes = run.Bytes;
+            NetHeader.Write(bytes[..HeaderSize], frame.Offload, flags, 1);
+            frame.Bytes.CopyTo(bytes[HeaderSize..]);
+            Ring.CompleteRun(run, (uint)length);
+            Count(frame.Length);
+            _waiting.Release();
+            given++;
+        }
+
+        Ring.PutBackRuns(taken - given);
+        stay.Leave();
+        if (given == 0)
+            return false;
+        _isFull = false;
+        _shortWith = 0;
+        Volatile.Write(ref _taken, _taken + (uint)given);
+        return true;
     }
 
     public override void Drain() => Close();
@@ -192,7 +229,7 @@ internal sealed class ReceiveQueue : NetQueue
             return true;
         }
 
-        Write(frame, end, (takes & OffloadKinds.Checksum) != OffloadKinds.None ? FrameFlags.NeedsChecksum | FrameFlags.DataValid : FrameFlags.None);
+        Write(frame, end, FlagsFor(takes));
         Count(frame.Length);
         return true;
     }
@@ -227,6 +264,9 @@ internal sealed class ReceiveQueue : NetQueue
         fault = new Fault(Errno.EPROTO, "a receive buffer has no room for the header");
         return false;
     }
+
+    private static FrameFlags FlagsFor(OffloadKinds takes) =>
+        (takes & OffloadKinds.Checksum) != OffloadKinds.None ? FrameFlags.NeedsChecksum | FrameFlags.DataValid : FrameFlags.None;
 
     private void Write(in EthernetFrame frame, int end, FrameFlags flags)
     {

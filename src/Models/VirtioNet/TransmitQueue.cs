@@ -11,7 +11,6 @@ namespace Virtbus.Models.VirtioNet;
 /// </summary>
 internal sealed class TransmitQueue : NetQueue
 {
-    private const int Batch = 32;
     // Of frames that are cut for others; the rest of the batch waits for the next turn, behind whoever else is on the thread.
     private const int MostPieces = 4096;
 
@@ -19,6 +18,8 @@ internal sealed class TransmitQueue : NetQueue
     private readonly SwitchBatch _batch;
     private readonly int _pair;
     private readonly Action<IFrameSink, Exception> _failed;
+    // What was copied of a turn, each with its header, and where each ends.
+    private readonly int[] _ends = new int[Batch];
     private byte[] _frame = [];
     private OffloadKinds _allowed;
 
@@ -31,6 +32,8 @@ internal sealed class TransmitQueue : NetQueue
         _failed = (_, exception) => FaultSource.Report(device.Faults, $"{device.Name}: a port that frames were sent to", exception);
     }
 
+    private bool Steers => _device.Settings.Steering is { Pairs: > 1, Table: null };
+
     public override void Start(DeviceRing ring, VirtioFeatures features)
     {
         base.Start(ring, features);
@@ -42,12 +45,15 @@ internal sealed class TransmitQueue : NetQueue
 
     public override bool Process(out Fault fault)
     {
+        fault = Fault.None;
+        if (TrySendRuns())
+            return true;
         var chains = Chains;
         var taken = Ring.Take(chains, out fault);
         if (taken == 0)
             return false;
         var isUp = _device.Settings.IsLinkUp;
-        var steers = _device.Settings.Steering is { Pairs: > 1, Table: null };
+        var steers = Steers;
         for (var i = 0; i < taken; i++)
         {
             if (!TrySend(chains[i], isUp, steers))
@@ -71,6 +77,47 @@ internal sealed class TransmitQueue : NetQueue
         return fault == Fault.None;
     }
 
+    // Frames of one small buffer each, as most are: copied one behind the other in one stay, and then sent. The first that is another one ends that.
+    private bool TrySendRuns()
+    {
+        var runs = Runs;
+        var ends = _ends;
+        var taken = Ring.TakeRuns(runs, isWritable: false, out var stay);
+        if (taken == 0)
+            return false;
+        var (copied, end) = (0, 0);
+        for (; copied < taken; copied++)
+        {
+            ref readonly var run = ref runs[copied];
+            if (run.Length < HeaderSize + EthernetFrame.MinLength || run.Length > _frame.Length - end)
+                break;
+            var bytes = _frame.AsSpan(end, run.Length);
+            run.Bytes.CopyTo(bytes);
+            // Its pieces would have to be counted.
+            if (NetHeader.IsCut(bytes))
+                break;
+            end += run.Length;
+            ends[copied] = end;
+            Ring.CompleteRun(run, 0);
+        }
+
+        Ring.PutBackRuns(taken - copied);
+        stay.Leave();
+        var isUp = _device.Settings.IsLinkUp;
+        var steers = Steers;
+        var start = 0;
+        foreach (var next in ends.AsSpan(0, copied))
+        {
+            var at = start + HeaderSize;
+            if (!isUp || !TrySend(_frame.AsSpan(start, HeaderSize), _frame.AsSpan(at, next - at), steers))
+                Lose();
+            start = next;
+        }
+
+        _batch.End(_failed);
+        return copied > 0;
+    }
+
     // False when there is no header; a frame that can't be sent is lost, and its buffer used.
     private bool TrySend(DescriptorChain chain, bool isUp, bool steers)
     {
@@ -79,8 +126,7 @@ internal sealed class TransmitQueue : NetQueue
         if (!chain.TryTakeReadable(header))
             return false;
         var length = chain.ReadableLength;
-        if (!isUp || length is < EthernetFrame.MinLength or > EthernetFrame.MaxUncutLength
-            || !NetHeader.TryRead(header, _allowed, (int)length, out var offload))
+        if (!isUp || length is < EthernetFrame.MinLength or > EthernetFrame.MaxUncutLength)
         {
             Lose();
             return true;
@@ -88,19 +134,23 @@ internal sealed class TransmitQueue : NetQueue
 
         var bytes = _frame.AsSpan(0, (int)length);
         chain.TryTakeReadable(bytes);
+        if (!TrySend(header, bytes, steers))
+            Lose();
+        return true;
+    }
+
+    private bool TrySend(ReadOnlySpan<byte> header, ReadOnlySpan<byte> bytes, bool steers)
+    {
+        if (!NetHeader.TryRead(header, _allowed, bytes.Length, out var offload))
+            return false;
         var frame = new EthernetFrame(bytes, offload);
         if (!frame.IsValid || _device.IsTooLong(frame))
-        {
-            Lose();
-            return true;
-        }
-
+            return false;
         if (steers)
             _device.Flows.Note(bytes, _pair);
-        if (_batch.Forward(_device.Port, frame))
-            Count(bytes.Length);
-        else
-            Lose();
+        if (!_batch.Forward(_device.Port, frame))
+            return false;
+        Count(bytes.Length);
         return true;
     }
 }

@@ -129,12 +129,50 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
         {
             Forget(chain);
             _openSlots -= chain.Slots;
-            _nextAvailable -= chain.Slots;
-            if (_nextAvailable >= 0)
-                continue;
-            _nextAvailable += Size;
-            _availableWrap = !_availableWrap;
+            TakeBack(chain.Slots);
         }
+    }
+
+    /// <inheritdoc/>
+    public override void CompleteRun(in RingRun run, uint written)
+    {
+        if (_order is not null)
+        {
+            Use(UsedOrder.Held.Of(run, written));
+            return;
+        }
+
+        Add(run.Head, written);
+        _unpublishedSlots++;
+    }
+
+    /// <inheritdoc/>
+    public override void PutBackRuns(int count)
+    {
+        _openSlots -= count;
+        TakeBack(count);
+    }
+
+    private protected override int FindRuns(Span<RingRun> runs, DmaAccess access, in DmaSection section)
+    {
+        _kicksFrom = null;
+        var writable = access == DmaAccess.Write ? PackedRing.VIRTQ_DESC_F_WRITE : 0;
+        var taken = 0;
+        // More than the queue has are for Take to find fault with.
+        var most = Math.Min(runs.Length, Size - _openSlots);
+        while (taken < most && IsNextAvailable())
+        {
+            // SAFETY: as in TryWalk.
+            var descriptor = PackedDescriptor.ReadOnce(_descriptors + _nextAvailable);
+            if ((descriptor.Flags & (PackedRing.VIRTQ_DESC_F_INDIRECT | PackedRing.VIRTQ_DESC_F_NEXT | PackedRing.VIRTQ_DESC_F_WRITE)) != writable
+                || !TryFindRun(descriptor.Address, descriptor.Length, descriptor.Id, access, section, out runs[taken]))
+                break;
+            taken++;
+            GoOn(ref _nextAvailable, ref _availableWrap, 1);
+        }
+
+        _openSlots += taken;
+        return taken;
     }
 
     private protected override bool TryFetchAll() => _copy!.TryFetchAll();
@@ -426,6 +464,15 @@ public sealed unsafe class PackedDeviceRing : DeviceRing
             _far!.TryWrite(_deviceAddress, MemoryMarshal.AsBytes(new ReadOnlySpan<uint>(in wish)), isRing: true);
         else if (_dma!.IsLogged)
             _dma.MarkWritten(_deviceAddress, PackedRing.EventSize);
+    }
+
+    private void TakeBack(int slots)
+    {
+        _nextAvailable -= slots;
+        if (_nextAvailable >= 0)
+            return;
+        _nextAvailable += Size;
+        _availableWrap = !_availableWrap;
     }
 
     private void GoOn(ref int place, ref bool wrap, int slots)

@@ -125,6 +125,46 @@ public sealed unsafe class SplitDeviceRing : DeviceRing
         }
     }
 
+    /// <inheritdoc/>
+    public override void CompleteRun(in RingRun run, uint written)
+    {
+        if (_order is not null)
+        {
+            Use(UsedOrder.Held.Of(run, written));
+            return;
+        }
+
+        Use(_nextUsed, run.Head, written);
+        _nextUsed++;
+        _unpublishedSlots++;
+    }
+
+    /// <inheritdoc/>
+    public override void PutBackRuns(int count) => _nextAvailable -= (ushort)count;
+
+    private protected override int FindRuns(Span<RingRun> runs, DmaAccess access, in DmaSection section)
+    {
+        _kicksFrom = null;
+        var writable = access == DmaAccess.Write ? SplitRing.VIRTQ_DESC_F_WRITE : 0;
+        var most = Math.Min(runs.Length, Waiting(out _));
+        var taken = 0;
+        for (; taken < most; taken++)
+        {
+            var head = Volatile.Read(ref *(ushort*)(_available + 4 + (2 * (_nextAvailable & _mask))));
+            // One that the queue does not have is for Take to find fault with.
+            if (head >= Size)
+                break;
+            // SAFETY: the head is below the queue size. Read once, as in TryWalk.
+            var descriptor = SplitDescriptor.ReadOnce(_descriptors + head);
+            if ((descriptor.Flags & (SplitRing.VIRTQ_DESC_F_INDIRECT | SplitRing.VIRTQ_DESC_F_NEXT | SplitRing.VIRTQ_DESC_F_WRITE)) != writable
+                || !TryFindRun(descriptor.Address, descriptor.Length, head, access, section, out runs[taken]))
+                break;
+            _nextAvailable++;
+        }
+
+        return taken;
+    }
+
     private protected override bool TryFetchAll()
     {
         if (!_copy!.TryFetchAll())

@@ -12,6 +12,9 @@ internal sealed class UsedOrder(int size)
     private int _first;
     private int _count;
 
+    /// <summary>Whether none is out.</summary>
+    internal bool IsEmpty => _count == 0;
+
     /// <summary>A chain was taken; false when as many are out as there are descriptors.</summary>
     internal bool TryTake(DescriptorChain chain)
     {
@@ -71,6 +74,8 @@ internal sealed class UsedOrder(int size)
     /// <param name="IsDone">Whether the device is done with it.</param>
     internal record struct Held(ushort Head, int Slots, uint Written, bool IsWhole, bool IsDone)
     {
+        internal static Held Of(in RingRun run, uint written) => new(run.Head, 1, written, IsWhole: written >= (uint)run.Length, IsDone: true);
+
         internal static Held Of(DescriptorChain chain, uint written) => new(chain.Head, chain.Slots, written, IsWhole: written >= chain.Room, IsDone: true);
     }
 }
