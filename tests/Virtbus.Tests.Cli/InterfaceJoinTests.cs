@@ -153,17 +153,25 @@ public sealed class InterfaceJoinTests : IAsyncLifetime
                 }
             },
             TestContext.Current.CancellationToken);
-        await Deadline.UntilAsync(() => there.Statistics.ReceivedFrames > 50, "frames");
-        await _rig.Fabric.UnbindAsync(driver, virtio.Name).In();
-        Assert.Equal(("waiting", "two"), (State(), Ports("wan")));
-        await _rig.Fabric.BindAsync(driver, virtio.Name).In();
-        Assert.Equal(("joined", "nicnp0 two"), (State(), Ports("wan")));
-        await Deadline.UntilAsync(() => Interface("nicnp0").Statistics.ReceivedFrames > 50, "frames");
-        var pci = _rig.Pci.Devices.Cast<PciDevice>().Single(static d => d.Label == "nic");
-        await _rig.Pci.SurpriseRemoveAsync(pci).In();
-        await Deadline.UntilAsync(() => State() == "waiting" && Ports("wan") == "two", "the port's end");
-        await stop.CancelAsync();
-        await sender.In();
+        try
+        {
+            await Deadline.UntilAsync(() => there.Statistics.ReceivedFrames > 50, "frames");
+            await _rig.Fabric.UnbindAsync(driver, virtio.Name).In();
+            Assert.Equal(("waiting", "two"), (State(), Ports("wan")));
+            await _rig.Fabric.BindAsync(driver, virtio.Name).In();
+            Assert.Equal(("joined", "nicnp0 two"), (State(), Ports("wan")));
+            await Deadline.UntilAsync(() => Interface("nicnp0").Statistics.ReceivedFrames > 50, "frames");
+            var pci = _rig.Pci.Devices.Cast<PciDevice>().Single(static d => d.Label == "nic");
+            await _rig.Pci.SurpriseRemoveAsync(pci).In();
+            await Deadline.UntilAsync(() => State() == "waiting" && Ports("wan") == "two", "the port's end");
+        }
+        finally
+        {
+            // Before the memory that it uses goes.
+            await stop.CancelAsync();
+            await sender.In();
+        }
+
         // Hardware that was pulled out is not plugged in again; another function of that name may be.
         await ProvisioningEngine.Of(_rig.Fabric).DeactivateAsync(["nic"], TestContext.Current.CancellationToken);
         await AddAsync("nic", "lan", 0x020000000012, driver: "virtio-pci");
