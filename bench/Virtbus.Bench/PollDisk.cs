@@ -13,7 +13,7 @@ namespace Virtbus.Bench;
 /// <summary>A virtio disk and a driver of its first queue in the same process, which kicks by eventfd and looks for answers by itself.</summary>
 internal sealed class PollDisk : IDisposable
 {
-    private const int Size = 64;
+    private const int Size = 128;
     private const ulong Base = 0x100000;
     private const ulong Ring = 0x1000;
     private const ulong Slots = 0x4000;
@@ -89,7 +89,7 @@ internal sealed class PollDisk : IDisposable
     }
 
     /// <summary>Reads 4 KiB again and again.</summary>
-    /// <param name="depth">How many at a time, up to 21.</param>
+    /// <param name="depth">How many at a time, up to 42.</param>
     /// <param name="time">For how long.</param>
     /// <returns>Reads a second.</returns>
     internal double Drive(int depth, TimeSpan time)

@@ -6,6 +6,7 @@ return args switch
     ["block-floor", .. var rest] => BlockFloorBench.Run(rest),
     ["serve", .. var rest] => await BlockServe.RunAsync(rest),
     ["core", .. var rest] => await CoreBench.RunAsync(rest),
+    ["driver-blk", .. var rest] => await DriverBlkBench.RunAsync(rest),
     ["guest-disk", .. var rest] => await GuestDiskBench.RunAsync(rest),
     ["interrupts", .. var rest] => await InterruptBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
@@ -28,6 +29,7 @@ static int Usage()
         usage: Virtbus.Bench core [--rounds N]
                Virtbus.Bench block [--loadgen COMMAND] [--qsd COMMAND] [--rounds N] [--seconds S] [--root DIR] [--files DIRS]
                Virtbus.Bench block-floor [--fio COMMAND] [--file PATH] [--mebibytes N] [--rounds N] [--seconds S]
+               Virtbus.Bench driver-blk [--rounds N] [--seconds S]
                Virtbus.Bench guest-disk [--program PATH] [--backend KEYS] [--rounds N] [--seconds S]
                Virtbus.Bench interrupts [--rounds N]
                Virtbus.Bench lookup [--rounds N]

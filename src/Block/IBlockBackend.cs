@@ -50,6 +50,11 @@ public interface IBlockBackend : IDisposable
     /// <returns>The channel, owned by the caller.</returns>
     IBlockChannel OpenChannel(int depth, bool ownsThread = true);
 
+    /// <summary>Allocates memory whose content requests move without a copy, for a back end that has hardware behind it.</summary>
+    /// <param name="bytes">How many bytes at least, 1 to 2^30.</param>
+    /// <returns>The memory, owned by the caller; null where any memory does as well, or there is none left. Any thread.</returns>
+    BlockMemory? AllocateMemory(ulong bytes) => null;
+
     /// <summary>
     /// Says how the blocks from a place on are kept at this moment. May wait for the host where <see cref="MayBlock"/> says so. Any thread; throws nothing.
     /// </summary>

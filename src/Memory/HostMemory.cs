@@ -149,6 +149,16 @@ public sealed class HostMemory : IDisposable
     /// <param name="source">Where from; the range has to lie inside.</param>
     public void Write(ulong offset, ReadOnlySpan<byte> source) => source.CopyTo(Run(offset, source.Length));
 
+    /// <summary>Names a part of the memory, for who hands it on.</summary>
+    /// <param name="offset">Byte offset in the memory.</param>
+    /// <param name="length">How many bytes; they have to lie inside.</param>
+    /// <returns>The run, valid as long as the caller holds a reference.</returns>
+    public IoVector Take(ulong offset, int length)
+    {
+        Run(offset, length);
+        return new IoVector(Address + (nint)offset, (nuint)length);
+    }
+
     /// <summary>Gives one reference back; the last one unmaps the memory, if nobody else has a part of its mapping.</summary>
     public void Dispose()
     {

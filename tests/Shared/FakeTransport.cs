@@ -19,7 +19,7 @@ internal sealed class FakeTransport : IVirtioTransport
 
     public VirtioFeatures DeviceFeatures { get; init; } = VirtioFeatures.Of(0, 1, 2, VirtioFeatures.VIRTIO_F_VERSION_1, VirtioFeatures.VIRTIO_F_ACCESS_PLATFORM);
 
-    public VirtioFeatures TransportFeatures => VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
+    public VirtioFeatures TransportFeatures { get; init; } = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
 
     public bool IsLegacy => false;
 
@@ -28,6 +28,9 @@ internal sealed class FakeTransport : IVirtioTransport
     public int QueueSize { get; init; } = 4;
 
     public IommuGroup Group { get; } = new(1);
+
+    /// <summary>The queues that a driver has made, as soon as they are there.</summary>
+    public VirtioQueue[] Queues { get; private set; } = [];
 
     /// <summary>Bytes of the configuration space; none at first.</summary>
     public byte[] Config { get; init; } = [];
@@ -77,10 +80,15 @@ internal sealed class FakeTransport : IVirtioTransport
         var queues = new VirtioQueue[specs.Length];
         for (var i = 0; i < queues.Length; i++)
             queues[i] = VirtioQueue.Create(Group, specs[i].Number ?? i, specs[i], QueueSize, features, 4, static _ => { }, broken);
+        Queues = queues;
         return queues;
     }
 
-    public void DeleteQueues() => Calls.Enqueue("delete");
+    public void DeleteQueues()
+    {
+        Calls.Enqueue("delete");
+        Queues = [];
+    }
 
     public void SetConfigCallback(Action? changed) => _changed = changed;
 

@@ -66,6 +66,12 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
         ? buffer!
         : throw new VirtbusException(fault.Errno, $"Device {Name} got no {bytes} bytes of memory: {fault.Message}.");
 
+    /// <summary>As <see cref="Allocate"/>, for who goes on without.</summary>
+    /// <param name="bytes">How many; whole pages are given.</param>
+    /// <param name="buffer">The memory.</param>
+    /// <returns>Whether there is some.</returns>
+    public bool TryAllocate(ulong bytes, out DmaBuffer? buffer) => _transport.Group.TryAllocate(bytes, out buffer, out _);
+
     /// <summary>Makes its queues; once after each reset.</summary>
     /// <param name="specs">What the driver asks for, each with a number of its own.</param>
     /// <returns>The queues, in the order of the specs.</returns>

@@ -23,15 +23,21 @@ internal sealed class BlkChannel : IBlockChannel
     private const int HeaderBytes = 16;
     private const int RangeBytes = 16;
     private const int IdBytes = 20;
-    // Of a slot: header and range, which the device reads; status, which it writes, in a cache line of its own; the table.
-    private const int StatusOffset = 64;
-    private const int TableOffset = 128;
-    private const int SlotBytes = 256;
-    private const int MostParts = (SlotBytes - TableOffset) / SplitRing.DescriptorSize;
+    // Of a slot: header and range, which the device reads, and status, which it writes, in one cache line, since it goes to and fro with each request; the table.
+    private const int StatusOffset = HeaderBytes + RangeBytes;
+    private const int FrameBytes = StatusOffset + 1;
+    private const int TableOffset = 64;
+    private const int SlotBytes = 512;
+    // What goes without a copy goes in pieces of that length at most.
+    private const int MostUncopied = 1 << 20;
+    internal const int MostParts = (SlotBytes - TableOffset) / SplitRing.DescriptorSize;
     private const int SectorShift = 9;
     private const byte NoStatus = byte.MaxValue;
     // A request that is cut into many pieces does not keep its thread from others for longer.
     private const int MostRounds = 64;
+    // Some ten microseconds.
+    private const int MostLooks = 64;
+    private const int LookPause = 4;
 
     private readonly BlkDisk _disk;
     private readonly BlkRing _ring;
@@ -45,6 +51,7 @@ internal sealed class BlkChannel : IBlockChannel
     private readonly BlkSlot[] _unsent;
     private readonly BlockRequest[] _done;
     private BlkSlot[] _received;
+    private int _looks = 1;
     private int _freePendings;
     private int _firstWaiting;
     private int _waitingCount;
@@ -155,7 +162,7 @@ internal sealed class BlkChannel : IBlockChannel
         {
             if (_freePendings == _pendings.Length)
                 return null;
-            var count = _ring.Receive(this, ref _received, _unsentCount > 0);
+            var count = Look();
             if (count == 0)
                 return null;
             for (var i = 0; i < count; i++)
@@ -187,6 +194,28 @@ internal sealed class BlkChannel : IBlockChannel
         _disk.Close(this);
         _signal?.Dispose();
         _memory.Dispose();
+    }
+
+    // A device that is as fast as its driver would have to interrupt at each batch: so as long as that is worth it, it is looked at some times more.
+    private int Look()
+    {
+        for (var i = 0; i < _looks; i++)
+        {
+            var count = _ring.Receive(this, ref _received, _unsentCount > 0, mayWait: false);
+            if (count != 0)
+            {
+                _looks = MostLooks;
+                return count;
+            }
+
+            // What its user has for the device goes there now, and not after the pause.
+            if (i == 0)
+                Commit();
+            Thread.SpinWait(LookPause);
+        }
+
+        _looks = Math.Max(1, _looks / 2);
+        return _ring.Receive(this, ref _received, _unsentCount > 0, mayWait: true);
     }
 
     private static int SlotsFor(int depth) => Math.Min(depth, MostSlots);
@@ -269,12 +298,13 @@ internal sealed class BlkChannel : IBlockChannel
     // struct virtio_blk_req (5.2.6): le32 type, le32 reserved, le64 sector; data; u8 status.
     private void Prepare(BlkPending pending, BlkSlot slot)
     {
-        Span<byte> header = stackalloc byte[HeaderBytes + RangeBytes];
+        Span<byte> header = stackalloc byte[FrameBytes];
         header.Clear();
+        header[StatusOffset] = NoStatus;
         var request = pending.Request;
         var at = At(slot);
-        slot.ClearParts();
-        slot.Length = 0;
+        slot.Keep(0);
+        (slot.Length, slot.IsCopied) = (0, false);
         slot.Place = pending.Place;
         var sector = (ulong)(request.Offset + pending.Done) >> SectorShift;
         switch (pending.Operation)
@@ -283,13 +313,14 @@ internal sealed class BlkChannel : IBlockChannel
                 BinaryPrimitives.WriteUInt32LittleEndian(header, pending.Operation == BlockOperation.Read ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT);
                 BinaryPrimitives.WriteUInt64LittleEndian(header[8..], sector);
                 slot.Add(new DriverBuffer(Address(at), HeaderBytes, false));
-                AddCopy(pending, slot);
+                if (!TryAddUncopied(pending, slot))
+                    AddCopy(pending, slot);
                 break;
             case BlockOperation.GetId:
                 BinaryPrimitives.WriteUInt32LittleEndian(header, VIRTIO_BLK_T_GET_ID);
                 slot.Add(new DriverBuffer(Address(at), HeaderBytes, false));
                 slot.Add(new DriverBuffer(Address(DataOf(slot)), IdBytes, true));
-                slot.Length = IdBytes;
+                (slot.Length, slot.IsCopied) = (IdBytes, true);
                 break;
             case BlockOperation.Discard or BlockOperation.WriteZeroes:
                 AddRange(pending, slot, header, sector);
@@ -301,7 +332,6 @@ internal sealed class BlkChannel : IBlockChannel
         }
 
         _memory.Write(at, header);
-        ClearStatus(slot);
         slot.Add(new DriverBuffer(Address(at + StatusOffset), 1, true));
     }
 
@@ -319,6 +349,36 @@ internal sealed class BlkChannel : IBlockChannel
         slot.Add(new DriverBuffer(Address(At(slot)), HeaderBytes, false));
         slot.Add(new DriverBuffer(Address(At(slot) + HeaderBytes), RangeBytes, false));
         pending.Done += length;
+    }
+
+    // As far as the runs lie in memory that the device reaches, in whole blocks.
+    private bool TryAddUncopied(BlkPending pending, BlkSlot slot)
+    {
+        var shared = _disk.Shared;
+        if (shared.IsEmpty)
+            return false;
+        var request = pending.Request;
+        var block = _disk.Info.BlockSize;
+        var left = (int)Math.Min(request.Length - pending.Done, MostUncopied);
+        var (length, most) = (0, (int)Math.Min(_disk.MostSegmentBytes, MostUncopied));
+        var (place, whole, parts) = (pending.Place, pending.Place, slot.Parts.Length);
+        while (left > 0 && slot.Parts.Length < _disk.MostSegments + 1)
+        {
+            var run = place.Take(request.Runs, Math.Min(left, most), out place);
+            if (!BlkMemory.TryFind(shared, run, out var address))
+                break;
+            slot.Add(new DriverBuffer(address, (uint)run.Length, pending.Operation == BlockOperation.Read));
+            (length, left) = (length + (int)run.Length, left - (int)run.Length);
+            if ((length & (block - 1)) == 0)
+                (slot.Length, whole, parts) = (length, place, slot.Parts.Length);
+        }
+
+        // What ends inside of a block goes by the next piece.
+        slot.Keep(parts);
+        slot.IsCopied = false;
+        pending.Place = whole;
+        pending.Done += slot.Length;
+        return slot.Length > 0;
     }
 
     private void AddCopy(BlkPending pending, BlkSlot slot)
@@ -374,7 +434,7 @@ internal sealed class BlkChannel : IBlockChannel
 
         var pending = slot.Of!;
         var error = slot.Outcome == BlkOutcome.Failed ? slot.Error : Judge(pending, slot);
-        if (error == Errno.None && slot.Length > 0 && pending.Operation is BlockOperation.Read or BlockOperation.GetId)
+        if (error == Errno.None && slot.IsCopied && pending.Operation is BlockOperation.Read or BlockOperation.GetId)
             Copy(pending.Request.Runs, slot, slot.Length, CopyWay.Out);
         if (error != Errno.None && pending.Result == Errno.None)
             pending.Result = error;

@@ -25,10 +25,13 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     // Memory of channels that are open, and of those whose device has something of theirs still.
     private readonly Dictionary<BlkChannel, DmaBuffer> _open = [];
     private readonly Dictionary<BlkChannel, DmaBuffer> _left = [];
+    private BlkMemory[] _shared = [];
     private ITimer? _timer;
     private BlkConfig _config;
+    private int _mostParts = BlkRing.LeastParts;
     private int _ticks;
     private bool _isAsleep;
+    private bool _isOver;
     private bool? _wantsWriteback;
 
     /// <summary>Reads what the device is.</summary>
@@ -67,6 +70,14 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     /// <summary>Whether nothing can be told from the length that the device gives, so that what it may not write is cleared first.</summary>
     internal bool MustClear => _device.IsLegacy;
 
+    /// <summary>Memory of users that the device reaches.</summary>
+    internal ReadOnlySpan<BlkMemory> Shared => Volatile.Read(ref _shared);
+
+    /// <summary>The most segments of data of a request.</summary>
+    internal int MostSegments => Math.Min(_config.MostSegments, _mostParts - BlkRing.LeastParts + 1);
+
+    internal uint MostSegmentBytes => _config.MostSegmentBytes;
+
     /// <summary>How many requests the device takes at once.</summary>
     internal int Requests { get; private set; }
 
@@ -79,6 +90,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         var queues = _device.CreateQueues(specs);
         if (queues.FirstOrDefault(static q => q.Size < BlkRing.LeastParts) is { } queue)
             throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} has a queue of {queue.Size} descriptors, and a request takes {BlkRing.LeastParts}.");
+        _mostParts = Math.Min(queues.Min(static q => q.Size), BlkChannel.MostParts);
         Requests = queues.Sum(static q => q.Size);
         _device.Ready();
         lock (_lock)
@@ -188,6 +200,18 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
 
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => Open(depth, null);
 
+    public BlockMemory? AllocateMemory(ulong bytes)
+    {
+        lock (_lock)
+        {
+            if (_isOver || !_device.TryAllocate(bytes, out var buffer))
+                return null;
+            var memory = new BlkMemory(buffer!, buffer!.Memory.Take(0, 1).Address);
+            _shared = [.. _shared, memory];
+            return new BlockMemory(buffer.Memory.Acquire(), () => Free(memory));
+        }
+    }
+
     /// <summary>Fills the runs of a request with the serial.</summary>
     internal void AnswerIdentity(BlockRequest request)
     {
@@ -226,8 +250,12 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         {
             foreach (var buffer in _open.Values.Concat(_left.Values))
                 buffer.Dispose();
+            foreach (var memory in _shared)
+                memory.Buffer.Dispose();
             _open.Clear();
             _left.Clear();
+            _shared = [];
+            _isOver = true;
         }
     }
 
@@ -255,6 +283,14 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
             _timer ??= _device.Fabric!.Time.CreateTimer(static disk => ((BlkDisk)disk!).OnTick(), this, Tick, Tick);
             return channel;
         }
+    }
+
+    private void Free(BlkMemory memory)
+    {
+        lock (_lock)
+            _shared = [.. _shared.Where(other => other != memory)];
+        // Waits until no access of the device to it is under way.
+        memory.Buffer.Dispose();
     }
 
     // The device has nothing of theirs any more.

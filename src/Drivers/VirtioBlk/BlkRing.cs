@@ -24,6 +24,7 @@ internal sealed class BlkRing(BlkDisk disk)
     private int _busy;
     private Errno _error;
     private bool _isArmed;
+    private bool _hasTables;
     private bool _isTabled;
 
     /// <summary>How many channels use it; under the disk's lock.</summary>
@@ -36,7 +37,8 @@ internal sealed class BlkRing(BlkDisk disk)
         {
             _out = new BlkSlot[queue.Size];
             // A table costs the device more than three descriptors in a row, so it is for a queue that is short of them.
-            _isTabled = queue.HasTables && queue.Size < LeastParts * BlkChannel.MostSlots;
+            _hasTables = queue.HasTables;
+            _isTabled = _hasTables && queue.Size < LeastParts * BlkChannel.MostSlots;
             _error = Errno.None;
             _isArmed = true;
             queue.RequestCalls(true);
@@ -90,12 +92,13 @@ internal sealed class BlkRing(BlkDisk disk)
         }
     }
 
-    /// <summary>Takes what has come back for a channel; when there is nothing, it is woken as soon as there is.</summary>
+    /// <summary>Takes what has come back for a channel.</summary>
     /// <param name="channel">The channel.</param>
     /// <param name="slots">An array for all its slots, that becomes the one with those that came back.</param>
     /// <param name="hasUnsent">Whether the channel has slots that found no room.</param>
+    /// <param name="mayWait">Whether the channel is woken as soon as there is something, when there is nothing.</param>
     /// <returns>How many came back; -1 when there is room meanwhile.</returns>
-    internal int Receive(BlkChannel channel, ref BlkSlot[] slots, bool hasUnsent)
+    internal int Receive(BlkChannel channel, ref BlkSlot[] slots, bool hasUnsent, bool mayWait)
     {
         lock (_lock)
         {
@@ -105,7 +108,7 @@ internal sealed class BlkRing(BlkDisk disk)
                 // Who has something to do comes again by itself; as long as that is all who wait, the device need not tell.
                 if (channel.InboxCount > 0 && _busy == (channel.Out > 0 ? 1 : 0))
                     Disarm(queue);
-                else
+                else if (channel.InboxCount > 0 || mayWait)
                     Arm(queue);
             }
 
@@ -114,12 +117,13 @@ internal sealed class BlkRing(BlkDisk disk)
             {
                 (channel.Inbox, slots) = (slots, channel.Inbox);
                 channel.InboxCount = 0;
+                channel.IsAsleep = false;
                 return count;
             }
 
             if (hasUnsent && !channel.IsStarved)
                 return -1;
-            channel.IsAsleep = true;
+            channel.IsAsleep |= mayWait;
             return 0;
         }
     }
@@ -190,7 +194,7 @@ internal sealed class BlkRing(BlkDisk disk)
         if (_queue is not { } queue)
             return false;
         var parts = slot.Parts;
-        var name = queue.HasTables && (_isTabled || parts.Length > LeastParts) ? queue.AddTable(parts, channel.Memory, BlkChannel.TableOf(slot)) : queue.Add(parts);
+        var name = _isTabled || (_hasTables && parts.Length > LeastParts) ? queue.AddTable(parts, channel.Memory, BlkChannel.TableOf(slot)) : queue.Add(parts);
         if (name < 0)
             return false;
         _out[name] = slot;

@@ -41,7 +41,8 @@ internal sealed class BlkSlot(BlkChannel channel, int index, int parts)
     /// <summary>Bytes that the device says it wrote.</summary>
     internal uint Written { get; set; }
 
-    internal void ClearParts() => _count = 0;
+    /// <summary>Leaves the first parts.</summary>
+    internal void Keep(int parts) => _count = parts;
 
     internal void Add(in DriverBuffer part) => _parts[_count++] = part;
 }

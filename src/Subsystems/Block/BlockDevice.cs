@@ -17,7 +17,7 @@ public sealed class BlockDevice : Device, IOfferedDevice
     private readonly List<BlockUser> _users = [];
     private readonly List<BlockDeviceChannel> _channels = [];
     private readonly BlockStatistics _closed = new();
-    // Questions that no channel has: how blocks are kept.
+    // Questions that no channel has: how blocks are kept, for memory.
     private readonly UseGate _questions = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private long _ticksStamp;
@@ -164,6 +164,21 @@ public sealed class BlockDevice : Device, IOfferedDevice
         try
         {
             return Backend.FindExtent(offset, length);
+        }
+        finally
+        {
+            _questions.Leave();
+        }
+    }
+
+    /// <summary>Memory of the driver's side, as long as that is there.</summary>
+    internal BlockMemory? AllocateMemory(ulong bytes)
+    {
+        if (!_questions.TryEnter())
+            return null;
+        try
+        {
+            return Backend.AllocateMemory(bytes);
         }
         finally
         {

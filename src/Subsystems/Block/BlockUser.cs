@@ -37,6 +37,9 @@ public sealed class BlockUser : IBlockBackend
     public IBlockChannel OpenChannel(int depth, bool ownsThread = true) => new BlockDeviceChannel(_device, depth, ownsThread);
 
     /// <inheritdoc/>
+    public BlockMemory? AllocateMemory(ulong bytes) => _device.AllocateMemory(bytes);
+
+    /// <inheritdoc/>
     public BlockExtent FindExtent(long offset, long length) => _device.FindExtent(offset, length);
 
     /// <summary>Closes it for this user, whose channels are closed.</summary>

@@ -19,6 +19,8 @@ internal sealed class DiskUser : IDisposable
 
     internal IBlockChannel Channel { get; }
 
+    internal nint Address => _memory.Take(1).Address;
+
     internal BlockInfo Info => _user.Info;
 
     /// <summary>Makes a request of its own part of the memory.</summary>

@@ -10,7 +10,7 @@ using Virtbus.Virtio;
 namespace Virtbus.Tests.Drivers.Virtio;
 
 /// <summary>Virtio disks through functions, virtio_pci and virtio_blk, as disks of the block subsystem.</summary>
-public sealed class VirtioBlkTests : IDisposable
+public sealed class VirtioBlkDriverTests : IDisposable
 {
     private const int Capacity = 1 << 20;
 
@@ -179,6 +179,91 @@ public sealed class VirtioBlkTests : IDisposable
         await Expect.RefusedAsync(Errno.EINVAL, async () => await rig.Fabric.Tree.WriteAsync(disk.DevPath + "/cache_type", "write"));
         await rig.Fabric.Tree.WriteAsync(disk.DevPath + "/cache_type", "write back");
         Assert.True(user.Info.HasWriteCache);
+    }
+
+    [Theory]
+    [InlineData(1024, false)]
+    [InlineData(1024, true)]
+    [InlineData(4, false)]
+    public async Task Memory_of_the_disk_is_moved_without_a_copy_and_every_other_by_one(int size, bool isPacked)
+    {
+        await using var rig = await VirtioRig.StartAsync();
+        using var user = new DiskUser(await AddAsync(rig, isPacked, size: size));
+        using var opened = ((BlockDevice)BlockSubsystem.Of(rig.Fabric).Class.Devices[0]).Open("mapped");
+        using var memory = opened.AllocateMemory(256 << 10)!;
+        Assert.Equal(256UL << 10, memory.Length);
+        var random = new Random(size);
+        for (var round = 0; round < 200; round++)
+        {
+            // Runs of both kinds, of whole blocks and parts of such.
+            var runs = GC.AllocateArray<IoVector>(random.Next(1, 7), pinned: true);
+            var (shared, own, length) = (0, 0, 0);
+            for (var i = 0; i < runs.Length; i++)
+            {
+                var count = random.Next(2) == 0 ? 512 * random.Next(1, 60) : random.Next(1, 3000);
+                var isShared = random.Next(3) > 0;
+                runs[i] = isShared ? memory.Take((ulong)shared, count) : new IoVector(user.Address + own, (nuint)count);
+                (shared, own, length) = (shared + (isShared ? count : 0), own + (isShared ? 0 : count), length + count);
+            }
+
+            // Whole blocks all together.
+            var rest = -length & 511;
+            runs[^1] = new IoVector(runs[^1].Address, runs[^1].Length + (nuint)rest);
+            var content = new byte[length + rest];
+            random.NextBytes(content);
+            Scatter(content, runs);
+            var request = new BlockRequest { Operation = BlockOperation.Write, Offset = 512 * random.Next(100), Length = content.Length };
+            request.SetRuns(runs);
+            Assert.Equal(Errno.None, user.Do(request));
+            using (var inner = new DirectUser(_medium))
+                Assert.True(inner.Read(request.Offset, content.Length).AsSpan().SequenceEqual(content), $"round {round}: the medium holds something else");
+            Scatter(new byte[content.Length], runs);
+            request.Operation = BlockOperation.Read;
+            Assert.Equal(Errno.None, user.Do(request));
+            Assert.True(Gather(runs).AsSpan().SequenceEqual(content), $"round {round}: something else is read");
+        }
+
+        // Whole: one request of the device's, though longer than what is copied at once.
+        _medium.Asked.Clear();
+        var whole = GC.AllocateArray<IoVector>(1, pinned: true);
+        whole[0] = memory.Take(0, 256 << 10);
+        var one = new BlockRequest { Operation = BlockOperation.Read, Length = 256 << 10 };
+        one.SetRuns(whole);
+        Assert.Equal(Errno.None, user.Do(one));
+        Assert.Equal(["Read 0 262144"], _medium.Asked);
+        Assert.Equal(0, ((PciDevice)rig.Only.Parent!).Dma.Faults);
+    }
+
+    [Fact]
+    public async Task Memory_of_a_disk_that_has_gone_is_there_for_its_user()
+    {
+        await using var rig = await VirtioRig.StartAsync();
+        var disk = await AddAsync(rig);
+        var pci = (PciDevice)rig.Only.Parent!;
+        using var opened = disk.Open("mapped");
+        using (var freed = opened.AllocateMemory(1))
+            Assert.Equal(4096UL, freed!.Length);
+        using var memory = opened.AllocateMemory(8192);
+        await rig.Base.Pci.RemoveAsync(pci).In();
+        memory!.Take(0, 8192).AsSpan().Fill(1);
+        Assert.Null(opened.AllocateMemory(1));
+    }
+
+    private static void Scatter(ReadOnlySpan<byte> content, IoVector[] runs)
+    {
+        foreach (var run in runs)
+        {
+            content[..(int)run.Length].CopyTo(run.AsSpan());
+            content = content[(int)run.Length..];
+        }
+    }
+
+    private static byte[] Gather(IoVector[] runs)
+    {
+        var bytes = new List<byte>();
+        foreach (var run in runs)
+            bytes.AddRange(run.AsSpan());
+        return [.. bytes];
     }
 
     private static void DoAll(DiskUser user, List<BlockRequest> requests)
