@@ -87,6 +87,8 @@ public sealed class RealFunctionTests
             echo vfio-pci >/sys/bus/pci/devices/$function/driver_override
             echo $function >/sys/bus/pci/drivers_probe
         done
+        # What firmware and kernel left in the disks' queues is read by them when they are given over, and stopped, too.
+        dmesg -c >/dev/null
         export DOTNET_ROOT=/dotnet DOTNET_TieredPGO=0 DOTNET_TC_CallCounting=0
         chroot /mnt /virtbus/real_driver /virtbus/modules edu 0000:00:11.0 testdev 0000:00:12.0 net 0000:00:13.0 net 0000:00:14.0 blk 0000:00:16.0 blk 0000:00:17.0 net 0000:00:15.0 back 0000:00:13.0
         dmesg >/tmp/log
