@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Virtio;
 using Virtbus.Drivers.VirtioPci;
+using Virtbus.Ethernet;
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Memory;
 using Virtbus.Models.VirtioNet;
@@ -366,7 +367,7 @@ public sealed class VirtioPciHostileTests
             queues[1].Kick();
             return default;
         };
-        var pci = await rig.PlugAsync(new VirtioFunction(new VirtioNetDevice("net0", new Ethernet.EthernetSwitch(), new VirtioNetOptions(0x020000000001)), new VirtioFunctionOptions { Vectors = 2 }));
+        var pci = await rig.PlugAsync(new VirtioFunction(new VirtioNetDevice("net0", new EthernetSwitch(), new VirtioNetOptions(0x020000000001)), new VirtioFunctionOptions { Vectors = 2 }));
         await rig.Fabric.SettleAsync().In();
         Assert.Equal(2, pci.Vectors.Count);
         await told.Task.In();

@@ -3,6 +3,7 @@ using System.Collections.Concurrent;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Virtio;
 using Virtbus.Drivers.VirtioPci;
+using Virtbus.Ethernet;
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Models.VirtioNet;
 using Virtbus.Models.VirtioRng;
@@ -347,7 +348,7 @@ public sealed class VirtioPciRegisterTests
     public async Task Rings_have_what_was_settled()
     {
         await using var rig = await VirtioRig.StartAsync();
-        await rig.PlugAsync(new VirtioNetDevice("net0", new Ethernet.EthernetSwitch(), new VirtioNetOptions(0x020000000001) { Packed = true }));
+        await rig.PlugAsync(new VirtioNetDevice("net0", new EthernetSwitch(), new VirtioNetOptions(0x020000000001) { Packed = true }));
         var layout = rig.Only.Queues[0].Layout;
         Assert.Equal(
             (rig.Only.Has(VirtioFeatures.VIRTIO_F_RING_PACKED), rig.Only.Has(VirtioFeatures.VIRTIO_F_EVENT_IDX), rig.Only.Has(VirtioFeatures.VIRTIO_F_IN_ORDER)),
@@ -361,7 +362,7 @@ public sealed class VirtioPciRegisterTests
         return default;
     }
 
-    private static VirtioNetDevice Net() => new("net0", new Ethernet.EthernetSwitch(), new VirtioNetOptions(0x020000000001));
+    private static VirtioNetDevice Net() => new("net0", new EthernetSwitch(), new VirtioNetOptions(0x020000000001));
 
     private static SpoiledFunction Answers(int register, ushort value) => new(new VirtioFunction(new VirtioRngDevice("dice")))
     {
