@@ -50,10 +50,11 @@ public sealed class RingRunTests : IDisposable
         Assert.Equal(2, Take(device, writable: false));
         Assert.Equal(0, Take(device, writable: true));
         // They come again, as all were put back; the long way has them all.
-        Assert.Equal(2, device.TakeRuns(_runs, isWritable: false, out var stay));
+        var count = device.TakeRuns(_runs, isWritable: false, out var stay);
         device.CompleteRun(_runs[0], 0);
-        device.PutBackRuns(1);
+        device.PutBackRuns(count - 1);
         stay.Leave();
+        Assert.Equal(2, count);
         DescriptorChain[] chains = [new(4), new(4), new(4), new(4)];
         Assert.Equal(3, device.Take(chains, out var fault));
         Assert.Equal(Fault.None, fault);

@@ -329,39 +329,45 @@ public sealed class RingScheduleTests : IDisposable
         {
             var writable = _random.Next(2) == 0;
             var runs = new RingRun[_random.Next(1, 5)];
-            var count = _device.TakeRuns(runs, writable, out var stay);
             var most = _inOrder && _taken.Count > 0 ? 0 : _available.TakeWhile(request => request.IsRun(writable)).Take(runs.Length).Count();
-            Check(count == most || (!_packed && count > 0 && count < most), "as many runs are taken as there are");
-            if (count == 0)
-                return;
-            var used = _random.Next(count + 1);
-            for (var i = 0; i < used; i++)
+            var count = _device.TakeRuns(runs, writable, out var stay);
+            try
             {
-                var request = _available[i];
-                var length = (int)request.Buffers[0].Length;
-                Check(runs[i].Length == length, "the length of a run");
-                if (writable)
-                {
-                    request.Wrote = new byte[_random.Next(2) == 0 ? length : _random.Next(length + 1)];
-                    _random.NextBytes(request.Wrote);
-                    request.Wrote.CopyTo(runs[i].Bytes);
-                }
-                else
-                {
-                    Check(runs[i].Bytes.SequenceEqual(request.Read), "what the device reads of a run");
-                }
+                Check(count == most || (!_packed && count > 0 && count < most), "as many runs are taken as there are");
+                var used = _random.Next(count + 1);
+                for (var i = 0; i < used; i++)
+                    Use(runs[i], _available[i], writable);
+                _device.PutBackRuns(count - used);
+                _ended.AddRange(_available[..used]);
+                _available.RemoveRange(0, used);
+                Runs += used;
+            }
+            finally
+            {
+                // Or who takes the memory away would wait for ever.
+                stay.Leave();
+            }
+        }
 
-                _device.CompleteRun(runs[i], (uint)request.Wrote.Length);
-                request.IsDone = true;
-                _lastDone = Math.Max(_lastDone, request.Order);
-                _takenTo++;
+        private void Use(in RingRun run, Request request, bool writable)
+        {
+            var length = (int)request.Buffers[0].Length;
+            Check(run.Length == length, "the length of a run");
+            if (writable)
+            {
+                request.Wrote = new byte[_random.Next(2) == 0 ? length : _random.Next(length + 1)];
+                _random.NextBytes(request.Wrote);
+                request.Wrote.CopyTo(run.Bytes);
+            }
+            else
+            {
+                Check(run.Bytes.SequenceEqual(request.Read), "what the device reads of a run");
             }
 
-            _device.PutBackRuns(count - used);
-            stay.Leave();
-            _ended.AddRange(_available[..used]);
-            _available.RemoveRange(0, used);
-            Runs += used;
+            _device.CompleteRun(run, (uint)request.Wrote.Length);
+            request.IsDone = true;
+            _lastDone = Math.Max(_lastDone, request.Order);
+            _takenTo++;
         }
 
         private void PutBack()

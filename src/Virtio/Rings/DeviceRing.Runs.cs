@@ -23,7 +23,7 @@ public abstract partial class DeviceRing
         _isHeldUp = false;
         stay = default;
         // What is handed back out of order comes first.
-        if (IsFar || !HasAvailable() || !TryEnter(out var section, out _))
+        if (IsFar || _order is { IsEmpty: false } || !HasAvailable() || !TryEnter(out var section, out _))
             return 0;
         // Writes are marked elsewhere. A log that starts after this look waits for the stay to end before it counts.
         var taken = isWritable && _dma!.IsLogged ? 0 : FindRuns(runs, isWritable ? DmaAccess.Write : DmaAccess.Read, section);
