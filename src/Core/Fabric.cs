@@ -433,8 +433,8 @@ public sealed class Fabric
     public ValueTask ShutdownAsync() => PowerTransitions.ShutdownAsync();
 
     /// <summary>
-    /// Waits until what goes on beside its caller has ended: asynchronous and deferred probes, module loads, and what they start; not for what somebody
-    /// else starts meanwhile, as a device does that interrupts without end. Not to be called from such work, which would wait for itself.
+    /// Waits until nothing goes on beside its caller: asynchronous and deferred probes, module loads, and what they start; but not for what a device asks for
+    /// meanwhile (<see cref="StartNotice"/>), which may be without end. Not to be called from such work, which would wait for itself.
     /// </summary>
     /// <param name="cancellationToken">Ends the wait.</param>
     public Task SettleAsync(CancellationToken cancellationToken = default) =>
@@ -476,6 +476,15 @@ public sealed class Fabric
     /// <param name="work">The work.</param>
     public void StartWork(string name, Func<Task> work) =>
         _work.Start(name, work);
+
+    /// <summary>
+    /// As <see cref="StartWork"/>, for what a device asks for, and may ask for without end, as a change of its configuration: <see cref="SettleAsync"/> waits for
+    /// what was asked for before it was called, and what that starts.
+    /// </summary>
+    /// <param name="name">What the work is, for the log.</param>
+    /// <param name="work">The work.</param>
+    public void StartNotice(string name, Func<Task> work) =>
+        _work.Start(name, work, isNotice: true);
 
     internal static string DriverFolder(Driver driver) => $"/bus/{driver.Bus.Name}/drivers";
 

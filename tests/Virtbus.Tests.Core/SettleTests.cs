@@ -2,21 +2,21 @@ using Virtbus.Core;
 
 namespace Virtbus.Tests.Core;
 
-/// <summary>Who waits for what goes on waits for that and what comes of it, and not for what comes afterwards.</summary>
+/// <summary>Who waits for what goes on waits for all of it, but for what a device asks for afterwards.</summary>
 public sealed class SettleTests
 {
     [Fact]
-    public async Task Work_of_work_is_waited_for_and_later_work_is_not()
+    public async Task Notice_that_was_there_and_what_it_starts_are_waited_for_and_later_ones_are_not()
     {
         var fabric = new Fabric();
         var (first, second, later) = (Source(), Source(), Source());
-        fabric.StartWork("first", async () =>
+        fabric.StartNotice("first", async () =>
         {
             await first.Task;
             fabric.StartWork("second", () => second.Task);
         });
         var settled = fabric.SettleAsync(TestContext.Current.CancellationToken);
-        fabric.StartWork("later", () => later.Task);
+        fabric.StartNotice("later", () => later.Task);
         first.SetResult();
         var all = fabric.SettleAsync(TestContext.Current.CancellationToken);
         Assert.False(settled.IsCompleted);
@@ -28,17 +28,38 @@ public sealed class SettleTests
     }
 
     [Fact]
-    public async Task Work_that_always_follows_on_work_keeps_nobody()
+    public async Task Work_is_waited_for_whenever_it_began()
+    {
+        var fabric = new Fabric();
+        var first = Source();
+        var isDone = false;
+        fabric.StartWork("first", () => first.Task);
+        var settled = fabric.SettleAsync(TestContext.Current.CancellationToken);
+        fabric.StartNotice("between", static () => Task.CompletedTask);
+        fabric.StartWork("later", async () =>
+        {
+            await first.Task;
+            for (var i = 0; i < 1000; i++)
+                await Task.Yield();
+            isDone = true;
+        });
+        first.SetResult();
+        await settled.In();
+        Assert.True(isDone);
+    }
+
+    [Fact]
+    public async Task Notices_without_end_keep_nobody()
     {
         var fabric = new Fabric();
         var gates = Enumerable.Range(0, 100).Select(static _ => Source()).ToArray();
-        fabric.StartWork("0", () => gates[0].Task);
+        fabric.StartNotice("0", () => gates[0].Task);
         var settled = fabric.SettleAsync(TestContext.Current.CancellationToken);
         // The next one is there before the last one ends.
         for (var i = 1; i < gates.Length; i++)
         {
             var gate = gates[i];
-            fabric.StartWork($"{i}", () => gate.Task);
+            fabric.StartNotice($"{i}", () => gate.Task);
             gates[i - 1].SetResult();
         }
 

@@ -273,7 +273,7 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     private void OnChange()
     {
         if (Interlocked.Exchange(ref _isChangePending, 1) == 0 && Volatile.Read(ref _listener) is not null)
-            Fabric?.StartWork("change of the configuration of " + Name, TakeChangeAsync);
+            Fabric?.StartNotice("change of the configuration of " + Name, TakeChangeAsync);
     }
 
     private Task TakeChangeAsync()

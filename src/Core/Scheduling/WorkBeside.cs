@@ -4,7 +4,7 @@ namespace Virtbus.Core;
 internal sealed class WorkBeside
 {
     private readonly Fabric _fabric;
-    // Work that other work started has the turn of that one, all else has one of its own.
+    // What a device asks for has a turn, and so has what that starts; all else has none.
     private readonly Dictionary<Task, long> _work = [];
     private readonly AsyncLocal<long> _turn = new();
     private long _turns;
@@ -20,14 +20,14 @@ internal sealed class WorkBeside
         }
     }
 
-    internal void Start(string name, Func<Task> work)
+    internal void Start(string name, Func<Task> work, bool isNotice = false)
     {
         ArgumentNullException.ThrowIfNull(work);
         var started = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         var turn = _turn.Value;
         lock (_fabric.Gate)
         {
-            if (turn == 0)
+            if (isNotice && turn == 0)
                 turn = ++_turns;
             _work.Add(started.Task, turn);
         }
