@@ -28,6 +28,9 @@ internal sealed class ControlRing : IDisposable
         _memory = device.Allocate(AnswerOffset + 1);
     }
 
+    /// <summary>Ends all waits while a probe goes on; none else.</summary>
+    internal CancellationToken Probing { get; set; }
+
     internal void Attach(VirtioQueue queue)
     {
         lock (_lock)
@@ -46,10 +49,11 @@ internal sealed class ControlRing : IDisposable
     /// <summary>Gives the device a command.</summary>
     /// <param name="command">The command.</param>
     /// <param name="data">What belongs to it, a few bytes.</param>
-    /// <param name="cancellationToken">Ends the wait, and the queue with it.</param>
     /// <returns>False when the device refuses, is gone, or does not answer.</returns>
-    internal async ValueTask<bool> TryCommandAsync(NetCommand command, byte[] data, CancellationToken cancellationToken = default)
+    /// <exception cref="OperationCanceledException">The probe that it belongs to is given up, and the queue with it.</exception>
+    internal async ValueTask<bool> TryCommandAsync(NetCommand command, byte[] data)
     {
+        var cancellationToken = Probing;
         await _turn.WaitAsync(cancellationToken);
         try
         {

@@ -106,12 +106,19 @@ internal sealed class NetCard : INetOps, IDisposable
         _control?.Attach(queues[^1]);
     }
 
+    /// <summary>Has commands end with a probe that is given up; with none, that it is through.</summary>
+    internal void SetProbing(CancellationToken cancellationToken)
+    {
+        if (_control is { } control)
+            control.Probing = cancellationToken;
+    }
+
     /// <summary>The device runs: it gets receive buffers, and is told how many pairs are used.</summary>
-    internal async ValueTask BeginAsync(CancellationToken cancellationToken)
+    internal async ValueTask BeginAsync()
     {
         foreach (var ring in _receive)
             ring.Fill();
-        _pairs = _receive.Length > 1 && await _control!.TryCommandAsync(NetCommand.SetPairs, [(byte)_receive.Length, 0], cancellationToken) ? _receive.Length : 1;
+        _pairs = _receive.Length > 1 && await _control!.TryCommandAsync(NetCommand.SetPairs, [(byte)_receive.Length, 0]) ? _receive.Length : 1;
     }
 
     /// <summary>Lets go of the queues: no frame goes in or out when it returns.</summary>

@@ -31,13 +31,24 @@ internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriv
         var card = device.Resources.Add(new NetCard(device));
         card.Start();
         device.Ready();
-        await card.BeginAsync(cancellationToken);
+        card.SetProbing(cancellationToken);
+        await card.BeginAsync();
         var subsystem = NetSubsystem.Of(device.Fabric!);
         var there = await subsystem.RegisterAsync(device, card, card.Options);
-        there.SetQueues(card.Pairs);
-        card.Interface = there;
-        device.SetDriverData(card);
-        await there.SetUpAsync(true);
+        try
+        {
+            there.SetQueues(card.Pairs);
+            card.Interface = there;
+            device.SetDriverData(card);
+            await there.SetUpAsync(true);
+        }
+        catch
+        {
+            await subsystem.UnregisterAsync(there);
+            throw;
+        }
+
+        card.SetProbing(CancellationToken.None);
     }
 
     protected override async ValueTask RemoveAsync(VirtioBusDevice device)
@@ -60,7 +71,7 @@ internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriv
         var card = device.GetDriverData<NetCard>()!;
         card.Start();
         device.Ready();
-        await card.BeginAsync(CancellationToken.None);
+        await card.BeginAsync();
         card.Interface!.SetQueues(card.Pairs);
         card.Interface.SetCarrier(card.ReadLink());
         await card.Interface.SetPresentAsync(true);
