@@ -3,6 +3,9 @@ namespace Virtbus.Ethernet;
 /// <summary>What frames go in and out by. On the switch from its joining to <see cref="EthernetSwitch.Leave"/>.</summary>
 public sealed class SwitchPort
 {
+    /// <summary>The highest VLAN that a port may be of (IEEE 802.1Q, 9.6).</summary>
+    public const int MaxVlan = VlanTag.MaxId;
+
     private bool _gone;
     private long _malformed;
     private long _filtered;
@@ -45,7 +48,7 @@ public sealed class SwitchPort
         get;
         init
         {
-            ArgumentOutOfRangeException.ThrowIfGreaterThan(value, VlanTag.MaxId);
+            ArgumentOutOfRangeException.ThrowIfGreaterThan(value, MaxVlan);
             field = value;
         }
     }

@@ -22,4 +22,8 @@ public class VirtbusException : Exception
     /// where that is; null when it is about the whole.
     /// </summary>
     public string? Field { get; init; }
+
+    /// <summary>The same error, about a part of a request.</summary>
+    /// <param name="field">The part, as <see cref="Field"/>.</param>
+    public VirtbusException At(string field) => new(Errno, Message, this) { Field = field };
 }

@@ -341,7 +341,7 @@ public sealed class ProvisioningEngine
         }
         catch (VirtbusException e)
         {
-            throw new VirtbusException(e.Errno, e.Message, e) { Field = "driver" };
+            throw e.At("driver");
         }
         // A module's name is not always its driver's: vfio_pci brings vfio-pci.
         if (!bus.TryGetDriver(driver, out _))
@@ -412,7 +412,7 @@ public sealed class ProvisioningEngine
 
     private VirtbusException NoDriver(Bus bus, string driver, Exception? cause)
     {
-        var known = bus.Drivers.Select(static d => d.Name).Concat((Modules?.Index.Modules ?? []).Select(static m => ModuleName.DriverOf(m.Name)));
+        var known = Modules?.Index.DriverNames(bus) ?? bus.Drivers.Select(static d => d.Name);
         return new VirtbusException(
             Errno.ENOENT,
             $"Bus {bus.Name} has no driver '{driver}', and no module would bring it.{Suggestion.For(driver, known)} 'virtbus driver list' and 'virtbus module list' show what there is.",

@@ -13,6 +13,14 @@ public sealed class ModuleIndex
     /// <summary>The modules by name.</summary>
     public IReadOnlyCollection<ModuleInfo> Modules => _byName.Values;
 
+    /// <summary>Names that a driver of a bus may have: those that are there, and those that modules would bring by custom; for suggestions.</summary>
+    /// <param name="bus">The bus.</param>
+    public IEnumerable<string> DriverNames(Bus bus)
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        return bus.Drivers.Select(static d => d.Name).Concat(Modules.Select(static m => ModuleName.DriverOf(m.Name)));
+    }
+
     /// <summary>The files that are no usable modules, and the folders that can't be used, with the reason.</summary>
     public IReadOnlyList<SkippedModule> Skipped => _skipped;
 

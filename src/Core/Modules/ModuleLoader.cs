@@ -197,7 +197,7 @@ public sealed class ModuleLoader : IDisposable
         if (Index.Find(module) is null)
         {
             throw new VirtbusException(
-                Errno.ENOENT, $"Bus {bus.Name} has no driver '{driver}', and there is no module '{module}' that could bring it.{Suggestion.For(driver, bus.Drivers.Select(static d => d.Name).Concat(Index.Modules.Select(static m => ModuleName.DriverOf(m.Name))))} 'virtbus driver list' and 'virtbus module list' show what there is.");
+                Errno.ENOENT, $"Bus {bus.Name} has no driver '{driver}', and there is no module '{module}' that could bring it.{Suggestion.For(driver, Index.DriverNames(bus))} 'virtbus driver list' and 'virtbus module list' show what there is.");
         }
         await LoadAsync(module);
         if (bus.TryGetDriver(driver, out _))

@@ -1,5 +1,6 @@
 using Virtbus.Block;
 using Virtbus.Daemon.Provisioning;
+using Virtbus.Ethernet;
 using Virtbus.Platform;
 using Virtbus.Transports.Tap;
 
@@ -81,7 +82,7 @@ internal sealed class ManifestReader
         var switchName = new Field<string>("name", name, "the switch's name.", required: true);
         var switchTap = new Field<string>("tap", tapName, "a TAP device of the host that is a port of the switch; making it needs privilege.");
         var tapQueues = new Field<int>("queues", new CountRule(1, TapPort.MaxQueues), "how many queues the TAP device has; 1 when absent.");
-        var tapVlan = new Field<int>("vlan", new CountRule(1, 4094), "the VLAN that the TAP device's port is of; frames pass with their tags when absent.");
+        var tapVlan = new Field<int>("vlan", new CountRule(1, SwitchPort.MaxVlan), "the VLAN that the TAP device's port is of; frames pass with their tags when absent.");
         var switches = new Field<IReadOnlyList<ManifestValue<SwitchManifest>>>(
             "switches",
             new ListRule<SwitchManifest>(new SectionRule<SwitchManifest>("a switch", [switchName, switchTap, tapQueues, tapVlan], [], r =>
@@ -99,7 +100,7 @@ internal sealed class ManifestReader
         var joined = new Field<string>("interface", new TextRule("a network interface's name of at most 15 characters", "^[^/\\s]{1,15}$", 15), "the interface, as class net has it; it is joined whenever it is there.", required: true);
         var joinSwitch = new Field<string>("switch", name, "the switch that it is a port of, by any name.");
         var joinTap = new Field<string>("tap", tapName, "the TAP device of the host that it is joined to; making it needs privilege.");
-        var joinVlan = new Field<int>("vlan", new CountRule(1, 4094), "the VLAN that the interface's port is of; frames pass with their tags when absent.");
+        var joinVlan = new Field<int>("vlan", new CountRule(1, SwitchPort.MaxVlan), "the VLAN that the interface's port is of; frames pass with their tags when absent.");
         var joins = new Field<IReadOnlyList<ManifestValue<JoinManifest>>>(
             "joins",
             new ListRule<JoinManifest>(new SectionRule<JoinManifest>("a join", [joined, joinSwitch, joinTap, tapQueues, joinVlan], [joinSwitch, joinTap], r =>
@@ -196,7 +197,7 @@ internal sealed class ManifestReader
         var place = new Field<string>("switch", name, "virtio net: the switch that it is on, by any name; switch0 when absent.");
         var mtu = new Field<int>("mtu", new CountRule(VirtioFunctions.MinMtu, VirtioFunctions.MaxMtu), "virtio net: the longest payload of a frame in bytes; 1500 when absent.");
         var speed = new Field<int>("speed", new CountRule(1, int.MaxValue), "virtio net: what its driver is told of its speed, in Mbit/s; unknown when absent. It slows nothing.");
-        var vlan = new Field<int>("vlan", new CountRule(1, 4094), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
+        var vlan = new Field<int>("vlan", new CountRule(1, SwitchPort.MaxVlan), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
         var offloads = new Field<bool>("offloads", new BooleanRule(), "virtio net: whether checksums and long segments may be left to it, and are left to its driver; true when absent.");
         var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
         Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, packed, serial];

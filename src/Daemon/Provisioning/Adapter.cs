@@ -88,7 +88,7 @@ internal sealed class Adapter : IAsyncDisposable
         }
         catch (VirtbusException e)
         {
-            throw new VirtbusException(e.Errno, e.Message, e) { Field = "tap" };
+            throw e.At("tap");
         }
     }
 

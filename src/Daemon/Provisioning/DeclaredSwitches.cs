@@ -26,7 +26,7 @@ internal sealed class DeclaredSwitches(NamedSwitches switches) : IDisposable
         catch (VirtbusException e)
         {
             place.Dispose();
-            throw new VirtbusException(e.Errno, e.Message, e) { Field = "tap" };
+            throw e.At("tap");
         }
     }
 

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Virtbus.Ethernet;
 using Virtbus.Platform;
 using Virtbus.Provisioning;
 using Virtbus.Transports.Tap;
@@ -14,7 +15,6 @@ namespace Virtbus.Daemon.Provisioning;
 internal sealed record InterfaceJoin(string Interface, string? Switch, string? Tap, int Queues = 1, int Vlan = 0)
 {
     private const int MaxTapName = 15;
-    private const int MaxVlan = 4094;
     private const string Words = "Write switch=NAME or tap=NAME, and with them vlan=NUMBER, and of a TAP device queues=NUMBER";
 
     /// <summary>What it is, in a few words.</summary>
@@ -42,7 +42,7 @@ internal sealed record InterfaceJoin(string Interface, string? Switch, string? T
             throw Refused($"'{tap}' is no name of a TAP device: that has 1 to {MaxTapName} letters, digits, '_', '.' and '-'.");
         if (place is not null && pairs.ContainsKey("queues"))
             throw Refused("only a TAP device has queues here. Take 'queues' away.");
-        return new InterfaceJoin(device, place, tap, Number("queues", TapPort.MaxQueues) ?? 1, Number("vlan", MaxVlan) ?? 0);
+        return new InterfaceJoin(device, place, tap, Number("queues", TapPort.MaxQueues) ?? 1, Number("vlan", SwitchPort.MaxVlan) ?? 0);
 
         int? Number(string key, int most)
         {

@@ -56,7 +56,7 @@ internal sealed class JoinedInterface : IAsyncDisposable
         }
         catch (VirtbusException e)
         {
-            throw new VirtbusException(e.Errno, e.Message, e) { Field = "tap" };
+            throw e.At("tap");
         }
     }
 }

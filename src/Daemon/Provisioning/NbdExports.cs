@@ -116,7 +116,7 @@ internal sealed class NbdExports : IAsyncDisposable
         }
         catch (VirtbusException e)
         {
-            throw new VirtbusException(e.Errno, e.Message, e) { Field = Address.Name };
+            throw e.At(Address.Name);
         }
         finally
         {
@@ -144,7 +144,7 @@ internal sealed class NbdExports : IAsyncDisposable
         }
         catch (VirtbusException e)
         {
-            throw new VirtbusException(e.Errno, e.Message, e) { Field = Address.Name };
+            throw e.At(Address.Name);
         }
         finally
         {

@@ -3,6 +3,7 @@ using Virtbus.Block;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
 using Virtbus.Daemon.Manifest;
+using Virtbus.Ethernet;
 using Virtbus.Hardware.VirtioPci;
 using Virtbus.Models.VirtioBlk;
 using Virtbus.Models.VirtioConsole;
@@ -41,7 +42,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private static readonly ProfileField<string> Switch = ProfileFields.Text("switch", "1 to 63 letters, digits, '_', '.' and '-', a letter or digit first", ProvisioningEngine.IsName);
     private static readonly ProfileField<ulong> Mac = ProfileFields.Mac("mac");
     private static readonly ProfileField<int> Mtu = ProfileFields.Number("mtu", "bytes", MinMtu, MaxMtu, standard: 1500);
-    private static readonly ProfileField<int> Vlan = ProfileFields.Number("vlan", "the VLAN", 1, 4094);
+    private static readonly ProfileField<int> Vlan = ProfileFields.Number("vlan", "the VLAN", 1, SwitchPort.MaxVlan);
     private static readonly ProfileField<int> Speed = ProfileFields.Number("speed", "Mbit/s", 1, int.MaxValue);
     private static readonly ProfileField<bool> Offloads = ProfileFields.Flag("offloads", standard: true);
     private static readonly ProfileField<int> VirtualFunctions = ProfileFields.Number("vfs", "virtual functions that there can be", 0, VirtioFunction.MaxVirtualFunctions, standard: 0);

@@ -14,9 +14,6 @@ namespace Virtbus.Drivers.VirtioBlk;
 /// <param name="MayUnmap">Whether the room of what is made zeros may be given back.</param>
 internal sealed record BlkConfig(BlockInfo Info, int Queues, int MostSegments, uint MostSegmentBytes, bool MayUnmap)
 {
-    /// <summary>The most bytes of one segment: the driver looks at it.</summary>
-    internal const int VIRTIO_BLK_F_SIZE_MAX = 1;
-
     private const int SectorShift = 9;
     private const int SectorSize = 1 << SectorShift;
     private const int MaxBlockSize = 65536;

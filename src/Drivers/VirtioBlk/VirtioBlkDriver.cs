@@ -14,7 +14,7 @@ internal sealed class VirtioBlkDriver(VirtioBus bus, string module) : VirtioDriv
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
 
     public override VirtioFeatures Features { get; } = VirtioFeatures.Of(
-        BlkConfig.VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_CONFIG_WCE,
+        VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_CONFIG_WCE,
         VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES, VirtioFeatures.VIRTIO_F_INDIRECT_DESC);
 
     protected override async ValueTask ProbeAsync(VirtioBusDevice device, CancellationToken cancellationToken)

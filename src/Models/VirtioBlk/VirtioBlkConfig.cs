@@ -9,6 +9,9 @@ namespace Virtbus.Models.VirtioBlk;
 /// </summary>
 public static class VirtioBlkConfig
 {
+    /// <summary>size_max is valid: the most bytes of a segment. Devices of ours do not offer it.</summary>
+    public const int VIRTIO_BLK_F_SIZE_MAX = 1;
+
     /// <summary>seg_max is valid.</summary>
     public const int VIRTIO_BLK_F_SEG_MAX = 2;
 

@@ -32,8 +32,11 @@ internal static class NetOffloads
             | If(features.Has(VIRTIO_NET_F_GUEST_USO6), OffloadKinds.UdpV6);
     }
 
+    /// <summary>Whether all that a frame leaves is taken over.</summary>
+    internal static bool AreTaken(in EthernetFrame frame, OffloadKinds takes) => Needed(frame) is { } needed && (needed & ~takes) == OffloadKinds.None;
+
     /// <summary>What whoever takes a frame has to take over; null for what nobody does.</summary>
-    internal static OffloadKinds? Needed(in EthernetFrame frame)
+    private static OffloadKinds? Needed(in EthernetFrame frame)
     {
         var offload = frame.Offload;
         var needed = (offload.Flags & FrameFlags.NeedsChecksum) != FrameFlags.None ? OffloadKinds.Checksum : OffloadKinds.None;

@@ -130,8 +130,7 @@ internal sealed class ReceiveQueue : NetQueue
         {
             ref readonly var run = ref runs[given];
             var length = HeaderSize + frame.Length;
-            if (run.Length < length || frame.Length > EthernetFrame.MaxLength
-                || NetOffloads.Needed(frame) is not { } needed || (needed & ~takes) != OffloadKinds.None)
+            if (run.Length < length || frame.Length > EthernetFrame.MaxLength || !NetOffloads.AreTaken(frame, takes))
                 break;
             var bytes = run.Bytes;
             NetHeader.Write(bytes[..HeaderSize], frame.Offload, flags, 1);
@@ -204,7 +203,7 @@ internal sealed class ReceiveQueue : NetQueue
     private bool TryGive(in EthernetFrame frame, ref Fault fault)
     {
         var takes = _device.Settings.Takes;
-        if (NetOffloads.Needed(frame) is not { } needed || (needed & ~takes) != OffloadKinds.None)
+        if (!NetOffloads.AreTaken(frame, takes))
         {
             Lose();
             return true;

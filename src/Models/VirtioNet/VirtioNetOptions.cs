@@ -8,7 +8,6 @@ namespace Virtbus.Models.VirtioNet;
 public sealed record VirtioNetOptions(ulong Mac)
 {
     private const int LeastMtu = 68;
-    private const int MostVlan = 4094;
     private const int MostMtu = EthernetFrame.MaxLength - 22;
 
     /// <summary>Queue pairs, 1 to <see cref="VirtioNetConfig.MostPairs"/>.</summary>
@@ -45,8 +44,8 @@ public sealed record VirtioNetOptions(ulong Mac)
             throw Wrong(name, $"{QueuePairs} queue pairs", $"1 to {VirtioNetConfig.MostPairs}");
         if (Mtu is < LeastMtu or > MostMtu)
             throw Wrong(name, $"an MTU of {Mtu}", $"{LeastMtu} to {MostMtu}");
-        if (Vlan > MostVlan)
-            throw Wrong(name, $"VLAN {Vlan}", $"1 to {MostVlan}, or 0 for none");
+        if (Vlan > SwitchPort.MaxVlan)
+            throw Wrong(name, $"VLAN {Vlan}", $"1 to {SwitchPort.MaxVlan}, or 0 for none");
         if (Speed > int.MaxValue)
             throw Wrong(name, $"a speed of {Speed} Mbit/s", $"at most {int.MaxValue}, or none");
         return this;

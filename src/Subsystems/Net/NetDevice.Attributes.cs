@@ -112,12 +112,11 @@ public sealed partial class NetDevice
 
     private static IEnumerable<ushort> ParseVlans(string path, string value)
     {
-        const int Most = 4094;
         var vlans = new List<ushort>();
         foreach (var word in value.Split(' ', StringSplitOptions.RemoveEmptyEntries))
         {
-            if (AttributeValue.ParseUnsigned(path, word) is not (>= 1 and <= Most and var vlan))
-                throw new VirtbusException(Errno.EINVAL, $"{path}: {word} is no VLAN. Write the ids that are wanted, 1 to {Most}, with a blank between two.");
+            if (AttributeValue.ParseUnsigned(path, word) is not (>= 1 and <= SwitchPort.MaxVlan and var vlan))
+                throw new VirtbusException(Errno.EINVAL, $"{path}: {word} is no VLAN. Write the ids that are wanted, 1 to {SwitchPort.MaxVlan}, with a blank between two.");
             vlans.Add((ushort)vlan);
         }
 

@@ -139,7 +139,7 @@ public sealed class VirtioBlkHostileTests
         var transport = new FakeTransport
         {
             VirtioType = VirtioDeviceId.VIRTIO_ID_BLOCK,
-            DeviceFeatures = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1, BlkConfig.VIRTIO_BLK_F_SIZE_MAX, VirtioBlkConfig.VIRTIO_BLK_F_BLK_SIZE),
+            DeviceFeatures = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1, VirtioBlkConfig.VIRTIO_BLK_F_SIZE_MAX, VirtioBlkConfig.VIRTIO_BLK_F_BLK_SIZE),
             Config = config,
         };
         Assert.True(transport.Group.TryClaimForDriver("driver", out _));
