@@ -197,8 +197,6 @@ public sealed class SplitDriverRing : DriverRing
     {
         _free = _next[last];
         _next[last] = None;
-        if (_free == None)
-            _lastFree = None;
         _freeCount -= count;
         _lengths[head] = (ushort)count;
         _writable[head] = writable;
