@@ -26,8 +26,8 @@ internal static class NetBench
         ("64 B, packed", true, 60, 192, false),
         ("1518 B, split", false, 1514, 192, false),
         ("1518 B, packed", true, 1514, 192, false),
-        //("64 KiB TSO, split", false, 65500, 4, true),
-        //("64 KiB TSO, packed", true, 65500, 4, true),
+        ("64 KiB TSO, split", false, 65500, 4, true),
+        ("64 KiB TSO, packed", true, 65500, 4, true),
     ];
 
     internal static int Run(string[] args)

@@ -113,7 +113,10 @@ public sealed class VirtioNetUser : IDisposable
         Span<byte> whole = stackalloc byte[20];
         whole.Clear();
         header.CopyTo(whole);
-        _memory.Write(at, whole[..HeaderSize]);
+        // The line stays the device's where nothing in it changes.
+        var there = _memory.Take(at, HeaderSize).AsSpan();
+        if (!there.SequenceEqual(whole[..HeaderSize]))
+            whole[..HeaderSize].CopyTo(there);
         if (!frame.IsEmpty)
         {
             length = frame.Length;
