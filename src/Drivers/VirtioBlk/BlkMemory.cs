@@ -7,7 +7,8 @@ namespace Virtbus.Drivers.VirtioBlk;
 /// <summary>Memory of users that the device reaches: where it is for this process, and for the device.</summary>
 /// <param name="Buffer">The memory; the disk's.</param>
 /// <param name="First">Its first byte in this process.</param>
-internal sealed record BlkMemory(DmaBuffer Buffer, nint First)
+/// <param name="Number">Its number among all that the disk gave, from 1.</param>
+internal sealed record BlkMemory(DmaBuffer Buffer, nint First, long Number)
 {
     /// <summary>Finds where the device sees a run.</summary>
     /// <param name="all">The memories.</param>

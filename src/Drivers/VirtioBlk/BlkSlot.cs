@@ -45,4 +45,16 @@ internal sealed class BlkSlot(BlkChannel channel, int index, int parts)
     internal void Keep(int parts) => _count = parts;
 
     internal void Add(in DriverBuffer part) => _parts[_count++] = part;
+
+    /// <summary>Whether a part lies in memory of a user.</summary>
+    internal bool IsIn(BlkMemory memory)
+    {
+        foreach (var part in Parts)
+        {
+            if (part.Address.Value - memory.Buffer.Address.Value < memory.Buffer.Size)
+                return true;
+        }
+
+        return false;
+    }
 }

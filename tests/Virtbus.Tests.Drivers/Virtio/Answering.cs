@@ -22,6 +22,9 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
     private ushort _used;
     private bool _wrap = true;
 
+    /// <summary>Whether the status byte is among the bytes that it says it wrote.</summary>
+    internal bool CountsStatus { get; set; } = true;
+
     /// <summary>What each byte of a read from a place is.</summary>
     internal static byte ByteOf(long offset) => (byte)(1 + (offset / 512 % 200));
 
@@ -49,8 +52,8 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
                 content.Fill(type == 8 ? (byte)0 : ByteOf((long)sector * 512));
                 if (type == 8 && length == 20)
                     Encoding.ASCII.GetBytes("serial", content);
-                // One that writes less says so.
-                var count = wrong == 1 ? random!.Next(content.Length) : content.Length;
+                // One that writes less says so; by one byte, it would be one that does not count the status.
+                var count = wrong == 1 ? random!.Next(content.Length - 1) : content.Length;
                 port.TryWrite(new Iova(address), content[..count]);
                 written += (uint)count;
             }
@@ -71,7 +74,7 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
                 break;
         }
 
-        Use(layout, id, written, slots);
+        Use(layout, id, CountsStatus ? written : written - 1, slots);
         if (wrong == 6)
             Scribble(random!, layout);
         if (random is null)
