@@ -77,6 +77,22 @@ public sealed class BlockDeviceEndTests
     }
 
     [Fact]
+    public async Task Users_whose_requests_do_not_end_are_waited_for_together()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var disk = await BlockSubsystem.Of(rig.Fabric).RegisterAsync(null, "vda", _backend);
+        using var user = disk.Open("test");
+        // One behind the other they would take minutes.
+        var channels = Enumerable.Range(0, 100).Select(_ => user.OpenChannel(1)).ToList();
+        foreach (var channel in channels)
+            Assert.False(channel.Submit(new BlockRequest { Operation = BlockOperation.Read, Length = 512 }));
+        await BlockSubsystem.Of(rig.Fabric).UnregisterAsync(disk).In();
+        Assert.All(channels, static c => Assert.Equal(Errno.ENODEV, c.TryReap()!.Result));
+        channels.ForEach(static c => c.Dispose());
+        Assert.Equal(0, _backend.Open);
+    }
+
+    [Fact]
     public async Task Listener_or_driver_that_throws_keeps_nobody_from_being_told_or_closed()
     {
         await using var rig = await FabricRig.StartAsync();
