@@ -13,9 +13,11 @@ namespace Virtbus.Drivers.VirtioNet;
 /// A receive queue: all its buffers are with the device but for those whose frame is being handed on. Runs on the thread that interrupts. The device is not
 /// trusted: what it says of a frame is looked at in a copy, by the subsystem, and what makes no sense is counted.
 /// </summary>
-internal sealed class ReceiveRing : IDisposable
+internal sealed class ReceiveRing : IThreadPoolWorkItem, IDisposable
 {
     internal const int Depth = 256;
+    // Behind so many frames the thread that interrupts is given back, which may have an answer to a command behind them; a thread of the pool goes on.
+    private const int MostAtOnce = 16 * Depth;
     // Of mergeable buffers, of which a frame takes as many as it needs (5.1.6.3.1).
     private const int MergeableSize = 2048;
     private const int CacheLine = 64;
@@ -34,6 +36,8 @@ internal sealed class ReceiveRing : IDisposable
     private readonly byte[] _frame;
     // Which buffer a name stands for.
     private readonly int[] _buffers = new int[Depth];
+    // How many wait for the lock to change something, while the device may hand frames back without end.
+    private int _waiting;
     private VirtioQueue? _queue;
     private NetDevice? _receiver;
 
@@ -63,15 +67,23 @@ internal sealed class ReceiveRing : IDisposable
 
     internal void Detach()
     {
+        Interlocked.Increment(ref _waiting);
         lock (_lock)
+        {
+            Interlocked.Decrement(ref _waiting);
             _queue = null;
+        }
     }
 
     /// <summary>Sets who gets the frames; when it returns, nobody else does.</summary>
     internal void SetReceiver(NetDevice? receiver)
     {
+        Interlocked.Increment(ref _waiting);
         lock (_lock)
+        {
+            Interlocked.Decrement(ref _waiting);
             _receiver = receiver;
+        }
     }
 
     /// <summary>Gives the device all buffers.</summary>
@@ -90,28 +102,58 @@ internal sealed class ReceiveRing : IDisposable
 
     internal void Take(VirtioQueue queue)
     {
+        var left = MostAtOnce;
+        while (!TakeAll(queue, ref left) && !_lock.IsHeldByCurrentThread)
+        {
+            if (left == 0)
+            {
+                ThreadPool.UnsafeQueueUserWorkItem(this, preferLocal: false);
+                return;
+            }
+
+            var spinner = default(SpinWait);
+            while (Volatile.Read(ref _waiting) > 0)
+                spinner.SpinOnce();
+        }
+    }
+
+    void IThreadPoolWorkItem.Execute()
+    {
+        if (Volatile.Read(ref _queue) is { } queue)
+            Take(queue);
+    }
+
+    // False when there may be more, and somebody waits for the lock, who has it first; or no frames are left to the thread.
+    private bool TakeAll(VirtioQueue queue, ref int left)
+    {
         lock (_lock)
         {
             if (_queue != queue)
-                return;
+                return true;
             do
             {
                 var isAny = false;
-                while (TryTake(queue, out var buffer, out var written))
+                while (left > 0 && Volatile.Read(ref _waiting) == 0 && TryTake(queue, out var buffer, out var written))
                 {
                     isAny = true;
+                    left--;
                     if (TryCollect(queue, buffer, written, out var length, out var offload))
                         _receiver?.Receive(_number, new EthernetFrame(_frame.AsSpan(0, length), offload));
                     else
                         _receiver?.CountReceiveError(_number, isLength: true);
                 }
 
-                if (!isAny)
-                    continue;
-                queue.Kick();
-                _receiver?.EndReceive(_number);
+                if (isAny)
+                {
+                    queue.Kick();
+                    _receiver?.EndReceive(_number);
+                }
+
+                if (left == 0 || Volatile.Read(ref _waiting) > 0)
+                    return false;
             }
             while (queue.RequestCalls(true));
+            return true;
         }
     }
 

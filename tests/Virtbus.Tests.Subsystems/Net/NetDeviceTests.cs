@@ -105,6 +105,13 @@ public sealed class NetDeviceTests
         Assert.Equal([1, 1], plain.Ends.Concat(all.Ends));
         // One frame all the same, of that queue.
         Assert.Equal(("1\n", "0\n"), (rig.Read(device.DevPath + "/queues/rx-1/packets"), rig.Read(device.DevPath + "/queues/rx-0/packets")));
+        // Who goes in the middle of a batch is told of its end, once.
+        device.Receive(1, new EthernetFrame(frame.Build(), frame.Offload));
+        device.RemoveReceiver(plain);
+        device.EndReceive(1);
+        device.EndReceive(1);
+        Assert.Equal([1, 1], plain.Ends);
+        Assert.Equal(3, all.Ends.Count);
         all.Frames.Clear();
         await rig.Fabric.Tree.WriteAsync(device.DevPath + "/features/rx-gro-hw", "off");
         device.Receive(0, new EthernetFrame(frame.Build(), frame.Offload));
@@ -203,6 +210,20 @@ public sealed class NetDeviceTests
             _ops.Calls.Clear();
             return calls;
         }
+    }
+
+    [Fact]
+    public async Task Interface_shows_itself_with_the_names_and_formats_of_Linux()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var device = await AddAsync(rig, new NetDeviceOptions(Mac, "p0", 9000) { Mtu = 9000 });
+        string[] files = ["addr_assign_type", "addr_len", "broadcast", "dev_id", "dev_port", "dormant", "duplex", "link_mode", "mtu", "name_assign_type", "speed", "type"];
+        Assert.Equal("0 6 ff:ff:ff:ff:ff:ff 0x0 0 0 unknown 0 9000 2 -1 1", string.Join(' ', files.Select(Read)));
+        Assert.Equal(Read("ifindex"), Read("iflink"));
+        await rig.Fabric.Tree.WriteAsync(device.DevPath + "/address", "02:00:00:00:00:0a");
+        Assert.Equal("3", Read("addr_assign_type"));
+
+        string Read(string file) => rig.Read($"{device.DevPath}/{file}").TrimEnd('\n');
     }
 
     [Fact]

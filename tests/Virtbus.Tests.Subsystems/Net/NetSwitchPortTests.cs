@@ -54,6 +54,9 @@ public sealed class NetSwitchPortTests
         _left.Refuses = new VirtbusException(Errno.EIO, "no");
         await Assert.ThrowsAsync<VirtbusException>(() => NetSwitchPort.JoinAsync(left, _lan).AsTask());
         Assert.Equal((0, false, false), (_lan.Ports.Count, left.IsUp, left.IsPromiscuous));
+        _left.Refuses = null;
+        await Assert.ThrowsAsync<ArgumentOutOfRangeException>(() => NetSwitchPort.JoinAsync(left, _lan, accessVlan: 4095).AsTask());
+        Assert.Equal((0, false, false), (_lan.Ports.Count, left.IsUp, left.IsPromiscuous));
     }
 
     [Fact]
