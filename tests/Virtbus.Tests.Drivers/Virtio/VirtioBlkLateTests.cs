@@ -104,13 +104,18 @@ public sealed class VirtioBlkLateTests : IAsyncLifetime
     public async Task Memory_that_was_kept_is_free_after_the_reset_of_a_sleep()
     {
         var before = Maps();
+        using var owner = _disk.Open("test");
+        var memory = owner.AllocateMemory(4096)!;
         var user = new DiskUser(_disk);
         Put(user.Channel, user.Make(BlockOperation.Read, 0, 0, 512));
+        Put(user.Channel, Of(memory));
         TimeOut();
+        Assert.Equal(Errno.ETIMEDOUT, user.Reap().Result);
         Assert.Equal(Errno.ETIMEDOUT, user.Reap().Result);
         user.Dispose();
         await _rig.Fabric.SuspendAsync().In();
         await _rig.Fabric.ResumeAsync().In();
+        memory.Dispose();
         using (var other = new DiskUser(_disk))
         {
             Assert.Equal(before + 1, Maps());

@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Globalization;
 using Virtbus.Block;
 using Virtbus.Core;
 using Virtbus.Platform;
@@ -70,7 +72,7 @@ public sealed class BlockDeviceTests
             other = new Thread(() => _backend.Become(second)) { IsBackground = true };
             other.Start();
             // Until it has been told of, or stands behind this one.
-            Deadline.Until(() => !other.IsAlive || (other.ThreadState & ThreadState.WaitSleepJoin) != 0, "the other change");
+            Deadline.Until(() => !other.IsAlive || other.ThreadState.HasFlag(System.Threading.ThreadState.WaitSleepJoin), "the other change");
         };
         _backend.Become(first);
         other!.Ends("the other change");
@@ -154,6 +156,19 @@ public sealed class BlockDeviceTests
         var text = rig.Read("/class/block/vda/stat");
         Assert.Equal(17, text.Split(' ', StringSplitOptions.RemoveEmptyEntries).Length);
         Assert.StartsWith("       2        0        3 ", text, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Time_without_requests_is_not_busy()
+    {
+        var start = Stopwatch.GetTimestamp();
+        await using var rig = await FabricRig.StartAsync();
+        using var user = (await AddAsync(rig)).Open("test");
+        using var channel = user.OpenChannel(8);
+        Assert.Equal(Errno.None, channel.Do(new BlockRequest { Operation = BlockOperation.Write, Length = 4096 }));
+        var busy = long.Parse(rig.Read("/class/block/vda/stat").Split(' ', StringSplitOptions.RemoveEmptyEntries)[9], CultureInfo.InvariantCulture);
+        // One millisecond is counted for its begin.
+        Assert.InRange(busy, 1, (long)Stopwatch.GetElapsedTime(start).TotalMilliseconds + 2);
     }
 
     [Fact]

@@ -213,6 +213,38 @@ public sealed class NetDeviceTests
     }
 
     [Fact]
+    public async Task Interface_that_does_not_come_up_is_stopped_and_nothing_is_asked_of_one_that_sleeps_or_is_down()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var device = await AddAsync(rig, new NetDeviceOptions(Mac, "p0"));
+        Assert.True(device.TrySend(new EthernetFrame(new byte[60]), out _));
+        await device.SetUpAsync(false);
+        // What was put in has gone with the queue.
+        device.Flush();
+        Assert.Empty(_ops.Flushed);
+        (_ops.Refuses, _ops.Refused) = (new VirtbusException(Errno.EIO, "no"), "promiscuous");
+        _ops.Calls.Clear();
+        await Assert.ThrowsAsync<VirtbusException>(() => device.SetUpAsync(true).AsTask());
+        Assert.Equal((false, "open, promiscuous False, stop"), (device.IsUp, string.Join(", ", _ops.Calls)));
+        _ops.Refuses = null;
+        await device.SetUpAsync(true);
+        await device.SetPresentAsync(false);
+        _ops.Calls.Clear();
+        await device.SetPromiscuousAsync(true);
+        Assert.Empty(_ops.Calls);
+    }
+
+    [Fact]
+    public async Task Frame_goes_by_the_queue_that_its_sender_s_hash_says()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var device = await AddAsync(rig, new NetDeviceOptions(Mac, "p0") { Queues = 4 });
+        for (var i = 0; i < 8; i++)
+            Assert.True(device.TrySend(new EthernetFrame(Flow(1000), new FrameOffload { HashReport = 1, Hash = (uint)i }), out _));
+        Assert.Equal([0, 1, 2, 3, 0, 1, 2, 3], _ops.Sent.Select(static s => s.Queue));
+    }
+
+    [Fact]
     public async Task Interface_shows_itself_with_the_names_and_formats_of_Linux()
     {
         await using var rig = await FabricRig.StartAsync();
