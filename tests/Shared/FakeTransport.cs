@@ -21,7 +21,7 @@ internal sealed class FakeTransport : IVirtioTransport
 
     public VirtioFeatures TransportFeatures { get; init; } = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
 
-    public bool IsLegacy => false;
+    public bool IsLegacy { get; init; }
 
     public byte Status { get; set; }
 
@@ -77,9 +77,7 @@ internal sealed class FakeTransport : IVirtioTransport
         return fault == Fault.None;
     }
 
-    public void WriteConfig(int offset, ReadOnlySpan<byte> source)
-    {
-    }
+    public void WriteConfig(int offset, ReadOnlySpan<byte> source) => source.CopyTo(Config.AsSpan(offset));
 
     public VirtioQueue[] CreateQueues(ReadOnlySpan<VirtioQueueSpec> specs, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
     {

@@ -66,7 +66,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     internal int Ticks => Volatile.Read(ref _ticks);
 
     /// <summary>The most bytes of a piece whose data is copied.</summary>
-    internal int MostCopied => (int)Math.Min(_config.MostSegmentBytes, BlkChannel.CopyBytes);
+    internal int MostCopied => (int)Math.Min(_config.MostSegmentBytes, BlkLayout.CopyBytes);
 
     internal bool MayUnmap => _config.MayUnmap;
 
@@ -96,7 +96,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         var queues = _device.CreateQueues(specs);
         if (queues.FirstOrDefault(static q => q.Size < BlkRing.LeastParts) is { } queue)
             throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} has a queue of {queue.Size} descriptors, and a request takes {BlkRing.LeastParts}.");
-        _mostParts = Math.Min(queues.Min(static q => q.Size), BlkChannel.MostParts);
+        _mostParts = Math.Min(queues.Min(static q => q.Size), BlkLayout.MostParts);
         Requests = queues.Sum(static q => q.Size);
         _device.Ready();
         lock (_lock)
@@ -212,7 +212,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         {
             if (_isOver || !_device.TryAllocate(bytes, out var buffer))
                 return null;
-            var memory = new BlkMemory(buffer!, buffer!.Memory.Take(0, 1).Address, _lastMemory + 1);
+            var memory = new BlkMemory(buffer!, buffer!.Memory.Take(0, 1).Address, buffer.Address.Value, (nuint)buffer.Size, _lastMemory + 1);
             Volatile.Write(ref _lastMemory, memory.Number);
             _shared = [.. _shared, memory];
             return new BlockMemory(buffer.Memory.Acquire(), () => Free(memory));
@@ -278,7 +278,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
             if (_isOver)
                 throw new VirtbusException(Errno.ENODEV, $"Device {_device.Name} is gone, or has another driver. Open its disk anew.");
             var ring = _rings.MinBy(static r => (r.IsBroken, r.Channels))!;
-            var buffer = _device.Allocate(BlkChannel.BytesFor(depth));
+            var buffer = _device.Allocate(BlkLayout.BytesFor(depth));
             BlkChannel channel;
             try
             {
@@ -301,9 +301,9 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     {
         lock (_lock)
         {
-            if (!_shared.Contains(memory))
+            if (!_shared.Any(other => other.Number == memory.Number))
                 return;
-            _shared = [.. _shared.Where(other => other != memory)];
+            _shared = [.. _shared.Where(other => other.Number != memory.Number)];
             _leftMemory.Add(memory);
         }
 

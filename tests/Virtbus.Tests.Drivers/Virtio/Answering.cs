@@ -25,6 +25,15 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
     /// <summary>Whether the status byte is among the bytes that it says it wrote.</summary>
     internal bool CountsStatus { get; set; } = true;
 
+    /// <summary>The status that it gives.</summary>
+    internal byte Status { get; set; }
+
+    /// <summary>Whether it tells of an answer.</summary>
+    internal bool Interrupts { get; set; } = true;
+
+    /// <summary>Whether it writes what is read.</summary>
+    internal bool WritesData { get; set; } = true;
+
     /// <summary>What each byte of a read from a place is.</summary>
     internal static byte ByteOf(long offset) => (byte)(1 + (offset / 512 % 200));
 
@@ -36,7 +45,7 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
             return false;
         var layout = queues[0].Layout;
         var wrong = random?.Next(100) == 0 ? random.Next(7) : -1;
-        var (written, status) = (1U, (byte)0);
+        var (written, status) = (1U, Status);
         // A chain that the driver has made anew since, as this device used it by another's name.
         if (_parts.Count < 2 || !_parts.TrueForAll(static p => p.Length <= MostBytes) || !port.TryRead(new Iova(_parts[0].Address), _bytes))
             return true;
@@ -54,7 +63,8 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
                     Encoding.ASCII.GetBytes("serial", content);
                 // One that writes less says so; by one byte, it would be one that does not count the status.
                 var count = wrong == 1 ? random!.Next(content.Length - 1) : content.Length;
-                port.TryWrite(new Iova(address), content[..count]);
+                if (WritesData)
+                    port.TryWrite(new Iova(address), content[..count]);
                 written += (uint)count;
             }
         }
@@ -77,7 +87,7 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
         Use(layout, id, CountsStatus ? written : written - 1, slots);
         if (wrong == 6)
             Scribble(random!, layout);
-        if (random is null)
+        if (random is null && Interrupts)
             queues[0].Interrupt();
         return true;
     }

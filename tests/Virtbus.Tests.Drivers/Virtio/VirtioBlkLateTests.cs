@@ -27,21 +27,30 @@ public sealed class VirtioBlkLateTests : IAsyncLifetime
     {
         _rig = await FabricRig.StartAsync();
         await _rig.InitModuleAsync(new VirtioBlkModule(), "virtio_blk");
+        await AddAsync(isLegacy: false);
+    }
+
+    private async Task AddAsync(bool isLegacy)
+    {
         var config = new byte[96];
         config[0] = 64;
         BinaryPrimitives.WriteInt32LittleEndian(config.AsSpan(12), 16);
+        BinaryPrimitives.WriteInt32LittleEndian(config.AsSpan(20), 512);
+        config[32] = 1;
         config[34] = Queues;
         _transport = new FakeTransport
         {
             VirtioType = VirtioDeviceId.VIRTIO_ID_BLOCK,
-            DeviceFeatures = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1, VirtioBlkConfig.VIRTIO_BLK_F_SEG_MAX, VirtioBlkConfig.VIRTIO_BLK_F_MQ),
+            DeviceFeatures = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1, VirtioBlkConfig.VIRTIO_BLK_F_SEG_MAX, VirtioBlkConfig.VIRTIO_BLK_F_MQ,
+                VirtioBlkConfig.VIRTIO_BLK_F_BLK_SIZE, VirtioBlkConfig.VIRTIO_BLK_F_FLUSH, VirtioBlkConfig.VIRTIO_BLK_F_CONFIG_WCE),
+            IsLegacy = isLegacy,
             Config = config,
             QueueSize = 32,
             FreesQueues = true,
         };
         _port = new DmaPort("device", _transport.Group) { IsBusMaster = true };
         Assert.True(_transport.Group.TryClaimForDriver("driver", out _));
-        var adding = _rig.Virtio.AddAsync(await _rig.Fabric.RegisterAsync(new Device("card")), _transport).AsTask();
+        var adding = _rig.Virtio.AddAsync(await _rig.Fabric.RegisterAsync(new Device(isLegacy ? "old-card" : "card")), _transport).AsTask();
         _answering = new Answering(_port, isPacked: false, hasTables: false);
         await Deadline.UntilAsync(() => adding.IsCompleted || _answering.TryServe(_transport.Queues, random: null), "the probe");
         _device = await adding.In();
@@ -142,6 +151,85 @@ public sealed class VirtioBlkLateTests : IAsyncLifetime
         Assert.True(_answering.TryServe(_transport.Queues, random: null));
         Assert.Same(request, user.Reap());
         Assert.Equal((Errno.None, operation == BlockOperation.Read ? Answering.ByteOf(512) : Answering.Stale), (request.Result, user.Bytes(511, 1)[0]));
+    }
+
+    [Theory]
+    [InlineData(1, Errno.EIO)]
+    [InlineData(2, Errno.EOPNOTSUPP)]
+    [InlineData(3, Errno.EIO)]
+    [InlineData(255, Errno.EIO)]
+    public void Status_is_the_request_s_error(byte status, Errno error)
+    {
+        using var user = new DiskUser(_disk);
+        Put(user.Channel, user.Make(BlockOperation.Write, 0, 0, 512));
+        _answering.Status = status;
+        Assert.True(_answering.TryServe(_transport.Queues, random: null));
+        Assert.Equal(error, user.Reap().Result);
+    }
+
+    [Fact]
+    public void Answer_that_was_not_told_of_is_no_delay()
+    {
+        using var user = new DiskUser(_disk);
+        Put(user.Channel, user.Make(BlockOperation.Read, 0, 0, 512));
+        _answering.Interrupts = false;
+        Assert.True(_answering.TryServe(_transport.Queues, random: null));
+        TimeOut();
+        Assert.Equal(Errno.None, user.Reap().Result);
+    }
+
+    [Fact]
+    public void Users_are_spread_over_the_queues()
+    {
+        using var first = new DiskUser(_disk);
+        using var second = new DiskUser(_disk);
+        Put(second.Channel, second.Make(BlockOperation.Read, 0, 0, 512));
+        _answering = new Answering(_port, isPacked: false, hasTables: false);
+        Assert.True(_answering.TryServe([_transport.Queues[1]], random: null));
+        Assert.Equal(Errno.None, second.Reap().Result);
+    }
+
+    [Fact]
+    public async Task Old_device_that_writes_nothing_gives_nothing_of_before()
+    {
+        await AddAsync(isLegacy: true);
+        using var user = new DiskUser(_disk);
+        for (var round = 0; round < 2; round++)
+        {
+            _answering.WritesData = round == 0;
+            user.Bytes(0, 512).Fill(Answering.Stale);
+            Put(user.Channel, user.Make(BlockOperation.Read, 512, 0, 512));
+            Assert.True(_answering.TryServe(_transport.Queues, random: null));
+            Assert.Equal(Errno.None, user.Reap().Result);
+            Assert.Equal(-1, user.Bytes(0, 512).IndexOfAnyExcept(round == 0 ? Answering.ByteOf(512) : (byte)0));
+        }
+    }
+
+    [Fact]
+    public async Task Cache_mode_that_somebody_chose_is_set_again_after_a_sleep()
+    {
+        Assert.True(_disk.Info.HasWriteCache);
+        await _rig.Fabric.Tree.WriteAsync(_disk.DevPath + "/cache_type", "write through");
+        Assert.Equal((0, false), (_transport.Config[32], _disk.Info.HasWriteCache));
+        await _rig.Fabric.SuspendAsync().In();
+        _transport.Config[32] = 1;
+        await _rig.Fabric.ResumeAsync().In();
+        Assert.Equal((0, false), (_transport.Config[32], _disk.Info.HasWriteCache));
+    }
+
+    [Fact]
+    public async Task Disk_whose_blocks_become_others_is_as_before()
+    {
+        var before = _disk.Info;
+        _transport.Config[0] = 128;
+        BinaryPrimitives.WriteInt32LittleEndian(_transport.Config.AsSpan(20), 4096);
+        _transport.Change();
+        await _rig.Fabric.SettleAsync().In();
+        Assert.Equal(before, _disk.Info);
+        BinaryPrimitives.WriteInt32LittleEndian(_transport.Config.AsSpan(20), 512);
+        _transport.Change();
+        await _rig.Fabric.SettleAsync().In();
+        Assert.Equal(before with { Capacity = 65536 }, _disk.Info);
     }
 
     [Fact]

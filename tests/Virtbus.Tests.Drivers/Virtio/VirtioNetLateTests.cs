@@ -80,6 +80,53 @@ public sealed class VirtioNetLateTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Command_whose_queue_breaks_ends_at_once()
+    {
+        await AddAsync(VIRTIO_NET_F_MAC, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_CTRL_VLAN);
+        var setting = There.SetVlansAsync([7]).AsTask();
+        await Deadline.UntilAsync(() => _device.Queues[^1].FreeDescriptors < RingSize, "the command");
+        _device.Queues[^1].Break(new Fault(Errno.EIO, "for a test"));
+        Assert.Equal(Errno.EIO, (await Assert.ThrowsAsync<VirtbusException>(() => setting.In())).Errno);
+    }
+
+    [Fact]
+    public async Task Device_that_takes_no_receive_mode_has_an_interface_all_the_same()
+    {
+        var adding = AddAsync(VIRTIO_NET_F_MAC, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_CTRL_RX);
+        await Deadline.UntilAsync(
+            () =>
+            {
+                _rig.Time.Advance(TimeSpan.FromSeconds(1));
+                return adding.IsCompleted;
+            },
+            "the probe");
+        await adding;
+        Assert.True(There.IsUp);
+        await Assert.ThrowsAsync<VirtbusException>(() => There.SetPromiscuousAsync(true).AsTask());
+        Assert.False(There.IsPromiscuous);
+    }
+
+    [Fact]
+    public async Task Checksum_that_is_said_to_be_right_counts_only_where_that_was_settled()
+    {
+        await AddAsync(VIRTIO_NET_F_MAC);
+        var seen = new List<FrameFlags>();
+        There.AddReceiver(new FlagReceiver(seen));
+        Answer(_device.Queues[0].Layout, 1, FrameFlags.DataValid);
+        _device.Queues[0].Interrupt();
+        Assert.Equal([FrameFlags.None], seen);
+    }
+
+    [Theory]
+    [InlineData(64, OffloadKinds.Checksum | OffloadKinds.TcpV4)]
+    [InlineData(16, OffloadKinds.Checksum)]
+    public async Task Frames_that_no_queue_could_take_are_not_left_to_the_device(int size, OffloadKinds offloads)
+    {
+        await AddAsync(transport => transport.QueueSize = size, VIRTIO_NET_F_MAC, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4);
+        Assert.Equal(offloads, There.Offloads);
+    }
+
+    [Fact]
     public async Task Device_that_asks_for_announcements_without_end_gets_one_at_a_time()
     {
         await AddAsync(VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE);
@@ -144,7 +191,7 @@ public sealed class VirtioNetLateTests : IAsyncLifetime
     }
 
     // A frame of 60 bytes, in the buffer that was offered next.
-    private void Answer(in RingLayout layout, int frame)
+    private void Answer(in RingLayout layout, int frame, FrameFlags flags = FrameFlags.None)
     {
         Span<byte> bytes = stackalloc byte[HeaderSize];
         var place = (ulong)((frame - 1) % RingSize);
@@ -154,12 +201,20 @@ public sealed class VirtioNetLateTests : IAsyncLifetime
         _port.TryRead(new Iova(layout.DescriptorArea.Value + (16 * (ulong)head)), bytes);
         var address = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
         bytes.Clear();
+        bytes[0] = (byte)flags;
         _port.TryWrite(new Iova(address), bytes);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes, head);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes[4..], HeaderSize + 60);
         _port.TryWrite(new Iova(layout.DeviceArea.Value + 4 + (8 * place)), bytes[..8]);
         BinaryPrimitives.WriteUInt16LittleEndian(bytes, (ushort)frame);
         _port.TryWrite(new Iova(layout.DeviceArea.Value + 2), bytes[..2]);
+    }
+
+    private sealed class FlagReceiver(List<FrameFlags> seen) : IFrameReceiver
+    {
+        public OffloadKinds Takes => OffloadKinds.All;
+
+        public void Receive(NetDevice device, int queue, in EthernetFrame frame) => seen.Add(frame.Offload.Flags);
     }
 
     private sealed class Receiver(Action received) : IFrameReceiver
