@@ -121,6 +121,9 @@ public sealed class SplitDriverRing : DriverRing
     }
 
     /// <inheritdoc/>
+    public override void Show() => _writer.ShowIndex(_writer.NextAvailable);
+
+    /// <inheritdoc/>
     public override bool Publish() => _writer.PublishIndex(_writer.NextAvailable);
 
     /// <inheritdoc/>
