@@ -130,8 +130,11 @@ public sealed class VirtioNetLateTests : IAsyncLifetime
     public async Task Device_that_asks_for_announcements_without_end_gets_one_at_a_time()
     {
         await AddAsync(VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE);
-        for (var i = 0; i < 50; i++)
+        for (var i = 0; i < 54; i++)
         {
+            // At last while one is under way, so that it is asked for again.
+            if (i == 50)
+                await Deadline.UntilAsync(() => _device.Queues[^1].FreeDescriptors < RingSize, "the command");
             // The link tells when it was looked at.
             var isUp = i % 2 == 1;
             _transport.Config[6] = (byte)(VIRTIO_NET_S_ANNOUNCE | (isUp ? VIRTIO_NET_S_LINK_UP : 0));
