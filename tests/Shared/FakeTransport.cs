@@ -21,11 +21,11 @@ internal sealed class FakeTransport : IVirtioTransport
 
     public VirtioFeatures TransportFeatures { get; init; } = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
 
-    public bool IsLegacy => false;
+    public bool IsLegacy { get; init; }
 
     public byte Status { get; set; }
 
-    public int QueueSize { get; init; } = 4;
+    public int QueueSize { get; set; } = 4;
 
     public IommuGroup Group { get; } = new(1);
 
@@ -34,6 +34,12 @@ internal sealed class FakeTransport : IVirtioTransport
 
     /// <summary>Bytes of the configuration space; none at first.</summary>
     public byte[] Config { get; init; } = [];
+
+    /// <summary>Whether the memory of its queues goes with them; else a test may look at them afterwards.</summary>
+    public bool FreesQueues { get; init; }
+
+    /// <summary>Called after each read of the configuration, with its offset: a device that changes it then.</summary>
+    public Action<int>? ConfigRead { get; set; }
 
     public Fault ResetFault { get; set; }
 
@@ -67,12 +73,11 @@ internal sealed class FakeTransport : IVirtioTransport
         fault = offset + destination.Length <= Config.Length ? Fault.None : new Fault(Errno.EINVAL, "it ends before");
         if (fault == Fault.None)
             Config.AsSpan(offset, destination.Length).CopyTo(destination);
+        ConfigRead?.Invoke(offset);
         return fault == Fault.None;
     }
 
-    public void WriteConfig(int offset, ReadOnlySpan<byte> source)
-    {
-    }
+    public void WriteConfig(int offset, ReadOnlySpan<byte> source) => source.CopyTo(Config.AsSpan(offset));
 
     public VirtioQueue[] CreateQueues(ReadOnlySpan<VirtioQueueSpec> specs, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
     {
@@ -87,6 +92,8 @@ internal sealed class FakeTransport : IVirtioTransport
     public void DeleteQueues()
     {
         Calls.Enqueue("delete");
+        if (FreesQueues)
+            Array.ForEach(Queues, static q => q.Dispose());
         Queues = [];
     }
 

@@ -462,6 +462,8 @@ public sealed class RemoteFunctionTests
         using var signal = new EventFd();
         var doorbells = new RemoteDoorbells();
         doorbells.Add(0, new VfioDoorbell(0, 4, null), signal);
+        doorbells.Add(2, new VfioDoorbell(8, 2, 7), signal);
+        Assert.Equal([new PciDoorbell(0, 0, 4, null), new PciDoorbell(2, 8, 2, 7)], doorbells.All);
         Assert.True(doorbells.TrySignal(0, 0, [1, 0, 0, 0]));
         Assert.False(doorbells.TrySignal(1, 0, [1, 0, 0, 0]));
         doorbells.Close();

@@ -108,6 +108,9 @@ internal sealed class BlkChannel : IBlockChannel
     /// <summary>How many slots are out.</summary>
     internal int Out { get; set; }
 
+    /// <summary>After which reset of the device it lost something to it, as the ring counts them.</summary>
+    internal int LostAt { get; set; }
+
     /// <summary>Whether it is to be woken when something comes back.</summary>
     internal bool IsAsleep { get; set; }
 
@@ -475,8 +478,9 @@ internal sealed class BlkChannel : IBlockChannel
         var status = Volatile.Read(ref slot.Status);
         if (status == VIRTIO_BLK_S_UNSUPP)
             return Errno.EOPNOTSUPP;
-        // What was not written is nothing that the disk has (VIRTIO 1.3, 2.7.8.2); older devices say nothing good there.
-        var least = pending.Operation == BlockOperation.Read ? (uint)slot.Length + 1 : 1;
+        // What was not written is nothing that the disk has (VIRTIO 1.3, 2.7.8.2); older devices say nothing good there. Many do not count the status, which is
+        // theirs all the same: it was none before.
+        var least = pending.Operation == BlockOperation.Read ? (uint)slot.Length : 0;
         return status == VIRTIO_BLK_S_OK && (slot.Written >= least || _disk.MustClear) ? Errno.None : Errno.EIO;
     }
 

@@ -26,7 +26,9 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     // Memory of channels that are open, and of those whose device has something of theirs still.
     private readonly Dictionary<BlkChannel, DmaBuffer> _open = [];
     private readonly Dictionary<BlkChannel, DmaBuffer> _left = [];
+    private readonly List<BlkMemory> _leftMemory = [];
     private BlkMemory[] _shared = [];
+    private long _lastMemory;
     private ITimer? _timer;
     private BlkConfig _config;
     private int _mostParts = BlkRing.LeastParts;
@@ -73,6 +75,9 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
 
     /// <summary>Memory of users that the device reaches.</summary>
     internal ReadOnlySpan<BlkMemory> Shared => Volatile.Read(ref _shared);
+
+    /// <summary>The number of the last memory that a user was given.</summary>
+    internal long LastMemory => Volatile.Read(ref _lastMemory);
 
     /// <summary>The most segments of data of a request.</summary>
     internal int MostSegments => Math.Min(_config.MostSegments, _mostParts - BlkRing.LeastParts + 1);
@@ -207,7 +212,8 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         {
             if (_isOver || !_device.TryAllocate(bytes, out var buffer))
                 return null;
-            var memory = new BlkMemory(buffer!, buffer!.Memory.Take(0, 1).Address, buffer.Address.Value, (nuint)buffer.Size);
+            var memory = new BlkMemory(buffer!, buffer!.Memory.Take(0, 1).Address, buffer.Address.Value, (nuint)buffer.Size, _lastMemory + 1);
+            Volatile.Write(ref _lastMemory, memory.Number);
             _shared = [.. _shared, memory];
             return new BlockMemory(buffer.Memory.Acquire(), () => Free(memory));
         }
@@ -239,8 +245,9 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
             channel.Ring.Channels--;
             if (_open.Remove(channel, out var buffer))
                 _left[channel] = buffer;
-            FreeLeft();
         }
+
+        FreeLeft();
     }
 
     /// <summary>Frees the memory; the device is reset, or gone.</summary>
@@ -251,10 +258,11 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         {
             foreach (var buffer in _open.Values.Concat(_left.Values))
                 buffer.Dispose();
-            foreach (var memory in _shared)
+            foreach (var memory in _shared.Concat(_leftMemory))
                 memory.Buffer.Dispose();
             _open.Clear();
             _left.Clear();
+            _leftMemory.Clear();
             _shared = [];
             _isOver = true;
         }
@@ -263,10 +271,13 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     private BlkChannel Open(int depth, Action? told)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(depth, 1);
+        FreeLeft();
         lock (_lock)
         {
-            FreeLeft();
-            var ring = _rings.MinBy(static r => r.Channels)!;
+            // Who comes late would have memory, and a clock, of a device that is another driver's by now.
+            if (_isOver)
+                throw new VirtbusException(Errno.ENODEV, $"Device {_device.Name} is gone, or has another driver. Open its disk anew.");
+            var ring = _rings.MinBy(static r => (r.IsBroken, r.Channels))!;
             var buffer = _device.Allocate(BlkLayout.BytesFor(depth));
             BlkChannel channel;
             try
@@ -289,21 +300,40 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     private void Free(BlkMemory memory)
     {
         lock (_lock)
-            _shared = [.. _shared.Where(other => other.Buffer != memory.Buffer)];
-        // Waits until no access of the device to it is under way.
-        memory.Buffer.Dispose();
+        {
+            if (!_shared.Any(other => other.Number == memory.Number))
+                return;
+            _shared = [.. _shared.Where(other => other.Number != memory.Number)];
+            _leftMemory.Add(memory);
+        }
+
+        FreeLeft();
     }
 
-    // The device has nothing of theirs any more.
+    // What the device has nothing of any more. What it has is no memory for anybody else: an answer that comes late would be written there.
     private void FreeLeft()
     {
-        foreach (var (channel, buffer) in _left)
+        List<DmaBuffer> free = [];
+        lock (_lock)
         {
-            if (channel.Ring.Holds(channel))
-                continue;
-            _left.Remove(channel);
-            buffer.Dispose();
+            foreach (var (channel, buffer) in _left)
+            {
+                if (channel.Ring.Holds(channel))
+                    continue;
+                _left.Remove(channel);
+                free.Add(buffer);
+            }
+
+            foreach (var memory in _leftMemory.FindAll(m => !_rings.Any(r => r.Holds(m))))
+            {
+                _leftMemory.Remove(memory);
+                free.Add(memory.Buffer);
+            }
         }
+
+        // Waits until no access of the device to it is under way.
+        foreach (var buffer in free)
+            buffer.Dispose();
     }
 
     private void OnTick()

@@ -9,7 +9,8 @@ namespace Virtbus.Drivers.VirtioBlk;
 /// <param name="First">Its first byte in this process.</param>
 /// <param name="Start">Where the device sees that.</param>
 /// <param name="Size">Bytes.</param>
-internal readonly record struct BlkMemory(DmaBuffer Buffer, nint First, ulong Start, nuint Size)
+/// <param name="Number">Its number among all that the disk gave, from 1.</param>
+internal readonly record struct BlkMemory(DmaBuffer Buffer, nint First, ulong Start, nuint Size, long Number)
 {
     /// <summary>Finds where the device sees a run.</summary>
     /// <param name="all">The memories.</param>

@@ -22,6 +22,10 @@ internal sealed class BlkRing(BlkDisk disk)
     private readonly List<BlkChannel> _starved = [];
     // How many channels have something out.
     private int _busy;
+    // Of the channels' memory, what the device has been given and did not hand back: it may use that until it is reset. Counted by resets, from 1; and the number
+    // of the last memory of users among it.
+    private int _resets = 1;
+    private long _lastLost;
     private Errno _error;
     private bool _isArmed;
     private bool _hasTables;
@@ -40,6 +44,8 @@ internal sealed class BlkRing(BlkDisk disk)
             _hasTables = queue.HasTables;
             _isTabled = _hasTables && queue.Size < LeastParts * BlkLayout.MostSlots;
             _error = Errno.None;
+            _resets++;
+            _lastLost = 0;
             _isArmed = true;
             queue.RequestCalls(true);
             _queue = queue;
@@ -146,11 +152,28 @@ internal sealed class BlkRing(BlkDisk disk)
         }
     }
 
-    /// <summary>Whether a closed channel has something out still.</summary>
+    /// <summary>Whether nothing goes out by it any more.</summary>
+    internal bool IsBroken
+    {
+        get
+        {
+            lock (_lock)
+                return _error != Errno.None || _queue is { IsBroken: true };
+        }
+    }
+
+    /// <summary>Whether the device may use memory of a closed channel still: something is out, or was when the queue broke, which the device need not know.</summary>
     internal bool Holds(BlkChannel channel)
     {
         lock (_lock)
-            return channel.Out > 0;
+            return channel.Out > 0 || channel.LostAt == _resets;
+    }
+
+    /// <summary>The same of memory of users.</summary>
+    internal bool Holds(BlkMemory memory)
+    {
+        lock (_lock)
+            return memory.Number <= _lastLost || _out.Any(slot => slot is not null && slot.IsIn(memory));
     }
 
     /// <summary>Breaks the queue when something has been out for too long.</summary>
@@ -186,24 +209,27 @@ internal sealed class BlkRing(BlkDisk disk)
     private bool TrySend(BlkChannel channel, BlkSlot slot)
     {
         if (_error != Errno.None || _queue is { IsBroken: true })
-        {
-            channel.Out++;
-            _busy += channel.Out == 1 ? 1 : 0;
-            slot.Error = Reason();
-            Deliver(slot, BlkOutcome.Failed, 0);
-            return true;
-        }
-
+            return FailUnsent(channel, slot);
         if (_queue is not { } queue)
             return false;
         var parts = slot.Parts;
         var name = _isTabled || (_hasTables && parts.Length > LeastParts) ? queue.AddTable(parts, channel.Memory, BlkLayout.TableOf(slot.Index)) : queue.Add(parts);
+        // With nothing out there is no more room to wait for: the device came back from its sleep with a shorter queue.
         if (name < 0)
-            return false;
+            return _busy == 0 && FailUnsent(channel, slot);
         _out[name] = slot;
         slot.Since = disk.Ticks;
         if (channel.Out++ == 0)
             _busy++;
+        return true;
+    }
+
+    private bool FailUnsent(BlkChannel channel, BlkSlot slot)
+    {
+        if (channel.Out++ == 0)
+            _busy++;
+        slot.Error = Reason();
+        Deliver(slot, BlkOutcome.Failed, 0);
         return true;
     }
 
@@ -258,6 +284,8 @@ internal sealed class BlkRing(BlkDisk disk)
                 continue;
             _out[i] = null;
             slot.Error = Reason();
+            slot.Channel.LostAt = _resets;
+            _lastLost = disk.LastMemory;
             Deliver(slot, outcome, 0);
         }
     }

@@ -53,4 +53,16 @@ internal sealed class BlkSlot(BlkChannel channel, int index, IoVector header, Io
     internal void Keep(int parts) => _count = parts;
 
     internal void Add(Iova address, uint length, bool deviceWrites) => _parts[_count++] = new DriverBuffer(address, length, deviceWrites);
+
+    /// <summary>Whether a part lies in memory of a user.</summary>
+    internal bool IsIn(BlkMemory memory)
+    {
+        foreach (var part in Parts)
+        {
+            if (part.Address.Value - memory.Start < memory.Size)
+                return true;
+        }
+
+        return false;
+    }
 }

@@ -18,6 +18,10 @@ internal sealed class NetCard : INetOps, IDisposable
     private const int StandardMtu = 1500;
     private const int MacSize = 6;
     private const int AnnounceSize = 60;
+    // Of an announcement: nobody asked for one; it is asked for, or again; it is under way.
+    private const int None = 0;
+    private const int Asked = 1;
+    private const int Running = 2;
 
     private readonly VirtioBusDevice _device;
     private readonly ReceiveRing[] _receive;
@@ -26,6 +30,7 @@ internal sealed class NetCard : INetOps, IDisposable
     private readonly int _controlNumber;
     private readonly OffloadKinds _takes;
     private int _pairs = 1;
+    private int _announcement;
 
     /// <summary>Reads who it is, and allocates its buffers.</summary>
     /// <exception cref="VirtbusException">The configuration can't be read; ENOMEM.</exception>
@@ -36,7 +41,10 @@ internal sealed class NetCard : INetOps, IDisposable
         if (device.Has(VIRTIO_NET_F_MAC))
             device.ReadConfig(0, mac);
         Address = AddressOf(mac);
-        MaxMtu = device.Has(VIRTIO_NET_F_MTU) ? Math.Min((int)device.ReadConfigUInt16(MtuOffset), EthernetFrame.MaxLength - EthernetFrame.Overhead) : StandardMtu;
+        // The driver has looked at it, and it may be another one by now.
+        MaxMtu = device.Has(VIRTIO_NET_F_MTU)
+            ? Math.Clamp((int)device.ReadConfigUInt16(MtuOffset), NetDevice.MinMtu, EthernetFrame.MaxLength - EthernetFrame.Overhead)
+            : StandardMtu;
         var pairs = device.Has(VIRTIO_NET_F_MQ) ? Math.Max((int)device.ReadConfigUInt16(PairsOffset), 1) : 1;
         _controlNumber = 2 * pairs;
         var isMergeable = device.Has(VIRTIO_NET_F_MRG_RXBUF);
@@ -74,6 +82,8 @@ internal sealed class NetCard : INetOps, IDisposable
     /// <summary>What the interface is, when the queues are made.</summary>
     internal NetDeviceOptions Options => new(Address, "p0", MaxMtu, ReadLink())
     {
+        // The device's, where it says one, as in Linux.
+        Mtu = MaxMtu,
         Queues = _receive.Length,
         // A queue of fewer descriptors than the longest frame takes would lose it each time.
         TransmitOffloads = NetFeatures.Transmit(_device.Has) & (_device.Queues.All(static q => q.Size >= TransmitRing.MostSlots || q.Index % 2 == 0) ? OffloadKinds.All : OffloadKinds.Checksum),
@@ -121,6 +131,9 @@ internal sealed class NetCard : INetOps, IDisposable
         _pairs = _receive.Length > 1 && await _control!.TryCommandAsync(NetCommand.SetPairs, [(byte)_receive.Length, 0]) ? _receive.Length : 1;
     }
 
+    /// <summary>Ends the command that waits for its answer, and those behind it: a device that takes its time is not waited for.</summary>
+    internal void EndCommands() => _control?.Detach();
+
     /// <summary>Lets go of the queues: no frame goes in or out when it returns.</summary>
     internal void Stop()
     {
@@ -137,14 +150,14 @@ internal sealed class NetCard : INetOps, IDisposable
     /// <summary>Whether the device asks the driver to tell the network where it is.</summary>
     internal bool IsAskedToAnnounce => _device.Has(VIRTIO_NET_F_GUEST_ANNOUNCE) && (ReadStatus() & VIRTIO_NET_S_ANNOUNCE) != 0;
 
-    /// <summary>Tells the network where the interface is, and the device that it was told (VIRTIO 1.3, 5.1.6.5.4).</summary>
-    internal async Task AnnounceAsync()
+    /// <summary>
+    /// Tells the network where the interface is, and the device that it was told (VIRTIO 1.3, 5.1.6.5.4). Once at a time: a device that asks again before
+    /// the answer is told once more, however often it asks.
+    /// </summary>
+    internal void Announce()
     {
-        if (Interface is not { } there)
-            return;
-        // An interface that is down tells nobody.
-        there.TryTransmit(MakeAnnouncement(there.Address), out _);
-        await _control!.TryCommandAsync(NetCommand.AcknowledgeAnnounce, []);
+        if (Interlocked.Exchange(ref _announcement, Asked) == None)
+            _device.Fabric?.StartNotice("announcement of " + Interface!.Name, AnnounceAsync);
     }
 
     public ValueTask OpenAsync(NetDevice device)
@@ -206,6 +219,19 @@ internal sealed class NetCard : INetOps, IDisposable
         foreach (var ring in _transmit)
             ring?.Dispose();
         _control?.Dispose();
+    }
+
+    private async Task AnnounceAsync()
+    {
+        Volatile.Write(ref _announcement, Running);
+        // An interface that is down tells nobody.
+        Interface!.TryTransmit(MakeAnnouncement(Interface.Address), out _);
+        await _control!.TryCommandAsync(NetCommand.AcknowledgeAnnounce, []);
+        if (Interlocked.CompareExchange(ref _announcement, None, Running) == Running)
+            return;
+        Volatile.Write(ref _announcement, None);
+        if (IsAskedToAnnounce)
+            Announce();
     }
 
     private VirtbusException Refused(string what) => new(Errno.EIO, $"Device {_device.Name} refuses {what}, or does not answer. Bind it anew, or leave it as it is.");

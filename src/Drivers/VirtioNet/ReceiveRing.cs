@@ -13,9 +13,11 @@ namespace Virtbus.Drivers.VirtioNet;
 /// A receive queue: all its buffers are with the device but for those whose frame is being handed on. Runs on the thread that interrupts, or on one that polls.
 /// The device is not trusted: what it says of a frame is looked at in a copy, by the subsystem, and what makes no sense is counted.
 /// </summary>
-internal sealed class ReceiveRing : IDisposable
+internal sealed class ReceiveRing : IThreadPoolWorkItem, IDisposable
 {
     internal const int Depth = 256;
+    // Behind so many queues full the thread that interrupts is given back, which may have an answer to a command behind them; a thread of the pool goes on.
+    private const int MostTurns = 16;
     // Of mergeable buffers, of which a frame takes as many as it needs (5.1.6.3.1).
     private const int MergeableSize = 2048;
     private const int CacheLine = 64;
@@ -39,6 +41,8 @@ internal sealed class ReceiveRing : IDisposable
     private readonly (int Buffer, int Written)[] _pulled = new (int, int)[Pull];
     private int _nextPulled;
     private int _pulledCount;
+    // How many wait for the lock to change something, while the device may hand frames back without end.
+    private int _waiting;
     private VirtioQueue? _queue;
     private NetDevice? _receiver;
     private bool _isPolled;
@@ -69,8 +73,10 @@ internal sealed class ReceiveRing : IDisposable
 
     internal void Detach()
     {
+        Interlocked.Increment(ref _waiting);
         lock (_lock)
         {
+            Interlocked.Decrement(ref _waiting);
             _queue = null;
             _nextPulled = _pulledCount = 0;
         }
@@ -79,8 +85,12 @@ internal sealed class ReceiveRing : IDisposable
     /// <summary>Sets who gets the frames; when it returns, nobody else does.</summary>
     internal void SetReceiver(NetDevice? receiver)
     {
+        Interlocked.Increment(ref _waiting);
         lock (_lock)
+        {
+            Interlocked.Decrement(ref _waiting);
             _receiver = receiver;
+        }
     }
 
     /// <summary>Gives the device all buffers.</summary>
@@ -102,27 +112,63 @@ internal sealed class ReceiveRing : IDisposable
     /// <summary>The device interrupted.</summary>
     internal void Take(VirtioQueue queue)
     {
+        var turns = MostTurns;
+        while (!TryTakeAll(queue, ref turns) && !_lock.IsHeldByCurrentThread)
+        {
+            if (turns == 0)
+            {
+                ThreadPool.UnsafeQueueUserWorkItem(this, preferLocal: false);
+                return;
+            }
+
+            var spinner = default(SpinWait);
+            while (Volatile.Read(ref _waiting) > 0)
+                spinner.SpinOnce();
+        }
+    }
+
+    void IThreadPoolWorkItem.Execute()
+    {
+        if (Volatile.Read(ref _queue) is { } queue)
+            Take(queue);
+    }
+
+    // False when there may be more, and somebody waits for the lock, who has it first; or no turns are left to the thread.
+    private bool TryTakeAll(VirtioQueue queue, ref int turns)
+    {
         lock (_lock)
         {
-            // One that was on its way says nothing to who polls.
-            if (_queue == queue && !_isPolled)
-                TakeAll(queue);
+            // An interrupt that was on its way says nothing to who polls.
+            if (_queue != queue || _isPolled)
+                return true;
+            do
+            {
+                while (turns > 0 && Volatile.Read(ref _waiting) == 0 && TakeSome(queue))
+                    turns--;
+                if (turns == 0 || Volatile.Read(ref _waiting) > 0)
+                    return false;
+            }
+            while (queue.RequestCalls(true));
+            return true;
         }
     }
 
     /// <summary>Has it polled from here on, or told of again.</summary>
     internal void SetPolled(bool polled)
     {
+        VirtioQueue? queue;
+        Interlocked.Increment(ref _waiting);
         lock (_lock)
         {
+            Interlocked.Decrement(ref _waiting);
             _isPolled = polled;
-            if (_queue is not { } queue)
-                return;
+            queue = _queue;
             if (polled)
-                queue.RequestCalls(false);
-            else
-                TakeAll(queue);
+                queue?.RequestCalls(false);
         }
+
+        if (!polled && queue is not null)
+            Take(queue);
     }
 
     /// <summary>Takes what has come, up to a queue full.</summary>
@@ -133,17 +179,6 @@ internal sealed class ReceiveRing : IDisposable
     }
 
     public void Dispose() => _memory.Dispose();
-
-    private void TakeAll(VirtioQueue queue)
-    {
-        do
-        {
-            while (TakeSome(queue))
-            {
-            }
-        }
-        while (queue.RequestCalls(true));
-    }
 
     private bool TakeSome(VirtioQueue queue)
     {

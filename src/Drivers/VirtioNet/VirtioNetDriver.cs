@@ -55,6 +55,7 @@ internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriv
     {
         if (device.GetDriverData<NetCard>() is not { } card)
             return;
+        card.EndCommands();
         await NetSubsystem.Of(device.Fabric!).UnregisterAsync(card.Interface!);
         card.Stop();
     }
@@ -62,6 +63,7 @@ internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriv
     protected override async ValueTask FreezeAsync(VirtioBusDevice device)
     {
         var card = device.GetDriverData<NetCard>()!;
+        card.EndCommands();
         await card.Interface!.SetPresentAsync(false);
         card.Stop();
     }
@@ -83,6 +85,6 @@ internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriv
             return;
         there.SetCarrier(card.ReadLink());
         if (card.IsAskedToAnnounce)
-            device.Fabric?.StartWork("announcement of " + there.Name, card.AnnounceAsync);
+            card.Announce();
     }
 }

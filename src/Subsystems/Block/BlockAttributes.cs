@@ -15,8 +15,11 @@ internal static class BlockAttributes
     [
         new([.. EndpointAttributes.Of<BlockDevice>(d => d.Endpoint)]),
         new(
+            new ObjectAttribute<BlockDevice>("alignment_offset", d => $"{(long)d.Info.AlignmentOffset * d.Info.BlockSize}"),
             new ObjectAttribute<BlockDevice>("cache_type", ModeOf, SetModeAsync, static d => d.Backend is ISwitchableCache { CanSwitch: true }),
+            new ObjectAttribute<BlockDevice>("discard_alignment", _ => "0"),
             new ObjectAttribute<BlockDevice>("diskseq", d => $"{d.DiskSequence}"),
+            new ObjectAttribute<BlockDevice>("hidden", _ => "0"),
             new ObjectAttribute<BlockDevice>("inflight", d => InFlight(d.ReadStatistics())),
             new ObjectAttribute<BlockDevice>("removable", d => d.Options.IsRemovable ? "1" : "0"),
             new ObjectAttribute<BlockDevice>("ro", d => d.Info.IsReadOnly ? "1" : "0"),
@@ -58,8 +61,12 @@ internal static class BlockAttributes
     // What any disk takes at once is bounded by the length of a list of runs, not by this.
     private static long MostKilobytes(BlockDevice device) => (device.Info.MaxTransfer == 0 ? int.MaxValue : device.Info.MaxTransfer) / 1024;
 
-    private static string InFlight(BlockStatistics sum) => string.Create(
-        CultureInfo.InvariantCulture, $"{sum.InFlightOf(BlockStatistics.Reads),8} {sum.InFlightOf(BlockStatistics.Writes),8}");
+    // What does not read counts as a write here, as in Linux.
+    private static string InFlight(BlockStatistics sum)
+    {
+        var writes = sum.InFlightOf(BlockStatistics.Writes) + sum.InFlightOf(BlockStatistics.Discards) + sum.InFlightOf(BlockStatistics.Flushes);
+        return string.Create(CultureInfo.InvariantCulture, $"{sum.InFlightOf(BlockStatistics.Reads),8} {writes,8}");
+    }
 
     // Seventeen fields, in Linux's widths: of reads, writes and discards how many, merged, sectors and milliseconds, and in flight, busy and all
     // milliseconds after the writes; of flushes how many and milliseconds. Nothing is merged here.

@@ -10,10 +10,12 @@ namespace Virtbus.Subsystems.Block;
 /// </summary>
 public sealed class BlockDevice : Device, IOfferedDevice
 {
-    private static readonly TimeSpan TimeToEnd = TimeSpan.FromSeconds(1);
+    // In milliseconds.
+    private const int TimeToEnd = 1000;
     private static long s_sequence;
 
     private readonly Lock _lock = new();
+    private readonly Lock _infoLock = new();
     private readonly List<BlockUser> _users = [];
     private readonly List<BlockDeviceChannel> _channels = [];
     private readonly BlockStatistics _closed = new();
@@ -31,8 +33,11 @@ public sealed class BlockDevice : Device, IOfferedDevice
         Backend = backend;
         Options = options;
         DiskSequence = Interlocked.Increment(ref s_sequence);
-        backend.InfoChanged += OnInfoChanged;
         Info = backend.Info;
+        backend.InfoChanged += OnInfoChanged;
+        // What came in between was told to nobody.
+        lock (_infoLock)
+            Info = backend.Info;
     }
 
     /// <summary>Raised once, when the disk is taken out: who has it open lets go. On the thread that takes it out; the listener must not block.</summary>
@@ -219,9 +224,16 @@ public sealed class BlockDevice : Device, IOfferedDevice
             // Off the caller's thread: what it waits for may need that.
             await Task.Run(() =>
             {
+                // However many there are, all have the same second, and what is cut the next one.
+                var until = Environment.TickCount64 + TimeToEnd;
                 foreach (var channel in channels)
-                    Try(() => channel.End(TimeToEnd));
-                _questions.TryWait((int)TimeToEnd.TotalMilliseconds);
+                    channel.WaitUntil(until);
+                foreach (var channel in channels)
+                    channel.Cut();
+                until = Environment.TickCount64 + TimeToEnd;
+                foreach (var channel in channels)
+                    Try(() => channel.End(until));
+                _questions.TryWait(TimeToEnd);
             });
         }
         finally
@@ -247,8 +259,14 @@ public sealed class BlockDevice : Device, IOfferedDevice
 
     private void OnInfoChanged(object? sender, EventArgs e)
     {
-        var before = Info;
-        Info = Backend.Info;
+        BlockInfo before;
+        // Two may come at once, and the last one to look has the last word.
+        lock (_infoLock)
+        {
+            before = Info;
+            Info = Backend.Info;
+        }
+
         // Outside of the driver's call: users listen as well.
         foreach (var user in Users)
             user.TellInfoChanged();

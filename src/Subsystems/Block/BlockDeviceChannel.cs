@@ -136,20 +136,27 @@ internal sealed class BlockDeviceChannel : IBlockChannel
     /// <summary>Lets no request in any more.</summary>
     internal void Shut() => _gate.Shut();
 
-    /// <summary>Waits until what is in work has ended, and gives up what does not; the driver's side is reached no more.</summary>
-    /// <param name="most">How long to wait for the driver, and once more for the user.</param>
-    internal void End(TimeSpan most)
-    {
-        if (!_gate.TryWait((int)most.TotalMilliseconds))
-        {
-            _isCut = true;
-            Wake();
-            // The user's thread closes the driver's channel, which it may be in. A user who never comes back holds nothing but that channel.
-            if (!_gate.TryWait((int)most.TotalMilliseconds))
-                return;
-        }
+    /// <summary>Waits until what is in work has ended.</summary>
+    /// <param name="until">How long at most, by <see cref="Environment.TickCount64"/>.</param>
+    /// <returns>Whether all has.</returns>
+    internal bool WaitUntil(long until) => _gate.TryWait((int)Math.Max(until - Environment.TickCount64, 0));
 
-        DisposeInner();
+    /// <summary>Gives up what is in work still.</summary>
+    internal void Cut()
+    {
+        if (_gate.Users == 0)
+            return;
+        _isCut = true;
+        Wake();
+    }
+
+    /// <summary>Closes the driver's side when the user has had back what was cut; it is reached no more.</summary>
+    /// <param name="until">How long to wait for the user, as for <see cref="WaitUntil"/>.</param>
+    internal void End(long until)
+    {
+        // The user's thread closes the driver's channel, which it may be in. A user who never comes back holds nothing but that channel.
+        if (WaitUntil(until))
+            DisposeInner();
     }
 
     private static long MillisecondsOf(long timestamp) => timestamp / (Stopwatch.Frequency / 1000);

@@ -25,7 +25,7 @@ internal sealed class BlockStatistics
 
     internal long RequestsOf(int kind) => Volatile.Read(ref _requests[kind]);
 
-    /// <summary>In sectors of 512 bytes.</summary>
+    /// <summary>In sectors of 512 bytes; of flushes there are none that mean anything.</summary>
     internal long SectorsOf(int kind) => Volatile.Read(ref _bytes[kind]) >> 9;
 
     internal long MillisecondsOf(int kind) => (long)Stopwatch.GetElapsedTime(0, Volatile.Read(ref _time[kind])).TotalMilliseconds;
@@ -45,7 +45,7 @@ internal sealed class BlockStatistics
         var kind = KindOf(request.Operation);
         Volatile.Write(ref _inFlight[kind], _inFlight[kind] - 1);
         Volatile.Write(ref _requests[kind], _requests[kind] + 1);
-        Volatile.Write(ref _bytes[kind], _bytes[kind] + (kind == Flushes ? 0 : request.Length));
+        Volatile.Write(ref _bytes[kind], _bytes[kind] + request.Length);
         Volatile.Write(ref _time[kind], _time[kind] + time);
     }
 

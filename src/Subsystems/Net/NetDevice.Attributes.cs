@@ -14,14 +14,29 @@ public sealed partial class NetDevice
     internal static readonly AttributeGroup[] Groups =
     [
         new(
+            new ObjectAttribute<NetDevice>("addr_assign_type", d => d.Address == d._ownAddress ? "0" : "3"),
+            new ObjectAttribute<NetDevice>("addr_len", _ => "6"),
             new ObjectAttribute<NetDevice>("address", d => FormatAddress(d.Address), (d, value, _) => d.SetAddressAsync(ParseAddress(d.DevPath + "/address", value))),
+            new ObjectAttribute<NetDevice>("broadcast", _ => "ff:ff:ff:ff:ff:ff"),
             new ObjectAttribute<NetDevice>("carrier", d => d._carrier ? "1" : "0"),
+            new ObjectAttribute<NetDevice>("dev_id", _ => "0x0"),
+            new ObjectAttribute<NetDevice>("dev_port", _ => "0"),
+            new ObjectAttribute<NetDevice>("dormant", _ => "0"),
+            // No hardware of ours has a speed.
+            new ObjectAttribute<NetDevice>("duplex", _ => "unknown"),
             new ObjectAttribute<NetDevice>("ifindex", d => $"{d.Index}"),
+            new ObjectAttribute<NetDevice>("iflink", d => $"{d.Index}"),
+            new ObjectAttribute<NetDevice>("link_mode", _ => "0"),
             new ObjectAttribute<NetDevice>("mtu", d => $"{d._mtu}", (d, value, _) => d.SetMtu(value)),
             new ObjectAttribute<NetDevice>("operstate", d => !d.IsUp || !d._carrier ? "down" : "up"),
+            // By the hardware's place, the same at each start (NET_NAME_PREDICTABLE).
+            new ObjectAttribute<NetDevice>("name_assign_type", _ => "2"),
             // IFF_UP, IFF_BROADCAST, IFF_PROMISC and IFF_MULTICAST.
             new ObjectAttribute<NetDevice>("flags", d => $"0x{(d._up ? 1 : 0) | 2 | (d.IsPromiscuous ? 0x100 : 0) | 0x1000:x}", (d, value, _) => d.SetFlagsAsync(value)),
             new ObjectAttribute<NetDevice>("phys_port_name", d => d.PhysicalPortName),
+            new ObjectAttribute<NetDevice>("speed", _ => "-1"),
+            // ARPHRD_ETHER.
+            new ObjectAttribute<NetDevice>("type", _ => "1"),
             // Not of Linux, where a VLAN is an interface.
             new ObjectAttribute<NetDevice>("vlans", d => string.Join(' ', d.Vlans), (d, value, _) => d.SetVlansAsync(ParseVlans(d.DevPath + "/vlans", value)), d => d.FiltersVlans)),
         new(

@@ -101,7 +101,7 @@ public sealed partial class NetDevice
         }
 
         side.Count(frame.Length);
-        foreach (var receiver in Volatile.Read(ref _receivers))
+        foreach (var receiver in ReceiversOf(side, queue))
         {
             if (needs == OffloadKinds.None || (needs & ~(receiver.Takes & _receiveOffloads)) == OffloadKinds.None)
                 receiver.Receive(this, queue, frame);
@@ -114,7 +114,7 @@ public sealed partial class NetDevice
     /// <param name="queue">The queue.</param>
     public void EndReceive(int queue)
     {
-        foreach (var receiver in Volatile.Read(ref _receivers))
+        foreach (var receiver in ReceiversOf(_receive[queue], queue))
             receiver.EndBatch(this, queue);
     }
 
@@ -127,6 +127,18 @@ public sealed partial class NetDevice
             _receive[queue].CountLengthError();
         else
             _receive[queue].CountFrameError();
+    }
+
+    // Who was taken out in the middle of a batch is told of its end now: what it was given may wait for that.
+    private IFrameReceiver[] ReceiversOf(ReceiveSide side, int queue)
+    {
+        var receivers = Volatile.Read(ref _receivers);
+        if (side.Receivers == receivers)
+            return receivers;
+        foreach (var gone in side.Receivers.Except(receivers))
+            gone.EndBatch(this, queue);
+        side.Receivers = receivers;
+        return receivers;
     }
 
     private TransmitSide QueueOf(in EthernetFrame frame)

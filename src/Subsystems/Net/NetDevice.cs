@@ -15,7 +15,6 @@ public sealed partial class NetDevice : Device
     /// <summary>The smallest MTU that can be set, in bytes.</summary>
     public const int MinMtu = 68;
 
-    private const int StandardMtu = 1500;
     private readonly INetOps _ops;
     private readonly SemaphoreSlim _turn = new(1, 1);
     private IFrameReceiver[] _receivers = [];
@@ -43,7 +42,7 @@ public sealed partial class NetDevice : Device
         _ops = ops;
         _ownAddress = _address = options.Address;
         MaxMtu = options.MaxMtu;
-        _mtu = Math.Min(StandardMtu, options.MaxMtu);
+        _mtu = Math.Min(options.Mtu, options.MaxMtu);
         PhysicalPortName = options.PhysicalPortName;
         Index = index;
         _carrier = options.Carrier;
@@ -253,7 +252,7 @@ public sealed partial class NetDevice : Device
             Volatile.Write(ref _receivers, [.. _receivers, receiver]);
     }
 
-    /// <summary>Takes a receiver out. One that runs at this moment may still get a frame.</summary>
+    /// <summary>Takes a receiver out. One that runs at this moment may still get a frame; one in the middle of a batch is told of its end.</summary>
     /// <param name="receiver">The receiver.</param>
     public void RemoveReceiver(IFrameReceiver receiver)
     {

@@ -39,12 +39,13 @@ public sealed class NetSwitchPort : IFrameReceiver
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(network);
-        await device.SetPromiscuousAsync(true);
+        // First: there may be no such VLAN.
         var port = new NetSwitchPort(device, network, accessVlan);
-        network.Join(port.Port);
-        device.AddReceiver(port);
+        await device.SetPromiscuousAsync(true);
         try
         {
+            network.Join(port.Port);
+            device.AddReceiver(port);
             await device.SetUpAsync(true);
             return port;
         }

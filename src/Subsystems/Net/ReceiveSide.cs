@@ -12,6 +12,9 @@ internal sealed class ReceiveSide
     /// <summary>Memory for a frame that is finished for a receiver; made for the first of them.</summary>
     internal byte[] Scratch => field ??= new byte[FrameFinisher.BufferSize];
 
+    /// <summary>Who was given the last frame.</summary>
+    internal IFrameReceiver[] Receivers { get; set; } = [];
+
     internal NetStatistics Statistics => new()
     {
         ReceivedFrames = Volatile.Read(ref _counts.Frames),

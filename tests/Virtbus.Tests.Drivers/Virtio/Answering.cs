@@ -22,6 +22,18 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
     private ushort _used;
     private bool _wrap = true;
 
+    /// <summary>Whether the status byte is among the bytes that it says it wrote.</summary>
+    internal bool CountsStatus { get; set; } = true;
+
+    /// <summary>The status that it gives.</summary>
+    internal byte Status { get; set; }
+
+    /// <summary>Whether it tells of an answer.</summary>
+    internal bool Interrupts { get; set; } = true;
+
+    /// <summary>Whether it writes what is read.</summary>
+    internal bool WritesData { get; set; } = true;
+
     /// <summary>What each byte of a read from a place is.</summary>
     internal static byte ByteOf(long offset) => (byte)(1 + (offset / 512 % 200));
 
@@ -33,7 +45,7 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
             return false;
         var layout = queues[0].Layout;
         var wrong = random?.Next(100) == 0 ? random.Next(7) : -1;
-        var (written, status) = (1U, (byte)0);
+        var (written, status) = (1U, Status);
         // A chain that the driver has made anew since, as this device used it by another's name.
         if (_parts.Count < 2 || !_parts.TrueForAll(static p => p.Length <= MostBytes) || !port.TryRead(new Iova(_parts[0].Address), _bytes))
             return true;
@@ -49,9 +61,10 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
                 content.Fill(type == 8 ? (byte)0 : ByteOf((long)sector * 512));
                 if (type == 8 && length == 20)
                     Encoding.ASCII.GetBytes("serial", content);
-                // One that writes less says so.
-                var count = wrong == 1 ? random!.Next(content.Length) : content.Length;
-                port.TryWrite(new Iova(address), content[..count]);
+                // One that writes less says so; by one byte, it would be one that does not count the status.
+                var count = wrong == 1 ? random!.Next(content.Length - 1) : content.Length;
+                if (WritesData)
+                    port.TryWrite(new Iova(address), content[..count]);
                 written += (uint)count;
             }
         }
@@ -71,10 +84,10 @@ internal sealed class Answering(DmaPort port, bool isPacked, bool hasTables)
                 break;
         }
 
-        Use(layout, id, written, slots);
+        Use(layout, id, CountsStatus ? written : written - 1, slots);
         if (wrong == 6)
             Scribble(random!, layout);
-        if (random is null)
+        if (random is null && Interrupts)
             queues[0].Interrupt();
         return true;
     }

@@ -185,6 +185,7 @@ public sealed class VirtioBlkHostileTests
                     ["size", "ro", "serial", "queue/logical_block_size", "queue/physical_block_size", "queue/minimum_io_size", "queue/optimal_io_size", "queue/discard_granularity", "queue/discard_max_bytes", "queue/write_zeroes_max_bytes"],
                     name => Assert.DoesNotContain('-', rig.Read($"{disk.DevPath}/{name}")));
                 Assert.Equal(0, disk.Info.Capacity % disk.Info.BlockSize);
+                Assert.InRange(disk.Info.AlignmentOffset, 0, (1 << disk.Info.PhysicalBlockExponent) - 1);
                 // The sizes change while nobody looks; what makes no sense counts for nothing.
                 random.NextBytes(config.AsSpan(0, 40));
                 transport.Change();

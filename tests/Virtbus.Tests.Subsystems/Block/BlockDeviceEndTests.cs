@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Virtbus.Block;
 using Virtbus.Core;
 using Virtbus.Platform;
@@ -74,6 +75,54 @@ public sealed class BlockDeviceEndTests
         await second.In();
         Assert.Equal(0, _backend.Open);
         await first.In();
+    }
+
+    [Fact]
+    public async Task Channels_that_are_closed_are_forgotten()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var disk = await BlockSubsystem.Of(rig.Fabric).RegisterAsync(null, "vda", _backend);
+        using var user = disk.Open("test");
+        var closed = Close();
+        GC.Collect();
+        Assert.False(closed.IsAlive);
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        WeakReference Close()
+        {
+            var channel = user.OpenChannel(1);
+            channel.Dispose();
+            return new WeakReference(channel);
+        }
+    }
+
+    [Fact]
+    public async Task Disk_that_is_gone_stays_as_it_was()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var disk = await BlockSubsystem.Of(rig.Fabric).RegisterAsync(null, "vda", _backend);
+        var before = disk.Info;
+        await BlockSubsystem.Of(rig.Fabric).UnregisterAsync(disk).In();
+        _backend.Become(before with { Capacity = 0 });
+        Assert.Same(before, disk.Info);
+    }
+
+    [Fact]
+    public async Task Users_whose_requests_do_not_end_are_waited_for_together()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var disk = await BlockSubsystem.Of(rig.Fabric).RegisterAsync(null, "vda", _backend);
+        using var user = disk.Open("test");
+        // One behind the other they would take minutes.
+        var channels = Enumerable.Range(0, 100).Select(_ => user.OpenChannel(1)).ToList();
+        foreach (var channel in channels)
+            Assert.False(channel.Submit(new BlockRequest { Operation = BlockOperation.Read, Length = 512 }));
+        await BlockSubsystem.Of(rig.Fabric).UnregisterAsync(disk).In();
+        // Not closed under a user, who may be in it.
+        Assert.Equal(100, _backend.Open);
+        Assert.All(channels, static c => Assert.Equal(Errno.ENODEV, c.TryReap()!.Result));
+        channels.ForEach(static c => c.Dispose());
+        Assert.Equal(0, _backend.Open);
     }
 
     [Fact]

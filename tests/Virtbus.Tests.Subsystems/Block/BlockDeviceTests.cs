@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Globalization;
 using Virtbus.Block;
 using Virtbus.Core;
 using Virtbus.Platform;
@@ -17,8 +19,8 @@ public sealed class BlockDeviceTests
         var disk = await AddAsync(rig, new BlockDeviceOptions { Requests = 64, HasForcedWrites = true });
         Assert.Equal("/devices/virtual/block/vda", disk.DevPath);
         Assert.Equal(
-            "2048 0 0 logical 512 physical 4096 min 4096 opt 65536 kb 128 128 nr 64 discard 4096 524288 zeroes 262144 cache write back rotational 0 fua 1",
-            $"{Read("size")} {Read("ro")} {Read("removable")} logical {Queue("logical_block_size")} physical {Queue("physical_block_size")} min {Queue("minimum_io_size")} " +
+            "2048 0 0 align 512 0 0 logical 512 physical 4096 min 4096 opt 65536 kb 128 128 nr 64 discard 4096 524288 zeroes 262144 cache write back rotational 0 fua 1",
+            $"{Read("size")} {Read("ro")} {Read("removable")} align {Read("alignment_offset")} {Read("discard_alignment")} {Read("hidden")} logical {Queue("logical_block_size")} physical {Queue("physical_block_size")} min {Queue("minimum_io_size")} " +
             $"opt {Queue("optimal_io_size")} kb {Queue("max_sectors_kb")} {Queue("max_hw_sectors_kb")} nr {Queue("nr_requests")} discard {Queue("discard_granularity")} {Queue("discard_max_bytes")} " +
             $"zeroes {Queue("write_zeroes_max_bytes")} cache {Queue("write_cache")} rotational {Queue("rotational")} fua {Queue("fua")}");
         _backend.Become(_backend.Info with { IsReadOnly = true, HasWriteCache = false, MaxDiscard = 0, IsRotational = true, MaxTransfer = 0 });
@@ -54,6 +56,39 @@ public sealed class BlockDeviceTests
         Assert.DoesNotContain(rig.Fabric.Uevents.History(last.Seqnum), e => e.DevPath == disk.DevPath);
 
         static string? Of(Uevent e, string key) => e.Variables.Where(v => v.Key == key).Select(v => v.Value).SingleOrDefault();
+    }
+
+    [Fact]
+    public async Task Of_two_changes_at_the_same_time_the_last_one_stays()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var disk = await AddAsync(rig);
+        var (first, second) = (_backend.Info with { Capacity = 2 << 20 }, _backend.Info with { Capacity = 3 << 20 });
+        Thread? other = null;
+        _backend.InfoAsked = () =>
+        {
+            if (other is not null)
+                return;
+            other = new Thread(() => _backend.Become(second)) { IsBackground = true };
+            other.Start();
+            // Until it has been told of, or stands behind this one.
+            Deadline.Until(() => !other.IsAlive || other.ThreadState.HasFlag(System.Threading.ThreadState.WaitSleepJoin), "the other change");
+        };
+        _backend.Become(first);
+        other!.Ends("the other change");
+        Assert.Equal(second, disk.Info);
+    }
+
+    [Fact]
+    public async Task What_does_not_read_is_a_write_in_flight()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        using var user = (await AddAsync(rig)).Open("test");
+        using var channel = user.OpenChannel(8);
+        _backend.HoldsAll = true;
+        foreach (var operation in new[] { BlockOperation.Read, BlockOperation.Write, BlockOperation.WriteZeroes, BlockOperation.Discard, BlockOperation.Flush })
+            Assert.False(channel.Submit(new BlockRequest { Operation = operation, Length = operation == BlockOperation.Flush ? 0 : 512 }));
+        Assert.Equal("       1        4\n", rig.Read("/class/block/vda/inflight"));
     }
 
     [Fact]
@@ -121,6 +156,19 @@ public sealed class BlockDeviceTests
         var text = rig.Read("/class/block/vda/stat");
         Assert.Equal(17, text.Split(' ', StringSplitOptions.RemoveEmptyEntries).Length);
         Assert.StartsWith("       2        0        3 ", text, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Time_without_requests_is_not_busy()
+    {
+        var start = Stopwatch.GetTimestamp();
+        await using var rig = await FabricRig.StartAsync();
+        using var user = (await AddAsync(rig)).Open("test");
+        using var channel = user.OpenChannel(8);
+        Assert.Equal(Errno.None, channel.Do(new BlockRequest { Operation = BlockOperation.Write, Length = 4096 }));
+        var busy = long.Parse(rig.Read("/class/block/vda/stat").Split(' ', StringSplitOptions.RemoveEmptyEntries)[9], CultureInfo.InvariantCulture);
+        // One millisecond is counted for its begin.
+        Assert.InRange(busy, 1, (long)Stopwatch.GetElapsedTime(start).TotalMilliseconds + 2);
     }
 
     [Fact]

@@ -8,16 +8,12 @@ internal sealed class HeldBackend : IBlockBackend
 {
     private readonly Lock _lock = new();
     private readonly List<Channel> _channels = [];
-
-    public event EventHandler? InfoChanged;
-
-    public string Description => "held";
-
-    public BlockInfo Info { get; private set; } = new()
+    private BlockInfo _info = new()
     {
         Capacity = 1 << 20,
         BlockSize = 512,
         PhysicalBlockExponent = 3,
+        AlignmentOffset = 1,
         OptimalIoSize = 65536,
         MaxDiscard = 1 << 19,
         DiscardAlignment = 4096,
@@ -25,6 +21,26 @@ internal sealed class HeldBackend : IBlockBackend
         MaxTransfer = 1 << 17,
         HasWriteCache = true,
     };
+
+    public event EventHandler? InfoChanged;
+
+    public string Description => "held";
+
+    public BlockInfo Info
+    {
+        get
+        {
+            var info = _info;
+            InfoAsked?.Invoke();
+            return info;
+        }
+    }
+
+    /// <summary>Called when somebody has looked at what it is, and not gone on yet.</summary>
+    internal Action? InfoAsked { get; set; }
+
+    /// <summary>Whether all requests are held, and not only reads.</summary>
+    internal bool HoldsAll { get; set; }
 
     /// <summary>How many channels are open.</summary>
     internal int Open
@@ -38,7 +54,7 @@ internal sealed class HeldBackend : IBlockBackend
 
     internal void Become(BlockInfo info)
     {
-        Info = info;
+        _info = info;
         InfoChanged?.Invoke(this, EventArgs.Empty);
     }
 
@@ -88,7 +104,7 @@ internal sealed class HeldBackend : IBlockBackend
         public bool Submit(BlockRequest request)
         {
             request.Result = Errno.None;
-            if (request.Operation != BlockOperation.Read)
+            if (request.Operation != BlockOperation.Read && !backend.HoldsAll)
                 return true;
             lock (_held)
                 _held.Enqueue(request);

@@ -18,6 +18,9 @@ internal sealed class FakeNetOps : INetOps
 
     public VirtbusException? Refuses { get; set; }
 
+    /// <summary>What it refuses: calls that begin so.</summary>
+    public string Refused { get; set; } = "";
+
     public ValueTask OpenAsync(NetDevice device) => Note("open");
 
     public ValueTask StopAsync(NetDevice device) => Note("stop");
@@ -41,6 +44,6 @@ internal sealed class FakeNetOps : INetOps
     private ValueTask Note(string call)
     {
         Calls.Add(call);
-        return Refuses is { } refusal ? throw refusal : default;
+        return Refuses is { } refusal && call.StartsWith(Refused, StringComparison.Ordinal) ? throw refusal : default;
     }
 }

@@ -114,6 +114,13 @@ public sealed class NetDeviceTests
         Assert.Equal([1, 1], plain.Ends.Concat(all.Ends));
         // One frame all the same, of that queue.
         Assert.Equal(("1\n", "0\n"), (rig.Read(device.DevPath + "/queues/rx-1/packets"), rig.Read(device.DevPath + "/queues/rx-0/packets")));
+        // Who goes in the middle of a batch is told of its end, once.
+        device.Receive(1, new EthernetFrame(frame.Build(), frame.Offload));
+        device.RemoveReceiver(plain);
+        device.EndReceive(1);
+        device.EndReceive(1);
+        Assert.Equal([1, 1], plain.Ends);
+        Assert.Equal(3, all.Ends.Count);
         all.Frames.Clear();
         await rig.Fabric.Tree.WriteAsync(device.DevPath + "/features/rx-gro-hw", "off");
         device.Receive(0, new EthernetFrame(frame.Build(), frame.Offload));
@@ -212,6 +219,52 @@ public sealed class NetDeviceTests
             _ops.Calls.Clear();
             return calls;
         }
+    }
+
+    [Fact]
+    public async Task Interface_that_does_not_come_up_is_stopped_and_nothing_is_asked_of_one_that_sleeps_or_is_down()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var device = await AddAsync(rig, new NetDeviceOptions(Mac, "p0"));
+        Assert.True(device.TrySend(new EthernetFrame(new byte[60]), out _));
+        await device.SetUpAsync(false);
+        // What was put in has gone with the queue.
+        device.Flush();
+        Assert.Empty(_ops.Flushed);
+        (_ops.Refuses, _ops.Refused) = (new VirtbusException(Errno.EIO, "no"), "promiscuous");
+        _ops.Calls.Clear();
+        await Assert.ThrowsAsync<VirtbusException>(() => device.SetUpAsync(true).AsTask());
+        Assert.Equal((false, "open, promiscuous False, stop"), (device.IsUp, string.Join(", ", _ops.Calls)));
+        _ops.Refuses = null;
+        await device.SetUpAsync(true);
+        await device.SetPresentAsync(false);
+        _ops.Calls.Clear();
+        await device.SetPromiscuousAsync(true);
+        Assert.Empty(_ops.Calls);
+    }
+
+    [Fact]
+    public async Task Frame_goes_by_the_queue_that_its_sender_s_hash_says()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var device = await AddAsync(rig, new NetDeviceOptions(Mac, "p0") { Queues = 4 });
+        for (var i = 0; i < 8; i++)
+            Assert.True(device.TrySend(new EthernetFrame(Flow(1000), new FrameOffload { HashReport = 1, Hash = (uint)i }), out _));
+        Assert.Equal([0, 1, 2, 3, 0, 1, 2, 3], _ops.Sent.Select(static s => s.Queue));
+    }
+
+    [Fact]
+    public async Task Interface_shows_itself_with_the_names_and_formats_of_Linux()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var device = await AddAsync(rig, new NetDeviceOptions(Mac, "p0", 9000) { Mtu = 9000 });
+        string[] files = ["addr_assign_type", "addr_len", "broadcast", "dev_id", "dev_port", "dormant", "duplex", "link_mode", "mtu", "name_assign_type", "speed", "type"];
+        Assert.Equal("0 6 ff:ff:ff:ff:ff:ff 0x0 0 0 unknown 0 9000 2 -1 1", string.Join(' ', files.Select(Read)));
+        Assert.Equal(Read("ifindex"), Read("iflink"));
+        await rig.Fabric.Tree.WriteAsync(device.DevPath + "/address", "02:00:00:00:00:0a");
+        Assert.Equal("3", Read("addr_assign_type"));
+
+        string Read(string file) => rig.Read($"{device.DevPath}/{file}").TrimEnd('\n');
     }
 
     [Fact]

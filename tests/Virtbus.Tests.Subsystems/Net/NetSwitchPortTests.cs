@@ -36,6 +36,12 @@ public sealed class NetSwitchPortTests
         _left.Room = 0;
         right.Receive(0, new EthernetFrame(frame.Build(), frame.Offload));
         Assert.Equal((1, 0), (portLeft.Port.Sink.Dropped, portRight.Port.Sink.Dropped));
+        // A whole network may be behind it, and nothing is cut for one that is down.
+        Assert.Equal(EthernetSwitch.MaxAddressesOfNetwork, portRight.Port.MaxAddresses);
+        Assert.Equal(OffloadKinds.None, portRight.Port.Sink.Takes);
+        await right.SetUpAsync(false);
+        Assert.Equal(OffloadKinds.All, portRight.Port.Sink.Takes);
+        await right.SetUpAsync(true);
         await portRight.LeaveAsync();
         await portRight.LeaveAsync();
         Assert.Equal((true, false), (right.IsUp, right.IsPromiscuous));
@@ -53,6 +59,9 @@ public sealed class NetSwitchPortTests
         var left = await AddAsync(rig, _left, "left", OffloadKinds.All);
         _left.Refuses = new VirtbusException(Errno.EIO, "no");
         await Assert.ThrowsAsync<VirtbusException>(() => NetSwitchPort.JoinAsync(left, _lan).AsTask());
+        Assert.Equal((0, false, false), (_lan.Ports.Count, left.IsUp, left.IsPromiscuous));
+        _left.Refuses = null;
+        await Assert.ThrowsAsync<ArgumentOutOfRangeException>(() => NetSwitchPort.JoinAsync(left, _lan, accessVlan: 4095).AsTask());
         Assert.Equal((0, false, false), (_lan.Ports.Count, left.IsUp, left.IsPromiscuous));
     }
 
