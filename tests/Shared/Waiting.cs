@@ -7,7 +7,18 @@ internal static class Waiting
     internal static Task<T> Start<T>(Func<T> call)
     {
         var over = new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously);
-        var thread = new Thread(() => over.SetResult(call())) { IsBackground = true };
+        var thread = new Thread(() =>
+        {
+            try
+            {
+                over.SetResult(call());
+            }
+            catch (Exception e)
+            {
+                // The test fails, and not the process.
+                over.SetException(e);
+            }
+        }) { IsBackground = true };
         thread.Start();
         Deadline.Until(() => thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin) || over.Task.IsCompleted, "the wait");
         return over.Task;

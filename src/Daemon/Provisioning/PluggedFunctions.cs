@@ -51,9 +51,7 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
             return;
         var left = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         _leaving[name] = left.Task;
-        _ = LeaveAsync();
-
-        async Task LeaveAsync()
+        context.Fabric.StartWork("end of what was behind " + name, async () =>
         {
             try
             {
@@ -64,7 +62,7 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
                 _leaving.TryRemove(name, out _);
                 left.SetResult();
             }
-        }
+        });
     }
 
     /// <summary>Takes the functions down; what was defined to last is as it was.</summary>
@@ -107,7 +105,7 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
         // The one before it may have been pulled out, and has the medium and the sockets as long as it is known.
         Forget(profile.Name);
         if (_leaving.TryGetValue(profile.Name, out var leaving))
-            await leaving;
+            await leaving.WaitAsync(cancellationToken);
         var driver = DriverOf(profile);
         await Engine.LoadDriverAsync(_bus, driver);
         var part = Make(profile);

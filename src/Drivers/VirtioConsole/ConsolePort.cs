@@ -3,7 +3,6 @@ using Virtbus.Buses.Virtio;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Tty;
-using Virtbus.Virtio;
 
 namespace Virtbus.Drivers.VirtioConsole;
 
@@ -45,8 +44,12 @@ internal sealed class ConsolePort : ITtyOps, IDisposable
         }
     }
 
-    /// <summary>Sets the line whose user is told.</summary>
-    internal void SetLine(TtyDevice line) => Volatile.Write(ref _line, line);
+    /// <summary>Sets the line whose user is told, also of what came since he opened it.</summary>
+    internal void SetLine(TtyDevice line)
+    {
+        Volatile.Write(ref _line, line);
+        line.Wake();
+    }
 
     /// <summary>Makes the queues, has the device run, gives it the buffers, and what it has not taken before a sleep.</summary>
     internal void Start()
@@ -60,13 +63,17 @@ internal sealed class ConsolePort : ITtyOps, IDisposable
         Wake();
     }
 
-    /// <summary>Lets go of the queues; what has come can be read, and who waits goes on waiting.</summary>
+    /// <summary>Resets the device and lets go of the queues; what has come can be read, and who waits goes on waiting.</summary>
     internal void Sleep()
     {
         EndSleep();
         Volatile.Write(ref _sleep, _device.Fabric!.Time.CreateTimer(static port => ((ConsolePort)port!).LookAtSleep(), this, Tick, Tick));
-        _input.Detach();
-        _output.Detach();
+        // What it handed back until its last moment counts: else text would be lost, or sent twice.
+        _device.Reset(() =>
+        {
+            _input.Detach();
+            _output.Detach();
+        });
         Wake();
     }
 
@@ -139,8 +146,7 @@ internal sealed class ConsolePort : ITtyOps, IDisposable
     }
 
     // One that did not come back from its sleep, which nobody tells its driver: who waits for that waits in vain.
-    private bool HasFailed =>
-        Volatile.Read(ref _sleep) is not null && _device.Status is var status && status != byte.MaxValue && (status & VirtioStatus.FAILED) != 0;
+    private bool HasFailed => Volatile.Read(ref _sleep) is not null && _device.HasFailed;
 
     private void LookAtSleep()
     {

@@ -19,7 +19,22 @@ public sealed class TtyDevice : Device
         : base(name, parent, bus: null, subsystem.Class) => _ops = ops;
 
     /// <summary>Characters of a row, and rows, of what is at the other end; 0 where that is not known.</summary>
-    public (int Columns, int Rows) Size => Volatile.Read(ref _ops)?.Size ?? default;
+    public (int Columns, int Rows) Size
+    {
+        get
+        {
+            if (!_calls.TryEnter())
+                return default;
+            try
+            {
+                return _ops!.Size;
+            }
+            finally
+            {
+                _calls.Leave();
+            }
+        }
+    }
 
     /// <summary>Who has it open; null when nobody has.</summary>
     public TtyUser? User => Volatile.Read(ref _user);

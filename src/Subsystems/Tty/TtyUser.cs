@@ -6,6 +6,9 @@ namespace Virtbus.Subsystems.Tty;
 /// <summary>A line as one user has it open. Any thread; no call allocates.</summary>
 public sealed class TtyUser : IDisposable
 {
+    // A wait of the runtime takes no more.
+    private static readonly TimeSpan Longest = TimeSpan.FromMilliseconds(int.MaxValue);
+
     private readonly TtyDevice _device;
     private readonly Action? _changed;
     private readonly object _changes = new();
@@ -100,14 +103,14 @@ public sealed class TtyUser : IDisposable
     // True when it is to be tried again.
     private bool TryWait(int version, TimeSpan wait, long start)
     {
+        // However often the driver tells of changes.
+        var left = wait == Timeout.InfiniteTimeSpan ? Longest : wait - Stopwatch.GetElapsedTime(start);
+        if (left <= TimeSpan.Zero)
+            return false;
         lock (_changes)
         {
-            if (_version != version)
-                return true;
-            var left = wait == Timeout.InfiniteTimeSpan ? wait : wait - Stopwatch.GetElapsedTime(start);
-            if (wait != Timeout.InfiniteTimeSpan && left <= TimeSpan.Zero)
-                return false;
-            Monitor.Wait(_changes, left);
+            if (_version == version)
+                Monitor.Wait(_changes, left < Longest ? left : Longest);
             return true;
         }
     }

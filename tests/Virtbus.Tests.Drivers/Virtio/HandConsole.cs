@@ -39,7 +39,8 @@ internal sealed class HandConsole
     /// <param name="parent">What it is below.</param>
     /// <param name="size">Columns and rows, as the configuration has them; null for a device that does not say.</param>
     /// <param name="ringSize">Descriptors of a queue.</param>
-    internal static async Task<HandConsole> AddAsync(FabricRig rig, Device parent, byte[]? size = null, int ringSize = 32)
+    /// <param name="made">Given it before a driver probes.</param>
+    internal static async Task<HandConsole> AddAsync(FabricRig rig, Device parent, byte[]? size = null, int ringSize = 32, Action<HandConsole>? made = null)
     {
         var features = VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
         var transport = new FakeTransport
@@ -51,6 +52,7 @@ internal sealed class HandConsole
         };
         var console = new HandConsole(transport);
         Assert.True(transport.Group.TryClaimForDriver("driver", out _));
+        made?.Invoke(console);
         console._device = await rig.Virtio.AddAsync(parent, transport).In();
         Assert.Equal(VirtioRig.Console, console.Device.Driver?.Name);
         return console;

@@ -1,4 +1,5 @@
 using System.Text;
+using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 using Virtbus.Drivers.VirtioConsole;
 using Virtbus.Hardware.VirtioPci;
@@ -169,6 +170,27 @@ public sealed class VirtioConsoleTests
         Assert.Equal((300, 50), console.Line.Size);
     }
 
+    [Fact]
+    public async Task User_who_opens_as_the_driver_still_probes_is_told_of_what_came_meanwhile()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        HandConsole? console = null;
+        TtyUser? user = null;
+        var (told, before) = (0, 0);
+        var driver = new InterruptedDriver(rig.Virtio, line =>
+        {
+            user = line.Open("test", () => told++);
+            console!.TrySend("early"u8);
+            console.Interrupt(HandConsole.Input);
+            before = told;
+        });
+        await rig.Fabric.RegisterDriverAsync(driver).In();
+        await HandConsole.AddAsync(rig, await rig.Fabric.RegisterAsync(new Device("card")), made: c => console = c);
+        Assert.Equal((0, 1), (before, told));
+        Assert.Equal("early", Encoding.ASCII.GetString(Read(user!, 5)));
+        user!.Dispose();
+    }
+
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
@@ -245,10 +267,19 @@ public sealed class VirtioConsoleTests
         var console = await AddAsync(rig);
         using var user = console.Line.Open("test");
         console.TrySend("come"u8);
-        foreach (var text in (string[])["first", "second", "third"])
+        foreach (var text in (string[])["first", "last taken", "second", "third"])
             Assert.Equal((text.Length, Errno.None), Write(user, Encoding.ASCII.GetBytes(text), TimeSpan.Zero));
         Assert.Equal("first", Encoding.ASCII.GetString(console.Take()));
+        var taken = "";
+        // As the driver lets go already.
+        console.Transport.Resetting = () =>
+        {
+            console.Transport.Resetting = null;
+            console.TrySend(" last"u8);
+            taken = Encoding.ASCII.GetString(console.Take());
+        };
         await rig.Fabric.SuspendAsync().In();
+        Assert.Equal("last taken", taken);
         Assert.Equal(1, rig.Time.Timers);
         Assert.Equal("co", Encoding.ASCII.GetString(Read(user, 2)));
         var waiting = Waiting.Start(() => Write(user, "fourth"u8, Timeout.InfiniteTimeSpan));
@@ -258,8 +289,10 @@ public sealed class VirtioConsoleTests
         console.Restart();
         Assert.Equal((6, Errno.None), await waiting.In());
         Assert.Equal(0, rig.Time.Timers);
-        Assert.Equal(Slots - 1, console.Offered(HandConsole.Input));
+        Assert.Equal(Slots - 2, console.Offered(HandConsole.Input));
         Assert.Equal("me", Encoding.ASCII.GetString(Read(user, 2)));
+        Assert.Equal(Slots - 1, console.Offered(HandConsole.Input));
+        Assert.Equal(" last", Encoding.ASCII.GetString(Read(user, 5)));
         Assert.Equal(Slots, console.Offered(HandConsole.Input));
         foreach (var text in (string[])["second", "third", "fourth"])
             Assert.Equal(text, Encoding.ASCII.GetString(console.Take()));
@@ -415,4 +448,21 @@ public sealed class VirtioConsoleTests
     private static (int Count, Errno Errno) Read(TtyUser user, TimeSpan wait) => (user.Read(new byte[10], wait, out var fault), fault.Errno);
 
     private static (int Count, Errno Errno) Write(TtyUser user, ReadOnlySpan<byte> text, TimeSpan wait) => (user.Write(text, wait, out var fault), fault.Errno);
+
+    /// <summary>Probes as the real one, with the test's steps between the line's registration and its end.</summary>
+    private sealed class InterruptedDriver(VirtioBus bus, Action<TtyDevice> registered) : VirtioDriver(bus, VirtioRig.Console, new VirtioMatchId(VirtioDeviceId.VIRTIO_ID_CONSOLE))
+    {
+        public override VirtioFeatures Features => VirtioFeatures.None;
+
+        protected override async ValueTask ProbeAsync(VirtioBusDevice device, CancellationToken cancellationToken)
+        {
+            var port = device.Resources.Add(new ConsolePort(device));
+            port.Start();
+            var subsystem = TtySubsystem.Of(device.Fabric!);
+            var line = await subsystem.RegisterAsync(device, "hvc", port);
+            device.Resources.AddAction(() => subsystem.UnregisterAsync(line));
+            registered(line);
+            port.SetLine(line);
+        }
+    }
 }

@@ -35,7 +35,7 @@ public sealed class TtyDeviceTests
         var changes = 0;
         using var user = line.Open("test", () => changes++);
         var reading = Waiting.Start(() => (user.Read(new byte[1], Timeout.InfiniteTimeSpan, out var fault), fault.Errno));
-        var writing = Waiting.Start(() => (user.Write(new byte[1], Timeout.InfiniteTimeSpan, out var fault), fault.Errno));
+        var writing = Waiting.Start(() => (user.Write(new byte[1], TimeSpan.MaxValue, out var fault), fault.Errno));
         // Somebody may take the device out of the tree first.
         if (isDeleted)
             await _fabric.DeleteAsync(line).In();
@@ -50,13 +50,22 @@ public sealed class TtyDeviceTests
         Expect.Refused(Errno.ENODEV, () => line.Open("next"));
     }
 
-    [Fact]
-    public async Task Hang_up_waits_for_the_call_that_is_under_way()
+    [Theory]
+    [InlineData("read")]
+    [InlineData("write")]
+    [InlineData("size")]
+    public async Task Hang_up_waits_for_the_call_that_is_under_way(string call)
     {
         var driver = new FakeLine { Room = new ManualResetEventSlim() };
         var line = await Subsystem.RegisterAsync(null, "hvc", driver);
         using var user = line.Open("test");
-        var reading = Waiting.Start(() => user.Read(new byte[1], TimeSpan.Zero, out _));
+        var calling = Waiting.Start(() => call switch
+        {
+            "read" => user.Read(new byte[1], TimeSpan.Zero, out _),
+            "write" => user.Write(new byte[1], TimeSpan.Zero, out _),
+            _ => line.Size.Columns - 80,
+        });
+        Deadline.Until(() => driver.IsInside, "the call");
         var going = Waiting.Start(() =>
         {
             line.HangUp();
@@ -64,7 +73,37 @@ public sealed class TtyDeviceTests
         });
         driver.Room.Set();
         Assert.False(await going.In());
-        Assert.Equal(0, await reading.In());
+        Assert.Equal(0, await calling.In());
+    }
+
+    [Fact]
+    public async Task Wait_has_its_end_however_often_the_driver_tells_of_changes()
+    {
+        var driver = new FakeLine();
+        var line = await Subsystem.RegisterAsync(null, "hvc", driver);
+        driver.Called = line.Wake;
+        using var user = line.Open("test");
+        var reading = Waiting.Start(() => (user.Read(new byte[1], TimeSpan.FromMilliseconds(1), out var fault), fault.Errno));
+        var writing = Waiting.Start(() => (user.Write(new byte[1], TimeSpan.Zero, out var fault), fault.Errno));
+        Assert.Equal((0, Errno.EAGAIN), await reading.In());
+        Assert.Equal((0, Errno.EAGAIN), await writing.In());
+    }
+
+    [Fact]
+    public async Task Change_between_a_look_and_the_wait_is_not_missed()
+    {
+        var driver = new FakeLine();
+        var line = await Subsystem.RegisterAsync(null, "hvc", driver);
+        // Comes too late for the call that is under way.
+        driver.Called = () =>
+        {
+            driver.Bytes = 1;
+            line.Wake();
+        };
+        using var user = line.Open("test");
+        Assert.Equal(1, await Waiting.Start(() => user.Read(new byte[2], Timeout.InfiniteTimeSpan, out _)).In());
+        driver.Bytes = 0;
+        Assert.Equal(1, await Waiting.Start(() => user.Write(new byte[1], Timeout.InfiniteTimeSpan, out _)).In());
     }
 
     [Fact]
@@ -88,12 +127,19 @@ public sealed class TtyDeviceTests
         return (new WeakReference<FakeLine>(driver), user);
     }
 
-    // Gives nothing and takes nothing.
+    // Gives nothing and takes nothing, where no test says otherwise.
     private sealed class FakeLine : ITtyOps
     {
         private int _calls;
 
-        public (int Columns, int Rows) Size => (80, 24);
+        public (int Columns, int Rows) Size
+        {
+            get
+            {
+                Call();
+                return (80, 24);
+            }
+        }
 
         internal int Calls => _calls;
 
@@ -101,21 +147,33 @@ public sealed class TtyDeviceTests
 
         internal ManualResetEventSlim? Room { get; init; }
 
+        internal Action? Called { get; set; }
+
+        internal int Bytes { get; set; }
+
         public int Read(Span<byte> destination, out Fault fault)
         {
-            IsInside = true;
-            Interlocked.Increment(ref _calls);
-            Room?.Comes("the room");
             fault = Fault.None;
-            IsInside = false;
-            return 0;
+            var count = Bytes;
+            Call();
+            return count;
         }
 
         public int Write(ReadOnlySpan<byte> source, out Fault fault)
         {
-            Interlocked.Increment(ref _calls);
             fault = Fault.None;
-            return 0;
+            var count = Bytes;
+            Call();
+            return count;
+        }
+
+        private void Call()
+        {
+            IsInside = true;
+            Interlocked.Increment(ref _calls);
+            Called?.Invoke();
+            Room?.Comes("the room");
+            IsInside = false;
         }
     }
 }
