@@ -18,20 +18,24 @@ internal sealed class PollDisk : IDisposable
     private const ulong Ring = 0x1000;
     private const ulong Slots = 0x4000;
     private const ulong Slot = 0x2000;
+    private const int StatusBeside = 0x20;
 
     private readonly HostMemory _memory;
     private readonly IoAddressSpace _space = new();
     private readonly EventFd[] _kicks;
-    private readonly SplitDriverRing[] _rings;
+    private readonly DriverRing[] _rings;
     private readonly VirtioBlkDevice _device;
     private readonly int[] _slotOfHead = new int[Size];
+    private readonly ulong _sectors;
+    private uint _random = 1;
 
-    internal PollDisk(string name, IBlockBackend backend, int queues, bool ownThreads, bool small)
+    internal PollDisk(string name, IBlockBackend backend, int queues, bool ownThreads, bool small, bool packed = false)
     {
+        _sectors = (ulong)backend.Info.Capacity / 512;
         _memory = HostMemory.Allocate("virtbus-bench", Slots + (small ? 0 : Size * Slot), out var file);
         file.Dispose();
         _space.TryMap(new Iova(Base), _memory.Size, _memory, 0, DmaAccess.ReadWrite, out _);
-        _device = new VirtioBlkDevice(name, backend, "bench", queues, Size);
+        _device = new VirtioBlkDevice(name, backend, "bench", queues, Size, packed: packed);
         _device.UseOwnThreads(ownThreads);
         var dma = new StandaloneDma(name);
         dma.Attach(_space);
@@ -40,11 +44,14 @@ internal sealed class PollDisk : IDisposable
         _device.TrySetDriverFeatures(_device.DeviceFeatures, out _);
         _device.TrySetStatus(11, out _);
         _kicks = new EventFd[queues];
-        _rings = new SplitDriverRing[queues];
+        _rings = new DriverRing[queues];
         for (var i = 0; i < queues; i++)
         {
             _kicks[i] = new EventFd();
-            _rings[i] = new SplitDriverRing(_memory, new Iova(Base), (ulong)i * Ring * 2, small ? 16 : Size, eventIndex: true, indirect: true, inOrder: true);
+            var (at, size) = ((ulong)i * Ring * 2, small ? 16 : Size);
+            _rings[i] = packed
+                ? new PackedDriverRing(_memory, new Iova(Base), at, size, eventIndex: true, indirect: true, inOrder: true)
+                : new SplitDriverRing(_memory, new Iova(Base), at, size, eventIndex: true, indirect: true, inOrder: true);
             var layout = _rings[i].Layout;
             _device.TrySetQueueSize(i, layout.Size, out _);
             _device.TrySetQueueAddress(i, layout.DescriptorArea, layout.DriverArea, layout.DeviceArea, out _);
@@ -91,8 +98,12 @@ internal sealed class PollDisk : IDisposable
     /// <summary>Reads 4 KiB again and again.</summary>
     /// <param name="depth">How many at a time, up to 42.</param>
     /// <param name="time">For how long.</param>
+    /// <param name="anywhere">
+    /// Whether each read is of a place of its own, so that its header is written and its status read, as a driver has to, and both lie in one line that
+    /// goes to the device and back; else each slot reads its place again, and only the ring goes to and fro.
+    /// </param>
     /// <returns>Reads a second.</returns>
-    internal double Drive(int depth, TimeSpan time)
+    internal double Drive(int depth, TimeSpan time, bool anywhere = false)
     {
         var ring = _rings[0];
         var kick = _kicks[0];
@@ -107,7 +118,7 @@ internal sealed class PollDisk : IDisposable
         ring.RequestCalls(false);
         var since = Stopwatch.GetTimestamp();
         for (var slot = 0; slot < depth; slot++)
-            Add(ring, slot);
+            Add(ring, slot, anywhere);
         if (ring.Publish())
             kick.Signal();
         var done = 0L;
@@ -121,9 +132,11 @@ internal sealed class PollDisk : IDisposable
             {
                 done++;
                 inFlight--;
+                if (anywhere && Status(_slotOfHead[head]) != 0)
+                    throw new InvalidOperationException("A read failed.");
                 if (isOver)
                     continue;
-                Add(ring, _slotOfHead[head]);
+                Add(ring, _slotOfHead[head], anywhere);
                 inFlight++;
                 any = true;
             }
@@ -153,14 +166,26 @@ internal sealed class PollDisk : IDisposable
         _memory.Dispose();
     }
 
-    private void Add(SplitDriverRing ring, int slot)
+    private Span<byte> Frame(int slot) => _memory.Take(Slots + ((ulong)slot * Slot), StatusBeside + 1).AsSpan();
+
+    private byte Status(int slot) => Volatile.Read(ref Frame(slot)[StatusBeside]);
+
+    private void Add(DriverRing ring, int slot, bool anywhere)
     {
         var at = Base + Slots + ((ulong)slot * Slot);
+        if (anywhere)
+        {
+            _random = (_random * 1664525) + 1013904223;
+            var frame = Frame(slot);
+            BinaryPrimitives.WriteUInt64LittleEndian(frame[8..], _random % (_sectors / 8) * 8);
+            frame[StatusBeside] = byte.MaxValue;
+        }
+
         var head = ring.Add(
         [
             new DriverBuffer(new Iova(at), 16, false),
             new DriverBuffer(new Iova(at + 0x100), 4096, true),
-            new DriverBuffer(new Iova(at + 0x80), 1, true),
+            new DriverBuffer(new Iova(at + (anywhere ? StatusBeside : 0x80UL)), 1, true),
         ]);
         _slotOfHead[head] = slot;
     }

@@ -14,23 +14,9 @@ namespace Virtbus.Drivers.VirtioBlk;
 /// </summary>
 internal sealed class BlkChannel : IBlockChannel
 {
-    /// <summary>The most pieces that are out at once.</summary>
-    internal const int MostSlots = 64;
-
-    /// <summary>The most bytes of a piece whose data is copied.</summary>
-    internal const int CopyBytes = 64 << 10;
-
-    private const int HeaderBytes = 16;
-    private const int RangeBytes = 16;
     private const int IdBytes = 20;
-    // Of a slot: header and range, which the device reads, and status, which it writes, in one cache line, since it goes to and fro with each request; the table.
-    private const int StatusOffset = HeaderBytes + RangeBytes;
-    private const int FrameBytes = StatusOffset + 1;
-    private const int TableOffset = 64;
-    private const int SlotBytes = 512;
     // What goes without a copy goes in pieces of that length at most.
     private const int MostUncopied = 1 << 20;
-    internal const int MostParts = (SlotBytes - TableOffset) / SplitRing.DescriptorSize;
     private const int SectorShift = 9;
     private const byte NoStatus = byte.MaxValue;
     // A request that is cut into many pieces does not keep its thread from others for longer.
@@ -38,24 +24,32 @@ internal sealed class BlkChannel : IBlockChannel
     // Some ten microseconds.
     private const int MostLooks = 64;
     private const int LookPause = 4;
+    // So many go to the device before their user has said that these are all, so that it begins while there are more to come.
+    private const int EarlySend = 16;
 
     private readonly BlkDisk _disk;
     private readonly BlkRing _ring;
     private readonly HostMemory _memory;
-    private readonly ulong _dataOffset;
+    // Where the device sees the memory.
+    private readonly ulong _start;
     private readonly EventFd? _signal;
     private readonly Action? _told;
     private readonly BlkPending[] _pendings;
-    private readonly BlkPending[] _waiting;
     private readonly BlkSlot[] _slots;
-    private readonly BlkSlot[] _unsent;
-    private readonly BlockRequest[] _done;
-    private BlkSlot[] _received;
+    // By their numbers, which costs less to keep than references do: requests that are free, that wait for slots, and that are done.
+    private readonly int[] _free;
+    private readonly int[] _waiting;
+    private readonly int[] _done;
+    // Slots that are free, that have not gone out, and that have come back.
+    private readonly int[] _freeSlots;
+    private readonly int[] _unsent;
+    private int[] _received;
     private int _looks = 1;
-    private int _freePendings;
+    private int _freeCount;
     private int _firstWaiting;
     private int _waitingCount;
-    private int _freeSlots;
+    private int _firstFreeSlot;
+    private int _freeSlotCount;
     private int _unsentCount;
     private int _firstDone;
     private int _doneCount;
@@ -63,7 +57,7 @@ internal sealed class BlkChannel : IBlockChannel
 
     /// <param name="disk">The disk.</param>
     /// <param name="ring">The queue that it uses.</param>
-    /// <param name="buffer">Memory of <see cref="BytesFor"/> the depth, that the device reaches; it stays the disk's.</param>
+    /// <param name="buffer">Memory of <see cref="BlkLayout.BytesFor"/> the depth, that the device reaches; it stays the disk's.</param>
     /// <param name="depth">The most requests in work.</param>
     /// <param name="told">Called instead of a signal, on the thread that interrupts; null for the signal.</param>
     internal BlkChannel(BlkDisk disk, BlkRing ring, DmaBuffer buffer, int depth, Action? told = null)
@@ -71,28 +65,30 @@ internal sealed class BlkChannel : IBlockChannel
         _disk = disk;
         _ring = ring;
         Memory = buffer;
+        _start = buffer.Address.Value;
         _told = told;
         _signal = told is null ? new EventFd() : null;
         // Who is late finds the memory, if not the device.
         _memory = buffer.Memory.Acquire();
-        var slots = SlotsFor(depth);
-        _dataOffset = DataOffset(slots);
+        var slots = BlkLayout.SlotsFor(depth);
         _pendings = new BlkPending[depth];
         for (var i = 0; i < depth; i++)
-            _pendings[i] = new BlkPending();
-        _freePendings = depth;
-        _waiting = new BlkPending[depth];
-        _done = new BlockRequest[depth];
+            _pendings[i] = new BlkPending(i);
+        _free = [.. Enumerable.Range(0, depth)];
+        _freeCount = depth;
+        _waiting = new int[depth];
+        _done = new int[depth];
         _slots = new BlkSlot[slots];
         for (var i = 0; i < slots; i++)
-            _slots[i] = new BlkSlot(this, i, MostParts);
-        _freeSlots = slots;
-        _unsent = new BlkSlot[slots];
-        _received = new BlkSlot[slots];
-        Inbox = new BlkSlot[slots];
+            _slots[i] = new BlkSlot(this, i, _memory.Take(BlkLayout.HeaderOf(i), BlkLayout.HeaderBytes), _memory.Take(BlkLayout.StatusOf(i), 1));
+        _freeSlots = [.. Enumerable.Range(0, slots)];
+        _freeSlotCount = slots;
+        _unsent = new int[slots];
+        _received = new int[slots];
+        Inbox = new int[slots];
     }
 
-    public int Depth => Math.Min(_pendings.Length, MostSlots);
+    public int Depth => BlkLayout.SlotsFor(_pendings.Length);
 
     public FileDescriptor? Completion => _signal?.Descriptor;
 
@@ -102,8 +98,8 @@ internal sealed class BlkChannel : IBlockChannel
     /// <summary>Its memory, for the ring's tables.</summary>
     internal DmaBuffer Memory { get; }
 
-    /// <summary>What came back, under the lock of the ring, as all down to <see cref="IsClosed"/>.</summary>
-    internal BlkSlot[] Inbox { get; set; }
+    /// <summary>Which slots came back, under the lock of the ring, as all down to <see cref="IsClosed"/>.</summary>
+    internal int[] Inbox { get; set; }
 
     internal int InboxCount { get; set; }
 
@@ -120,9 +116,7 @@ internal sealed class BlkChannel : IBlockChannel
 
     internal BlkRing Ring => _ring;
 
-    internal static ulong BytesFor(int depth) => DataOffset(SlotsFor(depth)) + ((ulong)SlotsFor(depth) * CopyBytes);
-
-    internal static ulong TableOf(BlkSlot slot) => At(slot) + TableOffset;
+    internal BlkSlot SlotOf(int number) => _slots[number];
 
     /// <summary>Wakes who waits for it. On the thread that interrupts, or another channel's.</summary>
     internal void Wake()
@@ -137,16 +131,19 @@ internal sealed class BlkChannel : IBlockChannel
     {
         if (TryAnswer(request))
             return true;
-        if (_freePendings <= _doneCount)
+        if (_freeCount == 0)
         {
             // More than the depth that was asked for.
             request.Result = Errno.EBUSY;
             return true;
         }
 
-        var pending = _pendings[--_freePendings];
+        var pending = _pendings[_free[--_freeCount]];
         pending.Begin(request);
-        Wait(pending);
+        if (_waitingCount > 0 || !TryCut(pending))
+            Wait(pending);
+        if (_unsentCount >= EarlySend)
+            Send();
         return false;
     }
 
@@ -160,13 +157,16 @@ internal sealed class BlkChannel : IBlockChannel
     {
         for (var round = 0; _doneCount == 0; round++)
         {
-            if (_freePendings == _pendings.Length)
+            if (_freeCount == _pendings.Length)
                 return null;
             var count = Look();
             if (count == 0)
                 return null;
+            // Each status is in a line of its own that the device has: they come over together.
+            for (var i = 1; i < count; i++)
+                _memory.Prefetch(BlkLayout.StatusOf(_received[i]));
             for (var i = 0; i < count; i++)
-                TakeBack(_received[i]);
+                TakeBack(_slots[_received[i]]);
             Commit();
             if (_doneCount == 0 && round == MostRounds)
             {
@@ -175,15 +175,16 @@ internal sealed class BlkChannel : IBlockChannel
             }
         }
 
-        var request = _done[_firstDone];
+        var number = _done[_firstDone];
         _firstDone = _firstDone + 1 == _done.Length ? 0 : _firstDone + 1;
         _doneCount--;
-        return request;
+        _free[_freeCount++] = number;
+        return _pendings[number].End();
     }
 
     public void Wait(int milliseconds)
     {
-        if (_doneCount == 0 && _freePendings < _pendings.Length)
+        if (_doneCount == 0 && _freeCount < _pendings.Length)
             _signal!.Wait(TimeSpan.FromMilliseconds(milliseconds));
     }
 
@@ -218,15 +219,9 @@ internal sealed class BlkChannel : IBlockChannel
         return _ring.Receive(this, ref _received, _unsentCount > 0, mayWait: true);
     }
 
-    private static int SlotsFor(int depth) => Math.Min(depth, MostSlots);
+    private ulong DataOf(BlkSlot slot) => BlkLayout.DataOf(slot.Index, _pendings.Length);
 
-    private static ulong At(BlkSlot slot) => (ulong)slot.Index * SlotBytes;
-
-    private static ulong DataOffset(int slots) => ((ulong)slots * SlotBytes + (CopyBytes - 1)) & ~(CopyBytes - 1UL);
-
-    private ulong DataOf(BlkSlot slot) => _dataOffset + ((ulong)slot.Index * CopyBytes);
-
-    private Iova Address(ulong offset) => new(Memory.Address.Value + offset);
+    private Iova Address(ulong offset) => new(_start + offset);
 
     // What needs no device.
     private bool TryAnswer(BlockRequest request)
@@ -257,26 +252,17 @@ internal sealed class BlkChannel : IBlockChannel
     private void Wait(BlkPending pending)
     {
         var at = _firstWaiting + _waitingCount++;
-        _waiting[at < _waiting.Length ? at : at - _waiting.Length] = pending;
+        _waiting[at < _waiting.Length ? at : at - _waiting.Length] = pending.Number;
         pending.IsWaiting = true;
     }
 
     private void Send()
     {
-        while (_waitingCount > 0 && _freeSlots > 0)
+        while (_waitingCount > 0 && _freeSlotCount > 0)
         {
-            var pending = _waiting[_firstWaiting];
-            if (pending.Result == Errno.None)
-            {
-                var slot = _slots[--_freeSlots];
-                pending.Out++;
-                slot.Of = pending;
-                Prepare(pending, slot);
-                _unsent[_unsentCount++] = slot;
-                if (IsCut(pending))
-                    continue;
-            }
-
+            var pending = _pendings[_waiting[_firstWaiting]];
+            if (pending.Result == Errno.None && !TryCut(pending))
+                break;
             _firstWaiting = _firstWaiting + 1 == _waiting.Length ? 0 : _firstWaiting + 1;
             _waitingCount--;
             pending.IsWaiting = false;
@@ -292,17 +278,34 @@ internal sealed class BlkChannel : IBlockChannel
             Array.Copy(_unsent, sent, _unsent, 0, _unsentCount);
     }
 
+    // Into pieces, as far as there are slots for them; false when some are left to cut.
+    private bool TryCut(BlkPending pending)
+    {
+        while (_freeSlotCount > 0)
+        {
+            var number = _freeSlots[_firstFreeSlot];
+            _firstFreeSlot = _firstFreeSlot + 1 == _freeSlots.Length ? 0 : _firstFreeSlot + 1;
+            _freeSlotCount--;
+            var slot = _slots[number];
+            slot.Of = pending.Number;
+            pending.Out++;
+            Prepare(pending, slot);
+            _unsent[_unsentCount++] = number;
+            if (!IsCut(pending))
+                return true;
+        }
+
+        return false;
+    }
+
     // Whether more pieces are to come.
     private static bool IsCut(BlkPending pending) => pending.Operation is not (BlockOperation.Flush or BlockOperation.GetId) && pending.Done < pending.Request.Length;
 
     // struct virtio_blk_req (5.2.6): le32 type, le32 reserved, le64 sector; data; u8 status.
     private void Prepare(BlkPending pending, BlkSlot slot)
     {
-        Span<byte> header = stackalloc byte[FrameBytes];
-        header.Clear();
-        header[StatusOffset] = NoStatus;
         var request = pending.Request;
-        var at = At(slot);
+        slot.Status = NoStatus;
         slot.Keep(0);
         (slot.Length, slot.IsCopied) = (0, false);
         slot.Place = pending.Place;
@@ -310,45 +313,49 @@ internal sealed class BlkChannel : IBlockChannel
         switch (pending.Operation)
         {
             case BlockOperation.Read or BlockOperation.Write:
-                BinaryPrimitives.WriteUInt32LittleEndian(header, pending.Operation == BlockOperation.Read ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT);
-                BinaryPrimitives.WriteUInt64LittleEndian(header[8..], sector);
-                slot.Add(new DriverBuffer(Address(at), HeaderBytes, false));
+                WriteHeader(slot, pending.Operation == BlockOperation.Read ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT, sector);
                 if (!TryAddUncopied(pending, slot))
                     AddCopy(pending, slot);
                 break;
             case BlockOperation.GetId:
-                BinaryPrimitives.WriteUInt32LittleEndian(header, VIRTIO_BLK_T_GET_ID);
-                slot.Add(new DriverBuffer(Address(at), HeaderBytes, false));
-                slot.Add(new DriverBuffer(Address(DataOf(slot)), IdBytes, true));
+                WriteHeader(slot, VIRTIO_BLK_T_GET_ID, 0);
+                slot.Add(Address(DataOf(slot)), IdBytes, true);
                 (slot.Length, slot.IsCopied) = (IdBytes, true);
                 break;
             case BlockOperation.Discard or BlockOperation.WriteZeroes:
-                AddRange(pending, slot, header, sector);
+                AddRange(pending, slot, sector);
                 break;
             default:
-                BinaryPrimitives.WriteUInt32LittleEndian(header, VIRTIO_BLK_T_FLUSH);
-                slot.Add(new DriverBuffer(Address(at), HeaderBytes, false));
+                WriteHeader(slot, VIRTIO_BLK_T_FLUSH, 0);
                 break;
         }
 
-        _memory.Write(at, header);
-        slot.Add(new DriverBuffer(Address(at + StatusOffset), 1, true));
+        slot.Add(Address(BlkLayout.StatusOf(slot.Index)), 1, true);
     }
 
-    // struct virtio_blk_discard_write_zeroes (5.2.6): le64 sector, le32 num_sectors, le32 flags. It stands behind the header.
-    private void AddRange(BlkPending pending, BlkSlot slot, Span<byte> header, ulong sector)
+    // struct virtio_blk_discard_write_zeroes (5.2.6): le64 sector, le32 num_sectors, le32 flags.
+    private void AddRange(BlkPending pending, BlkSlot slot, ulong sector)
     {
         var request = pending.Request;
         var isDiscard = pending.Operation == BlockOperation.Discard;
         var length = Math.Min(request.Length - pending.Done, isDiscard ? _disk.Info.MaxDiscard : _disk.Info.MaxWriteZeroes);
-        BinaryPrimitives.WriteUInt32LittleEndian(header, isDiscard ? VIRTIO_BLK_T_DISCARD : VIRTIO_BLK_T_WRITE_ZEROES);
-        BinaryPrimitives.WriteUInt64LittleEndian(header[HeaderBytes..], sector);
-        BinaryPrimitives.WriteUInt32LittleEndian(header[(HeaderBytes + 8)..], (uint)(length >> SectorShift));
+        WriteHeader(slot, isDiscard ? VIRTIO_BLK_T_DISCARD : VIRTIO_BLK_T_WRITE_ZEROES, 0);
+        var at = BlkLayout.RangeOf(slot.Index);
+        var range = _memory.Take(at, BlkLayout.RangeBytes).AsSpan();
+        BinaryPrimitives.WriteUInt64LittleEndian(range, sector);
+        BinaryPrimitives.WriteUInt32LittleEndian(range[8..], (uint)(length >> SectorShift));
         var mayUnmap = !isDiscard && request.MayUnmap && _disk.MayUnmap;
-        BinaryPrimitives.WriteUInt32LittleEndian(header[(HeaderBytes + 12)..], mayUnmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0);
-        slot.Add(new DriverBuffer(Address(At(slot)), HeaderBytes, false));
-        slot.Add(new DriverBuffer(Address(At(slot) + HeaderBytes), RangeBytes, false));
+        BinaryPrimitives.WriteUInt32LittleEndian(range[12..], mayUnmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0);
+        slot.Add(Address(at), BlkLayout.RangeBytes, false);
         pending.Done += length;
+    }
+
+    private void WriteHeader(BlkSlot slot, uint type, ulong sector)
+    {
+        var header = slot.Header;
+        BinaryPrimitives.WriteUInt64LittleEndian(header, type);
+        BinaryPrimitives.WriteUInt64LittleEndian(header[8..], sector);
+        slot.Add(Address(BlkLayout.HeaderOf(slot.Index)), BlkLayout.HeaderBytes, false);
     }
 
     // As far as the runs lie in memory that the device reaches, in whole blocks.
@@ -358,16 +365,29 @@ internal sealed class BlkChannel : IBlockChannel
         if (shared.IsEmpty)
             return false;
         var request = pending.Request;
+        var isRead = pending.Operation == BlockOperation.Read;
+        var most = (int)Math.Min(_disk.MostSegmentBytes, MostUncopied);
+        // As most are: one run that goes whole.
+        if (pending.Done == 0 && request.Runs is [var only] && (long)only.Length == request.Length && request.Length <= most)
+        {
+            if (!BlkMemory.TryFind(shared, only, out var start))
+                return false;
+            slot.Add(start, (uint)only.Length, isRead);
+            slot.Length = (int)only.Length;
+            pending.Done = request.Length;
+            return true;
+        }
+
         var block = _disk.Info.BlockSize;
         var left = (int)Math.Min(request.Length - pending.Done, MostUncopied);
-        var (length, most) = (0, (int)Math.Min(_disk.MostSegmentBytes, MostUncopied));
+        var length = 0;
         var (place, whole, parts) = (pending.Place, pending.Place, slot.Parts.Length);
         while (left > 0 && slot.Parts.Length < _disk.MostSegments + 1)
         {
             var run = place.Take(request.Runs, Math.Min(left, most), out place);
             if (!BlkMemory.TryFind(shared, run, out var address))
                 break;
-            slot.Add(new DriverBuffer(address, (uint)run.Length, pending.Operation == BlockOperation.Read));
+            slot.Add(address, (uint)run.Length, isRead);
             (length, left) = (length + (int)run.Length, left - (int)run.Length);
             if ((length & (block - 1)) == 0)
                 (slot.Length, whole, parts) = (length, place, slot.Parts.Length);
@@ -391,7 +411,7 @@ internal sealed class BlkChannel : IBlockChannel
         pending.Place = Copy(request.Runs, slot, length, isWrite ? CopyWay.In : CopyWay.None);
         if (!isWrite && _disk.MustClear)
             ClearData(slot, length);
-        slot.Add(new DriverBuffer(Address(DataOf(slot)), (uint)length, !isWrite));
+        slot.Add(Address(DataOf(slot)), (uint)length, !isWrite);
         pending.Done += length;
     }
 
@@ -421,25 +441,23 @@ internal sealed class BlkChannel : IBlockChannel
             _memory.Write(DataOf(slot) + (ulong)done, zeros);
     }
 
-    private void ClearStatus(BlkSlot slot) => _memory.Write(At(slot) + StatusOffset, [NoStatus]);
-
     private void TakeBack(BlkSlot slot)
     {
         if (slot.Outcome == BlkOutcome.Again)
         {
-            ClearStatus(slot);
-            _unsent[_unsentCount++] = slot;
+            slot.Status = NoStatus;
+            _unsent[_unsentCount++] = slot.Index;
             return;
         }
 
-        var pending = slot.Of!;
+        var pending = _pendings[slot.Of];
         var error = slot.Outcome == BlkOutcome.Failed ? slot.Error : Judge(pending, slot);
         if (error == Errno.None && slot.IsCopied && pending.Operation is BlockOperation.Read or BlockOperation.GetId)
             Copy(pending.Request.Runs, slot, slot.Length, CopyWay.Out);
         if (error != Errno.None && pending.Result == Errno.None)
             pending.Result = error;
-        slot.Of = null;
-        _slots[_freeSlots++] = slot;
+        var at = _firstFreeSlot + _freeSlotCount++;
+        _freeSlots[at < _freeSlots.Length ? at : at - _freeSlots.Length] = slot.Index;
         if (--pending.Out == 0 && !pending.IsWaiting)
             Finish(pending);
     }
@@ -447,13 +465,12 @@ internal sealed class BlkChannel : IBlockChannel
     // What the device says of a request, looked at once.
     private Errno Judge(BlkPending pending, BlkSlot slot)
     {
-        Span<byte> status = stackalloc byte[1];
-        _memory.Read(At(slot) + StatusOffset, status);
-        if (status[0] == VIRTIO_BLK_S_UNSUPP)
+        var status = Volatile.Read(ref slot.Status);
+        if (status == VIRTIO_BLK_S_UNSUPP)
             return Errno.EOPNOTSUPP;
         // What was not written is nothing that the disk has (VIRTIO 1.3, 2.7.8.2); older devices say nothing good there.
         var least = pending.Operation == BlockOperation.Read ? (uint)slot.Length + 1 : 1;
-        return status[0] == VIRTIO_BLK_S_OK && (slot.Written >= least || _disk.MustClear) ? Errno.None : Errno.EIO;
+        return status == VIRTIO_BLK_S_OK && (slot.Written >= least || _disk.MustClear) ? Errno.None : Errno.EIO;
     }
 
     private void Finish(BlkPending pending)
@@ -467,9 +484,7 @@ internal sealed class BlkChannel : IBlockChannel
         }
 
         var at = _firstDone + _doneCount++;
-        _done[at < _done.Length ? at : at - _done.Length] = pending.Request;
-        pending.End();
-        _pendings[_freePendings++] = pending;
+        _done[at < _done.Length ? at : at - _done.Length] = pending.Number;
         Volatile.Write(ref _ended, _ended + 1);
     }
 

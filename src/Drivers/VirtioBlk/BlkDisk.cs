@@ -63,7 +63,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     internal int Ticks => Volatile.Read(ref _ticks);
 
     /// <summary>The most bytes of a piece whose data is copied.</summary>
-    internal int MostCopied => (int)Math.Min(_config.MostSegmentBytes, BlkChannel.CopyBytes);
+    internal int MostCopied => (int)Math.Min(_config.MostSegmentBytes, BlkLayout.CopyBytes);
 
     internal bool MayUnmap => _config.MayUnmap;
 
@@ -90,7 +90,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         var queues = _device.CreateQueues(specs);
         if (queues.FirstOrDefault(static q => q.Size < BlkRing.LeastParts) is { } queue)
             throw new VirtbusException(Errno.EINVAL, $"Device {_device.Name} has a queue of {queue.Size} descriptors, and a request takes {BlkRing.LeastParts}.");
-        _mostParts = Math.Min(queues.Min(static q => q.Size), BlkChannel.MostParts);
+        _mostParts = Math.Min(queues.Min(static q => q.Size), BlkLayout.MostParts);
         Requests = queues.Sum(static q => q.Size);
         _device.Ready();
         lock (_lock)
@@ -206,7 +206,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         {
             if (_isOver || !_device.TryAllocate(bytes, out var buffer))
                 return null;
-            var memory = new BlkMemory(buffer!, buffer!.Memory.Take(0, 1).Address);
+            var memory = new BlkMemory(buffer!, buffer!.Memory.Take(0, 1).Address, buffer.Address.Value, (nuint)buffer.Size);
             _shared = [.. _shared, memory];
             return new BlockMemory(buffer.Memory.Acquire(), () => Free(memory));
         }
@@ -266,7 +266,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         {
             FreeLeft();
             var ring = _rings.MinBy(static r => r.Channels)!;
-            var buffer = _device.Allocate(BlkChannel.BytesFor(depth));
+            var buffer = _device.Allocate(BlkLayout.BytesFor(depth));
             BlkChannel channel;
             try
             {
@@ -288,7 +288,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
     private void Free(BlkMemory memory)
     {
         lock (_lock)
-            _shared = [.. _shared.Where(other => other != memory)];
+            _shared = [.. _shared.Where(other => other.Buffer != memory.Buffer)];
         // Waits until no access of the device to it is under way.
         memory.Buffer.Dispose();
     }

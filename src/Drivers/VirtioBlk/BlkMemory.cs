@@ -7,7 +7,9 @@ namespace Virtbus.Drivers.VirtioBlk;
 /// <summary>Memory of users that the device reaches: where it is for this process, and for the device.</summary>
 /// <param name="Buffer">The memory; the disk's.</param>
 /// <param name="First">Its first byte in this process.</param>
-internal sealed record BlkMemory(DmaBuffer Buffer, nint First)
+/// <param name="Start">Where the device sees that.</param>
+/// <param name="Size">Bytes.</param>
+internal readonly record struct BlkMemory(DmaBuffer Buffer, nint First, ulong Start, nuint Size)
 {
     /// <summary>Finds where the device sees a run.</summary>
     /// <param name="all">The memories.</param>
@@ -16,12 +18,12 @@ internal sealed record BlkMemory(DmaBuffer Buffer, nint First)
     /// <returns>False when the run is not in one of them whole.</returns>
     internal static bool TryFind(ReadOnlySpan<BlkMemory> all, IoVector run, out Iova address)
     {
-        foreach (var one in all)
+        foreach (ref readonly var one in all)
         {
             var at = (nuint)(run.Address - one.First);
-            if (run.Address < one.First || at > one.Buffer.Size || run.Length > one.Buffer.Size - at)
+            if (run.Address < one.First || at > one.Size || run.Length > one.Size - at)
                 continue;
-            address = new Iova(one.Buffer.Address.Value + at);
+            address = new Iova(one.Start + at);
             return true;
         }
 

@@ -4,8 +4,11 @@ using Virtbus.Platform;
 namespace Virtbus.Drivers.VirtioBlk;
 
 /// <summary>A user's request in work: how far it is cut into pieces, and how many of them are out. The channel's thread.</summary>
-internal sealed class BlkPending
+/// <param name="number">Which of the channel's.</param>
+internal sealed class BlkPending(int number)
 {
+    internal int Number => number;
+
     internal BlockRequest Request { get; private set; } = null!;
 
     /// <summary>What is asked of the device now: a durable write is a write, and then a flush.</summary>
@@ -33,9 +36,12 @@ internal sealed class BlkPending
         (Done, Place, Out, Result) = (0, default, 0, Errno.None);
     }
 
-    internal void End()
+    /// <summary>Gives the request back.</summary>
+    internal BlockRequest End()
     {
-        Request.Result = Result;
+        var request = Request;
+        request.Result = Result;
         Request = null!;
+        return request;
     }
 }

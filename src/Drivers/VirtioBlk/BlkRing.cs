@@ -38,7 +38,7 @@ internal sealed class BlkRing(BlkDisk disk)
             _out = new BlkSlot[queue.Size];
             // A table costs the device more than three descriptors in a row, so it is for a queue that is short of them.
             _hasTables = queue.HasTables;
-            _isTabled = _hasTables && queue.Size < LeastParts * BlkChannel.MostSlots;
+            _isTabled = _hasTables && queue.Size < LeastParts * BlkLayout.MostSlots;
             _error = Errno.None;
             _isArmed = true;
             queue.RequestCalls(true);
@@ -71,14 +71,14 @@ internal sealed class BlkRing(BlkDisk disk)
 
     /// <summary>Sends slots, and notifies the device once.</summary>
     /// <param name="channel">Whose they are.</param>
-    /// <param name="slots">The slots.</param>
+    /// <param name="slots">The numbers of the slots.</param>
     /// <returns>How many went out, or failed at once; there is no room for the others, and the channel is woken when there is.</returns>
-    internal int Send(BlkChannel channel, ReadOnlySpan<BlkSlot> slots)
+    internal int Send(BlkChannel channel, ReadOnlySpan<int> slots)
     {
         lock (_lock)
         {
             var sent = 0;
-            while (sent < slots.Length && TrySend(channel, slots[sent]))
+            while (sent < slots.Length && TrySend(channel, channel.SlotOf(slots[sent])))
                 sent++;
             _queue?.Kick();
             if (sent < slots.Length && !channel.IsStarved)
@@ -97,7 +97,7 @@ internal sealed class BlkRing(BlkDisk disk)
     /// <param name="hasUnsent">Whether the channel has slots that found no room.</param>
     /// <param name="mayWait">Whether the channel is woken as soon as there is something, when there is nothing.</param>
     /// <returns>How many came back; -1 when there is room meanwhile.</returns>
-    internal int Receive(BlkChannel channel, ref BlkSlot[] slots, bool hasUnsent, bool mayWait)
+    internal int Receive(BlkChannel channel, ref int[] slots, bool hasUnsent, bool mayWait)
     {
         lock (_lock)
         {
@@ -193,7 +193,7 @@ internal sealed class BlkRing(BlkDisk disk)
         if (_queue is not { } queue)
             return false;
         var parts = slot.Parts;
-        var name = _isTabled || (_hasTables && parts.Length > LeastParts) ? queue.AddTable(parts, channel.Memory, BlkChannel.TableOf(slot)) : queue.Add(parts);
+        var name = _isTabled || (_hasTables && parts.Length > LeastParts) ? queue.AddTable(parts, channel.Memory, BlkLayout.TableOf(slot.Index)) : queue.Add(parts);
         if (name < 0)
             return false;
         _out[name] = slot;
@@ -267,7 +267,7 @@ internal sealed class BlkRing(BlkDisk disk)
             return;
         slot.Outcome = outcome;
         slot.Written = written;
-        channel.Inbox[channel.InboxCount++] = slot;
+        channel.Inbox[channel.InboxCount++] = slot.Index;
         Wake(channel);
     }
 

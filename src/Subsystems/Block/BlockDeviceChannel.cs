@@ -5,7 +5,7 @@ using Virtbus.Platform;
 namespace Virtbus.Subsystems.Block;
 
 /// <summary>
-/// A user's way into a disk: counts, and stands between the user and a driver that goes. A request in work is a stay in the gate, so the
+/// A user's way into a disk: counts, and stands between the user and a driver that goes. Requests in work are together a stay in the gate, so the
 /// driver's side is reached only while the gate holds somebody. One thread, but for <see cref="Shut"/> and <see cref="End"/>.
 /// </summary>
 internal sealed class BlockDeviceChannel : IBlockChannel
@@ -17,6 +17,8 @@ internal sealed class BlockDeviceChannel : IBlockChannel
     private readonly BlockRequest[] _requests;
     private readonly long[] _since;
     private int _count;
+    // Where the one is looked for that comes back next.
+    private int _next;
     private long _now;
     private int _isInnerDisposed;
     private volatile bool _isCut;
@@ -58,7 +60,7 @@ internal sealed class BlockDeviceChannel : IBlockChannel
             return true;
         }
 
-        if (!_gate.TryEnter())
+        if (_gate.IsClosed)
         {
             request.Result = Errno.ENODEV;
             return true;
@@ -66,8 +68,14 @@ internal sealed class BlockDeviceChannel : IBlockChannel
 
         if (Refusal(request) is var error && error != Errno.None)
         {
-            _gate.Leave();
             request.Result = error;
+            return true;
+        }
+
+        // Where some are in work it is inside already, and whoever shuts the gate waits for this one too.
+        if (_count == 0 && !_gate.TryEnter())
+        {
+            request.Result = Errno.ENODEV;
             return true;
         }
 
@@ -103,10 +111,13 @@ internal sealed class BlockDeviceChannel : IBlockChannel
             return null;
         }
 
-        var place = 0;
-        while (!ReferenceEquals(_requests[place], request))
-            place++;
-        Finish(place);
+        // Mostly they come back as they went.
+        var place = _next;
+        do
+            place = place < _count ? place : 0;
+        while (!ReferenceEquals(_requests[place++], request));
+        _next = place;
+        Finish(place - 1);
         return request;
     }
 
@@ -193,7 +204,8 @@ internal sealed class BlockDeviceChannel : IBlockChannel
         _requests[place] = _requests[_count];
         _since[place] = _since[_count];
         _requests[_count] = null!;
-        _gate.Leave();
+        if (_count == 0)
+            _gate.Leave();
     }
 
     private void DisposeInner()

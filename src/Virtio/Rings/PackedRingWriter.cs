@@ -61,10 +61,9 @@ public sealed class PackedRingWriter
     public static void EncodeDescriptor(HostMemory memory, ulong offset, Iova address, uint length, ushort flags, ushort id = 0)
     {
         ArgumentNullException.ThrowIfNull(memory);
-        Span<byte> bytes = stackalloc byte[PackedRing.DescriptorSize];
+        var bytes = memory.Run(offset, PackedRing.DescriptorSize);
         BinaryPrimitives.WriteUInt64LittleEndian(bytes, address.Value);
         BinaryPrimitives.WriteUInt64LittleEndian(bytes[8..], PackedDescriptor.Rest(length, id, flags));
-        memory.Write(offset, bytes);
     }
 
     /// <summary>Writes the driver's event area, also with what makes no sense.</summary>

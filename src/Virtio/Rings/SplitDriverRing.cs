@@ -22,11 +22,14 @@ public sealed class SplitDriverRing : DriverRing
     private readonly uint[] _writable;
     // Heads in the order in which they were made available; kept when the device uses them in that order.
     private readonly ushort[] _order;
+    // Taken at the head and given back at the end, so that neighbours go out together and share their cache lines on the way to the device.
     private ushort _free;
+    private ushort _lastFree;
     private int _freeCount;
     private int _outstanding;
     private ushort _nextOrder;
     private ushort _nextUsed;
+    private ushort _usedIndex;
     private ushort _batchEnd;
     private uint _batchWritten;
 
@@ -57,6 +60,7 @@ public sealed class SplitDriverRing : DriverRing
         _order = inOrder ? new ushort[size] : [];
         for (var i = 0; i < size; i++)
             _next[i] = i == size - 1 ? None : (ushort)(i + 1);
+        _lastFree = (ushort)(size - 1);
         _freeCount = size;
     }
 
@@ -141,7 +145,10 @@ public sealed class SplitDriverRing : DriverRing
         }
 
         // Acquire: the element is read after the index that announces it (2.7.8.2).
-        var ready = (ushort)(_writer.UsedIndex - _nextUsed);
+        // It is in a line that the device writes to all the time, so it is read again only when all that it announced was taken.
+        if (_usedIndex == _nextUsed)
+            _usedIndex = _writer.UsedIndex;
+        var ready = (ushort)(_usedIndex - _nextUsed);
         if (ready == 0)
             return false;
         if (ready > _outstanding)
@@ -187,6 +194,8 @@ public sealed class SplitDriverRing : DriverRing
     {
         _free = _next[last];
         _next[last] = None;
+        if (_free == None)
+            _lastFree = None;
         _freeCount -= count;
         _lengths[head] = (ushort)count;
         _writable[head] = writable;
@@ -201,8 +210,11 @@ public sealed class SplitDriverRing : DriverRing
         var last = head;
         while (_next[last] != None)
             last = _next[last];
-        _next[last] = _free;
-        _free = head;
+        if (_free == None)
+            _free = head;
+        else
+            _next[_lastFree] = head;
+        _lastFree = last;
         _freeCount += _lengths[head];
         _lengths[head] = 0;
         _outstanding--;
