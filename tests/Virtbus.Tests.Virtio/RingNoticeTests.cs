@@ -122,6 +122,46 @@ public sealed class RingNoticeTests : IDisposable
         }
     }
 
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(true, false)]
+    [InlineData(false, true)]
+    [InlineData(true, true)]
+    public void Device_that_looks_sees_what_its_driver_shows_and_one_that_slept_before_it_is_kicked_by_what_comes_last(bool packed, bool eventIndex)
+    {
+        Start(packed, eventIndex);
+        for (var round = 0; round < 40; round++)
+        {
+            Assert.False(_device.EnableKicks());
+            Add();
+            Assert.False(_device.HasAvailable());
+            _driver.Show();
+            Take();
+            Add();
+            _driver.Show();
+            Add();
+            // It waited for the first of the three.
+            Assert.True(_driver.Publish());
+            Take();
+            Take();
+            // Nothing is new, and nothing is kicked for twice.
+            Assert.False(_device.HasAvailable());
+            _driver.Show();
+            Assert.Equal(!eventIndex, _driver.Publish());
+            _device.Show();
+            for (var i = 0; i < 3; i++)
+                Assert.True(_driver.TryTakeUsed(out _, out _, out _));
+        }
+    }
+
+    private void Add() => Assert.True(_driver.Add([new DriverBuffer(new Iova(Base + 0x4000), 16, false)]) >= 0);
+
+    private void Take()
+    {
+        Assert.True(_device.TryTake(_chain, out _));
+        _device.Complete(_chain, 0);
+    }
+
     private void Use(int buffers = 1)
     {
         Assert.True(_driver.Add(Enumerable.Repeat(new DriverBuffer(new Iova(Base + 0x4000), 16, false), buffers).ToArray()) >= 0);

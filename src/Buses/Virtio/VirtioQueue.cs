@@ -130,6 +130,21 @@ public sealed class VirtioQueue : IDisposable
         }
     }
 
+    /// <summary>Lets the device see what was put in, for who has more to put in and then calls <see cref="Kick"/>.</summary>
+    public void Show()
+    {
+        if (!TryEnter())
+            return;
+        try
+        {
+            _ring.Show();
+        }
+        finally
+        {
+            Leave();
+        }
+    }
+
     /// <summary>Lets the device see what was put in, and notifies it where it wants that.</summary>
     public void Kick()
     {

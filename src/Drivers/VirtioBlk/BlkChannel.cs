@@ -25,7 +25,7 @@ internal sealed class BlkChannel : IBlockChannel
     private const int MostLooks = 64;
     private const int LookPause = 4;
     // So many go to the device before their user has said that these are all, so that it begins while there are more to come.
-    private const int EarlySend = 16;
+    private const int EarlySend = 8;
 
     private readonly BlkDisk _disk;
     private readonly BlkRing _ring;
@@ -51,6 +51,8 @@ internal sealed class BlkChannel : IBlockChannel
     private int _firstFreeSlot;
     private int _freeSlotCount;
     private int _unsentCount;
+    // Whether the device was not asked about some that went out.
+    private bool _isShown;
     private int _firstDone;
     private int _doneCount;
     private ulong _ended;
@@ -143,13 +145,13 @@ internal sealed class BlkChannel : IBlockChannel
         if (_waitingCount > 0 || !TryCut(pending))
             Wait(pending);
         if (_unsentCount >= EarlySend)
-            Send();
+            SendOut(isAll: false);
         return false;
     }
 
     public void Commit()
     {
-        if (_waitingCount > 0 || _unsentCount > 0)
+        if (_waitingCount > 0 || _unsentCount > 0 || _isShown)
             Send();
     }
 
@@ -270,9 +272,14 @@ internal sealed class BlkChannel : IBlockChannel
                 Finish(pending);
         }
 
-        if (_unsentCount == 0)
-            return;
-        var sent = _ring.Send(this, _unsent.AsSpan(0, _unsentCount));
+        if (_unsentCount > 0 || _isShown)
+            SendOut(isAll: true);
+    }
+
+    private void SendOut(bool isAll)
+    {
+        _isShown = !isAll;
+        var sent = _ring.Send(this, _unsent.AsSpan(0, _unsentCount), isAll);
         _unsentCount -= sent;
         if (sent > 0 && _unsentCount > 0)
             Array.Copy(_unsent, sent, _unsent, 0, _unsentCount);

@@ -69,18 +69,22 @@ internal sealed class BlkRing(BlkDisk disk)
         }
     }
 
-    /// <summary>Sends slots, and notifies the device once.</summary>
+    /// <summary>Sends slots.</summary>
     /// <param name="channel">Whose they are.</param>
     /// <param name="slots">The numbers of the slots.</param>
+    /// <param name="isAll">Whether these are all, so that the device is notified, once; else it sees them if it looks.</param>
     /// <returns>How many went out, or failed at once; there is no room for the others, and the channel is woken when there is.</returns>
-    internal int Send(BlkChannel channel, ReadOnlySpan<int> slots)
+    internal int Send(BlkChannel channel, ReadOnlySpan<int> slots, bool isAll)
     {
         lock (_lock)
         {
             var sent = 0;
             while (sent < slots.Length && TrySend(channel, channel.SlotOf(slots[sent])))
                 sent++;
-            _queue?.Kick();
+            if (isAll || sent < slots.Length)
+                _queue?.Kick();
+            else
+                _queue?.Show();
             if (sent < slots.Length && !channel.IsStarved)
             {
                 channel.IsStarved = true;

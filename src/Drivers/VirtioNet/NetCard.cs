@@ -165,6 +165,14 @@ internal sealed class NetCard : INetOps, IDisposable
 
     public void Flush(int queue) => _transmit[queue].Flush();
 
+    public bool SetPolled(int queue, bool polled)
+    {
+        _receive[queue].SetPolled(polled);
+        return true;
+    }
+
+    public bool Poll(int queue) => _receive[queue].Poll();
+
     // A device that does not choose gives all frames. One that does was told of no groups: all of them are wanted.
     public async ValueTask SetPromiscuousAsync(NetDevice device, bool promiscuous)
     {

@@ -10,8 +10,8 @@ using Virtbus.Virtio.Rings;
 namespace Virtbus.Drivers.VirtioNet;
 
 /// <summary>
-/// A receive queue: all its buffers are with the device but for those whose frame is being handed on. Runs on the thread that interrupts. The device is not
-/// trusted: what it says of a frame is looked at in a copy, by the subsystem, and what makes no sense is counted.
+/// A receive queue: all its buffers are with the device but for those whose frame is being handed on. Runs on the thread that interrupts, or on one that polls.
+/// The device is not trusted: what it says of a frame is looked at in a copy, by the subsystem, and what makes no sense is counted.
 /// </summary>
 internal sealed class ReceiveRing : IDisposable
 {
@@ -21,6 +21,7 @@ internal sealed class ReceiveRing : IDisposable
     private const int CacheLine = 64;
     private const int BuffersOffset = 10;
     private const int MostHeader = 12;
+    private const int Pull = 32;
 
     private readonly Lock _lock = new();
     private readonly DmaBuffer _memory;
@@ -34,8 +35,13 @@ internal sealed class ReceiveRing : IDisposable
     private readonly byte[] _frame;
     // Which buffer a name stands for.
     private readonly int[] _buffers = new int[Depth];
+    // What the device has used and is to be looked at, taken together so that the lines of it that the device has come over together.
+    private readonly (int Buffer, int Written)[] _pulled = new (int, int)[Pull];
+    private int _nextPulled;
+    private int _pulledCount;
     private VirtioQueue? _queue;
     private NetDevice? _receiver;
+    private bool _isPolled;
 
     /// <summary>Allocates its buffers.</summary>
     /// <param name="device">The device.</param>
@@ -64,7 +70,10 @@ internal sealed class ReceiveRing : IDisposable
     internal void Detach()
     {
         lock (_lock)
+        {
             _queue = null;
+            _nextPulled = _pulledCount = 0;
+        }
     }
 
     /// <summary>Sets who gets the frames; when it returns, nobody else does.</summary>
@@ -84,38 +93,84 @@ internal sealed class ReceiveRing : IDisposable
             // A legacy queue has the device's size, which may be less or more.
             for (var i = 0; i < Math.Min(Depth, queue.Size); i++)
                 Offer(queue, i);
+            if (_isPolled)
+                queue.RequestCalls(false);
             queue.Kick();
         }
     }
 
+    /// <summary>The device interrupted.</summary>
     internal void Take(VirtioQueue queue)
     {
         lock (_lock)
         {
-            if (_queue != queue)
-                return;
-            do
-            {
-                var isAny = false;
-                while (TryTake(queue, out var buffer, out var written))
-                {
-                    isAny = true;
-                    if (TryCollect(queue, buffer, written, out var length, out var offload))
-                        _receiver?.Receive(_number, new EthernetFrame(_frame.AsSpan(0, length), offload));
-                    else
-                        _receiver?.CountReceiveError(_number, isLength: true);
-                }
-
-                if (!isAny)
-                    continue;
-                queue.Kick();
-                _receiver?.EndReceive(_number);
-            }
-            while (queue.RequestCalls(true));
+            // One that was on its way says nothing to who polls.
+            if (_queue == queue && !_isPolled)
+                TakeAll(queue);
         }
     }
 
+    /// <summary>Has it polled from here on, or told of again.</summary>
+    internal void SetPolled(bool polled)
+    {
+        lock (_lock)
+        {
+            _isPolled = polled;
+            if (_queue is not { } queue)
+                return;
+            if (polled)
+                queue.RequestCalls(false);
+            else
+                TakeAll(queue);
+        }
+    }
+
+    /// <summary>Takes what has come, up to a queue full.</summary>
+    internal bool Poll()
+    {
+        lock (_lock)
+            return _queue is { } queue && TakeSome(queue);
+    }
+
     public void Dispose() => _memory.Dispose();
+
+    private void TakeAll(VirtioQueue queue)
+    {
+        do
+        {
+            while (TakeSome(queue))
+            {
+            }
+        }
+        while (queue.RequestCalls(true));
+    }
+
+    private bool TakeSome(VirtioQueue queue)
+    {
+        var isAny = false;
+        // All that were pulled, and not more than a queue full.
+        for (var pulls = 0; pulls < Depth / Pull && TryPull(queue); pulls++)
+        {
+            isAny = true;
+            while (_nextPulled < _pulledCount && TryTake(queue, out var buffer, out var written))
+                Receive(queue, buffer, written);
+            queue.Show();
+        }
+
+        if (!isAny)
+            return false;
+        queue.Kick();
+        _receiver?.EndReceive(_number);
+        return true;
+    }
+
+    private void Receive(VirtioQueue queue, int buffer, int written)
+    {
+        if (TryCollect(queue, buffer, written, out var length, out var offload))
+            _receiver?.Receive(_number, new EthernetFrame(_frame.AsSpan(0, length), offload));
+        else
+            _receiver?.CountReceiveError(_number, isLength: true);
+    }
 
     private Span<byte> Bytes(int buffer, int length) => _memory.Span.Slice(buffer * _bufferSize, length);
 
@@ -133,11 +188,28 @@ internal sealed class ReceiveRing : IDisposable
 
     private bool TryTake(VirtioQueue queue, out int buffer, out int written)
     {
-        var isTaken = queue.TryTake(out var name, out var bytes);
-        buffer = isTaken ? _buffers[name] : -1;
-        // Not more than the buffer has.
-        written = (int)bytes;
-        return isTaken;
+        (buffer, written) = (-1, 0);
+        // What lies behind something wrong is not looked at.
+        if (queue.IsBroken || (_nextPulled == _pulledCount && !TryPull(queue)))
+            return false;
+        (buffer, written) = _pulled[_nextPulled++];
+        return true;
+    }
+
+    private bool TryPull(VirtioQueue queue)
+    {
+        (_nextPulled, _pulledCount) = (0, 0);
+        while (_pulledCount < Pull && queue.TryTake(out var name, out var bytes))
+        {
+            var buffer = _buffers[name];
+            var at = (ulong)buffer * (ulong)_bufferSize;
+            _memory.Memory.Prefetch(at);
+            _memory.Memory.Prefetch(at + CacheLine);
+            // Not more than the buffer has.
+            _pulled[_pulledCount++] = (buffer, (int)bytes);
+        }
+
+        return _pulledCount > 0;
     }
 
     // Puts a frame together and gives its buffers back.

@@ -60,7 +60,8 @@ internal sealed class BlockDeviceChannel : IBlockChannel
             return true;
         }
 
-        if (_gate.IsClosed)
+        // Where some are in work it is inside already, and whoever shuts the gate waits for this one too.
+        if (_count == 0 ? !_gate.TryEnter() : _gate.IsClosed)
         {
             request.Result = Errno.ENODEV;
             return true;
@@ -68,14 +69,9 @@ internal sealed class BlockDeviceChannel : IBlockChannel
 
         if (Refusal(request) is var error && error != Errno.None)
         {
+            if (_count == 0)
+                _gate.Leave();
             request.Result = error;
-            return true;
-        }
-
-        // Where some are in work it is inside already, and whoever shuts the gate waits for this one too.
-        if (_count == 0 && !_gate.TryEnter())
-        {
-            request.Result = Errno.ENODEV;
             return true;
         }
 

@@ -29,6 +29,17 @@ public interface INetOps
     {
     }
 
+    /// <summary>Has a receive queue looked at by <see cref="Poll"/>, and the hardware not asked for interrupts; or no longer. Any thread.</summary>
+    /// <param name="queue">The queue, below the number that was registered.</param>
+    /// <param name="polled">Whether it is to be.</param>
+    /// <returns>False when the driver has no way to.</returns>
+    bool SetPolled(int queue, bool polled) => false;
+
+    /// <summary>Receives what has come on a queue that is polled. One thread at a time; must not block or allocate.</summary>
+    /// <param name="queue">The queue.</param>
+    /// <returns>Whether there was any.</returns>
+    bool Poll(int queue) => false;
+
     /// <summary>Has all frames received, whomever they are for, or no longer. Without effect for hardware that does not choose.</summary>
     /// <param name="device">The interface.</param>
     /// <param name="promiscuous">Whether all are wanted.</param>

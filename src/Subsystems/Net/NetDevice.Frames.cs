@@ -58,6 +58,23 @@ public sealed partial class NetDevice
             side.Flush();
     }
 
+    /// <summary>Begins to look for frames of a receive queue on the caller's threads, see <see cref="NetPoller"/>. Any thread.</summary>
+    /// <param name="queue">The queue, below <see cref="MaxQueues"/>.</param>
+    /// <returns>What looks; disposed by the caller.</returns>
+    /// <exception cref="VirtbusException">EINVAL: there is no such queue; EBUSY: somebody polls it; EOPNOTSUPP: the driver can't be polled.</exception>
+    public NetPoller OpenPoller(int queue)
+    {
+        if ((uint)queue >= (uint)_receive.Length)
+            throw new VirtbusException(Errno.EINVAL, $"Interface {Name} has no queue {queue}. Take one from 0 to {_receive.Length - 1}.");
+        var side = _receive[queue];
+        if (!side.TryEnterPoller())
+            throw new VirtbusException(Errno.EBUSY, $"Queue {queue} of interface {Name} is polled already. Dispose that poller first.");
+        if (_ops.SetPolled(queue, true))
+            return new NetPoller(_ops, side, queue);
+        side.LeavePoller();
+        throw new VirtbusException(Errno.EOPNOTSUPP, $"The driver of interface {Name} can't be polled. Receive by its interrupts.");
+    }
+
     /// <summary>Called by the driver for each frame received, for each queue by one thread at a time. One that makes no sense is counted, and nobody is given it.</summary>
     /// <param name="queue">The queue, below the number that was registered.</param>
     /// <param name="frame">The frame, in memory that the hardware does not write to.</param>

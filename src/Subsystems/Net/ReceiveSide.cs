@@ -7,6 +7,7 @@ namespace Virtbus.Subsystems.Net;
 internal sealed class ReceiveSide
 {
     private Counts _counts;
+    private int _isPolled;
 
     /// <summary>Memory for a frame that is finished for a receiver; made for the first of them.</summary>
     internal byte[] Scratch => field ??= new byte[FrameFinisher.BufferSize];
@@ -20,6 +21,11 @@ internal sealed class ReceiveSide
         ReceiveLengthErrors = Volatile.Read(ref _counts.Lengths),
         ReceiveFrameErrors = Volatile.Read(ref _counts.Misfits),
     };
+
+    /// <summary>Whether nobody else polls it.</summary>
+    internal bool TryEnterPoller() => Interlocked.Exchange(ref _isPolled, 1) == 0;
+
+    internal void LeavePoller() => Volatile.Write(ref _isPolled, 0);
 
     internal void Count(int bytes)
     {

@@ -24,7 +24,7 @@ public abstract class DriverRing
     /// <summary>What the device did wrong; none while it behaved.</summary>
     public Fault Fault { get; private protected set; }
 
-    /// <summary>Puts a chain into the ring; the device sees it after <see cref="Publish"/>.</summary>
+    /// <summary>Puts a chain into the ring; the device sees it after <see cref="Show"/> or <see cref="Publish"/>.</summary>
     /// <param name="buffers">Its buffers, those that the device reads first.</param>
     /// <returns>Its name until it is used, below the queue's size; -1 when too few descriptors are free.</returns>
     public abstract int Add(ReadOnlySpan<DriverBuffer> buffers);
@@ -36,8 +36,13 @@ public abstract class DriverRing
     /// <returns>Its name until it is used; -1 when no descriptor is free.</returns>
     public abstract int AddIndirect(Iova table, uint length, uint writable = uint.MaxValue);
 
+    /// <summary>
+    /// Lets the device see what was added, for who has more: a device that looks begins with it. What that costs is a store; <see cref="Publish"/> has to follow.
+    /// </summary>
+    public abstract void Show();
+
     /// <summary>Lets the device see what was added.</summary>
-    /// <returns>Whether the device wants a kick.</returns>
+    /// <returns>Whether the device wants a kick, for all that was added since the last call.</returns>
     public abstract bool Publish();
 
     /// <summary>Says whether the driver wants to be told of used buffers, or polls. Those that came before are taken first by who then waits.</summary>

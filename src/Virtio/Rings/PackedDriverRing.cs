@@ -29,6 +29,8 @@ public sealed class PackedDriverRing : DriverRing
     private int _head;
     private ulong _headRest;
     private int _added;
+    // Of those that the device can see, how many it was not asked about.
+    private int _shown;
     private int _firstOrder;
     private int _nextOrder;
     private int _batch;
@@ -111,12 +113,22 @@ public sealed class PackedDriverRing : DriverRing
     }
 
     /// <inheritdoc/>
+    public override void Show()
+    {
+        if (_added == 0)
+            return;
+        _writer.WriteRest(_head, _headRest);
+        // A lap is as much as the device can wait for.
+        _shown = Math.Min(_shown + _added, _size);
+        _added = 0;
+    }
+
+    /// <inheritdoc/>
     public override bool Publish()
     {
-        var added = _added;
-        if (added > 0)
-            _writer.WriteRest(_head, _headRest);
-        _added = 0;
+        Show();
+        var added = _shown;
+        _shown = 0;
         // Full fence: the descriptors are out before the device's wish is read, or both sides may sleep (2.8.21.3).
         Interlocked.MemoryBarrier();
         return PackedRing.NeedEvent(_writer.DeviceEvent, _eventIndex, _size, _nextAvailable, _availableWrap, added);

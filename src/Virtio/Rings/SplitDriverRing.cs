@@ -121,6 +121,9 @@ public sealed class SplitDriverRing : DriverRing
     }
 
     /// <inheritdoc/>
+    public override void Show() => _writer.ShowIndex(_writer.NextAvailable);
+
+    /// <inheritdoc/>
     public override bool Publish() => _writer.PublishIndex(_writer.NextAvailable);
 
     /// <inheritdoc/>
@@ -194,8 +197,6 @@ public sealed class SplitDriverRing : DriverRing
     {
         _free = _next[last];
         _next[last] = None;
-        if (_free == None)
-            _lastFree = None;
         _freeCount -= count;
         _lengths[head] = (ushort)count;
         _writable[head] = writable;

@@ -92,13 +92,16 @@ public sealed class SplitRingWriter
     {
         var old = _announced;
         // Release before, full fence after: the entries are out before the index, the index before the device's wish is read (2.7.13.3).
-        Volatile.Write(ref Word(_available + 2), index);
+        ShowIndex(index);
         Interlocked.MemoryBarrier();
         _announced = index;
         return _eventIndex
             ? SplitRing.NeedEvent(AvailableEvent, index, old)
             : (UsedFlags & SplitRing.VIRTQ_USED_F_NO_NOTIFY) == 0;
     }
+
+    /// <summary>The index alone; the device's wish is for <see cref="PublishIndex"/>.</summary>
+    internal void ShowIndex(ushort index) => Volatile.Write(ref Word(_available + 2), index);
 
     /// <summary>Writes used_event, or the flags of the available ring where there are no event indexes.</summary>
     /// <param name="wanted">Whether the driver wants to be told.</param>

@@ -175,6 +175,92 @@ public sealed class VirtioNetTests
         Assert.Equal(Frame(Right, Left, 100, 2), Assert.Single(seen));
     }
 
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(true, false)]
+    [InlineData(false, true)]
+    public async Task Polled_queue_is_received_on_its_user_s_thread_alone_and_by_interrupts_afterwards(bool isPacked, bool isLegacy)
+    {
+        await using var rig = await VirtioRig.StartAsync();
+        var lan = new EthernetSwitch();
+        var (left, _) = await AddAsync(rig, lan, Left, isPacked, isLegacy);
+        var (right, seen) = await AddAsync(rig, lan, Right, isPacked, isLegacy);
+        var threads = new ThreadNotes();
+        right.AddReceiver(threads);
+        using (var poller = right.OpenPoller(0))
+        {
+            Assert.Equal(Errno.EBUSY, Assert.Throws<VirtbusException>(() => right.OpenPoller(0)).Errno);
+            // More than the queue has buffers, over several laps, with what was pulled together ending at any place.
+            await OnThreadAsync(() => Exchange(left, seen, 1000, () => poller.Poll()), threads);
+            await rig.Fabric.SuspendAsync().In();
+            Assert.False(poller.Poll());
+            await rig.Fabric.ResumeAsync().In();
+            await OnThreadAsync(() => Exchange(left, seen, 300, () => poller.Poll()), threads);
+            Assert.Equal(1300, right.Statistics.ReceivedFrames);
+        }
+
+        await SendAsync(left, Frame(Right, Left, 100, 9));
+        await Deadline.UntilAsync(() => seen.Count == 1301, "the frame that is told of");
+        using var again = right.OpenPoller(0);
+        again.Dispose();
+        Assert.Throws<ObjectDisposedException>(() => again.Poll());
+    }
+
+    [Fact]
+    public async Task What_waits_when_polling_ends_is_received_and_a_poller_of_what_is_gone_finds_nothing()
+    {
+        await using var rig = await VirtioRig.StartAsync();
+        var lan = new EthernetSwitch();
+        var (left, _) = await AddAsync(rig, lan, Left);
+        var (right, seen) = await AddAsync(rig, lan, Right, pairs: 2);
+        var other = right.OpenPoller(1);
+        var poller = right.OpenPoller(0);
+        var refused = Assert.Throws<VirtbusException>(() => right.OpenPoller(2));
+        Assert.Equal((Errno.EINVAL, true), (refused.Errno, refused.Message.Contains("from 0 to 1", StringComparison.Ordinal)));
+        await SendAsync(left, Frame(Right, Left, 100, 1));
+        poller.Dispose();
+        other.Dispose();
+        await Deadline.UntilAsync(() => seen.Count == 1, "the frame");
+        poller = right.OpenPoller(0);
+        await rig.Base.Pci.SurpriseRemoveAsync((PciDevice)right.Parent!.Parent!).In();
+        Assert.False(poller.Poll());
+        poller.Dispose();
+    }
+
+    // Sends so many, and takes them by the way that is given.
+    private static void Exchange(NetDevice from, ConcurrentQueue<byte[]> seen, int frames, Func<bool> take)
+    {
+        var (before, sent) = (seen.Count, 0);
+        while (seen.Count < before + frames)
+        {
+            Deadline.Until(
+                () =>
+                {
+                    if (take())
+                        return true;
+                    if (sent == frames || sent - (seen.Count - before) >= 100 || !from.TryTransmit(Frame(Right, Left, 60 + sent, (byte)sent), out _))
+                        return false;
+                    sent++;
+                    return true;
+                },
+                "frames");
+        }
+    }
+
+    private static async Task OnThreadAsync(Action act, ThreadNotes threads)
+    {
+        threads.Seen.Clear();
+        var thread = 0;
+        await Task.Run(
+            () =>
+            {
+                thread = Environment.CurrentManagedThreadId;
+                act();
+            },
+            TestContext.Current.CancellationToken).In();
+        Assert.Equal([thread], threads.Seen.Keys);
+    }
+
     private static async Task<(NetDevice Device, ConcurrentQueue<byte[]> Seen)> AddAsync(
         VirtioRig rig, EthernetSwitch lan, ulong mac, bool isPacked = false, bool isLegacy = false, int? vectors = null, int pairs = 1, int mtu = 1500)
     {
@@ -220,5 +306,12 @@ public sealed class VirtioNetTests
         public ConcurrentQueue<byte[]> Frames { get; } = new();
 
         public void Receive(NetDevice device, int queue, in EthernetFrame frame) => Frames.Enqueue(frame.Bytes.ToArray());
+    }
+
+    private sealed class ThreadNotes : IFrameReceiver
+    {
+        internal ConcurrentDictionary<int, bool> Seen { get; } = new();
+
+        public void Receive(NetDevice device, int queue, in EthernetFrame frame) => Seen[Environment.CurrentManagedThreadId] = true;
     }
 }

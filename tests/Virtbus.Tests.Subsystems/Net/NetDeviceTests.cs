@@ -46,6 +46,15 @@ public sealed class NetDeviceTests
     }
 
     [Fact]
+    public async Task Driver_that_can_t_be_polled_is_said_to_be_one()
+    {
+        await using var rig = await FabricRig.StartAsync();
+        var device = await AddAsync(rig, new NetDeviceOptions(Mac, "p0", 1500));
+        for (var i = 0; i < 2; i++)
+            Assert.Equal(Errno.EOPNOTSUPP, Assert.Throws<VirtbusException>(() => device.OpenPoller(0)).Errno);
+    }
+
+    [Fact]
     public async Task Hardware_without_checksums_gets_whole_frames_only()
     {
         await using var rig = await FabricRig.StartAsync();
