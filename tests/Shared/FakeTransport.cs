@@ -43,6 +43,9 @@ internal sealed class FakeTransport : IVirtioTransport
 
     public Fault ResetFault { get; set; }
 
+    /// <summary>What the device does last before it is reset.</summary>
+    public Action? Resetting { get; set; }
+
     public Fault FeatureFault { get; set; }
 
     public VirtioFeatures Settled { get; private set; }
@@ -64,6 +67,7 @@ internal sealed class FakeTransport : IVirtioTransport
     public bool TryReset(out Fault fault)
     {
         Calls.Enqueue("reset");
+        Resetting?.Invoke();
         fault = ResetFault;
         return fault == Fault.None && Set(0);
     }

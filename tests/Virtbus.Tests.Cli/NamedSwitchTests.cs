@@ -23,6 +23,7 @@ public sealed class NamedSwitchTests : IAsyncLifetime
     private FabricRig _rig = null!;
     private ModuleLoader _loader = null!;
     private ProvisioningContext _context = null!;
+    private NbdExports _exports = null!;
     private VirtioFunctions _functions = null!;
 
     public async ValueTask InitializeAsync()
@@ -31,13 +32,15 @@ public sealed class NamedSwitchTests : IAsyncLifetime
         _loader = new ModuleLoader(_rig.Fabric, Path.Combine(Path.GetDirectoryName(TestFabric.Program)!, "modules"), watch: false);
         ProvisioningEngine.Of(_rig.Fabric).Modules = _loader;
         _context = new ProvisioningContext(_rig.Fabric, _loader, Path.GetTempPath(), NullLoggerFactory.Instance);
-        _functions = new VirtioFunctions(_context);
+        _exports = new NbdExports(_context);
+        _functions = new VirtioFunctions(_exports, _context);
         _rig.Fabric.Tree.AddKernelDirectory(SwitchTree.Make(_context.Switches));
     }
 
     public async ValueTask DisposeAsync()
     {
         await _functions.DisposeAsync();
+        await _exports.DisposeAsync();
         await _loader.UnloadAllAsync();
         _loader.Dispose();
         await _rig.DisposeAsync();

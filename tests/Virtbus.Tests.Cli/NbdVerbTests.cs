@@ -219,7 +219,7 @@ public sealed class NbdVerbTests
         (await fabric.RunAsync("attr", "get", $"/class/block/{disk}-nbd/size")).Code == 0;
 
     // What comes from the server: 18 bytes of a greeting, or nothing at the end of the connection.
-    private static async Task<string> GreetingAsync(UnixStream client)
+    internal static async Task<string> GreetingAsync(UnixStream client)
     {
         var bytes = new byte[18];
         var count = await Task.Run(() =>

@@ -21,7 +21,9 @@ public sealed class NetCounterTests
         using var loader = new ModuleLoader(rig.Fabric, Path.Combine(Path.GetDirectoryName(TestFabric.Program)!, "modules"), watch: false);
         var engine = ProvisioningEngine.Of(rig.Fabric);
         engine.Modules = loader;
-        await using (var functions = new VirtioFunctions(new ProvisioningContext(rig.Fabric, loader, Path.GetTempPath(), NullLoggerFactory.Instance)))
+        var context = new ProvisioningContext(rig.Fabric, loader, Path.GetTempPath(), NullLoggerFactory.Instance);
+        await using var exports = new NbdExports(context);
+        await using (var functions = new VirtioFunctions(exports, context))
         {
             await engine.AddAsync("nic", "virtio", null, [new("virtio", "net"), new("mac", "02:00:00:00:01:00"), new("vfs", "2")], cancellationToken: TestContext.Current.CancellationToken);
             await engine.AddAsync("one", "virtio", null, [new("virtio", "net"), new("mac", "02:00:00:00:02:00")], cancellationToken: TestContext.Current.CancellationToken);

@@ -25,11 +25,8 @@ internal static class ProgramImage
             mkdir $root/dotnet/shared/$framework
             cp -r $dotnet/shared/$framework/$6 $root/dotnet/shared/$framework
         done
-        for library in $(find $root -name '*.so' -exec ldd {} + | grep -o '=> /[^ ]*\|^	/[^ ]*' | sed 's/=> //' | sort -u); do
-            case $library in $root/*) continue ;; esac
-            mkdir -p $root${library%/*}
-            cp -L $library $root$library
-        done
+
+        """ + ToolImage.CopyLibraries + """
         truncate -s 200M $image
         mke2fs -q -t ext4 -O ^has_journal -m 0 -d $root $image
         """;

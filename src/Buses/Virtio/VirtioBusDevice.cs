@@ -53,6 +53,9 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     /// <summary>Device status, see <see cref="VirtioStatus"/>; all ones when the device is gone.</summary>
     public byte Status => _transport.Status;
 
+    /// <summary>Whether its driver gave it up, in a probe or at the end of a sleep, and did not begin anew. No register is read. Any thread.</summary>
+    public bool HasFailed => Volatile.Read(ref _hasFailed);
+
     /// <summary>The queues that its driver has made.</summary>
     public IReadOnlyList<VirtioQueue> Queues => Volatile.Read(ref _queues);
 
@@ -116,7 +119,8 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     }
 
     /// <summary>Resets it, for its driver, and frees its queues, which nobody uses any more. Without effect when it is reset.</summary>
-    public void Reset()
+    /// <param name="quiet">Called when the device is reset and before the queues are freed: what it has handed back can be taken.</param>
+    public void Reset(Action? quiet = null)
     {
         StopListening();
         if (!_isStarted)
@@ -125,6 +129,7 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
         // A device that does not answer has its memory taken away all the same: what it does with it afterwards faults.
         if (!_transport.TryReset(out var fault) && !IsGone)
             VirtioLog.NotReset(_bus.Log, Name, fault.Message, fault.Errno);
+        quiet?.Invoke();
         Volatile.Write(ref _queues, []);
         _transport.DeleteQueues();
     }
@@ -220,7 +225,7 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     {
         _isStarted = true;
         Reset();
-        _hasFailed = true;
+        Volatile.Write(ref _hasFailed, true);
         _transport.TrySetStatus(ACKNOWLEDGE | VirtioStatus.DRIVER | FAILED, out _);
     }
 
@@ -228,7 +233,7 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     internal void Stop()
     {
         Reset();
-        if (!_hasFailed && !IsGone)
+        if (!HasFailed && !IsGone)
             _transport.TrySetStatus(ACKNOWLEDGE, out _);
     }
 
@@ -250,7 +255,7 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
     private void Settle(VirtioFeatures features)
     {
         _isStarted = true;
-        _hasFailed = false;
+        Volatile.Write(ref _hasFailed, false);
         _isToldOfFailure = false;
         if (!_transport.TrySettleFeatures(features, out var fault))
             throw Refused($"its features can't be settled: {fault.Message}", fault.Errno);

@@ -2,9 +2,9 @@ using System.Globalization;
 
 namespace Virtbus.Daemon.Manifest;
 
-/// <summary>A virtio-blk disk on the vdpa part of an adapter.</summary>
+/// <summary>A virtio-blk disk, on the vdpa part of an adapter or as a virtio function.</summary>
 /// <param name="Name">The device's name.</param>
-/// <param name="Adapter">The adapter's name.</param>
+/// <param name="Adapter">The adapter's name; empty for a function.</param>
 /// <param name="Backing">Where the sectors are.</param>
 /// <param name="ReadOnly">Whether writes are refused.</param>
 /// <param name="Queues">The number of request queues.</param>

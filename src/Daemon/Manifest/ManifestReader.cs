@@ -129,6 +129,8 @@ internal sealed class ManifestReader
         var queues = new Field<int>("queues", new CountRule(1, 64), "the number of request queues, or of queue pairs of a network device; 1 when absent.");
         var packed = new Field<bool>("packed", new BooleanRule(), "whether packed rings are offered beside split ones; false when absent.");
         var serial = new Field<string>("serial", new SerialRule(20), "what the guest reads as serial number; the name when absent.");
+        var nbd = new NbdManifest.Keys(baseFolder);
+        Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, packed, serial, .. nbd.All];
         DiskManifest? ReadDisk(SectionReader r, ManifestValue<string>? theName, ManifestValue<string>? theAdapter)
         {
             var backing = r.Absent<DiskBacking>(new DiskBacking.Null(0));
@@ -155,21 +157,15 @@ internal sealed class ManifestReader
             var theQueues = r.Read(queues, 1);
             var thePacked = r.Read(packed, false);
             var theSerial = r.Read(serial);
+            var theNbd = nbd.Read(r);
             return theName is { } n && theAdapter is { } a
-                ? new DiskManifest(n, a, backing, theReadOnly, theQueues, thePacked, theSerial ?? n with { Value = n.Value.Length <= 20 ? n.Value : n.Value[..20] })
+                ? new DiskManifest(n, a, backing, theReadOnly, theQueues, thePacked, theSerial ?? n with { Value = n.Value.Length <= 20 ? n.Value : n.Value[..20] }) { Nbd = theNbd }
                 : null;
         }
 
-        var nbd = new NbdManifest.Keys(baseFolder);
         var disks = new Field<IReadOnlyList<ManifestValue<DiskManifest>>>(
             "disks",
-            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, image, format, direct, memory, nothing, readOnly, queues, packed, serial, .. nbd.All], [image, memory, nothing], r =>
-            {
-                var theName = r.Read(diskName);
-                var theAdapter = r.Read(adapter);
-                var theNbd = nbd.Read(r);
-                return ReadDisk(r, theName, theAdapter) is { } disk ? disk with { Nbd = theNbd } : null;
-            })),
+            new ListRule<DiskManifest>(new SectionRule<DiskManifest>("a disk", [diskName, adapter, .. ofDisk], [image, memory, nothing], r => ReadDisk(r, r.Read(diskName), r.Read(adapter)))),
             "virtio-blk disks, each on a vhost-user socket of its own.");
 
         var serialName = new Field<string>("name", name, "the port's name.", required: true);
@@ -200,7 +196,6 @@ internal sealed class ManifestReader
         var vlan = new Field<int>("vlan", new CountRule(1, SwitchPort.MaxVlan), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
         var offloads = new Field<bool>("offloads", new BooleanRule(), "virtio net: whether checksums and long segments may be left to it, and are left to its driver; true when absent.");
         var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
-        Field[] ofDisk = [image, format, direct, memory, nothing, readOnly, queues, packed, serial];
         Field[] ofNet = [place, mac, queues, mtu, speed, vlan, packed, offloads];
         Field[] ofVirtio = [.. ofDisk.Union(ofNet), ownVfs, transitional, vectors];
         // The provider of each key, by its name on the bus.

@@ -59,11 +59,11 @@ internal sealed class FabricHardware : IAsyncDisposable
         _pci.AddProvider(new SimulatedFunctionProvider());
         _pci.AddProvider(new VfioUserFunctionProvider());
         _pci.AddProvider(new HostFunctionProvider(context.LoggerFactory));
+        _nbd = new NbdExports(context);
         _serials = new SerialFunctions(context);
-        _virtio = new VirtioFunctions(context);
+        _virtio = new VirtioFunctions(_nbd, context);
         _switches = new DeclaredSwitches(context.Switches);
         context.Fabric.Tree.AddKernelDirectory(SwitchTree.Make(context.Switches));
-        _nbd = new NbdExports(context);
         _net = NetSubsystem.Of(context.Fabric);
         Joins = new InterfaceJoins(context, NetworkOf, ListLinks);
     }

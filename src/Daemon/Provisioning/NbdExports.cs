@@ -9,8 +9,9 @@ using Virtbus.Transports.Nbd;
 namespace Virtbus.Daemon.Provisioning;
 
 /// <summary>
-/// The disks that are offered by NBD. Those of an adapter as attributes of their profiles say it, and in class <c>block</c> as long as they are offered; other
-/// disks of that class by an attribute of their own. Those of one address are exports of one server. Safe from any thread; one change at a time.
+/// The disks that are offered by NBD. Those that are functions, of an adapter or virtio, as attributes of their profiles say it, and in class <c>block</c> as long
+/// as they are offered; other disks of that class by an attribute of their own. Those of one address are exports of one server. Safe from any thread; one change
+/// at a time.
 /// </summary>
 internal sealed class NbdExports : IAsyncDisposable
 {
@@ -90,7 +91,7 @@ internal sealed class NbdExports : IAsyncDisposable
     /// <summary>What an attribute of these is when nobody said so; null for what its declaration says.</summary>
     public static string? DescribeStandard(FunctionProfile profile, ProfileField field) => field == ExportName && profile.IsSet(Address) ? profile.Name : null;
 
-    /// <summary>Offers a disk of an adapter, if its profile says so and it is not offered.</summary>
+    /// <summary>Offers a function's disk, if its profile says so and it is not offered.</summary>
     /// <param name="profile">The disk's profile.</param>
     /// <param name="medium">The disk; it stays open until <see cref="CloseAsync"/> has ended.</param>
     /// <exception cref="VirtbusException">What the host answers of the address; EEXIST: an export has the name there.</exception>
@@ -102,7 +103,7 @@ internal sealed class NbdExports : IAsyncDisposable
             if (!profile.IsSet(Address) || _open.ContainsKey(profile.Name))
                 return;
             var subsystem = BlockSubsystem.Of(_context.Fabric);
-            // The vDPA device has the disk's own name.
+            // A device has the disk's own name, or a driver's disk may.
             var device = await subsystem.RegisterAsync(parent: null, profile.Name + "-nbd", medium, new BlockDeviceOptions { HasForcedWrites = true });
             try
             {
@@ -124,7 +125,7 @@ internal sealed class NbdExports : IAsyncDisposable
         }
     }
 
-    /// <summary>Offers a disk of an adapter as its profile says now; ends when no client has a request in it by the way it was offered before.</summary>
+    /// <summary>Offers a function's disk as its profile says now; ends when no client has a request in it by the way it was offered before.</summary>
     /// <exception cref="VirtbusException">As <see cref="OpenAsync"/>; the disk is offered as before then, and its clients stay.</exception>
     public async ValueTask ChangeAsync(FunctionProfile after, IBlockBackend medium)
     {
@@ -156,7 +157,7 @@ internal sealed class NbdExports : IAsyncDisposable
     }
 
     /// <summary>Offers a disk no more; ends when no client has a request in it. One that is not offered is no error.</summary>
-    /// <param name="key">The name of a disk of an adapter; of another one its device's path.</param>
+    /// <param name="key">The function's name; of another disk its device's path.</param>
     public async ValueTask CloseAsync(string key)
     {
         Task leaving;
@@ -238,7 +239,7 @@ internal sealed class NbdExports : IAsyncDisposable
     private async ValueTask OfferAsync(string key, BlockDevice device, Wish wish)
     {
         var before = _open.GetValueOrDefault(key);
-        // Of a disk of an adapter whoever registered it sees to its going. Told before it is opened, so that its going is not missed.
+        // Of a function's disk whoever registered it sees to its going. Told before it is opened, so that its going is not missed.
         EventHandler? gone = wish.Text is null ? null : (_, _) => _ = CloseAsync(key).AsTask();
         device.Gone += gone;
         BlockUser? user = null;
@@ -334,7 +335,7 @@ internal sealed class NbdExports : IAsyncDisposable
         public int Leaving { get; set; }
     }
 
-    // The text is what was written to the attribute of the disk; null for one of an adapter.
+    // The text is what was written to the attribute of the disk; null for a function's.
     private sealed record Open(Serving Serving, NbdExport Export, BlockDevice Device, BlockUser User, EventHandler? Gone, string? Text)
     {
         public bool IsOwnDevice => Text is null;

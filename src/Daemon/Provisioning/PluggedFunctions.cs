@@ -22,6 +22,8 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
     private readonly PciBus _bus = context.Fabric.GetBus<PciBus>();
     // Whoever takes one out of it disposes it.
     private readonly ConcurrentDictionary<string, PluggedPart> _parts = new();
+    // What is left of those that somebody pulled out, as long as it goes.
+    private readonly ConcurrentDictionary<string, Task> _leaving = new();
     private volatile bool _isOver;
 
     public override IReadOnlyList<string> Parents => [];
@@ -41,6 +43,27 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
         base.Find(profile, device) ?? _bus.Devices.OfType<PciDevice>().FirstOrDefault(d => d.Label == profile.Name);
 
     public override string? PlaceOf(Device device) => device.Name;
+
+    public override void Forget(string name)
+    {
+        // Mostly there is nothing left; else somebody pulled the hardware out, and what is behind it is there still.
+        if (!_parts.TryRemove(name, out var part))
+            return;
+        var left = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        _leaving[name] = left.Task;
+        context.Fabric.StartWork("end of what was behind " + name, async () =>
+        {
+            try
+            {
+                await part.DisposeAsync();
+            }
+            finally
+            {
+                _leaving.TryRemove(name, out _);
+                left.SetResult();
+            }
+        });
+    }
 
     /// <summary>Takes the functions down; what was defined to last is as it was.</summary>
     public async ValueTask DisposeAsync()
@@ -62,6 +85,7 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
             }
         }
 
+        await Task.WhenAll(_leaving.Values);
         if (errors.Count > 0)
             throw new AggregateException(errors);
     }
@@ -72,8 +96,16 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
     /// <summary>Makes the hardware and what is behind it; nothing is left when it fails.</summary>
     protected abstract PluggedPart Make(FunctionProfile profile);
 
+    /// <summary>Offers what is behind a part that has its driver by other ways too; what the part withdraws when it goes.</summary>
+    /// <exception cref="VirtbusException">The function is not made then.</exception>
+    protected virtual ValueTask OfferAsync(FunctionProfile profile, PluggedPart part) => default;
+
     protected override async ValueTask<Device> ActivateAsync(FunctionProfile profile, CancellationToken cancellationToken)
     {
+        // The one before it may have been pulled out, and has the medium and the sockets as long as it is known.
+        Forget(profile.Name);
+        if (_leaving.TryGetValue(profile.Name, out var leaving))
+            await leaving.WaitAsync(cancellationToken);
         var driver = DriverOf(profile);
         await Engine.LoadDriverAsync(_bus, driver);
         var part = Make(profile);
@@ -90,6 +122,7 @@ internal abstract class PluggedFunctions(ProvisioningContext context) : SingleFu
                 },
                 PciAddress.TryParse(profile.Place, out var place) ? place : null);
             await Engine.RequireDriverAsync(profile.Name, part.Device, driver, cancellationToken);
+            await OfferAsync(profile, part);
             _parts[profile.Name] = part;
         }
         catch

@@ -19,6 +19,12 @@ internal sealed class PluggedPart(string name, IPciFunction function, SerialCons
     /// <summary>The socket of its line or console; null when it has none.</summary>
     public SerialConsole? Console => console;
 
+    /// <summary>What it is on; null for nothing.</summary>
+    public IDisposable? Medium => medium;
+
+    /// <summary>Takes back by what other ways the medium is offered, and ends when nobody reaches it by these; null when there are none.</summary>
+    public Func<ValueTask>? Withdraw { get; init; }
+
     /// <summary>The device that the function was given first; null until it is in its slot.</summary>
     public PciDevice? Device { get; set; }
 
@@ -29,6 +35,8 @@ internal sealed class PluggedPart(string name, IPciFunction function, SerialCons
             await device.Fabric!.GetBus<PciBus>().UnplugAsync(function);
         if (console is not null)
             await console.DisposeAsync();
+        if (Withdraw is { } withdraw)
+            await withdraw();
         function.Dispose();
         medium?.Dispose();
     }

@@ -2,6 +2,7 @@ using Microsoft.Extensions.Logging;
 using Virtbus.Block;
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Vdpa;
+using Virtbus.Core;
 using Virtbus.Daemon.Manifest;
 using Virtbus.Ethernet;
 using Virtbus.Hardware.VirtioPci;
@@ -46,16 +47,18 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private static readonly ProfileField<int> Speed = ProfileFields.Number("speed", "Mbit/s", 1, int.MaxValue);
     private static readonly ProfileField<bool> Offloads = ProfileFields.Flag("offloads", standard: true);
     private static readonly ProfileField<int> VirtualFunctions = ProfileFields.Number("vfs", "virtual functions that there can be", 0, VirtioFunction.MaxVirtualFunctions, standard: 0);
-    private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial];
+    private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial, .. NbdExports.Fields];
     private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Speed, Vlan, VdpaFields.Packed, Offloads, VirtualFunctions];
     private static readonly ProfileField[] OfEntropy = [VirtualFunctions];
     private static readonly ProfileField[] All = [Type, .. OfBlock.Union(OfNet), Transitional, Vectors, DriverName];
 
+    private readonly NbdExports _nbd;
     private readonly ILogger _log;
 
-    public VirtioFunctions(ProvisioningContext context)
+    public VirtioFunctions(NbdExports nbd, ProvisioningContext context)
         : base(context)
     {
+        _nbd = nbd;
         _log = context.LoggerFactory.CreateLogger("Virtbus.Virtio");
         Engine.AddProvider(this);
         context.Fabric.Tree.AddDeviceGroup(NetFunctionAttributes.Statistics(FindNetwork));
@@ -81,10 +84,14 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         if (profile.Get(VirtualFunctions) > 0 && profile.IsSet(DriverName) && profile.Get(DriverName) == UserDriver)
             throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': the driver {UserDriver} enables no virtual functions; it is for them. Take 'driver' away, which makes it {StubDriver}, or 'vfs'.");
         Medium.Check(profile);
+        NbdExports.Check(profile);
     }
 
     public override IEnumerable<string> FindMissing(FunctionProfile profile) =>
         [.. base.FindMissing(profile), .. profile.TryGet(Type, out var type) && type == Block ? Medium.FindMissing(profile) : []];
+
+    public override ValueTask ChangeAsync(FunctionProfile before, FunctionProfile after, Device device) =>
+        FindPart(after.Name)?.Medium is IBlockBackend medium ? _nbd.ChangeAsync(after, medium) : default;
 
     public override string? DescribeStandard(FunctionProfile profile, ProfileField field)
     {
@@ -98,7 +105,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
             return DriverOf(profile);
         if (field == VdpaFields.Serial)
             return VdpaFields.SerialOf(profile);
-        return Medium.DescribeStandard(profile, field) ?? base.DescribeStandard(profile, field);
+        return NbdExports.DescribeStandard(profile, field) ?? Medium.DescribeStandard(profile, field) ?? base.DescribeStandard(profile, field);
     }
 
     /// <summary>The switch that a device is on, also while it is plugged in; null for one that is no network function of these.</summary>
@@ -113,6 +120,9 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
 
     protected override string DriverOf(FunctionProfile profile) =>
         !profile.IsSet(DriverName) && profile.Get(VirtualFunctions) > 0 ? StubDriver : base.DriverOf(profile);
+
+    protected override ValueTask OfferAsync(FunctionProfile profile, PluggedPart part) =>
+        part.Medium is IBlockBackend medium ? _nbd.OpenAsync(profile, medium) : default;
 
     protected override PluggedPart Make(FunctionProfile profile)
     {
@@ -146,7 +156,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
                 if (limiter.TryTake(out var suppressed))
                     DriverFault(_log, broken.Name, queue, fault.Message, suppressed);
             });
-            return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, (IDisposable?)medium ?? network);
+            return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, (IDisposable?)medium ?? network) { Withdraw = medium is null ? null : () => _nbd.CloseAsync(name) };
         }
         catch
         {

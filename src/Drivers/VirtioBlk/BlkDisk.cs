@@ -5,7 +5,6 @@ using Virtbus.Core;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Block;
-using Virtbus.Virtio;
 using static Virtbus.Models.VirtioBlk.VirtioBlkConfig;
 
 namespace Virtbus.Drivers.VirtioBlk;
@@ -347,8 +346,7 @@ internal sealed class BlkDisk : IBlockBackend, ISwitchableCache
         }
 
         // It did not come back from its sleep, and its driver is not told: who waits for that waits in vain.
-        var status = _device.Status;
-        if (status != byte.MaxValue && (status & VirtioStatus.FAILED) != 0)
+        if (_device.HasFailed)
             Stop(Errno.EIO);
     }
 

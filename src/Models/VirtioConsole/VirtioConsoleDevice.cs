@@ -14,23 +14,29 @@ public sealed class VirtioConsoleDevice : VirtioDevice
     // cols and rows, max_nr_ports, emerg_wr: of features that are not offered.
     private const int ConfigBytes = 12;
 
+    private static readonly VirtioFeatures Offered =
+        VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1);
+
     private readonly ConsoleInput _input = new();
     private IConsolePeer? _peer;
 
     /// <summary>Makes a device, reset, with no driver and nobody at the other end.</summary>
     /// <param name="name">What it is called in logs and thread names.</param>
-    public VirtioConsoleDevice(string name)
-        : base(name, 2, QueueSizeOfAll) =>
+    /// <param name="packed">Whether it offers VIRTIO_F_RING_PACKED.</param>
+    public VirtioConsoleDevice(string name, bool packed = false)
+        : base(name, 2, QueueSizeOfAll)
+    {
+        DeviceFeatures = packed ? Offered.With(VirtioFeatures.VIRTIO_F_RING_PACKED) : Offered;
         CreateQueues(queue => queue == ReceiveQueue
             ? new ConsoleInputQueue(_input, () => Volatile.Read(ref _peer)?.CanSend())
             : new ConsoleOutputQueue(bytes => Volatile.Read(ref _peer)?.Receive(bytes) ?? bytes.Length));
+    }
 
     /// <inheritdoc/>
     public override uint DeviceId => VirtioDeviceId.VIRTIO_ID_CONSOLE;
 
     /// <inheritdoc/>
-    public override VirtioFeatures DeviceFeatures =>
-        VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_INDIRECT_DESC, VirtioFeatures.VIRTIO_F_EVENT_IDX, VirtioFeatures.VIRTIO_F_VERSION_1);
+    public override VirtioFeatures DeviceFeatures { get; }
 
     /// <inheritdoc/>
     public override int ConfigSize => ConfigBytes;

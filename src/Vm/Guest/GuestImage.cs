@@ -15,7 +15,7 @@ internal sealed record GuestImage(string Kernel, string Initramfs)
 
     // For modprobe by hand or by COMMAND; a kernel that lacks one is as good.
     private static readonly string[] ExtraModules =
-        ["virtio_net", "virtio_rng", "vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "vdpa", "vhost_vdpa", "virtio_vdpa"];
+        ["virtio_net", "virtio_rng", "vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "vdpa", "vhost_vdpa", "virtio_vdpa", "nbd"];
 
     /// <summary>Gives the image, making what the cache does not hold.</summary>
     /// <param name="cache">Where it is kept.</param>

@@ -8,6 +8,7 @@ using Virtbus.Core;
 using Virtbus.Hardware.Adapter;
 using Virtbus.Hardware.Probe;
 using Virtbus.Hardware.VirtioPci;
+using Virtbus.Models.VirtioConsole;
 using Virtbus.Models.VirtioRng;
 using Virtbus.Platform;
 
@@ -265,9 +266,10 @@ public sealed class ModuleTests : IDisposable
                 await _fabric.OverrideDriverAsync(scratch, driver).In();
             await _fabric.OverrideDriverAsync(physical.VirtualFunctions[0], "merlin-vfio-pci").In();
             await pci.PlugAsync(new VirtioFunction(new VirtioRngDevice("dice0")), label: "dice0");
+            await pci.PlugAsync(new VirtioFunction(new VirtioConsoleDevice("talk0")), label: "talk0");
             await _fabric.SettleAsync().In();
             Assert.Equal(4, _bus.Devices.Count(d => d.Driver?.Name is "nic_net" or "nic_vdpa"));
-            Assert.Equal(["virtio_rng"], virtio.Devices.Select(d => d.Driver?.Name));
+            Assert.Equal(["virtio_console", "virtio_rng"], virtio.Devices.Select(d => d.Driver?.Name).Order(StringComparer.Ordinal));
             // All but registers, which are bytes.
             ReadEverything((TreeDirectory)_fabric.Tree.Find("/bus/auxiliary"), 0);
             ReadEverything((TreeDirectory)_fabric.Tree.Find("/bus/virtio"), 0);

@@ -2,6 +2,7 @@ using Virtbus.Buses.Pci;
 using Virtbus.Buses.Virtio;
 using Virtbus.Core;
 using Virtbus.Drivers.VirtioBlk;
+using Virtbus.Drivers.VirtioConsole;
 using Virtbus.Drivers.VirtioNet;
 using Virtbus.Drivers.VirtioPci;
 using Virtbus.Drivers.VirtioRng;
@@ -17,6 +18,7 @@ internal sealed class VirtioRig : IAsyncDisposable
 {
     internal const string Rng = "virtio_rng";
     internal const string Net = "virtio_net";
+    internal const string Console = "virtio_console";
 
     private VirtioRig(FabricRig rig) => Base = rig;
 
@@ -38,6 +40,7 @@ internal sealed class VirtioRig : IAsyncDisposable
         await rig.Base.InitModuleAsync(new VirtioRngModule(), Rng);
         await rig.Base.InitModuleAsync(new VirtioNetModule(), Net);
         await rig.Base.InitModuleAsync(new VirtioBlkModule(), "virtio_blk");
+        await rig.Base.InitModuleAsync(new VirtioConsoleModule(), Console);
         return rig;
     }
 

@@ -18,13 +18,13 @@ public sealed partial class OnceTests
     public void Rule_of_overrides_stands_once() =>
         Assert.Empty(Lines("").Where(static l => OverrideCompared().IsMatch(l.Text) && l.File != "Core/Drivers/OverrideRule.cs").Select(static l => l.Place));
 
-    // The others wait for one answer, one turn, one job, memory that comes back or what is being closed; users that leave are waited for by the gate.
+    // The others wait for one answer, one turn, one job, memory that comes back, text of a line or what is being closed; users that leave are waited for by the gate.
     [Fact]
     public void Users_are_counted_and_drained_by_one_gate() =>
         Assert.Equal(
             [
                 "Block/FileWorkers.cs", "Drivers/NicRings/NicChannel.cs", "Hardware/Probe/ScratchEngine.cs", "Platform/PeerDescriptors.cs",
-                "Platform/Polling/PollSeat.cs", "Platform/UseGate.cs", "Virtio/Rings/FarMemory.cs", "Wire/VfioUser/VfioUserChannel.cs",
+                "Platform/Polling/PollSeat.cs", "Platform/UseGate.cs", "Subsystems/Tty/TtyUser.cs", "Virtio/Rings/FarMemory.cs", "Wire/VfioUser/VfioUserChannel.cs",
             ],
             Lines("").Where(static l => l.Text.Contains("Monitor.Wait(", StringComparison.Ordinal)).Select(static l => l.File).Distinct().Order(StringComparer.Ordinal));
 
