@@ -33,6 +33,7 @@ public sealed class BlockDeviceEndTests
         Assert.Equal(Errno.None, Do(BlockOperation.Flush, 0, 0));
         // What was refused is not in work.
         await BlockSubsystem.Of(rig.Fabric).UnregisterAsync(disk).In();
+        Assert.Equal(0, _backend.Open);
         Assert.Equal(Errno.ENODEV, Do(BlockOperation.Write, 0, 512));
 
         Errno Do(BlockOperation operation, long offset, long length)
@@ -66,12 +67,17 @@ public sealed class BlockDeviceEndTests
         var disk = await BlockSubsystem.Of(rig.Fabric).RegisterAsync(null, "vda", _backend);
         using var user = disk.Open("test");
         using var channel = user.OpenChannel(4);
-        Assert.False(channel.Submit(new BlockRequest { Operation = BlockOperation.Read, Length = 512 }));
+        for (var i = 0; i < 3; i++)
+            Assert.False(channel.Submit(new BlockRequest { Operation = BlockOperation.Read, Length = 512 }));
         var first = disk.EndAsync();
         var second = disk.EndAsync();
         Assert.False(second.IsCompleted);
+        // Others are in work, and none comes to them.
+        var late = new BlockRequest { Operation = BlockOperation.Read, Length = 512 };
+        Assert.Equal((true, Errno.ENODEV), (channel.Submit(late), late.Result));
         _backend.Release();
-        Assert.NotNull(channel.TryReap());
+        for (var i = 0; i < 3; i++)
+            Assert.NotNull(channel.TryReap());
         await second.In();
         Assert.Equal(0, _backend.Open);
         await first.In();
