@@ -87,7 +87,7 @@ internal sealed class BlkRing(BlkDisk disk)
             var sent = 0;
             while (sent < slots.Length && TrySend(channel, channel.SlotOf(slots[sent])))
                 sent++;
-            if (isAll || sent < slots.Length)
+            if (isAll)
                 _queue?.Kick();
             else
                 _queue?.Show();

@@ -78,7 +78,6 @@ internal sealed class ReceiveRing : IThreadPoolWorkItem, IDisposable
         {
             Interlocked.Decrement(ref _waiting);
             _queue = null;
-            _nextPulled = _pulledCount = 0;
         }
     }
 

@@ -235,6 +235,24 @@ public sealed class VirtioBlkDriverTests : IDisposable
     }
 
     [Fact]
+    public async Task Run_of_the_disk_s_memory_that_is_longer_than_a_piece_goes_in_pieces()
+    {
+        using var medium = new RecordingDisk(4 << 20);
+        await using var rig = await VirtioRig.StartAsync();
+        await rig.PlugAsync(new VirtioFunction(new VirtioBlkDevice("disk", medium, "S1")));
+        var disk = Assert.IsType<BlockDevice>(Assert.Single(BlockSubsystem.Of(rig.Fabric).Class.Devices));
+        using var user = new DiskUser(disk);
+        using var opened = disk.Open("mapped");
+        using var memory = opened.AllocateMemory(4 << 20);
+        var whole = GC.AllocateArray<IoVector>(1, pinned: true);
+        whole[0] = memory!.Take(0, (2 << 20) + 4096);
+        var request = new BlockRequest { Operation = BlockOperation.Read, Length = (2 << 20) + 4096 };
+        request.SetRuns(whole);
+        Assert.Equal(Errno.None, user.Do(request));
+        Assert.Equal(["Read 0 1048576", "Read 1048576 1048576", "Read 2097152 4096"], medium.Asked);
+    }
+
+    [Fact]
     public async Task Memory_of_a_disk_that_has_gone_is_there_for_its_user()
     {
         await using var rig = await VirtioRig.StartAsync();

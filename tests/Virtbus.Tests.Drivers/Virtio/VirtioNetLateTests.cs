@@ -117,6 +117,45 @@ public sealed class VirtioNetLateTests : IAsyncLifetime
         Assert.Equal([FrameFlags.None], seen);
     }
 
+    [Fact]
+    public async Task Frame_behind_one_that_breaks_the_queue_is_not_looked_at()
+    {
+        await AddAsync(VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF);
+        var queue = _device.Queues[0];
+        var frames = 0;
+        There.AddReceiver(new Receiver(() => frames++));
+        Answer(queue.Layout, 1);
+        Answer(queue.Layout, 2, buffers: 0);
+        Answer(queue.Layout, 3);
+        queue.Interrupt();
+        Assert.Equal((1, true), (frames, queue.IsBroken));
+    }
+
+    [Fact]
+    public async Task Interrupt_that_nobody_asked_for_receives_nothing_of_a_queue_that_is_polled()
+    {
+        await AddAsync(VIRTIO_NET_F_MAC);
+        var queue = _device.Queues[0];
+        var frames = 0;
+        There.AddReceiver(new Receiver(() => frames++));
+        using (var poller = There.OpenPoller(0))
+        {
+            Answer(queue.Layout, 1);
+            queue.Interrupt();
+            Assert.Equal(0, frames);
+            Assert.True(poller.Poll());
+            Assert.False(poller.Poll());
+            Assert.Equal(1, frames);
+            Answer(queue.Layout, 2);
+        }
+
+        // What waited when polling ended.
+        Assert.Equal(2, frames);
+        Answer(queue.Layout, 3);
+        queue.Interrupt();
+        Assert.Equal(3, frames);
+    }
+
     [Theory]
     [InlineData(64, OffloadKinds.Checksum | OffloadKinds.TcpV4)]
     [InlineData(16, OffloadKinds.Checksum)]
@@ -194,7 +233,7 @@ public sealed class VirtioNetLateTests : IAsyncLifetime
     }
 
     // A frame of 60 bytes, in the buffer that was offered next.
-    private void Answer(in RingLayout layout, int frame, FrameFlags flags = FrameFlags.None)
+    private void Answer(in RingLayout layout, int frame, FrameFlags flags = FrameFlags.None, byte buffers = 1)
     {
         Span<byte> bytes = stackalloc byte[HeaderSize];
         var place = (ulong)((frame - 1) % RingSize);
@@ -204,7 +243,7 @@ public sealed class VirtioNetLateTests : IAsyncLifetime
         _port.TryRead(new Iova(layout.DescriptorArea.Value + (16 * (ulong)head)), bytes);
         var address = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
         bytes.Clear();
-        bytes[0] = (byte)flags;
+        (bytes[0], bytes[10]) = ((byte)flags, buffers);
         _port.TryWrite(new Iova(address), bytes);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes, head);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes[4..], HeaderSize + 60);
