@@ -223,13 +223,13 @@ internal sealed class ReceiveRing : IThreadPoolWorkItem, IDisposable
     private bool TryTake(VirtioQueue queue, out int buffer, out int written)
     {
         (buffer, written) = (-1, 0);
-        // What lies behind something wrong is not looked at.
-        if (queue.IsBroken || (_nextPulled == _pulledCount && !TryPull(queue)))
+        if (_nextPulled == _pulledCount && !TryPull(queue))
             return false;
         (buffer, written) = _pulled[_nextPulled++];
         return true;
     }
 
+    // When the queue breaks its callback comes here once more, and leaves nothing of what was pulled behind it.
     private bool TryPull(VirtioQueue queue)
     {
         (_nextPulled, _pulledCount) = (0, 0);
