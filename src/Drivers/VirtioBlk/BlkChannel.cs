@@ -37,24 +37,17 @@ internal sealed class BlkChannel : IBlockChannel
     private readonly BlkPending[] _pendings;
     private readonly BlkSlot[] _slots;
     // By their numbers, which costs less to keep than references do: requests that are free, that wait for slots, and that are done.
-    private readonly int[] _free;
-    private readonly int[] _waiting;
-    private readonly int[] _done;
+    private NumberCircle _free;
+    private NumberCircle _waiting;
+    private NumberCircle _done;
     // Slots that are free, that have not gone out, and that have come back.
-    private readonly int[] _freeSlots;
+    private NumberCircle _freeSlots;
     private readonly int[] _unsent;
     private int[] _received;
     private int _looks = 1;
-    private int _freeCount;
-    private int _firstWaiting;
-    private int _waitingCount;
-    private int _firstFreeSlot;
-    private int _freeSlotCount;
     private int _unsentCount;
     // Whether the device was not asked about some that went out.
     private bool _isShown;
-    private int _firstDone;
-    private int _doneCount;
     private ulong _ended;
 
     /// <param name="disk">The disk.</param>
@@ -76,15 +69,15 @@ internal sealed class BlkChannel : IBlockChannel
         _pendings = new BlkPending[depth];
         for (var i = 0; i < depth; i++)
             _pendings[i] = new BlkPending(i);
-        _free = [.. Enumerable.Range(0, depth)];
-        _freeCount = depth;
-        _waiting = new int[depth];
-        _done = new int[depth];
+        _free = new NumberCircle(depth);
+        _free.Fill();
+        _waiting = new NumberCircle(depth);
+        _done = new NumberCircle(depth);
         _slots = new BlkSlot[slots];
         for (var i = 0; i < slots; i++)
             _slots[i] = new BlkSlot(this, i, _memory.Take(BlkLayout.HeaderOf(i), BlkLayout.HeaderBytes), _memory.Take(BlkLayout.StatusOf(i), 1));
-        _freeSlots = [.. Enumerable.Range(0, slots)];
-        _freeSlotCount = slots;
+        _freeSlots = new NumberCircle(slots);
+        _freeSlots.Fill();
         _unsent = new int[slots];
         _received = new int[slots];
         Inbox = new int[slots];
@@ -136,16 +129,16 @@ internal sealed class BlkChannel : IBlockChannel
     {
         if (TryAnswer(request))
             return true;
-        if (_freeCount == 0)
+        if (_free.Count == 0)
         {
             // More than the depth that was asked for.
             request.Result = Errno.EBUSY;
             return true;
         }
 
-        var pending = _pendings[_free[--_freeCount]];
+        var pending = _pendings[_free.Take()];
         pending.Begin(request);
-        if (_waitingCount > 0 || !TryCut(pending))
+        if (_waiting.Count > 0 || !TryCut(pending))
             Wait(pending);
         if (_unsentCount >= EarlySend)
             SendOut(isAll: false);
@@ -154,15 +147,15 @@ internal sealed class BlkChannel : IBlockChannel
 
     public void Commit()
     {
-        if (_waitingCount > 0 || _unsentCount > 0 || _isShown)
+        if (_waiting.Count > 0 || _unsentCount > 0 || _isShown)
             Send();
     }
 
     public BlockRequest? TryReap()
     {
-        for (var round = 0; _doneCount == 0; round++)
+        for (var round = 0; _done.Count == 0; round++)
         {
-            if (_freeCount == _pendings.Length)
+            if (_free.Count == _pendings.Length)
                 return null;
             var count = Look();
             if (count == 0)
@@ -173,23 +166,21 @@ internal sealed class BlkChannel : IBlockChannel
             for (var i = 0; i < count; i++)
                 TakeBack(_slots[_received[i]]);
             Commit();
-            if (_doneCount == 0 && round == MostRounds)
+            if (_done.Count == 0 && round == MostRounds)
             {
                 Wake();
                 return null;
             }
         }
 
-        var number = _done[_firstDone];
-        _firstDone = _firstDone + 1 == _done.Length ? 0 : _firstDone + 1;
-        _doneCount--;
-        _free[_freeCount++] = number;
+        var number = _done.Take();
+        _free.Add(number);
         return _pendings[number].End();
     }
 
     public void Wait(int milliseconds)
     {
-        if (_doneCount == 0 && _freeCount < _pendings.Length)
+        if (_done.Count == 0 && _free.Count < _pendings.Length)
             _signal!.Wait(TimeSpan.FromMilliseconds(milliseconds));
     }
 
@@ -256,20 +247,18 @@ internal sealed class BlkChannel : IBlockChannel
 
     private void Wait(BlkPending pending)
     {
-        var at = _firstWaiting + _waitingCount++;
-        _waiting[at < _waiting.Length ? at : at - _waiting.Length] = pending.Number;
+        _waiting.Add(pending.Number);
         pending.IsWaiting = true;
     }
 
     private void Send()
     {
-        while (_waitingCount > 0 && _freeSlotCount > 0)
+        while (_waiting.Count > 0 && _freeSlots.Count > 0)
         {
-            var pending = _pendings[_waiting[_firstWaiting]];
+            var pending = _pendings[_waiting.First];
             if (pending.Result == Errno.None && !TryCut(pending))
                 break;
-            _firstWaiting = _firstWaiting + 1 == _waiting.Length ? 0 : _firstWaiting + 1;
-            _waitingCount--;
+            _waiting.Take();
             pending.IsWaiting = false;
             if (pending.Out == 0)
                 Finish(pending);
@@ -291,11 +280,9 @@ internal sealed class BlkChannel : IBlockChannel
     // Into pieces, as far as there are slots for them; false when some are left to cut.
     private bool TryCut(BlkPending pending)
     {
-        while (_freeSlotCount > 0)
+        while (_freeSlots.Count > 0)
         {
-            var number = _freeSlots[_firstFreeSlot];
-            _firstFreeSlot = _firstFreeSlot + 1 == _freeSlots.Length ? 0 : _firstFreeSlot + 1;
-            _freeSlotCount--;
+            var number = _freeSlots.Take();
             var slot = _slots[number];
             slot.Of = pending.Number;
             pending.Out++;
@@ -466,8 +453,7 @@ internal sealed class BlkChannel : IBlockChannel
             Copy(pending.Request.Runs, slot, slot.Length, CopyWay.Out);
         if (error != Errno.None && pending.Result == Errno.None)
             pending.Result = error;
-        var at = _firstFreeSlot + _freeSlotCount++;
-        _freeSlots[at < _freeSlots.Length ? at : at - _freeSlots.Length] = slot.Index;
+        _freeSlots.Add(slot.Index);
         if (--pending.Out == 0 && !pending.IsWaiting)
             Finish(pending);
     }
@@ -494,8 +480,7 @@ internal sealed class BlkChannel : IBlockChannel
             return;
         }
 
-        var at = _firstDone + _doneCount++;
-        _done[at < _done.Length ? at : at - _done.Length] = pending.Number;
+        _done.Add(pending.Number);
         Volatile.Write(ref _ended, _ended + 1);
     }
 

@@ -30,9 +30,9 @@ internal sealed class ConsolePort : ITtyOps, IDisposable
     internal ConsolePort(VirtioBusDevice device)
     {
         _device = device;
-        _memory = device.Allocate(InputRing.Bytes + OutputRing.Bytes);
-        _input = new InputRing(_memory, 0);
-        _output = new OutputRing(_memory, InputRing.Bytes);
+        _memory = device.Allocate(2 * ConsoleSlots.Bytes);
+        _input = new InputRing(new ConsoleSlots(_memory, 0));
+        _output = new OutputRing(new ConsoleSlots(_memory, ConsoleSlots.Bytes));
     }
 
     public (int Columns, int Rows) Size
@@ -54,7 +54,7 @@ internal sealed class ConsolePort : ITtyOps, IDisposable
     /// <summary>Makes the queues, has the device run, gives it the buffers, and what it has not taken before a sleep.</summary>
     internal void Start()
     {
-        var queues = _device.CreateQueues(new VirtioQueueSpec("input", OnInput, InputRing.Depth), new VirtioQueueSpec("output", OnOutput, OutputRing.Depth));
+        var queues = _device.CreateQueues(new VirtioQueueSpec("input", OnInput, ConsoleSlots.Count), new VirtioQueueSpec("output", OnOutput, ConsoleSlots.Count));
         ReadSize();
         _device.Ready();
         _output.Attach(queues[1]);

@@ -1,6 +1,4 @@
 using Virtbus.Buses.Virtio;
-using Virtbus.Memory;
-using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;
 
@@ -10,19 +8,14 @@ namespace Virtbus.Drivers.VirtioConsole;
 /// The receive queue: a buffer is with the device, or its bytes wait for who reads them. It is given back when all of them are taken and not before, an empty
 /// one too: a device that sends more than is read waits. Any thread.
 /// </summary>
-/// <param name="memory">Where the buffers are.</param>
-/// <param name="offset">The first byte of them there.</param>
-internal sealed class InputRing(DmaBuffer memory, int offset)
+/// <param name="slots">The buffers.</param>
+internal sealed class InputRing(ConsoleSlots slots)
 {
-    internal const int Depth = 32;
-    internal const int Bytes = Depth * SlotSize;
-    private const int SlotSize = 512;
-
     private readonly Lock _lock = new();
     // Those whose bytes wait, in the order in which they came: a circle.
-    private readonly (int Slot, int Length)[] _full = new (int, int)[Depth];
+    private readonly (int Slot, int Length)[] _full = new (int, int)[ConsoleSlots.Count];
     // Which slot a name stands for.
-    private int[] _slots = [];
+    private int[] _slotOf = [];
     private int _first;
     private int _count;
     private int _taken;
@@ -39,8 +32,8 @@ internal sealed class InputRing(DmaBuffer memory, int offset)
         {
             _queue = queue;
             // A legacy queue has the device's size, which may be less or more.
-            _slots = new int[queue.Size];
-            for (var slot = 0; slot < Depth; slot++)
+            _slotOf = new int[queue.Size];
+            for (var slot = 0; slot < ConsoleSlots.Count; slot++)
             {
                 if (!IsFull(slot))
                     Offer(queue, slot);
@@ -96,12 +89,12 @@ internal sealed class InputRing(DmaBuffer memory, int offset)
             {
                 var (slot, length) = _full[_first];
                 var count = Math.Min(length - _taken, destination.Length - done);
-                memory.Span.Slice(offset + (slot * SlotSize) + _taken, count).CopyTo(destination[done..]);
+                slots.Span(slot).Slice(_taken, count).CopyTo(destination[done..]);
                 done += count;
                 _taken += count;
                 if (_taken < length)
                     break;
-                _first = (_first + 1) % Depth;
+                _first = (_first + 1) % ConsoleSlots.Count;
                 _count--;
                 _taken = 0;
                 isAnyFree = true;
@@ -123,7 +116,7 @@ internal sealed class InputRing(DmaBuffer memory, int offset)
     {
         for (var i = 0; i < _count; i++)
         {
-            if (_full[(_first + i) % Depth].Slot == slot)
+            if (_full[(_first + i) % ConsoleSlots.Count].Slot == slot)
                 return true;
         }
 
@@ -132,16 +125,16 @@ internal sealed class InputRing(DmaBuffer memory, int offset)
 
     private void Offer(VirtioQueue queue, int slot)
     {
-        var name = queue.Add(new DriverBuffer(new Iova(memory.Address.Value + (ulong)(offset + (slot * SlotSize))), SlotSize, true));
+        var name = queue.Add(new DriverBuffer(slots.Address(slot), ConsoleSlots.Size, true));
         if (name >= 0)
-            _slots[name] = slot;
+            _slotOf[name] = slot;
     }
 
     private void Collect(VirtioQueue queue)
     {
         while (queue.TryTake(out var name, out var written))
         {
-            _full[(_first + _count) % Depth] = (_slots[name], (int)written);
+            _full[(_first + _count) % ConsoleSlots.Count] = (_slotOf[name], (int)written);
             _count++;
         }
     }

@@ -1,6 +1,4 @@
 using Virtbus.Buses.Virtio;
-using Virtbus.Memory;
-using Virtbus.Memory.Dma;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;
 
@@ -10,19 +8,14 @@ namespace Virtbus.Drivers.VirtioConsole;
 /// The transmit queue: bytes are copied into slots that the device reads, one after the other in a circle. While they are all with the device, who writes is
 /// refused, and told when it has given some back. Any thread.
 /// </summary>
-/// <param name="memory">Where the slots are.</param>
-/// <param name="offset">The first byte of them there.</param>
-internal sealed class OutputRing(DmaBuffer memory, int offset)
+/// <param name="slots">The slots.</param>
+internal sealed class OutputRing(ConsoleSlots slots)
 {
-    internal const int Depth = 32;
-    internal const int Bytes = Depth * SlotSize;
-    private const int SlotSize = 512;
-
     private readonly Lock _lock = new();
     // Bytes of a slot that is with the device; 0 for one that is free.
-    private readonly int[] _lengths = new int[Depth];
+    private readonly int[] _lengths = new int[ConsoleSlots.Count];
     // Which slot a name stands for.
-    private int[] _slots = [];
+    private int[] _slotOf = [];
     private int _next;
     private VirtioQueue? _queue;
     private bool _isOver;
@@ -37,11 +30,11 @@ internal sealed class OutputRing(DmaBuffer memory, int offset)
         {
             _queue = queue;
             // A legacy queue has the device's size, which may be less or more.
-            _slots = new int[queue.Size];
+            _slotOf = new int[queue.Size];
             queue.RequestCalls(false);
-            for (var i = 0; i < Depth; i++)
+            for (var i = 0; i < ConsoleSlots.Count; i++)
             {
-                var slot = (_next + i) % Depth;
+                var slot = (_next + i) % ConsoleSlots.Count;
                 // A queue that is shorter than it was loses the rest.
                 if (_lengths[slot] > 0 && !TryPut(queue, slot, _lengths[slot]))
                     _lengths[slot] = 0;
@@ -92,13 +85,13 @@ internal sealed class OutputRing(DmaBuffer memory, int offset)
             var done = 0;
             while (done < source.Length)
             {
-                var count = Math.Min(source.Length - done, SlotSize);
+                var count = Math.Min(source.Length - done, ConsoleSlots.Size);
                 if (_lengths[_next] == 0)
                 {
-                    source.Slice(done, count).CopyTo(memory.Span.Slice(offset + (_next * SlotSize), count));
+                    source.Slice(done, count).CopyTo(slots.Span(_next));
                     if (TryPut(queue, _next, count))
                     {
-                        _next = (_next + 1) % Depth;
+                        _next = (_next + 1) % ConsoleSlots.Count;
                         done += count;
                         continue;
                     }
@@ -117,10 +110,10 @@ internal sealed class OutputRing(DmaBuffer memory, int offset)
 
     private bool TryPut(VirtioQueue queue, int slot, int length)
     {
-        var name = queue.Add(new DriverBuffer(new Iova(memory.Address.Value + (ulong)(offset + (slot * SlotSize))), (uint)length, false));
+        var name = queue.Add(new DriverBuffer(slots.Address(slot), (uint)length, false));
         if (name < 0)
             return false;
-        _slots[name] = slot;
+        _slotOf[name] = slot;
         _lengths[slot] = length;
         return true;
     }
@@ -132,7 +125,7 @@ internal sealed class OutputRing(DmaBuffer memory, int offset)
         var isAny = false;
         while (queue.TryTake(out var name, out _))
         {
-            _lengths[_slots[name]] = 0;
+            _lengths[_slotOf[name]] = 0;
             isAny = true;
         }
 

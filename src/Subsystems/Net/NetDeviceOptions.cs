@@ -11,8 +11,8 @@ public sealed record NetDeviceOptions(ulong Address, string PhysicalPortName, in
 {
     private const int StandardMtu = 1500;
 
-    /// <summary>The MTU at first; 1,500 where it is not said, or the largest one where that is less.</summary>
-    public int Mtu { get; init; } = Math.Min(StandardMtu, MaxMtu);
+    /// <summary>The MTU at first, 1,500 where it is not said; the largest one where that is less.</summary>
+    public int Mtu { get; init; } = StandardMtu;
 
     /// <summary>How many receive and transmit queues there are, of each kind; the driver may use fewer (<see cref="NetDevice.SetQueues"/>).</summary>
     public int Queues { get; init; } = 1;
