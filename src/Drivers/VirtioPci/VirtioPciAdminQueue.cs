@@ -236,7 +236,10 @@ internal sealed class VirtioPciAdminQueue : IDisposable
             lock (_news)
             {
                 place.IsRunning = false;
-                if (IsOpen(out fault))
+                // Who breaks the ring says why as the next thing.
+                while (IsOpen(out fault) && _queue!.IsBroken)
+                    Monitor.Wait(_news);
+                if (fault == Fault.None)
                     fault = WasReset;
             }
 

@@ -27,7 +27,7 @@ internal sealed class AdminRig : IAsyncDisposable
         var rig = new AdminRig(await VirtioRig.StartAsync());
         configure?.Invoke(rig);
         var inner = new VirtioFunction(
-            new AdministeredDevice("dice", rig.Script), new VirtioFunctionOptions { VirtualFunctions = 4, Vectors = vectors }, static i => new AdministeredDevice($"dice{i}", null));
+            new AdministeredDevice("dice", rig.Script), new VirtioFunctionOptions { VirtualFunctions = 4, HasAdminQueue = false, Vectors = vectors }, static i => new AdministeredDevice($"dice{i}", null));
         rig.Function = new SpoiledFunction(inner)
         {
             Bar = (_, offset, bytes) =>
