@@ -66,6 +66,32 @@ public sealed class VirtioNetFunctionsTests
         Assert.False(VirtioPciAdmin.HasLegacyIo(owner.VirtualFunctions[0]));
     }
 
+    [Fact]
+    public async Task State_of_a_virtual_function_is_read_and_set_as_it_was()
+    {
+        await using var rig = await VirtioRig.StartAsync();
+        var (owner, _) = await PlugAsync(rig, new VirtioFunctionOptions { VirtualFunctions = 2 }, new VirtioNetDevice[2]);
+        await rig.Fabric.Tree.WriteAsync(owner.DevPath + "/sriov_numvfs", "1").In();
+        var vf = owner.VirtualFunctions[0];
+        Assert.True(VirtioPciAdmin.HasDeviceParts(vf));
+        Assert.True(VirtioPciAdmin.TryModeSet(vf, true, out var fault), fault.Message);
+        Assert.True(VirtioPciAdmin.TryDevicePartsCreate(vf, ResourceObject.PartsGet, out var get, out fault), fault.Message);
+        Assert.True(VirtioPciAdmin.TryDevicePartsSize(vf, get, out var size, out fault), fault.Message);
+        var parts = new byte[size];
+        Assert.True(VirtioPciAdmin.TryDevicePartsGet(vf, get, parts, out var count, out fault), fault.Message);
+        Assert.InRange(count, DevicePart.Size, (int)size);
+        Assert.False(VirtioPciAdmin.TryDevicePartsGet(vf, get, new byte[DevicePart.Size], out _, out fault));
+        Assert.Equal(Errno.ENOMEM, fault.Errno);
+        Assert.True(VirtioPciAdmin.TryDevicePartsCreate(vf, ResourceObject.PartsSet, out var set, out fault), fault.Message);
+        Assert.True(VirtioPciAdmin.TryDevicePartsSet(vf, set, parts.AsSpan(0, count), out fault), fault.Message);
+        var again = new byte[size];
+        Assert.True(VirtioPciAdmin.TryDevicePartsGet(vf, get, again, out var second, out fault), fault.Message);
+        Assert.Equal(parts[..count], again[..second]);
+        Assert.True(VirtioPciAdmin.TryDevicePartsDestroy(vf, get, out fault), fault.Message);
+        Assert.True(VirtioPciAdmin.TryDevicePartsDestroy(vf, set, out fault), fault.Message);
+        Assert.True(VirtioPciAdmin.TryModeSet(vf, false, out fault), fault.Message);
+    }
+
     private static async Task<(PciDevice Owner, string Path)> PlugAsync(VirtioRig rig, VirtioFunctionOptions options, VirtioNetDevice[] models)
     {
         var lan = new EthernetSwitch();
