@@ -37,7 +37,7 @@ internal sealed class VirtioLegacyRegisters
         _pages = new uint[device.QueueCount];
     }
 
-    private int ConfigOffset => _port.IsMsixEnabled ? HeaderSize + VectorBytes : HeaderSize;
+    private int ConfigOffset => VirtioLegacyConfig.ConfigOffset(_port.IsMsixEnabled);
 
     internal void Reset()
     {
