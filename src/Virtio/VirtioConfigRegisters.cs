@@ -42,7 +42,7 @@ public sealed partial class VirtioConfigRegisters
         _transport = transport & ~device.DeviceFeatures;
         _seenGeneration = device.ConfigGeneration;
         _generation = (byte)_seenGeneration;
-        _queues = new Queue[device.QueueCount];
+        _queues = new Queue[device.QueueCount + device.AdminQueueCount];
         for (var i = 0; i < _queues.Length; i++)
         {
             var queue = _queues[i] = new Queue();
@@ -53,11 +53,11 @@ public sealed partial class VirtioConfigRegisters
         device.SetResetCallback(_host.ResetEnding);
     }
 
-    /// <summary>How many queues there are.</summary>
-    public int QueueCount => _queues.Length;
+    /// <summary>How many queues there are, without those for administration.</summary>
+    public int QueueCount => _device.QueueCount;
 
-    /// <summary>The queue that the driver selected; -1 when there is none of that number.</summary>
-    public int SelectedQueue => _queueSelect < _queues.Length ? _queueSelect : -1;
+    /// <summary>The queue that the driver selected; -1 when there is none of that number for it.</summary>
+    public int SelectedQueue => _queueSelect < (HasAdminQueue ? _queues.Length : _device.QueueCount) ? _queueSelect : -1;
 
     /// <summary>What is offered: the device's features and those of the bus's side.</summary>
     public VirtioFeatures OfferedFeatures => _device.DeviceFeatures | _transport;
@@ -76,10 +76,16 @@ public sealed partial class VirtioConfigRegisters
         BinaryPrimitives.WriteUInt32LittleEndian(r[driver_feature_select..], _driverFeatureSelect);
         BinaryPrimitives.WriteUInt32LittleEndian(r[driver_feature..], _driverFeatures.Word(_driverFeatureSelect));
         BinaryPrimitives.WriteUInt16LittleEndian(r[config_msix_vector..], _configVector);
-        BinaryPrimitives.WriteUInt16LittleEndian(r[num_queues..], (ushort)_queues.Length);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[num_queues..], (ushort)_device.QueueCount);
         r[device_status] = _device.Status;
         r[config_generation] = Generation();
         BinaryPrimitives.WriteUInt16LittleEndian(r[queue_select..], _queueSelect);
+        if (HasAdminQueue)
+        {
+            BinaryPrimitives.WriteUInt16LittleEndian(r[admin_queue_index..], (ushort)_device.QueueCount);
+            BinaryPrimitives.WriteUInt16LittleEndian(r[admin_queue_num..], (ushort)_device.AdminQueueCount);
+        }
+
         if (SelectedQueue < 0)
             return;
         var queue = _queues[_queueSelect];
@@ -230,6 +236,9 @@ public sealed partial class VirtioConfigRegisters
                 break;
         }
     }
+
+    // Who did not take the feature finds no such queue (4.1.4.3).
+    private bool HasAdminQueue => _device.AdminQueueCount > 0 && _driverFeatures.Has(VirtioFeatures.VIRTIO_F_ADMIN_VQ) && (_device.Status & VirtioStatus.FEATURES_OK) != 0;
 
     private static ref ulong Area(Queue queue, int offset)
     {

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using Virtbus.Memory;
 using Virtbus.Memory.Dma;
 using Virtbus.Platform;
+using Virtbus.Virtio.Admin;
 using Virtbus.Virtio.Rings;
 
 namespace Virtbus.Virtio;
@@ -14,7 +15,8 @@ namespace Virtbus.Virtio;
 public abstract partial class VirtioDevice : IMovableState, IDisposable
 {
     private readonly Lock _lock = new();
-    private readonly QueueRunner[] _queues;
+    private QueueRunner[] _queues;
+    private AdminQueue? _admin;
     // Faults of queues that came about under the lock.
     private readonly ConcurrentQueue<(int Queue, Fault Fault)> _untold = new();
     private DmaPort? _dma;
@@ -55,8 +57,11 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     /// <summary>Virtio device type (VIRTIO 1.2, 5).</summary>
     public abstract uint DeviceId { get; }
 
-    /// <summary>How many virtqueues the device has.</summary>
-    public int QueueCount => _queues.Length;
+    /// <summary>How many virtqueues the device has, without <see cref="AdminQueueCount"/>.</summary>
+    public int QueueCount => _queues.Length - AdminQueueCount;
+
+    /// <summary>How many administration queues there are behind those, 0 or 1; see <see cref="AddAdminQueue"/>.</summary>
+    public int AdminQueueCount => _admin is null ? 0 : 1;
 
     /// <summary>The largest queue size, a power of two.</summary>
     public int MaxQueueSize { get; }
@@ -242,8 +247,8 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         }
     }
 
-    /// <summary>Whether a <see cref="BeginReset"/> is under way: until the status is 0 nothing is taken.</summary>
-    internal bool IsResetting => Volatile.Read(ref _isResetting);
+    /// <summary>Whether a <see cref="BeginReset"/> is under way: until the status is 0 nothing is taken. Any thread.</summary>
+    public bool IsResetting => Volatile.Read(ref _isResetting);
 
     /// <summary>Sets what is called at the end of a <see cref="BeginReset"/> that took longer, before the driver sees it.</summary>
     /// <param name="callback">The callback, on any thread, under no lock, not to block; null for none.</param>
@@ -344,11 +349,26 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
     protected void CreateQueues(Func<int, IQueueProcessor> processor)
     {
         for (var i = 0; i < _queues.Length; i++)
+            _queues[i] = NewQueue(i, processor(i));
+    }
+
+    /// <summary>
+    /// Adds an administration queue (VIRTIO 1.4, 2.13) behind the others: its number is <see cref="QueueCount"/>. Who offers VIRTIO_F_ADMIN_VQ does that before a driver
+    /// comes. The queue has a thread of its own while it runs.
+    /// </summary>
+    /// <param name="options">How it judges commands.</param>
+    /// <param name="members">The devices that its commands are about.</param>
+    /// <exception cref="InvalidOperationException">There is one.</exception>
+    public void AddAdminQueue(AdminOptions options, IAdminMembers members)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(members);
+        lock (_lock)
         {
-            _queues[i] = new QueueRunner(i, Name, processor(i), QueueFaulted, (work, exception) => FaultSource.Report(Faults, work, exception), QueueEnded)
-            {
-                Size = MaxQueueSize,
-            };
+            if (_admin is not null)
+                throw new InvalidOperationException("The device has an administration queue.");
+            _admin = new AdminQueue(new AdminCommands(options, members));
+            _queues = [.. _queues, NewQueue(_queues.Length, _admin)];
         }
     }
 
@@ -427,6 +447,9 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         Volatile.Read(ref _configChanged)?.Invoke();
     }
 
+    private QueueRunner NewQueue(int index, IQueueProcessor processor) =>
+        new(index, Name, processor, QueueFaulted, (work, exception) => FaultSource.Report(Faults, work, exception), QueueEnded) { Size = MaxQueueSize };
+
     private static bool RefuseResetting(out Fault fault) => Refuse(Errno.EBUSY, "the device is being reset", out fault);
 
     // Before the driver sees it, and begins anew. Under no lock.
@@ -454,6 +477,7 @@ public abstract partial class VirtioDevice : IMovableState, IDisposable
         _isResetting = false;
         ForgetSuspension();
         _driverFeatures = VirtioFeatures.None;
+        _admin?.Commands.Reset();
         OnReset();
         if (_isOfDriver)
             OnDriverReset();

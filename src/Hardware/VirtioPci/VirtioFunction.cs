@@ -2,6 +2,7 @@ using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Virtio;
+using Virtbus.Virtio.Admin;
 
 namespace Virtbus.Hardware.VirtioPci;
 
@@ -12,7 +13,7 @@ namespace Virtbus.Hardware.VirtioPci;
 /// Accesses come from any thread. One that resets the device, or a queue, returns when what is in work is done. A driver that breaks its ring
 /// stops its queue and finds DEVICE_NEEDS_RESET; the function lives.
 /// </remarks>
-public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMovableState
+public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IAdminMembers, IMovableState
 {
     /// <summary>The most virtual functions that one can have.</summary>
     public const int MaxVirtualFunctions = 256;
@@ -32,10 +33,12 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
     /// </param>
     /// <exception cref="VirtbusException">EINVAL: the options do not go with the device.</exception>
     public VirtioFunction(VirtioDevice device, VirtioFunctionOptions? options = null, Func<int, VirtioDevice>? virtualDevice = null)
-        : base(VirtioFunctionLayout.Build(device, options ?? new VirtioFunctionOptions()))
+        : base(VirtioFunctionLayout.Build(device, options ??= new VirtioFunctionOptions()))
     {
         _virtual = virtualDevice;
-        _unit = new VirtioUnit(this, device, options ?? new VirtioFunctionOptions());
+        if (options.OffersAdminQueue)
+            device.AddAdminQueue(new AdminOptions { IsStrict = options.IsAdminStrict }, this);
+        _unit = new VirtioUnit(this, device, options);
         _window = new VirtioConfigWindow(this, Config, VirtioFunctionLayout.WindowAt(device));
     }
 
@@ -50,12 +53,22 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IMova
         return (uint)index < (uint)functions.Count ? ((VirtioVirtualFunction)functions[index]).Device : null;
     }
 
+    IAdminMember? IAdminMembers.Find(ulong index)
+    {
+        var functions = VirtualFunctions;
+        return index < (ulong)functions.Count ? (VirtioVirtualFunction)functions[(int)index] : null;
+    }
+
     /// <inheritdoc/>
     public override IReadOnlyList<PciDoorbell> Doorbells => _unit.Doorbells;
 
     int IVirtioUnitPort.Vectors => MsixTable?.Vectors ?? 0;
 
     bool IVirtioUnitPort.IsMsixEnabled => InterruptMode == PciInterruptMode.MsiX;
+
+    bool IAdminMembers.IsThere => AreVirtualFunctionsEnabled;
+
+    bool IAdminMembers.HaveLegacy => VirtioLegacyFields.Has(Device.DeviceId);
 
     FaultSource? IVirtioUnitPort.Faults => Faults;
 

@@ -27,6 +27,9 @@ internal static class VirtioFunctionLayout
     /// <summary>Bytes from one queue's notification to the next one's: a notification with data has four.</summary>
     internal const int NotifyStride = 4;
 
+    /// <summary>Where a virtual function that a legacy driver uses is notified, in <see cref="RegisterBar"/>: behind the places of all queues that there can be.</summary>
+    internal const int LegacyNotifyPlace = ((NotifyPage + 1) * PageSize) - NotifyStride;
+
     // The window capability's fields.
     internal const int WindowBar = 4;
     internal const int WindowOffset = 8;
@@ -57,7 +60,7 @@ internal static class VirtioFunctionLayout
     internal static bool HasTransitional(uint type) => Array.Exists(TransitionalIds, t => t.Type == type);
 
     /// <summary>The vectors that a function has.</summary>
-    internal static int VectorsOf(VirtioDevice device, VirtioFunctionOptions options) => options.Vectors ?? device.QueueCount + 1;
+    internal static int VectorsOf(VirtioDevice device, VirtioFunctionOptions options) => options.Vectors ?? device.QueueCount + (options.OffersAdminQueue ? 2 : 1);
 
     /// <summary>Makes the config space of a function that is not virtual.</summary>
     /// <exception cref="VirtbusException">EINVAL: the options do not go with the device.</exception>
@@ -92,7 +95,7 @@ internal static class VirtioFunctionLayout
         }
 
         builder.Express(new PciExpressOptions { Type = options.IsTransitional ? PciPortType.LegacyEndpoint : PciPortType.Endpoint });
-        AddCapabilities(builder, device, shared);
+        AddCapabilities(builder, device, shared, options.OffersAdminQueue ? 1 : 0);
         if (options.VirtualFunctions > 0)
             AddVirtual(builder, device, options, shared);
         try
@@ -116,7 +119,7 @@ internal static class VirtioFunctionLayout
             .PowerManagement()
             .Msix(vectors, MsixBar, 0, MsixBar, MsixBytes(vectors) / 2);
         using var shared = new VirtioSharedBar(device);
-        AddCapabilities(builder, device, shared);
+        AddCapabilities(builder, device, shared, adminQueues: 0);
         return builder.Ari().Build();
     }
 
@@ -140,11 +143,11 @@ internal static class VirtioFunctionLayout
         });
     }
 
-    private static void AddCapabilities(ConfigSpaceBuilder builder, VirtioDevice device, VirtioSharedBar shared)
+    private static void AddCapabilities(ConfigSpaceBuilder builder, VirtioDevice device, VirtioSharedBar shared, int adminQueues)
     {
         Span<byte> bytes = stackalloc byte[17];
         builder.Vendor(Describe(bytes, VIRTIO_PCI_CAP_COMMON_CFG, CommonPage, VirtioCommonConfig.Size))
-            .Vendor(Describe(bytes, VIRTIO_PCI_CAP_NOTIFY_CFG, NotifyPage, device.QueueCount * NotifyStride, NotifyStride))
+            .Vendor(Describe(bytes, VIRTIO_PCI_CAP_NOTIFY_CFG, NotifyPage, (device.QueueCount + adminQueues) * NotifyStride, NotifyStride))
             .Vendor(Describe(bytes, VIRTIO_PCI_CAP_ISR_CFG, IsrPage, 1));
         if (device.ConfigSize > 0)
             builder.Vendor(Describe(bytes, VIRTIO_PCI_CAP_DEVICE_CFG, ConfigPage, device.ConfigSize));

@@ -16,4 +16,13 @@ public sealed record VirtioFunctionOptions
 
     /// <summary>Virtual functions that can be enabled, 0 to 256.</summary>
     public int VirtualFunctions { get; init; }
+
+    /// <summary>Whether a function with virtual ones has an administration queue for them (VIRTIO_F_ADMIN_VQ); one without has none.</summary>
+    public bool HasAdminQueue { get; init; } = true;
+
+    /// <summary>Whether that queue goes by the standard to the letter; see <see cref="Virtio.Admin.AdminOptions.IsStrict"/>.</summary>
+    public bool IsAdminStrict { get; init; }
+
+    /// <summary>Whether the function has the queue.</summary>
+    internal bool OffersAdminQueue => HasAdminQueue && VirtualFunctions > 0;
 }

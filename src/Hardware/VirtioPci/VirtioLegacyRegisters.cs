@@ -26,7 +26,7 @@ internal sealed class VirtioLegacyRegisters
     private uint _features;
     private ushort _select;
     private byte _status;
-    private bool _isRunning;
+    private volatile bool _isRunning;
 
     internal VirtioLegacyRegisters(VirtioDevice device, VirtioConfigRegisters registers, IVirtioUnitPort port, VirtioInterruptStatus interrupts)
     {
@@ -37,7 +37,14 @@ internal sealed class VirtioLegacyRegisters
         _pages = new uint[device.QueueCount];
     }
 
-    private int ConfigOffset => VirtioLegacyConfig.ConfigOffset(_port.IsMsixEnabled);
+    /// <summary>Whether the driver's queues run; any thread.</summary>
+    internal bool IsRunning => _isRunning;
+
+    /// <summary>Whether a driver wrote something here since the last reset.</summary>
+    internal bool IsUsed => _isRunning || _status != 0 || _features != 0 || _select != 0 || Array.Exists(_pages, static page => page != 0);
+
+    /// <summary>Where the device's configuration begins now.</summary>
+    internal int ConfigOffset => VirtioLegacyConfig.ConfigOffset(_port.IsMsixEnabled);
 
     internal void Reset()
     {
@@ -47,6 +54,10 @@ internal sealed class VirtioLegacyRegisters
         _isRunning = false;
         Array.Clear(_pages);
     }
+
+    /// <summary>Whether an access is to bytes of one field, and not past what there is.</summary>
+    internal bool IsOneField(bool isConfig, int offset, int length) =>
+        isConfig ? VirtioLegacyFields.IsInConfig(_device, offset, length) : VirtioLegacyFields.IsInHeader(offset, length, ConfigOffset);
 
     /// <summary>Reads ports, any number of them from any place.</summary>
     internal void Read(int offset, Span<byte> destination)

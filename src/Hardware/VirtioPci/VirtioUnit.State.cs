@@ -41,11 +41,11 @@ internal sealed partial class VirtioUnit
             state[0] = _interrupts.Value;
             _registers.Save(state.AsSpan(1));
             writer.Add(Section, StateVersion, state);
-            if (_legacy is null)
+            if (_legacy is null || !(_hasPorts || _legacy.IsUsed))
                 return true;
-            var legacy = new byte[VirtioLegacyRegisters.SavedSize + (_kicks.Length * sizeof(uint))];
+            var legacy = new byte[LegacySize];
             _legacy.Save(legacy);
-            for (var i = 0; i < _kicks.Length; i++)
+            for (var i = 0; i < _device.QueueCount; i++)
                 BinaryPrimitives.WriteUInt32LittleEndian(legacy.AsSpan(VirtioLegacyRegisters.SavedSize + (i * sizeof(uint))), _legacy.Pages[i]);
             writer.Add(LegacySection, StateVersion, legacy);
             return true;
@@ -60,14 +60,16 @@ internal sealed partial class VirtioUnit
             var size = 1 + _registers.SavedSize;
             if (!reader.TryTake(Section, StateVersion, size, size, out var section, out fault))
                 return false;
-            var legacySize = VirtioLegacyRegisters.SavedSize + (_kicks.Length * sizeof(uint));
-            var legacy = default(StateSection);
-            if (_legacy is not null && !reader.TryTake(LegacySection, StateVersion, legacySize, legacySize, out legacy, out fault))
+            StateSection? found = null;
+            if (_legacy is not null && !reader.TryTakeIfThere(LegacySection, StateVersion, LegacySize, LegacySize, out found, out fault))
                 return false;
+            if (_hasPorts && found is null)
+                return Refuse($"section '{LegacySection}' is missing", out fault);
+            var legacy = found ?? default;
             var content = section.Content.Span;
             if ((content[0] & ~(VirtioInterruptStatus.Queue | VirtioInterruptStatus.Config)) != 0 || !_registers.IsSaved(content[1..]))
                 return Refuse(section, out fault);
-            if (_legacy is not null && (legacy.Content.Span[7] > 1 || legacy.Content.Span[8..VirtioLegacyRegisters.SavedSize].ContainsAnyExcept((byte)0)))
+            if (found is not null && (legacy.Content.Span[7] > 1 || legacy.Content.Span[8..VirtioLegacyRegisters.SavedSize].ContainsAnyExcept((byte)0)))
                 return Refuse(legacy, out fault);
             // Last: what it refuses changes nothing.
             if (!_device.TryRestore(reader, out fault))
@@ -82,19 +84,30 @@ internal sealed partial class VirtioUnit
         }
     }
 
+    private int LegacySize => VirtioLegacyRegisters.SavedSize + (_device.QueueCount * sizeof(uint));
+
     private void RestoreLegacy(ReadOnlySpan<byte> from)
     {
         if (_legacy is null)
             return;
-        Span<uint> pages = stackalloc uint[_kicks.Length];
+        if (from.IsEmpty)
+        {
+            _legacy.Reset();
+            return;
+        }
+
+        Span<uint> pages = stackalloc uint[_device.QueueCount];
         for (var i = 0; i < pages.Length; i++)
             pages[i] = BinaryPrimitives.ReadUInt32LittleEndian(from[(VirtioLegacyRegisters.SavedSize + (i * sizeof(uint)))..]);
         _legacy.Restore(from, pages);
     }
 
-    private static bool Refuse(in StateSection section, out Fault fault)
+    private static bool Refuse(in StateSection section, out Fault fault) =>
+        Refuse($"section '{section.Name}', version {section.Version}, has values that such a function can't have", out fault);
+
+    private static bool Refuse(string why, out Fault fault)
     {
-        fault = new Fault(Errno.EINVAL, $"section '{section.Name}', version {section.Version}, has values that such a function can't have");
+        fault = new Fault(Errno.EINVAL, why);
         return false;
     }
 }

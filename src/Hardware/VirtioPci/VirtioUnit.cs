@@ -23,6 +23,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private readonly VirtioConfigRegisters _registers;
     private readonly VirtioInterruptStatus _interrupts;
     private readonly VirtioLegacyRegisters? _legacy;
+    private readonly bool _hasPorts;
     private readonly VirtioSharedBar _shared;
     private readonly EventFd?[] _kicks;
     private IDisposable? _ownerWatch;
@@ -30,17 +31,18 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private int _isFaultTold;
     private bool _disposed;
 
-    internal VirtioUnit(IVirtioUnitPort port, VirtioDevice device, VirtioFunctionOptions options)
+    internal VirtioUnit(IVirtioUnitPort port, VirtioDevice device, VirtioFunctionOptions options, bool hasHiddenLegacy = false)
     {
         _port = port;
         _device = device;
-        _kicks = new EventFd?[device.QueueCount];
+        _kicks = new EventFd?[device.QueueCount + device.AdminQueueCount];
         for (var i = 0; i < _kicks.Length; i++)
             device.SetQueueKick(i, null, polls: false);
         _shared = new VirtioSharedBar(device);
         _interrupts = new VirtioInterruptStatus(port);
         _registers = new VirtioConfigRegisters(device, this, TransportFeatures(options));
-        if (options.IsTransitional)
+        _hasPorts = options.IsTransitional;
+        if (_hasPorts || hasHiddenLegacy)
             _legacy = new VirtioLegacyRegisters(device, _registers, port, _interrupts);
     }
 
@@ -107,12 +109,12 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             return;
         }
 
-        if (bar == LegacyBar && _legacy is not null)
+        if (bar == LegacyBar && _hasPorts)
         {
             lock (_access)
             {
                 if (!_disposed)
-                    _legacy.Read((int)offset, destination);
+                    _legacy!.Read((int)offset, destination);
             }
 
             // Its ISR is among them.
@@ -135,7 +137,10 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     {
         if (bar == RegisterBar && offset >= NotifyPage * PageSize)
         {
-            Notify((int)offset - (NotifyPage * PageSize), source.Length);
+            if (offset == LegacyNotifyPlace)
+                NotifyLegacy(source);
+            else
+                Notify((int)offset - (NotifyPage * PageSize), source.Length);
             return;
         }
 
@@ -154,8 +159,8 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         {
             if (_disposed)
                 return;
-            if (bar == LegacyBar)
-                _legacy?.Write((int)offset, source, BinaryPrimitives.ReadUInt64LittleEndian(value));
+            if (bar == LegacyBar && _hasPorts)
+                _legacy!.Write((int)offset, source, BinaryPrimitives.ReadUInt64LittleEndian(value));
             else if (bar == RegisterBar && offset < PageSize)
                 WriteCommon((int)offset, source.Length, BinaryPrimitives.ReadUInt64LittleEndian(value));
             else if (bar == RegisterBar && offset / PageSize == ConfigPage)
@@ -279,6 +284,8 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             VirtioFeatures.VIRTIO_F_SUSPEND);
         if (options.HasNotificationData)
             features = features.With(VirtioFeatures.VIRTIO_F_NOTIFICATION_DATA);
+        if (options.OffersAdminQueue)
+            features = features.With(VirtioFeatures.VIRTIO_F_ADMIN_VQ);
         return options.VirtualFunctions > 0 ? features.With(VirtioFeatures.VIRTIO_F_SR_IOV) : features;
     }
 

@@ -2,11 +2,12 @@ using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Virtio;
+using Virtbus.Virtio.Admin;
 
 namespace Virtbus.Hardware.VirtioPci;
 
 /// <summary>A virtual function of a virtio function: a device of its own behind modern registers.</summary>
-internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPort, IMovableState
+internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPort, IAdminMember, IMovableState
 {
     private readonly VirtioFunction _physical;
     private readonly VirtioUnit _unit;
@@ -16,7 +17,7 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
         : base(physical, index, config)
     {
         _physical = physical;
-        _unit = new VirtioUnit(this, device, new VirtioFunctionOptions());
+        _unit = new VirtioUnit(this, device, new VirtioFunctionOptions(), hasHiddenLegacy: VirtioLegacyFields.Has(device.DeviceId));
         _window = new VirtioConfigWindow(this, Config, VirtioFunctionLayout.WindowAt(device));
     }
 
@@ -29,6 +30,12 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
     bool IVirtioUnitPort.IsMsixEnabled => InterruptMode == PciInterruptMode.MsiX;
 
     FaultSource? IVirtioUnitPort.Faults => Faults;
+
+    LegacyNotifyInfo IAdminMember.NotifyInfo => VirtioUnit.NotifyInfo;
+
+    AdminAnswer IAdminMember.ReadLegacy(bool isConfig, int offset, Span<byte> destination) => _unit.ReadLegacy(isConfig, offset, destination);
+
+    AdminAnswer IAdminMember.WriteLegacy(bool isConfig, int offset, ReadOnlySpan<byte> source) => _unit.WriteLegacy(isConfig, offset, source);
 
     void IVirtioUnitPort.TellDriverFault(int queue, Fault fault) => _physical.TellDriverFault(_unit.Device, queue, fault);
 

@@ -10,6 +10,22 @@ public readonly record struct AdminAnswer(ushort Status, ushort Qualifier)
     /// <summary>Bytes before the result.</summary>
     public const int Size = 8;
 
+    /// <summary>The command was done.</summary>
+    public static AdminAnswer Ok => default;
+
+    /// <summary>It would have to wait for somebody: it is to be tried again.</summary>
+    public static AdminAnswer TryAgain => new(AdminStatus.VIRTIO_ADMIN_STATUS_EAGAIN, AdminQualifier.VIRTIO_ADMIN_STATUS_Q_TRYAGAIN);
+
+    /// <summary>Its result has no room.</summary>
+    public static AdminAnswer NoRoom => new(AdminStatus.VIRTIO_ADMIN_STATUS_ENOMEM, AdminQualifier.VIRTIO_ADMIN_STATUS_Q_NORESOURCE);
+
+    /// <summary>A field of its data makes no sense.</summary>
+    public static AdminAnswer InvalidField => Invalid(AdminQualifier.VIRTIO_ADMIN_STATUS_Q_INVALID_FIELD);
+
+    /// <summary>It makes no sense.</summary>
+    /// <param name="qualifier">Why.</param>
+    public static AdminAnswer Invalid(ushort qualifier) => new(AdminStatus.VIRTIO_ADMIN_STATUS_EINVAL, qualifier);
+
     /// <summary>Whether the command was done.</summary>
     public bool IsOk => Status == AdminStatus.VIRTIO_ADMIN_STATUS_OK;
 

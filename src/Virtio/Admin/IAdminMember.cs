@@ -1,0 +1,25 @@
+namespace Virtbus.Virtio.Admin;
+
+/// <summary>
+/// A device that commands of an administration queue are about. On the queue's thread; none waits long for anybody: what would is answered with
+/// <see cref="AdminAnswer.TryAgain"/>. A refused call changes nothing.
+/// </summary>
+public interface IAdminMember
+{
+    /// <summary>Where it takes notifications of a legacy driver: writes of 2 bytes, the number of a queue.</summary>
+    LegacyNotifyInfo NotifyInfo { get; }
+
+    /// <summary>Reads as a legacy driver does.</summary>
+    /// <param name="isConfig">Whether the configuration of the device's type is meant, and not the header before it.</param>
+    /// <param name="offset">First byte there.</param>
+    /// <param name="destination">Where to; any length.</param>
+    /// <returns>INVALID_FIELD when that is not within one field.</returns>
+    AdminAnswer ReadLegacy(bool isConfig, int offset, Span<byte> destination);
+
+    /// <summary>Writes as a legacy driver does.</summary>
+    /// <param name="isConfig">As for <see cref="ReadLegacy"/>.</param>
+    /// <param name="offset">First byte there.</param>
+    /// <param name="source">Where from; any length.</param>
+    /// <returns>INVALID_FIELD when that is not within one field.</returns>
+    AdminAnswer WriteLegacy(bool isConfig, int offset, ReadOnlySpan<byte> source);
+}

@@ -1,0 +1,51 @@
+using Virtbus.Platform;
+using Virtbus.Virtio;
+using Virtbus.Virtio.Rings;
+
+namespace Virtbus.Tests.Hardware.Admin;
+
+/// <summary>A device of a type that legacy drivers do not know, with one queue in which nothing happens.</summary>
+internal sealed class NewDevice : VirtioDevice
+{
+    internal NewDevice()
+        : base("new", 1, 64) => CreateQueues(static _ => new Nothing());
+
+    public override uint DeviceId => VirtioDeviceId.VIRTIO_ID_FS;
+
+    public override VirtioFeatures DeviceFeatures => VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1);
+
+    public override int ConfigSize => 0;
+
+    protected override void ReadConfig(int offset, Span<byte> destination, VirtioFeatures? driverFeatures)
+    {
+    }
+
+    protected override bool TryWriteConfig(int offset, ReadOnlySpan<byte> source, VirtioFeatures? driverFeatures, out Fault fault) => Done(out fault);
+
+    protected override void OnBeginUse()
+    {
+    }
+
+    private sealed class Nothing : IQueueProcessor
+    {
+        public (ulong Requests, ulong Bytes, ulong Errors) Counters => default;
+
+        public void Start(DeviceRing ring, VirtioFeatures features)
+        {
+        }
+
+        public bool Process(out Fault fault)
+        {
+            fault = Fault.None;
+            return false;
+        }
+
+        public void Drain()
+        {
+        }
+
+        public void Dispose()
+        {
+        }
+    }
+}
