@@ -24,7 +24,7 @@ internal sealed class VirtioPciLegacy : VirtioPciTransport
     private uint _features;
 
     private VirtioPciLegacy(PciDevice device, PciRegion ports)
-        : base(device)
+        : base(device, null)
     {
         _ports = ports;
         DeviceFeatures = new VirtioFeatures(Read32(VIRTIO_PCI_HOST_FEATURES));
