@@ -6,9 +6,14 @@ namespace Virtbus.Virtio;
 public sealed partial class VirtioConfigRegisters
 {
     // Selectors 4, 4 and 2, vector of the configuration 2, features 16, generation 1, reserved 3.
-    private const int SavedHeader = 32;
+    internal const int SavedHeader = 32;
+    internal const int SavedQueueSelectAt = 8;
+    internal const int SavedConfigVectorAt = 10;
+    internal const int SavedFeaturesAt = 12;
     // Three areas 24, size 2, vector 2, reserved 4.
-    private const int SavedQueue = 32;
+    internal const int SavedQueue = 32;
+    internal const int SavedSizeAt = 24;
+    internal const int SavedVectorAt = 26;
 
     /// <summary>How many bytes <see cref="Save"/> writes.</summary>
     public int SavedSize => SavedHeader + (_queues.Length * SavedQueue);

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Diagnostics;
 using Virtbus.Memory;
 using Virtbus.Platform;
 using Virtbus.Virtio.Rings;
@@ -8,14 +9,18 @@ namespace Virtbus.Virtio;
 // The state that moves: what the driver set up, and where each queue goes on.
 public abstract partial class VirtioDevice
 {
-    private const string DeviceSection = "virtio";
-    private const string QueuesSection = "virtio-queues";
+    internal const string DeviceSection = "virtio";
+    internal const string QueuesSection = "virtio-queues";
     private const ushort StateVersion = 1;
     // Type 4, number of queues 2, status 1, reserved 1, features 16, configuration generation 4.
-    private const int DeviceSectionSize = 28;
+    internal const int DeviceSectionSize = 28;
+    internal const int DeviceStatusAt = 6;
+    internal const int DeviceFeaturesAt = 8;
     // Three areas 24, size 2, flags 2, place in the ring 4.
-    private const int QueueSize = 32;
-    private const ushort ReadyFlag = 1;
+    internal const int QueueSize = 32;
+    internal const int QueueSizeAt = 24;
+    internal const int QueueFlagsAt = 26;
+    internal const ushort ReadyFlag = 1;
     private const ushort BrokenFlag = 2;
     private const ushort PackedFlag = 4;
     private const byte KnownStatus = VirtioStatus.ACKNOWLEDGE | VirtioStatus.DRIVER | VirtioStatus.DRIVER_OK | VirtioStatus.FEATURES_OK
@@ -43,6 +48,36 @@ public abstract partial class VirtioDevice
         // What is under way when a device stands still would be under way for ever in the one that goes on.
         EndResetWhenDone();
         return Done(out fault);
+    }
+
+    /// <summary>As <see cref="TryPause(out Fault)"/>, but nobody is waited for longer than that, and in vain nothing has changed.</summary>
+    /// <param name="patience">How long what is in work may take that has to wait for a peer that is reached by messages.</param>
+    /// <param name="fault">EAGAIN: it takes longer; ENODEV: the device is gone.</param>
+    public bool TryPause(TimeSpan patience, out Fault fault)
+    {
+        using (Hold())
+        {
+            if (_disposed)
+                return Refuse(Errno.ENODEV, "the device is gone", out fault);
+            if (_isPaused)
+                return Done(out fault);
+            _isPaused = true;
+            foreach (var queue in _queues)
+                queue.BeginStop();
+        }
+
+        // The lock is free: a queue that waits for a peer is through only when that is served.
+        var start = Stopwatch.GetTimestamp();
+        var spinner = default(SpinWait);
+        while (HasEnding && Stopwatch.GetElapsedTime(start) < patience)
+            spinner.SpinOnce(sleep1Threshold: 50);
+        if (HasEnding)
+        {
+            Resume();
+            return Refuse(Errno.EAGAIN, "a queue waits for a peer", out fault);
+        }
+
+        return TryPause(out fault);
     }
 
     /// <inheritdoc/>
@@ -82,6 +117,7 @@ public abstract partial class VirtioDevice
                 Write(_queues[i], queues.AsSpan(i * QueueSize));
             writer.Add(QueuesSection, StateVersion, queues);
             SaveSuspension(writer);
+            _admin?.Commands.Save(writer);
             return TrySaveModel(writer, out fault);
         }
     }
@@ -97,6 +133,7 @@ public abstract partial class VirtioDevice
             if (!reader.TryTake(DeviceSection, StateVersion, DeviceSectionSize, DeviceSectionSize, out var device, out fault)
                 || !reader.TryTake(QueuesSection, StateVersion, QueueSize, _queues.Length * QueueSize, out var queues, out fault)
                 || !TryReadSuspension(reader, device.Content.Span[6], out var suspension, out fault)
+                || !TryReadAdmin(reader, out var applyAdmin, out fault)
                 || !TryReadModel(reader, FeaturesIn(device), out var applyModel, out fault) || !reader.TryFinish(out fault))
                 return false;
             if (!TryCheck(device, out var features, out fault) || !TryReadQueues(queues, device.Content.Span[6], features, out var states, out fault))
@@ -108,6 +145,7 @@ public abstract partial class VirtioDevice
             Interlocked.Exchange(ref _status, device.Content.Span[6]);
             Volatile.Write(ref _configGeneration, BinaryPrimitives.ReadUInt32LittleEndian(device.Content.Span[24..]));
             ApplySuspension(suspension);
+            applyAdmin();
             applyModel();
             return true;
         }
@@ -128,6 +166,12 @@ public abstract partial class VirtioDevice
     {
         apply = static () => { };
         return Done(out fault);
+    }
+
+    private bool TryReadAdmin(StateReader reader, out Action apply, out Fault fault)
+    {
+        apply = static () => { };
+        return _admin is null ? Done(out fault) : _admin.Commands.TryRead(reader, out apply, out fault);
     }
 
     private static void Write(QueueRunner queue, Span<byte> to)

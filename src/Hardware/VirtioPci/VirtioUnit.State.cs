@@ -11,13 +11,35 @@ internal sealed partial class VirtioUnit
     private const string LegacySection = "virtio-pci-legacy";
     private const ushort StateVersion = 1;
 
+    // Who has the function, and who administers it, may stop it, each for itself. Taken before the lock of the accesses.
+    private readonly Lock _standstill = new();
+    private bool _isHeld;
+    private bool _isStopped;
     private bool _isRestored;
 
-    // Under no lock: a reset that ends by it shows the line.
-    internal bool TryPause(out Fault fault) => _device.TryPause(out fault);
+    // Not under the lock of the accesses: a reset that ends by it shows the line.
+    internal bool TryPause(out Fault fault)
+    {
+        lock (_standstill)
+        {
+            _isHeld = true;
+            return _device.TryPause(out fault);
+        }
+    }
 
     internal void Resume()
     {
+        lock (_standstill)
+        {
+            _isHeld = false;
+            GoOn();
+        }
+    }
+
+    private void GoOn()
+    {
+        if (_isHeld || _isStopped)
+            return;
         _device.Resume();
         bool isRestored;
         lock (_access)

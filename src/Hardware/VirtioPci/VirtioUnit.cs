@@ -243,6 +243,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             Volatile.Write(ref _isFaultTold, 0);
         }
 
+        EndStop();
         _port.ShowLine();
     }
 

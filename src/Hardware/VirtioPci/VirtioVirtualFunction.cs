@@ -1,3 +1,4 @@
+using System.Buffers;
 using Virtbus.Memory.Dma;
 using Virtbus.Pci;
 using Virtbus.Platform;
@@ -44,6 +45,12 @@ internal sealed class VirtioVirtualFunction : PciVirtualFunction, IVirtioUnitPor
     void IVirtioUnitPort.StageLine(bool asserted) => StageInterrupt(asserted);
 
     void IVirtioUnitPort.ShowLine() => ShowInterrupt();
+
+    AdminAnswer IAdminMember.SetMode(bool isStopped) => _unit.SetMode(isStopped);
+
+    AdminAnswer IAdminMember.GetParts(IBufferWriter<byte> parts) => _unit.GetParts(parts);
+
+    AdminAnswer IAdminMember.SetParts(ReadOnlySpan<byte> parts) => _unit.SetParts(parts);
 
     public override IReadOnlyList<PciBarArea> GetBarAreas(int bar) => _unit.GetAreas(bar);
 

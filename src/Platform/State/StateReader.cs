@@ -92,6 +92,14 @@ public sealed class StateReader
         return Done(out fault);
     }
 
+    /// <summary>Takes all sections that were not taken yet, in no order, for who puts a state together from them.</summary>
+    public IReadOnlyList<StateSection> TakeRest()
+    {
+        StateSection[] rest = [.. _sections.Values];
+        _sections.Clear();
+        return rest;
+    }
+
     private static bool Fits(in StateSection section, ushort newest, int minLength, int maxLength, out Fault fault)
     {
         if (section.Version > newest)

@@ -14,10 +14,16 @@ internal sealed partial class AdminCommands(AdminOptions options, IAdminMembers 
     private AdminCommandSet _usedForSelf = AdminCommandSet.Lists;
     private AdminCommandSet _usedForMembers = AdminCommandSet.Lists;
 
+    // Linux knows neither QUERY nor MODIFY.
+    private static AdminCommandSet ObjectLife => AdminCommandSet.Of(VIRTIO_ADMIN_CMD_RESOURCE_OBJ_CREATE, VIRTIO_ADMIN_CMD_RESOURCE_OBJ_DESTROY);
+
+    private static AdminCommandSet NeedObjects =>
+        AdminCommandSet.Of(VIRTIO_ADMIN_CMD_DEV_PARTS_METADATA_GET, VIRTIO_ADMIN_CMD_DEV_PARTS_GET, VIRTIO_ADMIN_CMD_DEV_PARTS_SET);
+
     private static AdminCommandSet ForSelf => AdminCommandSet.Lists | AdminCommandSet.Capabilities;
 
     private AdminCommandSet ForMembers =>
-        AdminCommandSet.Lists | (members.HaveLegacy ? AdminCommandSet.Legacy : default) | (options.IsStrict ? default : AdminCommandSet.Capabilities);
+        AdminCommandSet.Lists | (members.HaveLegacy ? AdminCommandSet.Legacy : default) | AdminCommandSet.DeviceParts | (options.IsStrict ? default : AdminCommandSet.Capabilities);
 
     /// <summary>Does a command.</summary>
     /// <param name="command">The part of the buffer that the device reads, of any length.</param>
@@ -70,20 +76,24 @@ internal sealed partial class AdminCommands(AdminOptions options, IAdminMembers 
 
         // 0 becomes more than there can be.
         return members.Find(command.MemberId - 1) is { } member
-            ? DoForMember(command.Opcode, member, data, result, out length)
+            ? DoForMember(command.Opcode, command.MemberId - 1, member, data, result, out length)
             : AdminAnswer.Invalid(VIRTIO_ADMIN_STATUS_Q_INVALID_MEMBER);
     }
 
-    private AdminAnswer DoForMember(ushort opcode, IAdminMember member, ReadOnlySpan<byte> data, Span<byte> result, out int length)
+    private AdminAnswer DoForMember(ushort opcode, ulong index, IAdminMember member, ReadOnlySpan<byte> data, Span<byte> result, out int length)
     {
         length = 0;
         switch (opcode)
         {
             case VIRTIO_ADMIN_CMD_LEGACY_COMMON_CFG_WRITE or VIRTIO_ADMIN_CMD_LEGACY_DEV_CFG_WRITE:
-                return member.WriteLegacy(opcode == VIRTIO_ADMIN_CMD_LEGACY_DEV_CFG_WRITE, First(data), data[Math.Min(data.Length, AdminLegacyLayout.WriteHeaderSize)..]);
+                return member.WriteLegacy(opcode == VIRTIO_ADMIN_CMD_LEGACY_DEV_CFG_WRITE, First(data), Behind(data, AdminLegacyLayout.WriteHeaderSize));
             case VIRTIO_ADMIN_CMD_LEGACY_COMMON_CFG_READ or VIRTIO_ADMIN_CMD_LEGACY_DEV_CFG_READ:
                 length = result.Length;
                 return member.ReadLegacy(opcode == VIRTIO_ADMIN_CMD_LEGACY_DEV_CFG_READ, First(data), result);
+            case VIRTIO_ADMIN_CMD_RESOURCE_OBJ_CREATE or VIRTIO_ADMIN_CMD_RESOURCE_OBJ_QUERY or VIRTIO_ADMIN_CMD_RESOURCE_OBJ_MODIFY or VIRTIO_ADMIN_CMD_RESOURCE_OBJ_DESTROY:
+                return DoObject(opcode, index, member, data, result, out length);
+            case VIRTIO_ADMIN_CMD_DEV_PARTS_METADATA_GET or VIRTIO_ADMIN_CMD_DEV_PARTS_GET or VIRTIO_ADMIN_CMD_DEV_PARTS_SET or VIRTIO_ADMIN_CMD_DEV_MODE_SET:
+                return DoParts(opcode, member, data, result, out length);
             default:
                 Span<byte> places = stackalloc byte[AdminLegacyLayout.NotifyEntries * LegacyNotifyInfo.Size];
                 places.Clear();
@@ -109,7 +119,8 @@ internal sealed partial class AdminCommands(AdminOptions options, IAdminMembers 
         var legacy = wanted & AdminCommandSet.LegacyAccess;
         var capabilities = wanted & AdminCommandSet.Capabilities;
         return (legacy == default ? !wanted.Has(VIRTIO_ADMIN_CMD_LEGACY_NOTIFY_INFO) : legacy == AdminCommandSet.LegacyAccess)
-            && (capabilities == default || capabilities == AdminCommandSet.Capabilities);
+            && (capabilities == default || capabilities == AdminCommandSet.Capabilities)
+            && ((wanted & NeedObjects) == default || wanted.HasAll(ObjectLife));
     }
 
     private bool HasMembers(in AdminCommand command) =>
@@ -121,6 +132,8 @@ internal sealed partial class AdminCommands(AdminOptions options, IAdminMembers 
         var isListed = (isSelf ? _usedForSelf : _usedForMembers).Has(opcode);
         return isListed || (!options.IsStrict && AdminCommandSet.Capabilities.Has(opcode) && (_usedForSelf | _usedForMembers).Has(opcode));
     }
+
+    private static ReadOnlySpan<byte> Behind(ReadOnlySpan<byte> data, int length) => data[Math.Min(data.Length, length)..];
 
     private static byte First(ReadOnlySpan<byte> data) => data.IsEmpty ? (byte)0 : data[0];
 

@@ -30,6 +30,12 @@ public readonly record struct DevicePart(ushort Type, byte Flags, ulong Selector
     /// <summary>First of the parts that the device's type defines.</summary>
     public const ushort FirstDeviceSpecific = 0x200;
 
+    /// <summary>
+    /// The whole state of a device of this program, as it is moved by other ways too (<see cref="Platform.StateWriter"/>): what the parts before have not, places in
+    /// rings and what the driver set by a queue of commands, and what they have. The same for all types.
+    /// </summary>
+    public const ushort WholeState = FirstDeviceSpecific;
+
     /// <summary>VIRTIO_DEV_PART_F_OPTIONAL: who does not know it passes it over.</summary>
     public const byte Optional = 1;
 
@@ -53,6 +59,25 @@ public readonly record struct DevicePart(ushort Type, byte Flags, ulong Selector
         source[FlagsAt],
         BinaryPrimitives.ReadUInt64LittleEndian(source[SelectorAt..]),
         BinaryPrimitives.ReadUInt32LittleEndian(source[LengthAt..]));
+
+    /// <summary>Takes the first part off a run of them.</summary>
+    /// <param name="parts">The parts; what is behind the first one when there is one, else as it was.</param>
+    /// <param name="part">Its header.</param>
+    /// <param name="value">Its value.</param>
+    /// <returns>False at the end, and when what is there is cut off.</returns>
+    public static bool TryTake(ref ReadOnlySpan<byte> parts, out DevicePart part, out ReadOnlySpan<byte> value)
+    {
+        part = default;
+        value = default;
+        if (parts.Length < Size)
+            return false;
+        part = Read(parts);
+        if (part.Length > (uint)(parts.Length - Size))
+            return false;
+        value = parts.Slice(Size, (int)part.Length);
+        parts = parts[(Size + (int)part.Length)..];
+        return true;
+    }
 
     /// <summary>Writes it.</summary>
     /// <param name="destination">Where to; at least <see cref="Size"/> bytes.</param>

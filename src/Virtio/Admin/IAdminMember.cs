@@ -1,3 +1,5 @@
+using System.Buffers;
+
 namespace Virtbus.Virtio.Admin;
 
 /// <summary>
@@ -22,4 +24,20 @@ public interface IAdminMember
     /// <param name="source">Where from; any length.</param>
     /// <returns>INVALID_FIELD when that is not within one field.</returns>
     AdminAnswer WriteLegacy(bool isConfig, int offset, ReadOnlySpan<byte> source);
+
+    /// <summary>
+    /// Stops the device, or has it go on: stopped, it touches no ring and no buffer, and tells its driver of nothing; buffers that it had taken are handed back. A
+    /// reset of the function ends that, one of the device does not.
+    /// </summary>
+    /// <param name="isStopped">Whether it is to be stopped; it may be already.</param>
+    AdminAnswer SetMode(bool isStopped);
+
+    /// <summary>Writes all parts of the device's state, in the standard's order. A device that runs stands still meanwhile.</summary>
+    /// <param name="parts">Takes them: each with its header, see <see cref="DevicePart"/>.</param>
+    AdminAnswer GetParts(IBufferWriter<byte> parts);
+
+    /// <summary>Sets parts of a stopped device's state, all or none; those that are read-only are compared.</summary>
+    /// <param name="parts">The parts; not trusted.</param>
+    /// <returns>EBUSY when it is not stopped; INVALID_FIELD.</returns>
+    AdminAnswer SetParts(ReadOnlySpan<byte> parts);
 }

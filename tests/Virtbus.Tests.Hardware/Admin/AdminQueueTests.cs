@@ -62,6 +62,7 @@ public sealed class AdminQueueTests
         using var rig = new AdminRig(functions: 0);
         rig.UseAll();
         rig.Driver.Select(rig.AdminIndex);
+        Assert.True(rig.Driver.IsEnabled);
         rig.Registers.WriteUInt16(VirtioCommonConfig.queue_reset, 1);
         Assert.False(rig.Driver.IsEnabled);
         rig.SetUpQueue();

@@ -85,6 +85,15 @@ internal sealed class AdminRig : IDisposable
         Assert.True(Driver.TryEnable());
     }
 
+    /// <summary>Gives the administration queue a new ring, and leaves the device as it is.</summary>
+    internal void ResetQueue()
+    {
+        Driver.Select(AdminIndex);
+        Registers.WriteUInt16(VirtioCommonConfig.queue_reset, 1);
+        Deadline.Until(() => Registers.ReadUInt16(VirtioCommonConfig.queue_reset) == 0, "the end of the queue's reset");
+        SetUpQueue();
+    }
+
     /// <summary>Sets VF Enable with so many functions; with none clears it.</summary>
     internal void Enable(int functions)
     {

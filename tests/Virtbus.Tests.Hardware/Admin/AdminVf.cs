@@ -32,6 +32,9 @@ internal sealed class AdminVf : IDisposable
 
     internal SplitDriverRing? Ring { get; private set; }
 
+    /// <summary>Where in the slot's memory the index of the modern ring's used buffers is.</summary>
+    internal ulong UsedIndexAt => Ring!.Layout.DeviceArea.Value - FunctionSlot.MemoryAddress + 2;
+
     public void Dispose()
     {
         Function.Unplug();
