@@ -58,6 +58,16 @@ internal sealed class VirtioPciAdminQueue : IDisposable
     /// <summary>The ring; null before <see cref="Attach"/>.</summary>
     internal VirtioQueue? Queue => _queue;
 
+    /// <summary>Whether it takes no command any more.</summary>
+    internal bool IsOver
+    {
+        get
+        {
+            lock (_news)
+                return !IsOpen(out _);
+        }
+    }
+
     /// <summary>Takes the ring, which is its own from here on.</summary>
     /// <exception cref="VirtbusException">EINVAL: it has no room for one command.</exception>
     internal void Attach(VirtioQueue queue)
@@ -102,7 +112,8 @@ internal sealed class VirtioPciAdminQueue : IDisposable
 
         if (!_users.TryEnter())
         {
-            fault = WasReset;
+            lock (_news)
+                _ = IsOpen(out fault);
             return false;
         }
 
@@ -225,7 +236,10 @@ internal sealed class VirtioPciAdminQueue : IDisposable
             lock (_news)
             {
                 place.IsRunning = false;
-                if (IsOpen(out fault))
+                // Who breaks the ring says why as the next thing.
+                while (IsOpen(out fault) && _queue!.IsBroken)
+                    Monitor.Wait(_news);
+                if (fault == Fault.None)
                     fault = WasReset;
             }
 

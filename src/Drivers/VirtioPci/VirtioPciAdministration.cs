@@ -34,7 +34,7 @@ internal sealed class VirtioPciAdministration(PciDevice device) : IVirtioAdminOw
         {
             Refresh();
             lock (_state)
-                return _commands;
+                return _queue is { IsOver: false } ? _commands : default;
         }
     }
 

@@ -242,8 +242,8 @@ internal abstract class VirtioPciTransport(PciDevice device, VirtioPciAdministra
         var admin = _admin = new VirtioPciAdminQueue(Group, device.Fabric!.Time);
         admin.Attach(Make(number, new VirtioQueueSpec($"avq.{number}", admin.OnUsed, VirtioPciAdminQueue.Depth), features, (queue, fault) =>
         {
-            broken(queue, fault);
             admin.OnBroken(fault);
+            broken(queue, fault);
         }));
     }
 
