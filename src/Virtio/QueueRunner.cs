@@ -94,6 +94,9 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
         private set => _isEnding = value;
     }
 
+    /// <summary>Whether the end of what it has in work may be a peer's to answer for.</summary>
+    internal bool WaitsForPeer => _ring.MayWaitForPeer;
+
     /// <summary>Set by the queue's thread when the driver broke the ring; cleared when the queue is made ready anew.</summary>
     internal bool IsBroken
     {
@@ -193,9 +196,10 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
     /// caller keeps it waiting. The queue's thread tells, by the callback, when a <see cref="Stop"/> has nothing left to wait for.
     /// </summary>
     /// <param name="cuts">Whether what is in work by messages is given up, but for the message that is under way.</param>
-    internal void BeginStop(bool cuts = false)
+    /// <param name="neverWaits">Whether it does not wait for what a back end has in work here either.</param>
+    internal void BeginStop(bool cuts = false, bool neverWaits = false)
     {
-        if (_client is not { } client || client.IsOver || !_ring.MayWaitForPeer)
+        if (_client is not { } client || client.IsOver || !(neverWaits || _ring.MayWaitForPeer))
         {
             Stop();
             return;

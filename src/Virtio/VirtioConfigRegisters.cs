@@ -65,6 +65,9 @@ public sealed partial class VirtioConfigRegisters
     /// <summary>What the driver has written of the features; settled once the status has FEATURES_OK.</summary>
     public VirtioFeatures DriverFeatures => _driverFeatures;
 
+    /// <summary>The vector that tells of changes of the configuration; <see cref="VIRTIO_MSI_NO_VECTOR"/> for none.</summary>
+    public ushort ConfigVector => Volatile.Read(ref _configVector);
+
     /// <summary>Reads all registers at once.</summary>
     /// <param name="destination">Where to; at least <see cref="Size"/> bytes.</param>
     public void Read(Span<byte> destination)
@@ -147,6 +150,10 @@ public sealed partial class VirtioConfigRegisters
         if (length > 0)
             _device.TryGetConfig(offset, destination[..length], out _);
     }
+
+    /// <summary>A queue's vector, whichever queue is selected; <see cref="VIRTIO_MSI_NO_VECTOR"/> for none.</summary>
+    /// <param name="queue">Queue number.</param>
+    public ushort VectorOf(int queue) => _queues[queue].Vector;
 
     /// <summary>What broke a queue, or kept it from being enabled; none after it was enabled or stopped.</summary>
     /// <param name="queue">Queue number.</param>

@@ -68,8 +68,8 @@ public abstract partial class VirtioDevice
                 return Refuse(Errno.EINVAL, "the queue size is none of such a ring", out fault);
             if (ready && target.State.IsPacked && !_driverFeatures.Has(VirtioFeatures.VIRTIO_F_RING_PACKED))
                 return Refuse(Errno.EINVAL, "the queue's state is that of a packed ring", out fault);
-            // What ends begins anew behind it.
-            if (!target.IsEnding)
+            // What ends by messages begins anew behind it.
+            if (!target.IsEnding || !target.WaitsForPeer)
                 target.Stop();
             target.IsBroken = false;
             if (ready)

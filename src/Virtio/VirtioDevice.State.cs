@@ -39,10 +39,7 @@ public abstract partial class VirtioDevice
         using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            _isPaused = true;
-            foreach (var queue in _queues)
-                queue.Stop();
-            TryEndSuspending();
+            StandStill();
         }
 
         // What is under way when a device stands still would be under way for ever in the one that goes on.
@@ -51,7 +48,7 @@ public abstract partial class VirtioDevice
     }
 
     /// <summary>As <see cref="TryPause(out Fault)"/>, but nobody is waited for longer than that, and in vain nothing has changed.</summary>
-    /// <param name="patience">How long what is in work may take that has to wait for a peer that is reached by messages.</param>
+    /// <param name="patience">How long what is in work may take, whoever it waits for: a peer that is reached by messages, a back end.</param>
     /// <param name="fault">EAGAIN: it takes longer; ENODEV: the device is gone.</param>
     public bool TryPause(TimeSpan patience, out Fault fault)
     {
@@ -63,10 +60,10 @@ public abstract partial class VirtioDevice
                 return Done(out fault);
             _isPaused = true;
             foreach (var queue in _queues)
-                queue.BeginStop();
+                queue.BeginStop(neverWaits: true);
         }
 
-        // The lock is free: a queue that waits for a peer is through only when that is served.
+        // The lock is free: a queue that waits for a peer is through only when that is served, and the device may go.
         var start = Stopwatch.GetTimestamp();
         var spinner = default(SpinWait);
         while (HasEnding && Stopwatch.GetElapsedTime(start) < patience)
@@ -74,10 +71,18 @@ public abstract partial class VirtioDevice
         if (HasEnding)
         {
             Resume();
-            return Refuse(Errno.EAGAIN, "a queue waits for a peer", out fault);
+            return Refuse(Errno.EAGAIN, "a queue waits for a peer, or a back end", out fault);
         }
 
-        return TryPause(out fault);
+        using (Hold())
+        {
+            if (_disposed)
+                return Refuse(Errno.ENODEV, "the device is gone", out fault);
+            StandStill();
+        }
+
+        EndResetWhenDone();
+        return Done(out fault);
     }
 
     /// <inheritdoc/>
@@ -149,6 +154,14 @@ public abstract partial class VirtioDevice
             applyModel();
             return true;
         }
+    }
+
+    private void StandStill()
+    {
+        _isPaused = true;
+        foreach (var queue in _queues)
+            queue.Stop();
+        TryEndSuspending();
     }
 
     /// <summary>Adds the sections of a model, which has its own. The queues stand still.</summary>

@@ -20,8 +20,8 @@ internal sealed class VirtioPciAdminQueue : IDisposable
     internal const int Depth = MostCommands * Parts;
     /// <summary>The most bytes of a command's data, and of its result.</summary>
     internal const int MostBytes = 1 << 20;
-    /// <summary>How often a command is given that the device wants again (EAGAIN).</summary>
-    internal const int MostTries = 16;
+    /// <summary>How often a command is given that the device wants again (EAGAIN), while it is not older than <see cref="Patience"/>.</summary>
+    internal const int MostTries = 100;
     /// <summary>How long an answer is waited for.</summary>
     internal static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
 
@@ -149,6 +149,8 @@ internal sealed class VirtioPciAdminQueue : IDisposable
             var answerLength = AdminAnswer.Size + result.Length;
             if (!place.TryFit(_group, length, answerLength, out fault))
                 return false;
+            var first = _time.GetTimestamp();
+            var spinner = default(SpinWait);
             for (var tries = 1; ; tries++)
             {
                 var bytes = place.Request(length);
@@ -169,9 +171,9 @@ internal sealed class VirtioPciAdminQueue : IDisposable
                 }
 
                 fault = FaultOf(answer.Status);
-                if (fault.Errno != Errno.EAGAIN || tries == MostTries)
+                if (fault.Errno != Errno.EAGAIN || tries == MostTries || _time.GetElapsedTime(first) >= Patience)
                     return false;
-                Thread.Yield();
+                spinner.SpinOnce(sleep1Threshold: 20);
             }
         }
         finally

@@ -13,8 +13,8 @@ namespace Virtbus.Drivers.VirtioVfioPci;
 /// </summary>
 internal sealed class VirtioMigration : IVfioMigrationArcs
 {
-    /// <summary>The most bytes that parts can have, on the way out and in.</summary>
-    internal const int MaxParts = 1 << 20;
+    /// <summary>The most bytes that parts can have, on the way out and in: with the header of the command that sets them they are as long as one can be.</summary>
+    internal const int MaxParts = (1 << 20) - ResourceObject.Size;
 
     private const uint DeviceDataTag = 0;
 
@@ -22,9 +22,9 @@ internal sealed class VirtioMigration : IVfioMigrationArcs
     private readonly VfioMigration _migration;
     private readonly VfioRecordWriter _writer = new();
     private readonly VfioRecordReader _reader = new(MaxParts);
-    // For commands that stop the function or let it go on: a reset may come past the user, in the middle of one.
-    private readonly Lock _mode = new();
-    private bool _isHeldOverReset;
+    // It was told to stand still, whatever became of that, and has not gone on since. Under the lock of the states: a reset may come past the user, in the middle
+    // of a step.
+    private bool _mayStandStill;
     private uint? _set;
     private bool _isSpoiled;
 
@@ -54,20 +54,7 @@ internal sealed class VirtioMigration : IVfioMigrationArcs
     }
 
     /// <summary>The function was reset. The standard does not say that one which stood still goes on by that, so it is told to.</summary>
-    public void Reset()
-    {
-        lock (_mode)
-            _isHeldOverReset |= _migration.State != Running;
-        _migration.Reset();
-        lock (_mode)
-        {
-            if (!_isHeldOverReset)
-                return;
-            _isHeldOverReset = false;
-            // Where the physical function can't say it now, it is being reset itself, and its virtual ones are new.
-            VirtioPciAdmin.TryModeSet(_device, stopped: false, out _);
-        }
-    }
+    public void Reset() => _migration.Reset(GoOn);
 
     /// <inheritdoc/>
     public bool TryMove(VfioMigrationState from, VfioMigrationState to, out Fault fault)
@@ -127,13 +114,20 @@ internal sealed class VirtioMigration : IVfioMigrationArcs
         VirtioPciAdmin.TryDevicePartsDestroy(_device, id, out _);
     }
 
+    // Where the physical function can't say it now, it is being reset itself, and its virtual ones are new.
+    private void GoOn()
+    {
+        if (_mayStandStill)
+            _mayStandStill = !VirtioPciAdmin.TryModeSet(_device, stopped: false, out _);
+    }
+
     private bool TrySetMode(bool stopped, out Fault fault)
     {
-        lock (_mode)
-        {
-            _isHeldOverReset = false;
-            return VirtioPciAdmin.TryModeSet(_device, stopped, out fault);
-        }
+        _mayStandStill |= stopped;
+        if (!VirtioPciAdmin.TryModeSet(_device, stopped, out fault))
+            return false;
+        _mayStandStill = stopped;
+        return true;
     }
 
     private bool TrySave(out Fault fault)

@@ -55,14 +55,43 @@ internal sealed class VirtioLegacyRegisters
         Array.Clear(_pages);
     }
 
-    /// <summary>Whether an access is to bytes of one field, and not past what there is.</summary>
-    internal bool IsOneField(bool isConfig, int offset, int length) =>
-        isConfig ? VirtioLegacyFields.IsInConfig(_device, offset, length) : VirtioLegacyFields.IsInHeader(offset, length, ConfigOffset);
+    /// <summary>Reads bytes of one field, of the header or of the configuration of the device's type.</summary>
+    /// <returns>False, with nothing read, when they are of no field, or of more than one.</returns>
+    internal bool TryReadField(bool isConfig, int offset, Span<byte> destination)
+    {
+        // Vectors may be switched on or off meanwhile, so where the configuration begins is asked once.
+        var config = ConfigOffset;
+        if (!IsOneField(isConfig, offset, destination.Length, config))
+            return false;
+        destination.Clear();
+        Read(isConfig ? config + offset : offset, destination, config);
+        return true;
+    }
 
-    /// <summary>Reads ports, any number of them from any place.</summary>
-    internal void Read(int offset, Span<byte> destination)
+    /// <summary>Writes bytes of one field, as <see cref="TryReadField"/>.</summary>
+    internal bool TryWriteField(bool isConfig, int offset, ReadOnlySpan<byte> source)
     {
         var config = ConfigOffset;
+        if (!IsOneField(isConfig, offset, source.Length, config))
+            return false;
+        Span<byte> value = stackalloc byte[sizeof(ulong)];
+        value.Clear();
+        source.CopyTo(value);
+        Write(isConfig ? config + offset : offset, source, BinaryPrimitives.ReadUInt64LittleEndian(value), config);
+        return true;
+    }
+
+    /// <summary>Reads ports, any number of them from any place. Beside the ISR nothing changes, the modern driver's selectors included.</summary>
+    internal void Read(int offset, Span<byte> destination) => Read(offset, destination, ConfigOffset);
+
+    /// <summary>Writes a port of 1, 2 or 4 bytes.</summary>
+    internal void Write(int offset, ReadOnlySpan<byte> source, ulong value) => Write(offset, source, value, ConfigOffset);
+
+    private bool IsOneField(bool isConfig, int offset, int length, int config) =>
+        isConfig ? VirtioLegacyFields.IsInConfig(_device, offset, length) : VirtioLegacyFields.IsInHeader(offset, length, config);
+
+    private void Read(int offset, Span<byte> destination, int config)
+    {
         Span<byte> header = stackalloc byte[HeaderSize + VectorBytes];
         header.Clear();
         Build(header, takesIsr: offset <= VIRTIO_PCI_ISR && offset + destination.Length > VIRTIO_PCI_ISR);
@@ -78,12 +107,11 @@ internal sealed class VirtioLegacyRegisters
             _registers.ReadConfig(offset - config, destination);
     }
 
-    /// <summary>Writes a port of 1, 2 or 4 bytes.</summary>
-    internal void Write(int offset, ReadOnlySpan<byte> source, ulong value)
+    private void Write(int offset, ReadOnlySpan<byte> source, ulong value, int config)
     {
-        if (offset >= ConfigOffset)
+        if (offset >= config)
         {
-            _device.TrySetConfig(offset - ConfigOffset, source, out _);
+            _device.TrySetConfig(offset - config, source, out _);
             return;
         }
 
@@ -149,16 +177,13 @@ internal sealed class VirtioLegacyRegisters
         r[VIRTIO_PCI_STATUS] = _status;
         if (takesIsr)
             r[VIRTIO_PCI_ISR] = _interrupts.Take();
-        Span<byte> common = stackalloc byte[VirtioCommonConfig.Size];
-        Select(_select);
-        _registers.Read(common);
-        common.Slice(config_msix_vector, 2).CopyTo(r[VIRTIO_MSI_CONFIG_VECTOR..]);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[VIRTIO_MSI_CONFIG_VECTOR..], _registers.ConfigVector);
         BinaryPrimitives.WriteUInt16LittleEndian(r[VIRTIO_MSI_QUEUE_VECTOR..], VIRTIO_MSI_NO_VECTOR);
         if (_select >= _pages.Length)
             return;
         BinaryPrimitives.WriteUInt32LittleEndian(r[VIRTIO_PCI_QUEUE_PFN..], _pages[_select]);
         BinaryPrimitives.WriteUInt16LittleEndian(r[VIRTIO_PCI_QUEUE_NUM..], (ushort)_device.MaxQueueSize);
-        common.Slice(queue_msix_vector, 2).CopyTo(r[VIRTIO_MSI_QUEUE_VECTOR..]);
+        BinaryPrimitives.WriteUInt16LittleEndian(r[VIRTIO_MSI_QUEUE_VECTOR..], _registers.VectorOf(_select));
     }
 
     private void SetStatus(byte status)

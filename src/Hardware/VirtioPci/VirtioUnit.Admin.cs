@@ -14,8 +14,11 @@ internal sealed partial class VirtioUnit
     // In the section of the registers, behind the ISR.
     private const int RegistersAt = 1;
 
-    // As long as a command waits for an access or a reset that is under way; then it is to be tried again.
-    private static readonly TimeSpan CommandPatience = TimeSpan.FromSeconds(1);
+    /// <summary>
+    /// As long as a command waits for an access, a reset or a peer at a time; then it is to be tried again. All functions share one queue, and a driver does not wait
+    /// long for an answer: as many commands as it has, each about a function whose peer answers nothing, are less than that.
+    /// </summary>
+    internal static readonly TimeSpan CommandPatience = TimeSpan.FromMilliseconds(50);
 
     /// <summary>Where a legacy driver's notifications are taken.</summary>
     internal static LegacyNotifyInfo NotifyInfo => new(LegacyNotifyInfo.VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_OWNER_MEM, RegisterBar, LegacyNotifyPlace);
@@ -26,17 +29,12 @@ internal sealed partial class VirtioUnit
             return AdminAnswer.TryAgain;
         try
         {
-            if (_legacy is null || !_legacy.IsOneField(isConfig, offset, destination.Length))
-                return AdminAnswer.InvalidField;
-            destination.Clear();
-            _legacy.Read(isConfig ? _legacy.ConfigOffset + offset : offset, destination);
+            return _legacy is not null && _legacy.TryReadField(isConfig, offset, destination) ? AdminAnswer.Ok : AdminAnswer.InvalidField;
         }
         finally
         {
             EndCommand();
         }
-
-        return AdminAnswer.Ok;
     }
 
     internal AdminAnswer WriteLegacy(bool isConfig, int offset, ReadOnlySpan<byte> source)
@@ -45,19 +43,12 @@ internal sealed partial class VirtioUnit
             return AdminAnswer.TryAgain;
         try
         {
-            if (_legacy is null || !_legacy.IsOneField(isConfig, offset, source.Length))
-                return AdminAnswer.InvalidField;
-            Span<byte> value = stackalloc byte[sizeof(ulong)];
-            value.Clear();
-            source.CopyTo(value);
-            _legacy.Write(isConfig ? _legacy.ConfigOffset + offset : offset, source, BinaryPrimitives.ReadUInt64LittleEndian(value));
+            return _legacy is not null && _legacy.TryWriteField(isConfig, offset, source) ? AdminAnswer.Ok : AdminAnswer.InvalidField;
         }
         finally
         {
             EndCommand();
         }
-
-        return AdminAnswer.Ok;
     }
 
     internal AdminAnswer SetMode(bool isStopped)

@@ -121,12 +121,14 @@ public sealed class VfioMigration : IVfioMigrationOps
     }
 
     /// <summary>The device was reset, opened or closed: the state is RUNNING, and a session is over.</summary>
-    public void Reset()
+    /// <param name="ended">What the driver does then, no step of it being under way; null for nothing.</param>
+    public void Reset(Action? ended = null)
     {
         lock (_lock)
         {
             EndSession();
             _state = VfioMigrationState.Running;
+            ended?.Invoke();
         }
     }
 

@@ -242,6 +242,28 @@ public sealed class VirtioVfioMigrationTests
         Assert.True(next.Handle.DmaLogging!.TryStart(ref pageSize, ranges, out _));
     }
 
+    // The device may have done what it did not answer in time.
+    [Fact]
+    public async Task Function_that_may_stand_still_is_told_to_go_on_until_it_hears_it()
+    {
+        var (world, user) = await VirtioVfioWorld.OpenAsync();
+        using var open = user;
+        world.Owner.Fails[VIRTIO_ADMIN_CMD_DEV_MODE_SET] = Errno.ETIMEDOUT;
+        Assert.False(user.Handle.Migration!.TrySetState(RunningP2P, out _, out _));
+        Assert.Equal(Running, user.Handle.Migration.State);
+        Assert.Equal(1, Resets());
+        world.Owner.Fails.Clear();
+        Assert.Equal(1, Resets());
+        Assert.Equal(0, Resets());
+
+        int Resets()
+        {
+            world.Owner.Calls.Clear();
+            Assert.True(user.Handle.TryReset(out _));
+            return world.Owner.Calls.Count(static c => c.StartsWith("11 0 00", StringComparison.Ordinal));
+        }
+    }
+
     [Fact]
     public async Task Reset_of_the_physical_function_ends_what_was_under_way()
     {

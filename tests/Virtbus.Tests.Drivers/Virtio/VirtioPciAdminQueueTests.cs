@@ -1,4 +1,6 @@
 using Virtbus.Drivers.VirtioPci;
+using Virtbus.Drivers.VirtioVfioPci;
+using Virtbus.Hardware.VirtioPci;
 using Virtbus.Platform;
 using Virtbus.Virtio.Admin;
 using static Virtbus.Virtio.Admin.AdminOpcode;
@@ -115,6 +117,34 @@ public sealed class VirtioPciAdminQueueTests
         Assert.Equal(isDone ? 5 : 0, result[0]);
         Assert.Equal(Math.Min(refusals + 1L, VirtioPciAdminQueue.MostTries), seen);
     }
+
+    // Whoever waits for it waits for one command, not for as many as it is given.
+    [Fact]
+    public async Task Command_that_is_wanted_again_late_is_not_given_without_end()
+    {
+        using var hand = new AdminHand();
+        var seen = 0;
+        hand.AnswerAll(given =>
+        {
+            seen++;
+            hand.Time.Advance(VirtioPciAdminQueue.Patience / 2);
+            return (AdminStatus.VIRTIO_ADMIN_STATUS_EAGAIN, []);
+        });
+        var (isDone, fault, _, _) = await hand.GiveAsync(Opcode, 1, [], 1).In();
+        Assert.Equal((false, Errno.EAGAIN, 2), (isDone, fault.Errno, seen));
+        Assert.Empty(hand.Breaks);
+    }
+
+    // One queue is for all functions: as many commands as it takes, each about one whose user has it wait, are done before the last one's answer is late. A command
+    // waits at most four times: for who holds the function still, for its accesses, for its queues, and for its accesses again.
+    [Fact]
+    public void Functions_that_keep_the_device_waiting_make_no_other_one_s_command_late() =>
+        Assert.True(4 * VirtioPciAdminQueue.MostCommands * VirtioUnit.CommandPatience < VirtioPciAdminQueue.Patience);
+
+    // A state that was saved can be loaded: that takes a command whose data have a header before it.
+    [Fact]
+    public void Largest_state_that_is_saved_fits_into_a_command() =>
+        Assert.Equal(VirtioPciAdminQueue.MostBytes, VirtioMigration.MaxParts + ResourceObject.Size);
 
     [Fact]
     public async Task Long_command_and_long_answer_have_memory_of_their_own_which_goes_with_them()

@@ -239,6 +239,33 @@ public sealed class AdminLegacyTests
         }
     }
 
+    // Whoever looks at a function by its owner changes nothing that a modern driver, which sets the function up meanwhile, has selected.
+    [Fact]
+    public void Reads_leave_a_modern_driver_s_selectors_alone()
+    {
+        using var rig = new AdminRig(functions: 1);
+        rig.UseAll();
+        var vf = rig.Vf(0);
+        vf.EnableMsix();
+        vf.Start(vector: 2);
+        vf.Registers.WriteUInt16(VirtioCommonConfig.queue_select, 1);
+        vf.Registers.WriteUInt16(VirtioCommonConfig.queue_msix_vector, 1);
+        var before = Common();
+        foreach (var (offset, size) in Fields)
+            Read(rig, 1, offset, size);
+        // The one that is selected there, queue 0.
+        Assert.Equal([2, 0], Read(rig, 1, VIRTIO_MSI_QUEUE_VECTOR, 2));
+        rig.Ok(VIRTIO_ADMIN_CMD_LEGACY_DEV_CFG_READ, Members, 1, [0], 8);
+        Assert.Equal(before, Common());
+
+        byte[] Common()
+        {
+            var bytes = new byte[VirtioCommonConfig.Size];
+            vf.Function.ReadBar(Info(rig, 1).Bar, 0, bytes);
+            return bytes;
+        }
+    }
+
     // A command that meets a reset that has to wait for a peer is to be tried again (2.12.1), and changes nothing.
     [Fact]
     public void Function_that_is_being_reset_is_to_be_asked_again()

@@ -369,6 +369,40 @@ public sealed class AdminPartTests
         Mode(rig, 1, isStopped: false);
     }
 
+    // A back end here that hangs is no reason for all others to wait either.
+    [Fact]
+    public void Function_whose_back_end_hangs_is_to_be_asked_again_and_goes_on()
+    {
+        using var open = new ManualResetEventSlim(true);
+        using var hangs = new ManualResetEventSlim();
+        using var rig = Rig(index => new NewDevice(() =>
+        {
+            if (index != 0 || open.IsSet)
+                return;
+            hangs.Set();
+            open.Wait();
+        }));
+        var vf = rig.Vf(0);
+        vf.Start();
+        open.Reset();
+        try
+        {
+            vf.Registers.Notify(0);
+            Deadline.Until(() => hangs.IsSet, "a look at the ring");
+            rig.Refused(AdminAnswer.TryAgain, VIRTIO_ADMIN_CMD_DEV_MODE_SET, Members, 1, [1]);
+            rig.Refused(AdminAnswer.TryAgain, VIRTIO_ADMIN_CMD_DEV_PARTS_GET, Members, 1, [.. Header(Get), 1], Room);
+            Mode(rig, 2, isStopped: true);
+        }
+        finally
+        {
+            open.Set();
+        }
+
+        Deadline.Until(() => rig.Send(VIRTIO_ADMIN_CMD_DEV_MODE_SET, Members, 1, [1]).Answer.IsOk, "the function that stands still");
+        All(rig, 1);
+        Mode(rig, 1, isStopped: false);
+    }
+
     [Fact]
     public void State_of_a_legacy_driver_goes_too()
     {

@@ -7,8 +7,16 @@ namespace Virtbus.Tests.Hardware.Admin;
 /// <summary>A device of a type that legacy drivers do not know, with one queue in which nothing happens.</summary>
 internal sealed class NewDevice : VirtioDevice
 {
-    internal NewDevice()
-        : base("new", 1, 64) => CreateQueues(static _ => new Nothing());
+    /// <param name="look">Called on the queue's own thread at each look at its ring.</param>
+    /// <param name="disposing">Called when the device goes, before its queue is stopped.</param>
+    internal NewDevice(Action? look = null, Action? disposing = null)
+        : base("new", 1, 64)
+    {
+        Disposing = disposing;
+        CreateQueues(_ => new Nothing(look));
+    }
+
+    private Action? Disposing { get; }
 
     public override uint DeviceId => VirtioDeviceId.VIRTIO_ID_FS;
 
@@ -26,8 +34,12 @@ internal sealed class NewDevice : VirtioDevice
     {
     }
 
-    private sealed class Nothing : IQueueProcessor
+    protected override void OnDispose() => Disposing?.Invoke();
+
+    private sealed class Nothing(Action? look) : IQueueProcessor
     {
+        public bool MayBlock => look is not null;
+
         public (ulong Requests, ulong Bytes, ulong Errors) Counters => default;
 
         public void Start(DeviceRing ring, VirtioFeatures features)
@@ -36,6 +48,7 @@ internal sealed class NewDevice : VirtioDevice
 
         public bool Process(out Fault fault)
         {
+            look?.Invoke();
             fault = Fault.None;
             return false;
         }
