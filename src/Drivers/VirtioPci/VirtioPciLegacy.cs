@@ -45,7 +45,7 @@ internal sealed class VirtioPciLegacy : VirtioPciTransport
 
     protected override uint UsedAlignment => RingAlignment;
 
-    private int ConfigOffset => HeaderSize + (Device.Vectors is [{ Kind: PciInterruptKinds.MsiX }, ..] ? VectorBytes : 0);
+    private int ConfigOffset => VirtioLegacyConfig.ConfigOffset(isMsixEnabled: Device.Vectors is [{ Kind: PciInterruptKinds.MsiX }, ..]);
 
     /// <summary>Finds the ports of a transitional function.</summary>
     internal static bool TryOpen(PciDevice device, out VirtioPciLegacy? transport)
