@@ -72,7 +72,16 @@ run() {
   return "$ended"
 }
 
-passed=0 failed=0 skipped=0 status=0
+# The failed tests of a result, a line each: the name and what the message begins with.
+name_failures() {
+  awk 'BEGIN {RS = "<test "} / result="Fail"/ {
+    name = $0; sub(/^[^>]* name="/, "", name); sub(/".*/, "", name)
+    message = $0; if (!sub(/^.*<message>(<!\[CDATA\[)?/, "", message)) message = ""; sub(/([\r\n<]|\]\]>|&#x?[dDaA1][0-3]?;).*/, "", message)
+    print "FAILED " name ": " message
+  }' "$1"
+}
+
+passed=0 failed=0 skipped=0 status=0 failures=
 for project in "${projects[@]}"; do
   program=$root/artifacts/bin/$project/release/$project.dll
   if [[ ! -f $program ]]; then
@@ -87,11 +96,14 @@ for project in "${projects[@]}"; do
     read -r p f s e < <(grep -o '<assembly [^>]*>' "$results/$project.xml" | tail -n 1 | tr ' ' '\n' | awk -F'"' '
       /^passed=/ {p=$2} /^failed=/ {f=$2} /^skipped=/ {s=$2} /^errors=/ {e=$2} END {print p+0, f+0, s+0, e+0}')
     passed=$((passed + p)) failed=$((failed + f + e)) skipped=$((skipped + s))
+    ((f == 0)) || failures+=$(name_failures "$results/$project.xml")$'\n'
   else
     echo "virtbus test: $project ended without a result." >&2
-    failed=$((failed + 1))
+    failed=$((failed + 1)) failures+="FAILED $project: no result"$'\n'
   fi
 done
 ((failed == 0)) || status=1
+# Again at the end: of a long log people have the last lines.
+printf '%s' "$failures"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit $status

@@ -42,6 +42,11 @@ public static class VirtioLegacyConfig
     /// <summary>Bytes more before it while MSI-X is enabled.</summary>
     public const int VectorBytes = 4;
 
+    /// <summary>Where the device's configuration begins.</summary>
+    /// <param name="isMsixEnabled">Whether the function has MSI-X enabled at the moment; it moves when that changes.</param>
+    /// <returns>Bytes before it.</returns>
+    public static int ConfigOffset(bool isMsixEnabled) => isMsixEnabled ? HeaderSize + VectorBytes : HeaderSize;
+
     /// <summary>Bits that an address is shifted by to be a page number.</summary>
     public const int VIRTIO_PCI_QUEUE_ADDR_SHIFT = 12;
 

@@ -35,6 +35,9 @@ public sealed class VmOptions
     /// <summary>Whether the guest has an IOMMU (VT-d) and uses it for its PCI devices; its own vfio-pci needs one.</summary>
     public bool Iommu { get; init; }
 
+    /// <summary>Whether the guest's virtio_pci takes the registers from before version 1.0 of the standard wherever a device has them.</summary>
+    public bool LegacyVirtio { get; init; }
+
     /// <summary>Whether a reboot in the guest boots it again, and the command starts anew. False: a reboot ends the guest.</summary>
     public bool CanReboot { get; init; }
 

@@ -93,6 +93,8 @@ internal sealed class FakeTransport : IVirtioTransport
         return queues;
     }
 
+    public void BreakOwn(Fault fault) => Calls.Enqueue($"break {fault.Errno}");
+
     public void DeleteQueues()
     {
         Calls.Enqueue("delete");

@@ -88,6 +88,7 @@ public sealed class NbdFunctionTests
         using (var client = UnixStream.TryConnect(socket, out _)!)
         {
             Assert.Equal("NBDMAGIC", await NbdVerbTests.GreetingAsync(client));
+            await NbdVerbTests.EnterAsync(client);
             // Refused, it stays where it is, with its clients.
             Assert.Contains("nbd_insecure=true", await fabric.RefusedAsync("function", "set", "plain", "nbd=0.0.0.0:0"), StringComparison.Ordinal);
             Assert.Contains("is no socket", await fabric.RefusedAsync("function", "set", "plain", "nbd=" + fabric.Write("file", "text")), StringComparison.Ordinal);

@@ -229,4 +229,19 @@ public sealed class NbdVerbTests
         });
         return System.Text.Encoding.ASCII.GetString(bytes, 0, Math.Clamp(count, 0, 8));
     }
+
+    // Chooses the default export (NBD_OPT_EXPORT_NAME, without zeroes): from here on the server does not wait for the client any more.
+    internal static async Task EnterAsync(UnixStream client)
+    {
+        byte[] request = [0, 0, 0, 3, .. "IHAVEOPT"u8, 0, 0, 0, 1, 0, 0, 0, 0];
+        Assert.Equal(request.Length, client.Send(request, [], out _));
+        var bytes = new byte[10];
+        for (var got = 0; got < bytes.Length;)
+        {
+            Assert.True(await Task.Run(() => Polling.Wait(client.Descriptor, forWriting: false, cancel: null, Deadline.Milliseconds)));
+            var count = client.Receive(bytes.AsSpan(got), [], out _);
+            Assert.True(count > 0, "the server ended the handshake");
+            got += count;
+        }
+    }
 }

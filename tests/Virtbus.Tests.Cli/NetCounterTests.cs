@@ -30,6 +30,8 @@ public sealed class NetCounterTests
             await engine.AddAsync("dice", "virtio", null, [new("virtio", "rng")], cancellationToken: TestContext.Current.CancellationToken);
             await rig.Fabric.SettleAsync();
             var physical = PathOf(rig, "nic");
+            // No driver takes the virtual ones.
+            await rig.Fabric.Tree.WriteAsync(physical + "/sriov_drivers_autoprobe", "0", TestContext.Current.CancellationToken);
             await rig.Fabric.Tree.WriteAsync(physical + "/sriov_numvfs", "2", TestContext.Current.CancellationToken);
             var card = ModelOf(functions, "nic");
             var virtuals = (VirtioNetDevice)((VirtioFunction)functions.Parts.Single(static p => p.Name == "nic").Function).FindVirtualDevice(1)!;

@@ -5,7 +5,7 @@ namespace Virtbus.Tests.Guest;
 /// <summary>Guests drive virtio network devices with their own driver and talk through the fabric's switch.</summary>
 public sealed class NetTests
 {
-    private const long GiB = 1 << 30;
+    internal const long GiB = 1 << 30;
     private static readonly GuestProgram _program = new("net_test");
 
     [Fact]
@@ -102,7 +102,7 @@ public sealed class NetTests
               - { name: nic, virtio: net, vfs: 2, queues: 2 }
               - { name: old0, virtio: net, transitional: true, mac: "02:00:00:00:00:01" }
             """);
-        var server = Guest.StartOn(fabric, await VirtioTests.ForceLegacyAsync(fabric), await ScriptAsync(1), "old0");
+        var server = Guest.Start(fabric, await ScriptAsync(1), "old0", "--legacy");
         var client = Guest.Start(fabric, await ScriptAsync(2), "nicv1");
         await ReadyAsync(server, client);
         await server.TellAsync($"cut -c 33 </sys/class/net/$dev/device/features; net_test serve 5001 {GiB >> 5} 2");
@@ -128,7 +128,7 @@ public sealed class NetTests
     }
 
     // Does what it is told, line by line, until it is told to end.
-    private static async Task<string> ScriptAsync(int number) => await _program.PreludeAsync() + $$"""
+    internal static async Task<string> ScriptAsync(int number) => await _program.PreludeAsync() + $$"""
         modprobe virtio_net
         for n in /sys/class/net/*; do [ -e $n/device ] && dev=${n##*/}; done
         [ "$dev" ]
@@ -143,7 +143,7 @@ public sealed class NetTests
 
         """;
 
-    private static async Task ReadyAsync(params Guest[] guests)
+    internal static async Task ReadyAsync(params Guest[] guests)
     {
         foreach (var guest in guests)
             await _program.SendAsync(guest);
@@ -151,7 +151,7 @@ public sealed class NetTests
             await guest.SeeAsync("up");
     }
 
-    private static async Task EndAsync(params Guest[] guests)
+    internal static async Task EndAsync(params Guest[] guests)
     {
         foreach (var guest in guests)
             await guest.TellAsync("end");

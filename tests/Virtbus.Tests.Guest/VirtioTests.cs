@@ -115,9 +115,8 @@ public sealed class VirtioTests
               - { name: disk0, virtio: blk, file: {{image}}, format: raw, transitional: true }
               - { name: rng0, virtio: rng, transitional: true, vectors: 0 }
             """);
-        var guest = Guest.StartOn(
+        var guest = Guest.Start(
             fabric,
-            await ForceLegacyAsync(fabric),
             Find + """
             lspci -nn -d 1af4:1001 | cut -d ' ' -f 2-
             # VERSION_1 is bit 32.
@@ -127,7 +126,8 @@ public sealed class VirtioTests
             dd if=/dev/hwrng bs=1k count=4 iflag=fullblock 2>/dev/null | wc -c
             """,
             "disk0",
-            "rng0");
+            "rng0",
+            "--legacy");
         Assert.Equal(["SCSI storage controller [0100]: Red Hat, Inc. Virtio block device [1af4:1001]", "0", digest, "same", "0", "4096"], await guest.EndAsync());
     }
 
@@ -291,17 +291,6 @@ public sealed class VirtioTests
         }
 
         await guest.EndAsync();
-    }
-
-    internal static async Task<string> ForceLegacyAsync(TestFabric fabric)
-    {
-        using var deadline = new CancellationTokenSource(TimeSpan.FromMinutes(5));
-        var qemu = await new QemuFinder().FindAsync([QemuFinder.DeviceName(VmDeviceKind.VfioUserPci)], deadline.Token);
-        var command = string.Join(' ', qemu.Command.Select(part => $"'{part.Replace("'", "'\\''", StringComparison.Ordinal)}'"));
-        var program = fabric.Write(
-            "qemu", $"#!/bin/sh\nfor a; do shift; case $a in *virtbus_modules=*) a=\"$a virtio_pci.force_legacy=1\";; esac; set -- \"$@\" \"$a\"; done\nexec {command} \"$@\"\n");
-        File.SetUnixFileMode(program, UnixFileMode.UserRead | UnixFileMode.UserExecute);
-        return program;
     }
 
     private static (string Path, string Digest) Image(TestFabric fabric)

@@ -187,8 +187,10 @@ public sealed class HostTests
         Assert.Contains("memory-backend-memfd,id=mem,size=256M,share=on", plain);
         Assert.Contains("-no-reboot", plain);
         Assert.DoesNotContain("iommu", plain);
+        Assert.DoesNotContain("force_legacy", plain);
 
-        string other = Line(new VmOptions { Devices = [function], SharedMemory = false, Iommu = true, CanReboot = true });
+        string other = Line(new VmOptions { Devices = [function], SharedMemory = false, Iommu = true, LegacyVirtio = true, CanReboot = true });
+        Assert.Contains(" virtio_pci.force_legacy=1 ", other);
         Assert.Contains("memory-backend-ram,id=mem,size=256M ", other);
         Assert.DoesNotContain("-no-reboot", other);
         Assert.Contains("intel_iommu=on", other);

@@ -75,6 +75,10 @@ public interface IVirtioTransport
     /// <summary>Frees queues and interrupts; the device is reset, or gone.</summary>
     void DeleteQueues();
 
+    /// <summary>The device failed, or is gone: ends what waits for queues that the transport keeps for itself, which are none of the driver's. Any thread.</summary>
+    /// <param name="fault">EIO or ENODEV.</param>
+    void BreakOwn(Fault fault);
+
     /// <summary>Sets who is told of changes of configuration and status.</summary>
     /// <param name="changed">Called on the thread that interrupts; null for nobody.</param>
     void SetConfigCallback(Action? changed);

@@ -325,6 +325,8 @@ public sealed class VirtioBusDevice : Device, IVirtioIdentity
                 VirtioLog.CallbackFailed(_bus.Log, Name, queue.Index, queue.Name, e);
             }
         }
+
+        _transport.BreakOwn(fault);
     }
 
     private VirtbusException Refused(string what, Errno errno) => new(errno == Errno.None ? Errno.EIO : errno, $"Device {Name}: {what}.");

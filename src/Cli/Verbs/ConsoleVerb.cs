@@ -17,7 +17,7 @@ internal static class ConsoleVerb
         var port = Names.Console();
         return CommandLine.AskingAsync(
             "console",
-            "Talk over a serial port of the fabric: what its guest says is printed, what is typed goes to the guest. Ctrl-] leaves.",
+            "Talk over a serial port, a console or a line of the fabric: what the other end says is printed, what is typed goes there. Ctrl-] leaves.",
             (result, client) => TalkAsync(client, result.GetRequiredValue(port)),
             port);
     }
@@ -27,7 +27,7 @@ internal static class ConsoleVerb
         SocketAnswer[] consoles = [.. Sockets.All(client).Where(s => s.Protocol == Sockets.Console)];
         var console = consoles.FirstOrDefault(s => Sockets.IsOf(s, name)) ?? throw new VirtbusException(
             Errno.ENODEV,
-            $"No serial port '{name}' is there.{Suggestion.For(name, consoles.Select(static s => s.Device))} {(consoles.Length == 0 ? "This fabric has none; add one under 'serials' in the manifest." : $"There are {string.Join(", ", consoles.Select(Sockets.Title))}.")}");
+            $"No serial port, console or line '{name}' is there.{Suggestion.For(name, consoles.Select(static s => s.Device))} {(consoles.Length == 0 ? "This fabric has none; add one under 'serials' in the manifest." : $"There are {string.Join(", ", consoles.Select(Sockets.Title))}.")}");
         using var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {

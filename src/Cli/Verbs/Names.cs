@@ -47,7 +47,7 @@ internal static class Names
         static (client, _) => Verbs.Sockets.All(client).Select(static s => Item(s.Device, s.Protocol)));
 
     public static Argument<string> Console() => Completed(
-        new Argument<string>("PORT") { Description = "A serial port's name or PCI address." },
+        new Argument<string>("PORT") { Description = "The name of a serial port, a console or a line (hvc0), or a PCI address." },
         static (client, _) => Verbs.Sockets.All(client).Where(static s => s.Protocol == Verbs.Sockets.Console).Select(static s => Item(s.Device, s.Address)));
 
     /// <summary>A driver for a device: those of its bus.</summary>

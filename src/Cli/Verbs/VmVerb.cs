@@ -16,12 +16,13 @@ internal static class VmVerb
         var devices = Names.Sockets();
         var isolated = new Option<bool>("--no-shared-memory") { Description = "Keep the guest's memory from the devices: they ask for each byte of it by messages. For vfio-user devices only." };
         var iommu = new Option<bool>("--viommu") { Description = "Give the guest an IOMMU, which its own vfio-pci needs." };
+        var legacy = new Option<bool>("--legacy") { Description = "Have the guest's virtio driver use the registers from before version 1.0 of the standard, where a device has them." };
         var cpus = new Option<string>("--cpus") { Description = $"How many processors the guest has, 1 to {VmOptions.MaxCpus}; 1 when absent.", HelpName = "N" };
         var kernel = new Option<string>("--kernel") { Description = "Boot the kernel of this Debian suite (such as trixie), fetched once, and not the one that is there.", HelpName = "SUITE" };
         var reboot = new Option<bool>("--reboot") { Description = "Let the guest reboot, and start the command anew at each boot; without it a reboot ends the guest." };
         var prepare = new Option<bool>("--prepare") { Description = "Only fetch or make what guests need (QEMU, kernel, tools), so that later ones start at once." };
         var print = new Option<bool>("--print") { Description = "Only print the command line of QEMU for a guest with a shell, to run it by hand or to learn from it." };
-        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, cpus, kernel, reboot, prepare, print };
+        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, legacy, cpus, kernel, reboot, prepare, print };
         CommandLine.AddCheck(command, result =>
         {
             if (result.GetValue(devices) is null or [] && !result.GetValue(prepare))
@@ -38,7 +39,7 @@ internal static class VmVerb
             if (result.GetValue(prepare))
                 return PrepareAsync(result.GetValue(kernel), cancellation);
             var isPrinted = result.GetValue(print);
-            var machine = new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(reboot), TryParseCpus(result.GetValue(cpus), out var count) ? count : 1, result.GetValue(kernel));
+            var machine = new Machine(!result.GetValue(isolated), result.GetValue(iommu), result.GetValue(legacy), result.GetValue(reboot), TryParseCpus(result.GetValue(cpus), out var count) ? count : 1, result.GetValue(kernel));
             var client = ControlClient.FromEnvironment();
             VmDevice[] found = [.. Resolve(client, result.GetRequiredValue(devices), mayBeInUse: isPrinted).Select(socket => DeviceOf(client, socket))];
             return isPrinted ? PrintAsync(found, machine, CommandLine.OutputOf(result), cancellation) : RunAsync(found, machine, guestCommand);
@@ -106,6 +107,7 @@ internal static class VmVerb
         Devices = devices,
         SharedMemory = machine.SharedMemory,
         Iommu = machine.Iommu,
+        LegacyVirtio = machine.LegacyVirtio,
         CanReboot = machine.CanReboot,
         Cpus = machine.Cpus,
         KernelSuite = machine.Kernel,
@@ -156,7 +158,7 @@ internal static class VmVerb
     }
 
     /// <summary>What the guest is to be like, besides its devices.</summary>
-    private sealed record Machine(bool SharedMemory, bool Iommu, bool CanReboot, int Cpus, string? Kernel);
+    private sealed record Machine(bool SharedMemory, bool Iommu, bool LegacyVirtio, bool CanReboot, int Cpus, string? Kernel);
 
     // Progress goes to the error stream, so that the command's output stays alone; in order, so not through a thread pool.
     private sealed class ErrorLines : IProgress<string>

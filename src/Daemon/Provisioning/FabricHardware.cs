@@ -11,6 +11,7 @@ using Virtbus.Provisioning;
 using Virtbus.Remote.Pci.HostVfio;
 using Virtbus.Remote.Pci.VfioUser;
 using Virtbus.Subsystems.Net;
+using Virtbus.Subsystems.Tty;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Subsystems.Vhost;
 using Virtbus.Transports;
@@ -38,6 +39,8 @@ internal sealed class FabricHardware : IAsyncDisposable
     private readonly DeclaredSwitches _switches;
     private readonly NbdExports _nbd;
     private readonly NetSubsystem _net;
+    private readonly TtySubsystem _tty;
+    private readonly TtyConsoles _ttys;
     // In the order in which they were made; replaced as a whole.
     private volatile (Adapter Adapter, DiskFunctions Disks)[] _adapters = [];
     private volatile AdapterManifest? _making;
@@ -65,6 +68,8 @@ internal sealed class FabricHardware : IAsyncDisposable
         _switches = new DeclaredSwitches(context.Switches);
         context.Fabric.Tree.AddKernelDirectory(SwitchTree.Make(context.Switches));
         _net = NetSubsystem.Of(context.Fabric);
+        _tty = TtySubsystem.Of(context.Fabric);
+        _ttys = new TtyConsoles(context);
         Joins = new InterfaceJoins(context, NetworkOf, ListLinks);
     }
 
@@ -74,7 +79,7 @@ internal sealed class FabricHardware : IAsyncDisposable
     /// <summary>The network interfaces that are joined to switches and TAP devices.</summary>
     public InterfaceJoins Joins { get; }
 
-    public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles, .. _nbd.Sockets];
+    public IReadOnlyList<DeviceSocket> Sockets => [.. VhostSockets, .. VfioSockets, .. Consoles, .. _ttys.Sockets, .. _nbd.Sockets];
 
     private IEnumerable<DeviceSocket> VhostSockets =>
         from device in _vhost.Class.Devices.OfType<VhostDevice>()
@@ -101,6 +106,7 @@ internal sealed class FabricHardware : IAsyncDisposable
         await _context.Fabric.AddClassObserverAsync(_vfio.Class, _vfioExporter);
         await _context.Fabric.AddClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.AddClassObserverAsync(_net.Class, Joins);
+        await _context.Fabric.AddClassObserverAsync(_tty.Class, _ttys);
     }
 
     /// <summary>The switches that are there in any case.</summary>
@@ -211,6 +217,7 @@ internal sealed class FabricHardware : IAsyncDisposable
             await RemoveAdapterAsync(last.Name);
         await _nbd.DisposeAsync();
         _switches.Dispose();
+        await _context.Fabric.RemoveClassObserverAsync(_tty.Class, _ttys);
         await _context.Fabric.RemoveClassObserverAsync(_net.Class, Joins);
         await _context.Fabric.RemoveClassObserverAsync(_vhost.Class, _vhostExporter);
         await _context.Fabric.RemoveClassObserverAsync(_vfio.Class, _vfioExporter);

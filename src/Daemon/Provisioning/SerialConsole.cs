@@ -1,3 +1,5 @@
+using System.Net.Sockets;
+using System.Text;
 using Microsoft.Extensions.Logging;
 using Virtbus.Daemon.Clients;
 using Virtbus.Platform;
@@ -61,6 +63,23 @@ internal sealed class SerialConsole : IDeviceEndpoint, IAsyncDisposable
         _listener.Dispose();
     }
 
+    // It is a person, who reads it.
+    private static async Task RefuseAsync(ClientSocket client, Fault fault, CancellationToken stop)
+    {
+        try
+        {
+            await client.SendAsync(Encoding.UTF8.GetBytes(fault.Message + "\r\n"), stop);
+        }
+        catch (SocketException)
+        {
+            // Expected: the client went.
+        }
+        finally
+        {
+            client.Dispose();
+        }
+    }
+
     private async Task ServeAsync(CancellationToken stop)
     {
         try
@@ -70,8 +89,14 @@ internal sealed class SerialConsole : IDeviceEndpoint, IAsyncDisposable
                 var client = await _clients.AcceptAsync(stop);
                 if (_line is { } before)
                     await before.DisposeAsync();
-                Volatile.Write(ref _line, new SerialLine(_port, client, _time.GetUtcNow()));
-                Interlocked.Increment(ref _connections);
+                if (SerialLine.TryStart(_port, client, _time.GetUtcNow(), out var line, out var fault))
+                {
+                    Volatile.Write(ref _line, line);
+                    Interlocked.Increment(ref _connections);
+                    continue;
+                }
+
+                await RefuseAsync(client, fault, stop);
             }
         }
         catch (OperationCanceledException)

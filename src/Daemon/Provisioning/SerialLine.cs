@@ -18,24 +18,36 @@ internal sealed class SerialLine : ISerialPeer, IConsolePeer, IAsyncDisposable
     private readonly SemaphoreSlim _filled = new(0);
     private readonly Lock _lock = new();
     private readonly byte[] _text;
-    private readonly Task _talk;
+    private Task _talk = Task.CompletedTask;
     private int _begin;
     private int _count;
     private bool _isRefusing;
 
-    /// <summary>Connects the client.</summary>
-    /// <param name="port">The port, to which nobody is connected.</param>
-    /// <param name="client">The client; it belongs to the line.</param>
-    /// <param name="since">Now.</param>
-    public SerialLine(ITextPort port, ClientSocket client, DateTimeOffset since)
+    private SerialLine(ITextPort port, ClientSocket client, DateTimeOffset since)
     {
         _port = port;
         _text = new byte[port.Backlog];
         _client = client;
         Connection = new EndpointConnection(client.Process, client.ProcessName, since, 0, 0, 0);
-        if (!port.TryConnect(this, out var fault))
-            throw new InvalidOperationException(fault.Message);
-        _talk = TalkAsync(_stop.Token);
+    }
+
+    /// <summary>Connects a client.</summary>
+    /// <param name="port">The port, to which none is connected.</param>
+    /// <param name="client">The client; it belongs to the line, if there is one.</param>
+    /// <param name="since">Now.</param>
+    /// <param name="line">The line.</param>
+    /// <param name="fault">Why there is none: a program of the fabric has the port.</param>
+    public static bool TryStart(ITextPort port, ClientSocket client, DateTimeOffset since, out SerialLine? line, out Fault fault)
+    {
+        line = new SerialLine(port, client, since);
+        if (!port.TryConnect(line, out fault))
+        {
+            line = null;
+            return false;
+        }
+
+        line._talk = line.TalkAsync(line._stop.Token);
+        return true;
     }
 
     /// <summary>Who is connected. Text has no messages to count.</summary>

@@ -55,7 +55,8 @@ public sealed class VfioPciConfig
     /// <summary>Whether the user has I/O ports enabled, and the function in D0.</summary>
     public bool IsIoEnabled => (Command & PCI_COMMAND_IO) != 0 && IsAwake;
 
-    private bool IsAwake => _image.Power == 0 || (_image.Read16(_image.Power + PCI_PM_CTRL) & PCI_PM_CTRL_STATE_MASK) == 0;
+    /// <summary>Whether the user has the function in D0.</summary>
+    public bool IsAwake => _image.Power == 0 || (_image.Read16(_image.Power + PCI_PM_CTRL) & PCI_PM_CTRL_STATE_MASK) == 0;
 
     /// <summary>Reads config space for its user.</summary>
     /// <param name="offset">First byte.</param>

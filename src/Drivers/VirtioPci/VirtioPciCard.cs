@@ -1,13 +1,16 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Buses.Virtio;
+using Virtbus.Drivers.VirtioAdmin;
 using Virtbus.Platform;
 using Virtbus.Virtio;
+using Virtbus.Virtio.Admin;
 
 namespace Virtbus.Drivers.VirtioPci;
 
 /// <summary>A function that is bound, and the virtio device that it is.</summary>
-internal sealed class VirtioPciCard(PciDevice device, VirtioBus bus) : IAsyncDisposable
+internal sealed class VirtioPciCard(PciDevice device, VirtioBus bus) : IVirtioAdminOwner, IAsyncDisposable
 {
+    private readonly VirtioPciAdministration _administration = new(device);
     private VirtioPciTransport? _transport;
     private bool _isEnabled;
 
@@ -62,10 +65,23 @@ internal sealed class VirtioPciCard(PciDevice device, VirtioBus bus) : IAsyncDis
             device.Disable();
     }
 
+    AdminCommandSet IVirtioAdminOwner.Commands => _administration.Commands;
+
+    int IVirtioAdminOwner.ObjectLimit => _administration.ObjectLimit;
+
+    bool IVirtioAdminOwner.TryExecute(ushort opcode, int function, ReadOnlySpan<byte> head, ReadOnlySpan<byte> body, Span<byte> result, out int written, out Fault fault) =>
+        _administration.TryExecute(opcode, function, head, body, result, out written, out fault);
+
+    bool IVirtioAdminOwner.TryTakeObject(int function, out uint id) => _administration.TryTakeObject(function, out id);
+
+    bool IVirtioAdminOwner.HasObject(int function, uint id) => _administration.HasObject(function, id);
+
+    void IVirtioAdminOwner.FreeObject(int function, uint id) => _administration.FreeObject(function, id);
+
     private VirtioPciTransport FindTransport()
     {
         if (VirtioPciLayout.TryFind(device, out var layout, out var reason))
-            return new VirtioPciModern(device, layout!);
+            return new VirtioPciModern(device, layout!, _administration);
         return VirtioPciLegacy.TryOpen(device, out var legacy)
             ? legacy!
             : throw new VirtbusException(Errno.ENODEV, $"Device {device.Name} has no virtio registers: {reason}, and it has no ports of a transitional device.");

@@ -24,7 +24,7 @@ internal sealed class VirtioPciLegacy : VirtioPciTransport
     private uint _features;
 
     private VirtioPciLegacy(PciDevice device, PciRegion ports)
-        : base(device)
+        : base(device, null)
     {
         _ports = ports;
         DeviceFeatures = new VirtioFeatures(Read32(VIRTIO_PCI_HOST_FEATURES));
@@ -45,7 +45,7 @@ internal sealed class VirtioPciLegacy : VirtioPciTransport
 
     protected override uint UsedAlignment => RingAlignment;
 
-    private int ConfigOffset => HeaderSize + (Device.Vectors is [{ Kind: PciInterruptKinds.MsiX }, ..] ? VectorBytes : 0);
+    private int ConfigOffset => VirtioLegacyConfig.ConfigOffset(isMsixEnabled: Device.Vectors is [{ Kind: PciInterruptKinds.MsiX }, ..]);
 
     /// <summary>Finds the ports of a transitional function.</summary>
     internal static bool TryOpen(PciDevice device, out VirtioPciLegacy? transport)

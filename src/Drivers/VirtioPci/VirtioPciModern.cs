@@ -12,6 +12,7 @@ namespace Virtbus.Drivers.VirtioPci;
 internal sealed class VirtioPciModern : VirtioPciTransport
 {
     private const ushort FirstModernId = 0x1040;
+    private const int MostQueues = 0x10000;
     // No driver of ours takes a feature above 63, and SPDK's target ends at an access to a third word.
     private const int FeatureWords = 2;
 
@@ -32,14 +33,15 @@ internal sealed class VirtioPciModern : VirtioPciTransport
     private readonly ushort[] _notifyData;
     private bool _notifiesWithData;
 
-    internal VirtioPciModern(PciDevice device, VirtioPciLayout layout)
-        : base(device)
+    internal VirtioPciModern(PciDevice device, VirtioPciLayout layout, VirtioPciAdministration administration)
+        : base(device, administration)
     {
         _layout = layout;
         _registers = new VirtioPciRegisters(device, layout);
         _transport = new VirtioRegisterTransport(_registers, FeatureWords) { ResetPatience = TimeSpan.FromSeconds(2) };
-        _notifyAt = new ulong[_transport.QueueCount];
-        _notifyData = new ushort[_transport.QueueCount];
+        // One more, for the administration queue, whose number may be far away.
+        _notifyAt = new ulong[_transport.QueueCount + 1];
+        _notifyData = new ushort[_transport.QueueCount + 1];
         _isr = device.GetRegion(layout.Isr.Bar);
         _notifications = device.GetRegion(layout.Notify.Bar);
     }
@@ -57,7 +59,8 @@ internal sealed class VirtioPciModern : VirtioPciTransport
         VIRTIO_F_ORDER_PLATFORM,
         VIRTIO_F_SR_IOV,
         VIRTIO_F_NOTIFICATION_DATA,
-        VIRTIO_F_NOTIF_CONFIG_DATA);
+        VIRTIO_F_NOTIF_CONFIG_DATA,
+        VIRTIO_F_ADMIN_VQ);
 
     public override bool IsLegacy => false;
 
@@ -70,7 +73,17 @@ internal sealed class VirtioPciModern : VirtioPciTransport
     public override bool TrySetStatus(byte status, out Fault fault)
     {
         lock (Turn)
-            return _transport.Status == Gone ? Lost(out fault) : _transport.TrySetStatus(status, out fault);
+        {
+            if (_transport.Status == Gone)
+                return Lost(out fault);
+            if (!_transport.TrySetStatus(status, out fault))
+                return false;
+        }
+
+        // It waits for the device.
+        if ((status & VirtioStatus.DRIVER_OK) != 0)
+            StartAdministration();
+        return true;
     }
 
     public override bool TrySettleFeatures(VirtioFeatures features, out Fault fault)
@@ -106,6 +119,17 @@ internal sealed class VirtioPciModern : VirtioPciTransport
 
     public override void WriteConfig(int offset, ReadOnlySpan<byte> source) => _transport.WriteConfig(offset, source);
 
+    // VIRTIO 1.4, 4.1.4.3: behind the other queues, and not beyond 65535.
+    protected override int? FindAdminQueue(VirtioFeatures features)
+    {
+        if (!features.Has(VIRTIO_F_ADMIN_VQ))
+            return null;
+        var (first, count) = (_registers.ReadUInt16(VirtioCommonConfig.admin_queue_index), _registers.ReadUInt16(VirtioCommonConfig.admin_queue_num));
+        return count > 0 && first >= QueueCount && first + count <= MostQueues
+            ? first
+            : throw new VirtbusException(Errno.EINVAL, $"Device {Device.Name} says that it has {count} administration queues from number {first} on, behind {QueueCount} others, which can't be.");
+    }
+
     protected override bool TryResetDevice(out Fault fault) => _transport.TryReset(out fault);
 
     protected override byte TakeInterrupts()
@@ -129,8 +153,8 @@ internal sealed class VirtioPciModern : VirtioPciTransport
         var width = _notifiesWithData ? sizeof(uint) : sizeof(ushort);
         if (at + (ulong)width > _layout.Notify.Length || (_layout.Notify.Offset + at) % (ulong)width != 0)
             throw new VirtbusException(Errno.EINVAL, $"Device {Device.Name} wants the notifications of its virtio queue {queue} at {at}, outside of the {_layout.Notify.Length} bytes that it has for them, or not aligned to {width}.");
-        _notifyAt[queue] = _layout.Notify.Offset + at;
-        _notifyData[queue] = (ushort)queue;
+        _notifyAt[Slot(queue)] = _layout.Notify.Offset + at;
+        _notifyData[Slot(queue)] = (ushort)queue;
         return size;
     }
 
@@ -140,7 +164,7 @@ internal sealed class VirtioPciModern : VirtioPciTransport
         _transport.SetQueueSize(layout.Size);
         _transport.SetQueueAddress(layout.DescriptorArea, layout.DriverArea, layout.DeviceArea);
         if (_transport.DriverFeatures.Has(VIRTIO_F_NOTIF_CONFIG_DATA))
-            _notifyData[queue] = _transport.NotifyData;
+            _notifyData[Slot(queue)] = _transport.NotifyData;
         return _transport.TrySetQueueVector(vector);
     }
 
@@ -159,9 +183,12 @@ internal sealed class VirtioPciModern : VirtioPciTransport
     protected override void Notify(VirtioQueue queue)
     {
         Span<byte> value = stackalloc byte[sizeof(uint)];
-        BinaryPrimitives.WriteUInt32LittleEndian(value, _notifyData[queue.Index] | ((uint)queue.NotificationPlace << 16));
-        _notifications.Write(_notifyAt[queue.Index], value[..(_notifiesWithData ? sizeof(uint) : sizeof(ushort))]);
+        var slot = Slot(queue.Index);
+        BinaryPrimitives.WriteUInt32LittleEndian(value, _notifyData[slot] | ((uint)queue.NotificationPlace << 16));
+        _notifications.Write(_notifyAt[slot], value[..(_notifiesWithData ? sizeof(uint) : sizeof(ushort))]);
     }
+
+    private int Slot(int queue) => Math.Min(queue, _notifyAt.Length - 1);
 
     private static bool Lost(out Fault fault)
     {

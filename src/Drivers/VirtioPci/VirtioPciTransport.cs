@@ -12,7 +12,9 @@ namespace Virtbus.Drivers.VirtioPci;
 
 /// <summary>What the modern and the legacy transport do alike: queues with their interrupts, by the best way of sharing that function and device take.</summary>
 /// <remarks>Handlers of interrupts take no lock that is held at an access to a register which may wait for the device.</remarks>
-internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
+/// <param name="device">The function.</param>
+/// <param name="administration">Who has the administration queue; null where there is none.</param>
+internal abstract class VirtioPciTransport(PciDevice device, VirtioPciAdministration? administration) : IVirtioTransport
 {
     private const byte QueueInterrupt = 1;
     private const byte ConfigInterrupt = 2;
@@ -21,6 +23,8 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
     private readonly Lock _lock = new();
     private VirtioPciInterrupts? _interrupts;
     private VirtioQueue[] _queues = [];
+    // Beside the driver's: it is none of them, and who deletes them leaves it alone.
+    private VirtioPciAdminQueue? _admin;
     private Action? _configChanged;
 
     public abstract uint VirtioType { get; }
@@ -60,8 +64,23 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
     {
         // First: what the reset waits for may be calling one of them.
         _interrupts?.Silence();
-        lock (_lock)
-            return TryResetDevice(out fault);
+        _admin?.Shut();
+        try
+        {
+            lock (_lock)
+                return TryResetDevice(out fault);
+        }
+        finally
+        {
+            // It answers none of them any more.
+            _admin?.EndAll();
+        }
+    }
+
+    public void BreakOwn(Fault fault)
+    {
+        var queue = Volatile.Read(ref _admin)?.Queue;
+        queue?.Break(fault);
     }
 
     public VirtioQueue[] CreateQueues(ReadOnlySpan<VirtioQueueSpec> specs, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
@@ -71,6 +90,8 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
         var waited = 0;
         foreach (var spec in specs)
             waited += spec.Used is null ? 0 : 1;
+        var own = FindAdminQueue(features);
+        waited += own is null ? 0 : 1;
         VirtbusException? error = null;
         foreach (var sharing in (ReadOnlySpan<VirtioPciSharing>)[VirtioPciSharing.PerQueue, VirtioPciSharing.Shared, VirtioPciSharing.Line])
         {
@@ -78,7 +99,7 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
                 continue;
             try
             {
-                if (TryCreate(specs, features, broken))
+                if (TryCreate(specs, own, features, broken))
                     return _queues;
                 error = new VirtbusException(Errno.EBUSY, $"Device {device.Name} has no vector left for its virtio queues, though it has them in its table.");
             }
@@ -101,7 +122,20 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
         foreach (var queue in _queues)
             queue.Dispose();
         _queues = [];
+        DeleteAdminQueue();
     }
+
+    /// <summary>The device runs.</summary>
+    protected void StartAdministration()
+    {
+        if (_admin is { } admin)
+            administration?.Start(admin);
+    }
+
+    /// <summary>The number of the administration queue; null when there is none.</summary>
+    /// <param name="features">What was settled.</param>
+    /// <exception cref="VirtbusException">EINVAL: what the device says of it makes no sense.</exception>
+    protected virtual int? FindAdminQueue(VirtioFeatures features) => null;
 
     protected abstract bool TryResetDevice(out Fault fault);
 
@@ -110,7 +144,7 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
 
     protected abstract bool TrySetConfigVector(ushort vector);
 
-    /// <summary>The largest size of a queue that is not in use; its number is below <see cref="QueueCount"/>.</summary>
+    /// <summary>The largest size of a queue that is not in use; its number is below <see cref="QueueCount"/>, or the administration queue's.</summary>
     /// <exception cref="VirtbusException">ENOENT: there is none; EINVAL: it can't be notified.</exception>
     protected abstract int LookAt(int queue);
 
@@ -133,12 +167,23 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
         {
             foreach (var queue in _queues)
                 Withdraw(queue.Index);
+            if (_admin?.Queue is { } admin)
+                Withdraw(admin.Index);
         }
 
         DeleteQueues();
     }
 
-    private bool TryCreate(ReadOnlySpan<VirtioQueueSpec> specs, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
+    private void DeleteAdminQueue()
+    {
+        if (_admin is not { } admin)
+            return;
+        administration?.Stop();
+        Volatile.Write(ref _admin, null);
+        admin.Dispose();
+    }
+
+    private bool TryCreate(ReadOnlySpan<VirtioQueueSpec> specs, int? own, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
     {
         var interrupts = _interrupts!;
         _queues = new VirtioQueue[specs.Length];
@@ -148,7 +193,12 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
             try
             {
                 for (; made < specs.Length; made++)
-                    _queues[made] = Make(specs[made].Number ?? made, specs[made], features, broken);
+                {
+                    var index = specs[made].Number ?? made;
+                    if (index >= QueueCount)
+                        throw new VirtbusException(Errno.ENOENT, $"Device {device.Name} has {QueueCount} virtio queues, and its driver needs number {index}.");
+                    _queues[made] = Make(index, specs[made], features, broken);
+                }
             }
             finally
             {
@@ -156,29 +206,49 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
                     _queues = _queues[..made];
             }
 
-            SetHandlers(interrupts, specs);
+            if (own is { } number)
+                MakeAdminQueue(number, features, broken);
+            var admin = _admin?.Queue;
+            SetHandlers(interrupts, specs, admin);
             if (interrupts.Sharing != VirtioPciSharing.Line && !TrySetConfigVector(0))
                 return false;
             var vector = 0;
             for (var i = 0; i < specs.Length; i++)
             {
-                var isTold = specs[i].Used is not null && interrupts.Sharing != VirtioPciSharing.Line;
-                if (isTold && (vector == 0 || interrupts.Sharing == VirtioPciSharing.PerQueue))
-                    vector++;
-                if (!TryPlace(_queues[i].Index, _queues[i].Layout, isTold ? (ushort)vector : VIRTIO_MSI_NO_VECTOR))
+                if (!TryPlace(_queues[i], isWaited: specs[i].Used is not null, interrupts.Sharing, ref vector))
                     return false;
             }
 
+            if (admin is not null && !TryPlace(admin, isWaited: true, interrupts.Sharing, ref vector))
+                return false;
             foreach (var queue in _queues)
                 Enable(queue.Index);
+            if (admin is not null)
+                Enable(admin.Index);
             return true;
         }
     }
 
+    private bool TryPlace(VirtioQueue queue, bool isWaited, VirtioPciSharing sharing, ref int vector)
+    {
+        var isTold = isWaited && sharing != VirtioPciSharing.Line;
+        if (isTold && (vector == 0 || sharing == VirtioPciSharing.PerQueue))
+            vector++;
+        return TryPlace(queue.Index, queue.Layout, isTold ? (ushort)vector : VIRTIO_MSI_NO_VECTOR);
+    }
+
+    private void MakeAdminQueue(int number, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
+    {
+        var admin = _admin = new VirtioPciAdminQueue(Group, device.Fabric!.Time);
+        admin.Attach(Make(number, new VirtioQueueSpec($"avq.{number}", admin.OnUsed, VirtioPciAdminQueue.Depth), features, (queue, fault) =>
+        {
+            admin.OnBroken(fault);
+            broken(queue, fault);
+        }));
+    }
+
     private VirtioQueue Make(int index, in VirtioQueueSpec spec, VirtioFeatures features, Action<VirtioQueue, Fault> broken)
     {
-        if (index >= QueueCount)
-            throw new VirtbusException(Errno.ENOENT, $"Device {device.Name} has {QueueCount} virtio queues, and its driver needs number {index}.");
         var most = LookAt(index);
         var isPacked = features.Has(VirtioFeatures.VIRTIO_F_RING_PACKED);
         if (most > SplitRing.MaxSize && Status == Gone)
@@ -192,9 +262,9 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
         return VirtioQueue.Create(Group, index, spec, size, features, UsedAlignment, Notify, broken);
     }
 
-    private void SetHandlers(VirtioPciInterrupts interrupts, ReadOnlySpan<VirtioQueueSpec> specs)
+    private void SetHandlers(VirtioPciInterrupts interrupts, ReadOnlySpan<VirtioQueueSpec> specs, VirtioQueue? admin)
     {
-        var queues = _queues;
+        VirtioQueue[] queues = admin is null ? _queues : [.. _queues, admin];
         if (interrupts.Sharing == VirtioPciSharing.Line)
         {
             interrupts.SetFirst(() => TakeLine(interrupts, queues));
@@ -214,6 +284,9 @@ internal abstract class VirtioPciTransport(PciDevice device) : IVirtioTransport
             if (specs[i].Used is not null)
                 interrupts.Set(++vector, queues[i].Interrupt);
         }
+
+        if (admin is not null)
+            interrupts.Set(++vector, admin.Interrupt);
     }
 
     private void TakeLine(VirtioPciInterrupts interrupts, VirtioQueue[] queues)

@@ -44,7 +44,7 @@ internal sealed class VirtioLegacyRegisters
     internal bool IsUsed => _isRunning || _status != 0 || _features != 0 || _select != 0 || Array.Exists(_pages, static page => page != 0);
 
     /// <summary>Where the device's configuration begins now.</summary>
-    internal int ConfigOffset => _port.IsMsixEnabled ? HeaderSize + VectorBytes : HeaderSize;
+    internal int ConfigOffset => VirtioLegacyConfig.ConfigOffset(_port.IsMsixEnabled);
 
     internal void Reset()
     {

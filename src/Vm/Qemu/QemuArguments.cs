@@ -58,7 +58,8 @@ internal static class QemuArguments
         yield return "-append";
         // Unsafe: this IOMMU remaps no interrupts, and the guest's vfio refuses to work with such a one unless told.
         string iommu = options.Iommu ? " intel_iommu=on iommu.passthrough=0 vfio_iommu_type1.allow_unsafe_interrupts=1" : "";
-        yield return $"{KernelFlags}{iommu} virtbus_modules={string.Join(',', GuestImage.BootModules)} {kernelArguments}";
+        string legacy = options.LegacyVirtio ? " virtio_pci.force_legacy=1" : "";
+        yield return $"{KernelFlags}{iommu}{legacy} virtbus_modules={string.Join(',', GuestImage.BootModules)} {kernelArguments}";
         for (int i = 0; i < options.Devices.Count; i++)
         {
             foreach (string argument in Device(options.Devices[i], $"dev{i}"))

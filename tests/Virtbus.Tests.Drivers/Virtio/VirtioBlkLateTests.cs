@@ -54,7 +54,7 @@ public sealed class VirtioBlkLateTests : IAsyncLifetime
         _answering = new Answering(_port, isPacked: false, hasTables: false);
         await Deadline.UntilAsync(() => adding.IsCompleted || _answering.TryServe(_transport.Queues, random: null), "the probe");
         _device = await adding.In();
-        _disk = _device.Children.OfType<BlockDevice>().Single();
+        _disk = _device.Children.OfType<BlockDevice>().SingleOrDefault() ?? throw new InvalidOperationException("There is no disk: " + _rig.Log.Text);
     }
 
     public ValueTask DisposeAsync() => _rig.DisposeAsync();

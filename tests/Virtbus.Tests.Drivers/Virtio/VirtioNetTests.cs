@@ -261,7 +261,7 @@ public sealed class VirtioNetTests
         Assert.Equal([thread], threads.Seen.Keys);
     }
 
-    private static async Task<(NetDevice Device, ConcurrentQueue<byte[]> Seen)> AddAsync(
+    internal static async Task<(NetDevice Device, ConcurrentQueue<byte[]> Seen)> AddAsync(
         VirtioRig rig, EthernetSwitch lan, ulong mac, bool isPacked = false, bool isLegacy = false, int? vectors = null, int pairs = 1, int mtu = 1500)
     {
         var model = new VirtioNetDevice($"net{mac & 0xFF}", lan, new VirtioNetOptions(mac) { Packed = isPacked, QueuePairs = pairs, Mtu = mtu });
@@ -273,7 +273,7 @@ public sealed class VirtioNetTests
         return (there, seen.Frames);
     }
 
-    private static Task SendAsync(NetDevice device, byte[] frame) => Deadline.UntilAsync(
+    internal static Task SendAsync(NetDevice device, byte[] frame) => Deadline.UntilAsync(
         () =>
         {
             if (device.TryTransmit(frame, out var fault))
@@ -283,7 +283,7 @@ public sealed class VirtioNetTests
         },
         "room in the queue");
 
-    private static byte[] Frame(ulong destination, ulong source, int length, byte value)
+    internal static byte[] Frame(ulong destination, ulong source, int length, byte value)
     {
         var frame = new byte[length];
         frame.AsSpan().Fill(value);
@@ -297,11 +297,11 @@ public sealed class VirtioNetTests
         return frame;
     }
 
-    private static IEnumerable<string> Flows(byte[][] frames) =>
+    internal static IEnumerable<string> Flows(byte[][] frames) =>
         frames.GroupBy(static f => Convert.ToHexString(f.AsSpan(6, 6))).OrderBy(static g => g.Key, StringComparer.Ordinal)
             .Select(static g => g.Key + ": " + string.Join(' ', g.Select(static f => Convert.ToHexString(System.Security.Cryptography.SHA256.HashData(f))[..8])));
 
-    private sealed class Receiver : IFrameReceiver
+    internal sealed class Receiver : IFrameReceiver
     {
         public ConcurrentQueue<byte[]> Frames { get; } = new();
 

@@ -11,7 +11,7 @@ public sealed class PublicSurfaceTests
     private static readonly string[] Programs = ["Virtbus.Cli", "Virtbus.Daemon"];
 
     // And the modules that others are written against.
-    private static readonly string[] Contracts = ["nic", "nic_rings"];
+    private static readonly string[] Contracts = ["nic", "nic_rings", "virtio_pci_admin"];
 
     [Fact]
     public void Every_library_has_its_reviewed_surface_beside_it()
@@ -28,5 +28,17 @@ public sealed class PublicSurfaceTests
         // Not without warnings that are errors.
         Assert.Contains("<TreatWarningsAsErrors>true</TreatWarningsAsErrors>", File.ReadAllText(Path.Combine(source, "..", "Directory.Build.props")), StringComparison.Ordinal);
         Assert.Contains("Microsoft.CodeAnalysis.PublicApiAnalyzers", File.ReadAllText(Path.Combine(source, "Directory.Build.props")), StringComparison.Ordinal);
+    }
+
+    /// <summary>Who has a virtual function asks by that alone: neither its owner nor a way to give any command is offered. VA-06, VA-08.</summary>
+    [Fact]
+    public void Administration_gives_commands_by_the_virtual_function_alone()
+    {
+        var surface = File.ReadAllLines(Path.Combine(LayeringTests.RepositoryRoot(), "src", "Drivers", "VirtioPciAdmin", "PublicAPI.Unshipped.txt"))[1..]
+            .Where(static line => !line.Contains("VirtioPciAdminModule", StringComparison.Ordinal)).ToList();
+        const string Class = "Virtbus.Drivers.VirtioAdmin.VirtioPciAdmin";
+        Assert.Contains(Class, surface);
+        Assert.All(surface.Where(static line => line != Class), static line => Assert.Matches($@"^static {Class}\.(Has|Try)\w+\(Virtbus\.Buses\.Pci\.PciDevice! vf[,)]", line));
+        Assert.Equal(13, surface.Count - 1);
     }
 }

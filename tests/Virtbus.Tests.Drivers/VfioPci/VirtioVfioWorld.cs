@@ -1,0 +1,54 @@
+using Virtbus.Buses.Pci;
+using Virtbus.Drivers.VirtioVfioPci;
+
+namespace Virtbus.Tests.Drivers.VfioPci;
+
+/// <summary>A physical function with two virtual ones, and a fake of what its driver is for others.</summary>
+internal sealed class VirtioVfioWorld
+{
+    internal const string Variant = "virtio-vfio-pci";
+
+    private VirtioVfioWorld(VfioPciWorld world, FakeVirtioFunction hardware, PciDevice physical)
+    {
+        Base = world;
+        Hardware = hardware;
+        Physical = physical;
+    }
+
+    internal VfioPciWorld Base { get; }
+
+    internal FakeVirtioFunction Hardware { get; }
+
+    internal PciDevice Physical { get; }
+
+    internal FakeAdminOwner Owner { get; } = new();
+
+    internal IReadOnlyList<PciDevice> Functions => Physical.VirtualFunctions;
+
+    internal static async Task<VirtioVfioWorld> NewAsync(ushort device = 0x1041, bool hasBar0 = false)
+    {
+        var world = await VfioPciWorld.NewAsync();
+        await world.Fabric.RegisterDriverAsync(new VirtioVfioPciDriver(world.Bus, world.Lines));
+        var hardware = new FakeVirtioFunction(device, hasBar0);
+        var physical = await world.Bus.PlugAsync(hardware);
+        physical.Enable();
+        await physical.SetVirtualFunctionsAsync(2).In();
+        var virtio = new VirtioVfioWorld(world, hardware, physical);
+        physical.SetDriverData(virtio.Owner);
+        return virtio;
+    }
+
+    /// <summary>With the first virtual function handed out, and open; ports are off yet.</summary>
+    internal static async Task<(VirtioVfioWorld World, PciUser User)> OpenAsync()
+    {
+        var world = await NewAsync();
+        await world.BindAsync(0);
+        var user = VfioPciWorld.Open(world.Functions[0]);
+        world.Owner.Calls.Clear();
+        return (world, user);
+    }
+
+    internal Task BindAsync(int function, string driver = Variant) => Base.BindAsync(Functions[function], driver);
+
+    internal string Ops(int function) => Base.Fabric.Tree.Read($"{Functions[function].DevPath}/virtio_vfio_ops").TrimEnd();
+}
