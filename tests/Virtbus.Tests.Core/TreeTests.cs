@@ -164,6 +164,8 @@ public sealed class TreeTests
         parts.RemoveAt(1);
         Assert.Equal(["rx-0"], ((TreeDirectory)world.Fabric.Tree.Find(device.DevPath + "/queues")).List().Select(static n => n.Name));
         await Expect.RefusedAsync(Errno.ENOENT, () => world.Fabric.Tree.WriteAsync(device.DevPath + "/queues/tx-0/name", "x"));
+        parts.Clear();
+        Expect.Refused(Errno.ENOENT, () => world.Fabric.Tree.Find(device.DevPath + "/queues"));
     }
 
     [Theory]

@@ -40,7 +40,7 @@ public sealed class AttributeGroup
     public static AttributeGroup Dynamic<T>(string name, Func<T, IEnumerable<ObjectAttribute>> list)
         where T : class => new(name, owner => list((T)owner));
 
-    /// <summary>A directory with one directory below it for each part of the object (Linux: <c>queues/rx-0</c>), all with the same attributes.</summary>
+    /// <summary>A directory with one directory below it for each part of the object (Linux: <c>queues/rx-0</c>), all with the same attributes; none where there is no part.</summary>
     /// <param name="name">The directory's name.</param>
     /// <param name="parts">The parts of an object at this moment, each with the name of its directory.</param>
     /// <param name="attributes">The attributes of a part.</param>

@@ -242,8 +242,11 @@ public sealed class FabricTree
             }
             else if (group.PartsOf(owner) is { } parts)
             {
-                yield return new TreeDirectory(name, () => parts.Select(p => new TreeDirectory(
-                    p.Name, () => group.List(p.Owner).Select(a => new TreeFile($"{path}/{name}/{p.Name}/{a.Name}", p.Owner, a)))));
+                if (parts.Any())
+                {
+                    yield return new TreeDirectory(name, () => parts.Select(p => new TreeDirectory(
+                        p.Name, () => group.List(p.Owner).Select(a => new TreeFile($"{path}/{name}/{p.Name}/{a.Name}", p.Owner, a)))));
+                }
             }
             else if (!group.IsHiddenWhenEmpty || group.List(owner).Any())
             {

@@ -1,4 +1,5 @@
 using Virtbus.Buses.Virtio;
+using Virtbus.Core;
 using Virtbus.Models.VirtioNet;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Net;
@@ -17,6 +18,8 @@ internal sealed class VirtioNetDriver(VirtioBus bus, string module) : VirtioDriv
     private const int MtuOffset = 10;
 
     public override VirtioFeatures Features => NetFeatures.All;
+
+    protected override IReadOnlyList<AttributeGroup> DeviceAttributeGroups => VirtualFunctionGroup.Groups;
 
     protected override VirtioFeatures Validate(VirtioBusDevice device, VirtioFeatures features)
     {

@@ -179,6 +179,8 @@ public sealed class VirtioBusTests
         Assert.Equal((1, 1, true), (driver.Changes, told, device.Queues[0].IsBroken));
         Assert.Equal(1, rig.Log.Count(2301));
         Assert.Equal(-1, device.Queues[0].Add(default(Virtbus.Virtio.Rings.DriverBuffer)));
+        // So is what the transport has for itself.
+        Assert.Contains("break EIO", transport.Calls);
     }
 
     [Fact]
@@ -197,6 +199,7 @@ public sealed class VirtioBusTests
         await rig.Fabric.SurpriseRemoveAsync(parent).In();
         Assert.True(queue!.IsBroken);
         Assert.Equal(0, rig.Log.Count(2300));
+        Assert.Contains("break ENODEV", transport.Calls);
     }
 
     [Fact]

@@ -29,4 +29,16 @@ public sealed class PublicSurfaceTests
         Assert.Contains("<TreatWarningsAsErrors>true</TreatWarningsAsErrors>", File.ReadAllText(Path.Combine(source, "..", "Directory.Build.props")), StringComparison.Ordinal);
         Assert.Contains("Microsoft.CodeAnalysis.PublicApiAnalyzers", File.ReadAllText(Path.Combine(source, "Directory.Build.props")), StringComparison.Ordinal);
     }
+
+    /// <summary>Who has a virtual function asks by that alone: neither its owner nor a way to give any command is offered. VA-06, VA-08.</summary>
+    [Fact]
+    public void Administration_gives_commands_by_the_virtual_function_alone()
+    {
+        var surface = File.ReadAllLines(Path.Combine(LayeringTests.RepositoryRoot(), "src", "Drivers", "VirtioPciAdmin", "PublicAPI.Unshipped.txt"))[1..]
+            .Where(static line => !line.Contains("VirtioPciAdminModule", StringComparison.Ordinal)).ToList();
+        const string Class = "Virtbus.Drivers.VirtioAdmin.VirtioPciAdmin";
+        Assert.Contains(Class, surface);
+        Assert.All(surface.Where(static line => line != Class), static line => Assert.Matches($@"^static {Class}\.(Has|Try)\w+\(Virtbus\.Buses\.Pci\.PciDevice! vf[,)]", line));
+        Assert.Equal(13, surface.Count - 1);
+    }
 }
