@@ -80,7 +80,7 @@ internal static class DriverNetBench
         return 0;
     }
 
-    private static (double Rate, double Cost, long Lost) Go(NetDevice from, NetPoller? poller, Counter to, byte[] bytes, FrameOffload offload, int window, int milliseconds)
+    internal static (double Rate, double Cost, long Lost) Go(NetDevice from, NetPoller? poller, Counter to, byte[] bytes, FrameOffload offload, int window, int milliseconds)
     {
         var frame = new EthernetFrame(bytes, offload);
         var (sent, first) = (0L, to.Count);
@@ -115,7 +115,7 @@ internal static class DriverNetBench
         return NetSubsystem.Of(rig.Fabric).Class.Devices.OfType<NetDevice>().Single(n => n.Parent!.Parent == pci);
     }
 
-    private sealed class Counter : IFrameReceiver
+    internal sealed class Counter : IFrameReceiver
     {
         private long _count;
 

@@ -10,6 +10,7 @@ return args switch
     ["driver-net", .. var rest] => await DriverNetBench.RunAsync(rest),
     ["guest-disk", .. var rest] => await GuestDiskBench.RunAsync(rest),
     ["interrupts", .. var rest] => await InterruptBench.RunAsync(rest),
+    ["legacy", .. var rest] => await LegacyBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
     ["map", .. var rest] => MapBench.Run(rest),
     ["net-switch", .. var rest] => SwitchBench.Run(rest),
@@ -34,6 +35,7 @@ static int Usage()
                Virtbus.Bench driver-net [--rounds N] [--milliseconds N] [--poll-threads N]
                Virtbus.Bench guest-disk [--program PATH] [--backend KEYS] [--rounds N] [--seconds S]
                Virtbus.Bench interrupts [--rounds N]
+               Virtbus.Bench legacy [--rounds N] [--milliseconds N]
                Virtbus.Bench lookup [--rounds N]
                Virtbus.Bench map [--rounds N]
                Virtbus.Bench net-switch [--rounds N]

@@ -196,8 +196,9 @@ internal sealed class ManifestReader
         var vlan = new Field<int>("vlan", new CountRule(1, SwitchPort.MaxVlan), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
         var offloads = new Field<bool>("offloads", new BooleanRule(), "virtio net: whether checksums and long segments may be left to it, and are left to its driver; true when absent.");
         var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
+        var admin = new Field<AdminJudgement>("admin", new ChoiceRule<AdminJudgement>(), "virtio net and rng with 'vfs': how the administration queue judges commands: linux, strict for the standard to the letter, or off for none; linux when absent.");
         Field[] ofNet = [place, mac, queues, mtu, speed, vlan, packed, offloads];
-        Field[] ofVirtio = [.. ofDisk.Union(ofNet), ownVfs, transitional, vectors];
+        Field[] ofVirtio = [.. ofDisk.Union(ofNet), ownVfs, admin, transitional, vectors];
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
         var functions = new Field<IReadOnlyList<ManifestValue<FunctionManifest>>>(
@@ -246,18 +247,19 @@ internal sealed class ManifestReader
 
             var net = type.Value == VirtioType.Net ? new NetManifest(r.Read(place), r.Read(mac), r.Read(queues), r.Read(mtu), r.Read(speed), r.Read(vlan), r.Read(packed), r.Read(offloads)) : null;
             var theVfs = r.Read(ownVfs);
+            var theAdmin = r.Read(admin);
             Field[] own = type.Value switch
             {
                 VirtioType.Blk => ofDisk,
-                VirtioType.Net => [.. ofNet, ownVfs],
-                VirtioType.Rng => [ownVfs],
+                VirtioType.Net => [.. ofNet, ownVfs, admin],
+                VirtioType.Rng => [ownVfs, admin],
                 _ => [],
             };
-            foreach (var foreign in ofDisk.Union(ofNet).Append(ownVfs).Except(own).Where(r.Has))
+            foreach (var foreign in ofDisk.Union(ofNet).Append(ownVfs).Append(admin).Except(own).Where(r.Has))
                 r.Report(foreign, $"{(ofDisk.Contains(foreign) ? ofNet.Contains(foreign) ? "only a disk or a network device has" : "only a disk has" : ofNet.Contains(foreign) ? "only a network device has" : "no such device has virtual functions, and so no")} '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
             if (theVfs is { Value: > 0 } && theTransitional is { Value: true } both)
                 r.Report(both, "a transitional function has no virtual functions, which are modern all. Remove the key, or 'vfs'.");
-            return new VirtioManifest(type, disk, net, theVfs, theTransitional, theVectors);
+            return new VirtioManifest(type, disk, net, theVfs, theAdmin, theTransitional, theVectors);
         }
 
         var module = new Field<string>("module", word, "the creator's module name.", required: true);

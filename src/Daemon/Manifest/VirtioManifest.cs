@@ -7,6 +7,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Disk">What is said of a disk: its sectors, and the rest.</param>
 /// <param name="Net">What is said of a network device.</param>
 /// <param name="VirtualFunctions">How many virtual functions it has, all of them enabled; null for none.</param>
+/// <param name="Admin">How its administration queue judges commands.</param>
 /// <param name="IsTransitional">Whether drivers from before version 1.0 of the standard find it.</param>
 /// <param name="Vectors">The number of MSI-X vectors.</param>
 internal sealed record VirtioManifest(
@@ -14,6 +15,7 @@ internal sealed record VirtioManifest(
     DiskManifest? Disk,
     NetManifest? Net,
     ManifestValue<int>? VirtualFunctions,
+    ManifestValue<AdminJudgement>? Admin,
     ManifestValue<bool>? IsTransitional,
     ManifestValue<int>? Vectors)
 {
@@ -29,6 +31,8 @@ internal sealed record VirtioManifest(
                 yield return value;
             if (VirtualFunctions is { Value: > 0 } count)
                 yield return new("vfs", count.Value.ToString(CultureInfo.InvariantCulture));
+            if (Admin is { } admin)
+                yield return new("admin", admin.Value.ToString().ToLowerInvariant());
             if (IsTransitional is { } transitional)
                 yield return new("transitional", transitional.Value ? "true" : "false");
             if (Vectors is { } vectors)

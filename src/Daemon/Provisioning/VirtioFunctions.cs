@@ -23,6 +23,9 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     internal const string KindName = "virtio";
     internal const int MinMtu = 68;
     internal const int MaxMtu = 9000;
+    internal const string AdminLinux = "linux";
+    internal const string AdminStrict = "strict";
+    internal const string AdminOff = "off";
     private const string Block = "blk";
     private const string Net = "net";
     private const string Console = "console";
@@ -47,9 +50,10 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private static readonly ProfileField<int> Speed = ProfileFields.Number("speed", "Mbit/s", 1, int.MaxValue);
     private static readonly ProfileField<bool> Offloads = ProfileFields.Flag("offloads", standard: true);
     private static readonly ProfileField<int> VirtualFunctions = ProfileFields.Number("vfs", "virtual functions that there can be", 0, VirtioFunction.MaxVirtualFunctions, standard: 0);
+    private static readonly ProfileField<string> Admin = ProfileFields.Choice("admin", [AdminLinux, AdminStrict, AdminOff]);
     private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial, .. NbdExports.Fields];
-    private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Speed, Vlan, VdpaFields.Packed, Offloads, VirtualFunctions];
-    private static readonly ProfileField[] OfEntropy = [VirtualFunctions];
+    private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Speed, Vlan, VdpaFields.Packed, Offloads, VirtualFunctions, Admin];
+    private static readonly ProfileField[] OfEntropy = [VirtualFunctions, Admin];
     private static readonly ProfileField[] All = [Type, .. OfBlock.Union(OfNet), Transitional, Vectors, DriverName];
 
     private readonly NbdExports _nbd;
@@ -103,6 +107,8 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
             return NetDevice.FormatAddress(AddressOf(profile));
         if (field == DriverName)
             return DriverOf(profile);
+        if (field == Admin)
+            return profile.Get(VirtualFunctions) > 0 ? AdminLinux : AdminOff;
         if (field == VdpaFields.Serial)
             return VdpaFields.SerialOf(profile);
         return NbdExports.DescribeStandard(profile, field) ?? Medium.DescribeStandard(profile, field) ?? base.DescribeStandard(profile, field);
@@ -147,6 +153,8 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
                     IsTransitional = profile.Get(Transitional),
                     Vectors = profile.TryGet(Vectors, out var vectors) ? vectors : null,
                     VirtualFunctions = profile.Get(VirtualFunctions),
+                    HasAdminQueue = !profile.TryGet(Admin, out var admin) || admin != AdminOff,
+                    IsAdminStrict = admin == AdminStrict,
                 },
                 index => MakeSmall(profile, network, index));
             // Over all its users: one that comes again and again would fill the log.

@@ -155,7 +155,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
                 command.Write(bytes);
                 head.CopyTo(bytes[AdminCommand.Size..]);
                 body.CopyTo(bytes[(AdminCommand.Size + head.Length)..]);
-                // What the device leaves out is zero (2.13).
+                // What the device leaves out is zero (2.13), and no answer to somebody else, though it says that it wrote it.
                 var there = place.Answer(answerLength);
                 there.Clear();
                 if (!TryRun(place, length, answerLength, out var used, out fault))

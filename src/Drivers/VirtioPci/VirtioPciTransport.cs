@@ -64,17 +64,10 @@ internal abstract class VirtioPciTransport(PciDevice device, VirtioPciAdministra
     {
         // First: what the reset waits for may be calling one of them.
         _interrupts?.Silence();
+        // What is with the device ends when its memory is taken away; nothing is given to it meanwhile.
         _admin?.Shut();
-        try
-        {
-            lock (_lock)
-                return TryResetDevice(out fault);
-        }
-        finally
-        {
-            // It answers none of them any more.
-            _admin?.EndAll();
-        }
+        lock (_lock)
+            return TryResetDevice(out fault);
     }
 
     public void BreakOwn(Fault fault)

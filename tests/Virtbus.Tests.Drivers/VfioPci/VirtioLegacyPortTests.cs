@@ -1,5 +1,6 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Drivers.VfioPci;
+using Virtbus.Drivers.VirtioVfioPci;
 using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
@@ -306,5 +307,25 @@ public sealed class VirtioLegacyPortTests
         Assert.Equal(["0 4 3000 0300"], world.Hardware.Writes);
         world.Physical.SetDriverData(world.Owner);
         user.Read(0, 0, 4);
+    }
+
+    /// <summary>Between the end of a function and the moment at which VFIO takes it from its user.</summary>
+    [Fact]
+    public async Task Function_that_is_gone_looks_so_at_once()
+    {
+        var world = await VirtioVfioWorld.NewAsync();
+        var function = new VirtioLegacyFunction(world.Functions[0], migrates: false);
+        Assert.True(function.TryOpen(new VfioOwner("web1"), out var fault), fault.Message);
+        Assert.True(function.TryWrite(PciUser.Config, 4, [1], out fault), fault.Message);
+        Assert.True(function.TryRead(0, 18, new byte[1], out fault), fault.Message);
+        world.Owner.Calls.Clear();
+        await world.Base.Bus.SurpriseRemoveAsync(world.Physical).In();
+        var bytes = new byte[0x40];
+        Assert.True(function.TryRead(PciUser.Config, 0, bytes, out fault), fault.Message);
+        Assert.Equal(Enumerable.Repeat((byte)0xFF, bytes.Length), bytes);
+        Assert.False(function.TryRead(0, 18, new byte[1], out fault));
+        Assert.Equal(Errno.EIO, fault.Errno);
+        Assert.Empty(world.Owner.Calls);
+        function.Close();
     }
 }

@@ -21,12 +21,12 @@ internal sealed class AdminHand : IDisposable
     private ushort _next;
     private ushort _used;
 
-    internal AdminHand(int size = VirtioPciAdminQueue.Depth)
+    internal AdminHand(int size = VirtioPciAdminQueue.Depth, TimeProvider? time = null)
     {
         Group = new IommuGroup(1);
         _port = new DmaPort("device", Group) { IsBusMaster = true };
         Assert.True(Group.TryClaimForDriver("driver", out _));
-        Admin = new VirtioPciAdminQueue(Group, Time);
+        Admin = new VirtioPciAdminQueue(Group, time ?? Time);
         Queue = VirtioQueue.Create(
             Group, 7, new VirtioQueueSpec("avq.7", Admin.OnUsed, size), size, VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1), 4, _ => OnNotify?.Invoke(), (_, fault) =>
             {
@@ -63,13 +63,13 @@ internal sealed class AdminHand : IDisposable
     /// <summary>What it was given and has not answered, the oldest first.</summary>
     internal List<AdminGiven> Look()
     {
+        Span<byte> descriptor = stackalloc byte[16];
         lock (_pending)
         {
             while (Read16(_layout.DriverArea.Value + 2) is var index && index != _next)
             {
                 var head = Read16(_layout.DriverArea.Value + 4 + (2 * (ulong)(_next & (_layout.Size - 1))));
                 _next++;
-                Span<byte> descriptor = stackalloc byte[16];
                 _port.TryRead(new Iova(_layout.DescriptorArea.Value + (16 * (ulong)head)), descriptor);
                 var (address, length, second) =
                     (BinaryPrimitives.ReadUInt64LittleEndian(descriptor), BinaryPrimitives.ReadUInt32LittleEndian(descriptor[8..]), BinaryPrimitives.ReadUInt16LittleEndian(descriptor[14..]));

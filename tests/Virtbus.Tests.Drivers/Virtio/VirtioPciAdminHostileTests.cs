@@ -56,7 +56,7 @@ public sealed class VirtioPciAdminHostileTests
     }
 
     [Fact]
-    public void Reset_break_or_end_at_any_moment_ends_every_command_and_no_late_answer_reaches_what_is_freed()
+    public async Task Reset_break_or_end_at_any_moment_ends_every_command_and_no_late_answer_reaches_what_is_freed()
     {
         var (done, ended) = (0, 0);
         for (var seed = 1; seed <= 200; seed++)
@@ -107,13 +107,14 @@ public sealed class VirtioPciAdminHostileTests
                 hand.AnswerRaw(late, new byte[8], 8, late.Head);
             foreach (var caller in callers)
             {
-                caller.Ends($"caller of seed {seed}");
-                done += caller.Result.Done;
+                await caller.EndsAsync($"caller of seed {seed}");
+                var (count, last) = await caller;
+                done += count;
                 ended++;
-                Assert.Equal(way == 1 ? Errno.ENODEV : Errno.EIO, caller.Result.Last);
+                Assert.Equal(way == 1 ? Errno.ENODEV : Errno.EIO, last);
             }
 
-            freeing.Ends($"end of seed {seed}");
+            await freeing.EndsAsync($"end of seed {seed}");
             Assert.Equal((0, 0), (hand.Mapped, hand.Time.Timers));
             foreach (var late in left)
                 Assert.False(hand.AnswerRaw(late, new byte[8], 8, late.Head));

@@ -76,6 +76,11 @@ public sealed class VirtioPciAdminQueueTests
         Assert.True(isDone);
         Assert.Equal(Math.Max(0, length - 8), written);
         Assert.Equal(length == 10 ? [1, 2, 0, 0] : [0, 0, 0, 0], result);
+        // Nor is it what another one was answered, where the device says that it wrote and did not.
+        run = hand.GiveAsync(Opcode, 1, [], 4);
+        hand.AnswerRaw(hand.See(1)[0], [0, 0, 0, 0, 0, 0, 0, 0], 12, hand.Look()[0].Head);
+        hand.Queue.Interrupt();
+        Assert.Equal([0, 0, 0, 0], (await run.In()).Result);
     }
 
     [Theory]
@@ -197,6 +202,23 @@ public sealed class VirtioPciAdminQueueTests
     }
 
     [Fact]
+    public async Task Timer_that_runs_out_early_is_set_anew()
+    {
+        var time = new EarlyTime();
+        using var hand = new AdminHand(2, time);
+        var run = hand.GiveAsync(Opcode, 1, [], 1);
+        var given = hand.See(1)[0];
+        time.Fire(VirtioPciAdminQueue.Patience - TimeSpan.FromSeconds(1));
+        Assert.Equal(TimeSpan.FromSeconds(1), Assert.Single(time.Due));
+        hand.Answer(given);
+        Assert.True((await run.In()).IsDone);
+        var late = hand.GiveAsync(Opcode, 1, [], 1);
+        hand.See(1);
+        time.Fire(VirtioPciAdminQueue.Patience);
+        Assert.Equal(Errno.ETIMEDOUT, (await late.In()).Fault.Errno);
+    }
+
+    [Fact]
     public async Task Reset_ends_every_command_with_EIO_and_takes_none_afterwards()
     {
         using var hand = new AdminHand(4);
@@ -209,7 +231,11 @@ public sealed class VirtioPciAdminQueueTests
         Assert.All(runs, static run => Assert.False(run.IsCompleted));
         hand.Admin.EndAll();
         foreach (var run in runs)
-            Assert.Equal((false, Errno.EIO), ((await run.In()).IsDone, run.Result.Fault.Errno));
+        {
+            var (isDone, fault, _, _) = await run.In();
+            Assert.Equal((false, Errno.EIO), (isDone, fault.Errno));
+        }
+
         Assert.True(hand.AnswerRaw(given[0], new byte[308], 308, given[0].Head));
         hand.Dispose();
         Assert.False(hand.AnswerRaw(given[1], new byte[308], 308, given[1].Head));

@@ -265,6 +265,27 @@ public sealed class VirtioPciAdminTests
     }
 
     [Fact]
+    public async Task Device_that_is_being_reset_gets_no_command()
+    {
+        await using var rig = await AdminRig.StartAsync();
+        var function = await rig.EnableAsync();
+        Assert.True(VirtioPciAdmin.TryModeSet(function, true, out _));
+        rig.Script.Clear();
+        Errno? errno = null;
+        rig.Function.OnWrite = (_, offset, length) =>
+        {
+            if (offset != VirtioCommonConfig.device_status || length != 1 || errno is not null)
+                return;
+            errno = VirtioPciAdmin.TryModeSet(function, true, out var fault) ? Errno.None : fault.Errno;
+        };
+        rig.Base.Only.Reset();
+        Assert.NotNull(errno);
+        Assert.NotEqual(Errno.None, errno);
+        Assert.Empty(rig.Script.Calls);
+        rig.Function.OnWrite = null;
+    }
+
+    [Fact]
     public async Task Device_that_never_answers_the_first_question_is_driven_without_commands()
     {
         AdminRig? seen = null;

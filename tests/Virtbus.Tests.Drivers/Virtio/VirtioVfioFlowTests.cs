@@ -78,6 +78,24 @@ public sealed class VirtioVfioFlowTests
     }
 
     [Fact]
+    public async Task Each_function_reaches_its_own_registers()
+    {
+        await using var host = await VirtioVfioMachine.StartAsync();
+        for (var i = 0; i < 2; i++)
+        {
+            var function = host.Physical.VirtualFunctions[i];
+            await host.Rig.Base.BindAsync(function, "virtio-vfio-pci");
+            using var user = VfioPciWorld.Open(function);
+            user.Config16(4, 7);
+            Assert.Equal((ulong)(0x10 + i), user.Read(0, 25, 1));
+            user.SetTrigger(2, 0, (EventFd?)null);
+            Assert.Equal((ulong)(0x10 + i), user.Read(0, 29, 1));
+            user.Write(0, 18, 1, (ulong)(1 + (2 * i)));
+            Assert.Equal((ulong)(1 + (2 * i)), user.Read(0, 18, 1));
+        }
+    }
+
+    [Fact]
     public async Task Driver_of_the_physical_device_goes_and_comes_back_under_the_machine()
     {
         await using var host = await VirtioVfioMachine.StartAsync();

@@ -23,6 +23,7 @@ internal sealed class VirtioVfioMachine : IAsyncDisposable
 
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("virtbus");
     private VfioUserServer _server = null!;
+    private VfioDevice? _offered;
 
     private VirtioVfioMachine(VirtioRig rig) => Rig = rig;
 
@@ -32,7 +33,11 @@ internal sealed class VirtioVfioMachine : IAsyncDisposable
 
     internal PciDevice Function => Physical.VirtualFunctions[0];
 
-    internal VfioDevice Offered { get; private set; } = null!;
+    internal VfioDevice Offered
+    {
+        get => Volatile.Read(ref _offered!);
+        private set => Volatile.Write(ref _offered, value);
+    }
 
     /// <summary>The interface on this side, and what came to it.</summary>
     internal NetDevice Local { get; private set; } = null!;
@@ -57,10 +62,16 @@ internal sealed class VirtioVfioMachine : IAsyncDisposable
         return machine;
     }
 
-    internal async Task OfferAsync()
+    /// <summary>Binds the variant; who connects comes in by the object that there is then.</summary>
+    internal async Task OfferAgainAsync()
     {
         await Rig.Base.BindAsync(Function, "virtio-vfio-pci");
         Offered = Function.Children.OfType<VfioDevice>().Single();
+    }
+
+    private async Task OfferAsync()
+    {
+        await OfferAgainAsync();
         _server = new VfioUserServer(Path.Combine(_folder.FullName, "socket"), Offered, Rig.Base.Log);
         _server.Start();
     }

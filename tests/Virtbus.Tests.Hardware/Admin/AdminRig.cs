@@ -26,7 +26,7 @@ internal sealed class AdminRig : IDisposable
     internal AdminRig(int functions = 2, bool isStrict = false, Func<int?, VirtioDevice>? make = null, bool isStarted = true)
     {
         make ??= MakeDisk;
-        Physical = new VirtioFunction(make(null), new VirtioFunctionOptions { VirtualFunctions = Math.Max(functions, 1), IsAdminStrict = isStrict }, index => make(index));
+        Physical = new VirtioFunction(make(null), new VirtioFunctionOptions { VirtualFunctions = 4, IsAdminStrict = isStrict }, index => make(index));
         Physical.Plug(Slot);
         Registers = new VirtioPciAccess(Physical);
         Physical.WriteConfig(PciHeader.PCI_COMMAND, [PciCommand.PCI_COMMAND_MEMORY | PciCommand.PCI_COMMAND_MASTER, 0]);
@@ -114,6 +114,16 @@ internal sealed class AdminRig : IDisposable
         Assert.Equal(functions, Physical.VirtualFunctions.Count);
     }
 
+    /// <summary>Resets the physical function, whose virtual ones go with that.</summary>
+    internal void ResetFunction()
+    {
+        foreach (var card in _cards.Values)
+            card.Dispose();
+        _cards.Clear();
+        Physical.Reset();
+        Physical.WriteConfig(PciHeader.PCI_COMMAND, [PciCommand.PCI_COMMAND_MEMORY | PciCommand.PCI_COMMAND_MASTER, 0]);
+    }
+
     /// <summary>A virtual function in a slot of its own, by its number from 0.</summary>
     internal AdminVf Vf(int index)
     {
@@ -172,20 +182,52 @@ internal sealed class AdminRig : IDisposable
         return bytes[..(int)written];
     }
 
-    internal void Offer(ReadOnlySpan<byte> command, int room)
+    /// <summary>Sends several commands at once, each of up to 4 KiB, with up to 8 KiB of room; what the device says it wrote.</summary>
+    internal List<byte[]> RawAll(List<(byte[] Command, int Room)> commands)
     {
-        Slot.Memory.Write(CommandAt, command);
-        var answer = new byte[room];
-        answer.AsSpan().Fill(Canary);
-        Slot.Memory.Write(AnswerAt, answer);
-        var buffers = new List<DriverBuffer>();
-        if (!command.IsEmpty)
-            buffers.Add(new DriverBuffer(new Iova(FunctionSlot.MemoryAddress + CommandAt), (uint)command.Length, false));
-        if (room > 0)
-            buffers.Add(new DriverBuffer(new Iova(FunctionSlot.MemoryAddress + AnswerAt), (uint)room, true));
-        Assert.True(Ring.Add(System.Runtime.InteropServices.CollectionsMarshal.AsSpan(buffers)) >= 0);
+        var heads = new List<int>();
+        for (var i = 0; i < commands.Count; i++)
+            heads.Add(Add(commands[i].Command, commands[i].Room, CommandAt + ((ulong)i * 0x1000), AnswerAt + ((ulong)i * 0x2000)));
         Ring.Publish();
         Registers.Notify(AdminIndex);
+        var results = new List<byte[]>();
+        for (var i = 0; i < commands.Count; i++)
+        {
+            var (head, written) = ((ushort)0, 0u);
+            Deadline.Until(() => Ring.TryTakeUsed(out head, out written, out _), "a used buffer");
+            // In their order (2.13).
+            Assert.Equal(heads[i], head);
+            var bytes = new byte[commands[i].Room];
+            Slot.Memory.Read(AnswerAt + ((ulong)i * 0x2000), bytes);
+            Assert.InRange(written, 0u, (uint)bytes.Length);
+            Assert.False(bytes.AsSpan((int)written).ContainsAnyExcept(Canary));
+            results.Add(bytes[..(int)written]);
+        }
+
+        return results;
+    }
+
+    private void Offer(ReadOnlySpan<byte> command, int room)
+    {
+        Add(command, room, CommandAt, AnswerAt);
+        Ring.Publish();
+        Registers.Notify(AdminIndex);
+    }
+
+    private int Add(ReadOnlySpan<byte> command, int room, ulong commandAt, ulong answerAt)
+    {
+        Slot.Memory.Write(commandAt, command);
+        var answer = new byte[room];
+        answer.AsSpan().Fill(Canary);
+        Slot.Memory.Write(answerAt, answer);
+        var buffers = new List<DriverBuffer>();
+        if (!command.IsEmpty)
+            buffers.Add(new DriverBuffer(new Iova(FunctionSlot.MemoryAddress + commandAt), (uint)command.Length, false));
+        if (room > 0)
+            buffers.Add(new DriverBuffer(new Iova(FunctionSlot.MemoryAddress + answerAt), (uint)room, true));
+        var head = Ring.Add(System.Runtime.InteropServices.CollectionsMarshal.AsSpan(buffers));
+        Assert.True(head >= 0);
+        return head;
     }
 
     internal uint Await()

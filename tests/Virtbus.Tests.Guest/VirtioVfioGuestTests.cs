@@ -3,7 +3,7 @@ using Virtbus.Tests.Cli;
 namespace Virtbus.Tests.Guest;
 
 /// <summary>A guest whose driver knows old registers only, and one with a new driver, on virtual functions that are modern only (VV-01, VV-03, TD-06).</summary>
-public sealed class VirtioVfioTests
+public sealed class VirtioVfioGuestTests
 {
     private const string Variant = "virtio-vfio-pci";
 
