@@ -117,6 +117,43 @@ public sealed class VirtioPciAdminAnswerTests
         Assert.True(state.AsSpan().SequenceEqual(rig.Script.State));
     }
 
+    // Who waits for room is told when there is some, and not by a later answer: here there is none.
+    [Fact]
+    public async Task Command_that_waits_for_the_last_one_begins_when_that_ends()
+    {
+        for (var round = 0; round < 50; round++)
+        {
+            using var hand = new AdminHand(2);
+            var first = hand.GiveAsync(Opcode, 1, [], 1);
+            var given = hand.See(1)[0];
+            var isDone = false;
+            var waiting = new Thread(() => isDone = hand.Admin.TryExecute(new AdminCommand(Opcode, 1, 2), [], [], new byte[1], out _, out _));
+            waiting.Start();
+            Deadline.Until(() => waiting.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "who waits for room");
+            hand.Answer(given);
+            hand.Answer(hand.See(1)[0]);
+            Assert.True((await first.In()).IsDone);
+            waiting.Ends("who waited");
+            Assert.True(isDone);
+        }
+    }
+
+    // Neither is a command given that was not agreed on, nor an object of another function given back.
+    [Fact]
+    public async Task Owner_looks_at_what_it_is_asked_for()
+    {
+        await using var rig = await AdminRig.StartAsync(configure: static r => r.Script.ForMembers = AdminCommandSet.Lists | AdminCommandSet.DeviceParts);
+        await rig.EnableAsync();
+        var owner = (IVirtioAdminOwner)rig.Owner.GetDriverData<object>()!;
+        Assert.True(owner.TryTakeObject(1, out var id));
+        owner.FreeObject(0, id);
+        Assert.True(owner.HasObject(1, id));
+        rig.Script.Clear();
+        Assert.False(owner.TryExecute(Opcode, 1, new byte[8], [], new byte[1], out _, out var fault));
+        Assert.Equal(Errno.EOPNOTSUPP, fault.Errno);
+        Assert.DoesNotContain(rig.Script.Calls, static call => call.StartsWith("5:", StringComparison.Ordinal));
+    }
+
     // Nobody finds in an answer that there is not what was in the buffer.
     [Fact]
     public async Task Read_that_fails_leaves_zeros()

@@ -167,6 +167,59 @@ public sealed class AdminStandardTests
         }
     }
 
+    // 2.12.1.4: reserved bytes of an answer are 0, whatever the one before had there.
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void Answer_has_nothing_of_the_one_before(byte type)
+    {
+        using var rig = new AdminRig();
+        rig.UseAll();
+        Limit(rig, 1, 0);
+        Create(rig, 1, 0);
+        var part = new byte[DevicePart.Size];
+        new DevicePart(DevicePart.VIRTIO_DEV_PART_VQ_CFG, 0, 1, 0).Write(part);
+        var before = rig.Ok(VIRTIO_ADMIN_CMD_DEV_PARTS_GET, Members, 1, [.. Header(0), 0, 0, 0, 0, 0, 0, 0, 0, .. part], 0x1000);
+        Assert.Equal(1, before[4]);
+        Assert.Equal([0, 0, 0, 0], rig.Ok(VIRTIO_ADMIN_CMD_DEV_PARTS_METADATA_GET, Members, 1, [.. Header(0), type, 0, 0, 0, 0, 0, 0, 0], 0x1000)[4..8]);
+    }
+
+    // 2.12.1.3: a number that is in use is said to be, and not that there is no room.
+    [Fact]
+    public void Number_in_use_is_named_where_there_is_no_room_either()
+    {
+        using var rig = new AdminRig();
+        rig.UseAll();
+        Limit(rig, 1, 1);
+        Create(rig, 1, 0);
+        rig.Refused(new AdminAnswer(VIRTIO_ADMIN_STATUS_EEXIST, AdminQualifier.VIRTIO_ADMIN_STATUS_Q_INVALID_COMMAND), VIRTIO_ADMIN_CMD_RESOURCE_OBJ_CREATE, Members, 1, Header(0));
+    }
+
+    // 2.14: a queue that ran and is not enabled in the part is not.
+    [Fact]
+    public void Queue_that_is_set_as_not_enabled_does_not_go_on()
+    {
+        using var rig = new AdminRig();
+        rig.UseAll();
+        Limit(rig, 1, 1);
+        Create(rig, 2, 0);
+        Create(rig, 2, 1, ResourceObject.PartsSet);
+        var vf = rig.Vf(1);
+        vf.Start();
+        rig.Ok(VIRTIO_ADMIN_CMD_DEV_MODE_SET, Members, 2, [1]);
+        var name = new byte[DevicePart.Size];
+        new DevicePart(DevicePart.VIRTIO_DEV_PART_VQ_CFG, 0, 0, 0).Write(name);
+        var queue = rig.Ok(VIRTIO_ADMIN_CMD_DEV_PARTS_GET, Members, 2, [.. Header(0), 0, 0, 0, 0, 0, 0, 0, 0, .. name], 0x1000);
+        const int Enabled = DevicePart.Size + 4;
+        Assert.Equal(1, queue[Enabled]);
+        queue[Enabled] = 0;
+        rig.Ok(VIRTIO_ADMIN_CMD_DEV_PARTS_SET, Members, 2, [.. Header(1), .. queue]);
+        Assert.Equal(queue, rig.Ok(VIRTIO_ADMIN_CMD_DEV_PARTS_GET, Members, 2, [.. Header(0), 0, 0, 0, 0, 0, 0, 0, 0, .. name], 0x1000));
+        vf.Driver.Select(0);
+        Assert.False(vf.Driver.IsEnabled);
+    }
+
     private static byte[] Config(PciFunction function)
     {
         var bytes = new byte[256];

@@ -22,6 +22,10 @@ public sealed class AdminStateTests
         Create(from, 1, 2, ResourceObject.PartsSet);
         var state = Save(from);
         using var to = new AdminRig();
+        // What was there before is not beside it.
+        to.UseAll();
+        Limit(to, 9, 9);
+        Create(to, 1, 8);
         Restore(to, state);
         Assert.Equal([0], to.Ok(VIRTIO_ADMIN_CMD_RESOURCE_OBJ_QUERY, Members, 2, Header(1), 1));
         Assert.Equal([1], to.Ok(VIRTIO_ADMIN_CMD_RESOURCE_OBJ_QUERY, Members, 1, Header(2), 1));
