@@ -13,8 +13,8 @@ namespace Virtbus.Drivers.VirtioVfioPci;
 /// </summary>
 internal sealed class VirtioMigration : IVfioMigrationArcs
 {
-    /// <summary>The most bytes that parts can have, on the way out and in.</summary>
-    internal const int MaxParts = 1 << 20;
+    /// <summary>The most bytes that parts can have, on the way out and in: one command has them, behind the header of their object.</summary>
+    internal const int MaxParts = (1 << 20) - ResourceObject.Size;
 
     private const uint DeviceDataTag = 0;
 
