@@ -22,7 +22,7 @@ internal static class VmVerb
         var reboot = new Option<bool>("--reboot") { Description = "Let the guest reboot, and start the command anew at each boot; without it a reboot ends the guest." };
         var prepare = new Option<bool>("--prepare") { Description = "Only fetch or make what guests need (QEMU, kernel, tools), so that later ones start at once." };
         var print = new Option<bool>("--print") { Description = "Only print the command line of QEMU for a guest with a shell, to run it by hand or to learn from it." };
-        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command.") { devices, isolated, iommu, legacy, cpus, kernel, reboot, prepare, print };
+        var command = new Command("vm", "Start a virtual machine with devices attached; a shell in it, or after '--' a command. Do not migrate it: QEMU moves no state of a vfio-user device.") { devices, isolated, iommu, legacy, cpus, kernel, reboot, prepare, print };
         CommandLine.AddCheck(command, result =>
         {
             if (result.GetValue(devices) is null or [] && !result.GetValue(prepare))
@@ -98,6 +98,8 @@ internal static class VmVerb
         // Beside the line, so that a shell gets nothing but the line.
         if (!output.IsJson)
             await Console.Error.WriteLineAsync($"  kernel     {line.Kernel}\n  initramfs  {line.Initramfs}\n  What was fetched or made is kept in {line.CacheFolder} until you delete it. The fabric has to be up.");
+        if (!output.IsJson && devices.Any(static d => d.Kind == VmDeviceKind.VfioUserPci))
+            await Console.Error.WriteLineAsync("  Do not migrate this guest: QEMU moves no state of a vfio-user device, and does not say so.");
         return ExitCode.Done;
     }
 

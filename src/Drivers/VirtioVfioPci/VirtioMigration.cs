@@ -13,7 +13,7 @@ namespace Virtbus.Drivers.VirtioVfioPci;
 /// </summary>
 internal sealed class VirtioMigration : IVfioMigrationArcs
 {
-    /// <summary>The most bytes that parts can have, on the way out and in: with the header of the command that sets them they are as long as one can be.</summary>
+    /// <summary>The most bytes that parts can have, on the way out and in: one command has them, behind the header of their object.</summary>
     internal const int MaxParts = (1 << 20) - ResourceObject.Size;
 
     private const uint DeviceDataTag = 0;

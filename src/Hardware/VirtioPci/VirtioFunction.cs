@@ -37,7 +37,7 @@ public sealed class VirtioFunction : PciPhysicalFunction, IVirtioUnitPort, IAdmi
     {
         _virtual = virtualDevice;
         if (options.OffersAdminQueue)
-            device.AddAdminQueue(new AdminOptions { IsStrict = options.IsAdminStrict }, this);
+            device.AddAdminQueue(new AdminOptions { IsStrict = options.IsAdminStrict, Told = options.AdminTold }, this);
         _unit = new VirtioUnit(this, device, options);
         _window = new VirtioConfigWindow(this, Config, VirtioFunctionLayout.WindowAt(device));
     }

@@ -23,6 +23,9 @@ public sealed record VirtioFunctionOptions
     /// <summary>Whether that queue goes by the standard to the letter; see <see cref="Virtio.Admin.AdminOptions.IsStrict"/>.</summary>
     public bool IsAdminStrict { get; init; }
 
+    /// <summary>Told of each command of that queue; see <see cref="Virtio.Admin.AdminOptions.Told"/>.</summary>
+    public Action<Virtio.Admin.AdminCommand, Virtio.Admin.AdminAnswer>? AdminTold { get; init; }
+
     /// <summary>Whether the function has the queue.</summary>
     internal bool OffersAdminQueue => HasAdminQueue && VirtualFunctions > 0;
 }

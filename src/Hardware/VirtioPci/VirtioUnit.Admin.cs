@@ -156,7 +156,8 @@ internal sealed partial class VirtioUnit
                 whole = value.ToArray();
         }
 
-        if (!rest.IsEmpty)
+        // A driver fills its command up to whole words of 64 bits (2.13).
+        if (rest.Length >= sizeof(ulong) || rest.ContainsAnyExcept((byte)0))
             return false;
         if (whole is null)
         {

@@ -36,11 +36,13 @@ internal sealed partial class AdminCommands(AdminOptions options, IAdminMembers 
         var size = Math.Min(answer.Length, AdminAnswer.Size);
         var length = 0;
         AdminAnswer status;
+        var what = AdminCommand.Read(command);
         lock (_lock)
-            status = Do(AdminCommand.Read(command), command[Math.Min(command.Length, AdminCommand.Size)..], answer[size..], out length);
+            status = Do(what, command[Math.Min(command.Length, AdminCommand.Size)..], answer[size..], out length);
         isDone = status.IsOk;
         status.Write(head);
         head[..size].CopyTo(answer);
+        options.Told?.Invoke(what, status);
         return size + (isDone ? length : 0);
     }
 

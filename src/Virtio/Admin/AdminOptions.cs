@@ -9,4 +9,7 @@ public sealed record AdminOptions
     /// it uses for the SR-IOV group alone.
     /// </summary>
     public bool IsStrict { get; init; }
+
+    /// <summary>Told of each command and what became of it, when that is written and before the driver sees it; on the queue's thread, not to block. Null for nobody.</summary>
+    public Action<AdminCommand, AdminAnswer>? Told { get; init; }
 }

@@ -317,6 +317,7 @@ public sealed class AdminPartTests
             (VIRTIO_DEV_PART_VQ_CFG, 0, [0, 0, .. queue[2..]]),
             (VIRTIO_DEV_PART_VQ_CFG, 0, [16, 0, 7, 0, .. queue[4..]]),
             (VIRTIO_DEV_PART_VQ_CFG, 0, [.. queue[..4], 2, .. queue[5..]]),
+            (VIRTIO_DEV_PART_VQ_CFG, 0, [.. queue[..5], 1, .. queue[6..]]),
             (VIRTIO_DEV_PART_VQ_NOTIFY_CFG, 0, [1, 0, 0, 0, 0, 0, 0, 0]),
             (0x106, 0, []),
             (0x201, 0, []),
@@ -325,6 +326,10 @@ public sealed class AdminPartTests
         ];
         foreach (var (type, selector, value) in bad)
             SetParts(rig, AdminAnswer.InvalidField, [.. good, .. Join(type, selector, value)]);
+        // What fills up a word is nothing (2.13); more than that, or not 0, is a part that is cut off.
+        SetParts(rig, AdminAnswer.Ok, [.. Join(VIRTIO_DEV_PART_DEVICE_STATUS, 0, [VirtioCard.Running]), 0, 0, 0, 0, 0, 0, 0]);
+        SetParts(rig, AdminAnswer.InvalidField, [.. good, 0, 0, 0, 0, 0, 0, 0, 0]);
+        SetParts(rig, AdminAnswer.InvalidField, [.. good, 0, 0, 1]);
         Assert.Equal(before, All(rig, 1));
         // Who does not know a part that is optional passes it over.
         SetParts(rig, AdminAnswer.Ok, [.. Join(new DevicePart(0x106, Optional, 5, 3), [1, 2, 3]), .. Join(new DevicePart(0x5FF, Optional, 0, 0), [])]);

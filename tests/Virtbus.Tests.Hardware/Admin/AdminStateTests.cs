@@ -22,6 +22,10 @@ public sealed class AdminStateTests
         Create(from, 1, 2, ResourceObject.PartsSet);
         var state = Save(from);
         using var to = new AdminRig();
+        // What was there before is not beside it.
+        to.UseAll();
+        Limit(to, 9, 9);
+        Create(to, 1, 8);
         Restore(to, state);
         Assert.Equal([0], to.Ok(VIRTIO_ADMIN_CMD_RESOURCE_OBJ_QUERY, Members, 2, Header(1), 1));
         Assert.Equal([1], to.Ok(VIRTIO_ADMIN_CMD_RESOURCE_OBJ_QUERY, Members, 1, Header(2), 1));
@@ -75,6 +79,52 @@ public sealed class AdminStateTests
 
         to.UseAll();
         to.Ok(VIRTIO_ADMIN_CMD_LEGACY_NOTIFY_INFO, Members, 1, [], 64);
+    }
+
+    [Fact]
+    public void State_has_whole_objects_alone()
+    {
+        using var from = new AdminRig();
+        from.UseAll();
+        Limit(from, 2, 1);
+        Create(from, 2, 1);
+        var good = Save(from);
+        using var to = new AdminRig();
+        foreach (var rest in (ReadOnlySpan<int>)[-1, 1, 15])
+        {
+            Assert.True(StateReader.TryRead(good, good.Length, out var reader, out _));
+            var writer = new StateWriter();
+            foreach (var section in reader.TakeRest())
+            {
+                var content = section.Content.ToArray();
+                if (section.Name == "virtio-admin")
+                    Array.Resize(ref content, content.Length + rest);
+                writer.Add(section.Name, section.Version, content, section.IsOptional);
+            }
+
+            var bad = writer.ToArray();
+            Assert.True(StateReader.TryRead(bad, bad.Length, out reader, out _));
+            Assert.True(to.Physical.TryPause(out _));
+            Assert.False(to.Physical.TryRestore(reader, out var fault), $"{rest}");
+            Assert.Equal(Errno.EINVAL, fault.Errno);
+            to.Physical.Resume();
+        }
+    }
+
+    // Else they would be those of the next functions of their numbers.
+    [Fact]
+    public void Objects_of_functions_that_are_gone_do_not_move()
+    {
+        using var rig = new AdminRig();
+        rig.UseAll();
+        Limit(rig, 2, 1);
+        rig.Enable(0);
+        var before = Save(rig).Length;
+        rig.Enable(2);
+        Create(rig, 2, 1);
+        Assert.Equal(before + 16, Save(rig).Length);
+        rig.Enable(0);
+        Assert.Equal(before, Save(rig).Length);
     }
 
     private static byte[] Save(AdminRig rig)
