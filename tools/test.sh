@@ -40,6 +40,8 @@ rm -rf "$results"
 mkdir -p "$results"
 # The program as its users run it: some tests start it.
 "$root/virtbus" --build --version >/dev/null || exit 1
+VIRTBUS_TEST_PROGRAM=$(<"$root/artifacts/program/current")/virtbus
+export VIRTBUS_TEST_PROGRAM
 # What real guests run with, a private QEMU above all and a second kernel, is fetched while the tests are built. A test waits for it, or says what is missing.
 {
   "$root/virtbus" vm --prepare
@@ -77,6 +79,7 @@ name_failures() {
   awk 'BEGIN {RS = "<test "} / result="Fail"/ {
     name = $0; sub(/^[^>]* name="/, "", name); sub(/".*/, "", name)
     message = $0; if (!sub(/^.*<message>(<!\[CDATA\[)?/, "", message)) message = ""; sub(/([\r\n<]|\]\]>|&#x?[dDaA1][0-3]?;).*/, "", message)
+    gsub(/\\?&quot;/, "\"", name)
     print "FAILED " name ": " message
   }' "$1"
 }

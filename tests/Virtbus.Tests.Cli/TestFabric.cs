@@ -12,7 +12,9 @@ public sealed class TestFabric : IAsyncDisposable
 
     public TestFabric() => Runtime = Path.Combine(_folder, "run");
 
-    public static string Program { get; } = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../Virtbus.Cli/release/virtbus"));
+    /// <summary>The program as its users run it, in machine code, where the whole run has made that; else as it is built with the tests.</summary>
+    public static string Program { get; } = Path.GetFullPath(
+        Environment.GetEnvironmentVariable("VIRTBUS_TEST_PROGRAM") is { Length: > 0 } program ? program : Path.Combine(AppContext.BaseDirectory, "../../Virtbus.Cli/release/virtbus"));
 
     /// <summary>Where the first adapter of a manifest is.</summary>
     public const string AdapterPath = "/devices/pci0000:00/0000:00:01.0/0000:01:00.0";
