@@ -273,16 +273,10 @@ public sealed class AdminLegacyTests
         using var rig = new AdminRig(make: static index => new VirtioRngDevice($"r{index}"));
         rig.UseAll();
         var vf = rig.Vf(0);
-        var held = new HeldMemory(vf.Slot);
-        vf.Slot.Unmap();
-        vf.Slot.Remap(held);
-        vf.Start();
-        held.Hold();
+        var held = vf.StartHeld();
         try
         {
-            vf.Ring!.Add([new(new(FunctionSlot.MemoryAddress + 0x18000), 16, true)]);
-            vf.Ring.Publish();
-            vf.Registers.Notify(0);
+            vf.Ask();
             Deadline.Until(() => held.Waiting > 0, "a message");
             vf.Registers.Write(VirtioCommonConfig.device_status, [0]);
             Assert.NotEqual(0, vf.Driver.Status);

@@ -345,16 +345,10 @@ public sealed class AdminPartTests
     {
         using var rig = Rig(static index => new VirtioRngDevice($"r{index}"));
         var vf = rig.Vf(0);
-        var held = new HeldMemory(vf.Slot);
-        vf.Slot.Unmap();
-        vf.Slot.Remap(held);
-        vf.Start();
-        held.Hold();
+        var held = vf.StartHeld();
         try
         {
-            vf.Ring!.Add([new(new(FunctionSlot.MemoryAddress + 0x18000), 16, true)]);
-            vf.Ring.Publish();
-            vf.Registers.Notify(0);
+            vf.Ask();
             Deadline.Until(() => held.Waiting > 0, "a message");
             rig.Refused(AdminAnswer.TryAgain, VIRTIO_ADMIN_CMD_DEV_MODE_SET, Members, 1, [1]);
             rig.Refused(AdminAnswer.TryAgain, VIRTIO_ADMIN_CMD_DEV_PARTS_GET, Members, 1, [.. Header(Get), 1], Room);
@@ -365,9 +359,7 @@ public sealed class AdminPartTests
         }
 
         Deadline.Until(() => vf.HasUsed(), "a used buffer");
-        vf.Ring!.Add([new(new(FunctionSlot.MemoryAddress + 0x18000), 16, true)]);
-        vf.Ring.Publish();
-        vf.Registers.Notify(0);
+        vf.Ask();
         Deadline.Until(() => vf.HasUsed(), "a used buffer");
         Mode(rig, 1, isStopped: true);
         All(rig, 1);

@@ -60,16 +60,10 @@ public sealed class AdminStandardTests
         Create(rig, 1, 0);
         Create(rig, 1, 1, ResourceObject.PartsSet);
         var vf = rig.Vf(0);
-        var held = new HeldMemory(vf.Slot);
-        vf.Slot.Unmap();
-        vf.Slot.Remap(held);
-        vf.Start();
-        held.Hold();
+        var held = vf.StartHeld();
         try
         {
-            vf.Ring!.Add([new(new(FunctionSlot.MemoryAddress + 0x18000), 16, true)]);
-            vf.Ring.Publish();
-            vf.Registers.Notify(0);
+            vf.Ask();
             Deadline.Until(() => held.Waiting > 0, "a message");
             vf.Registers.Write(VirtioCommonConfig.device_status, [0]);
             rig.Refused(AdminAnswer.TryAgain, VIRTIO_ADMIN_CMD_DEV_MODE_SET, Members, 1, [1]);

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using Virtbus.Memory;
 using Virtbus.Pci;
+using Virtbus.Tests.Hardware.Virtio;
 using Virtbus.Virtio;
 using Virtbus.Virtio.Rings;
 using static Virtbus.Virtio.VirtioStatus;
@@ -61,6 +62,25 @@ internal sealed class AdminVf : IDisposable
         }
 
         Function.WriteConfig(capability + PciMsix.PCI_MSIX_FLAGS, [0, isOn ? (byte)0x80 : (byte)0]);
+    }
+
+    /// <summary>As <see cref="Start"/>, with memory that is reached by messages, none of which is answered until it is released.</summary>
+    internal HeldMemory StartHeld()
+    {
+        var held = new HeldMemory(Slot);
+        Slot.Unmap();
+        Slot.Remap(held);
+        Start();
+        held.Hold();
+        return held;
+    }
+
+    /// <summary>Gives the device a buffer of 16 bytes to fill.</summary>
+    internal void Ask()
+    {
+        Ring!.Add([new(new(FunctionSlot.MemoryAddress + Data), 16, true)]);
+        Ring.Publish();
+        Registers.Notify(0);
     }
 
     /// <summary>Brings the device up with queue 0 in the slot's memory.</summary>
