@@ -28,10 +28,10 @@ internal static class CommandLine
     }
 
     /// <summary>Makes the parser.</summary>
-    /// <param name="guestCommand">What followed '--'; null when there was none.</param>
-    public static RootCommand Make(string[]? guestCommand)
+    /// <param name="command">What followed '--'; null when there was none.</param>
+    public static RootCommand Make(string[]? command)
     {
-        var root = MakeVerbs(guestCommand);
+        var root = MakeVerbs(command);
         // Windows's and others' words for help: here '/h' is a path.
         foreach (var help in root.Options.OfType<HelpOption>())
         {
@@ -41,7 +41,7 @@ internal static class CommandLine
         return root;
     }
 
-    private static RootCommand MakeVerbs(string[]? guestCommand) =>
+    private static RootCommand MakeVerbs(string[]? command) =>
         new("Runs a fabric of virtual devices, buses and drivers, and looks into it.")
         {
             Json,
@@ -65,8 +65,10 @@ internal static class CommandLine
             AttrVerbs.Make(),
             MonitorVerb.Make(),
             PowerVerbs.Make(),
-            VmVerb.Make(guestCommand),
+            VmVerb.Make(command),
             ConsoleVerb.Make(),
+            MountVerbs.Mount(command),
+            MountVerbs.Unmount(),
             CompletionVerb.Make(),
         };
 

@@ -14,6 +14,7 @@ using Virtbus.Platform;
 using Virtbus.Provisioning;
 using Virtbus.Subsystems;
 using Virtbus.Subsystems.Vfio;
+using Virtbus.Transports.Fuse;
 
 namespace Virtbus.Daemon;
 
@@ -23,6 +24,7 @@ internal sealed partial class FabricDaemon
     private static readonly TimeSpan TimeToStop = TimeSpan.FromMilliseconds(1800);
     private static readonly TimeSpan TimeToReturn = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan TimeToSettle = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan TimeToSettleAWrite = TimeSpan.FromSeconds(1);
     private readonly FabricDaemonOptions _options;
     private readonly ILogger _log;
     private readonly RuntimeLock _lock;
@@ -48,6 +50,7 @@ internal sealed partial class FabricDaemon
     private readonly SemaphoreSlim _applying = new(1, 1);
     private FabricManifest _manifest;
     private ControlServer? _server;
+    private FuseMounts? _mounts;
 
     private FabricDaemon(FabricDaemonOptions options, LockHolder holder, RuntimeLock held)
     {
@@ -131,6 +134,7 @@ internal sealed partial class FabricDaemon
             {
                 daemon._server = await server;
             }
+            daemon._mounts = FuseMounts.Listen(daemon.Fabric, options.Runtime.MountSocket, cancel => daemon.SettleAsync(TimeToSettleAWrite, cancel));
             daemon.State = DaemonState.Ready;
             DaemonLog.Started(daemon._log, options.ManifestName, Version);
             return daemon;
@@ -187,6 +191,8 @@ internal sealed partial class FabricDaemon
             Step("users let go");
             _engine.Close();
             _hardware.RevokeAll();
+            if (_mounts is not null)
+                await _mounts.DisposeAsync();
             // A manifest that is being applied ends with its step.
             await _applying.WaitAsync();
             Step("drivers shut down");
@@ -292,6 +298,10 @@ internal sealed partial class FabricDaemon
     /// <summary>The fabric as a manifest.</summary>
     public string Export() => ManifestExport.Write(_hardware, _engine, _groups, _manifest.Modules);
 
+    /// <summary>Where the tree is mounted.</summary>
+    public IReadOnlyList<MountAnswer> DescribeMounts() =>
+        [.. (_mounts?.Mounts ?? []).Select(static m => new MountAnswer(m.Options.Folder, m.Options.User, m.Names, m.OpenFiles))];
+
     /// <summary>The daemon as a whole.</summary>
     public StatusAnswer Describe()
     {
@@ -347,6 +357,7 @@ internal sealed partial class FabricDaemon
         (string Name, Func<string> Show)[] facts =
         [
             ("manifest", () => _holder.Manifest),
+            ("mounts", () => string.Join('\n', DescribeMounts().Select(static m => m.Folder))),
             ("process", () => $"{_holder.Pid}"),
             ("runtime", () => _options.Runtime.Path),
             ("since", () => $"{_holder.Since:yyyy-MM-ddTHH:mm:ssZ}"),

@@ -20,6 +20,9 @@ internal sealed class RuntimeFolder
     /// <summary>The control interface's socket.</summary>
     public string ControlSocket => System.IO.Path.Combine(Path, "control.sock");
 
+    /// <summary>The socket by which a mount of the tree is handed over.</summary>
+    public string MountSocket => System.IO.Path.Combine(Path, "mount.sock");
+
     /// <summary>The file whose lock the running daemon holds, with what it says of itself.</summary>
     public string LockFile => System.IO.Path.Combine(Path, "lock");
 

@@ -38,6 +38,16 @@ public sealed class Epoll : IDisposable
         Add(descriptor, (ulong)bit, Libc.EPOLLIN | (edge ? Libc.EPOLLET : 0));
     }
 
+    /// <summary>Adds a descriptor that other sets, of other threads, have too: of those that wait, one alone is woken (EPOLLEXCLUSIVE).</summary>
+    /// <param name="descriptor">The descriptor, or another one of the same source.</param>
+    /// <param name="bit">As for the other one.</param>
+    /// <exception cref="VirtbusException">As for the other one.</exception>
+    public void AddShared(FileDescriptor descriptor, int bit)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)bit, 31u, nameof(bit));
+        Add(descriptor, (ulong)bit, Libc.EPOLLIN | Libc.EPOLLEXCLUSIVE);
+    }
+
     /// <summary>Adds a descriptor to wait on, in a set that is asked by <see cref="Wait(Span{ulong}, int)"/> and so may be of any size.</summary>
     /// <param name="descriptor">The descriptor.</param>
     /// <param name="token">What the answer names it by.</param>

@@ -110,6 +110,15 @@ public sealed class FileDescriptor : SafeHandle
         return _peers is null ? new FileDescriptor(fd) : new FileDescriptor(fd, _peers) { _closesAtOnce = _closesAtOnce };
     }
 
+    /// <summary>Makes a second descriptor of the same open file, that programs inherit which this process starts until it is disposed of.</summary>
+    /// <returns>The new descriptor, owned by the caller.</returns>
+    /// <exception cref="VirtbusException">EMFILE: the process has no descriptor left.</exception>
+    public FileDescriptor DuplicateForChild()
+    {
+        var fd = Libc.fcntl(this, Libc.F_DUPFD, 3);
+        return fd >= 0 ? new FileDescriptor(fd) : throw HostError.Make("duplicating a descriptor", Libc.LastError);
+    }
+
     /// <summary>Reads kind, size and identity of the open file.</summary>
     /// <param name="status">What was found.</param>
     /// <returns>False when the kernel has no status for it.</returns>

@@ -5,6 +5,7 @@ namespace Virtbus.Platform;
 /// <summary>The C library calls that this floor wraps, with the names of the C headers. Nothing above calls them directly.</summary>
 internal static unsafe partial class Libc
 {
+    internal const int F_DUPFD = 0;
     internal const int F_DUPFD_CLOEXEC = 1030;
     internal const int F_GETFL = 3;
     internal const int F_SETFL = 4;
@@ -47,6 +48,7 @@ internal static unsafe partial class Libc
     internal const int EPOLL_CTL_DEL = 2;
     internal const uint EPOLLIN = 1;
     internal const uint EPOLLET = 1u << 31;
+    internal const uint EPOLLEXCLUSIVE = 1u << 28;
     internal const short POLLIN = 1;
     internal const short POLLOUT = 4;
     internal const short POLLERR = 8;
@@ -128,6 +130,15 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     internal static partial int unlink(string path);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int execvpe(string file, nint* arguments, nint* environment);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int mount(string source, string target, string? type, nuint flags, string? data);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int umount2(string target, int flags);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     internal static partial int chmod(string path, uint mode);

@@ -46,7 +46,7 @@ internal static class PciAttributes
             new ObjectAttribute<PciDevice>("faults", static d => $"{d.FaultCount}", null, static d => d.FaultCount > 0),
             new ObjectAttribute<PciDevice>("irq", static d => $"{(d.Vectors is [{ Kind: PciInterruptKinds.Msi or PciInterruptKinds.INTx } first, ..] ? first.Irq : 0)}"),
             new ObjectAttribute<PciDevice>("resource", Resource),
-            new BinaryAttribute<PciDevice>("config", static d => d.ConfigSize, static (d, at, to) => d.ReadConfig((int)at, to), Dump, static (d, at, from) => d.WriteConfig((int)at, from), StoreConfig),
+            new BinaryAttribute<PciDevice>("config", static d => d.ConfigSize, static (d, at, to) => d.ReadConfig((int)at, to), Dump, static (d, at, from) => d.WriteConfig((int)at, from), StoreConfig) { PublicBytes = 64 },
             new ObjectAttribute<PciDevice>("enable", static d => $"{d.Enables}", static (d, value, _) => d.Fabric!.RunExclusiveAsync(d, () => StoreEnable(d, value))),
             new ObjectAttribute<PciDevice>("remove", null, static (d, value, _) => IsSet(d.DevPath + "/remove", value) ? d.PciBus.RemoveAsync(d) : default),
             new ObjectAttribute<PciDevice>("unplug", null, static (d, value, _) => UnplugAsync(d, value), static d => d.Slot is not null),

@@ -176,7 +176,7 @@ internal static class VfVerbs
         from entry in Entries(client, device.Path)
         where entry is { Kind: "link", Target: not null } && entry.Name.StartsWith("virtfn", StringComparison.Ordinal)
         orderby int.Parse(entry.Name.AsSpan("virtfn".Length), CultureInfo.InvariantCulture)
-        select entry.Target;
+        select Path.GetFullPath(entry.Target!, device.Path);
 
     private static IReadOnlyList<EntryAnswer> Entries(ControlClient client, string path) =>
         client.Ask("GET", ControlClient.Query("/v1/tree", ("path", path)), ApiJson.Default.NodeAnswer).Entries ?? [];

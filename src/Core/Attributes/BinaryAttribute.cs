@@ -62,6 +62,11 @@ public sealed class BinaryAttribute<T> : ObjectAttribute
     /// <inheritdoc/>
     public override bool IsBinary => true;
 
+    /// <summary>Bytes that everybody may read; of more, who owns the fabric alone.</summary>
+    public long PublicBytes { get; init; } = long.MaxValue;
+
+    internal override long PublicSize => PublicBytes;
+
     internal override long GetSize(object owner) => _size((T)owner);
 
     internal override void ReadBytes(object owner, long offset, Span<byte> destination) => _read((T)owner, offset, destination);

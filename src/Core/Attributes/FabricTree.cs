@@ -21,6 +21,12 @@ public sealed class FabricTree
         Root = new TreeDirectory("", ListRoot);
     }
 
+    /// <summary>
+    /// Raised when an attribute was written, or changed by itself so that who polls its file is to read it again (Linux: sysfs_notify). On the thread that
+    /// did it; a handler must not wait.
+    /// </summary>
+    public event EventHandler<AttributeChangedEventArgs>? AttributeChanged;
+
     /// <summary>The top of the tree.</summary>
     public TreeDirectory Root { get; }
 
@@ -31,21 +37,48 @@ public sealed class FabricTree
     public TreeNode Find(string path, bool follow = true)
     {
         ArgumentNullException.ThrowIfNull(path);
-        return Walk(path, follow);
+        return Walk(path, follow, out _);
+    }
+
+    /// <summary>As <see cref="Find(string, bool)"/>, and says where it stands.</summary>
+    /// <param name="path">The path.</param>
+    /// <param name="follow">Whether a link at the end is followed.</param>
+    /// <param name="place">The path of what was found itself, that leads through no link: what links in it are seen from.</param>
+    public TreeNode Find(string path, bool follow, out string place)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        return Walk(path, follow, out place);
     }
 
     /// <summary>Reads the attribute at a path.</summary>
     /// <param name="path">The path of a file.</param>
-    /// <exception cref="VirtbusException">EISDIR: the path names a directory; see <see cref="Find"/> and <see cref="TreeFile.Read"/>.</exception>
+    /// <exception cref="VirtbusException">EISDIR: the path names a directory; see <see cref="Find(string, bool)"/> and <see cref="TreeFile.Read"/>.</exception>
     public string Read(string path) => FindFile(path).Read();
 
     /// <summary>Writes the attribute at a path.</summary>
     /// <param name="path">The path of a file.</param>
     /// <param name="value">The value.</param>
     /// <param name="cancellationToken">Ends the wait.</param>
-    /// <exception cref="VirtbusException">EISDIR: the path names a directory; see <see cref="Find"/> and <see cref="TreeFile.WriteAsync"/>.</exception>
+    /// <exception cref="VirtbusException">EISDIR: the path names a directory; see <see cref="Find(string, bool)"/> and <see cref="TreeFile.WriteAsync"/>.</exception>
     public ValueTask WriteAsync(string path, string value, CancellationToken cancellationToken = default) =>
-        FindFile(path).WriteAsync(value, cancellationToken);
+        WriteAsync(FindFile(path), value, cancellationToken);
+
+    /// <summary>Writes an attribute that was found before, and tells who polls it.</summary>
+    /// <param name="file">Its file.</param>
+    /// <param name="value">The value.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    /// <exception cref="VirtbusException">See <see cref="TreeFile.WriteAsync"/>.</exception>
+    public async ValueTask WriteAsync(TreeFile file, string value, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(file);
+        await file.WriteAsync(value, cancellationToken);
+        Notify(file.Owner, file.Name);
+    }
+
+    /// <summary>Tells who polls an attribute's file that its value is another one now.</summary>
+    /// <param name="owner">The object whose attribute it is.</param>
+    /// <param name="attribute">The file's name.</param>
+    public void Notify(object owner, string attribute) => AttributeChanged?.Invoke(this, new AttributeChangedEventArgs(owner, attribute));
 
     /// <summary>Adds a directory below <c>/kernel</c>, for what belongs to no device, bus or class. It stays as long as the fabric.</summary>
     /// <param name="directory">The directory.</param>
@@ -93,7 +126,7 @@ public sealed class FabricTree
     };
 
     // As the kernel walks: a link's target takes the link's place, so '..' behind it leads to the target's own directory.
-    private TreeNode Walk(string path, bool follow)
+    private TreeNode Walk(string path, bool follow, out string place)
     {
         var links = 0;
         var left = new Stack<string>(Names(path).Reverse());
@@ -125,6 +158,7 @@ public sealed class FabricTree
             above.Push((name, directory));
             node = found;
         }
+        place = PathOf(above);
         return node;
     }
 
@@ -177,7 +211,7 @@ public sealed class FabricTree
             .Select(g => new TreeDirectory(g.Key.Name, () => g.Select(DeviceDirectory))));
     }
 
-    private TreeDirectory DeviceDirectory(Device device) => new(device.Name, () => ListDevice(device), name => FindInDevice(device, name));
+    private TreeDirectory DeviceDirectory(Device device) => new(device.Name, () => ListDevice(device), name => FindInDevice(device, name), device);
 
     // A device may have many children: looking one up must not list them all.
     private TreeNode? FindInDevice(Device device, string name) =>
@@ -214,7 +248,7 @@ public sealed class FabricTree
             yield return new TreeLink("supplier:" + DeviceLink.Label(link.Supplier), "/class/devlink/" + link.Name);
         foreach (var link in device.Links?.Consumers ?? [])
             yield return new TreeLink("consumer:" + DeviceLink.Label(link.Consumer), "/class/devlink/" + link.Name);
-        yield return new TreeDirectory("power", () => PowerFiles.Select(a => new TreeFile($"{path}/power/{a.Name}", device, a)));
+        yield return new TreeDirectory("power", () => PowerFiles.Select(a => new TreeFile($"{path}/power/{a.Name}", device, a)), owner: device);
         foreach (var node in ListGroups(path, device, [
             .. device.Class?.DeviceAttributeGroups ?? [],
             .. device.Bus?.DeviceAttributeGroups ?? [],
@@ -245,18 +279,18 @@ public sealed class FabricTree
                 if (parts.Any())
                 {
                     yield return new TreeDirectory(name, () => parts.Select(p => new TreeDirectory(
-                        p.Name, () => group.List(p.Owner).Select(a => new TreeFile($"{path}/{name}/{p.Name}/{a.Name}", p.Owner, a)))));
+                        p.Name, () => group.List(p.Owner).Select(a => new TreeFile($"{path}/{name}/{p.Name}/{a.Name}", p.Owner, a)))), owner: owner);
                 }
             }
             else if (!group.IsHiddenWhenEmpty || group.List(owner).Any())
             {
-                yield return new TreeDirectory(name, () => group.List(owner).Select(a => new TreeFile($"{path}/{name}/{a.Name}", owner, a)));
+                yield return new TreeDirectory(name, () => group.List(owner).Select(a => new TreeFile($"{path}/{name}/{a.Name}", owner, a)), owner: owner);
             }
         }
     }
 
     // Buses and drivers.
-    private TreeDirectory BusDirectory(Bus bus) => new(bus.Name, () => ListBus(bus));
+    private TreeDirectory BusDirectory(Bus bus) => new(bus.Name, () => ListBus(bus), owner: bus);
 
     private IEnumerable<TreeNode> ListBus(Bus bus)
     {
@@ -276,7 +310,7 @@ public sealed class FabricTree
             yield return node;
     }
 
-    private TreeDirectory DriverDirectory(Driver driver) => new(driver.Name, () => ListDriver(driver));
+    private TreeDirectory DriverDirectory(Driver driver) => new(driver.Name, () => ListDriver(driver), owner: driver);
 
     private IEnumerable<TreeNode> ListDriver(Driver driver)
     {
@@ -299,7 +333,13 @@ public sealed class FabricTree
     private IEnumerable<TreeNode> ListClasses()
     {
         foreach (var @class in _fabric.Classes)
-            yield return new TreeDirectory(@class.Name, () => @class.Devices.Select(d => new TreeLink(d.Name, d.DevPath)));
+        {
+            yield return new TreeDirectory(
+                @class.Name,
+                () => @class.Devices.Select(d => new TreeLink(d.Name, d.DevPath)),
+                n => @class.TryGetDevice(n, out var device) ? new TreeLink(n, device.DevPath) : null,
+                @class);
+        }
         yield return new TreeDirectory("devlink", () => _fabric.Links.Select(l => new TreeDirectory(l.Name, () => ListLink(l))));
     }
 

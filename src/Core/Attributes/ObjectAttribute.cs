@@ -34,6 +34,8 @@ public abstract class ObjectAttribute
     /// <summary>True when a write takes a string of the writer's own, of which the first line counts.</summary>
     internal virtual bool IsString => false;
 
+    internal virtual long PublicSize => long.MaxValue;
+
     internal virtual long GetSize(object owner) => 0;
 
     internal virtual void ReadBytes(object owner, long offset, Span<byte> destination) => throw new NotSupportedException($"{Name} is text.");

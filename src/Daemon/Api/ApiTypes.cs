@@ -119,7 +119,10 @@ internal sealed record SuggestionAnswer(string Driver, string Module, string Ali
 /// <summary>What stands at a path of the tree. Kind: directory, with entries, or file, with its value.</summary>
 internal sealed record NodeAnswer(string Path, string Kind, string? Mode, string? Value, IReadOnlyList<EntryAnswer>? Entries);
 
-/// <summary>An entry of a directory of the tree. Kind: directory, file or link.</summary>
+/// <summary>A mount of the tree. User: who owns its files, as seen where it is. Names: those that the kernel knows.</summary>
+internal sealed record MountAnswer(string Folder, uint User, int Names, int OpenFiles);
+
+/// <summary>An entry of a directory of the tree. Kind: directory, file or link. Target: of a link, as seen from its directory.</summary>
 internal sealed record EntryAnswer(string Name, string Kind, string? Mode, string? Target);
 
 /// <summary>An event; or, with <see cref="Lost"/> alone, how many are missing at this place.</summary>
@@ -142,6 +145,7 @@ internal sealed record ErrorAnswer(string Errno, string Message);
 [JsonSerializable(typeof(LockHolder))]
 [JsonSerializable(typeof(StatusAnswer))]
 [JsonSerializable(typeof(IReadOnlyList<SocketAnswer>))]
+[JsonSerializable(typeof(IReadOnlyList<MountAnswer>))]
 [JsonSerializable(typeof(DeviceAnswer))]
 [JsonSerializable(typeof(IReadOnlyList<DeviceAnswer>))]
 [JsonSerializable(typeof(IReadOnlyList<FunctionAnswer>))]

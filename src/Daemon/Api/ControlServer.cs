@@ -89,6 +89,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
         var tree = _daemon.Fabric.Tree;
         Get("/v1/status", c => AnswerAsync(c, _daemon.Describe(), ApiJson.Default.StatusAnswer));
         Get("/v1/sockets", c => AnswerAsync(c, _daemon.DescribeSockets(c.Request.Query.ContainsKey("device") ? Argument(c, "device") : null), ApiJson.Default.IReadOnlyListSocketAnswer));
+        Get("/v1/mounts", c => AnswerAsync(c, _daemon.DescribeMounts(), ApiJson.Default.IReadOnlyListMountAnswer));
         Get("/v1/topology", c => AnswerAsync(c, view.Tree(), ApiJson.Default.IReadOnlyListDeviceAnswer));
         Get("/v1/devices", c => AnswerAsync(c, view.Devices(), ApiJson.Default.IReadOnlyListDeviceAnswer));
         Get("/v1/device", c => AnswerAsync(c, _daemon.DescribeDevice(Argument(c, "name")), ApiJson.Default.DeviceAnswer));
@@ -105,7 +106,7 @@ internal sealed partial class ControlServer : IAsyncDisposable
         Get("/v1/modules", c => AnswerAsync(c, view.Modules(), ApiJson.Default.IReadOnlyListModuleAnswer));
         Post("/v1/modules/load", async c => await AnswerAsync(c, await _daemon.LoadModuleAsync(Argument(c, "name")), ApiJson.Default.ModuleAnswer));
         Post("/v1/modules/unload", async c => await AnswerAsync(c, await _daemon.UnloadModuleAsync(Argument(c, "name"), c.Request.Query["force"] == "true"), ApiJson.Default.UnloadAnswer));
-        Get("/v1/tree", c => AnswerAsync(c, Describe(Argument(c, "path"), tree.Find(Argument(c, "path"))), ApiJson.Default.NodeAnswer));
+        Get("/v1/tree", c => AnswerAsync(c, Describe(tree, Argument(c, "path")), ApiJson.Default.NodeAnswer));
         Handle("PUT", "/v1/tree", async c =>
         {
             using var body = new StreamReader(c.Request.Body, new UTF8Encoding(false, true));
@@ -199,17 +200,17 @@ internal sealed partial class ControlServer : IAsyncDisposable
         await context.Response.Body.WriteAsync(bytes, context.RequestAborted);
     }
 
-    private static NodeAnswer Describe(string path, TreeNode node) => node switch
+    private static NodeAnswer Describe(FabricTree tree, string path) => tree.Find(path, follow: true, out var place) switch
     {
         TreeFile file => new NodeAnswer(path, "file", Mode(file), file.Read(), null),
-        TreeDirectory directory => new NodeAnswer(path, "directory", null, null, [.. directory.List().Select(DescribeEntry).OrderBy(e => e.Name, StringComparer.Ordinal)]),
+        TreeDirectory directory => new NodeAnswer(path, "directory", null, null, [.. directory.List().Select(n => DescribeEntry(n, place)).OrderBy(e => e.Name, StringComparer.Ordinal)]),
         _ => throw new VirtbusException(Errno.ENOENT, $"{path} leads nowhere."),
     };
 
-    private static EntryAnswer DescribeEntry(TreeNode node) => node switch
+    private static EntryAnswer DescribeEntry(TreeNode node, string place) => node switch
     {
         TreeFile file => new EntryAnswer(file.Name, "file", Mode(file), null),
-        TreeLink link => new EntryAnswer(link.Name, "link", null, link.Target),
+        TreeLink link => new EntryAnswer(link.Name, "link", null, link.TextFrom(place)),
         _ => new EntryAnswer(node.Name, "directory", null, null),
     };
 

@@ -14,6 +14,9 @@ public static partial class FileOwner
     /// <summary>The user id that this process acts with.</summary>
     public static uint CurrentUser => GetEffectiveUserId();
 
+    /// <summary>The group id that this process acts with.</summary>
+    public static uint CurrentGroup => GetEffectiveGroupId();
+
     /// <summary>The owner's user id; a link at the end of the path is not followed.</summary>
     /// <param name="path">A file or folder.</param>
     /// <exception cref="VirtbusException">The path can't be looked at; the errno is the host's.</exception>
@@ -35,4 +38,7 @@ public static partial class FileOwner
 
     [LibraryImport("libc", EntryPoint = "geteuid")]
     private static partial uint GetEffectiveUserId();
+
+    [LibraryImport("libc", EntryPoint = "getegid")]
+    private static partial uint GetEffectiveGroupId();
 }

@@ -1,0 +1,174 @@
+using System.Buffers.Binary;
+using System.Collections.Concurrent;
+using System.Runtime.InteropServices;
+using System.Text;
+using Virtbus.Core;
+using Virtbus.Platform;
+
+namespace Virtbus.Transports.Fuse;
+
+/// <summary>
+/// Tells the kernel of what changed: names that are gone, links that lead elsewhere, attributes that somebody polls. On a thread that answers no request,
+/// since a notice may wait for who holds a folder, and that one for an answer.
+/// </summary>
+internal sealed class FuseChanges : IDisposable
+{
+    private const int EventsWaiting = 16 << 10;
+
+    private readonly FabricTree _tree;
+    private readonly FuseNodes _nodes;
+    private readonly FuseHandles _handles;
+    private readonly FuseWrite _write;
+    private readonly UeventSubscription _events;
+    private readonly BlockingCollection<Action> _work = [];
+    private readonly ServiceThread _thread;
+
+    /// <summary>Begins.</summary>
+    /// <param name="tree">The tree.</param>
+    /// <param name="events">Where devices come and go.</param>
+    /// <param name="session">What the kernel knows.</param>
+    /// <param name="write">Writes a notice.</param>
+    /// <param name="name">The thread's name.</param>
+    internal FuseChanges(FabricTree tree, UeventLog events, FuseSession session, FuseWrite write, string name)
+    {
+        (_tree, _nodes, _handles, _write) = (tree, session.Nodes, session.Handles, write);
+        _thread = ServiceThread.Start(name, Run);
+        _events = events.Subscribe(EventsWaiting);
+        _tree.AttributeChanged += OnChanged;
+        _ = Task.Run(ListenAsync);
+    }
+
+    /// <summary>Tells nothing more. Not while a notice is under way that waits: the mount's end sets it free.</summary>
+    public void Dispose()
+    {
+        _tree.AttributeChanged -= OnChanged;
+        _events.Dispose();
+        _work.CompleteAdding();
+        _thread.Join();
+        _work.Dispose();
+    }
+
+    private async Task ListenAsync()
+    {
+        while (await _events.ReadAsync() is { Events.Count: > 0 } batch)
+            Add(() => Tell(batch));
+    }
+
+    private void OnChanged(object? sender, AttributeChangedEventArgs change)
+    {
+        if (_handles.WatchersOf(change.Owner, change.Name).Length > 0)
+            Add(() => Wake(_handles.WatchersOf(change.Owner, change.Name)));
+    }
+
+    private void Add(Action work)
+    {
+        try
+        {
+            _work.Add(work);
+        }
+        catch (InvalidOperationException)
+        {
+            // It is over.
+        }
+    }
+
+    private void Run()
+    {
+        foreach (var work in _work.GetConsumingEnumerable())
+            work();
+    }
+
+    private void Tell(UeventBatch batch)
+    {
+        if (batch.Lost > 0)
+        {
+            foreach (var node in _nodes.All())
+                Check(node);
+        }
+
+        var paths = batch.Events.Select(static e => e.DevPath).ToHashSet();
+        foreach (var path in paths)
+            Tell(path);
+        foreach (var owner in _handles.WatchedOwners())
+        {
+            if (owner is Device device && (batch.Lost > 0 || paths.Contains(device.DevPath)))
+                Wake(_handles.WatchersOf(device, null));
+        }
+    }
+
+    // What came, went or changed is in its own place, in what shows it by a link, and in folders that are there only as long as something is in them.
+    private void Tell(string path)
+    {
+        var above = new List<FuseNode>();
+        if (_nodes.Find(path, above) is { } node && Check(node))
+        {
+            foreach (var child in _nodes.ChildrenOf(node))
+                Check(child);
+        }
+
+        foreach (var link in _nodes.LinksTo(path))
+            Check(link);
+        for (var i = above.Count - 1; i > 0 && above[i].Entry is TreeDirectory { Owner: null }; i--)
+            Check(above[i]);
+    }
+
+    // Whether the name still leads to the same.
+    private bool Check(FuseNode node)
+    {
+        if (node.Parent is not { } folder)
+            return true;
+        TreeNode? now;
+        try
+        {
+            now = FuseNodes.Current(folder)?.Find(node.Name);
+        }
+        catch (VirtbusException)
+        {
+            // What can't say what it has is looked at when somebody asks.
+            return true;
+        }
+
+        if (now is { IsGone: false } && now.IsSameAs(node.Entry))
+            return true;
+        if (_nodes.TryDetach(node))
+            Forget(folder, node, isGone: now is null or { IsGone: true });
+        return false;
+    }
+
+    private void Forget(FuseNode folder, FuseNode node, bool isGone)
+    {
+        // struct fuse_notify_delete_out, or fuse_notify_inval_entry_out; the name and a NUL follow.
+        var name = Encoding.UTF8.GetBytes(node.Name);
+        var fields = isGone ? 24 : 16;
+        var body = new byte[fields + name.Length + 1];
+        BitConverter.TryWriteBytes(body, folder.Id);
+        if (isGone)
+            BitConverter.TryWriteBytes(body.AsSpan(8), node.Id);
+        BitConverter.TryWriteBytes(body.AsSpan(fields - 8), (uint)name.Length);
+        name.CopyTo(body, fields);
+        var error = Send(isGone ? FuseProtocol.FUSE_NOTIFY_DELETE : FuseProtocol.FUSE_NOTIFY_INVAL_ENTRY, body);
+        // Somebody stands in it, or something is mounted on it: it is not found any more all the same.
+        if (isGone && error is Errno.ENOTEMPTY or Errno.EBUSY)
+            Forget(folder, node, isGone: false);
+    }
+
+    private void Wake(FuseHandle[] handles)
+    {
+        var body = new byte[sizeof(ulong)];
+        foreach (var handle in handles)
+        {
+            handle.IsChanged = true;
+            BinaryPrimitives.WriteUInt64LittleEndian(body, Volatile.Read(ref handle.Poller));
+            Send(FuseProtocol.FUSE_NOTIFY_POLL, body);
+        }
+    }
+
+    private Errno Send(int code, ReadOnlySpan<byte> body)
+    {
+        Span<byte> message = new byte[FuseProtocol.OutHeaderSize + body.Length];
+        MemoryMarshal.Write(message, (uint)message.Length);
+        MemoryMarshal.Write(message[4..], code);
+        body.CopyTo(message[FuseProtocol.OutHeaderSize..]);
+        return _write(message);
+    }
+}

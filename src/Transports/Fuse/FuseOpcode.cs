@@ -1,0 +1,36 @@
+namespace Virtbus.Transports.Fuse;
+
+/// <summary>What a request asks (enum fuse_opcode).</summary>
+internal enum FuseOpcode : uint
+{
+    FUSE_LOOKUP = 1,
+    FUSE_FORGET = 2,
+    FUSE_GETATTR = 3,
+    FUSE_SETATTR = 4,
+    FUSE_READLINK = 5,
+    FUSE_SYMLINK = 6,
+    FUSE_MKNOD = 8,
+    FUSE_MKDIR = 9,
+    FUSE_UNLINK = 10,
+    FUSE_RMDIR = 11,
+    FUSE_RENAME = 12,
+    FUSE_LINK = 13,
+    FUSE_OPEN = 14,
+    FUSE_READ = 15,
+    FUSE_WRITE = 16,
+    FUSE_STATFS = 17,
+    FUSE_RELEASE = 18,
+    FUSE_INIT = 26,
+    FUSE_OPENDIR = 27,
+    FUSE_READDIR = 28,
+    FUSE_RELEASEDIR = 29,
+    FUSE_CREATE = 35,
+    FUSE_INTERRUPT = 36,
+    FUSE_DESTROY = 38,
+    FUSE_IOCTL = 39,
+    FUSE_POLL = 40,
+    FUSE_BATCH_FORGET = 42,
+    FUSE_READDIRPLUS = 44,
+    FUSE_RENAME2 = 45,
+    FUSE_TMPFILE = 51,
+}
