@@ -25,6 +25,14 @@ internal sealed partial class FabricDaemon
     private static readonly TimeSpan TimeToReturn = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan TimeToSettle = TimeSpan.FromSeconds(5);
     private static readonly TimeSpan TimeToSettleAWrite = TimeSpan.FromSeconds(1);
+    // Folders of Linux's tree without which a tool ends with an error, or does not look any further: lsblk, nvme, libvirt, mdevctl, ibv_devices, DPDK, lspci;
+    // and the host's parts that 'mount --over-sys' shows.
+    private static readonly string[] LookedFor =
+    [
+        "block", "bus/mdev/devices", "bus/mdev/drivers", "bus/pci/slots", "class/block", "class/infiniband", "class/infiniband_verbs", "class/mdev_bus", "class/nvme",
+        "class/nvme-subsystem", "class/pci_bus", "dev/block", "dev/char", "devices/system", "devices/virtual", "firmware", "fs", "kernel/mm", "kernel/security", "module/vfio",
+        "module/vfio_iommu_type1",
+    ];
     private readonly FabricDaemonOptions _options;
     private readonly ILogger _log;
     private readonly RuntimeLock _lock;
@@ -365,6 +373,8 @@ internal sealed partial class FabricDaemon
             ("uptime", () => $"{(long)Uptime.TotalSeconds}"),
             ("version", () => Version),
         ];
+        foreach (var folder in LookedFor)
+            Fabric.Tree.AddFolder(folder);
         VfioSuggestion.ShowOnDevices(Fabric, _loader);
         Add("fabric", facts, new ObjectAttribute<Fabric>("shutdown", null, ShutDownAsync));
         Add("budgets", [.. _budgets.Select(b => (b.Name.Replace(' ', '_'), (Func<string>)(() => $"{b.Used?.ToString() ?? "unknown"} {b.Limit?.ToString() ?? "max"}")))]);

@@ -50,7 +50,7 @@ public sealed class NbdVerbTests
     {
         await using var fabric = new TestFabric();
         await fabric.UpAsync(Disks);
-        var guest = await fabric.OkAsync("attr", "get", "/class/vhost-vdpa/vhost-vdpa-2/socket");
+        var guest = await fabric.OkAsync("attr", "get", "/bus/vdpa/devices/plain/vhost-vdpa-2/socket");
         await fabric.OkAsync("function", "set", "plain", "nbd=unix");
         var socket = Path.Combine(fabric.Runtime, "plain.nbd");
         Assert.True(File.Exists(socket));
@@ -64,7 +64,7 @@ public sealed class NbdVerbTests
         await fabric.OkAsync("function", "set", "plain", "nbd=", "nbd_name=");
         Assert.False(await ExistsAsync(fabric, "plain"));
         // The way of the guest was there all the time.
-        Assert.Equal(guest, await fabric.OkAsync("attr", "get", "/class/vhost-vdpa/vhost-vdpa-2/socket"));
+        Assert.Equal(guest, await fabric.OkAsync("attr", "get", "/bus/vdpa/devices/plain/vhost-vdpa-2/socket"));
     }
 
     [Fact]

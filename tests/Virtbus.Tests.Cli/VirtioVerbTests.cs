@@ -139,10 +139,10 @@ public sealed class VirtioVerbTests
         var path = "/bus/pci/devices/" + await AddressOfAsync(fabric, "nic0");
         Assert.Equal("10000\n", await fabric.OkAsync("attr", "get", path + "/speed"));
         Assert.Contains("speed: 10000", await fabric.OkAsync("export"), StringComparison.Ordinal);
-        await fabric.OkAsync("attr", "set", path + "/link", "down");
-        Assert.Equal("down\n", await fabric.OkAsync("attr", "get", path + "/link"));
-        await fabric.OkAsync("attr", "set", path + "/link", "up");
-        Assert.Equal("up\n", await fabric.OkAsync("attr", "get", path + "/link"));
+        await fabric.OkAsync("attr", "set", path + "/carrier", "0");
+        Assert.Equal("0\n", await fabric.OkAsync("attr", "get", path + "/carrier"));
+        await fabric.OkAsync("attr", "set", path + "/carrier", "1");
+        Assert.Equal("1\n", await fabric.OkAsync("attr", "get", path + "/carrier"));
         Assert.Contains("no driver is there that announces itself", await fabric.RefusedAsync("attr", "set", path + "/announce", "1"), StringComparison.Ordinal);
         Assert.Equal("left/\nnic0/\n", await fabric.OkAsync("attr", "get", "/kernel/switches/lan/ports"));
         foreach (var port in (string[])["left", "nic0"])

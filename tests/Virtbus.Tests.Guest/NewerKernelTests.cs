@@ -74,10 +74,10 @@ public sealed class NewerKernelTests
         // The cable is pulled out and put in again.
         await guest.SeeAsync("carrier 1, speed 25000");
         var shown = await fabric.OkAsync("function", "show", "nic0");
-        var link = $"/bus/pci/devices/{shown[(shown.IndexOf(" as ", StringComparison.Ordinal) + 4)..].Split('\n')[0]}/link";
-        await fabric.OkAsync("attr", "set", link, "down");
+        var carrier = $"/bus/pci/devices/{shown[(shown.IndexOf(" as ", StringComparison.Ordinal) + 4)..].Split('\n')[0]}/carrier";
+        await fabric.OkAsync("attr", "set", carrier, "0");
         await guest.SeeAsync("carrier 0");
-        await fabric.OkAsync("attr", "set", link, "up");
+        await fabric.OkAsync("attr", "set", carrier, "1");
         await guest.SeeAsync("carrier 1");
         await guest.EndAsync();
     }

@@ -54,6 +54,12 @@ internal static class PciAttributes
             new ObjectAttribute<PciDevice>("reset", null, static (d, value, _) => ResetAsync(d, value), HasReset),
             new ObjectAttribute<PciDevice>("reset_method", static d => string.Join(' ', ResetsOf(d)), static (d, value, _) => StoreResetMethod(d, value), HasReset),
             new ObjectAttribute<PciDevice>("numa_node", static _ => "-1"),
+            // On no node, a function is as near to one processor as to the other.
+            new ObjectAttribute<PciDevice>("local_cpus", static _ => ProcessorMask()),
+            new ObjectAttribute<PciDevice>("local_cpulist", static _ => Environment.ProcessorCount == 1 ? "0" : $"0-{Environment.ProcessorCount - 1}"),
+            new ObjectAttribute<PciDevice>("dma_mask_bits", static _ => "64"),
+            new ObjectAttribute<PciDevice>("consistent_dma_mask_bits", static _ => "64"),
+            new ObjectAttribute<PciDevice>("d3cold_allowed", static _ => "0"),
             new ObjectAttribute<PciDevice>("broken_parity_status", static _ => "0"),
             new ObjectAttribute<PciDevice>("msi_bus", static _ => "1"),
             new ObjectAttribute<PciDevice>("power_state", PowerState),
@@ -154,6 +160,13 @@ internal static class PciAttributes
         (d, at, from) => d.GetRegion(bar).Write((ulong)at, from),
         (d, _, _) => throw new VirtbusException(Errno.EINVAL, $"{d.DevPath}/resource{bar} holds registers. Write bytes to it, not text."),
         d => d.GetResource(bar).IsThere);
+
+    // Words of 32 bits in hexadecimal, the highest first.
+    private static string ProcessorMask()
+    {
+        var words = Enumerable.Range(0, (Environment.ProcessorCount + 31) / 32).Select(static i => Math.Min(Environment.ProcessorCount - (i * 32), 32)).Select(static bits => (1UL << bits) - 1);
+        return string.Join(',', words.Reverse().Select(static w => $"{w:x8}")).TrimStart('0');
+    }
 
     // As lspci prints it with -xxxx, and reads it with -F.
     private static string Dump(PciDevice device)

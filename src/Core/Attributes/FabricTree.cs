@@ -14,11 +14,12 @@ public sealed class FabricTree
     private TreeDirectory[] _extra = [];
     private TreeDirectory[] _kernel = [];
     private AttributeGroup[] _deviceGroups = [];
+    private readonly EmptyFolders _folders = new();
 
     internal FabricTree(Fabric fabric)
     {
         _fabric = fabric;
-        Root = new TreeDirectory("", ListRoot);
+        Root = _folders.Over(new TreeDirectory("", ListRoot), "");
     }
 
     /// <summary>
@@ -87,6 +88,17 @@ public sealed class FabricTree
         ArgumentNullException.ThrowIfNull(directory);
         lock (_fabric.Gate)
             _kernel = [.. _kernel, directory];
+    }
+
+    /// <summary>
+    /// Has a folder be there though nothing may be in it, since programs that look into Linux's tree take its absence for an error. They stay as long as the
+    /// fabric; what comes to be of that name takes its place.
+    /// </summary>
+    /// <param name="path">Names separated by '/', from the root.</param>
+    public void AddFolder(string path)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        _folders.Add(path);
     }
 
     /// <summary>
@@ -217,15 +229,15 @@ public sealed class FabricTree
     private TreeNode? FindInDevice(Device device, string name) =>
         device.TryGetChild(name, out var child) && SharesDirectory(device, child) ? DeviceDirectory(child) : null;
 
-    private static bool SharesDirectory(Device device, Device child) => child.Class is null || device.Class is not null;
+    private static bool SharesDirectory(Device device, Device child) => child.Class is not { IsShown: true } || device.Class is not null;
 
     private IEnumerable<TreeNode> ListDevice(Device device)
     {
         var path = device.DevPath;
         yield return new TreeFile(path + "/uevent", device, DeviceUevent);
-        if (device.Subsystem is { } subsystem)
+        if (device.Subsystem is { } subsystem && device.Class is not { IsShown: false })
             yield return new TreeLink("subsystem", (device.Bus is null ? "/class/" : "/bus/") + subsystem);
-        if (device.Parent is { } parent && device.Class is not null)
+        if (device is { Parent: { } parent, Class.IsShown: true })
             yield return new TreeLink("device", parent.DevPath);
         if (device.Bus is { } bus)
         {
@@ -332,7 +344,7 @@ public sealed class FabricTree
     // Classes.
     private IEnumerable<TreeNode> ListClasses()
     {
-        foreach (var @class in _fabric.Classes)
+        foreach (var @class in _fabric.Classes.Where(static c => c.IsShown))
         {
             yield return new TreeDirectory(
                 @class.Name,

@@ -21,6 +21,12 @@ public sealed class Class
     /// <summary>The class's name.</summary>
     public string Name { get; }
 
+    /// <summary>
+    /// Whether the tree shows it, as a folder in <c>/class</c> and one in each device that has some of it. Else its devices stand right in the device that they
+    /// hang below, as character devices of Linux do that have no class.
+    /// </summary>
+    public bool IsShown { get; init; } = true;
+
     /// <summary>Attributes of every device of the class.</summary>
     public IReadOnlyList<AttributeGroup> DeviceAttributeGroups { get; init; } = [];
 

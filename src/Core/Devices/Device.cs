@@ -250,7 +250,7 @@ public class Device : IDeviceIdentity
     internal string Folder => Parent is null ? Class is null ? "/devices" : "/devices/virtual" : Parent.Extras.Path ??= Parent.DevPath;
 
     // A class device hangs in a directory of its class, so that names of several classes under one parent never meet.
-    internal string Place => Class is null || Parent?.Class is not null ? Name : string.Concat(Class.Name, "/", Name);
+    internal string Place => Class is not { IsShown: true } || Parent?.Class is not null ? Name : string.Concat(Class.Name, "/", Name);
 
     /// <summary>The subsystem that events and the <c>subsystem</c> link name: bus, else class.</summary>
     public string? Subsystem => Bus?.Name ?? Class?.Name;

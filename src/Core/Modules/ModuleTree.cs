@@ -13,6 +13,7 @@ internal sealed class ModuleTree : IDisposable
     private static readonly ObjectAttribute<LoadedModule>[] ModuleFiles =
     [
         new("alias", m => string.Join('\n', m.Info.Aliases)),
+        new("coresize", m => $"{(File.Exists(m.Info.Path) ? new FileInfo(m.Info.Path).Length : 0)}"),
         new("description", m => m.Info.Description),
         new("filename", m => m.Info.Path),
         new("initstate", _ => "live"),

@@ -12,7 +12,7 @@ namespace Virtbus.Daemon.Provisioning;
 internal static class NetFunctionAttributes
 {
     /// <summary>
-    /// What its cable does: <c>link</c>, up or down, which can be written; <c>announce</c>, by a 1 to which the driver tells the network where it is; and
+    /// What its cable does: <c>carrier</c>, 1 while it is plugged in, which can be written; <c>announce</c>, by a 1 to which the driver tells the network where it is; and
     /// <c>speed</c>, as in Linux in Mbit/s, and -1 for unknown.
     /// </summary>
     /// <param name="find">As of <see cref="Statistics"/>.</param>
@@ -20,7 +20,7 @@ internal static class NetFunctionAttributes
     {
         return new AttributeGroup(
             new ObjectAttribute<Device>("announce", null, (d, value, _) => Announce(d, value), IsThere),
-            new ObjectAttribute<Device>("link", d => Find(d).IsLinkUp ? "up" : "down", (d, value, _) => SetLink(d, value), IsThere),
+            new ObjectAttribute<Device>("carrier", d => Find(d).IsLinkUp ? "1" : "0", (d, value, _) => SetLink(d, value), IsThere),
             new ObjectAttribute<Device>("speed", d => Find(d).Speed is { } speed ? $"{speed}" : "-1", null, IsThere));
 
         bool IsThere(Device device) => device is PciDevice pci && find(pci) is not null;
@@ -32,9 +32,7 @@ internal static class NetFunctionAttributes
 
         ValueTask SetLink(Device device, string value)
         {
-            if (value is not ("up" or "down"))
-                throw new VirtbusException(Errno.EINVAL, $"{device.DevPath}/link: '{value}' is not a state. Write up or down.");
-            Find(device).SetLink(value == "up");
+            Find(device).SetLink(AttributeValue.ParseBoolean(device.DevPath + "/carrier", value));
             return default;
         }
 

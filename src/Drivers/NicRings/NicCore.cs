@@ -75,9 +75,9 @@ public sealed partial class NicCore : INicCore, INicLink, INicQueueSets, INicVir
     [
         new(
             new ObjectAttribute<Device>("address", d => Subsystems.Net.NetDevice.FormatAddress(Of(d).Identify().MacAddress)),
-            new ObjectAttribute<Device>("link", d => Of(d).IsLinkUp ? "1" : "0", (d, value, _) =>
+            new ObjectAttribute<Device>("carrier", d => Of(d).IsLinkUp ? "1" : "0", (d, value, _) =>
             {
-                Of(d).SetLink(AttributeValue.ParseBoolean(d.DevPath + "/link", value));
+                Of(d).SetLink(AttributeValue.ParseBoolean(d.DevPath + "/carrier", value));
                 return default;
             }),
             new ObjectAttribute<Device>("model", d => Of(d).Identify().Make)),

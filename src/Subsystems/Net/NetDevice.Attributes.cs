@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text;
 using Virtbus.Core;
 using Virtbus.Ethernet;
 using Virtbus.Platform;
@@ -19,11 +20,15 @@ public sealed partial class NetDevice
             new ObjectAttribute<NetDevice>("address", d => FormatAddress(d.Address), (d, value, _) => d.SetAddressAsync(ParseAddress(d.DevPath + "/address", value))),
             new ObjectAttribute<NetDevice>("broadcast", _ => "ff:ff:ff:ff:ff:ff"),
             new ObjectAttribute<NetDevice>("carrier", d => d._carrier ? "1" : "0"),
+            new ObjectAttribute<NetDevice>("carrier_changes", d => $"{d._carrierChanges}"),
+            new ObjectAttribute<NetDevice>("carrier_down_count", d => $"{(d._carrierChanges + (d._carrier ? 0 : 1)) / 2}"),
+            new ObjectAttribute<NetDevice>("carrier_up_count", d => $"{(d._carrierChanges + (d._carrier ? 1 : 0)) / 2}"),
             new ObjectAttribute<NetDevice>("dev_id", _ => "0x0"),
             new ObjectAttribute<NetDevice>("dev_port", _ => "0"),
             new ObjectAttribute<NetDevice>("dormant", _ => "0"),
             // No hardware of ours has a speed.
             new ObjectAttribute<NetDevice>("duplex", _ => "unknown"),
+            new ObjectAttribute<NetDevice>("ifalias", d => d._alias, static (d, value, _) => d.SetAlias(value), isString: true),
             new ObjectAttribute<NetDevice>("ifindex", d => $"{d.Index}"),
             new ObjectAttribute<NetDevice>("iflink", d => $"{d.Index}"),
             new ObjectAttribute<NetDevice>("link_mode", _ => "0"),
@@ -34,7 +39,10 @@ public sealed partial class NetDevice
             // IFF_UP, IFF_BROADCAST, IFF_PROMISC and IFF_MULTICAST.
             new ObjectAttribute<NetDevice>("flags", d => $"0x{(d._up ? 1 : 0) | 2 | (d.IsPromiscuous ? 0x100 : 0) | 0x1000:x}", (d, value, _) => d.SetFlagsAsync(value)),
             new ObjectAttribute<NetDevice>("phys_port_name", d => d.PhysicalPortName),
+            new ObjectAttribute<NetDevice>("proto_down", _ => "0"),
             new ObjectAttribute<NetDevice>("speed", _ => "-1"),
+            // Nothing waits before the driver's queues; it is what an Ethernet interface of Linux says.
+            new ObjectAttribute<NetDevice>("tx_queue_len", _ => "1000"),
             // ARPHRD_ETHER.
             new ObjectAttribute<NetDevice>("type", _ => "1"),
             // Not of Linux, where a VLAN is an interface.
@@ -73,6 +81,16 @@ public sealed partial class NetDevice
 
     // Of one side of a queue.
     private static NetStatistics Of(object side) => side is ReceiveSide receive ? receive.Statistics : ((TransmitSide)side).Statistics;
+
+    private ValueTask SetAlias(string value)
+    {
+        // IFALIASZ.
+        const int most = 255;
+        if (Encoding.UTF8.GetByteCount(value) > most)
+            throw new VirtbusException(Errno.EINVAL, $"{DevPath}/ifalias: the alias has more than {most} bytes. Write a shorter one.");
+        _alias = value;
+        return default;
+    }
 
     private static ObjectAttribute<NetDevice> Feature(string name, bool isTransmit, OffloadKinds kinds)
     {

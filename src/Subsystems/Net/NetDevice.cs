@@ -34,6 +34,8 @@ public sealed partial class NetDevice : Device
     private bool _isOver;
     private volatile bool _present = true;
     private volatile bool _carrier;
+    private volatile int _carrierChanges;
+    private volatile string _alias = "";
     private volatile int _mtu;
 
     internal NetDevice(NetSubsystem subsystem, string name, Device parent, INetOps ops, NetDeviceOptions options, int index)
@@ -241,6 +243,7 @@ public sealed partial class NetDevice : Device
         if (_carrier == carrier)
             return;
         _carrier = carrier;
+        Interlocked.Increment(ref _carrierChanges);
         Fabric?.EmitUevent(this, UeventAction.Change);
     }
 

@@ -11,7 +11,10 @@ public sealed class NetSubsystem
     // IFNAMSIZ of Linux without the closing NUL.
     private const int MaxName = 15;
 
-    private int _lastIndex;
+    // Above those of the host, whose tools know interfaces by number too.
+    private const int FirstIndex = 1 << 20;
+
+    private int _lastIndex = FirstIndex - 1;
 
     private NetSubsystem()
     {

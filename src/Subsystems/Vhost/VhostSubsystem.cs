@@ -13,8 +13,8 @@ public sealed class VhostSubsystem
     {
     }
 
-    /// <summary>The class of the devices.</summary>
-    public Class Class { get; } = new("vhost-vdpa") { DeviceAttributeGroups = VhostDevice.Groups };
+    /// <summary>The class of the devices, which the tree does not show: Linux has none, and tools look for them in the vDPA device.</summary>
+    public Class Class { get; } = new("vhost-vdpa") { DeviceAttributeGroups = VhostDevice.Groups, IsShown = false };
 
     /// <summary>The vhost subsystem of a fabric, made at the first call.</summary>
     /// <param name="fabric">The fabric.</param>

@@ -219,7 +219,7 @@ public sealed class AdapterTests
         var device = await fixture.Vdpa.Managements.Single().AddDiskAsync("disk0", "disk0", "SERIAL");
 
         Assert.Equal("vhost-vdpa", device.Driver?.Name);
-        Assert.Equal("disk0\n", fixture.Fabric.Tree.Read("/class/vhost-vdpa/vhost-vdpa-0/label"));
+        Assert.Equal("disk0\n", fixture.Fabric.Tree.Read("/bus/vdpa/devices/disk0/vhost-vdpa-0/label"));
         Assert.Equal(adapter.Device.DevPath + "/merlin_core.vdpa.0/disk0", device.DevPath);
     }
 
@@ -266,13 +266,13 @@ public sealed class AdapterTests
     {
         await using var fixture = await AdapterFixture.StartAsync();
         var adapter = await fixture.AddHarrierAsync("adapter0", nets: 2, vdpas: 0);
-        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "0");
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/carrier", "0");
 
         Assert.Equal("0\n", fixture.Fabric.Tree.Read("/class/net/adapter0np0/carrier"));
         Assert.Equal("down\n", fixture.Fabric.Tree.Read("/class/net/adapter0np1/operstate"));
         Assert.False(fixture.Net("adapter0np0").TryTransmit(AdapterFixture.Frame(1, 2, 3), out var fault));
         Assert.Equal(Errno.ENOTCONN, fault.Errno);
-        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "1");
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/carrier", "1");
         Assert.True(fixture.Net("adapter0np0").TryTransmit(AdapterFixture.Frame(1, 2, 3), out _));
     }
 
@@ -285,18 +285,18 @@ public sealed class AdapterTests
         var (stays, leaves) = (0, 0);
         using var subscription = link.Subscribe(_ => stays++);
         var other = link.Subscribe(_ => leaves++);
-        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "0");
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/carrier", "0");
         Assert.Equal((1, 1), (stays, leaves));
         other.Dispose();
         other.Dispose();
-        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "1");
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/carrier", "1");
         Assert.Equal((2, 1), (stays, leaves));
 
         // A driver leaves with its unbind, by the resources of its device.
         var gone = fixture.Net("adapter0np0");
         Assert.True(gone.HasCarrier);
         await fixture.Fabric.Tree.WriteAsync("/bus/auxiliary/drivers/nic_net/unbind", "harrier_core.net.0");
-        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "0");
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/carrier", "0");
         Assert.Equal(3, stays);
         Assert.True(gone.HasCarrier);
     }

@@ -308,7 +308,7 @@ public sealed class AdapterUserTests : IAsyncLifetime
         Assert.Equal(8, NicCore.TryGet(_adapter)!.GetVirtualFunction(0).QueueSets);
         foreach (var up in new[] { "0", "1" })
         {
-            await _fabric.Tree.WriteAsync(_adapter.DevPath + "/link", up);
+            await _fabric.Tree.WriteAsync(_adapter.DevPath + "/carrier", up);
             WireFixture.Until(() => _fabric.Tree.Read("/class/net/adapter0v1np0/carrier") == up + "\n", "the link's change");
         }
     }
