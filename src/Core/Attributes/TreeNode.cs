@@ -77,8 +77,9 @@ public sealed class TreeLink : TreeNode
         ArgumentNullException.ThrowIfNull(directory);
         var from = directory.Split('/', StringSplitOptions.RemoveEmptyEntries);
         var to = Target.Split('/', StringSplitOptions.RemoveEmptyEntries);
-        var common = from.AsSpan().CommonPrefixLength(to);
-        return string.Join('/', [.. Enumerable.Repeat("..", from.Length - common), .. to[common..]]) is { Length: > 0 } text ? text : ".";
+        // Up to what both are in, of which the target is none: one that is above the link is named.
+        var common = Math.Min(from.AsSpan().CommonPrefixLength(to), to.Length - 1);
+        return string.Join('/', [.. Enumerable.Repeat("..", from.Length - common), .. to[common..]]);
     }
 }
 
