@@ -137,6 +137,13 @@ internal sealed class FuseChanges : IDisposable
 
     private void Forget(FuseNode folder, FuseNode node, bool isGone)
     {
+        // The kernel takes no folder for deleted in which something is.
+        foreach (var child in isGone ? _nodes.ChildrenOf(node) : [])
+        {
+            if (_nodes.TryDetach(child))
+                Forget(node, child, isGone: true);
+        }
+
         // struct fuse_notify_delete_out, or fuse_notify_inval_entry_out; the name and a NUL follow.
         var name = Encoding.UTF8.GetBytes(node.Name);
         var fields = isGone ? 24 : 16;

@@ -18,7 +18,9 @@ public sealed class FuseMount : IAsyncDisposable
     private readonly FuseChanges _changes;
     private readonly EventFd _end = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly Lock _lock = new();
     private int _threads;
+    private bool _isOver;
 
     private FuseMount(Fabric fabric, FuseFile file, FuseMountOptions options, ILogger log)
     {
@@ -67,7 +69,7 @@ public sealed class FuseMount : IAsyncDisposable
     /// <inheritdoc/>
     public async ValueTask DisposeAsync()
     {
-        _end.Signal();
+        End();
         await _ended.Task;
     }
 
@@ -110,10 +112,19 @@ public sealed class FuseMount : IAsyncDisposable
         finally
         {
             // So that the others go too.
-            _end.Signal();
+            End();
             if (file != _file)
                 file.Dispose();
             Leave(1);
+        }
+    }
+
+    private void End()
+    {
+        lock (_lock)
+        {
+            if (!_isOver)
+                _end.Signal();
         }
     }
 
@@ -124,7 +135,12 @@ public sealed class FuseMount : IAsyncDisposable
         // With the last descriptor, whoever waits for an answer has an error.
         _file.Dispose();
         _changes.Dispose();
-        _end.Dispose();
+        lock (_lock)
+        {
+            _isOver = true;
+            _end.Dispose();
+        }
+
         FuseLog.Gone(_log, Options.Folder);
         _ended.TrySetResult();
     }

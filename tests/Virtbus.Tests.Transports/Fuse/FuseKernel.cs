@@ -17,10 +17,10 @@ internal sealed class FuseKernel
     private readonly FuseReply _reply;
     private ulong _unique = 100;
 
-    internal FuseKernel(int maxNames = 1 << 20, Func<CancellationToken, Task>? settle = null)
+    internal FuseKernel(int maxNames = 1 << 20, Func<CancellationToken, Task>? settle = null, Fabric? fabric = null)
     {
         Log = new RecordedLog();
-        Fabric = new Fabric(new FabricOptions { LoggerFactory = Log });
+        Fabric = fabric ?? new Fabric(new FabricOptions { LoggerFactory = Log });
         Session = new FuseSession(
             Fabric.Tree, new FuseMountOptions { Folder = "/nowhere", User = Owner, Group = 7, MaxNames = maxNames, Settle = settle }, Log.CreateLogger("fuse"), TimeProvider.System);
         _reply = new FuseReply(Take);
