@@ -38,6 +38,11 @@ public static class HostMounts
         }
     }
 
+    /// <summary>Puts an empty folder over another one, kept in memory.</summary>
+    /// <param name="folder">The folder.</param>
+    /// <returns>None, or the errno.</returns>
+    public static Errno MountMemory(string folder) => Libc.mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755") == 0 ? Errno.None : Libc.LastError;
+
     /// <summary>Shows a folder in another place too, with what is mounted below it.</summary>
     /// <param name="source">The folder.</param>
     /// <param name="folder">The place.</param>

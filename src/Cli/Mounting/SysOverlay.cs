@@ -1,4 +1,5 @@
 using Virtbus.Daemon;
+using Virtbus.Daemon.Api;
 using Virtbus.Platform;
 
 namespace Virtbus.Cli.Mounting;
@@ -13,6 +14,7 @@ internal static class SysOverlay
     public const string Inside = "--inside";
 
     private const string Sys = "/sys";
+    private const string ModprobeFolder = "/etc/modprobe.d";
     private const uint Root = 0;
     // What the fabric has no say in, and programs want to know of: processors and memory, control groups, security modules.
     private static readonly string[] HostParts = ["devices/system", "fs", "kernel/mm", "kernel/security", "firmware"];
@@ -31,11 +33,12 @@ internal static class SysOverlay
     }
 
     /// <summary>Mounts the tree over /sys with the host's other parts in it, and runs the command in this process's place. Does not return.</summary>
-    /// <param name="runtime">Whose tree.</param>
+    /// <param name="client">Whose tree.</param>
     /// <param name="command">The command.</param>
     /// <exception cref="VirtbusException">What can't be mounted; ENOENT, EACCES: the command can't be run.</exception>
-    public static int Run(RuntimeFolder runtime, IReadOnlyList<string> command)
+    public static int Run(ControlClient client, IReadOnlyList<string> command)
     {
+        var runtime = client.Runtime;
         Require(HostMounts.KeepToSelf(), "keeping mounts to this namespace");
         var aside = Directory.CreateTempSubdirectory("virtbus-sys-").FullName;
         try
@@ -54,10 +57,29 @@ internal static class SysOverlay
             Directory.Delete(aside);
         }
 
+        ServeModprobe(client);
         // libudev takes no file system but the kernel's for /sys without it.
         Environment.SetEnvironmentVariable("SYSTEMD_DEVICE_VERIFY_SYSFS", "0");
         var error = ProcessImage.Replace(command);
         throw new VirtbusException(error, $"'{command[0]}' can't be run: {error}. {(error == Errno.ENOENT ? "Is it installed, and on the PATH?" : "May it be executed?")}");
+    }
+
+    // The fabric's modules are no files that modprobe knows; it runs what its configuration says for a name, and finds names by aliases there.
+    private static void ServeModprobe(ControlClient client)
+    {
+        if (!Directory.Exists(ModprobeFolder))
+            return;
+        var there = Directory.GetFiles(ModprobeFolder, "*.conf").Select(static f => (Path.GetFileName(f), File.ReadAllBytes(f))).ToArray();
+        var modules = client.Ask("GET", "/v1/modules", ApiJson.Default.IReadOnlyListModuleAnswer);
+        Require(HostMounts.MountMemory(ModprobeFolder), $"an own {ModprobeFolder}");
+        foreach (var (name, bytes) in there)
+            File.WriteAllBytes(Path.Combine(ModprobeFolder, name), bytes);
+        var program = ShellQuote.Quote(Environment.ProcessPath!);
+        File.WriteAllLines(Path.Combine(ModprobeFolder, "virtbus.conf"), modules.Where(static m => m.State != "skipped").SelectMany(m => new[]
+        {
+            $"install {m.Name} {program} module load {m.Name} >/dev/null",
+            $"remove {m.Name} {program} module unload {m.Name} >/dev/null",
+        }.Concat((m.Aliases ?? []).Select(a => $"alias {a} {m.Name}"))));
     }
 
     private static void Require(Errno error, string what)

@@ -29,7 +29,7 @@ internal static class MountVerbs
         {
             var client = ControlClient.FromEnvironment();
             if (result.GetValue(overSys))
-                return result.GetValue(inside) ? SysOverlay.Run(client.Runtime, command!) : SysOverlay.Enter(client.Runtime, command!);
+                return result.GetValue(inside) ? SysOverlay.Run(client, command!) : SysOverlay.Enter(client.Runtime, command!);
             if (result.GetValue(folder) is { } place)
                 TreeMounter.Mount(client.Runtime, RequireFolder(place));
             else
