@@ -59,8 +59,6 @@ public enum Errno
     ENAMETOOLONG = 36,
     /// <summary>Function not implemented.</summary>
     ENOSYS = 38,
-    /// <summary>Directory not empty.</summary>
-    ENOTEMPTY = 39,
     /// <summary>Too many levels of symbolic links.</summary>
     ELOOP = 40,
     /// <summary>No message of the wanted kind.</summary>

@@ -14,6 +14,7 @@ namespace Virtbus.Transports.Fuse;
 internal sealed class FuseChanges : IDisposable
 {
     private const int EventsWaiting = 16 << 10;
+    private static readonly TimeSpan TimeToTell = TimeSpan.FromSeconds(1);
 
     private readonly FabricTree _tree;
     private readonly FuseNodes _nodes;
@@ -22,6 +23,10 @@ internal sealed class FuseChanges : IDisposable
     private readonly UeventSubscription _events;
     private readonly BlockingCollection<Action> _work = [];
     private readonly ServiceThread _thread;
+    private readonly UeventLog _log;
+    private readonly Lock _lock = new();
+    private readonly List<(long Seqnum, TaskCompletionSource Told)> _waiting = [];
+    private long _told;
 
     /// <summary>Begins.</summary>
     /// <param name="tree">The tree.</param>
@@ -33,9 +38,36 @@ internal sealed class FuseChanges : IDisposable
     {
         (_tree, _nodes, _handles, _write) = (tree, session.Nodes, session.Handles, write);
         _thread = ServiceThread.Start(name, Run);
+        _log = events;
         _events = events.Subscribe(EventsWaiting);
+        _told = events.Seqnum;
         _tree.AttributeChanged += OnChanged;
         _ = Task.Run(ListenAsync);
+    }
+
+    /// <summary>
+    /// Ends when the kernel was told of all that has happened up to now, so that whoever did it sees no name of before; after a while though, should somebody
+    /// hold a folder.
+    /// </summary>
+    internal async Task ToldAsync()
+    {
+        var told = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        lock (_lock)
+        {
+            var now = _log.Seqnum;
+            if (_told >= now)
+                return;
+            _waiting.Add((now, told));
+        }
+
+        try
+        {
+            await told.Task.WaitAsync(TimeToTell);
+        }
+        catch (TimeoutException)
+        {
+            // The kernel asks again after as long.
+        }
     }
 
     /// <summary>Tells nothing more. Not while a notice is under way that waits: the mount's end sets it free.</summary>
@@ -94,6 +126,14 @@ internal sealed class FuseChanges : IDisposable
             if (owner is Device device && (batch.Lost > 0 || paths.Contains(device.DevPath)))
                 Wake(_handles.WatchersOf(device, null));
         }
+
+        lock (_lock)
+        {
+            _told = batch.Events[^1].Seqnum;
+            foreach (var (_, told) in _waiting.Where(w => w.Seqnum <= _told))
+                told.SetResult();
+            _waiting.RemoveAll(w => w.Seqnum <= _told);
+        }
     }
 
     // What came, went or changed is in its own place, in what shows it by a link, and in folders that are there only as long as something is in them.
@@ -131,32 +171,21 @@ internal sealed class FuseChanges : IDisposable
         if (now is { IsGone: false } && now.IsSameAs(node.Entry))
             return true;
         if (_nodes.TryDetach(node))
-            Forget(folder, node, isGone: now is null or { IsGone: true });
+            Forget(folder, node.Name);
         return false;
     }
 
-    private void Forget(FuseNode folder, FuseNode node, bool isGone)
+    // Not as deleted: that takes the lock of the file itself, which whoever writes to it holds until they are answered.
+    private void Forget(FuseNode folder, string name)
     {
-        // The kernel takes no folder for deleted in which something is.
-        foreach (var child in isGone ? _nodes.ChildrenOf(node) : [])
-        {
-            if (_nodes.TryDetach(child))
-                Forget(node, child, isGone: true);
-        }
-
-        // struct fuse_notify_delete_out, or fuse_notify_inval_entry_out; the name and a NUL follow.
-        var name = Encoding.UTF8.GetBytes(node.Name);
-        var fields = isGone ? 24 : 16;
-        var body = new byte[fields + name.Length + 1];
+        // struct fuse_notify_inval_entry_out; the name and a NUL follow.
+        const int fields = 16;
+        var bytes = Encoding.UTF8.GetBytes(name);
+        var body = new byte[fields + bytes.Length + 1];
         BitConverter.TryWriteBytes(body, folder.Id);
-        if (isGone)
-            BitConverter.TryWriteBytes(body.AsSpan(8), node.Id);
-        BitConverter.TryWriteBytes(body.AsSpan(fields - 8), (uint)name.Length);
-        name.CopyTo(body, fields);
-        var error = Send(isGone ? FuseProtocol.FUSE_NOTIFY_DELETE : FuseProtocol.FUSE_NOTIFY_INVAL_ENTRY, body);
-        // Somebody stands in it, or something is mounted on it: it is not found any more all the same.
-        if (isGone && error is Errno.ENOTEMPTY or Errno.EBUSY)
-            Forget(folder, node, isGone: false);
+        BitConverter.TryWriteBytes(body.AsSpan(fields - 8), (uint)bytes.Length);
+        bytes.CopyTo(body, fields);
+        Send(FuseProtocol.FUSE_NOTIFY_INVAL_ENTRY, body);
     }
 
     private void Wake(FuseHandle[] handles)
@@ -170,12 +199,13 @@ internal sealed class FuseChanges : IDisposable
         }
     }
 
-    private Errno Send(int code, ReadOnlySpan<byte> body)
+    private void Send(int code, ReadOnlySpan<byte> body)
     {
         Span<byte> message = new byte[FuseProtocol.OutHeaderSize + body.Length];
         MemoryMarshal.Write(message, (uint)message.Length);
         MemoryMarshal.Write(message[4..], code);
         body.CopyTo(message[FuseProtocol.OutHeaderSize..]);
-        return _write(message);
+        // The kernel need not know the name any more, nor who waited.
+        _ = _write(message);
     }
 }

@@ -10,8 +10,9 @@ namespace Virtbus.Transports.Fuse;
 /// <param name="tree">The tree.</param>
 /// <param name="handles">What is open.</param>
 /// <param name="options">What the mount is made with.</param>
+/// <param name="told">Ends when the kernel knows of what a write changed.</param>
 /// <param name="onBug">Hears of what no attribute may throw.</param>
-internal sealed class FuseFiles(FabricTree tree, FuseHandles handles, FuseMountOptions options, Action<Exception> onBug)
+internal sealed class FuseFiles(FabricTree tree, FuseHandles handles, FuseMountOptions options, Func<Task> told, Action<Exception> onBug)
 {
     private const uint Ready = FuseProtocol.POLLIN | FuseProtocol.POLLOUT | FuseProtocol.POLLRDNORM | FuseProtocol.POLLWRNORM;
     private const uint Changed = FuseProtocol.POLLPRI | FuseProtocol.POLLERR;
@@ -146,6 +147,7 @@ internal sealed class FuseFiles(FabricTree tree, FuseHandles handles, FuseMountO
             await tree.WriteAsync(file, value, late.Interrupted);
             if (options.Settle is { } settle)
                 await settle(late.Interrupted);
+            await told();
         }
         catch (VirtbusException e)
         {

@@ -25,7 +25,6 @@ internal static class FuseProtocol
 
     internal const int FUSE_NOTIFY_POLL = 1;
     internal const int FUSE_NOTIFY_INVAL_ENTRY = 3;
-    internal const int FUSE_NOTIFY_DELETE = 6;
 
     internal const int InHeaderSize = 40;
     internal const int OutHeaderSize = 16;

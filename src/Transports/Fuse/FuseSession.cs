@@ -32,12 +32,15 @@ internal sealed class FuseSession
         Handles = new FuseHandles();
         _names = new FuseNames(Nodes, options, time.GetUtcNow());
         _folders = new FuseFolders(Nodes, Handles, _names);
-        _files = new FuseFiles(tree, Handles, options, OnBug);
+        _files = new FuseFiles(tree, Handles, options, () => Told(), OnBug);
     }
 
     internal FuseNodes Nodes { get; }
 
     internal FuseHandles Handles { get; }
+
+    /// <summary>What a write waits for before it is answered: that the kernel knows of what it changed.</summary>
+    internal Func<Task> Told { get; set; } = static () => Task.CompletedTask;
 
     /// <summary>Whether the kernel said that it is mounted no more.</summary>
     internal bool IsOver { get; private set; }
