@@ -28,11 +28,12 @@ internal static class HostLimits
     /// <exception cref="VirtbusException">E2BIG: names the limit, its value, what is needed and how to raise it.</exception>
     public static void Check(FabricManifest? manifest)
     {
-        var sockets = manifest is null ? 0 : manifest.Disks.Count + manifest.Serials.Count + manifest.Functions.Count + manifest.Functions.Count(f => f.Virtio?.Type.Value == VirtioType.Console) + manifest.Adapters.Sum(a => (long)a.VirtualFunctions.Value);
+        var sockets = manifest is null ? 0 : manifest.Disks.Count + manifest.Serials.Count + manifest.Functions.Count + manifest.Functions.Count(f => f.Virtio?.Type.Value == VirtioType.Console) + manifest.Adapters.Sum(a => (long)a.VirtualFunctions.Value) + manifest.Functions.Sum(f => (long)(f.Virtio?.VirtualFunctions?.Value ?? 0));
         long[] media = [.. (manifest?.AllDisks() ?? []).Select(d => d.Backing.Value).OfType<DiskBacking.Memory>().Select(m => m.Bytes)];
+        var virtualMedia = manifest?.Functions.Sum(f => (f.Virtio?.Disk?.Backing.Value as DiskBacking.Memory)?.Bytes * f.Virtio?.VirtualFunctions?.Value) ?? 0;
         var lines = File.ReadAllLines("/proc/self/limits");
         Require(lines, "Max open files", isHard: true, LeastFiles + (FilesOfSocket * sockets), "open files", "-n", "LimitNOFILE", 1);
-        Require(lines, "Max address space", isHard: false, LeastSpace + media.Sum(), "address space in KiB", "-v", "LimitAS", 1024);
+        Require(lines, "Max address space", isHard: false, LeastSpace + media.Sum() + virtualMedia, "address space in KiB", "-v", "LimitAS", 1024);
         Require(lines, "Max file size", isHard: false, media.Append(LeastFileSize).Max(), "file size in KiB", "-f", "LimitFSIZE", 1024);
         // It is of all processes of the user, and not of root.
         if (FileOwner.CurrentUser != 0 && Find(lines, "Max processes", isHard: false) is { } processes && processes - ThreadsOfUser(processes) < LeastThreads)

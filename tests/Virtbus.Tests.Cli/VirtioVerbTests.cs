@@ -111,7 +111,78 @@ public sealed class VirtioVerbTests
         await fabric.OkAsync("vf", "enable", "dice", "4");
         Assert.EndsWith(": unplugged\n", await fabric.OkAsync("function", "unplug", "dice"), StringComparison.Ordinal);
         Assert.DoesNotContain("dice", await fabric.OkAsync("function", "list"), StringComparison.Ordinal);
-        Assert.Contains("only a network device or an entropy source has 'vfs'", await fabric.RefusedAsync("function", "plug", "talk0", "--virtio", "console", "vfs=1"), StringComparison.Ordinal);
+        Assert.Contains("only a disk or a network device or an entropy source has 'vfs'", await fabric.RefusedAsync("function", "plug", "talk0", "--virtio", "console", "vfs=1"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Virtual_functions_of_a_disk_are_each_a_disk_where_the_physical_one_is()
+    {
+        await using var fabric = new TestFabric();
+        foreach (var (file, size) in new[] { ("all.img", 1 << 20), ("vm-0.img", 2 << 20), ("vm-1.img", 3 << 20) })
+            fabric.Write(file, new string('\0', size));
+        await fabric.UpAsync("""
+            functions:
+              - { name: disk, virtio: blk, file: all.img, vfs: 2, vf_file: vm-%.img, driver: virtio-pci }
+              - { name: ram, virtio: blk, memory: 1MiB, queues: 2, vfs: 1 }
+            """);
+        Assert.Equal("0x1042\n", await fabric.OkAsync("attr", "get", $"/bus/pci/devices/{await AddressOfAsync(fabric, "diskv1")}/device"));
+        var sockets = await fabric.OkAsync("socket", "list");
+        Assert.Matches("diskv1 \\([0-9a-f:.]+\\) +vfio-user", sockets);
+        Assert.Matches("ramv0 \\([0-9a-f:.]+\\) +vfio-user", sockets);
+        Assert.EndsWith("bound to virtio-vfio-pci\n", await fabric.OkAsync("driver", "override", "diskv0", "virtio-vfio-pci"), StringComparison.Ordinal);
+        Assert.Equal("virtio-vfio-pci-lm\n", await fabric.OkAsync("attr", "get", $"/bus/pci/devices/{await AddressOfAsync(fabric, "diskv0")}/virtio_vfio_ops"));
+        Assert.Equal("", await fabric.OkAsync("diff", fabric.Write("same.yaml", await fabric.OkAsync("export"))));
+        // Whether they are enabled or not, they are this fabric's.
+        await fabric.OkAsync("vf", "disable", "disk");
+        var folder = Path.GetDirectoryName(fabric.Write("any", ""))!;
+        var second = $"file={folder}/any";
+        Assert.Contains("vm-1.img' is in use by another disk", await fabric.RefusedAsync("function", "plug", "d", "--virtio", "blk", $"file={folder}/vm-1.img"), StringComparison.Ordinal);
+        Assert.Contains("needs one too. Set vf_file, a path with one %", await fabric.RefusedAsync("function", "plug", "d", "--virtio", "blk", second, "vfs=1"), StringComparison.Ordinal);
+        Assert.Contains("it is in no file. Take 'vf_file' away", await fabric.RefusedAsync("function", "plug", "d", "--virtio", "blk", "memory=1MiB", "vfs=1", "vf_file=/a%"), StringComparison.Ordinal);
+        Assert.Contains("Take 'vf_file' away, or set vfs", await fabric.RefusedAsync("function", "plug", "d", "--virtio", "blk", second, "vf_file=/a%"), StringComparison.Ordinal);
+        Assert.Contains("with one % that stands for its number", await fabric.RefusedAsync("function", "plug", "d", "--virtio", "blk", second, "vfs=1", "vf_file=/a%%"), StringComparison.Ordinal);
+        await fabric.OkAsync("function", "unplug", "disk");
+        Assert.Contains("bound to vfio-pci", await fabric.OkAsync("function", "plug", "d", "--virtio", "blk", $"file={folder}/vm-1.img"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Files_of_virtual_functions_are_looked_at_before_anything_is_made()
+    {
+        await using var fabric = new TestFabric();
+        var manifest = fabric.Write("t.yaml", "");
+        foreach (var name in (string[])["a.img", "b.img", "c-0.img", "c-1.img"])
+            fabric.Write(name, new string('\0', 512));
+        var error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(
+            """
+            functions:
+              - { name: a, virtio: blk, file: a.img, vfs: 2, vf_file: c-.img }
+              - { name: b, virtio: blk, file: b.img, vfs: 2 }
+              - { name: c, virtio: blk, memory: 1MiB, vfs: 2, vf_file: c-%.img }
+              - { name: d, virtio: blk, file: c-0.img, vf_file: d-%.img }
+              - { name: e, virtio: rng, vf_file: c-%.img }
+            """,
+            manifest));
+        string[] expected =
+        [
+            "2:59: functions[0].vf_file: ",
+            "c-.img has not one % in it",
+            "3:24: functions[1].virtio: a disk in a file whose function has virtual ones needs a file for each of these. Add 'vf_file'",
+            "functions[2].vf_file: the disks of virtual functions are where that of the physical one is, and it is in no file",
+            "functions[3].vf_file: there are no virtual functions that have disks",
+            "functions[4].vf_file: only a disk has 'vf_file', and this is a virtio rng",
+        ];
+        foreach (var line in expected)
+            Assert.Contains(line, error.Message, StringComparison.Ordinal);
+        error = Assert.Throws<ManifestException>(() => ManifestReader.ReadText(
+            """
+            functions:
+              - { name: a, virtio: blk, file: a.img, vfs: 3, vf_file: c-%.img }
+              - { name: b, virtio: blk, file: c-1.img }
+            """,
+            manifest));
+        Assert.Contains("c-2.img' does not exist. Make it, for example with: truncate", error.Message, StringComparison.Ordinal);
+        Assert.Contains("functions[0].vf_file: ", error.Message, StringComparison.Ordinal);
+        Assert.Contains("c-1.img is the file of disk 'b' at line 3 already", error.Message, StringComparison.Ordinal);
     }
 
     [Fact]

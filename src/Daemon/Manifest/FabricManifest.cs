@@ -37,7 +37,7 @@ internal sealed record FabricManifest(
         {
             Places = ManifestFunction.PlacesOf(
                 ("driver", f.Driver?.Place), ("provider", f.ProviderPlace), ("queues", f.Virtio?.Disk?.Queues.Place ?? f.Virtio?.Net?.Queues?.Place), ("serial", f.Virtio?.Disk?.Serial.Place), ("vectors", f.Virtio?.Vectors?.Place),
-                ("switch", f.Virtio?.Net?.Switch?.Place), ("mac", f.Virtio?.Net?.Mac?.Place), ("mtu", f.Virtio?.Net?.Mtu?.Place), ("speed", f.Virtio?.Net?.Speed?.Place), ("vlan", f.Virtio?.Net?.Vlan?.Place), ("vfs", f.Virtio?.VirtualFunctions?.Place),
+                ("switch", f.Virtio?.Net?.Switch?.Place), ("mac", f.Virtio?.Net?.Mac?.Place), ("mtu", f.Virtio?.Net?.Mtu?.Place), ("speed", f.Virtio?.Net?.Speed?.Place), ("vlan", f.Virtio?.Net?.Vlan?.Place), ("vfs", f.Virtio?.VirtualFunctions?.Place), ("vf_file", f.Virtio?.VirtualFiles?.Place),
                 ("nbd", f.Virtio?.Disk?.Nbd?.Address.Place), ("nbd_name", f.Virtio?.Disk?.Nbd?.Name?.Place)),
         }),
         .. Functions.SelectMany(VirtualFunctionsOf),

@@ -195,10 +195,12 @@ internal sealed class ManifestReader
         var speed = new Field<int>("speed", new CountRule(1, int.MaxValue), "virtio net: what its driver is told of its speed, in Mbit/s; unknown when absent. It slows nothing.");
         var vlan = new Field<int>("vlan", new CountRule(1, SwitchPort.MaxVlan), "virtio net: the VLAN that its port of the switch is of; frames pass with their tags when absent.");
         var offloads = new Field<bool>("offloads", new BooleanRule(), "virtio net: whether checksums and long segments may be left to it, and are left to its driver; true when absent.");
-        var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
-        var admin = new Field<AdminJudgement>("admin", new ChoiceRule<AdminJudgement>(), "virtio net and rng with 'vfs': how the administration queue judges commands: linux, strict for the standard to the letter, or off for none; linux when absent.");
+        var ownVfs = new Field<int>("vfs", new CountRule(0, MaxVirtualFunctions), "virtio blk, net and rng: the number of virtual functions, each of them bound to vfio-pci; 0 when absent.");
+        var vfFile = new Field<string>("vf_file", new PathRule(baseFolder, PathKind.File), "virtio blk in a file with 'vfs': the file of each virtual function's disk, with one % in the path that stands for its number, from 0.");
+        var admin = new Field<AdminJudgement>("admin", new ChoiceRule<AdminJudgement>(), "virtio blk, net and rng with 'vfs': how the administration queue judges commands: linux, strict for the standard to the letter, or off for none; linux when absent.");
         Field[] ofNet = [place, mac, queues, mtu, speed, vlan, packed, offloads];
-        Field[] ofVirtio = [.. ofDisk.Union(ofNet), ownVfs, admin, transitional, vectors];
+        Field[] ofBlock = [.. ofDisk, vfFile];
+        Field[] ofVirtio = [.. ofBlock.Union(ofNet), ownVfs, admin, transitional, vectors];
         // The provider of each key, by its name on the bus.
         (Field<string> Key, string Provider)[] providers = [(simulated, "simulated"), (vfioUser, "vfio-user"), (host, "host")];
         var functions = new Field<IReadOnlyList<ManifestValue<FunctionManifest>>>(
@@ -247,19 +249,42 @@ internal sealed class ManifestReader
 
             var net = type.Value == VirtioType.Net ? new NetManifest(r.Read(place), r.Read(mac), r.Read(queues), r.Read(mtu), r.Read(speed), r.Read(vlan), r.Read(packed), r.Read(offloads)) : null;
             var theVfs = r.Read(ownVfs);
+            var theVfFile = r.Read(vfFile);
             var theAdmin = r.Read(admin);
             Field[] own = type.Value switch
             {
-                VirtioType.Blk => ofDisk,
+                VirtioType.Blk => [.. ofBlock, ownVfs, admin],
                 VirtioType.Net => [.. ofNet, ownVfs, admin],
                 VirtioType.Rng => [ownVfs, admin],
                 _ => [],
             };
-            foreach (var foreign in ofDisk.Union(ofNet).Append(ownVfs).Append(admin).Except(own).Where(r.Has))
-                r.Report(foreign, $"{(ofDisk.Contains(foreign) ? ofNet.Contains(foreign) ? "only a disk or a network device has" : "only a disk has" : ofNet.Contains(foreign) ? "only a network device has" : "no such device has virtual functions, and so no")} '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
+            foreach (var foreign in ofBlock.Union(ofNet).Append(ownVfs).Append(admin).Except(own).Where(r.Has))
+                r.Report(foreign, $"{(ofBlock.Contains(foreign) ? ofNet.Contains(foreign) ? "only a disk or a network device has" : "only a disk has" : ofNet.Contains(foreign) ? "only a network device has" : "no such device has virtual functions, and so no")} '{foreign.Name}', and this is a virtio {type.Value.ToString().ToLowerInvariant()}. Remove the key.");
             if (theVfs is { Value: > 0 } && theTransitional is { Value: true } both)
                 r.Report(both, "a transitional function has no virtual functions, which are modern all. Remove the key, or 'vfs'.");
-            return new VirtioManifest(type, disk, net, theVfs, theAdmin, theTransitional, theVectors);
+            if (disk?.Backing.Value is DiskBacking.File onFile)
+                CheckVirtualFiles(r, type, disk, onFile, theVfs?.Value ?? 0, theVfFile);
+            else if (type.Value == VirtioType.Blk && theVfFile is { } without && !r.Has(image))
+                r.Report(without, "the disks of virtual functions are where that of the physical one is, and it is in no file. Remove the key, or add 'file'.");
+            return new VirtioManifest(type, disk, net, theVfs, theVfFile, theAdmin, theTransitional, theVectors);
+        }
+
+        // Here, as for the disk itself, so that what is wrong with any is told at once.
+        void CheckVirtualFiles(SectionReader r, ManifestValue<VirtioType> type, DiskManifest disk, DiskBacking.File file, int count, ManifestValue<string>? files)
+        {
+            if (files is not { } pattern)
+            {
+                if (count > 0 && !r.Has(vfFile))
+                    r.Report(type, "a disk in a file whose function has virtual ones needs a file for each of these. Add 'vf_file', a path with one % for the number.");
+                return;
+            }
+
+            if (count == 0)
+                r.Report(pattern, "there are no virtual functions that have disks. Remove the key, or add 'vfs'.");
+            else if (!VirtualMedia.IsPattern(pattern))
+                r.Report(pattern, $"{pattern.Value} has not one % in it, which stands for the number of the virtual function. Write one, for example disk-%.img.");
+            else if (Enumerable.Range(0, count).Select(i => FileBackend.FindFault(VirtualMedia.PathOf(pattern, i), disk.ReadOnly, file.IsRaw, file.IsDirect)).FirstOrDefault(static f => f is not null) is { } fault)
+                r.Report(pattern, fault.Message);
         }
 
         var module = new Field<string>("module", word, "the creator's module name.", required: true);
@@ -461,14 +486,28 @@ internal sealed class ManifestReader
 
     private void CheckFiles(FabricManifest manifest)
     {
-        var files = new Dictionary<string, DiskManifest>();
+        var files = new Dictionary<string, (string Name, int Line, bool IsReadOnly)>();
         foreach (var disk in manifest.AllDisks())
         {
-            if (disk.Backing.Value is not DiskBacking.File { Path: var path } || files.TryAdd(path, disk))
+            if (disk.Backing.Value is DiskBacking.File { Path: var path })
+                Claim(path, disk.Name, disk.ReadOnly, disk.Backing.At, disk.Backing.Path);
+        }
+        foreach (var function in manifest.Functions)
+        {
+            if (function.Virtio is not { VirtualFiles: { } pattern, VirtualFunctions: { } count, Disk: { } disk } || !VirtualMedia.IsPattern(pattern))
                 continue;
-            var other = files[path];
-            if (!disk.ReadOnly || !other.ReadOnly)
-                Add(disk.Backing, $"{path} is the file of disk '{other.Name}' at line {other.Backing.At.Line} already. Name another, or make both read-only.");
+            for (var i = 0; i < count && Claim(VirtualMedia.PathOf(pattern, i), ManifestFunction.NameOf(function.Name, i), disk.ReadOnly, pattern.At, pattern.Path); i++)
+            {
+            }
+        }
+
+        bool Claim(string path, string name, bool isReadOnly, ManifestPosition at, string place)
+        {
+            if (files.TryAdd(path, (name, at.Line, isReadOnly)) || files[path] is var other && isReadOnly && other.IsReadOnly)
+                return true;
+            if (_errors.Count < ManifestError.MaxKept)
+                _errors.Add(new ManifestError(at, place, $"{path} is the file of disk '{other.Name}' at line {other.Line} already. Name another, or make both read-only."));
+            return false;
         }
     }
 

@@ -7,6 +7,7 @@ namespace Virtbus.Daemon.Manifest;
 /// <param name="Disk">What is said of a disk: its sectors, and the rest.</param>
 /// <param name="Net">What is said of a network device.</param>
 /// <param name="VirtualFunctions">How many virtual functions it has, all of them enabled; null for none.</param>
+/// <param name="VirtualFiles">The files with the disks of the virtual functions: an absolute path with a % for the number; null for none.</param>
 /// <param name="Admin">How its administration queue judges commands.</param>
 /// <param name="IsTransitional">Whether drivers from before version 1.0 of the standard find it.</param>
 /// <param name="Vectors">The number of MSI-X vectors.</param>
@@ -15,6 +16,7 @@ internal sealed record VirtioManifest(
     DiskManifest? Disk,
     NetManifest? Net,
     ManifestValue<int>? VirtualFunctions,
+    ManifestValue<string>? VirtualFiles,
     ManifestValue<AdminJudgement>? Admin,
     ManifestValue<bool>? IsTransitional,
     ManifestValue<int>? Vectors)
@@ -31,6 +33,8 @@ internal sealed record VirtioManifest(
                 yield return value;
             if (VirtualFunctions is { Value: > 0 } count)
                 yield return new("vfs", count.Value.ToString(CultureInfo.InvariantCulture));
+            if (VirtualFiles is { } files)
+                yield return new("vf_file", files);
             if (Admin is { } admin)
                 yield return new("admin", admin.Value.ToString().ToLowerInvariant());
             if (IsTransitional is { } transitional)

@@ -37,18 +37,29 @@ internal static partial class Medium
     /// <summary>What an attribute of these is when nobody said so; null for what its declaration says.</summary>
     public static string? DescribeStandard(FunctionProfile profile, ProfileField field) => field == Format && profile.IsSet(FilePath) ? "raw" : null;
 
+    /// <summary>Whether it is a file.</summary>
+    public static bool IsFile(FunctionProfile profile) => profile.IsSet(FilePath);
+
     /// <summary>Opens it; it is the caller's.</summary>
     /// <exception cref="VirtbusException">It can't be opened.</exception>
-    public static IBlockBackend Open(FunctionProfile profile, ILogger logger)
+    public static IBlockBackend Open(FunctionProfile profile, ILogger logger) => Open(profile, profile.Name, profile.TryGet(FilePath, out var path) ? path : "", logger);
+
+    /// <summary>Opens another like it; it is the caller's.</summary>
+    /// <param name="profile">The profile.</param>
+    /// <param name="disk">The disk's name.</param>
+    /// <param name="path">The other's file, where it is one.</param>
+    /// <param name="logger">Where to.</param>
+    /// <exception cref="VirtbusException">It can't be opened.</exception>
+    public static IBlockBackend Open(FunctionProfile profile, string disk, string path, ILogger logger)
     {
         var medium = profile switch
         {
-            _ when profile.TryGet(FilePath, out var path) => FileBackend.Open(path, profile.Get(ReadOnly), raw: profile.IsSet(Format), direct: profile.Get(Direct)),
+            _ when profile.IsSet(FilePath) => FileBackend.Open(path, profile.Get(ReadOnly), raw: profile.IsSet(Format), direct: profile.Get(Direct)),
             _ when profile.IsSet(Memory) => new MemoryBackend(profile.Get(Memory), readOnly: profile.Get(ReadOnly)),
             _ => (IBlockBackend)new NullBackend(profile.Get(Null), readOnly: profile.Get(ReadOnly)),
         };
         if (medium is FileBackend file)
-            Watch(file, profile.Name, logger);
+            Watch(file, disk, logger);
         return medium;
     }
 

@@ -22,6 +22,9 @@ internal sealed class PluggedPart(string name, IPciFunction function, SerialCons
     /// <summary>What it is on; null for nothing.</summary>
     public IDisposable? Medium => medium;
 
+    /// <summary>What its virtual functions are on.</summary>
+    public IReadOnlyList<IDisposable> VirtualMedia { get; init; } = [];
+
     /// <summary>Takes back by what other ways the medium is offered, and ends when nobody reaches it by these; null when there are none.</summary>
     public Func<ValueTask>? Withdraw { get; init; }
 
@@ -39,5 +42,7 @@ internal sealed class PluggedPart(string name, IPciFunction function, SerialCons
             await withdraw();
         function.Dispose();
         medium?.Dispose();
+        foreach (var other in VirtualMedia)
+            other.Dispose();
     }
 }

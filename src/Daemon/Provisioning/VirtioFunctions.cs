@@ -32,6 +32,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private const string Entropy = "rng";
     private const int MaxQueues = 64;
     private const int MostFaultsTold = 10;
+    private const int LongestSerial = 20;
     // Of the five bytes behind the first, which says whether an address is a group's.
     private const ulong LastOfGroup = 0xFF_FF_FF_FF_FF;
     private const string StandardSwitch = "switch0";
@@ -51,7 +52,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     private static readonly ProfileField<bool> Offloads = ProfileFields.Flag("offloads", standard: true);
     private static readonly ProfileField<int> VirtualFunctions = ProfileFields.Number("vfs", "virtual functions that there can be", 0, VirtioFunction.MaxVirtualFunctions, standard: 0);
     private static readonly ProfileField<string> Admin = ProfileFields.Choice("admin", [AdminLinux, AdminStrict, AdminOff]);
-    private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial, .. NbdExports.Fields];
+    private static readonly ProfileField[] OfBlock = [.. Medium.Fields, Queues, VdpaFields.Packed, VdpaFields.Serial, VirtualFunctions, Admin, .. VirtualMedia.Fields, .. NbdExports.Fields];
     private static readonly ProfileField[] OfNet = [Switch, Mac, Queues, Mtu, Speed, Vlan, VdpaFields.Packed, Offloads, VirtualFunctions, Admin];
     private static readonly ProfileField[] OfEntropy = [VirtualFunctions, Admin];
     private static readonly ProfileField[] All = [Type, .. OfBlock.Union(OfNet), Transitional, Vectors, DriverName];
@@ -88,6 +89,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         if (profile.Get(VirtualFunctions) > 0 && profile.IsSet(DriverName) && profile.Get(DriverName) == UserDriver)
             throw new VirtbusException(Errno.EINVAL, $"Function '{profile.Name}': the driver {UserDriver} enables no virtual functions; it is for them. Take 'driver' away, which makes it {StubDriver}, or 'vfs'.");
         Medium.Check(profile);
+        VirtualMedia.Check(profile, profile.Get(VirtualFunctions));
         NbdExports.Check(profile);
     }
 
@@ -134,18 +136,15 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
     {
         var name = profile.Name;
         var medium = profile.Get(Type) == Block ? Medium.Open(profile, _log) : null;
+        IReadOnlyList<IBlockBackend> others = [];
         var network = profile.Get(Type) == Net ? Context.Switches.Open(profile.TryGet(Switch, out var place) ? place : StandardSwitch) : null;
         VirtioDevice? device = null;
         VirtioFunction? function = null;
         try
         {
             network?.Claim(AddressOf(profile), 1 + profile.Get(VirtualFunctions), name);
-            device = profile.Get(Type) switch
-            {
-                Block => new VirtioBlkDevice(name, medium!, VdpaFields.SerialOf(profile), profile.Get(Queues), RingSize, new CacheModeFile(Context.RuntimeFolder, name), profile.Get(VdpaFields.Packed)),
-                Console => new VirtioConsoleDevice(name),
-                _ => MakeSmall(profile, network, index: null),
-            };
+            others = medium is null ? [] : VirtualMedia.Open(profile, profile.Get(VirtualFunctions), _log);
+            device = MakeDevice(profile, network, medium, index: null);
             function = new VirtioFunction(
                 device,
                 new VirtioFunctionOptions
@@ -156,7 +155,7 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
                     HasAdminQueue = !profile.TryGet(Admin, out var admin) || admin != AdminOff,
                     IsAdminStrict = admin == AdminStrict,
                 },
-                index => MakeSmall(profile, network, index));
+                index => MakeDevice(profile, network, medium is null ? null : others[index], index));
             // Over all its users: one that comes again and again would fill the log.
             var limiter = new LogLimiter(Context.Fabric.Time, MostFaultsTold, TimeSpan.FromMinutes(1));
             function.SetDriverFaultCallback((broken, queue, fault) =>
@@ -164,24 +163,28 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
                 if (limiter.TryTake(out var suppressed))
                     DriverFault(_log, broken.Name, queue, fault.Message, suppressed);
             });
-            return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, (IDisposable?)medium ?? network) { Withdraw = medium is null ? null : () => _nbd.CloseAsync(name) };
+            return new PluggedPart(name, function, device is VirtioConsoleDevice console ? Listen(name, new ConsoleTextPort(console), _log) : null, (IDisposable?)medium ?? network) { VirtualMedia = others, Withdraw = medium is null ? null : () => _nbd.CloseAsync(name) };
         }
         catch
         {
             function?.Dispose();
             device?.Dispose();
             medium?.Dispose();
+            foreach (var other in others)
+                other.Dispose();
             network?.Dispose();
             throw;
         }
     }
 
-    // Those that can be virtual functions too, by their number; null for the physical one.
-    private static VirtioDevice MakeSmall(FunctionProfile profile, NamedSwitch? network, int? index)
+    // A virtual function's by its number; null for the physical one.
+    private VirtioDevice MakeDevice(FunctionProfile profile, NamedSwitch? network, IBlockBackend? medium, int? index)
     {
         var name = index is { } number ? ManifestFunction.NameOf(profile.Name, number) : profile.Name;
+        if (medium is not null)
+            return new VirtioBlkDevice(name, medium, SerialOf(profile, index), profile.Get(Queues), RingSize, new CacheModeFile(Context.RuntimeFolder, name), profile.Get(VdpaFields.Packed));
         if (network is null)
-            return new VirtioRngDevice(name);
+            return profile.Get(Type) == Console ? new VirtioConsoleDevice(name) : new VirtioRngDevice(name);
         return new VirtioNetDevice(name, network.Switch, new VirtioNetOptions(AddressOf(profile) + (ulong)(index + 1 ?? 0))
         {
             QueuePairs = profile.Get(Queues),
@@ -209,6 +212,16 @@ internal sealed partial class VirtioFunctions : PluggedFunctions
         Entropy => OfEntropy,
         _ => [],
     };
+
+    // Each another one, however long the physical one's is.
+    private static string SerialOf(FunctionProfile profile, int? index)
+    {
+        var serial = VdpaFields.SerialOf(profile);
+        if (index is not { } number)
+            return serial;
+        var end = ManifestFunction.NameOf("", number);
+        return serial[..Math.Min(serial.Length, LongestSerial - end.Length)] + end;
+    }
 
     // Locally administered, the same at every start, with room for the virtual functions behind it.
     private static ulong AddressOf(FunctionProfile profile) =>
