@@ -11,20 +11,22 @@ internal sealed class Attachment : IDisposable
 {
     public const int Vectors = 1 + NicDriver.Sets;
     private const int Chunk = 64 << 10;
-    private readonly EventFd[] _signals = new EventFd[Vectors];
+    private readonly EventFd[] _signals;
 
     /// <param name="path">The function's socket.</param>
     /// <param name="memory">The guest's memory.</param>
     /// <param name="byMessage">Whether the function reaches it by messages.</param>
-    public Attachment(string path, GuestMemory memory, bool byMessage)
+    /// <param name="vectors">How many vectors it has.</param>
+    public Attachment(string path, GuestMemory memory, bool byMessage, int vectors = Vectors)
     {
+        _signals = new EventFd[vectors];
         Client = VfioUserClient.Connect(path);
-        for (var i = 0; i < Vectors; i++)
+        for (var i = 0; i < vectors; i++)
             _signals[i] = new EventFd();
         // Memory decoding and bus master, as the guest's driver asks for; on another machine the VMM restores that.
         Demand(Client.TryWrite(UserDevice.ConfigRegion, 4, [6, 0], out var fault), fault);
         Demand(Client.TryMapDma(Range(memory), memory.Memory, 0, DmaAccess.ReadWrite, byMessage ? null : memory.File, 0, out fault), fault);
-        var set = new VfioIrqSet { Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger, Index = UserDevice.MsixIndex, Start = 0, Count = Vectors, EventFds = _signals };
+        var set = new VfioIrqSet { Flags = VfioIrqSetFlags.DataEventFd | VfioIrqSetFlags.ActionTrigger, Index = UserDevice.MsixIndex, Start = 0, Count = (uint)vectors, EventFds = _signals };
         Demand(Client.TrySetIrqs(set, out fault), fault);
     }
 
