@@ -37,7 +37,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
     // One thread at a time is in the ring. A notification waits for the device, so no handler of an interrupt takes it.
     private readonly Lock _ring = new();
     // What became of whom. Held for a moment.
-    private readonly object _news = new();
+    private readonly VirtioPciAdminMonitor _news;
     private readonly UseGate _users = new();
     private Place[] _places = [];
     private Place?[] _byName = [];
@@ -47,9 +47,9 @@ internal sealed class VirtioPciAdminQueue : IDisposable
 
     /// <summary>Takes memory for commands.</summary>
     /// <exception cref="VirtbusException">ENOMEM, EPERM: no memory that the device reaches.</exception>
-    internal VirtioPciAdminQueue(IommuGroup group, TimeProvider time)
+    internal VirtioPciAdminQueue(IommuGroup group, TimeProvider time, VirtioPciAdminMonitor? news = null)
     {
-        (_group, _time) = (group, time);
+        (_group, _time, _news) = (group, time, news ?? new VirtioPciAdminMonitor());
         if (!group.TryAllocate(MostCommands * 2 * HalfSize, out var memory, out var fault))
             throw new VirtbusException(fault.Errno, $"No memory for administration commands: {fault.Message}.");
         _memory = memory!;
@@ -132,7 +132,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
     {
         Shut();
         EndAll();
-        _users.Close();
+        _news.Close(_users);
         _queue?.Dispose();
         foreach (var place in _places)
             place.Dispose();
@@ -196,7 +196,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
                     return true;
                 }
 
-                Monitor.Wait(_news);
+                _news.Wait();
             }
         }
 
@@ -218,7 +218,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
         lock (_news)
         {
             place.IsTaken = false;
-            Monitor.PulseAll(_news);
+            _news.Tell();
         }
     }
 
@@ -240,7 +240,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
                 place.IsRunning = false;
                 // Who breaks the ring says why as the next thing.
                 while (IsOpen(out fault) && _queue!.IsBroken)
-                    Monitor.Wait(_news);
+                    _news.Wait();
                 if (fault == Fault.None)
                     fault = WasReset;
             }
@@ -275,7 +275,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
             lock (_news)
             {
                 while (place.IsRunning && !place.IsLate && _end == Fault.None && _version == seen)
-                    Monitor.Wait(_news);
+                    _news.Wait();
                 used = place.Used;
                 fault = place.IsRunning ? _end : Fault.None;
                 if (!place.IsRunning)
@@ -306,7 +306,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
                         // The ring names what is with the device alone, each once.
                         var place = _byName[name]!;
                         (place.Used, place.IsRunning) = ((int)written, false);
-                        Monitor.PulseAll(_news);
+                        _news.Tell();
                     }
                 }
             }
@@ -325,7 +325,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
         lock (_news)
         {
             _version++;
-            Monitor.PulseAll(_news);
+            _news.Tell();
         }
     }
 
@@ -335,7 +335,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
         {
             if (_end == Fault.None)
                 _end = fault;
-            Monitor.PulseAll(_news);
+            _news.Tell();
         }
     }
 
@@ -354,7 +354,7 @@ internal sealed class VirtioPciAdminQueue : IDisposable
             }
 
             place.IsLate = true;
-            Monitor.PulseAll(_news);
+            _news.Tell();
         }
     }
 

@@ -11,14 +11,14 @@ namespace Virtbus.Drivers.VirtioPci;
 /// What a function administers: which commands device and driver agreed on, for itself and for its virtual functions, and the numbers of objects that are in use.
 /// Any thread but one that interrupts.
 /// </summary>
-internal sealed class VirtioPciAdministration(PciDevice device) : IVirtioAdminOwner
+internal sealed class VirtioPciAdministration(PciDevice device, VirtioPciAdminMonitor? state = null) : IVirtioAdminOwner
 {
     private const byte IdSize = 2;
     private static readonly Fault NotThere = new(Errno.EOPNOTSUPP, "the device has no such administration command");
     private static readonly Fault WasReset = new(Errno.EIO, "the device was reset");
 
     // Held for a moment, but by who waits for it to say something else.
-    private readonly object _state = new();
+    private readonly VirtioPciAdminMonitor _state = state ?? new VirtioPciAdminMonitor();
     private readonly Dictionary<uint, int> _objects = [];
     private VirtioPciAdminQueue? _queue;
     private AdminCommandSet _commands;
@@ -74,7 +74,7 @@ internal sealed class VirtioPciAdministration(PciDevice device) : IVirtioAdminOw
         {
             // No other command may be with the device while the list is agreed on (2.12.1).
             while (_isAsking)
-                Monitor.Wait(_state);
+                _state.Wait();
             queue = _queue;
             fault = queue is null ? WasReset : _commands.Has(opcode) ? Fault.None : NotThere;
             if (fault != Fault.None)
@@ -91,7 +91,7 @@ internal sealed class VirtioPciAdministration(PciDevice device) : IVirtioAdminOw
             lock (_state)
             {
                 _running--;
-                Monitor.PulseAll(_state);
+                _state.Tell();
             }
         }
     }
@@ -131,12 +131,12 @@ internal sealed class VirtioPciAdministration(PciDevice device) : IVirtioAdminOw
         lock (_state)
         {
             while (_isAsking)
-                Monitor.Wait(_state);
+                _state.Wait();
             if (_queue is null || ReferenceEquals(_askedWith, device.VirtualFunctions))
                 return;
             _isAsking = true;
             while (_running > 0)
-                Monitor.Wait(_state);
+                _state.Wait();
         }
 
         try
@@ -148,7 +148,7 @@ internal sealed class VirtioPciAdministration(PciDevice device) : IVirtioAdminOw
             lock (_state)
             {
                 _isAsking = false;
-                Monitor.PulseAll(_state);
+                _state.Tell();
             }
         }
     }

@@ -9,7 +9,7 @@ namespace Virtbus.Tests;
 /// What the simulations share: a fabric on one thread under a seed, a hash of every step, a trace for the replay, what went wrong first, and the
 /// order of events.
 /// </summary>
-internal abstract class SeededProgram
+internal abstract class SeededProgram : ISeededRun
 {
     private readonly StringBuilder? _trace;
     private readonly RecordedLog _log = new();

@@ -7,7 +7,7 @@ namespace Virtbus.Tests;
 /// Runs simulations as tests do: many seeds, one seed twice, one with a planted bug. Set VIRTBUS_SEED to replay one seed with its trace,
 /// VIRTBUS_SEEDS to run another number of them.
 /// </summary>
-internal sealed class SeededRuns(ITestOutputHelper output, Func<ulong, bool, SeededProgram> make)
+internal sealed class SeededRuns(ITestOutputHelper output, Func<ulong, bool, ISeededRun> make)
 {
     public void Hold(int seeds)
     {
@@ -57,7 +57,7 @@ internal sealed class SeededRuns(ITestOutputHelper output, Func<ulong, bool, See
 
     /// <param name="program">Makes the program with the bug in it.</param>
     /// <param name="symptoms">Parts of failures by which the bug shows.</param>
-    public void Find(Func<ulong, SeededProgram> program, params string[] symptoms)
+    public void Find(Func<ulong, ISeededRun> program, params string[] symptoms)
     {
         for (var seed = 1ul; seed <= 2000; seed++)
         {

@@ -21,12 +21,12 @@ internal sealed class AdminHand : IDisposable
     private ushort _next;
     private ushort _used;
 
-    internal AdminHand(int size = VirtioPciAdminQueue.Depth, TimeProvider? time = null)
+    internal AdminHand(int size = VirtioPciAdminQueue.Depth, TimeProvider? time = null, VirtioPciAdminMonitor? news = null)
     {
         Group = new IommuGroup(1);
         _port = new DmaPort("device", Group) { IsBusMaster = true };
         Assert.True(Group.TryClaimForDriver("driver", out _));
-        Admin = new VirtioPciAdminQueue(Group, time ?? Time);
+        Admin = new VirtioPciAdminQueue(Group, time ?? Time, news);
         Queue = VirtioQueue.Create(
             Group, 7, new VirtioQueueSpec("avq.7", Admin.OnUsed, size), size, VirtioFeatures.Of(VirtioFeatures.VIRTIO_F_VERSION_1), 4, _ => OnNotify?.Invoke(), (_, fault) =>
             {

@@ -23,8 +23,8 @@ public sealed partial class OnceTests
     public void Users_are_counted_and_drained_by_one_gate() =>
         Assert.Equal(
             [
-                "Block/FileWorkers.cs", "Drivers/NicRings/NicChannel.cs", "Drivers/VirtioPci/VirtioPciAdminQueue.cs",
-                "Drivers/VirtioPci/VirtioPciAdministration.cs", "Hardware/Probe/ScratchEngine.cs", "Platform/PeerDescriptors.cs",
+                "Block/FileWorkers.cs", "Drivers/NicRings/NicChannel.cs", "Drivers/VirtioPci/VirtioPciAdminMonitor.cs",
+                "Hardware/Probe/ScratchEngine.cs", "Platform/PeerDescriptors.cs",
                 "Platform/Polling/PollSeat.cs", "Platform/UseGate.cs", "Subsystems/Tty/TtyUser.cs", "Virtio/Rings/FarMemory.cs", "Wire/VfioUser/VfioUserChannel.cs",
             ],
             Lines("").Where(static l => l.Text.Contains("Monitor.Wait(", StringComparison.Ordinal)).Select(static l => l.File).Distinct().Order(StringComparer.Ordinal));
