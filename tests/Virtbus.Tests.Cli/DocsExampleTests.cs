@@ -32,7 +32,7 @@ public sealed partial class DocsExampleTests
         File.SetUnixFileMode(shim, UnixFileMode.UserRead | UnixFileMode.UserExecute);
         var folder = Path.GetDirectoryName(shim)!;
         // What 'dotnet build samples/tutorial/NAME' makes, where the pages take it from.
-        foreach (var (name, output) in new[] { ("bench_counter", TestFabric.TutorialModules), ("tally_card", TestFabric.TutorialModules), ("vfio_user_driver", UserDriverTests.Folder), ("frame_driver", FrameDriverTests.Folder) })
+        foreach (var (name, output) in new[] { ("bench_counter", TestFabric.TutorialModules), ("tally_card", TestFabric.TutorialModules), ("vfio_user_driver", UserDriverTests.Folder), ("frame_driver", FrameDriverTests.Folder), ("function_move", FunctionMoveTests.Folder) })
         {
             var built = Path.Combine(folder, "artifacts", "bin", name);
             Directory.CreateDirectory(built);
