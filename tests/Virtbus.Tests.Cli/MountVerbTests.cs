@@ -90,7 +90,7 @@ public sealed class MountVerbTests
             ls -d virtfn0
             cat sriov_numvfs
             echo 3 > sriov_numvfs; cat sriov_numvfs; ls /sys/bus/pci/devices | grep -c 01:00
-            echo 4 > sriov_numvfs
+            /bin/echo 4 > sriov_numvfs
             nproc; ls /sys/devices/system/cpu | grep -c '^cpu0$'
             """);
         Assert.Equal(

@@ -106,8 +106,9 @@ internal sealed class FuseChanges : IDisposable
 
     private void Run()
     {
+        // What goes wrong with one costs the others nothing.
         foreach (var work in _work.GetConsumingEnumerable())
-            work();
+            ServiceThread.Guard("fuse changes", work);
     }
 
     private void Tell(UeventBatch batch)
