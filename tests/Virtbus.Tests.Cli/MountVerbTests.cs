@@ -176,6 +176,25 @@ public sealed class MountVerbTests
         Assert.True(int.Parse(await fabric.OkAsync("attr", "get", "/kernel/uevent_seqnum")) > int.Parse(seqnum));
     }
 
+    [Fact]
+    public async Task Dpdk_devbind_binds_both_ways_and_tools_of_other_hardware_find_none()
+    {
+        SkipWithout("dpdk-devbind.py", "nvme", "mdevctl", "inotifywait");
+        await using var fabric = await UpAsync();
+        var said = await ShellAsync(fabric, $"""
+            dpdk-devbind.py -b vfio-pci {Vf} 2>/dev/null; echo rc $?
+            dpdk-devbind.py --status-dev net 2>/dev/null | grep {Vf}
+            dpdk-devbind.py -b merlin_core {Vf} 2>/dev/null; echo rc $?
+            dpdk-devbind.py --status-dev net 2>/dev/null | grep {Vf}
+            nvme list >/dev/null; echo rc $?
+            mdevctl list; echo rc $?
+            seen=$(mktemp -u); (inotifywait -q -e modify /sys/bus/pci/devices/{Vf}/driver_override; touch $seen) &
+            until [ -e $seen ]; do echo > /sys/bus/pci/devices/{Vf}/driver_override; sleep 0.1; done; wait; rm $seen
+            """);
+        Assert.Matches($"^rc 0\n{Vf} .*drv=vfio-pci unused=.*\nrc 0\n{Vf} .*if=adapter0v0np0 drv=merlin_core unused=vfio-pci.*\nrc 0\n\\s*rc 0\n", said);
+        Assert.EndsWith($"{Vf}/driver_override MODIFY \n", said, StringComparison.Ordinal);
+    }
+
     // Whoever may not mount has namespaces in which they may.
     [Fact]
     public async Task User_who_is_not_root_mounts_in_a_namespace_of_their_own()
