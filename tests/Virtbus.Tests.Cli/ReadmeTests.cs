@@ -14,7 +14,7 @@ public sealed partial class ReadmeTests
     public async Task Transcript_of_the_readme_is_what_the_program_says()
     {
         var steps = StepsOf(await File.ReadAllLinesAsync(Path.Combine(DocsExampleTests.Root(), "README.md"), TestContext.Current.CancellationToken));
-        Assert.Equal(["up", "driver", "driver", "attr", "function", "down"], steps.Select(static s => s.Command.Split(' ')[1]));
+        Assert.Equal(["up", "driver", "driver", "attr", "function", "mount", "mount", "down"], steps.Select(static s => s.Command.Split(' ')[1]));
         await using var fabric = new TestFabric();
         var shim = fabric.Write("virtbus", $"#!/bin/sh\nexec '{TestFabric.Program}' \"$@\"\n");
         File.SetUnixFileMode(shim, UnixFileMode.UserRead | UnixFileMode.UserExecute);

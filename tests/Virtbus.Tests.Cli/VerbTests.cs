@@ -167,7 +167,7 @@ public sealed class VerbTests(VerbTests.RunningFabric running) : IClassFixture<V
     {
         Assert.Equal("auxiliary:demo.part\n", await _fabric.OkAsync("attr", "get", "/bus/auxiliary/devices/demo.part.0/modalias"));
         var listed = await _fabric.OkAsync("attr", "get", "/bus/auxiliary/devices/demo.part.0");
-        Assert.Contains("driver -> /bus/auxiliary/drivers/cli_demo.part\n", listed, StringComparison.Ordinal);
+        Assert.Matches(@"\ndriver -> (\.\./){2,}bus/auxiliary/drivers/cli_demo\.part\n", "\n" + listed);
         Assert.Contains("power/\n", listed, StringComparison.Ordinal);
         Assert.Equal("", await _fabric.OkAsync("attr", "set", "/bus/vdpa/drivers_autoprobe", "0"));
         Assert.Equal("0\n", await _fabric.OkAsync("attr", "get", "/bus/vdpa/drivers_autoprobe"));
