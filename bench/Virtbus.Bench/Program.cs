@@ -11,6 +11,7 @@ return args switch
     ["guest-disk", .. var rest] => await GuestDiskBench.RunAsync(rest),
     ["interrupts", .. var rest] => await InterruptBench.RunAsync(rest),
     ["legacy", .. var rest] => await LegacyBench.RunAsync(rest),
+    ["tree", .. var rest] => await TreeBench.RunAsync(rest),
     ["lookup", .. var rest] => LookupBench.Run(rest),
     ["map", .. var rest] => MapBench.Run(rest),
     ["net-switch", .. var rest] => SwitchBench.Run(rest),
@@ -36,6 +37,7 @@ static int Usage()
                Virtbus.Bench guest-disk [--program PATH] [--backend KEYS] [--rounds N] [--seconds S]
                Virtbus.Bench interrupts [--rounds N]
                Virtbus.Bench legacy [--rounds N] [--milliseconds N]
+               Virtbus.Bench tree [--rounds N] [--milliseconds N] [--devices N] [--threads N]
                Virtbus.Bench lookup [--rounds N]
                Virtbus.Bench map [--rounds N]
                Virtbus.Bench net-switch [--rounds N]

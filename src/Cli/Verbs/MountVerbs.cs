@@ -45,8 +45,7 @@ internal static class MountVerbs
         var verb = new Command("umount", "Take a mount of the tree away. Files that are open there answer until they are closed.") { folder };
         verb.SetAction(result =>
         {
-            // Not looked at, since a mount whose fabric is gone answers to nothing.
-            var place = Path.TrimEndingDirectorySeparator(Path.GetFullPath(result.GetRequiredValue(folder)));
+            var place = Physical(result.GetRequiredValue(folder));
             if (!TreeMounter.IsMounted(place))
                 throw new VirtbusException(Errno.EINVAL, $"No tree is mounted on {place}. 'virtbus mount' lists those that are.");
             TreeMounter.Unmount(place);
@@ -55,15 +54,26 @@ internal static class MountVerbs
         return verb;
     }
 
-    // As the host's list of mounts has it: without links.
+    // First whether one is there: a mount whose fabric is gone answers to nothing, and looks as if no folder were there.
     private static string RequireFolder(string place)
     {
-        var full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(place));
-        if (!Directory.Exists(full))
-            throw new VirtbusException(Errno.ENOENT, $"{full} is no folder. Make it with 'mkdir -p {ShellQuote.Quote(full)}'.");
+        var full = Physical(place);
         if (TreeMounter.IsMounted(full))
             throw new VirtbusException(Errno.EBUSY, $"A tree is mounted on {full} already. Take it away with 'virtbus umount {ShellQuote.Quote(full)}'.");
-        return new DirectoryInfo(full).ResolveLinkTarget(returnFinalTarget: true)?.FullName ?? full;
+        return Directory.Exists(full) ? full : throw new VirtbusException(Errno.ENOENT, $"{full} is no folder. Make it with 'mkdir -p {ShellQuote.Quote(full)}'.");
+    }
+
+    // As the host's list of mounts has it: without links on the way.
+    private static string Physical(string path)
+    {
+        var place = "/";
+        foreach (var name in Path.GetFullPath(path).Split('/', StringSplitOptions.RemoveEmptyEntries))
+        {
+            var next = Path.Combine(place, name);
+            place = new DirectoryInfo(next).LinkTarget is not null && Directory.ResolveLinkTarget(next, returnFinalTarget: true) is { } target ? Physical(target.FullName) : next;
+        }
+
+        return place;
     }
 
     private static void WriteList(TextWriter writer, IReadOnlyList<MountAnswer> mounts)
