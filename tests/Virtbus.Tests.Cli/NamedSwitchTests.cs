@@ -154,10 +154,10 @@ public sealed class NamedSwitchTests : IAsyncLifetime
         Assert.Equal(Frame(Everyone, Mac, 2), peer.Receive()[peer.HeaderSize..]);
         await WriteAsync(path + "/announce", "1");
         Assert.Equal((3, VirtioNetConfig.VIRTIO_NET_S_LINK_UP | VirtioNetConfig.VIRTIO_NET_S_ANNOUNCE), (told, Status()));
-        foreach (var (file, value) in ((string, string)[])[("link", "sideways"), ("link", ""), ("announce", "0"), ("announce", "2")])
+        foreach (var (file, value) in ((string, string)[])[("carrier", "sideways"), ("carrier", ""), ("announce", "0"), ("announce", "2")])
             Assert.Equal(Errno.EINVAL, (await RefusedAsync($"{path}/{file}", value)).Errno);
         Assert.Equal(Errno.EACCES, (await RefusedAsync(path + "/speed", "1")).Errno);
-        Assert.DoesNotContain("link", Names(PathOf("dice")));
+        Assert.DoesNotContain("carrier", Names(PathOf("dice")));
 
         int Status()
         {
