@@ -27,7 +27,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
     private DeviceRing _ring = DeviceRing.Create(isPacked: false);
     private Action? _interrupt;
     private PollClient? _client;
-    private EventFd? _runningKick;
+    private EventFd[] _runningKicks = [];
     private volatile bool _isReady;
     private volatile bool _broken;
     // What a stop asks of the thread, and whether that was done.
@@ -70,9 +70,10 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
         set => _isReady = value;
     }
 
-    internal EventFd? Kick { get; set; }
+    /// <summary>The eventfds by which the driver wakes it, each of them, from the next start on.</summary>
+    internal EventFd[] Kicks { get; set; } = [];
 
-    /// <summary>Whether the ring is looked at now and then while there is no <see cref="Kick"/>.</summary>
+    /// <summary>Whether the ring is looked at now and then while there are no <see cref="Kicks"/>.</summary>
     internal bool Polls { get; set; } = true;
 
     /// <summary>Whether the queue has a thread of its own although it need not, from the next start on.</summary>
@@ -150,7 +151,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
         _isMoving = false;
         _whyNotMoved = null;
         _held.End();
-        _runningKick = Kick;
+        _runningKicks = Kicks;
         try
         {
             _processor.Start(_ring, features);
@@ -159,7 +160,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
                 // A ring that is reached by messages waits for the peer at each look.
                 OwnThread = OwnThread || _processor.MayBlock || _ring.IsFar,
                 Spins = true,
-                IntervalMilliseconds = Kick is null && Polls ? PollInterval : 0,
+                IntervalMilliseconds = Kicks.Length == 0 && Polls ? PollInterval : 0,
             });
             Volatile.Write(ref _client, client);
             // A kick that came before found nobody; the first turn may have been before it.
@@ -241,7 +242,8 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
         IsEnding = false;
         Finish();
         // The peer may wait on the same eventfd once the queue is stopped, so no old kick is left in it.
-        _runningKick?.TryRead(out _);
+        foreach (var kick in _runningKicks)
+            kick.TryRead(out _);
         CloseRun();
     }
 
@@ -445,7 +447,7 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
 
     private void CloseRun()
     {
-        _runningKick = null;
+        _runningKicks = [];
         if (!_isForgotten)
             _state = _ring.State;
         _isForgotten = false;
@@ -456,8 +458,8 @@ internal sealed partial class QueueRunner : IPollWork, IDisposable
     {
         var sources = new List<PollSource>(2);
         // Edge triggered: each kick wakes once and nothing has to be read from the peer's eventfd.
-        if (Kick is not null)
-            sources.Add(new PollSource(Kick.Descriptor, KickBit, IsEdge: true));
+        foreach (var kick in Kicks)
+            sources.Add(new PollSource(kick.Descriptor, KickBit, IsEdge: true));
         if (_processor.Completion is { } completion)
             sources.Add(new PollSource(completion, CompletionBit, IsEdge: true));
         return [.. sources];

@@ -174,15 +174,21 @@ public abstract partial class VirtioDevice
     /// <param name="queue">Queue number.</param>
     /// <param name="kick">The eventfd, open until it is replaced.</param>
     /// <param name="polls">Without an eventfd: whether the device looks at the ring now and then, or only when it is poked.</param>
-    public void SetQueueKick(int queue, EventFd? kick, bool polls = true)
+    public void SetQueueKick(int queue, EventFd? kick, bool polls = true) => SetQueueKicks(queue, kick is null ? [] : [kick], polls);
+
+    /// <summary>Sets the eventfds by which the driver wakes a queue, any of them, where it has several ways to do that.</summary>
+    /// <param name="queue">Queue number.</param>
+    /// <param name="kicks">The eventfds, open until they are replaced.</param>
+    /// <param name="polls">Without one: as for <see cref="SetQueueKick"/>.</param>
+    public void SetQueueKicks(int queue, ReadOnlySpan<EventFd> kicks, bool polls = true)
     {
-        // The eventfd belongs to the caller, who closes the old one when this returns; so the queue stands still while it is exchanged.
+        // The eventfds belong to the caller, who closes the old ones when this returns; so the queue stands still while they are exchanged.
         using (Hold())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             var target = At(queue);
             target.Stop();
-            target.Kick = kick;
+            target.Kicks = kicks.ToArray();
             target.Polls = polls;
             Run(target);
         }

@@ -21,8 +21,7 @@ public class VfioPciFunction : IVfioDeviceOps
     private const int PasidControl = 6;
 
     private readonly VfioPciInterrupts _interrupts;
-    private readonly Lock _doorbellLock = new();
-    private readonly Dictionary<PciDoorbell, EventFd> _attached = [];
+    private readonly VfioPciDoorbells _doorbells;
     private readonly int _pasid;
     private readonly PciMsixPlace? _msixTable;
     private PciRegion[] _bars = [];
@@ -45,6 +44,7 @@ public class VfioPciFunction : IVfioDeviceOps
             throw new VirtbusException(Errno.EINVAL, $"Device {device.Name} is a bridge, which no user can have. Hand out the functions behind it.");
         Device = device;
         _interrupts = new VfioPciInterrupts(device);
+        _doorbells = new VfioPciDoorbells(device);
         _msixTable = PciMsixPlace.Find(device);
         _pasid = (device.PhysicalFunction ?? device).FindExtendedCapability(PciExtendedCapabilityId.PCI_EXT_CAP_ID_PASID);
     }
@@ -95,6 +95,7 @@ public class VfioPciFunction : IVfioDeviceOps
             _bars = [.. Enumerable.Range(0, PciBar.Count).Select(Device.GetRegion)];
             _config = new VfioPciConfig(Device, _interrupts, () => TryReset(out _));
             _wasReset = false;
+            SyncDoorbells();
             fault = Fault.None;
             return true;
         }
@@ -114,15 +115,7 @@ public class VfioPciFunction : IVfioDeviceOps
     {
         Device.SetMaster(false);
         _interrupts.Disable();
-        lock (_doorbellLock)
-        {
-            foreach (var (doorbell, signal) in _attached)
-            {
-                Device.TryAttachDoorbell(doorbell, null, out _);
-                signal.Dispose();
-            }
-            _attached.Clear();
-        }
+        _doorbells.Clear();
         if (_isEnabled)
         {
             // One that has no reset of its own is at least quiet.
@@ -192,7 +185,9 @@ public class VfioPciFunction : IVfioDeviceOps
         if (region == VFIO_PCI_CONFIG_REGION_INDEX && _config is { } config)
         {
             NoteReset(config);
-            return config.TryWrite(offset, source, out fault);
+            var done = config.TryWrite(offset, source, out fault);
+            SyncDoorbells();
+            return done;
         }
         if (!IsAccessible(region, testMemory: true, out fault))
             return false;
@@ -259,23 +254,10 @@ public class VfioPciFunction : IVfioDeviceOps
     /// <inheritdoc/>
     public virtual bool TryAttachDoorbell(uint region, VfioDoorbell doorbell, EventFd? signal, out Fault fault)
     {
-        var at = new PciDoorbell((int)region, doorbell.Offset, doorbell.Size, doorbell.Match);
-        lock (_doorbellLock)
-        {
-            if (!Device.Doorbells.Contains(at))
-                return Refuse(Errno.ENOENT, "the function has no such doorbell", out fault);
-            var copy = signal?.Duplicate();
-            if (!Device.TryAttachDoorbell(at, signal, out fault))
-            {
-                copy?.Dispose();
-                return false;
-            }
-            if (_attached.Remove(at, out var old))
-                old.Dispose();
-            if (copy is not null)
-                _attached.Add(at, copy);
-            return true;
-        }
+        var place = new PciDoorbell((int)region, doorbell.Offset, doorbell.Size, doorbell.Match);
+        return Device.Doorbells.Contains(place)
+            ? TryAttachDoorbell(region, doorbell, place, signal, out fault)
+            : Refuse(Errno.ENOENT, "the function has no such doorbell", out fault);
     }
 
     /// <summary>Tells the user that the function is in an error that it does not recover from (ERR interrupt).</summary>
@@ -304,12 +286,8 @@ public class VfioPciFunction : IVfioDeviceOps
     public void ResetDone()
     {
         _wasReset = true;
-        lock (_doorbellLock)
-        {
-            // A virtual function is another one after a reset of its physical function.
-            foreach (var (doorbell, signal) in _attached)
-                Device.TryAttachDoorbell(doorbell, signal, out _);
-        }
+        // A virtual function is another one after a reset of its physical function.
+        _doorbells.Renew();
         OnReset();
     }
 
@@ -371,6 +349,26 @@ public class VfioPciFunction : IVfioDeviceOps
     protected virtual void OnReset()
     {
     }
+
+    /// <summary>
+    /// Whether the user has accesses to a BAR enabled: what a doorbell there stands for counts only then. A driver that answers for a BAR by itself says it for that
+    /// one, and calls <see cref="SyncDoorbells"/> when it may have changed. Any thread.
+    /// </summary>
+    /// <param name="region">Region index of the BAR.</param>
+    protected virtual bool IsEnabled(uint region) =>
+        region < (uint)_bars.Length && (_bars[region].Bar.Kind == PciBarKind.Io ? _config?.IsIoEnabled : _config?.IsMemoryEnabled) == true;
+
+    /// <summary>Brings the doorbells in line with <see cref="IsEnabled"/>; writes to config space do.</summary>
+    protected void SyncDoorbells() => _doorbells.Sync(PciBar.Rom, IsEnabled);
+
+    /// <summary>Lets signals of an eventfd stand for writes to a register of the function, whichever register of its regions a driver shows for it.</summary>
+    /// <param name="region">Region index of what the user writes.</param>
+    /// <param name="doorbell">What the user writes.</param>
+    /// <param name="place">What of the function it stands for, one of its doorbells.</param>
+    /// <param name="signal">The eventfd; null takes it off.</param>
+    /// <param name="fault">What the function says.</param>
+    protected bool TryAttachDoorbell(uint region, in VfioDoorbell doorbell, in PciDoorbell place, EventFd? signal, out Fault fault) =>
+        _doorbells.TrySet(region, doorbell, place, signal, out fault);
 
     // Config space belongs to the thread of the user's calls.
     private void NoteReset(VfioPciConfig config)

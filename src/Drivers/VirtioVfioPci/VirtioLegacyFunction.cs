@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using Virtbus.Buses.Pci;
 using Virtbus.Drivers.VfioPci;
 using Virtbus.Drivers.VirtioAdmin;
+using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Vfio;
 using Virtbus.Virtio;
@@ -58,17 +59,40 @@ internal sealed class VirtioLegacyFunction(PciDevice device, bool migrates) : Vi
         // The tool box looks at the range.
         if (!base.TryWrite(region, offset, source, out fault))
             return false;
-        if (region == VFIO_PCI_CONFIG_REGION_INDEX)
-            _header.Write(offset, source);
+        if (region != VFIO_PCI_CONFIG_REGION_INDEX)
+            return true;
+        _header.Write(offset, source);
+        SyncDoorbells();
         return true;
+    }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<VfioDoorbell> GetDoorbells(uint region) => region == VFIO_PCI_BAR0_REGION_INDEX
+        ? [.. Device.Doorbells.Where(IsNotification).Select(static d => new VfioDoorbell(VirtioLegacyConfig.VIRTIO_PCI_QUEUE_NOTIFY, sizeof(ushort), d.Match))]
+        : [.. base.GetDoorbells(region).Where(d => !IsNotification(new PciDoorbell((int)region, d.Offset, d.Size, d.Match)))];
+
+    /// <inheritdoc/>
+    public override bool TryAttachDoorbell(uint region, VfioDoorbell doorbell, EventFd? signal, out Fault fault)
+    {
+        if (!GetDoorbells(region).Contains(doorbell))
+            return Refuse(Errno.ENOENT, "the function has no such doorbell", out fault);
+        return region == VFIO_PCI_BAR0_REGION_INDEX
+            ? TryAttachDoorbell(region, doorbell, new PciDoorbell(_notifications.Bar, _notifications.Offset, sizeof(ushort), doorbell.Match), signal, out fault)
+            : base.TryAttachDoorbell(region, doorbell, signal, out fault);
     }
 
     /// <inheritdoc/>
     protected override void OnReset()
     {
         _header.Reset();
+        SyncDoorbells();
         base.OnReset();
     }
+
+    /// <inheritdoc/>
+    protected override bool IsEnabled(uint region) => region == VFIO_PCI_BAR0_REGION_INDEX ? ArePortsEnabled : base.IsEnabled(region);
+
+    private bool ArePortsEnabled => _header.IsIoEnabled && Config is { IsAwake: true };
 
     private bool TryFindNotifications(out LegacyNotifyInfo place, out Fault fault)
     {
@@ -95,7 +119,7 @@ internal sealed class VirtioLegacyFunction(PciDevice device, bool migrates) : Vi
         fault = Fault.None;
         if (Device.IsGone)
             return Refuse(Errno.EIO, "the function is gone", out fault);
-        if (!_header.IsIoEnabled || Config is not { IsAwake: true })
+        if (!ArePortsEnabled)
             return Refuse(Errno.EIO, "the user has I/O ports disabled in the command register", out fault);
         const ulong size = VirtioLegacyHeader.PortBytes;
         return (offset <= size && (ulong)length <= size - offset) || Refuse(Errno.EINVAL, "the access leaves the ports", out fault);
@@ -131,6 +155,10 @@ internal sealed class VirtioLegacyFunction(PciDevice device, bool migrates) : Vi
             ? VirtioPciAdmin.TryLegacyCommonWrite(Device, (byte)offset, source, out fault)
             : VirtioPciAdmin.TryLegacyDeviceWrite(Device, (byte)(offset - config), source, out fault);
     }
+
+    // Registers of the function that do what the port does, for one queue each. They are shown at the port alone.
+    private bool IsNotification(PciDoorbell doorbell) =>
+        doorbell is { Size: sizeof(ushort), Match: not null } && doorbell.Bar == _notifications.Bar && doorbell.Offset == _notifications.Offset;
 
     private static bool IsNotification(int length, out Fault fault)
     {

@@ -22,18 +22,20 @@ internal sealed class VirtioLegacyRegisters
     private readonly VirtioConfigRegisters _registers;
     private readonly IVirtioUnitPort _port;
     private readonly VirtioInterruptStatus _interrupts;
+    private readonly VirtioDoorbells _doorbells;
     private readonly uint[] _pages;
     private uint _features;
     private ushort _select;
     private byte _status;
     private volatile bool _isRunning;
 
-    internal VirtioLegacyRegisters(VirtioDevice device, VirtioConfigRegisters registers, IVirtioUnitPort port, VirtioInterruptStatus interrupts)
+    internal VirtioLegacyRegisters(VirtioDevice device, VirtioConfigRegisters registers, IVirtioUnitPort port, VirtioInterruptStatus interrupts, VirtioDoorbells doorbells)
     {
         _device = device;
         _registers = registers;
         _port = port;
         _interrupts = interrupts;
+        _doorbells = doorbells;
         _pages = new uint[device.QueueCount];
     }
 
@@ -53,6 +55,7 @@ internal sealed class VirtioLegacyRegisters
         _status = 0;
         _isRunning = false;
         Array.Clear(_pages);
+        _doorbells.EndOld();
     }
 
     /// <summary>Reads bytes of one field, of the header or of the configuration of the device's type.</summary>
@@ -165,6 +168,10 @@ internal sealed class VirtioLegacyRegisters
         _status = (byte)(from[6] & KnownStatus);
         _isRunning = from[7] == 1;
         pages.CopyTo(_pages);
+        if (_isRunning)
+            _doorbells.BeginOld();
+        else
+            _doorbells.EndOld();
     }
 
     private uint Offered => _device.DeviceFeatures.Word(0) | AnyLayout;
@@ -222,6 +229,7 @@ internal sealed class VirtioLegacyRegisters
         if (_isRunning)
             return;
         _isRunning = true;
+        _doorbells.BeginOld();
         _registers.Write(driver_feature_select, 4, 0);
         _registers.Write(driver_feature, 4, _features & ~AnyLayout);
         _registers.Write(driver_feature_select, 4, 1);

@@ -212,6 +212,21 @@ internal sealed partial class VirtioUnit
         _port.ShowLine();
     }
 
+    // As the write would, by an eventfd that no queue listens to.
+    private void NotifyOld(VirtioDoorbellWatch watch, int queue)
+    {
+        Span<byte> value = stackalloc byte[sizeof(ushort)];
+        BinaryPrimitives.WriteUInt16LittleEndian(value, (ushort)queue);
+        lock (_access)
+        {
+            if (_disposed || !_doorbells.IsCurrent(watch))
+                return;
+            _legacy!.Write(VirtioLegacyConfig.VIRTIO_PCI_QUEUE_NOTIFY, value, (ulong)queue);
+        }
+
+        _port.ShowLine();
+    }
+
     // A reset that waits for a peer, and a function that goes, keep nobody waiting.
     private bool TryBeginCommand()
     {

@@ -25,7 +25,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private readonly VirtioLegacyRegisters? _legacy;
     private readonly bool _hasPorts;
     private readonly VirtioSharedBar _shared;
-    private readonly EventFd?[] _kicks;
+    private readonly VirtioDoorbells _doorbells;
     private IDisposable? _ownerWatch;
     private bool _hasUser;
     private int _isFaultTold;
@@ -35,26 +35,22 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     {
         _port = port;
         _device = device;
-        _kicks = new EventFd?[device.QueueCount + device.AdminQueueCount];
-        for (var i = 0; i < _kicks.Length; i++)
-            device.SetQueueKick(i, null, polls: false);
         _shared = new VirtioSharedBar(device);
         _interrupts = new VirtioInterruptStatus(port);
         _registers = new VirtioConfigRegisters(device, this, TransportFeatures(options));
         _hasPorts = options.IsTransitional;
-        if (_hasPorts || hasHiddenLegacy)
-            _legacy = new VirtioLegacyRegisters(device, _registers, port, _interrupts);
+        var old = _hasPorts ? new PciDoorbell(LegacyBar, VirtioLegacyConfig.VIRTIO_PCI_QUEUE_NOTIFY, sizeof(ushort))
+            : hasHiddenLegacy ? new PciDoorbell(RegisterBar, LegacyNotifyPlace, sizeof(ushort)) : default(PciDoorbell?);
+        _doorbells = new VirtioDoorbells(device, old, NotifyOld);
+        if (old is not null)
+            _legacy = new VirtioLegacyRegisters(device, _registers, port, _interrupts, _doorbells);
     }
 
     /// <summary>The model.</summary>
     internal VirtioDevice Device => _device;
 
-    /// <summary>The notifications that an eventfd can stand for: of two bytes, whose value says nothing beside their place.</summary>
-    internal IReadOnlyList<PciDoorbell> Doorbells =>
-    [
-        .. Enumerable.Range(0, _kicks.Length)
-            .Select(static i => new PciDoorbell(RegisterBar, (ulong)((NotifyPage * PageSize) + (i * NotifyStride)), sizeof(ushort))),
-    ];
+    /// <summary>The notifications that an eventfd can stand for.</summary>
+    internal IReadOnlyList<PciDoorbell> Doorbells => _doorbells.All;
 
     int IVirtioRegisterHost.VectorLimit => _port.Vectors;
 
@@ -174,11 +170,9 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     /// <summary>Lets signals of an eventfd stand for a notification; the queue's thread waits for them itself.</summary>
     internal bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault)
     {
-        var within = doorbell.Offset - (NotifyPage * PageSize);
-        var queue = within / NotifyStride;
-        if (doorbell is not { Bar: RegisterBar, Match: null, Size: 2 or 4 } || within % NotifyStride != 0 || queue >= (ulong)_kicks.Length)
+        if (!_doorbells.TryFind(doorbell, out var queue, out var isOld))
         {
-            fault = new Fault(Errno.ENOENT, "the function has no notification of that place whose value says nothing");
+            fault = new Fault(Errno.ENOENT, "the function has no notification of that place and value that an eventfd can stand for");
             return false;
         }
 
@@ -187,11 +181,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
         {
             if (_disposed)
                 return true;
-            var old = _kicks[queue];
-            var next = signal?.Duplicate();
-            _kicks[queue] = next;
-            _device.SetQueueKick((int)queue, next, polls: false);
-            old?.Dispose();
+            _doorbells.Set(queue, isOld, signal);
         }
 
         _port.ShowLine();
@@ -218,14 +208,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             if (_disposed)
                 return;
             _device.SetDma(null);
-            for (var i = 0; i < _kicks.Length; i++)
-            {
-                if (_kicks[i] is not { } kick)
-                    continue;
-                _device.SetQueueKick(i, null, polls: false);
-                kick.Dispose();
-                _kicks[i] = null;
-            }
+            _doorbells.Clear(tells: true);
         }
 
         _port.ShowLine();
@@ -256,8 +239,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
             _disposed = true;
             _shared.Dispose();
             _device.Dispose();
-            foreach (var kick in _kicks)
-                kick?.Dispose();
+            _doorbells.Clear(tells: false);
         }
     }
 
@@ -349,7 +331,7 @@ internal sealed partial class VirtioUnit : IVirtioRegisterHost, IDisposable
     private void Notify(int offset, int size)
     {
         var queue = offset / NotifyStride;
-        if (offset % NotifyStride == 0 && size is 2 or 4 && queue < _kicks.Length)
+        if (offset % NotifyStride == 0 && size is 2 or 4 && queue < _doorbells.QueueCount)
             _device.KickQueue(queue);
     }
 

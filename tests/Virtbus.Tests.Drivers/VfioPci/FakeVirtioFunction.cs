@@ -1,4 +1,5 @@
 using Virtbus.Pci;
+using Virtbus.Platform;
 
 namespace Virtbus.Tests.Drivers.VfioPci;
 
@@ -21,6 +22,12 @@ internal sealed class FakeVirtioFunction : PciPhysicalFunction
 
     /// <summary>What was written to the virtual functions' registers: number, bar, offset, bytes in hex.</summary>
     internal List<string> Writes { get; } = [];
+
+    /// <summary>The doorbells of a virtual function made from here on.</summary>
+    internal IReadOnlyList<PciDoorbell> VirtualDoorbells { get; set; } = [];
+
+    /// <summary>What eventfds stand for, by the number of the virtual function: duplicates, and the last one made counts.</summary>
+    internal Dictionary<(int Number, PciDoorbell Doorbell), EventFd> Signals { get; } = [];
 
     protected override PciVirtualFunction CreateVirtualFunction(int index) => new Virtual(this, index);
 
@@ -54,6 +61,21 @@ internal sealed class FakeVirtioFunction : PciPhysicalFunction
     private sealed class Virtual(FakeVirtioFunction physical, int index) : PciVirtualFunction(physical, index, physical._virtual)
     {
         private readonly int _number = index;
+        private readonly IReadOnlyList<PciDoorbell> _doorbells = physical.VirtualDoorbells;
+
+        public override IReadOnlyList<PciDoorbell> Doorbells => _doorbells;
+
+        public override bool TryAttachDoorbell(in PciDoorbell doorbell, EventFd? signal, out Fault fault)
+        {
+            if (!_doorbells.Contains(doorbell))
+                return base.TryAttachDoorbell(doorbell, signal, out fault);
+            fault = Fault.None;
+            if (physical.Signals.Remove((_number, doorbell), out var old))
+                old.Dispose();
+            if (signal is not null)
+                physical.Signals.Add((_number, doorbell), signal.Duplicate());
+            return true;
+        }
 
         // The low byte of the place, and one more for each byte.
         protected override void ReadRegister(int bar, ulong offset, Span<byte> destination)
@@ -67,6 +89,14 @@ internal sealed class FakeVirtioFunction : PciPhysicalFunction
 
         protected override void OnReset(PciResetKind kind)
         {
+        }
+
+        // A function that ends lets go of them.
+        protected override void Dispose(bool disposing)
+        {
+            base.Dispose(disposing);
+            foreach (var doorbell in _doorbells)
+                TryAttachDoorbell(doorbell, null, out _);
         }
     }
 }

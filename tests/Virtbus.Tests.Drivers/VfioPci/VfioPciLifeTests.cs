@@ -254,6 +254,28 @@ public sealed class VfioPciLifeTests
     }
 
     [Fact]
+    public async Task Signal_counts_as_a_write_only_while_the_user_has_memory_enabled()
+    {
+        var world = await VfioPciWorld.NewAsync();
+        using var user = VfioPciWorld.Open(await world.PlugAsync(new ScratchFunction()));
+        using var signal = new EventFd();
+        user.Config16(4, 0);
+        Assert.True(user.Handle.TryAttachDoorbell(0, Assert.Single(user.Handle.GetDoorbells(0)), signal, out var fault), fault.Message);
+        for (var round = 1u; round < 4; round++)
+        {
+            signal.Signal();
+            user.Config16(4, 2);
+            // Lost, as the write would be, and the next one comes.
+            signal.Signal();
+            Deadline.Until(() => user.Read32(0, ScratchRegister.DoorbellCount) == round, "the doorbell");
+            user.Config16(4, 0);
+        }
+
+        signal.Signal();
+        Assert.Equal(1ul, PciUser.Count(signal));
+    }
+
+    [Fact]
     public async Task Function_without_reset_says_so_and_opens_all_the_same()
     {
         var world = await VfioPciWorld.NewAsync();

@@ -1,5 +1,6 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Drivers.VirtioVfioPci;
+using Virtbus.Pci;
 
 namespace Virtbus.Tests.Drivers.VfioPci;
 
@@ -25,11 +26,11 @@ internal sealed class VirtioVfioWorld
 
     internal IReadOnlyList<PciDevice> Functions => Physical.VirtualFunctions;
 
-    internal static async Task<VirtioVfioWorld> NewAsync(ushort device = 0x1041, bool hasBar0 = false)
+    internal static async Task<VirtioVfioWorld> NewAsync(ushort device = 0x1041, bool hasBar0 = false, IReadOnlyList<PciDoorbell>? doorbells = null)
     {
         var world = await VfioPciWorld.NewAsync();
         await world.Fabric.RegisterDriverAsync(new VirtioVfioPciDriver(world.Bus, world.Lines));
-        var hardware = new FakeVirtioFunction(device, hasBar0);
+        var hardware = new FakeVirtioFunction(device, hasBar0) { VirtualDoorbells = doorbells ?? [] };
         var physical = await world.Bus.PlugAsync(hardware);
         physical.Enable();
         await physical.SetVirtualFunctionsAsync(2).In();
@@ -39,9 +40,9 @@ internal sealed class VirtioVfioWorld
     }
 
     /// <summary>With the first virtual function handed out, and open; ports are off yet.</summary>
-    internal static async Task<(VirtioVfioWorld World, PciUser User)> OpenAsync()
+    internal static async Task<(VirtioVfioWorld World, PciUser User)> OpenAsync(IReadOnlyList<PciDoorbell>? doorbells = null)
     {
-        var world = await NewAsync();
+        var world = await NewAsync(doorbells: doorbells);
         await world.BindAsync(0);
         var user = VfioPciWorld.Open(world.Functions[0]);
         world.Owner.Calls.Clear();

@@ -1,5 +1,6 @@
 using Virtbus.Buses.Pci;
 using Virtbus.Drivers.VirtioAdmin;
+using Virtbus.Pci;
 using Virtbus.Platform;
 using Virtbus.Subsystems.Net;
 
@@ -75,6 +76,22 @@ public sealed class VirtioVfioFlowTests
         Assert.Equal(Errno.EINVAL, user.ErrorOfWrite(0, 14, 4));
 
         byte[] Bytes(int at) => [.. Enumerable.Range(at, 6).Select(i => (byte)user.Read(0, (ulong)i, 1))];
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Frames_of_either_driver_cost_no_message(bool isLegacy)
+    {
+        await using var host = await VirtioVfioMachine.StartAsync();
+        await using var guest = await host.ConnectAsync(isLegacy);
+        var queues = host.Function.Doorbells.Count / 2;
+        Assert.Equal(Enumerable.Range(0, queues).Select(static i => new PciDoorbell(0, 16, 2, (ulong)i)), guest.Function.Doorbells.Where(static d => d.Bar == 0));
+        await host.ExchangeAsync(guest, 20);
+        // One that came late, from before the driver was up.
+        var before = host.Messages;
+        await host.ExchangeAsync(guest, 100);
+        Assert.Equal(before, host.Messages);
     }
 
     [Fact]

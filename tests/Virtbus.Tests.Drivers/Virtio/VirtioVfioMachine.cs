@@ -76,6 +76,9 @@ internal sealed class VirtioVfioMachine : IAsyncDisposable
         _server.Start();
     }
 
+    /// <summary>How many messages the machine that is connected has sent.</summary>
+    internal long Messages => _server.Connection!.Messages;
+
     /// <summary>A machine with the function, whose driver for it runs.</summary>
     internal async Task<Guest> ConnectAsync(bool isLegacy)
     {

@@ -19,7 +19,7 @@ public sealed class AdminVectorTests : IDisposable
     public AdminVectorTests()
     {
         _registers = new VirtioConfigRegisters(_device, _port);
-        _legacy = new VirtioLegacyRegisters(_device, _registers, _port, new VirtioInterruptStatus(_port));
+        _legacy = new VirtioLegacyRegisters(_device, _registers, _port, new VirtioInterruptStatus(_port), new VirtioDoorbells(_device, null, static (_, _) => { }));
     }
 
     public void Dispose() => _device.Dispose();

@@ -103,11 +103,12 @@ internal sealed class AdminVf : IDisposable
     }
 
     /// <summary>Asks for a sector by the modern ring.</summary>
-    internal void OfferSector(ulong sector)
+    internal void OfferSector(ulong sector, bool isNotified = true)
     {
         Assert.True(Ring!.Add(Request(sector)) >= 0);
         Ring.Publish();
-        Registers.Notify(0);
+        if (isNotified)
+            Registers.Notify(0);
     }
 
     internal byte[] AwaitSector()
