@@ -22,6 +22,7 @@ public class VfioPciFunction : IVfioDeviceOps
 
     private readonly VfioPciInterrupts _interrupts;
     private readonly VfioPciDoorbells _doorbells;
+    private readonly Func<uint, bool> _isEnabledNow;
     private readonly int _pasid;
     private readonly PciMsixPlace? _msixTable;
     private PciRegion[] _bars = [];
@@ -45,6 +46,7 @@ public class VfioPciFunction : IVfioDeviceOps
         Device = device;
         _interrupts = new VfioPciInterrupts(device);
         _doorbells = new VfioPciDoorbells(device);
+        _isEnabledNow = IsEnabled;
         _msixTable = PciMsixPlace.Find(device);
         _pasid = (device.PhysicalFunction ?? device).FindExtendedCapability(PciExtendedCapabilityId.PCI_EXT_CAP_ID_PASID);
     }
@@ -359,7 +361,7 @@ public class VfioPciFunction : IVfioDeviceOps
         region < (uint)_bars.Length && (_bars[region].Bar.Kind == PciBarKind.Io ? _config?.IsIoEnabled : _config?.IsMemoryEnabled) == true;
 
     /// <summary>Brings the doorbells in line with <see cref="IsEnabled"/>; writes to config space do.</summary>
-    protected void SyncDoorbells() => _doorbells.Sync(PciBar.Rom, IsEnabled);
+    protected void SyncDoorbells() => _doorbells.Sync(PciBar.Rom, _isEnabledNow);
 
     /// <summary>Lets signals of an eventfd stand for writes to a register of the function, whichever register of its regions a driver shows for it.</summary>
     /// <param name="region">Region index of what the user writes.</param>
