@@ -36,6 +36,8 @@ internal sealed partial class ScratchEngine(IScratchHost host, string name, int 
     private volatile bool _isPaused;
     private EventFd? _wake;
     private EventFd? _signal;
+    // The one that the thread waits for; a close of it meanwhile would be one only when that is over.
+    private volatile EventFd? _awaited;
     private ServiceThread? _thread;
     private bool _isBusy;
     private volatile bool _isCancelled;
@@ -175,6 +177,7 @@ internal sealed partial class ScratchEngine(IScratchHost host, string name, int 
             fault = new Fault(Errno.ENOENT, "the function has no such doorbell");
             return false;
         }
+        EventFd? old;
         lock (_lock)
         {
             if (!TryStart())
@@ -182,10 +185,18 @@ internal sealed partial class ScratchEngine(IScratchHost host, string name, int 
                 fault = new Fault(Errno.ENODEV, "the function is gone, or the host has no descriptor or thread left for it");
                 return false;
             }
-            _signal?.Dispose();
+            old = _signal;
             _signal = signal?.Duplicate();
             _wake!.Signal();
         }
+        if (old is null)
+            return true;
+        lock (_idle)
+        {
+            while (_awaited == old)
+                Monitor.Wait(_idle);
+        }
+        old.Dispose();
         return true;
     }
 
@@ -355,6 +366,7 @@ internal sealed partial class ScratchEngine(IScratchHost host, string name, int 
                 transfer = _isPaused ? null : _transfer;
                 _transfer = _isPaused ? _transfer : null;
                 _isBusy = transfer is not null;
+                _awaited = _isBusy ? null : signal;
             }
             if (transfer is { } work)
             {
@@ -378,7 +390,15 @@ internal sealed partial class ScratchEngine(IScratchHost host, string name, int 
         }
         catch (ObjectDisposedException)
         {
-            // Another signal took its place just now.
+            // The function is gone just now.
+        }
+        finally
+        {
+            lock (_idle)
+            {
+                _awaited = null;
+                Monitor.PulseAll(_idle);
+            }
         }
         _wake!.TryRead(out _);
         ulong rings = 0;
