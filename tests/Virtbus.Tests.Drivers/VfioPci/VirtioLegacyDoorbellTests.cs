@@ -1,4 +1,5 @@
 using Virtbus.Buses.Pci;
+using Virtbus.Drivers.VfioPci;
 using Virtbus.Pci;
 using Virtbus.Platform;
 
@@ -77,6 +78,11 @@ public sealed class VirtioLegacyDoorbellTests
         user.Config16(power + PciPower.PCI_PM_CTRL, 3);
         Expect();
         user.Config16(power + PciPower.PCI_PM_CTRL, 0);
+        Expect(First);
+        // The configuration moves with MSI-X, the place of notifications does not.
+        user.SetTrigger(VfioPciIrq.VFIO_PCI_MSIX_IRQ_INDEX, 0, modern);
+        Expect(First);
+        user.DisableIrqs(VfioPciIrq.VFIO_PCI_MSIX_IRQ_INDEX);
         Expect(First);
         // Its physical function's driver has nothing to do with it.
         world.Physical.SetDriverData<FakeAdminOwner>(null);

@@ -120,8 +120,8 @@ public sealed class AdminLegacyTests
             for (var length = 0; length < 10; length++)
             {
                 var isField = length > 0 && offset + length <= (hasMsix ? 24 : 20) && Fields.Any(f => offset >= f.Offset && offset + length <= f.Offset + f.Size);
-                var (read, result) = rig.Send(VIRTIO_ADMIN_CMD_LEGACY_COMMON_CFG_READ, Members, 1, [(byte)offset], length);
-                var (write, _) = rig.Send(VIRTIO_ADMIN_CMD_LEGACY_COMMON_CFG_WRITE, Members, 1, [(byte)offset, .. new byte[7 + length]]);
+                var (read, result) = rig.SendUntilHeard(VIRTIO_ADMIN_CMD_LEGACY_COMMON_CFG_READ, Members, 1, [(byte)offset], length);
+                var (write, _) = rig.SendUntilHeard(VIRTIO_ADMIN_CMD_LEGACY_COMMON_CFG_WRITE, Members, 1, [(byte)offset, .. new byte[7 + length]]);
                 var expected = isField ? AdminAnswer.Ok : AdminAnswer.InvalidField;
                 Assert.Equal((offset, length, expected, expected, isField ? length : 0), (offset, length, read, write, result.Length));
             }
