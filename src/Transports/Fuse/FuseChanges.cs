@@ -27,6 +27,7 @@ internal sealed class FuseChanges : IDisposable
     private readonly Lock _lock = new();
     private readonly List<(long Seqnum, TaskCompletionSource Told)> _waiting = [];
     private long _told;
+    private int _isOver;
 
     /// <summary>Begins.</summary>
     /// <param name="tree">The tree.</param>
@@ -70,9 +71,11 @@ internal sealed class FuseChanges : IDisposable
         }
     }
 
-    /// <summary>Tells nothing more. Not while a notice is under way that waits: the mount's end sets it free.</summary>
+    /// <summary>Tells nothing more. Returns when what is under way is told.</summary>
     public void Dispose()
     {
+        if (Interlocked.Exchange(ref _isOver, 1) != 0)
+            return;
         _tree.AttributeChanged -= OnChanged;
         _events.Dispose();
         _work.CompleteAdding();

@@ -70,6 +70,8 @@ public sealed class FuseMount : IAsyncDisposable
     /// <inheritdoc/>
     public async ValueTask DisposeAsync()
     {
+        // While there are answers: a notice may wait for who holds a folder, and that one for an answer. Their descriptor is one as long as it is written to.
+        await Task.Run(_changes.Dispose);
         End();
         await _ended.Task;
     }

@@ -306,7 +306,7 @@ public sealed class VirtualFunctionTests
         await using var fixture = await AdapterFixture.StartAsync();
         var adapter = await fixture.AddMerlinAsync("adapter0", nets: 1, vdpas: 0, vfs: 1);
         await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/sriov_numvfs", "1");
-        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/link", "0");
+        await fixture.Fabric.Tree.WriteAsync(adapter.Device.DevPath + "/carrier", "0");
         Assert.False(fixture.Net("adapter0np0").HasCarrier);
         Assert.True(SpinWait.SpinUntil(() => !fixture.Net("adapter0v0np0").HasCarrier, TimeSpan.FromSeconds(20)));
         // One that comes while the link is down knows it.
