@@ -1,6 +1,4 @@
-using System.Buffers.Binary;
 using System.Collections.Concurrent;
-using System.Runtime.InteropServices;
 using System.Text;
 using Virtbus.Core;
 using Virtbus.Platform;
@@ -13,6 +11,7 @@ namespace Virtbus.Transports.Fuse;
 /// </summary>
 internal sealed class FuseChanges : IDisposable
 {
+    private const string Name = "fuse changes";
     private const int EventsWaiting = 16 << 10;
     private static readonly TimeSpan TimeToTell = TimeSpan.FromSeconds(1);
 
@@ -34,11 +33,10 @@ internal sealed class FuseChanges : IDisposable
     /// <param name="events">Where devices come and go.</param>
     /// <param name="session">What the kernel knows.</param>
     /// <param name="write">Writes a notice.</param>
-    /// <param name="name">The thread's name.</param>
-    internal FuseChanges(FabricTree tree, UeventLog events, FuseSession session, FuseWrite write, string name)
+    internal FuseChanges(FabricTree tree, UeventLog events, FuseSession session, FuseWrite write)
     {
         (_tree, _nodes, _handles, _write) = (tree, session.Nodes, session.Handles, write);
-        _thread = ServiceThread.Start(name, Run);
+        _thread = ServiceThread.Start(Name, Run);
         _log = events;
         _events = events.Subscribe(EventsWaiting);
         _told = events.Seqnum;
@@ -111,7 +109,7 @@ internal sealed class FuseChanges : IDisposable
     {
         // What goes wrong with one costs the others nothing.
         foreach (var work in _work.GetConsumingEnumerable())
-            ServiceThread.Guard("fuse changes", work);
+            ServiceThread.Guard(Name, work);
     }
 
     private void Tell(UeventBatch batch)
@@ -198,7 +196,7 @@ internal sealed class FuseChanges : IDisposable
         foreach (var handle in handles)
         {
             handle.IsChanged = true;
-            BinaryPrimitives.WriteUInt64LittleEndian(body, Volatile.Read(ref handle.Poller));
+            BitConverter.TryWriteBytes(body, Volatile.Read(ref handle.Poller));
             Send(FuseProtocol.FUSE_NOTIFY_POLL, body);
         }
     }
@@ -206,10 +204,8 @@ internal sealed class FuseChanges : IDisposable
     private void Send(int code, ReadOnlySpan<byte> body)
     {
         Span<byte> message = new byte[FuseProtocol.OutHeaderSize + body.Length];
-        MemoryMarshal.Write(message, (uint)message.Length);
-        MemoryMarshal.Write(message[4..], code);
         body.CopyTo(message[FuseProtocol.OutHeaderSize..]);
         // The kernel need not know the name any more, nor who waited.
-        _ = _write(message);
+        FuseReply.Write(message, code, 0, _write);
     }
 }

@@ -26,7 +26,7 @@ internal sealed class FuseLateReply(FuseWrite write, ulong unique)
         Span<byte> message = stackalloc byte[FuseProtocol.OutHeaderSize + BodySize];
         message.Clear();
         MemoryMarshal.Write(message[FuseProtocol.OutHeaderSize..], in written);
-        FuseReply.Write(errno == Errno.None ? message : message[..FuseProtocol.OutHeaderSize], errno, unique, write);
+        FuseReply.Write(errno == Errno.None ? message : message[..FuseProtocol.OutHeaderSize], -(int)errno, unique, write);
     }
 
     /// <summary>Whoever asked was interrupted: they are answered at once, and what was begun is asked to end.</summary>

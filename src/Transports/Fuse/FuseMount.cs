@@ -26,7 +26,7 @@ public sealed class FuseMount : IAsyncDisposable
     {
         (_file, _log, Options) = (file, log, options);
         _session = new FuseSession(fabric.Tree, options, log, fabric.Time);
-        _changes = new FuseChanges(fabric.Tree, fabric.Uevents, _session, file.Write, "fuse changes");
+        _changes = new FuseChanges(fabric.Tree, fabric.Uevents, _session, file.Write);
         _session.Told = _changes.ToldAsync;
     }
 

@@ -40,7 +40,6 @@ internal static class FuseProtocol
     /// <summary>Room that a request has: a write's bytes with what stands before them, at least the 8 KiB that the kernel insists on.</summary>
     internal const int RequestSize = MaxWrite + 4096;
 
-    internal const uint S_IFMT = 0xF000;
     internal const uint S_IFLNK = 0xA000;
     internal const uint S_IFREG = 0x8000;
     internal const uint S_IFDIR = 0x4000;

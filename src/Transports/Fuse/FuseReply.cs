@@ -22,7 +22,7 @@ internal sealed class FuseReply(FuseWrite write)
 
     /// <summary>Answers with what is in <see cref="Room"/>.</summary>
     /// <param name="length">Bytes of it.</param>
-    internal void Send(int length) => Write(_message.AsSpan(0, FuseProtocol.OutHeaderSize + length), Errno.None, _unique, write);
+    internal void Send(int length) => Write(_message.AsSpan(0, FuseProtocol.OutHeaderSize + length), 0, _unique, write);
 
     /// <summary>Answers with a structure.</summary>
     internal void Send<T>(in T value)
@@ -33,16 +33,19 @@ internal sealed class FuseReply(FuseWrite write)
     }
 
     /// <summary>Answers with an error, or that it is done where there is nothing to say.</summary>
-    internal void End(Errno errno) => Write(_message.AsSpan(0, FuseProtocol.OutHeaderSize), errno, _unique, write);
+    internal void End(Errno errno) => Write(_message.AsSpan(0, FuseProtocol.OutHeaderSize), -(int)errno, _unique, write);
 
     /// <summary>Answers later, from any thread.</summary>
     internal FuseLateReply Defer() => new(write, _unique);
 
-    internal static void Write(Span<byte> message, Errno errno, ulong unique, FuseWrite write)
+    /// <summary>Writes a message whose body is in place (struct fuse_out_header).</summary>
+    /// <param name="message">Room for the header, and the body.</param>
+    /// <param name="error">0, a negative errno, or what a notice is.</param>
+    /// <param name="unique">Which request; 0 for a notice.</param>
+    /// <param name="write">Writes it.</param>
+    internal static void Write(Span<byte> message, int error, ulong unique, FuseWrite write)
     {
-        var length = (uint)message.Length;
-        var error = -(int)errno;
-        MemoryMarshal.Write(message, in length);
+        MemoryMarshal.Write(message, (uint)message.Length);
         MemoryMarshal.Write(message[4..], in error);
         MemoryMarshal.Write(message[8..], in unique);
         // Nobody waits for it any more, or nothing is mounted: either way nobody is left to tell.

@@ -108,19 +108,7 @@ public sealed class VirtioLegacyDoorbellTests
         Assert.True(user.Handle.TryAttachDoorbell(0, new VfioDoorbell(Port, 2, 1), signal, out _));
         user.Config16(4, PciCommand.PCI_COMMAND_IO);
         Assert.Equal([(0, Second)], world.Hardware.Signals.Keys);
-        switch (way)
-        {
-            case "user":
-                Assert.True(user.Handle.TryReset(out var fault), fault.Message);
-                break;
-            case "config":
-                var control = user.Capability(PciCapabilityId.PCI_CAP_ID_EXP) + PciExpress.PCI_EXP_DEVCTL;
-                user.Config16(control, user.Config16(control) | PciExpress.PCI_EXP_DEVCTL_BCR_FLR);
-                break;
-            default:
-                await PciReset.ResetAsync(way == "system" ? world.Functions[0] : world.Physical).In();
-                break;
-        }
+        await world.ResetAsync(user, way);
 
         Assert.Empty(world.Hardware.Signals);
         signal.Signal();

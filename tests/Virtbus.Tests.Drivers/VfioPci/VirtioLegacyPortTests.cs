@@ -232,19 +232,7 @@ public sealed class VirtioLegacyPortTests
         user.Config32(0x10, 0xC000);
         user.Config16(4, PciCommand.PCI_COMMAND_IO);
         user.Read(0, 18, 1);
-        switch (way)
-        {
-            case "user":
-                Assert.True(user.Handle.TryReset(out var fault), fault.Message);
-                break;
-            case "config":
-                var control = user.Capability(PciCapabilityId.PCI_CAP_ID_EXP) + PciExpress.PCI_EXP_DEVCTL;
-                user.Config16(control, user.Config16(control) | PciExpress.PCI_EXP_DEVCTL_BCR_FLR);
-                break;
-            default:
-                await PciReset.ResetAsync(way == "system" ? world.Functions[0] : world.Physical).In();
-                break;
-        }
+        await world.ResetAsync(user, way);
 
         Assert.Equal(0, user.Config16(4) & PciCommand.PCI_COMMAND_IO);
         Assert.Equal(Errno.EIO, user.ErrorOfRead(0, 18, 1));

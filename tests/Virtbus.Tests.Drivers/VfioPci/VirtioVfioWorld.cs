@@ -51,5 +51,25 @@ internal sealed class VirtioVfioWorld
 
     internal Task BindAsync(int function, string driver = Variant) => Base.BindAsync(Functions[function], driver);
 
+    /// <summary>Resets the first virtual function.</summary>
+    /// <param name="user">Who has it open.</param>
+    /// <param name="way">By the user's call, by the user's config space, by the host's tree, or with its physical function: user, config, system, physical.</param>
+    internal async Task ResetAsync(PciUser user, string way)
+    {
+        switch (way)
+        {
+            case "user":
+                Assert.True(user.Handle.TryReset(out var fault), fault.Message);
+                break;
+            case "config":
+                var control = user.Capability(PciCapabilityId.PCI_CAP_ID_EXP) + PciExpress.PCI_EXP_DEVCTL;
+                user.Config16(control, user.Config16(control) | PciExpress.PCI_EXP_DEVCTL_BCR_FLR);
+                break;
+            default:
+                await PciReset.ResetAsync(way == "system" ? Functions[0] : Physical).In();
+                break;
+        }
+    }
+
     internal string Ops(int function) => Base.Fabric.Tree.Read($"{Functions[function].DevPath}/virtio_vfio_ops").TrimEnd();
 }

@@ -14,7 +14,7 @@ public sealed class FuseChangesTests : IDisposable
     private readonly ConcurrentQueue<(int Code, byte[] Body)> _notices = new();
     private readonly FuseChanges _changes;
 
-    public FuseChangesTests() => _changes = new FuseChanges(_kernel.Fabric.Tree, _kernel.Fabric.Uevents, _kernel.Session, Take, "fuse changes");
+    public FuseChangesTests() => _changes = new FuseChanges(_kernel.Fabric.Tree, _kernel.Fabric.Uevents, _kernel.Session, Take);
 
     public void Dispose() => _changes.Dispose();
 
@@ -42,7 +42,7 @@ public sealed class FuseChangesTests : IDisposable
     {
         var world = new World();
         var kernel = new FuseKernel(fabric: world.Fabric);
-        using var told = new FuseChanges(world.Fabric.Tree, world.Fabric.Uevents, kernel.Session, Take, "fuse changes");
+        using var told = new FuseChanges(world.Fabric.Tree, world.Fabric.Uevents, kernel.Session, Take);
         await world.Fabric.AddAsync(world.Parent);
         await world.RegisterAsync("first", "a");
         var device = await world.AddAsync("a", 1);
